@@ -1,0 +1,150 @@
+"""One instrument's resting orders, in price-time priority.
+
+Read ``Book`` first, then ``BookSide``. Only ``engine.evolve`` calls the methods
+that change it. A side keeps its prices sorted with the best one last, so that
+the touch, where nearly all changes happen, is the cheap end of the list; each
+level is an ``OrderedDict``, whose first order is found in constant time however
+many left before it (a plain ``dict`` scans over the gaps).
+
+Invariants, checked by ``check_invariants`` in tests and after every replay:
+
+* the best bid is below the best ask (the book is never crossed);
+* every resting order has ``remaining > 0``;
+* ``orders`` and the price levels hold the same orders, and no level is empty;
+* a level's ``quantity`` is the sum of what its orders have left.
+"""
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from exchange.domain.values import Price, Quantity, Scale, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """What can be traded: scales in decimal places, tick and lot in units."""
+
+    name: str
+    base: str
+    quote: str
+    price_scale: Scale
+    quantity_scale: Scale
+    tick_size: Price
+    lot_size: Quantity
+
+
+@dataclass(slots=True)
+class RestingOrder:
+    """An order on the book; ``priority`` is the position of the event that rested it."""
+
+    order_id: str
+    client_id: str
+    side: Side
+    price: Price
+    remaining: int
+    priority: int
+
+
+@dataclass(slots=True)
+class Level:
+    """All orders at one price, oldest first, and the sum of what they have left."""
+
+    orders: OrderedDict[str, RestingOrder] = field(default_factory=OrderedDict)
+    quantity: int = 0
+
+
+class BookSide:
+    """The bids or the asks."""
+
+    __slots__ = ("_keys", "_sign", "levels")
+
+    def __init__(self, side: Side) -> None:
+        self._sign = 1 if side is Side.BUY else -1
+        self._keys: list[int] = []  # price times sign, ascending: the best price is last
+        self.levels: dict[int, Level] = {}
+
+    def prices(self) -> Iterator[int]:
+        """Yield the prices, best first."""
+        sign = self._sign
+        return (key * sign for key in reversed(self._keys))
+
+    def orders(self, limit: Price | None) -> Iterator[RestingOrder]:
+        """Yield the orders that a taker would meet, no worse for it than ``limit``."""
+        worst = None if limit is None else limit * self._sign
+        for key in reversed(self._keys):
+            if worst is not None and key < worst:
+                return
+            yield from self.levels[key * self._sign].orders.values()
+
+    def depth(self, levels: int) -> list[tuple[int, int]]:
+        """Return up to ``levels`` pairs of price and quantity, best first."""
+        best = self._keys[: -levels - 1 : -1]
+        return [(key * self._sign, self.levels[key * self._sign].quantity) for key in best]
+
+    def add(self, order: RestingOrder) -> None:
+        level = self.levels.get(order.price)
+        if level is None:
+            level = self.levels[order.price] = Level()
+            insort(self._keys, order.price * self._sign)
+        level.orders[order.order_id] = order
+        level.quantity += order.remaining
+
+    def reduce(self, order: RestingOrder, quantity: int) -> None:
+        """Take ``quantity`` from an order; one that has nothing left leaves the book."""
+        assert 0 < quantity <= order.remaining, f"{quantity} of {order}"
+        level = self.levels[order.price]
+        order.remaining -= quantity
+        level.quantity -= quantity
+        if order.remaining:
+            return
+        del level.orders[order.order_id]
+        if not level.orders:
+            del self.levels[order.price]
+            del self._keys[bisect_left(self._keys, order.price * self._sign)]
+
+
+class Book:
+    """The two sides of an instrument and every resting order by its id."""
+
+    __slots__ = ("instrument", "orders", "sides")
+
+    def __init__(self, instrument: Instrument) -> None:
+        self.instrument = instrument
+        self.sides = {side: BookSide(side) for side in Side}
+        self.orders: dict[str, RestingOrder] = {}
+
+    def rest(self, order: RestingOrder) -> None:
+        assert order.order_id not in self.orders, order
+        self.orders[order.order_id] = order
+        self.sides[order.side].add(order)
+
+    def reduce(self, order: RestingOrder, quantity: int) -> None:
+        self.sides[order.side].reduce(order, quantity)
+        if not order.remaining:
+            del self.orders[order.order_id]
+
+
+def check_invariants(book: Book) -> None:
+    """Assert what the module's docstring promises; linear in the size of the book."""
+    bids, asks = (list(book.sides[side].prices()) for side in (Side.BUY, Side.SELL))
+    assert bids == sorted(bids, reverse=True), bids
+    assert asks == sorted(asks), asks
+    assert not (bids and asks) or bids[0] < asks[0], f"crossed: {bids[0]} >= {asks[0]}"
+    resting: dict[str, RestingOrder] = {}
+    for side in Side:
+        for price, level in book.sides[side].levels.items():
+            _check_level(side, price, level)
+            resting.update(level.orders)
+    assert resting == book.orders, "levels and orders differ"
+
+
+def _check_level(side: Side, price: int, level: Level) -> None:
+    orders = list(level.orders.values())
+    assert orders, f"empty level at {price}"
+    assert all(order.price == price and order.side is side for order in orders), orders
+    assert all(order.remaining > 0 for order in orders), orders
+    assert level.quantity == sum(order.remaining for order in orders), price
+    priorities = [order.priority for order in orders]
+    assert priorities == sorted(priorities), f"priority broken at {price}: {priorities}"

@@ -1,0 +1,65 @@
+"""What may be asked of the exchange.
+
+Every amount is already an integer of the instrument's scales; the gateway
+converted it once. Decoding one from JSON enforces the bounds written here.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from exchange.domain.values import (
+    Id,
+    OrderType,
+    PriceUnits,
+    QuantityUnits,
+    Scale,
+    Side,
+)
+
+
+class RegisterInstrument(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Open a book for an instrument on the shard that receives this."""
+
+    instrument: Id
+    base: Id
+    quote: Id
+    price_scale: Scale
+    quantity_scale: Scale
+    tick_size: PriceUnits
+    lot_size: QuantityUnits
+
+
+class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Trade what crosses; rest what is left of a limit order."""
+
+    order_id: Id
+    client_id: Id
+    instrument: Id
+    side: Side
+    order_type: OrderType
+    price: PriceUnits | None
+    quantity: QuantityUnits
+
+
+class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Take an order off the book; ``client_id``, when given, must own it."""
+
+    order_id: Id
+    instrument: Id
+    client_id: Id | None
+
+
+class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Stands for a Kafka record that is no command, so that the log tells of it.
+
+    ``sha256`` is the hex digest of the record's bytes.
+    """
+
+    reason: Annotated[str, Meta(max_length=500)]
+    sha256: str
+    size_bytes: int
+
+
+ClientCommand = RegisterInstrument | PlaceOrder | CancelOrder  # what a gateway may send
+Command = ClientCommand | MalformedRecord

@@ -1,0 +1,340 @@
+"""Decide what a command causes, and evolve the state by what was decided.
+
+Read ``decide`` first. It answers a command with events and changes nothing;
+``evolve`` applies one event and asks nothing. The live matcher, recovery and
+verification share ``evolve``, so a state rebuilt from its events equals the one
+that wrote them.
+
+The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its
+priority included) and per instrument. A sum can be kept up to date one change
+at a time and does not depend on the order in which things are visited
+(Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, assert_never
+
+from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
+from exchange.domain.commands import (
+    CancelOrder,
+    Command,
+    MalformedRecord,
+    PlaceOrder,
+    RegisterInstrument,
+)
+from exchange.domain.events import (
+    CancelRejected,
+    Event,
+    InstrumentRegistered,
+    InstrumentRejected,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    RecordRejected,
+    TradeExecuted,
+)
+from exchange.domain.values import (
+    CancelReason,
+    OrderType,
+    Position,
+    Quantity,
+    RejectReason,
+)
+
+DIGEST_BYTES: Final = 32
+_DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
+
+
+@dataclass(slots=True)
+class State:
+    """A shard after the events up to ``position``; it holds only what still rests."""
+
+    position: Position = Position(0)
+    time_ms: int = 0
+    books: dict[str, Book] = field(default_factory=dict)
+    digest_sum: int = 0
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of all resting orders and instruments, 32 bytes."""
+        return self.digest_sum.to_bytes(DIGEST_BYTES, "big")
+
+
+def decide(
+    state: State, command: Command, *, time_ms: int, order_id_taken: bool = False
+) -> list[Event]:
+    """Return the events that ``command`` causes on ``state``, in order.
+
+    Pure: ``state`` is read, never changed. Business refusals are events, not
+    exceptions, because the log must record them.
+
+    Args:
+        state: The state after every event so far.
+        command: What is asked, in units of the instrument's scales.
+        time_ms: When the broker received it; a time before the state's counts as the state's.
+        order_id_taken: Whether an earlier command, on any shard, claimed the order's id.
+
+    Returns:
+        At least one event. For an accepted ``PlaceOrder``: ``OrderAccepted``; one
+        ``TradeExecuted`` per maker, best price first, oldest first within a price; then
+        ``OrderRested`` or ``OrderCancelled`` if quantity remains. Apply them all with
+        ``evolve`` before deciding the next command.
+    """
+    now_ms = max(time_ms, state.time_ms)
+    match command:
+        case PlaceOrder():
+            return _place(state, command, now_ms, order_id_taken)
+        case CancelOrder():
+            return [_cancel(state, command, now_ms)]
+        case RegisterInstrument():
+            return [_register(state, command, now_ms)]
+        case MalformedRecord():
+            return [
+                RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
+            ]
+        case _:
+            assert_never(command)
+
+
+def evolve(state: State, event: Event) -> None:
+    """Apply one event: the only function that changes a state."""
+    state.position = Position(state.position + 1)
+    state.time_ms = event.time_ms
+    match event:
+        case TradeExecuted():
+            book = state.books[event.instrument]
+            _reduce(state, book, book.orders[event.maker_order_id], event.quantity)
+        case OrderRested():
+            _rest(state, event)
+        case OrderCancelled():
+            if event.price is not None:
+                book = state.books[event.instrument]
+                _reduce(state, book, book.orders[event.order_id], event.quantity)
+        case InstrumentRegistered():
+            _open_book(state, event)
+        case (
+            OrderAccepted()
+            | OrderRejected()
+            | CancelRejected()
+            | InstrumentRejected()
+            | RecordRejected()
+        ):
+            pass
+        case _:
+            assert_never(event)
+
+
+def check_state(state: State) -> None:
+    """Assert the invariants of every book and that the digest is the sum it claims to be."""
+    expected = 0
+    for name, book in state.books.items():
+        check_invariants(book)
+        expected += _instrument_hash(book.instrument)
+        expected += sum(_order_hash(name, order) for order in book.orders.values())
+    assert state.digest_sum == expected % _DIGEST_MODULUS, "digest differs from the state"
+
+
+def _place(state: State, order: PlaceOrder, now_ms: int, order_id_taken: bool) -> list[Event]:
+    book = state.books.get(order.instrument)
+    reason = _refusal(book, order, order_id_taken)
+    if book is None or reason is not None:
+        assert reason is not None
+        return [_rejected(order, reason, now_ms)]
+    events: list[Event] = [_accepted(order, now_ms)]
+    events += _trades(book, order, now_ms)
+    last = events[-1]
+    remaining = last.taker_remaining if isinstance(last, TradeExecuted) else order.quantity
+    if remaining:
+        events.append(_remainder(order, remaining, now_ms))
+    return events
+
+
+def _refusal(book: Book | None, order: PlaceOrder, order_id_taken: bool) -> RejectReason | None:
+    if order_id_taken:
+        return RejectReason.DUPLICATE_ORDER_ID
+    if book is None:
+        return RejectReason.UNKNOWN_INSTRUMENT
+    if order.order_id in book.orders:
+        return RejectReason.DUPLICATE_ORDER_ID
+    if order.order_type is OrderType.LIMIT and order.price is None:
+        return RejectReason.PRICE_REQUIRED
+    if order.order_type is OrderType.MARKET and order.price is not None:
+        return RejectReason.PRICE_NOT_ALLOWED
+    if order.price is not None and order.price % book.instrument.tick_size:
+        return RejectReason.OFF_TICK
+    if order.quantity % book.instrument.lot_size:
+        return RejectReason.OFF_LOT
+    return None
+
+
+def _trades(book: Book, order: PlaceOrder, now_ms: int) -> Iterator[TradeExecuted]:
+    remaining: int = order.quantity
+    for maker in book.sides[order.side.opposite].orders(order.price):
+        quantity = min(remaining, maker.remaining)
+        remaining -= quantity
+        yield TradeExecuted(
+            instrument=order.instrument,
+            price=maker.price,
+            quantity=Quantity(quantity),
+            taker_side=order.side,
+            taker_order_id=order.order_id,
+            taker_client_id=order.client_id,
+            taker_remaining=Quantity(remaining),
+            maker_order_id=maker.order_id,
+            maker_client_id=maker.client_id,
+            maker_remaining=Quantity(maker.remaining - quantity),
+            time_ms=now_ms,
+        )
+        if not remaining:
+            return
+
+
+def _accepted(order: PlaceOrder, now_ms: int) -> OrderAccepted:
+    return OrderAccepted(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=order.instrument,
+        side=order.side,
+        order_type=order.order_type,
+        price=order.price,
+        quantity=order.quantity,
+        time_ms=now_ms,
+    )
+
+
+def _rejected(order: PlaceOrder, reason: RejectReason, now_ms: int) -> OrderRejected:
+    return OrderRejected(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=order.instrument,
+        side=order.side,
+        order_type=order.order_type,
+        price=order.price,
+        quantity=order.quantity,
+        reason=reason,
+        time_ms=now_ms,
+    )
+
+
+def _remainder(order: PlaceOrder, remaining: Quantity, now_ms: int) -> Event:
+    if order.price is None:
+        return OrderCancelled(
+            order_id=order.order_id,
+            client_id=order.client_id,
+            instrument=order.instrument,
+            side=order.side,
+            price=None,
+            quantity=remaining,
+            reason=CancelReason.MARKET_REMAINDER,
+            time_ms=now_ms,
+        )
+    return OrderRested(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=order.instrument,
+        side=order.side,
+        price=order.price,
+        quantity=remaining,
+        time_ms=now_ms,
+    )
+
+
+def _cancel(state: State, command: CancelOrder, now_ms: int) -> Event:
+    book = state.books.get(command.instrument)
+    if book is None:
+        return _cancel_rejected(command, RejectReason.UNKNOWN_INSTRUMENT, now_ms)
+    order = book.orders.get(command.order_id)
+    if order is None:
+        return _cancel_rejected(command, RejectReason.ORDER_NOT_OPEN, now_ms)
+    if command.client_id is not None and command.client_id != order.client_id:
+        return _cancel_rejected(command, RejectReason.NOT_OWNER, now_ms)
+    return OrderCancelled(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=command.instrument,
+        side=order.side,
+        price=order.price,
+        quantity=Quantity(order.remaining),
+        reason=CancelReason.REQUESTED,
+        time_ms=now_ms,
+    )
+
+
+def _cancel_rejected(command: CancelOrder, reason: RejectReason, now_ms: int) -> CancelRejected:
+    return CancelRejected(command.order_id, command.instrument, reason, time_ms=now_ms)
+
+
+def _register(state: State, command: RegisterInstrument, now_ms: int) -> Event:
+    if command.instrument in state.books:
+        reason = RejectReason.INSTRUMENT_ALREADY_REGISTERED
+        return InstrumentRejected(command.instrument, reason, time_ms=now_ms)
+    return InstrumentRegistered(
+        instrument=command.instrument,
+        base=command.base,
+        quote=command.quote,
+        price_scale=command.price_scale,
+        quantity_scale=command.quantity_scale,
+        tick_size=command.tick_size,
+        lot_size=command.lot_size,
+        time_ms=now_ms,
+    )
+
+
+def _open_book(state: State, event: InstrumentRegistered) -> None:
+    instrument = Instrument(
+        name=event.instrument,
+        base=event.base,
+        quote=event.quote,
+        price_scale=event.price_scale,
+        quantity_scale=event.quantity_scale,
+        tick_size=event.tick_size,
+        lot_size=event.lot_size,
+    )
+    state.books[event.instrument] = Book(instrument)
+    _shift_digest(state, _instrument_hash(instrument))
+
+
+def _rest(state: State, event: OrderRested) -> None:
+    order = RestingOrder(
+        order_id=event.order_id,
+        client_id=event.client_id,
+        side=event.side,
+        price=event.price,
+        remaining=event.quantity,
+        priority=state.position,
+    )
+    state.books[event.instrument].rest(order)
+    _shift_digest(state, _order_hash(event.instrument, order))
+
+
+def _reduce(state: State, book: Book, order: RestingOrder, quantity: int) -> None:
+    name = book.instrument.name
+    shift = -_order_hash(name, order)
+    book.reduce(order, quantity)
+    if order.remaining:
+        shift += _order_hash(name, order)
+    _shift_digest(state, shift)
+
+
+def _shift_digest(state: State, shift: int) -> None:
+    state.digest_sum = (state.digest_sum + shift) % _DIGEST_MODULUS
+
+
+def _order_hash(instrument: str, order: RestingOrder) -> int:
+    # Ids hold no control characters, so the separator cannot be forged.
+    text = (
+        f"{instrument}\x1f{order.order_id}\x1f{order.client_id}\x1f{order.side.value}"
+        f"\x1f{order.price}\x1f{order.remaining}\x1f{order.priority}"
+    )
+    return int.from_bytes(sha256(text.encode()).digest(), "big")
+
+
+def _instrument_hash(instrument: Instrument) -> int:
+    text = (
+        f"{instrument.name}\x1f{instrument.base}\x1f{instrument.quote}\x1f{instrument.price_scale}"
+        f"\x1f{instrument.quantity_scale}\x1f{instrument.tick_size}\x1f{instrument.lot_size}"
+    )
+    return int.from_bytes(sha256(text.encode()).digest(), "big")

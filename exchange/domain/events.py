@@ -1,0 +1,148 @@
+"""What happened, as the log records it for ever.
+
+Events suffice alone: a reader needs no other state than the events before them.
+``time_ms`` is the engine's time, milliseconds since the epoch as the broker
+stamped the command, and never runs backwards within a shard.
+"""
+
+from msgspec import Struct
+
+from exchange.domain.values import (
+    CancelReason,
+    OrderType,
+    Price,
+    Quantity,
+    RejectReason,
+    Side,
+)
+
+
+class InstrumentRegistered(Struct, frozen=True, tag=True, gc=False):
+    """An instrument can be traded on this shard. Scales, base and quote never change."""
+
+    instrument: str
+    base: str
+    quote: str
+    price_scale: int
+    quantity_scale: int
+    tick_size: Price
+    lot_size: Quantity
+    time_ms: int
+
+
+class InstrumentRejected(Struct, frozen=True, tag=True, gc=False):
+    """An instrument was not registered."""
+
+    instrument: str
+    reason: RejectReason
+    time_ms: int
+
+
+class OrderAccepted(Struct, frozen=True, tag=True, gc=False):
+    """An order passed every check; its trades and what becomes of the rest follow."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: Side
+    order_type: OrderType
+    price: Price | None
+    quantity: Quantity
+    time_ms: int
+
+
+class OrderRejected(Struct, frozen=True, tag=True, gc=False):
+    """An order was refused and changed nothing."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: Side
+    order_type: OrderType
+    price: Price | None
+    quantity: Quantity
+    reason: RejectReason
+    time_ms: int
+
+
+class TradeExecuted(Struct, frozen=True, tag=True, gc=False):
+    """Maker and taker exchanged ``quantity`` at the maker's price.
+
+    ``maker_remaining`` and ``taker_remaining`` are what is left of each order after it.
+    """
+
+    instrument: str
+    price: Price
+    quantity: Quantity
+    taker_side: Side
+    taker_order_id: str
+    taker_client_id: str
+    taker_remaining: Quantity
+    maker_order_id: str
+    maker_client_id: str
+    maker_remaining: Quantity
+    time_ms: int
+
+
+class OrderRested(Struct, frozen=True, tag=True, gc=False):
+    """What is left of a limit order joined the book, behind all others at its price."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: Side
+    price: Price
+    quantity: Quantity
+    time_ms: int
+
+
+class OrderCancelled(Struct, frozen=True, tag=True, gc=False):
+    """``quantity`` of an order will never trade.
+
+    ``price`` is the level that it leaves; None when it was never on the book.
+    """
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: Side
+    price: Price | None
+    quantity: Quantity
+    reason: CancelReason
+    time_ms: int
+
+
+class CancelRejected(Struct, frozen=True, tag=True, gc=False):
+    """A cancel was refused and changed nothing."""
+
+    order_id: str
+    instrument: str
+    reason: RejectReason
+    time_ms: int
+
+
+class RecordRejected(Struct, frozen=True, tag=True, gc=False):
+    """A Kafka record was no command; ``sha256`` is the hex digest of its bytes."""
+
+    reason: str
+    sha256: str
+    size_bytes: int
+    time_ms: int
+
+
+Event = (
+    InstrumentRegistered
+    | InstrumentRejected
+    | OrderAccepted
+    | OrderRejected
+    | TradeExecuted
+    | OrderRested
+    | OrderCancelled
+    | CancelRejected
+    | RecordRejected
+)
+
+
+def trade_id(shard: int, position: int) -> str:
+    """Name the trade that stands at ``position`` of ``shard``'s log."""
+    return f"{shard}-{position}"

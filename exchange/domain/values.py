@@ -1,0 +1,84 @@
+"""Units and names that commands, events and state share.
+
+Amounts are integers: a price counts units of 10^-price_scale of the quote, a
+quantity units of 10^-quantity_scale of the base. Each is below ``UNITS_LIMIT``,
+so JSON readers and Redis scores hold it exactly; products of the two exceed it
+and stay plain Python integers or SQL ``numeric``.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Final, NewType
+
+from msgspec import Meta
+
+UNITS_LIMIT: Final = 2**53  # exact in JSON readers and in Redis sorted-set scores
+SCALE_MAX: Final = 12  # 10^-12 of a coin; beyond it whole units leave no room below UNITS_LIMIT
+ID_CHARACTERS_MAX: Final = 64  # an id is an index key and a line in a log
+
+Price = NewType("Price", int)
+Quantity = NewType("Quantity", int)
+Position = NewType("Position", int)
+Offset = NewType("Offset", int)
+Shard = NewType("Shard", int)
+
+# An id is printed, logged and put into paths: no control or bidirectional characters, no
+# surrogates, no slash. ``\Z`` because ``$`` would let a final newline through.
+ID_PATTERN: Final = (
+    r"^[^/\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+\Z"
+)
+Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARACTERS_MAX, pattern=ID_PATTERN)]
+Scale = Annotated[int, Meta(ge=0, le=SCALE_MAX)]
+PriceUnits = Annotated[Price, Meta(gt=0, lt=UNITS_LIMIT)]
+QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]
+
+EXCHANGE_ORDER_ID: Final = re.compile(r"[0-9a-f]{32}-([A-Z0-9][A-Z0-9._-]{0,30})", re.ASCII)
+
+
+class Side(StrEnum):
+    """Which way an order trades."""
+
+    BUY = "buy"
+    SELL = "sell"
+
+    @property
+    def opposite(self) -> "Side":
+        return Side.SELL if self is Side.BUY else Side.BUY
+
+
+class OrderType(StrEnum):
+    """Whether an order names its worst price."""
+
+    LIMIT = "limit"
+    MARKET = "market"
+
+
+class RejectReason(StrEnum):
+    """Why the exchange refused a command."""
+
+    UNKNOWN_INSTRUMENT = "unknown_instrument"
+    INSTRUMENT_ALREADY_REGISTERED = "instrument_already_registered"
+    PRICE_REQUIRED = "price_required"
+    PRICE_NOT_ALLOWED = "price_not_allowed"
+    OFF_TICK = "off_tick"
+    OFF_LOT = "off_lot"
+    DUPLICATE_ORDER_ID = "duplicate_order_id"
+    ORDER_NOT_OPEN = "order_not_open"
+    NOT_OWNER = "not_owner"
+
+
+class CancelReason(StrEnum):
+    """Why an order stopped without being filled."""
+
+    REQUESTED = "requested"
+    MARKET_REMAINDER = "market_remainder"
+
+
+def instrument_of_exchange_order_id(order_id: str) -> str | None:
+    """Return the instrument that an id made by the exchange carries.
+
+    Made ids have a form of their own, ``<32 hex digits>-<instrument>``, that clients
+    may not choose; any other id was chosen by a client and is claimed for ever.
+    """
+    matched = EXCHANGE_ORDER_ID.fullmatch(order_id)
+    return matched[1] if matched else None

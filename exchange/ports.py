@@ -1,0 +1,156 @@
+"""What the matcher needs of the world: commands, an event store, a way to answer.
+
+Each port has two real implementations: the one that runs (Kafka, Postgres,
+Redis) and the one in the tests, held to the same contract by
+``tests/contracts``. Everything here speaks for one shard.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+from msgspec import Struct
+
+from exchange.domain.values import Offset, Position, Shard
+
+EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
+
+
+class CommandRecord(Struct, frozen=True, gc=False):
+    """A Kafka record as it was read; nothing in it is trusted yet.
+
+    ``time_ms`` is the broker's stamp; ``command_id`` and ``reply_to`` are headers.
+    """
+
+    offset: Offset
+    time_ms: int
+    value: bytes
+    command_id: bytes | None
+    reply_to: bytes | None
+
+
+class StoredEvent(Struct, frozen=True, gc=False):
+    """An event as the store keeps it: the text that is hashed, and where it came from."""
+
+    shard: Shard
+    position: Position
+    instrument: str | None
+    type: str
+    version: int
+    data: str
+    command_id: UUID
+    kafka_offset: Offset
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """A name taken for ever (an idempotency key, an order id) and the command that took it.
+
+    ``body_hash`` covers what the client asked, so that a resent key with another body shows.
+    """
+
+    name: str
+    shard: Shard
+    kafka_offset: Offset
+    body_hash: bytes
+
+
+class Head(Struct, frozen=True):
+    """How far a shard's log and its Kafka partition have come, and under which writer.
+
+    ``chain`` is the hash chain after the event at ``position``; ``state_digest`` that of
+    the state there; ``next_offset`` the first Kafka offset that is not yet decided.
+    """
+
+    shard: Shard
+    epoch: int
+    position: Position
+    topic_id: str
+    next_offset: Offset
+    chain: bytes
+    state_digest: bytes
+
+
+class StaleWriter(Exception):
+    """Another writer moved the head. Stop; do not retry."""
+
+
+class ForeignTopic(Exception):
+    """The head belongs to another Kafka topic than the one that is there now."""
+
+
+class CommandLog(Protocol):
+    """The commands of one shard, in order."""
+
+    async def topic_id(self) -> str:
+        """Return the id that the broker gave the topic when it was created."""
+        ...
+
+    async def seek(self, offset: Offset) -> None:
+        """Continue at ``offset``. Call before the first ``read``."""
+        ...
+
+    async def read(self, limit: int) -> list[CommandRecord]:
+        """Return the next records, at least one and at most ``limit``; wait if there are none.
+
+        Raises:
+            CommandLogLost: The offset does not exist (any more), or the broker failed.
+        """
+        ...
+
+
+class CommandLogLost(Exception):
+    """The command log cannot be read on from the place where the matcher stands."""
+
+
+class Batch(Protocol):
+    """One transaction of the event store: the batch's claims, then its events and head."""
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Take names, waiting for writers that are about to take them.
+
+        Returns:
+            The holder of each name that was taken before, by another command.
+        """
+        ...
+
+    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+        """Append ``events`` after ``expected``, move the head to ``head`` and commit.
+
+        Raises:
+            StaleWriter: The stored head is not ``expected``; nothing was appended.
+        """
+        ...
+
+    async def abandon(self) -> None:
+        """Roll back: neither claims nor events remain."""
+        ...
+
+
+class EventStore(Protocol):
+    """The log of one shard, and the head that fences its writer."""
+
+    async def take_over(self, topic_id: str) -> Head:
+        """Become the writer: raise the epoch, shut earlier writers out, return the head.
+
+        Raises:
+            ForeignTopic: The head was written from a topic with another id.
+        """
+        ...
+
+    def read(
+        self, *, after: Position, up_to: Position
+    ) -> AsyncIterator[Sequence[StoredEvent]]:
+        """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
+        ...
+
+    async def begin(self) -> Batch:
+        """Open the next batch. At most two are open at once, and they commit in order."""
+        ...
+
+
+class OutcomeChannel(Protocol):
+    """The way back to the gateway that waits; a hint, since the log has every outcome too."""
+
+    async def publish(self, gateway: str, message: bytes) -> None:
+        """Send ``message`` to ``gateway``, or raise; nobody may be listening."""
+        ...
