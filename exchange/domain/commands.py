@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from exchange.domain.values import (
     Id,
+    InstrumentName,
     OrderType,
     PriceUnits,
     QuantityUnits,
@@ -21,7 +22,7 @@ from exchange.domain.values import (
 class RegisterInstrument(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Open a book for an instrument on the shard that receives this."""
 
-    instrument: Id
+    instrument: InstrumentName
     base: Id
     quote: Id
     price_scale: Scale
@@ -35,7 +36,7 @@ class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
     order_id: Id
     client_id: Id
-    instrument: Id
+    instrument: InstrumentName
     side: Side
     order_type: OrderType
     price: PriceUnits | None
@@ -46,7 +47,7 @@ class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Take an order off the book; ``client_id``, when given, must own it."""
 
     order_id: Id
-    instrument: Id
+    instrument: InstrumentName
     client_id: Id | None
 
 

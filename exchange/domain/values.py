@@ -28,6 +28,9 @@ ID_PATTERN: Final = (
     r"^[^/\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+\Z"
 )
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARACTERS_MAX, pattern=ID_PATTERN)]
+InstrumentName = Annotated[
+    str, Meta(min_length=1, max_length=31, pattern=r"^[A-Z0-9][A-Z0-9._-]*\Z")
+]
 Scale = Annotated[int, Meta(ge=0, le=SCALE_MAX)]
 PriceUnits = Annotated[Price, Meta(gt=0, lt=UNITS_LIMIT)]
 QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]

@@ -1,0 +1,114 @@
+"""The tables of the event store and of the projections' lifecycle.
+
+``metadata`` also takes the tables of each read model, which its projection file
+defines. Migrations make them; a test compares the two.
+
+The log is the truth and append-only (a trigger refuses anything else); ``claims``
+can be rebuilt from it. A read model is a table partitioned by generation: each
+generation is a table of its own (``orders_g1``), and ``live`` is the pointer that
+every query reads.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+metadata = MetaData()
+
+EVENTS = Table(
+    "events",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("instrument", Text),
+    Column("type", Text, nullable=False),
+    Column("version", SmallInteger, nullable=False),
+    # json, not jsonb: it keeps the text that the chain was computed over.
+    Column("data", JSON, nullable=False),
+    Column("command_id", Uuid, nullable=False),
+    Column("kafka_offset", BigInteger, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("events_by_kafka_offset", "shard", "kafka_offset"),
+    # Commands without a key are found by their id (version 7, so this index grows at its right
+    # edge); those with one are found by their claim and need no entry here.
+    Index(
+        "events_by_unkeyed_command",
+        "command_id",
+        postgresql_where=text("substr(command_id::text, 15, 1) = '7'"),
+    ),
+)
+
+BATCHES = Table(
+    "batches",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("state_digest", LargeBinary, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+HEAD = Table(
+    "head",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("state_digest", LargeBinary, nullable=False),
+)
+
+CLAIMS = Table(
+    "claims",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("kafka_offset", BigInteger, nullable=False),
+    Column("body_hash", LargeBinary, nullable=False),
+)
+
+GENERATIONS = Table(
+    "generations",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    # building, catching-up, live, retired, paused or failed
+    Column("state", Text, nullable=False),
+    # What stopped it, where it failed: the event's place and the error.
+    Column("failure", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+LIVE = Table(
+    "live",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    Column("generation", Integer, nullable=False),
+)
+
+CHECKPOINTS = Table(
+    "checkpoints",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("time_ms", BigInteger, nullable=False),
+)
