@@ -1,0 +1,60 @@
+# `make` lists the targets. `make check` is what CI runs.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-long check fmt lint types imports bench lock clean reset
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## install everything that is needed (done by the targets below too)
+	@$(PY) -m exchange setup
+
+run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
+	@$(PY) -m exchange run
+
+test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
+	$(PY) -m pytest -m "not long"
+
+test-long: $(INSTALLED) ## run every test, those that take minutes too
+	$(PY) -m pytest
+
+check: lint types imports test ## everything that CI checks
+
+fmt: $(INSTALLED) ## format and fix the code
+	$(PY) -m ruff check --fix-only -q .
+	$(PY) -m ruff format -q .
+
+lint: $(INSTALLED) ## check format and style, change nothing
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+types: $(INSTALLED) ## check the types
+	$(PY) -m mypy
+
+imports: $(INSTALLED) ## check which part imports which
+	.venv/bin/lint-imports
+
+bench: $(INSTALLED) ## measure orders per second and latency
+	$(PY) -m bench.orders
+
+lock: ## pin the dependencies of pyproject.toml again (needs uv)
+	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--group pyproject.toml:dev pyproject.toml -o requirements.lock
+
+clean: ## delete the virtual environment and caches, keep the data
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars
+
+reset: $(INSTALLED) ## delete the local data: the exchange starts empty
+	@$(PY) -m exchange reset
+
+$(INSTALLED): requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is missing: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m exchange.stack.prerequisites
+	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
+	@echo "Installing the Python packages ..."
+	@$(PY) -m pip install --disable-pip-version-check -q --require-hashes -r requirements.lock
+	@touch $@
