@@ -1,0 +1,258 @@
+"""Commands in Kafka: how gateways send them and how a matcher reads them.
+
+One partition is one shard. The matcher's place is in the head row, never in a
+consumer group: ``KafkaCommandLog`` assigns its partition at that offset and takes
+an offset that is out of range for what it is, a log that was recreated or cut.
+
+``CommandProducer`` runs librdkafka's callbacks on a thread of its own and wakes
+the event loop once per burst of delivery reports rather than once for each.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from exchange.domain.values import Offset, Shard
+from exchange.ports import CommandLogLost, CommandRecord
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
+REQUEST_TIMEOUT_S: Final = 10
+CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
+PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
+DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
+LINGER_MS: Final = 1  # one request for a burst; none costs a third of the rate
+
+COMMAND_ID_HEADER: Final = "command-id"
+REPLY_TO_HEADER: Final = "reply-to"
+
+# Errors that concern one connection and that the client mends by itself.
+TRANSIENT: Final = frozenset(
+    (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+)
+
+
+class KafkaCommandLog:
+    """The commands of one shard: a ``CommandLog``."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, shard: Shard) -> None:
+        self._topic = topic
+        self._shard = shard
+        self._bootstrap_servers = bootstrap_servers
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commands-{shard}")
+        self._stopping = False
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": "unused",  # required by the client; no group is ever joined
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "check.crcs": True,
+                "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
+                "fetch.error.backoff.ms": 50,
+                "reconnect.backoff.max.ms": 1_000,
+            },
+            logger=logger,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping = True
+        await asyncio.to_thread(self._close)
+
+    async def topic_id(self) -> str:
+        return await asyncio.to_thread(self._describe_topic)
+
+    async def seek(self, offset: Offset) -> None:
+        self._consumer.assign([TopicPartition(self._topic, self._shard, offset)])
+
+    async def read(self, limit: int) -> list[CommandRecord]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._read, limit)
+
+    def _read(self, limit: int) -> list[CommandRecord]:
+        # ``consume(n, timeout)`` would wait the whole time unless n arrive: take the first one
+        # as soon as it comes, then whatever is there already.
+        while not self._stopping:
+            first = self._consumer.poll(POLL_S)
+            if first is None:
+                continue
+            messages = [first, *self._consumer.consume(limit - 1, 0)]
+            records = [record for m in messages if (record := self._record(m)) is not None]
+            if records:
+                return records
+        raise CommandLogLost("the command log is closed")
+
+    def _record(self, message: Message) -> CommandRecord | None:
+        error = message.error()
+        if error is not None:
+            if error.code() in TRANSIENT:
+                return None
+            raise CommandLogLost(
+                f"partition {self._shard} of {self._topic} cannot be read: {error.str()}"
+            )
+        headers: dict[str, Any] = dict(message.headers() or ())
+        return CommandRecord(
+            offset=Offset(message.offset() or 0),
+            time_ms=message.timestamp()[1],
+            value=message.value() or b"",
+            command_id=headers.get(COMMAND_ID_HEADER),
+            reply_to=headers.get(REPLY_TO_HEADER),
+        )
+
+    def _describe_topic(self) -> str:
+        admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=logger)
+        topics = TopicCollection([self._topic])
+        try:
+            described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
+            return str(described[self._topic].result().topic_id)
+        except KafkaException as error:
+            raise CommandLogLost(f"topic {self._topic} cannot be described: {error}") from error
+
+    def _close(self) -> None:
+        self._thread.shutdown()
+        self._consumer.close()
+
+
+class ProducerFull(Exception):
+    """The queue to Kafka is full; the command was not sent and will not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where Kafka put a command; with ``error``, that this is unknown.
+
+    ``never_sent`` says that the command is certainly not in the log.
+    """
+
+    shard: int
+    offset: int
+    error: str | None = None
+    never_sent: bool = False
+
+
+class CommandProducer:
+    """Sends commands to Kafka and reports each delivery on the event loop."""
+
+    def __init__(
+        self, bootstrap_servers: str, topic: str, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._topic = topic
+        self._loop = loop
+        self._reports: deque[tuple[Callable[[Delivery], None], Delivery]] = deque()
+        self._wake_pending = False
+        self._stopping = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="deliveries", daemon=True)
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": LINGER_MS,
+                "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+                "request.timeout.ms": DELIVERY_TIMEOUT_MS - 500,
+                "queue.buffering.max.messages": PRODUCER_QUEUE_MESSAGES,
+                "reconnect.backoff.max.ms": 1_000,
+            },
+            logger=logger,
+        )
+
+    async def start(self) -> None:
+        """Connect, so that the first command does not pay for it; Kafka may be away."""
+        self._poller.start()
+        if not await self.reachable(REQUEST_TIMEOUT_S):
+            logger.warning("Kafka does not answer; commands are refused until it does")
+
+    async def stop(self) -> None:
+        """Send what is queued, bounded by the delivery timeout, then end the thread."""
+        await asyncio.to_thread(self._producer.flush, DELIVERY_TIMEOUT_MS / 1000 + 1)
+        self._stopping.set()
+        await asyncio.to_thread(self._poller.join)
+        self._deliver()
+
+    async def reachable(self, timeout_s: float) -> bool:
+        """Tell whether the broker answers a question about the topic in time."""
+        try:
+            found = await asyncio.to_thread(self._producer.list_topics, self._topic, timeout_s)
+        except KafkaException:
+            return False
+        return found.topics[self._topic].error is None
+
+    def produce(
+        self,
+        shard: int,
+        *,
+        key: str,
+        value: bytes,
+        command_id: UUID,
+        reply_to: bytes,
+        on_delivery: Callable[[Delivery], None],
+    ) -> None:
+        """Queue one command; ``on_delivery`` is called later, on the event loop.
+
+        Raises:
+            ProducerFull: Nothing was queued.
+        """
+        try:
+            self._producer.produce(
+                self._topic,
+                value,
+                key,
+                shard,
+                on_delivery=lambda error, message: self._report(on_delivery, error, message),
+                headers=[(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)],
+            )
+        except (BufferError, KafkaException) as error:
+            raise ProducerFull(str(error)) from error
+
+    def _report(
+        self, on_delivery: Callable[[Delivery], None], error: KafkaError | None, message: Message
+    ) -> None:
+        if error is None:
+            delivery = Delivery(message.partition() or 0, message.offset() or 0)
+        else:
+            delivery = Delivery(-1, -1, error.str(), never_sent=_never_sent(error))
+        self._reports.append((on_delivery, delivery))
+        if not self._wake_pending:
+            self._wake_pending = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._wake_pending = False  # before draining: a report from now on wakes the loop again
+        while self._reports:
+            on_delivery, delivery = self._reports.popleft()
+            on_delivery(delivery)
+
+    def _poll(self) -> None:
+        while not self._stopping.is_set():
+            self._producer.poll(0.1)
+
+
+def _never_sent(error: KafkaError) -> bool:
+    return error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)

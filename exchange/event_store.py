@@ -1,0 +1,418 @@
+"""The log in Postgres: what the single writer appends, and how others read it.
+
+``PostgresEventStore`` is the writer's side. One statement, ``APPEND_BATCH``, moves
+the head by compare-and-set and appends the events only if it moved; it is the
+fence that no paused or duplicated writer passes. Positions come from the writer,
+not from a sequence, so they have no gaps and become visible in order.
+
+The functions below it read: by position (restore, projectors) and by the place or
+the id of a command (gateways whose answer was lost on the way).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+
+from exchange.codec import command_claim, is_keyed, order_claim
+from exchange.domain.values import Position, Shard
+from exchange.ports import (
+    EMPTY_CHAIN,
+    Claim,
+    ForeignTopic,
+    Head,
+    StaleWriter,
+    StoredEvent,
+)
+
+logger = logging.getLogger(__name__)
+
+EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
+READ_CHUNK_EVENTS: Final = 2_000  # bounds the memory of one read; larger ones are no faster
+BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
+CONNECT_TIMEOUT_S: Final = 10
+STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
+TERMINATE_WAIT_MS: Final = 5_000
+WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
+
+# A writer frozen in mid-transaction would hold its locks for ever: the server ends it.
+WRITER_SETTINGS: Final = {
+    "idle_in_transaction_session_timeout": "3s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    "jit": "off",
+}
+
+TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
+
+AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
+
+TERMINATE_EARLIER_WRITERS = """
+select pg_terminate_backend(pid, $3)
+from pg_stat_activity
+where application_name = $1 and datname = current_database() and pid <> all($2::int[])
+"""
+
+CREATE_HEAD = """
+insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+values ($1, 0, 0, $2, 0, $3, $4)
+on conflict (shard) do nothing
+"""
+
+RAISE_EPOCH = """
+update head set epoch = epoch + 1
+where shard = $1 and topic_id = $2
+returning shard, epoch, position, topic_id, next_offset, chain, state_digest
+"""
+
+READ_TOPIC_ID = "select topic_id from head where shard = $1"
+
+TAKE_CLAIMS = """
+insert into claims (name, shard, kafka_offset, body_hash)
+select name, shard, kafka_offset, body_hash
+from unnest($1::text[], $2::smallint[], $3::bigint[], $4::bytea[])
+    as wanted (name, shard, kafka_offset, body_hash)
+on conflict (name) do nothing
+returning name
+"""
+
+READ_CLAIMS = """
+select name, shard, kafka_offset, body_hash from claims where name = any($1::text[])
+"""
+
+APPEND_BATCH = """
+with moved as (
+    update head set position = $5, next_offset = $6, chain = $7, state_digest = $8
+    where shard = $1 and epoch = $2 and position = $3 and next_offset = $4
+    returning shard, epoch, position, next_offset, chain, state_digest
+), appended as (
+    insert into events
+        (shard, position, instrument, type, version, data, command_id, kafka_offset)
+    select
+        moved.shard, event.position, event.instrument, event.type, event.version, event.data,
+        event.command_id, event.kafka_offset
+    from moved, unnest(
+        $9::bigint[], $10::text[], $11::text[], $12::smallint[], $13::json[], $14::uuid[],
+        $15::bigint[]
+    ) as event (position, instrument, type, version, data, command_id, kafka_offset)
+), noted as (
+    insert into batches (shard, position, epoch, next_offset, chain, state_digest)
+    select shard, position, epoch, next_offset, chain, state_digest
+    from moved
+    where position > $3
+)
+select pg_notify('events', moved.shard || ':' || moved.position) from moved
+"""
+
+READ_EVENTS = """
+select shard, position, instrument, type, version, data, command_id, kafka_offset
+from events
+where shard = $1 and position > $2 and position <= $3
+order by position
+limit $4
+"""
+
+READ_EVENTS_AT_PLACES = """
+select shard, position, instrument, type, version, data, command_id, kafka_offset
+from events
+join unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
+    using (shard, kafka_offset)
+order by shard, position
+"""
+
+# The predicate on the version is what lets the partial index serve this.
+READ_EVENTS_OF_UNKEYED_COMMAND = """
+select shard, position, instrument, type, version, data, command_id, kafka_offset
+from events
+where command_id = $1 and substr(command_id::text, 15, 1) = '7'
+order by shard, position
+"""
+
+READ_ORDER_INSTRUMENT = """
+select events.instrument
+from claims
+join events using (shard, kafka_offset)
+where claims.name = $1
+order by events.position
+limit 1
+"""
+
+READ_HEADS = "select shard, position, next_offset from head order by shard"
+
+
+class PostgresEventStore:
+    """The writer's connections to one shard's log: an ``EventStore``.
+
+    Entering waits for the shard's advisory lock, so that of two matchers started by
+    mistake one waits. The lock is a courtesy; the epoch in the head is the fence.
+    """
+
+    def __init__(self, database_url: str, shard: Shard) -> None:
+        self._database_url = database_url
+        self._shard = shard
+        self._application_name = f"exchange matcher shard {shard}"
+        self._control: asyncpg.Connection[asyncpg.Record]
+        self._connections: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._idle: asyncio.Queue[asyncpg.Connection[asyncpg.Record]] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        self._control = await self._connect(statement_timeout="0")
+        if not await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard):
+            logger.warning("Waiting for the other matcher of this shard to end", extra=self._where)
+            await self._control.fetchval(
+                AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard, timeout=None
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for connection in (*self._connections, self._control):
+            connection.terminate()
+
+    async def take_over(self, topic_id: str) -> Head:
+        await self._terminate_earlier_writers()
+        await self._control.execute(
+            CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
+        )
+        row = await self._control.fetchrow(RAISE_EPOCH, self._shard, topic_id)
+        if row is None:
+            stored = await self._control.fetchval(READ_TOPIC_ID, self._shard)
+            raise ForeignTopic(
+                f"shard {self._shard} was written from the Kafka topic with id {stored}, but the"
+                f" topic now has id {topic_id}: it was recreated. Its commands are not the ones"
+                " that the log continues. Restore the topic, or start with an empty database."
+            )
+        for _ in range(BATCH_CONNECTIONS):
+            connection = await self._connect()
+            self._connections.append(connection)
+            self._idle.put_nowait(connection)
+        return Head(**row)
+
+    async def read(
+        self, *, after: Position, up_to: Position
+    ) -> AsyncIterator[Sequence[StoredEvent]]:
+        while after < up_to:
+            chunk = await read_events(
+                self._control, self._shard, after=after, up_to=up_to, limit=READ_CHUNK_EVENTS
+            )
+            assert chunk, f"shard {self._shard} has no event after {after}, its head says {up_to}"
+            yield chunk
+            after = chunk[-1].position
+
+    async def begin(self) -> "PostgresBatch":
+        return PostgresBatch(await self._idle.get(), self._idle)
+
+    @property
+    def _where(self) -> dict[str, object]:
+        return {"shard": self._shard}
+
+    async def _connect(self, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(
+            self._database_url,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            server_settings={
+                **WRITER_SETTINGS,
+                "application_name": self._application_name,
+                **settings,
+            },
+        )
+
+    async def _terminate_earlier_writers(self) -> None:
+        # Without this a writer stopped between its statements and its commit holds the head's
+        # row lock, and its successor waits until the server's timeout ends it.
+        own = [self._control.get_server_pid()]
+        ended = await self._control.fetch(
+            TERMINATE_EARLIER_WRITERS, self._application_name, own, TERMINATE_WAIT_MS
+        )
+        if ended:
+            logger.warning(
+                "Ended the connections of an earlier matcher",
+                extra={**self._where, "connections": len(ended)},
+            )
+
+
+class PostgresBatch:
+    """One transaction; it begins with the first claim, and a batch without any is one statement."""
+
+    def __init__(
+        self,
+        connection: "asyncpg.Connection[asyncpg.Record]",
+        idle: "asyncio.Queue[asyncpg.Connection[asyncpg.Record]]",
+    ) -> None:
+        self._connection = connection
+        self._idle = idle
+        self._begun = False
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+        if not claims:
+            return []
+        if not self._begun:
+            await self._connection.execute("begin")
+            self._begun = True
+        # Sorted, so that two shards that want the same names cannot deadlock.
+        wanted = sorted(claims, key=lambda claim: claim.name)
+        names = [claim.name for claim in wanted]
+        taken = await self._connection.fetch(
+            TAKE_CLAIMS,
+            names,
+            [claim.shard for claim in wanted],
+            [claim.kafka_offset for claim in wanted],
+            [claim.body_hash for claim in wanted],
+        )
+        missed = set(names).difference(row["name"] for row in taken)
+        if not missed:
+            return []
+        return [Claim(**row) for row in await self._connection.fetch(READ_CLAIMS, list(missed))]
+
+    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+        moved = await self._connection.fetch(
+            APPEND_BATCH,
+            expected.shard,
+            expected.epoch,
+            expected.position,
+            expected.next_offset,
+            head.position,
+            head.next_offset,
+            head.chain,
+            head.state_digest,
+            *_columns(events),
+        )
+        if not moved:
+            await self.abandon()
+            raise StaleWriter(
+                f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
+                f" position {expected.position}: another matcher took over"
+            )
+        if self._begun:
+            await self._connection.execute("commit")
+        self._idle.put_nowait(self._connection)
+
+    async def abandon(self) -> None:
+        if self._begun:
+            await self._connection.execute("rollback")
+        self._idle.put_nowait(self._connection)
+
+
+class PlacedCommand(Struct, frozen=True):
+    """A command in Kafka whose outcome somebody looks for in the log."""
+
+    shard: int
+    offset: int
+    command_id: UUID
+    body_hash: bytes
+
+
+class FoundOutcome(Struct, frozen=True):
+    """What the log says of a command: its events, or the earlier command that holds its key."""
+
+    events: list[StoredEvent]
+    replay_of: tuple[int, int] | None = None
+    conflict: bool = False
+
+
+async def read_events(
+    connection: Any, shard: int, *, after: int, up_to: int, limit: int
+) -> list[StoredEvent]:
+    """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
+    rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
+    return _stored(rows)
+
+
+async def read_heads(connection: Any) -> dict[int, int]:
+    """Return each shard's head: the position of its last event."""
+    return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_next_offsets(connection: Any) -> dict[int, int]:
+    """Return the first Kafka offset of each shard that is not yet decided."""
+    return {row["shard"]: row["next_offset"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_events_at(connection: Any, shard: int, offset: int) -> list[StoredEvent]:
+    """Return the events of the command at a Kafka offset."""
+    return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset]))
+
+
+async def find_outcomes(
+    connection: Any, commands: Iterable[PlacedCommand]
+) -> dict[tuple[int, int], FoundOutcome]:
+    """Look up what became of commands; one that is not decided yet is left out.
+
+    Returns:
+        The outcomes by shard and offset.
+    """
+    # The head first: what it counts as decided is visible to every later statement.
+    next_offsets = await read_next_offsets(connection)
+    decided = [c for c in commands if c.offset < next_offsets.get(c.shard, 0)]
+    if not decided:
+        return {}
+    rows = await connection.fetch(
+        READ_EVENTS_AT_PLACES, [c.shard for c in decided], [c.offset for c in decided]
+    )
+    found: dict[tuple[int, int], FoundOutcome] = {}
+    for stored in _stored(rows):
+        place = (stored.shard, stored.kafka_offset)
+        found.setdefault(place, FoundOutcome([])).events.append(stored)
+    silent = [c for c in decided if (c.shard, c.offset) not in found]
+    return found | await _find_replays(connection, silent)
+
+
+async def find_command(connection: Any, command_id: UUID) -> list[StoredEvent]:
+    """Return the events that a command caused; none if the log does not know it."""
+    if not is_keyed(command_id):
+        return _stored(await connection.fetch(READ_EVENTS_OF_UNKEYED_COMMAND, command_id))
+    claims = await connection.fetch(READ_CLAIMS, [command_claim(command_id)])
+    if not claims:
+        return []
+    return await read_events_at(connection, claims[0]["shard"], claims[0]["kafka_offset"])
+
+
+async def find_order_instrument(connection: Any, order_id: str) -> str | None:
+    """Return the instrument of an order whose id a client chose, None if nobody did."""
+    instrument: str | None = await connection.fetchval(READ_ORDER_INSTRUMENT, order_claim(order_id))
+    return instrument
+
+
+async def _find_replays(
+    connection: Any, commands: Sequence[PlacedCommand]
+) -> dict[tuple[int, int], FoundOutcome]:
+    if not commands:
+        return {}
+    names = [command_claim(c.command_id) for c in commands]
+    rows = await connection.fetch(READ_CLAIMS, names)
+    holders = {row["name"]: Claim(**row) for row in rows}
+    return {
+        (c.shard, c.offset): FoundOutcome(
+            [],
+            replay_of=(holder.shard, holder.kafka_offset),
+            conflict=holder.body_hash != c.body_hash,
+        )
+        for c in commands
+        if (holder := holders.get(command_claim(c.command_id))) is not None
+    }
+
+
+def _stored(rows: Iterable[asyncpg.Record]) -> list[StoredEvent]:
+    return [StoredEvent(*row) for row in rows]
+
+
+def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:
+    if not events:
+        return [[] for _ in range(7)]
+    columns = zip(
+        *(
+            (e.position, e.instrument, e.type, e.version, e.data, e.command_id, e.kafka_offset)
+            for e in events
+        ),
+        strict=True,
+    )
+    return [list(column) for column in columns]
