@@ -41,8 +41,8 @@ UPCASTERS: Final[dict[tuple[str, int], Callable[[str], str]]] = {}
 """From a type and an old version to the function that lifts its text by one version."""
 
 _encoder = msgspec.json.Encoder()
-_command_decoder = msgspec.json.Decoder(ClientCommand)
-_event_decoder = msgspec.json.Decoder(Event)
+_command_decoder: Final[msgspec.json.Decoder[ClientCommand]] = msgspec.json.Decoder(ClientCommand)
+_event_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
 
 class UnknownEvent(Exception):

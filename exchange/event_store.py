@@ -155,9 +155,9 @@ class PostgresEventStore:
         self._database_url = database_url
         self._shard = shard
         self._application_name = f"exchange matcher shard {shard}"
-        self._control: asyncpg.Connection[asyncpg.Record]
-        self._connections: list[asyncpg.Connection[asyncpg.Record]] = []
-        self._idle: asyncio.Queue[asyncpg.Connection[asyncpg.Record]] = asyncio.Queue()
+        self._control: asyncpg.Connection
+        self._connections: list[asyncpg.Connection] = []
+        self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
         self._control = await self._connect(statement_timeout="0")
@@ -214,7 +214,7 @@ class PostgresEventStore:
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
 
-    async def _connect(self, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
+    async def _connect(self, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(
             self._database_url,
             timeout=CONNECT_TIMEOUT_S,
@@ -245,8 +245,8 @@ class PostgresBatch:
 
     def __init__(
         self,
-        connection: "asyncpg.Connection[asyncpg.Record]",
-        idle: "asyncio.Queue[asyncpg.Connection[asyncpg.Record]]",
+        connection: asyncpg.Connection,
+        idle: asyncio.Queue[asyncpg.Connection],
     ) -> None:
         self._connection = connection
         self._idle = idle
@@ -320,30 +320,32 @@ class FoundOutcome(Struct, frozen=True):
 
 
 async def read_events(
-    connection: Any, shard: int, *, after: int, up_to: int, limit: int
+    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int, limit: int
 ) -> list[StoredEvent]:
     """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
     rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
     return _stored(rows)
 
 
-async def read_heads(connection: Any) -> dict[int, int]:
+async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
     """Return each shard's head: the position of its last event."""
     return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
 
 
-async def read_next_offsets(connection: Any) -> dict[int, int]:
+async def read_next_offsets(connection: asyncpg.Connection) -> dict[int, int]:
     """Return the first Kafka offset of each shard that is not yet decided."""
     return {row["shard"]: row["next_offset"] for row in await connection.fetch(READ_HEADS)}
 
 
-async def read_events_at(connection: Any, shard: int, offset: int) -> list[StoredEvent]:
+async def read_events_at(
+    connection: asyncpg.Connection, shard: int, offset: int
+) -> list[StoredEvent]:
     """Return the events of the command at a Kafka offset."""
     return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset]))
 
 
 async def find_outcomes(
-    connection: Any, commands: Iterable[PlacedCommand]
+    connection: asyncpg.Connection, commands: Iterable[PlacedCommand]
 ) -> dict[tuple[int, int], FoundOutcome]:
     """Look up what became of commands; one that is not decided yet is left out.
 
@@ -366,7 +368,7 @@ async def find_outcomes(
     return found | await _find_replays(connection, silent)
 
 
-async def find_command(connection: Any, command_id: UUID) -> list[StoredEvent]:
+async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list[StoredEvent]:
     """Return the events that a command caused; none if the log does not know it."""
     if not is_keyed(command_id):
         return _stored(await connection.fetch(READ_EVENTS_OF_UNKEYED_COMMAND, command_id))
@@ -376,14 +378,14 @@ async def find_command(connection: Any, command_id: UUID) -> list[StoredEvent]:
     return await read_events_at(connection, claims[0]["shard"], claims[0]["kafka_offset"])
 
 
-async def find_order_instrument(connection: Any, order_id: str) -> str | None:
+async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -> str | None:
     """Return the instrument of an order whose id a client chose, None if nobody did."""
     instrument: str | None = await connection.fetchval(READ_ORDER_INSTRUMENT, order_claim(order_id))
     return instrument
 
 
 async def _find_replays(
-    connection: Any, commands: Sequence[PlacedCommand]
+    connection: asyncpg.Connection, commands: Sequence[PlacedCommand]
 ) -> dict[tuple[int, int], FoundOutcome]:
     if not commands:
         return {}

@@ -137,9 +137,7 @@ class EventStore(Protocol):
         """
         ...
 
-    def read(
-        self, *, after: Position, up_to: Position
-    ) -> AsyncIterator[Sequence[StoredEvent]]:
+    def read(self, *, after: Position, up_to: Position) -> AsyncIterator[Sequence[StoredEvent]]:
         """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
         ...
 

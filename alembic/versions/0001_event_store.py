@@ -23,8 +23,8 @@ GUARDS = tuple(
     statement
     for table in ("events", "batches")
     for statement in (
-        f"create trigger refuse_changes before update or delete or truncate on {table}"
-        " for each statement execute function refuse_changes()",
+        f"""create trigger refuse_changes before update or delete or truncate on {table}
+            for each statement execute function refuse_changes()""",
         f"alter table {table} enable always trigger refuse_changes",
     )
 )

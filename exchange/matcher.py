@@ -1,0 +1,364 @@
+"""The single writer: reads commands in order, appends the events they cause.
+
+Read ``step``; it is the whole write side. Per batch it
+
+1. takes the batch's claims, so that a resent key or a taken order id is known;
+2. decides every command in memory, each on the state the previous one left;
+3. waits until the batch before is durable, then appends this one's events and
+   moves the head in one transaction, while the next batch is already being read,
+   claimed and decided;
+4. after the commit, and not before, tells the gateways.
+
+Nothing here retries. When an append fails, memory is ahead of the log and must
+not be trusted: the error propagates, the process exits, and the next one starts
+from ``restore``.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+from msgspec import Raw, Struct
+
+from exchange.codec import (
+    Depth,
+    Outcome,
+    OutcomeMessage,
+    ReceivedCommand,
+    body_hash,
+    chain_after,
+    command_claim,
+    encode_outcomes,
+    is_keyed,
+    load_event,
+    order_claim,
+    receive,
+    store_event,
+)
+from exchange.domain.commands import PlaceOrder
+from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.values import (
+    Offset,
+    Position,
+    Shard,
+    Side,
+    instrument_of_exchange_order_id,
+)
+from exchange.ports import (
+    Batch,
+    Claim,
+    CommandLog,
+    EventStore,
+    Head,
+    OutcomeChannel,
+    StoredEvent,
+)
+
+logger = logging.getLogger(__name__)
+
+BATCH_COMMANDS_MAX: Final = 500  # bounds one transaction and the wait of those behind it
+BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command may exceed it
+OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall its other clients
+OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
+PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
+DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
+STOP_COMMIT_S: Final = 5.0  # how long a stop waits for the commit under way
+
+
+class LogCorrupt(Exception):
+    """The log does not give the chain or the state that its head recorded."""
+
+
+class Fresh(Struct, frozen=True):
+    """A command to decide; its order id may be taken all the same."""
+
+    order_id_taken: bool
+
+
+class Resent(Struct, frozen=True):
+    """A command whose key an earlier one took: the same request again, or a conflict."""
+
+    first: tuple[int, int]
+    conflict: bool
+
+
+Verdict = Fresh | Resent
+
+
+class Decided(Struct):
+    """A batch after deciding: what to append, where the head goes, whom to tell."""
+
+    events: list[StoredEvent]
+    outcomes: list[tuple[str, Outcome]]
+    instruments: set[str]
+
+
+class Matcher:
+    """The writer of one shard."""
+
+    def __init__(
+        self, shard: Shard, commands: CommandLog, events: EventStore, outcomes: OutcomeChannel
+    ) -> None:
+        self.shard = shard
+        self.state = State()
+        self.head: Head
+        self._commands = commands
+        self._events = events
+        self._outcomes = outcomes
+        self._waiting: list[ReceivedCommand] = []  # read, but beyond the last batch's bound
+        self._commit: asyncio.Task[None] | None = None
+        self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(OUTCOME_QUEUE_MESSAGES)
+
+    async def run(self) -> None:
+        """Take the shard over and match until cancelled or until something fails."""
+        await self.restore()
+        async with asyncio.TaskGroup() as tasks:
+            publisher = tasks.create_task(self._publish())
+            try:
+                while True:
+                    await self.step(tasks)
+            finally:
+                await self._finish_commit()
+                publisher.cancel()
+
+    async def restore(self) -> None:
+        """Take over the shard and rebuild its state from the log. Call once, before ``step``.
+
+        Raises:
+            ForeignTopic: The topic is not the one that the log was written from.
+            LogCorrupt: The events do not give the chain or the digest of the head.
+        """
+        head = await self._events.take_over(await self._commands.topic_id())
+        chain = bytes(len(head.chain))
+        async for chunk in self._events.read(after=Position(0), up_to=head.position):
+            chain = chain_after(chain, chunk)
+            for stored in chunk:
+                evolve(self.state, load_event(stored).event)
+        _check_restored(self.state, chain, head)
+        await self._commands.seek(head.next_offset)
+        self.head = head
+        logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
+
+    async def step(self, tasks: asyncio.TaskGroup) -> None:
+        """Decide one batch of commands; its commit goes on in ``tasks``."""
+        received = self._waiting or await self._read()
+        batch = await self._events.begin()
+        verdicts = await self._claim(batch, received)
+        decided, done = self._decide(received, verdicts)
+        self._waiting = received[done:]
+        head = self._next_head(decided.events, received[done - 1].offset)
+        messages = self._messages_of(decided)
+        if self._commit is not None:
+            await self._commit
+        self._commit = tasks.create_task(
+            self._append(batch, decided.events, self.head, head, messages)
+        )
+        self.head = head
+
+    async def _read(self) -> list[ReceivedCommand]:
+        return [receive(record) for record in await self._commands.read(BATCH_COMMANDS_MAX)]
+
+    async def _claim(self, batch: Batch, received: Sequence[ReceivedCommand]) -> list[Verdict]:
+        """Take the keys of the batch, then the order ids of the commands that are fresh.
+
+        Two rounds, because a refused resend must not take an order id.
+        """
+        keyed = [r for r in received if is_keyed(r.command_id)]
+        holders = await self._take(batch, [(command_claim(r.command_id), r) for r in keyed])
+        resent = {
+            r.offset: Resent(
+                (holder.shard, holder.kafka_offset), holder.body_hash != body_hash(r.command)
+            )
+            for r in keyed
+            if (holder := holders[command_claim(r.command_id)]) and not self._is_mine(holder, r)
+        }
+        chosen = {r.offset: name for r in received if (name := _chosen_order_claim(r)) is not None}
+        fresh = [r for r in received if r.offset in chosen and r.offset not in resent]
+        holders = await self._take(batch, [(chosen[r.offset], r) for r in fresh])
+        taken = {r.offset for r in fresh if not self._is_mine(holders[chosen[r.offset]], r)}
+        return [resent.get(r.offset) or Fresh(r.offset in taken) for r in received]
+
+    async def _take(
+        self, batch: Batch, wanted: Sequence[tuple[str, ReceivedCommand]]
+    ) -> dict[str, Claim]:
+        """Return who holds each name now; within the batch the first command wins."""
+        claims: dict[str, Claim] = {}
+        for name, r in wanted:
+            if name not in claims:
+                claims[name] = Claim(name, self.shard, r.offset, body_hash(r.command))
+        taken = await batch.claim(list(claims.values()))
+        return claims | {claim.name: claim for claim in taken}
+
+    def _is_mine(self, holder: Claim, received: ReceivedCommand) -> bool:
+        # By place, not by newness: a command left over from the last batch claimed already.
+        return (holder.shard, holder.kafka_offset) == (self.shard, received.offset)
+
+    def _decide(
+        self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
+    ) -> tuple[Decided, int]:
+        """Decide commands until the batch is full; return it and how many were decided."""
+        decided = Decided([], [], set())
+        done = 0
+        for command, verdict in zip(received, verdicts, strict=True):
+            match verdict:
+                case Fresh():
+                    self._decide_fresh(command, verdict.order_id_taken, decided)
+                case Resent():
+                    _tell_resent(command, verdict, decided)
+            done += 1
+            if len(decided.events) >= BATCH_EVENTS_MAX:
+                break
+        return decided, done
+
+    def _decide_fresh(self, received: ReceivedCommand, taken: bool, decided: Decided) -> None:
+        events = decide(
+            self.state, received.command, time_ms=received.time_ms, order_id_taken=taken
+        )
+        first = len(decided.events)
+        for event in events:
+            evolve(self.state, event)
+            decided.events.append(
+                store_event(
+                    event,
+                    shard=self.shard,
+                    position=self.state.position,
+                    command_id=received.command_id,
+                    kafka_offset=received.offset,
+                )
+            )
+        if received.gateway is None:
+            return
+        stored = decided.events[first:]
+        outcome = Outcome(
+            received.waiter,
+            received.offset,
+            first_position=stored[0].position,
+            events=[Raw(event.data.encode()) for event in stored],
+        )
+        decided.outcomes.append((received.gateway, outcome))
+        if isinstance(received.command, PlaceOrder):
+            decided.instruments.add(received.command.instrument)
+
+    def _next_head(self, events: Sequence[StoredEvent], last_offset: Offset) -> Head:
+        return Head(
+            shard=self.shard,
+            epoch=self.head.epoch,
+            position=self.state.position,
+            topic_id=self.head.topic_id,
+            next_offset=Offset(last_offset + 1),
+            chain=chain_after(self.head.chain, events),
+            state_digest=self.state.digest,
+        )
+
+    async def _append(
+        self,
+        batch: Batch,
+        events: Sequence[StoredEvent],
+        expected: Head,
+        head: Head,
+        messages: Sequence[tuple[str, bytes]],
+    ) -> None:
+        await batch.append(events, expected=expected, head=head)
+        for message in messages:
+            self._enqueue(message)
+        logger.debug(
+            "Appended batch",
+            extra={"shard": self.shard, "position": head.position, "events": len(events)},
+        )
+
+    def _enqueue(self, message: tuple[str, bytes]) -> None:
+        try:
+            self._messages.put_nowait(message)
+        except asyncio.QueueFull:
+            logger.warning("Dropped outcomes: Redis is too slow", extra=self._where())
+
+    async def _publish(self) -> None:
+        failing = False
+        while True:
+            gateway, message = await self._messages.get()
+            try:
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await self._outcomes.publish(gateway, message)
+                failing = False
+            except Exception as error:  # whatever it is, matching must go on without Redis
+                if not failing:
+                    logger.warning(
+                        "Cannot publish outcomes; gateways ask the log",
+                        extra={**self._where(), "error": repr(error)},
+                    )
+                failing = True
+
+    def _messages_of(self, decided: Decided) -> list[tuple[str, bytes]]:
+        books = {name: self._depth(name) for name in decided.instruments if self._knows(name)}
+        gateways: dict[str, list[Outcome]] = {}
+        for gateway, outcome in decided.outcomes:
+            gateways.setdefault(gateway, []).append(outcome)
+        return [
+            (gateway, encode_outcomes(OutcomeMessage(self.shard, books, part)))
+            for gateway, outcomes in gateways.items()
+            for part in _parts(outcomes)
+        ]
+
+    def _knows(self, instrument: str) -> bool:
+        return instrument in self.state.books
+
+    def _depth(self, instrument: str) -> Depth:
+        sides = self.state.books[instrument].sides
+        return Depth(
+            self.state.position,
+            sides[Side.BUY].depth(DEPTH_LEVELS),
+            sides[Side.SELL].depth(DEPTH_LEVELS),
+        )
+
+    async def _finish_commit(self) -> None:
+        """Let the commit under way end, so that a stop leaves no answer unsent for nothing."""
+        if self._commit is None or self._commit.done():
+            return
+        with suppress(Exception):  # its failure is the task group's to report
+            async with asyncio.timeout(STOP_COMMIT_S):
+                await asyncio.shield(self._commit)
+
+    def _where(self) -> dict[str, object]:
+        return {"shard": self.shard, "position": self.state.position}
+
+
+def _check_restored(state: State, chain: bytes, head: Head) -> None:
+    if chain != head.chain:
+        raise LogCorrupt(f"shard {head.shard}: the events up to {head.position} break the chain")
+    if state.digest != head.state_digest:
+        raise LogCorrupt(f"shard {head.shard}: replay up to {head.position} gives another state")
+    check_state(state)
+
+
+def _chosen_order_claim(received: ReceivedCommand) -> str | None:
+    command = received.command
+    if not isinstance(command, PlaceOrder):
+        return None
+    made = instrument_of_exchange_order_id(command.order_id) is not None
+    return None if made else order_claim(command.order_id)
+
+
+def _tell_resent(received: ReceivedCommand, verdict: Resent, decided: Decided) -> None:
+    if received.gateway is None:
+        return
+    outcome = Outcome(
+        received.waiter, received.offset, replay_of=verdict.first, conflict=verdict.conflict
+    )
+    decided.outcomes.append((received.gateway, outcome))
+
+
+def _parts(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Split outcomes so that each part's events stay near ``OUTCOME_BYTES_MAX``."""
+    part: list[Outcome] = []
+    size_bytes = 0
+    for outcome in outcomes:
+        outcome_bytes = sum(len(bytes(event)) for event in outcome.events)
+        if part and size_bytes + outcome_bytes > OUTCOME_BYTES_MAX:
+            yield part
+            part, size_bytes = [], 0
+        part.append(outcome)
+        size_bytes += outcome_bytes
+    if part:
+        yield part

@@ -1,0 +1,167 @@
+"""The ports in memory, held to the same contract as the real adapters.
+
+``MemoryDatabase`` is what outlives a writer: several ``MemoryEventStore``s may open it
+one after the other, as processes do. Stored events are kept encoded.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from exchange.domain.values import Offset, Position, Shard
+from exchange.ports import (
+    EMPTY_CHAIN,
+    Claim,
+    CommandLogLost,
+    CommandRecord,
+    ForeignTopic,
+    Head,
+    StaleWriter,
+    StoredEvent,
+)
+
+
+class MemoryTopic:
+    """A topic with one partition and a broker's clock that the test sets."""
+
+    def __init__(self, topic_id: str = "topic-1") -> None:
+        self.topic_id = topic_id
+        self.records: list[CommandRecord] = []
+        self.time_ms = 1_000
+        self.appended = asyncio.Event()
+
+    def produce(
+        self, value: bytes, *, command_id: bytes | None = None, reply_to: bytes | None = None
+    ) -> Offset:
+        offset = Offset(len(self.records))
+        self.records.append(CommandRecord(offset, self.time_ms, value, command_id, reply_to))
+        self.appended.set()
+        return offset
+
+
+class MemoryCommandLog:
+    """A ``CommandLog`` over a ``MemoryTopic``."""
+
+    def __init__(self, topic: MemoryTopic) -> None:
+        self._topic = topic
+        self._next = 0
+
+    async def topic_id(self) -> str:
+        return self._topic.topic_id
+
+    async def seek(self, offset: Offset) -> None:
+        self._next = offset
+
+    async def read(self, limit: int) -> list[CommandRecord]:
+        if self._next > len(self._topic.records):
+            raise CommandLogLost(f"offset {self._next} does not exist")
+        while self._next == len(self._topic.records):
+            self._topic.appended.clear()
+            await self._topic.appended.wait()
+        records = self._topic.records[self._next : self._next + limit]
+        self._next += len(records)
+        return records
+
+
+@dataclass
+class MemoryDatabase:
+    """What is committed, and the claims that open batches are about to commit."""
+
+    events: dict[int, list[StoredEvent]] = field(default_factory=dict)
+    heads: dict[int, Head] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
+    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class MemoryEventStore:
+    """An ``EventStore`` over a ``MemoryDatabase``."""
+
+    def __init__(self, database: MemoryDatabase, shard: Shard) -> None:
+        self.database = database
+        self._shard = shard
+        self._batches = asyncio.Semaphore(2)
+
+    async def take_over(self, topic_id: str) -> Head:
+        heads = self.database.heads
+        empty = Head(
+            self._shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
+        )
+        head = heads.get(self._shard, empty)
+        if head.topic_id != topic_id:
+            raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
+        heads[self._shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
+        return heads[self._shard]
+
+    async def read(
+        self, *, after: Position, up_to: Position
+    ) -> AsyncIterator[Sequence[StoredEvent]]:
+        events = self.database.events.get(self._shard, [])[after:up_to]
+        for start in range(0, len(events), 3):
+            yield events[start : start + 3]
+
+    async def begin(self) -> "MemoryBatch":
+        await self._batches.acquire()
+        return MemoryBatch(self.database, self._batches)
+
+
+class MemoryBatch:
+    """A ``Batch`` that keeps its claims to itself until it commits."""
+
+    def __init__(self, database: MemoryDatabase, batches: asyncio.Semaphore) -> None:
+        self._database = database
+        self._batches = batches
+        self._claims: dict[str, Claim] = {}
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+        holders = [await self._claim(c) for c in sorted(claims, key=lambda c: c.name)]
+        return [holder for holder in holders if holder is not None]
+
+    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+        stored = self._database.heads.get(expected.shard)
+        if stored != expected:
+            await self.abandon()
+            raise StaleWriter(f"{stored} is not {expected}")
+        self._database.heads[expected.shard] = head
+        self._database.events.setdefault(expected.shard, []).extend(events)
+        self._database.claims |= self._claims
+        await self._end()
+
+    async def abandon(self) -> None:
+        await self._end()
+
+    async def _claim(self, claim: Claim) -> Claim | None:
+        async with self._database.ended:
+            await self._database.ended.wait_for(
+                lambda: self._database.pending.get(claim.name) in (None, self)
+            )
+        holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
+        if holder is None:
+            self._claims[claim.name] = claim
+            self._database.pending[claim.name] = self
+        return holder
+
+    async def _end(self) -> None:
+        for name in self._claims:
+            del self._database.pending[name]
+        self._batches.release()
+        async with self._database.ended:
+            self._database.ended.notify_all()
+
+
+class MemoryOutcomes:
+    """An ``OutcomeChannel`` that hands messages to whoever listens at that moment."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[asyncio.Queue[bytes]]] = {}
+
+    async def publish(self, gateway: str, message: bytes) -> None:
+        for listener in self._listeners.get(gateway, []):
+            listener.put_nowait(message)
+
+    def listen(self, gateway: str) -> "asyncio.Queue[bytes]":
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._listeners.setdefault(gateway, []).append(queue)
+        return queue
