@@ -5,7 +5,7 @@ one after the other, as processes do. Stored events are kept encoded.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -152,16 +152,14 @@ class MemoryBatch:
 
 
 class MemoryOutcomes:
-    """An ``OutcomeChannel`` that hands messages to whoever listens at that moment."""
+    """An ``OutcomeChannel`` that calls whoever listens at that moment."""
 
     def __init__(self) -> None:
-        self._listeners: dict[str, list[asyncio.Queue[bytes]]] = {}
+        self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
 
     async def publish(self, gateway: str, message: bytes) -> None:
-        for listener in self._listeners.get(gateway, []):
-            listener.put_nowait(message)
+        for on_message in self._listeners.get(gateway, []):
+            on_message(message)
 
-    def listen(self, gateway: str) -> "asyncio.Queue[bytes]":
-        queue: asyncio.Queue[bytes] = asyncio.Queue()
-        self._listeners.setdefault(gateway, []).append(queue)
-        return queue
+    def listen(self, gateway: str, on_message: Callable[[bytes], None]) -> None:
+        self._listeners.setdefault(gateway, []).append(on_message)

@@ -1,0 +1,175 @@
+"""Each port twice: the fake of ``tests/fakes.py`` and the adapter that runs.
+
+A ``…World`` is what outlives one adapter: a topic, a database, a channel. The tests
+open adapters on it as processes would.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import pytest
+from redis.asyncio import Redis
+
+from exchange.codec import OutcomeMessage, decode_outcomes, keyed_command_id
+from exchange.command_log import CommandProducer, Delivery, KafkaCommandLog
+from exchange.domain.values import Offset, Shard
+from exchange.event_store import PostgresEventStore
+from exchange.outcomes import OutcomeSubscriber, RedisOutcomes
+from exchange.ports import CommandLog, EventStore, OutcomeChannel
+from tests.conftest import Services
+from tests.fakes import (
+    MemoryCommandLog,
+    MemoryDatabase,
+    MemoryEventStore,
+    MemoryOutcomes,
+    MemoryTopic,
+)
+
+COMMAND_ID = keyed_command_id("client", "key")
+
+
+class CommandWorld(Protocol):
+    """A topic of one partition."""
+
+    async def produce(self, value: bytes) -> Offset: ...
+
+    async def open(self) -> CommandLog: ...
+
+
+class StoreWorld(Protocol):
+    """A database; ``open`` gives a writer of shard 0 that has not taken over yet."""
+
+    async def open(self, shard: int = 0) -> EventStore: ...
+
+
+class OutcomeWorld(Protocol):
+    """A channel and its listeners."""
+
+    channel: OutcomeChannel
+
+    async def listen(self, gateway: str) -> "asyncio.Queue[OutcomeMessage]": ...
+
+
+class MemoryCommands:
+    def __init__(self) -> None:
+        self._topic = MemoryTopic()
+
+    async def produce(self, value: bytes) -> Offset:
+        return self._topic.produce(value, command_id=COMMAND_ID.bytes, reply_to=b"gateway:7")
+
+    async def open(self) -> CommandLog:
+        return MemoryCommandLog(self._topic)
+
+
+class KafkaCommands:
+    def __init__(
+        self, servers: str, topic: str, producer: CommandProducer, opened: AsyncExitStack
+    ) -> None:
+        self._servers = servers
+        self._topic = topic
+        self._producer = producer
+        self._opened = opened
+
+    async def produce(self, value: bytes) -> Offset:
+        delivered: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        self._producer.produce(
+            0,
+            key="BTC-USD",
+            value=value,
+            command_id=COMMAND_ID,
+            reply_to=b"gateway:7",
+            on_delivery=delivered.set_result,
+        )
+        delivery = await delivered
+        assert delivery.error is None
+        assert delivery.shard == 0
+        return Offset(delivery.offset)
+
+    async def open(self) -> CommandLog:
+        log = KafkaCommandLog(self._servers, self._topic, Shard(0))
+        return await self._opened.enter_async_context(log)
+
+
+class MemoryStores:
+    def __init__(self) -> None:
+        self._database = MemoryDatabase()
+
+    async def open(self, shard: int = 0) -> EventStore:
+        return MemoryEventStore(self._database, Shard(shard))
+
+
+class PostgresStores:
+    """Opens a writer without its advisory lock, as one that was frozen would still be there."""
+
+    def __init__(self, database_url: str, opened: AsyncExitStack) -> None:
+        self._database_url = database_url
+        self._opened = opened
+
+    async def open(self, shard: int = 0) -> EventStore:
+        store = PostgresEventStore(self._database_url, Shard(shard))
+        return await self._opened.enter_async_context(store)
+
+
+class MemoryChannel:
+    def __init__(self) -> None:
+        self._outcomes = MemoryOutcomes()
+        self.channel: OutcomeChannel = self._outcomes
+
+    async def listen(self, gateway: str) -> "asyncio.Queue[OutcomeMessage]":
+        messages: asyncio.Queue[OutcomeMessage] = asyncio.Queue()
+        self._outcomes.listen(gateway, lambda data: messages.put_nowait(decode_outcomes(data)))
+        return messages
+
+
+class RedisChannel:
+    def __init__(self, redis: "Redis", listeners: asyncio.TaskGroup) -> None:
+        self._redis = redis
+        self._listeners = listeners
+        self.tasks: list[asyncio.Task[None]] = []
+        self.channel: OutcomeChannel = RedisOutcomes(redis)
+
+    async def listen(self, gateway: str) -> "asyncio.Queue[OutcomeMessage]":
+        messages: asyncio.Queue[OutcomeMessage] = asyncio.Queue()
+        subscriber = OutcomeSubscriber(self._redis, gateway, messages.put_nowait)
+        self.tasks.append(self._listeners.create_task(subscriber.run()))
+        await subscriber.subscribed.wait()
+        return messages
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def commands(
+    request: pytest.FixtureRequest, services: Services, make_topic: Callable[..., str]
+) -> AsyncIterator[CommandWorld]:
+    if request.param == "memory":
+        yield MemoryCommands()
+        return
+    topic = make_topic()
+    servers = services.kafka_bootstrap_servers
+    producer = CommandProducer(servers, topic, loop=asyncio.get_running_loop())
+    await producer.start()
+    async with AsyncExitStack() as opened:
+        yield KafkaCommands(servers, topic, producer, opened)
+    await producer.stop()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def stores(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[StoreWorld]:
+    if request.param == "memory":
+        yield MemoryStores()
+        return
+    async with AsyncExitStack() as opened:
+        yield PostgresStores(database_url, opened)
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def outcomes(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[OutcomeWorld]:
+    if request.param == "memory":
+        yield MemoryChannel()
+        return
+    async with Redis.from_url(redis_url) as redis, asyncio.TaskGroup() as listeners:
+        world = RedisChannel(redis, listeners)
+        yield world
+        for task in world.tasks:
+            task.cancel()

@@ -1,0 +1,83 @@
+import asyncio
+
+import pytest
+
+from exchange.domain.values import Offset
+from exchange.ports import CommandLogLost
+from tests.contracts.conftest import COMMAND_ID, CommandWorld
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_records_come_back_whole_and_in_order(commands: CommandWorld) -> None:
+    offsets = [await commands.produce(b"command %d" % n) for n in range(3)]
+    log = await commands.open()
+
+    await log.seek(Offset(0))
+    records = []
+    while len(records) < 3:
+        records += await log.read(limit=10)
+
+    assert offsets == [0, 1, 2]
+    assert [(r.offset, r.value) for r in records] == [
+        (0, b"command 0"),
+        (1, b"command 1"),
+        (2, b"command 2"),
+    ]
+    assert {r.command_id for r in records} == {COMMAND_ID.bytes}
+    assert {r.reply_to for r in records} == {b"gateway:7"}
+    times = [r.time_ms for r in records]
+    assert times == sorted(times)
+    assert times[0] > 0
+
+
+async def test_reading_goes_on_where_it_was_told_to(commands: CommandWorld) -> None:
+    for n in range(3):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+
+    await log.seek(Offset(2))
+
+    assert [r.offset for r in await log.read(limit=10)] == [2]
+
+
+async def test_no_more_than_the_limit_is_read(commands: CommandWorld) -> None:
+    for n in range(5):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+
+    await log.seek(Offset(0))
+    first = await log.read(limit=2)
+    second = await log.read(limit=2)
+
+    assert 1 <= len(first) <= 2
+    assert [r.offset for r in first + second] == list(range(len(first) + len(second)))
+
+
+async def test_a_read_waits_for_the_next_command(commands: CommandWorld) -> None:
+    log = await commands.open()
+    await log.seek(Offset(0))
+
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(log.read(limit=10))
+        await asyncio.sleep(0.05)
+        assert not reading.done()
+        await commands.produce(b"late")
+
+    assert [r.value for r in reading.result()] == [b"late"]
+
+
+async def test_an_offset_that_does_not_exist_is_an_error(commands: CommandWorld) -> None:
+    await commands.produce(b"only one")
+    log = await commands.open()
+
+    await log.seek(Offset(5))
+
+    with pytest.raises(CommandLogLost):
+        await log.read(limit=10)
+
+
+async def test_the_topic_id_stays_the_same(commands: CommandWorld) -> None:
+    first, second = await commands.open(), await commands.open()
+
+    assert await first.topic_id() == await second.topic_id() != ""

@@ -1,0 +1,208 @@
+import asyncio
+
+import msgspec
+import pytest
+
+from exchange.codec import chain_after, keyed_command_id, store_event
+from exchange.domain.events import RecordRejected
+from exchange.domain.values import Offset, Position, Shard
+from exchange.ports import Claim, EventStore, ForeignTopic, Head, StaleWriter, StoredEvent
+from tests.contracts.conftest import StoreWorld
+
+pytestmark = pytest.mark.anyio
+
+TOPIC = "topic-1"
+
+
+def event(position: int, shard: int = 0) -> StoredEvent:
+    return store_event(
+        RecordRejected(reason=f"number {position}", sha256="00", size_bytes=1, time_ms=position),
+        shard=Shard(shard),
+        position=Position(position),
+        command_id=keyed_command_id("client", str(position)),
+        kafka_offset=Offset(position - 1),
+    )
+
+
+def claim(name: str, offset: int, shard: int = 0, body: bytes = b"body") -> Claim:
+    return Claim(name, Shard(shard), Offset(offset), body)
+
+
+def moved(head: Head, events: list[StoredEvent], commands: int) -> Head:
+    return msgspec.structs.replace(
+        head,
+        position=Position(head.position + len(events)),
+        next_offset=Offset(head.next_offset + commands),
+        chain=chain_after(head.chain, events),
+        state_digest=bytes([head.position % 256]) * 32,
+    )
+
+
+async def append(store: EventStore, head: Head, *positions: int) -> Head:
+    events = [event(p, head.shard) for p in positions]
+    batch = await store.begin()
+    after = moved(head, events, commands=max(1, len(events)))
+    await batch.append(events, expected=head, head=after)
+    return after
+
+
+async def stored(store: EventStore, after: int, up_to: int) -> list[StoredEvent]:
+    chunks = [c async for c in store.read(after=Position(after), up_to=Position(up_to))]
+    return [e for chunk in chunks for e in chunk]
+
+
+async def test_an_empty_log_has_a_head_at_zero(stores: StoreWorld) -> None:
+    store = await stores.open()
+
+    head = await store.take_over(TOPIC)
+
+    assert head == Head(Shard(0), 1, Position(0), TOPIC, Offset(0), bytes(32), bytes(32))
+    assert await stored(store, 0, 0) == []
+
+
+async def test_events_come_back_as_they_were_appended(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await store.take_over(TOPIC)
+
+    head = await append(store, head, 1, 2, 3, 4)
+    await append(store, head, 5)
+
+    assert await stored(store, 0, 5) == [event(p) for p in (1, 2, 3, 4, 5)]
+    assert await stored(store, 2, 4) == [event(3), event(4)]
+
+
+async def test_a_successor_finds_the_head_that_was_left(stores: StoreWorld) -> None:
+    first = await stores.open(shard=3)
+    head = await append(first, await first.take_over(TOPIC), 1, 2)
+    await close(first)
+
+    second = await stores.open(shard=3)
+
+    assert await second.take_over(TOPIC) == msgspec.structs.replace(head, epoch=2)
+
+
+async def test_a_batch_may_move_only_the_offset(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await append(store, await store.take_over(TOPIC), 1)
+
+    head = await append(store, head)
+    await append(store, head, 2)
+
+    assert await stored(store, 0, 2) == [event(1), event(2)]
+
+
+async def test_a_stale_writer_appends_nothing(stores: StoreWorld) -> None:
+    store = await stores.open()
+    old = await store.take_over(TOPIC)
+    await append(store, old, 1)
+
+    with pytest.raises(StaleWriter):
+        await append(store, old, 1)
+
+    assert await stored(store, 0, 1) == [event(1)]
+
+
+async def test_a_stale_writer_claims_nothing(stores: StoreWorld) -> None:
+    store = await stores.open()
+    old = await store.take_over(TOPIC)
+    head = await append(store, old, 1)
+    batch = await store.begin()
+    assert await batch.claim([claim("order:a", 0)]) == []
+
+    with pytest.raises(StaleWriter):
+        await batch.append([event(1)], expected=old, head=moved(old, [event(1)], 1))
+
+    after = await store.begin()
+    assert await after.claim([claim("order:a", 1)]) == []
+    await after.append([event(2)], expected=head, head=moved(head, [event(2)], 1))
+
+
+async def test_the_writer_of_an_earlier_epoch_is_stale(stores: StoreWorld) -> None:
+    store = await stores.open()
+    old = await store.take_over(TOPIC)
+    earlier = msgspec.structs.replace(old, epoch=old.epoch - 1)
+
+    with pytest.raises(StaleWriter):
+        await append(store, earlier, 1)
+
+
+async def test_a_topic_with_another_id_is_refused(stores: StoreWorld) -> None:
+    first = await stores.open()
+    await first.take_over(TOPIC)
+    await close(first)
+
+    second = await stores.open()
+
+    with pytest.raises(ForeignTopic):
+        await second.take_over("topic-2")
+
+
+async def test_a_name_is_claimed_once_and_its_holder_told(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await store.take_over(TOPIC)
+    first = await store.begin()
+    assert await first.claim([claim("order:b", 0), claim("order:a", 0)]) == []
+    head_after = moved(head, [event(1)], 1)
+    await first.append([event(1)], expected=head, head=head_after)
+
+    second = await store.begin()
+    holders = await second.claim([claim("order:a", 1, body=b"other"), claim("order:c", 1)])
+
+    assert holders == [claim("order:a", 0)]
+    await second.append([event(2)], expected=head_after, head=moved(head_after, [event(2)], 1))
+
+
+async def test_a_claim_waits_for_the_batch_that_is_about_to_take_it(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await store.take_over(TOPIC)
+    first, second = await store.begin(), await store.begin()
+    await first.claim([claim("order:a", 0)])
+
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(second.claim([claim("order:a", 1)]))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await first.append([event(1)], expected=head, head=moved(head, [event(1)], 1))
+
+    assert waiting.result() == [claim("order:a", 0)]
+    await second.abandon()
+
+
+async def test_an_abandoned_claim_is_free_again(stores: StoreWorld) -> None:
+    store = await stores.open()
+    await store.take_over(TOPIC)
+    first = await store.begin()
+    await first.claim([claim("order:a", 0)])
+    await first.abandon()
+
+    second = await store.begin()
+
+    assert await second.claim([claim("order:a", 1)]) == []
+    await second.abandon()
+
+
+async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) -> None:
+    left, right = await stores.open(shard=0), await stores.open(shard=1)
+    left_head, right_head = await left.take_over(TOPIC), await right.take_over(TOPIC)
+    batch = await left.begin()
+    await batch.claim([claim("order:a", 0, shard=0)])
+    await batch.append([event(1)], expected=left_head, head=moved(left_head, [event(1)], 1))
+
+    other = await right.begin()
+    holders = await other.claim([claim("order:a", 0, shard=1)])
+    await other.append(
+        [event(1, shard=1)],
+        expected=right_head,
+        head=moved(right_head, [event(1, shard=1)], 1),
+    )
+
+    assert holders == [claim("order:a", 0, shard=0)]
+    assert await stored(left, 0, 1) == [event(1, shard=0)]
+    assert await stored(right, 0, 1) == [event(1, shard=1)]
+
+
+async def close(store: EventStore) -> None:
+    """End a real writer's connections, so that its advisory lock is free; a fake has none."""
+    leave = getattr(store, "__aexit__", None)
+    if leave is not None:
+        await leave(None, None, None)

@@ -1,0 +1,125 @@
+"""What only Postgres can promise: append-only tables, gapless order, look-ups by command."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from exchange.codec import command_claim, keyed_command_id, order_claim
+from exchange.domain.values import Offset, Position, Shard
+from exchange.event_store import (
+    FoundOutcome,
+    PlacedCommand,
+    PostgresEventStore,
+    find_command,
+    find_order_instrument,
+    find_outcomes,
+    read_events,
+    read_heads,
+)
+from exchange.ports import Claim, Head, StoredEvent
+
+pytestmark = pytest.mark.anyio
+
+KEYED = keyed_command_id("client", "key")
+UNKEYED = UUID("01934b6e-7a3c-7cc0-9fb0-0123456789ab")
+
+
+def event(position: int, command_id: UUID, offset: int) -> StoredEvent:
+    return StoredEvent(
+        Shard(0), Position(position), "BTC-USD", "T", 1, "{}", command_id, Offset(offset)
+    )
+
+
+EVENTS = [event(1, KEYED, 0), event(2, KEYED, 0), event(3, UNKEYED, 2)]
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A log in which offset 0 was decided, 1 was a resend of it and 2 had no key."""
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        batch = await store.begin()
+        await batch.claim(
+            [
+                Claim(command_claim(KEYED), Shard(0), Offset(0), b"body"),
+                Claim(order_claim("mine"), Shard(0), Offset(0), b"body"),
+            ]
+        )
+        after = Head(Shard(0), head.epoch, Position(3), "topic", Offset(3), b"c", b"d")
+        await batch.append(EVENTS, expected=head, head=after)
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("table", ["events", "batches"])
+@pytest.mark.parametrize("statement", ["update {} set shard = 1", "delete from {}", "truncate {}"])
+async def test_the_log_refuses_change(
+    connection: asyncpg.Connection, table: str, statement: str
+) -> None:
+    for role in ("origin", "replica"):
+        await connection.execute(f"set session_replication_role = {role}")
+        with pytest.raises(asyncpg.RestrictViolationError, match=f"{table} is append-only"):
+            await connection.execute(statement.format(table))
+
+    assert await read_events(connection, 0, after=0, up_to=9, limit=9) == EVENTS
+
+
+async def test_a_batch_wakes_those_who_listen(database_url: str) -> None:
+    heard: list[object] = []
+    listener = await asyncpg.connect(database_url)
+    await listener.add_listener("events", lambda *notice: heard.append(notice[-1]))
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
+        batch = await store.begin()
+        await batch.append([event(1, KEYED, 0)], expected=head, head=after)
+    await listener.execute("select 1")
+    await listener.close()
+
+    assert heard == ["0:1"]
+
+
+async def test_heads_tell_how_far_each_shard_is(connection: asyncpg.Connection) -> None:
+    assert await read_heads(connection) == {0: 3}
+
+
+async def test_a_command_is_found_by_its_key_or_its_id(connection: asyncpg.Connection) -> None:
+    assert await find_command(connection, KEYED) == EVENTS[:2]
+    assert await find_command(connection, UNKEYED) == EVENTS[2:]
+    assert await find_command(connection, keyed_command_id("client", "other")) == []
+
+
+async def test_an_order_is_found_by_the_id_that_its_client_chose(
+    connection: asyncpg.Connection,
+) -> None:
+    assert await find_order_instrument(connection, "mine") == "BTC-USD"
+    assert await find_order_instrument(connection, "unknown") is None
+
+
+async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> None:
+    found = await find_outcomes(
+        connection,
+        [
+            PlacedCommand(0, 0, KEYED, b"body"),
+            PlacedCommand(0, 1, KEYED, b"body"),
+            PlacedCommand(0, 2, UNKEYED, b"body"),
+            PlacedCommand(0, 3, UNKEYED, b"not decided yet"),
+        ],
+    )
+
+    assert found == {
+        (0, 0): FoundOutcome(EVENTS[:2]),
+        (0, 1): FoundOutcome([], replay_of=(0, 0)),
+        (0, 2): FoundOutcome(EVENTS[2:]),
+    }
+
+
+async def test_a_resend_with_another_body_is_found_as_a_conflict(
+    connection: asyncpg.Connection,
+) -> None:
+    found = await find_outcomes(connection, [PlacedCommand(0, 1, KEYED, b"other body")])
+
+    assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0), conflict=True)}

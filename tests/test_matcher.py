@@ -1,0 +1,324 @@
+"""The write side on the ports in memory: batches, claims, resends, restarts.
+
+Clients, keys and order ids are few on purpose, so that resends, conflicts and taken
+ids happen within and across batches.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange import matcher as matcher_module
+from exchange.codec import (
+    Outcome,
+    decode_outcomes,
+    encode_command,
+    keyed_command_id,
+    load_event,
+    registration_command_id,
+    reply_address,
+)
+from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, RegisterInstrument
+from exchange.domain.events import OrderRejected, RecordRejected
+from exchange.domain.values import OrderType, Price, Quantity, RejectReason, Shard, Side
+from exchange.matcher import LogCorrupt, Matcher
+from exchange.ports import CommandRecord, ForeignTopic, Head, StaleWriter, StoredEvent
+from tests.fakes import (
+    MemoryCommandLog,
+    MemoryDatabase,
+    MemoryEventStore,
+    MemoryOutcomes,
+    MemoryTopic,
+)
+
+pytestmark = pytest.mark.anyio
+
+BTC = RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
+
+
+class World:
+    """What outlives a matcher: a topic, a database, and gateway ``g``, which listens."""
+
+    def __init__(self) -> None:
+        self.topic = MemoryTopic()
+        self.database = MemoryDatabase()
+        self.channel = MemoryOutcomes()
+        self.outcomes: list[Outcome] = []
+        self.channel.listen("g", lambda data: self.outcomes.extend(decode_outcomes(data).outcomes))
+        self.send(BTC, registration_command_id("BTC-USD"))
+
+    def send(self, command: ClientCommand, command_id: UUID) -> int:
+        waiter = len(self.topic.records)
+        return self.topic.produce(
+            encode_command(command),
+            command_id=command_id.bytes,
+            reply_to=reply_address("g", waiter),
+        )
+
+    def matcher(self, batch_sizes: Sequence[int] = ()) -> Matcher:
+        log = BatchedCommandLog(self.topic, batch_sizes)
+        store = MemoryEventStore(self.database, Shard(0))
+        return Matcher(Shard(0), log, store, self.channel)
+
+    async def match_all(self, batch_sizes: Sequence[int] = ()) -> Matcher:
+        """Run a matcher until everything in the topic is decided and told, then stop it."""
+        matcher = self.matcher(batch_sizes)
+        running = asyncio.create_task(matcher.run())
+        while self.next_offset < len(self.topic.records) and not running.done():
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return matcher
+
+    @property
+    def next_offset(self) -> int:
+        head = self.database.heads.get(0)
+        return 0 if head is None else head.next_offset
+
+    @property
+    def head(self) -> Head:
+        return self.database.heads[0]
+
+    @property
+    def log(self) -> list[StoredEvent]:
+        return self.database.events.get(0, [])
+
+
+class BatchedCommandLog(MemoryCommandLog):
+    """Hands out batches of the sizes that a test wants, then whatever there is."""
+
+    def __init__(self, topic: MemoryTopic, sizes: Sequence[int]) -> None:
+        super().__init__(topic)
+        self._sizes = list(sizes)
+
+    async def read(self, limit: int) -> list[CommandRecord]:
+        return await super().read(self._sizes.pop(0) if self._sizes else limit)
+
+
+def place(order_id: str, client: str = "a", side: Side = Side.BUY, price: int = 100) -> PlaceOrder:
+    return PlaceOrder(order_id, client, "BTC-USD", side, OrderType.LIMIT, Price(price), Quantity(5))
+
+
+def unkeyed(number: int) -> UUID:
+    return UUID(int=(7 << 76) | (2 << 62) | number)
+
+
+commands = st.one_of(
+    st.builds(
+        place,
+        st.sampled_from(["o1", "o2", "o3", "0" * 32 + "-BTC-USD"]),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(Side),
+        st.sampled_from([99, 100, 101]),
+    ),
+    st.builds(
+        CancelOrder, st.sampled_from(["o1", "o2"]), st.just("BTC-USD"), st.sampled_from([None, "a"])
+    ),
+)
+command_ids = st.one_of(
+    st.builds(keyed_command_id, st.just("a"), st.sampled_from(["k1", "k2", "k3"])),
+    st.builds(unkeyed, st.integers(0, 2**32)),
+)
+scripts = st.lists(st.tuples(commands, command_ids), max_size=25)
+
+
+@given(scripts, st.lists(st.integers(1, 4), max_size=20))
+async def test_any_batching_gives_the_same_log_head_and_outcomes(
+    script: list[tuple[PlaceOrder, UUID]], batch_sizes: list[int]
+) -> None:
+    at_once, split = World(), World()
+    for world in (at_once, split):
+        for command, command_id in script:
+            world.send(command, command_id)
+
+    await at_once.match_all()
+    await split.match_all(batch_sizes)
+
+    assert split.log == at_once.log
+    assert split.head == at_once.head
+    assert sorted(split.outcomes, key=lambda o: o.offset) == at_once.outcomes
+
+
+@given(scripts, st.lists(st.integers(1, 4), max_size=20))
+async def test_resending_every_keyed_command_changes_nothing(
+    script: list[tuple[PlaceOrder, UUID]], batch_sizes: list[int]
+) -> None:
+    once, twice = World(), World()
+    for command, command_id in script:
+        once.send(command, command_id)
+        twice.send(command, command_id)
+        if command_id.version == 8:
+            twice.send(command, command_id)
+
+    await once.match_all()
+    matcher = await twice.match_all(batch_sizes)
+
+    assert [load_event(e).event for e in twice.log] == [load_event(e).event for e in once.log]
+    assert matcher.state.digest == once.head.state_digest
+
+
+@given(scripts, st.lists(st.integers(1, 25), max_size=3))
+async def test_a_restart_after_any_batch_loses_and_doubles_nothing(
+    script: list[tuple[PlaceOrder, UUID]], stops: list[int]
+) -> None:
+    steady, restarted = World(), World()
+    for index, (command, command_id) in enumerate(script):
+        steady.send(command, command_id)
+        restarted.send(command, command_id)
+        if index in stops:
+            await restarted.match_all()
+
+    await steady.match_all()
+    matcher = await restarted.match_all()
+
+    assert restarted.log == steady.log
+    assert restarted.head.chain == steady.head.chain
+    assert matcher.state.digest == steady.head.state_digest
+    assert matcher.head.epoch == restarted.head.epoch
+
+
+async def test_the_same_key_and_body_gets_the_first_outcome_again() -> None:
+    world = World()
+    first = world.send(place("o1"), keyed_command_id("a", "k"))
+    world.send(place("o1"), keyed_command_id("a", "k"))
+
+    await world.match_all()
+
+    assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first))
+
+
+async def test_the_same_key_with_another_body_is_a_conflict_and_takes_no_order_id() -> None:
+    world = World()
+    first = world.send(place("o1"), keyed_command_id("a", "k"))
+    world.send(place("o2"), keyed_command_id("a", "k"))
+    world.send(place("o2"), unkeyed(1))
+
+    await world.match_all()
+
+    assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first), conflict=True)
+    assert [e.type for e in world.log[3:]] == ["OrderAccepted", "OrderRested"]
+
+
+async def test_an_order_id_is_taken_for_ever() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    world.send(CancelOrder("o1", "BTC-USD", None), unkeyed(2))
+    await world.match_all()
+    world.send(place("o1", client="b"), unkeyed(3))
+
+    await world.match_all()
+
+    refused = load_event(world.log[-1]).event
+    assert isinstance(refused, OrderRejected)
+    assert refused.reason is RejectReason.DUPLICATE_ORDER_ID
+
+
+async def test_a_record_that_is_no_command_is_recorded_and_passed() -> None:
+    world = World()
+    world.topic.produce(b"\xff{", command_id=None, reply_to=b"g:1")
+    world.send(place("o1"), unkeyed(1))
+
+    await world.match_all()
+
+    assert isinstance(load_event(world.log[1]).event, RecordRejected)
+    assert [e.type for e in world.log[2:]] == ["OrderAccepted", "OrderRested"]
+
+
+async def test_a_full_batch_leaves_the_rest_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = World(), World()
+    for world in (whole, cut):
+        for number in range(10):
+            world.send(place(f"o{number}"), keyed_command_id("a", str(number % 7)))
+    await whole.match_all()
+
+    monkeypatch.setattr(matcher_module, "BATCH_EVENTS_MAX", 3)
+    await cut.match_all()
+
+    assert cut.log == whole.log
+    assert sorted(cut.outcomes, key=lambda o: o.offset) == whole.outcomes
+
+
+async def test_outcomes_are_split_into_bounded_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher_module, "OUTCOME_BYTES_MAX", 700)
+    world = World()
+    sizes: list[int] = []
+    world.channel.listen("g", lambda data: sizes.append(len(decode_outcomes(data).outcomes)))
+    for number in range(10):
+        world.send(place(f"o{number}"), unkeyed(number))
+
+    await world.match_all()
+
+    assert len(world.outcomes) == 11
+    assert max(sizes) <= 2
+
+
+async def test_the_writer_that_was_overtaken_stops_and_appends_nothing() -> None:
+    world = World()
+    zombie = world.matcher()
+    running = asyncio.create_task(zombie.run())
+    while world.next_offset == 0:
+        await asyncio.sleep(0)
+    successor = world.matcher()
+    await successor.restore()
+
+    world.send(place("o1"), unkeyed(1))
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await running
+    assert raised.group_contains(StaleWriter)
+    assert len(world.log) == 1
+
+
+async def test_nothing_is_told_before_it_is_durable() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    matcher = world.matcher()
+    await matcher.restore()
+    world.database.heads[0] = msgspec.structs.replace(world.head, epoch=99)
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as tasks:
+            await matcher.step(tasks)
+
+    assert world.outcomes == []
+
+
+async def test_a_recreated_topic_is_refused() -> None:
+    world = World()
+    await world.match_all()
+    world.topic.topic_id = "topic-2"
+
+    with pytest.raises(ForeignTopic):
+        await world.matcher().restore()
+
+
+async def test_a_log_that_was_changed_is_refused() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    changed = msgspec.structs.replace(
+        world.log[2], data=world.log[2].data.replace('"price":100', '"price":101')
+    )
+    world.database.events[0][2] = changed
+
+    with pytest.raises(LogCorrupt):
+        await world.matcher().restore()
+
+
+async def test_redis_failing_does_not_stop_the_matcher() -> None:
+    class Broken(MemoryOutcomes):
+        async def publish(self, gateway: str, message: bytes) -> None:
+            raise ConnectionError("Redis is away")
+
+    world = World()
+    world.channel = Broken()
+    world.send(place("o1"), unkeyed(1))
+
+    await world.match_all()
+
+    assert len(world.log) == 3
