@@ -160,12 +160,11 @@ class PostgresEventStore:
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
-        self._control = await self._connect(statement_timeout="0")
+        # No timeout: this connection waits for the lock as long as another matcher lives.
+        self._control = await self._connect(None, statement_timeout="0")
         if not await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard):
             logger.warning("Waiting for the other matcher of this shard to end", extra=self._where)
-            await self._control.fetchval(
-                AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard, timeout=None
-            )
+            await self._control.fetchval(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
         return self
 
     async def __aexit__(
@@ -191,7 +190,7 @@ class PostgresEventStore:
                 " that the log continues. Restore the topic, or start with an empty database."
             )
         for _ in range(BATCH_CONNECTIONS):
-            connection = await self._connect()
+            connection = await self._connect(STATEMENT_TIMEOUT_S)
             self._connections.append(connection)
             self._idle.put_nowait(connection)
         return Head(**row)
@@ -214,11 +213,11 @@ class PostgresEventStore:
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
 
-    async def _connect(self, **settings: str) -> asyncpg.Connection:
+    async def _connect(self, timeout_s: float | None, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(
             self._database_url,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=timeout_s,
             server_settings={
                 **WRITER_SETTINGS,
                 "application_name": self._application_name,

@@ -64,7 +64,7 @@ OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall it
 OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
 DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
-STOP_COMMIT_S: Final = 5.0  # how long a stop waits for the commit under way
+STOP_S: Final = 5.0  # how long a stop waits for the commit under way and its answers
 
 
 class LogCorrupt(Exception):
@@ -120,7 +120,7 @@ class Matcher:
                 while True:
                     await self.step(tasks)
             finally:
-                await self._finish_commit()
+                await self._finish()
                 publisher.cancel()
 
     async def restore(self) -> None:
@@ -289,6 +289,7 @@ class Matcher:
                         extra={**self._where(), "error": repr(error)},
                     )
                 failing = True
+            self._messages.task_done()
 
     def _messages_of(self, decided: Decided) -> list[tuple[str, bytes]]:
         books = {name: self._depth(name) for name in decided.instruments if self._knows(name)}
@@ -312,13 +313,13 @@ class Matcher:
             sides[Side.SELL].depth(DEPTH_LEVELS),
         )
 
-    async def _finish_commit(self) -> None:
-        """Let the commit under way end, so that a stop leaves no answer unsent for nothing."""
-        if self._commit is None or self._commit.done():
-            return
-        with suppress(Exception):  # its failure is the task group's to report
-            async with asyncio.timeout(STOP_COMMIT_S):
-                await asyncio.shield(self._commit)
+    async def _finish(self) -> None:
+        """Let the commit under way end and its gateways know; a stop should cost no answer."""
+        with suppress(Exception):  # a failed commit is the task group's to report
+            async with asyncio.timeout(STOP_S):
+                if self._commit is not None:
+                    await asyncio.shield(self._commit)
+                await self._messages.join()
 
     def _where(self) -> dict[str, object]:
         return {"shard": self.shard, "position": self.state.position}

@@ -6,6 +6,7 @@ ids happen within and across batches.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import msgspec
@@ -69,11 +70,17 @@ class World:
         """Run a matcher until everything in the topic is decided and told, then stop it."""
         matcher = self.matcher(batch_sizes)
         running = asyncio.create_task(matcher.run())
-        while self.next_offset < len(self.topic.records) and not running.done():
-            await asyncio.sleep(0)
+        await self.decided(running)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         return matcher
+
+    async def decided(self, running: "asyncio.Task[None]") -> None:
+        """Wait until the head has passed all that is in the topic, or the matcher failed."""
+        async with self.database.ended:
+            while self.next_offset < len(self.topic.records) and not running.done():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.database.ended.wait(), 0.1)
 
     @property
     def next_offset(self) -> int:
@@ -261,8 +268,7 @@ async def test_the_writer_that_was_overtaken_stops_and_appends_nothing() -> None
     world = World()
     zombie = world.matcher()
     running = asyncio.create_task(zombie.run())
-    while world.next_offset == 0:
-        await asyncio.sleep(0)
+    await world.decided(running)
     successor = world.matcher()
     await successor.restore()
 
@@ -312,7 +318,7 @@ async def test_a_log_that_was_changed_is_refused() -> None:
 
 async def test_redis_failing_does_not_stop_the_matcher() -> None:
     class Broken(MemoryOutcomes):
-        async def publish(self, gateway: str, message: bytes) -> None:
+        async def publish(self, gateway: str, message: bytes) -> None:  # noqa: ARG002
             raise ConnectionError("Redis is away")
 
     world = World()
