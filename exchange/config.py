@@ -1,0 +1,221 @@
+"""The settings: what can be set, its default and its bounds.
+
+Read ``load``. It is the only reader of the environment and of ``.env`` (the environment wins, an
+empty value counts as not set), and ``.env.example`` lists what it reads. The rest of the program
+gets a frozen ``Settings``, whose addresses are always set: a service that nobody named is the one
+that the local stack starts, at its local port.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+from dotenv import dotenv_values
+
+PROJECT = Path(__file__).resolve().parent.parent
+LOOPBACK = "127.0.0.1"
+
+PORT_MAX = 65_535
+GATEWAYS_MAX = 64  # one core each; more than any machine here has
+SHARDS_MAX = 256  # one partition and one head row each
+MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
+POOL_MAX = 100  # half of the local PostgreSQL's connections
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the message is one line naming the variable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set.
+
+    ``database_url`` has the form ``postgresql://…``, as asyncpg takes it. The ``…_is_local`` fields
+    say that the address was not set, so the local stack starts that service.
+    """
+
+    host: str
+    port: int
+    gateways: int
+    matchers: int
+    shards: int
+    kafka_topic: str
+    kafka_bootstrap_servers: str
+    kafka_is_local: bool
+    database_url: str
+    database_is_local: bool
+    redis_url: str
+    redis_is_local: bool
+    local_kafka_port: int
+    local_postgres_port: int
+    local_redis_port: int
+    kafka_home: Path | None
+    order_wait_ms: int
+    projector_pace_ms: int
+    database_pool_max: int
+    log_format: str
+    log_level: str
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str] = os.environ, dotenv: Path | None = PROJECT / ".env"
+    ) -> Self:
+        """Read the settings.
+
+        Raises:
+            SettingsError: A value cannot be used.
+        """
+        variables = Variables({**_dotenv(dotenv), **{k: v for k, v in environ.items() if v}})
+        return cls(**_service_fields(variables), **_process_fields(variables))
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's address as SQLAlchemy's asyncpg dialect takes it."""
+        url = self.database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which a child process reads these settings."""
+        return {
+            **os.environ,
+            "HOST": self.host,
+            "PORT": str(self.port),
+            "GATEWAYS": str(self.gateways),
+            "MATCHERS": str(self.matchers),
+            "SHARDS": str(self.shards),
+            "KAFKA_TOPIC": self.kafka_topic,
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            "ORDER_WAIT_MS": str(self.order_wait_ms),
+            "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
+            "DATABASE_POOL_MAX": str(self.database_pool_max),
+            "LOG_FORMAT": self.log_format,
+            "LOG_LEVEL": self.log_level,
+        }
+
+
+class Variables:
+    """Typed access to the variables; ``names`` keeps what was asked for."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.names: set[str] = set()
+
+    def text(self, name: str, default: str = "") -> str:
+        self.names.add(name)
+        return self._values.get(name, "").strip() or default
+
+    def integer(self, name: str, default: int, *, least: int, most: int) -> int:
+        text = self.text(name, str(default))
+        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
+            raise SettingsError(f"{name}={text}: must be a whole number from {least} to {most}.")
+        return int(text)
+
+    def port(self, name: str, default: int) -> int:
+        return self.integer(name, default, least=1, most=PORT_MAX)
+
+    def choice(self, name: str, default: str, options: tuple[str, ...]) -> str:
+        text = self.text(name, default).lower()
+        if text not in options:
+            raise SettingsError(f"{name}={text}: must be one of {', '.join(options)}.")
+        return text
+
+
+def _dotenv(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    return {name: value for name, value in dotenv_values(path).items() if value}
+
+
+def _process_fields(variables: Variables) -> dict[str, Any]:
+    port = variables.port("PORT", 3000)
+    gateways = variables.integer("GATEWAYS", 1, least=1, most=GATEWAYS_MAX)
+    if port + gateways - 1 > PORT_MAX:
+        raise SettingsError(f"PORT={port}: leaves no ports for {gateways} gateways.")
+    shards = variables.integer("SHARDS", 1, least=1, most=SHARDS_MAX)
+    return {
+        "host": variables.text("HOST", LOOPBACK),
+        "port": port,
+        "gateways": gateways,
+        "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
+        "shards": shards,
+        "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
+        "projector_pace_ms": variables.integer(
+            "PROJECTOR_PACE_MS", 50, least=0, most=MILLISECONDS_MAX
+        ),
+        "database_pool_max": variables.integer("DATABASE_POOL_MAX", 10, least=1, most=POOL_MAX),
+        "log_format": variables.choice("LOG_FORMAT", "human", ("human", "json")),
+        "log_level": variables.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+    }
+
+
+def _service_fields(variables: Variables) -> dict[str, Any]:
+    kafka_port = variables.port("LOCAL_KAFKA_PORT", 29092)
+    postgres_port = variables.port("LOCAL_POSTGRES_PORT", 25432)
+    redis_port = variables.port("LOCAL_REDIS_PORT", 26379)
+    kafka, database, redis = _kafka(variables), _database(variables), _redis(variables)
+    home = variables.text("KAFKA_HOME")
+    return {
+        "kafka_topic": variables.text("KAFKA_TOPIC", "exchange.commands"),
+        "kafka_bootstrap_servers": kafka or f"{LOOPBACK}:{kafka_port}",
+        "kafka_is_local": not kafka,
+        "database_url": database or local_database_url(postgres_port),
+        "database_is_local": not database,
+        "redis_url": redis or local_redis_url(redis_port),
+        "redis_is_local": not redis,
+        "local_kafka_port": kafka_port,
+        "local_postgres_port": postgres_port,
+        "local_redis_port": redis_port,
+        "kafka_home": Path(home) if home else None,
+    }
+
+
+def local_database_url(port: int, database: str = "exchange") -> str:
+    """Return the address of the local stack's PostgreSQL."""
+    return f"postgresql://exchange@{LOOPBACK}:{port}/{database}"
+
+
+def local_redis_url(port: int) -> str:
+    """Return the address of the local stack's Valkey."""
+    return f"redis://{LOOPBACK}:{port}/0"
+
+
+def _kafka(variables: Variables) -> str:
+    brokers = variables.text("KAFKA_BROKERS")
+    return variables.text("KAFKA_BOOTSTRAP_SERVERS", brokers)
+
+
+def _database(variables: Variables) -> str:
+    parts = _database_parts(variables)
+    url = variables.text("DATABASE_URL", parts)
+    if not url:
+        return ""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
+        raise SettingsError("DATABASE_URL: must look like postgresql://user:password@host/name.")
+    return f"postgresql://{rest}"
+
+
+def _database_parts(variables: Variables) -> str:
+    host = variables.text("POSTGRES_HOST")
+    port = variables.port("POSTGRES_PORT", 5432)
+    user = quote(variables.text("POSTGRES_USER", "postgres"), safe="")
+    password = quote(variables.text("POSTGRES_PASSWORD"), safe="")
+    database = quote(variables.text("POSTGRES_DB", "exchange"), safe="")
+    login = f"{user}:{password}" if password else user
+    return f"postgresql://{login}@{host}:{port}/{database}" if host else ""
+
+
+def _redis(variables: Variables) -> str:
+    host = variables.text("REDIS_HOST")
+    port = variables.port("REDIS_PORT", 6379)
+    password = quote(variables.text("REDIS_PASSWORD"), safe="")
+    login = f":{password}@" if password else ""
+    url = variables.text("REDIS_URL", f"redis://{login}{host}:{port}/0" if host else "")
+    if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        raise SettingsError("REDIS_URL: must look like redis://host:6379/0.")
+    return url

@@ -1,0 +1,95 @@
+"""The directory of one stack: its data, logs and pid files, held by one supervisor at a time.
+
+The lock is the kernel's (``flock``), so it ends with its holder however that dies; what the holder
+started may live on, and ``stop_orphans`` finds it by the pid files.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from exchange.stack.errors import StackError
+from exchange.stack.process import stop_orphan
+
+FREE_BYTES_MIN = 200_000_000  # three services write ahead, then stop in ways that are hard to read
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where everything of one stack is kept."""
+
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def pids(self) -> Path:
+        return self.path / "pids"
+
+    def log_of(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def pid_of(self, name: str) -> Path:
+        return self.pids / f"{name}.pid"
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            StackError: It cannot be written to, or its disk is full.
+        """
+        try:
+            for directory in (self.path, self.logs, self.pids):
+                directory.mkdir(parents=True, exist_ok=True)
+            probe = self.path / "writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StackError(
+                f"Cannot write to {self.path} ({error.strerror}):"
+                " make it writable for this user, or move the project."
+            ) from error
+        self._check_space()
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < FREE_BYTES_MIN:
+            raise StackError(
+                f"The disk of {self.path} is full ({free // 1_000_000} MB free):"
+                f" free at least {FREE_BYTES_MIN // 1_000_000} MB."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process alone.
+
+        Raises:
+            StackError: Another process holds it.
+        """
+        with (self.path / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StackError(
+                    f"The exchange is running here already (process {lock.read().strip() or '?'}):"
+                    " stop it with Ctrl-C where it runs, or use another clone."
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def stop_orphans(self) -> list[str]:
+        """Stop what a killed supervisor left running; call only when ``locked``.
+
+        Returns:
+            The names of what was still running.
+        """
+        return [path.stem for path in sorted(self.pids.glob("*.pid")) if stop_orphan(path)]

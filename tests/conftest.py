@@ -1,0 +1,196 @@
+"""The services that tests run against: real ones, on free ports, in a directory that is deleted.
+
+They are started once a session, on an event loop of their own in another thread, so that no test's
+loop can stop them. Each test gets its own database (a clone of a migrated template), its own
+logical Redis database and its own topics.
+"""
+
+import itertools
+import random
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from redis import Redis
+
+from exchange.config import LOOPBACK, PROJECT, Settings
+from exchange.stack import jars
+from exchange.stack.directory import RunDirectory
+from exchange.stack.errors import StackError
+from exchange.stack.kafka import ensure_topic
+from exchange.stack.migrations import migrate
+from exchange.stack.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
+
+# Below the range that systems take outgoing ports from, so that no connection can take one first.
+PORTS = range(20_000, 32_000)
+REDIS_DATABASES = 16  # Valkey's default; 0 is left alone
+DIRECTORY_PREFIX = "exchange-test-"
+TEMPLATE = "exchange_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The addresses of the session's services, and the services themselves."""
+
+    kafka_bootstrap_servers: str
+    database_url: str
+    redis_url: str
+    local: LocalServices
+    portal: BlockingPortal
+
+    def database(self, name: str) -> str:
+        """Return the address of another database on the same server."""
+        return f"{self.database_url.rpartition('/')[0]}/{name}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now."""
+    found: list[int] = []
+    with ExitStack() as held:
+        while len(found) < count:
+            port = random.choice(PORTS)  # the order does not matter to any test
+            attempt = held.enter_context(socket.socket())
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):  # somebody has it
+                attempt.bind((LOOPBACK, port))
+                found.append(port)
+    return found
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def run_directory() -> Iterator[RunDirectory]:
+    """A directory for the session, after what killed sessions left has been removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
+        _remove_if_abandoned(RunDirectory(left))
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX)))
+    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
+    run.prepare()
+    with run.locked():
+        yield run
+        remove(run)
+        shutil.rmtree(run.path)
+
+
+def _remove_if_abandoned(run: RunDirectory) -> None:
+    try:
+        with run.locked():
+            run.stop_orphans()
+            remove(run)
+            shutil.rmtree(run.path)
+    except (StackError, OSError):
+        return  # somebody else's, and in use
+
+
+@pytest.fixture(scope="session")
+def services(run_directory: RunDirectory) -> Iterator[Services]:
+    """Kafka, PostgreSQL and Valkey."""
+    cache = PROJECT / ".run"
+    kafka_jars = jars.find(cache, Settings.load().kafka_home) or jars.fetch(cache)
+    kafka_port, controller_port, postgres_port, valkey_port = free_ports(4)
+    local = LocalServices(
+        kafka_in(run_directory, jars=kafka_jars, port=kafka_port, controller_port=controller_port),
+        postgres_in(run_directory, port=postgres_port),
+        valkey_in(run_directory, port=valkey_port),
+    )
+    assert local.kafka and local.postgres and local.valkey
+    with start_blocking_portal() as portal:
+        try:
+            portal.call(local.start)
+            yield Services(local.kafka.address, local.postgres.url, local.valkey.url, local, portal)
+        finally:
+            portal.call(local.stop)
+
+
+async def _execute(database_url: str, statement: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def template_database(services: Services) -> str:
+    """The name of a migrated database that nobody is connected to."""
+    services.portal.call(_execute, services.database_url, f"create database {TEMPLATE}")
+    url = services.database(TEMPLATE).replace("postgresql://", "postgresql+asyncpg://")
+    services.portal.call(migrate, url)
+    return TEMPLATE
+
+
+@pytest.fixture
+def make_database(services: Services, template_database: str) -> Iterator[Callable[[], str]]:
+    """Make migrated databases and return their addresses."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        statement = f"create database {name} template {template_database}"
+        services.portal.call(_execute, services.database_url, statement)
+        made.append(name)
+        return services.database(name)
+
+    yield make
+    for name in made:
+        drop = f"drop database {name} with (force)"
+        services.portal.call(_execute, services.database_url, drop)
+
+
+@pytest.fixture
+def database_url(make_database: Callable[[], str]) -> str:
+    return make_database()
+
+
+_redis_databases = itertools.cycle(range(1, REDIS_DATABASES))
+
+
+@pytest.fixture
+def redis_url(services: Services) -> str:
+    """An empty logical database; note that channels are common to all of them."""
+    url = f"{services.redis_url.rpartition('/')[0]}/{next(_redis_databases)}"
+    with closing(Redis.from_url(url)) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def make_topic(services: Services) -> Callable[[int], str]:
+    """Make topics for commands and return their names."""
+
+    def make(partitions: int = 1) -> str:
+        name = f"test.{uuid.uuid4().hex}"
+        services.portal.call(ensure_topic, services.kafka_bootstrap_servers, name, partitions)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def settings(
+    services: Services, database_url: str, redis_url: str, make_topic: Callable[[int], str]
+) -> Settings:
+    """Settings for one shard on this test's own database, topic and port."""
+    return replace(
+        Settings.load({}, dotenv=None),
+        port=free_ports(1)[0],
+        kafka_topic=make_topic(1),
+        kafka_bootstrap_servers=services.kafka_bootstrap_servers,
+        database_url=database_url,
+        redis_url=redis_url,
+        kafka_is_local=False,
+        database_is_local=False,
+        redis_is_local=False,
+    )
