@@ -33,7 +33,7 @@ lint: $(INSTALLED) ## check format and style, change nothing
 	$(PY) -m ruff check .
 
 types: $(INSTALLED) ## check the types
-	$(PY) -m mypy
+	$(PY) -m mypy $(wildcard exchange projections tests bench)
 
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports

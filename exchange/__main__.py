@@ -1,0 +1,5 @@
+"""``python -m exchange …``: see ``cli``."""
+
+from exchange.cli import main
+
+main()

@@ -1,0 +1,109 @@
+"""The command line, and the only place where the parts are put together.
+
+Each process of the exchange is one command here; its ``run_…`` function opens the connections,
+hands them to the parts, and closes them again. What a person did wrong ends in one line and exit
+code 1 (2 for wrong arguments), never in a traceback.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+
+from exchange import logs
+from exchange.config import PROJECT, Settings, SettingsError
+from exchange.stack import run as stack
+from exchange.stack import services
+from exchange.stack.directory import RunDirectory
+from exchange.stack.errors import StackError
+from exchange.stack.migrations import migrate as upgrade
+
+RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        app()
+    except (StackError, SettingsError) as error:
+        sys.exit(str(error))
+
+
+@app.command()
+def setup() -> None:
+    """Fetch what the local stack needs."""
+    settings = Settings.load()
+    RUN_DIRECTORY.prepare()
+    if settings.kafka_is_local:
+        stack.fetch_jars(settings, RUN_DIRECTORY, stack.Screen(Console()))
+
+
+@app.command()
+def run() -> None:
+    """Start the whole exchange and keep it running until Ctrl-C."""
+    settings = Settings.load()
+    logs.configure(settings.log_format, "warning")  # the screen says the rest
+    asyncio.run(stack.run(settings, RUN_DIRECTORY, Console()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    settings = Settings.load()
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(upgrade(settings.sqlalchemy_url))
+
+
+@app.command()
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the data of the local stack: orders, trades, everything."""
+    if not yes:
+        typer.confirm(f"Delete all data in {RUN_DIRECTORY.path}?", abort=True)
+    RUN_DIRECTORY.prepare()
+    with RUN_DIRECTORY.locked():
+        RUN_DIRECTORY.stop_orphans()
+        services.remove(RUN_DIRECTORY)
+
+
+@app.command()
+def matcher(shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")]) -> None:
+    """Decide the commands of some shards."""
+    _process(lambda settings: run_matcher(settings, shard))
+
+
+@app.command()
+def projector() -> None:
+    """Keep the read models up to date."""
+    _process(run_projector)
+
+
+@app.command()
+def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
+    """Serve HTTP."""
+    _process(lambda settings: run_gateway(settings, port))
+
+
+def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    settings = Settings.load()
+    logs.configure(settings.log_format, settings.log_level)
+    uvloop.run(work(settings))
+
+
+async def run_matcher(settings: Settings, shards: list[int]) -> None:
+    raise NotImplementedError
+
+
+async def run_projector(settings: Settings) -> None:
+    raise NotImplementedError
+
+
+async def run_gateway(settings: Settings, port: int) -> None:
+    raise NotImplementedError

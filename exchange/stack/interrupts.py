@@ -1,0 +1,65 @@
+"""Ctrl-C and its like: the first asks for an orderly stop, a second one for a stop at once."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# `make` and `timeout` pass a signal on that the terminal has sent as well: that is still the first.
+SAME_INTERRUPT_S = 0.5
+
+
+class Interrupts:
+    """Counts interrupts while it is entered."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._first_s = 0.0
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def interrupt(self) -> None:
+        now_s = time.monotonic()
+        if not self.first.is_set():
+            self._first_s = now_s
+            self.first.set()
+        elif now_s - self._first_s > SAME_INTERRUPT_S:
+            self.second.set()
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work``, but cancel it when ``event`` comes first.
+
+    Returns:
+        Whether the work was done; its error is raised.
+    """
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)

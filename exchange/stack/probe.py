@@ -1,0 +1,115 @@
+"""Small HTTP requests to our own gateways: are they healthy, and the first instrument."""
+
+import asyncio
+import http.client
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+
+from exchange.config import LOOPBACK
+from exchange.stack.errors import StackError
+
+HEALTHY_TIMEOUT_S = 600.0  # restoring a long log takes a while; a person sees what is waited for
+HEALTHY_POLL_S = 0.1
+PATIENCE_S = 10.0  # then say what is waited for, and again
+REQUEST_TIMEOUT_S = 10.0
+REGISTER_TIMEOUT_S = 60.0
+
+FIRST_INSTRUMENT = (
+    b'{"instrument":"BTC-USD","base":"BTC","quote":"USD","price_scale":2,"quantity_scale":8,'
+    b'"tick_size":0.01,"lot_size":0.00000001}'
+)
+# 409: it is there and its rules were changed since; that is its owner's business.
+REGISTERED = (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.CONFLICT)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a gateway answered; ``status`` 0 means that it did not."""
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where a gateway of ours listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = reachable_host(self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def get(self, path: str) -> Answer:
+        return await asyncio.to_thread(self._request, "GET", path, None)
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        return await asyncio.to_thread(self._request, "POST", path, body)
+
+    def _request(self, method: str, path: str, body: bytes | None) -> Answer:
+        connection = http.client.HTTPConnection(
+            reachable_host(self.host), self.port, timeout=REQUEST_TIMEOUT_S
+        )
+        try:
+            connection.request(method, path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode(errors="replace"))
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(0, str(error))
+        finally:
+            connection.close()
+
+
+def reachable_host(host: str) -> str:
+    """Return an address at which a server that listens on ``host`` answers."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+
+
+async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
+    """Wait until ``gateway`` can take orders, saying now and then what is missing.
+
+    Raises:
+        StackError: It takes too long.
+    """
+    started_s = said_s = time.monotonic()
+    while (answer := await gateway.get("/healthz")).status != HTTPStatus.OK:
+        now_s = time.monotonic()
+        if now_s - started_s > HEALTHY_TIMEOUT_S:
+            raise StackError(f"{gateway.url} is not healthy: {answer.text}")
+        if now_s - said_s > PATIENCE_S:
+            said_s = now_s
+            say(f"Still waiting for {gateway.url}: {answer.text}")
+        await asyncio.sleep(HEALTHY_POLL_S)
+
+
+async def register_first_instrument(gateway: Gateway) -> None:
+    """Register BTC-USD, or find it registered.
+
+    Raises:
+        StackError: The exchange refuses, or it takes too long.
+    """
+    deadline_s = time.monotonic() + REGISTER_TIMEOUT_S
+    while (answer := await gateway.post("/instruments", FIRST_INSTRUMENT)).status not in REGISTERED:
+        passing = answer.status in (0, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE)
+        if not passing or time.monotonic() > deadline_s:
+            raise StackError(f"BTC-USD cannot be registered: {answer.status} {answer.text}")
+        await asyncio.sleep(HEALTHY_POLL_S)
+
+
+def first_order() -> str:
+    """Return the body of an order to try, of what ``register_first_instrument`` registers."""
+    order = {
+        "client_id": "client-A",
+        "instrument": "BTC-USD",
+        "side": "buy",
+        "type": "limit",
+        "price": 70150.5,
+        "quantity": 0.25,
+    }
+    return msgspec.json.encode(order).decode()

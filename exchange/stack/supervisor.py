@@ -1,0 +1,67 @@
+"""Everything that runs, in the order in which it starts and stops.
+
+Services start first and stop last; the exchange's processes start together and stop from the edge
+inwards, so that each still finds what it needs to finish. Whatever dies in between is started
+again, later each time it dies soon (``Backoff``).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from exchange.stack.process import ManagedProcess
+from exchange.stack.services import LocalServices, together
+
+logger = logging.getLogger(__name__)
+
+# Told of each process that died: its name, how it ended, the seconds until it is started again.
+Report = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """Runs ``services`` and, on top of them, ``tiers`` of processes (the first stops first)."""
+
+    services: LocalServices
+    tiers: Sequence[Sequence[ManagedProcess]]
+    report: Report
+    _watches: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start_services(self) -> None:
+        await self.services.start()
+        for service in self.services:
+            self._watch(service.process)
+
+    async def start_processes(self) -> None:
+        processes = [process for tier in self.tiers for process in tier]
+        await together(*(process.start() for process in processes))
+        for process in processes:
+            self._watch(process)
+
+    async def stop(self) -> None:
+        """Stop everything in order; what did not start is passed over."""
+        for tier in self.tiers:
+            await together(*(process.stop() for process in tier))
+        await self.services.stop()
+        await self._end_watches()
+
+    async def kill(self) -> None:
+        """End everything at once."""
+        tiers = [process for tier in self.tiers for process in tier]
+        processes = [*tiers, *(service.process for service in self.services)]
+        await together(*(process.kill() for process in processes))
+        await self._end_watches()
+
+    def _watch(self, process: ManagedProcess) -> None:
+        self._watches.append(asyncio.create_task(process.keep_running(self._tell)))
+
+    def _tell(self, process: ManagedProcess, code: int, delay_s: float) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        self.report(process.name, f"{how}: {process.last_words()}", delay_s)
+
+    async def _end_watches(self) -> None:
+        for ended in await asyncio.gather(*self._watches, return_exceptions=True):
+            if isinstance(ended, Exception):
+                logger.error("A watch failed", exc_info=ended)
+        self._watches.clear()
