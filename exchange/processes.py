@@ -1,0 +1,125 @@
+"""What each process is made of: the only place that makes pools and clients.
+
+``serve_until_stopped`` runs one of them until SIGTERM or SIGINT, which cancels it;
+everything it opened is closed on the way out.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import uvloop
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from exchange.command_log import CommandProducer, KafkaCommandLog
+from exchange.config import Settings
+from exchange.domain.values import Shard
+from exchange.event_store import PostgresEventStore
+from exchange.gateway.app import create_app, serve
+from exchange.matcher import Matcher
+from exchange.outcomes import RedisOutcomes
+from projections.projector import run_projector
+
+POOL_WAIT_S: Final = 2  # then a reader is told, rather than left in a queue
+STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
+REDIS_TIMEOUT_S: Final = 1.0  # a book is read in a millisecond; beyond this Redis counts as away
+REDIS_CONNECTIONS_MAX: Final = 64
+
+
+def serve_until_stopped(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process's coroutine to its end, or until a signal asks it to stop."""
+    uvloop.run(_until_signal(main))
+
+
+async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
+    """Match the commands of ``shards``; the first failure ends the process."""
+    async with AsyncExitStack() as opened:
+        redis = await opened.enter_async_context(_redis(settings))
+        matchers = [await _matcher(settings, Shard(s), redis, opened) for s in shards]
+        async with asyncio.TaskGroup() as tasks:
+            for matcher in matchers:
+                tasks.create_task(matcher.run())
+
+
+async def run_projections(settings: Settings) -> None:
+    """Keep every read model up to date."""
+    # A read model and its checkpoint are one transaction, so they are lost or kept together and
+    # the log refills what a crash of Postgres takes: no reason to wait for the disk.
+    async with _engine(settings, synchronous_commit="off") as engine, _redis(settings) as redis:
+        await run_projector(engine, redis, pace_ms=settings.projector_pace_ms)
+
+
+async def run_gateway(settings: Settings, port: int) -> None:
+    """Serve HTTP on ``port`` until asked to stop, then finish what is in flight."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    producer = CommandProducer(
+        settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
+    )
+    async with _engine(settings) as engine, _redis(settings) as redis:
+        app = create_app(
+            engine=engine,
+            redis=redis,
+            producer=producer,
+            shards=settings.shards,
+            order_wait_ms=settings.order_wait_ms,
+        )
+        await serve(app, settings.host, port, stopping)
+
+
+async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(main)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+async def _matcher(
+    settings: Settings, shard: Shard, redis: Redis, opened: AsyncExitStack
+) -> Matcher:
+    commands = await opened.enter_async_context(
+        KafkaCommandLog(settings.kafka_bootstrap_servers, settings.kafka_topic, shard)
+    )
+    events = await opened.enter_async_context(PostgresEventStore(settings.database_url, shard))
+    return Matcher(shard, commands, events, RedisOutcomes(redis))
+
+
+@asynccontextmanager
+async def _engine(settings: Settings, **session: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(
+        settings.sqlalchemy_url,
+        pool_size=settings.database_pool_max,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_S,
+        connect_args={
+            "timeout": STORE_TIMEOUT_S,
+            "server_settings": {"application_name": "exchange", "jit": "off", **session},
+        },
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _redis(settings: Settings) -> AsyncIterator[Redis]:
+    # One retry covers a pooled connection that a restarted server closed; what is down stays down.
+    client = Redis.from_url(
+        settings.redis_url,
+        max_connections=REDIS_CONNECTIONS_MAX,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
+    )
+    async with client:
+        yield client
