@@ -1,0 +1,177 @@
+"""The HTTP application: its routes, its life, and the server that runs it.
+
+``create_app`` wires the parts; ``serve`` runs them on Hypercorn until told to stop.
+The routes are the whole interface; ``docs/protocol.md`` describes each.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, cast
+
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config
+from hypercorn.typing import Framework
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from exchange.command_log import CommandProducer
+from exchange.gateway.commands import get_command
+from exchange.gateway.context import Gateway
+from exchange.gateway.edge import Edge
+from exchange.gateway.health import Health
+from exchange.gateway.instruments import list_all, register_instrument
+from exchange.gateway.listings import Listings
+from exchange.gateway.market import get_orderbook, get_positions, get_trades
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.operations import get_health, get_liveness, get_metrics
+from exchange.gateway.orders import get_order, get_order_events, get_orders
+from exchange.gateway.placing import cancel_order, place_order
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import Freshness
+from exchange.gateway.submission import Submitter
+from exchange.outcomes import OutcomeSubscriber
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S: Final = 75.0  # longer than the idle time of common client pools
+GRACE_S: Final = 5.0  # more than the longest wait for an outcome
+BACKLOG: Final = 2048
+HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
+
+# The most frequent first: Starlette tries them in order.
+ROUTES: Final = (
+    Route("/orders", place_order, methods=["POST"]),
+    Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
+    Route("/orders/{order_id}", get_order, methods=["GET"]),
+    Route("/market/orderbook", get_orderbook, methods=["GET"]),
+    Route("/market/trades", get_trades, methods=["GET"]),
+    Route("/market/positions/{client_id}", get_positions, methods=["GET"]),
+    Route("/orders", get_orders, methods=["GET"]),
+    Route("/orders/{order_id}/events", get_order_events, methods=["GET"]),
+    Route("/commands/{command_id}", get_command, methods=["GET"]),
+    Route("/instruments", list_all, methods=["GET"]),
+    Route("/instruments", register_instrument, methods=["POST"]),
+    Route("/healthz", get_health, methods=["GET"]),
+    Route("/livez", get_liveness, methods=["GET"]),
+    Route("/metrics", get_metrics, methods=["GET"]),
+)
+
+
+def create_app(
+    *,
+    engine: AsyncEngine,
+    redis: Redis,
+    producer: CommandProducer,
+    shards: int,
+    order_wait_ms: int,
+) -> ASGIApp:
+    """Return the application; it starts and stops its background work with the lifespan.
+
+    Args:
+        engine: The pool of database connections.
+        redis: A client for the book and for the outcomes' channel.
+        producer: Started and stopped by the caller, who also closes the other two.
+        shards: How many partitions the topic has.
+        order_wait_ms: How long a request waits for its outcome before it is "pending".
+    """
+    metrics = Metrics()
+    submitter = Submitter(producer, engine, metrics, wait_s=order_wait_ms / 1000)
+    gateway = Gateway(
+        shards=shards,
+        engine=engine,
+        redis=redis,
+        metrics=metrics,
+        submitter=submitter,
+        listings=Listings(engine),
+        freshness=Freshness(engine),
+        health=Health(engine, redis, producer, metrics),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with _background(gateway):
+            yield
+
+    app = Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        exception_handlers={
+            Problem: _on_problem,
+            HTTPException: _on_http_error,
+            Exception: _on_crash,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.gateway = gateway
+    return Edge(app, metrics, {route.endpoint: route.path for route in ROUTES})
+
+
+async def serve(app: ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> None:
+    """Serve until ``shutdown`` is set; then take no more, finish what is under way, return."""
+    config = Config()
+    config.bind = [f"{host}:{port}"]
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = 2**31  # a client may keep its connection
+    config.graceful_timeout = GRACE_S
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    # The two libraries describe the same interface in types that mypy cannot compare.
+    await hypercorn_serve(cast("Framework", app), config, shutdown_trigger=shutdown.wait)
+
+
+@asynccontextmanager
+async def _background(gateway: Gateway) -> AsyncIterator[None]:
+    """Run what belongs to no request: the ear for outcomes and the health probe."""
+    submitter = gateway.submitter
+    subscriber = OutcomeSubscriber(gateway.redis, submitter.gateway_id, submitter.heard)
+    await gateway.health.probe()
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(subscriber.run()), tasks.create_task(gateway.health.run())]
+        logger.info("Gateway is ready", extra={"gateway": submitter.gateway_id})
+        try:
+            yield
+        finally:
+            submitter.stop()
+            for task in running:
+                task.cancel()
+
+
+async def _on_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Say what the router says: no such path, or no such method on it."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == Code.METHOD.status:
+        headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
+        detail = f"{path} does not take {request.method}."
+        return Problem(Code.METHOD, detail, headers=headers).response()
+    if error.status_code == Code.ROUTE_NOT_FOUND.status:
+        return Problem(Code.ROUTE_NOT_FOUND, f"There is nothing at {path}.").response()
+    raise error
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Return the methods of every route that has this path; a route knows only its own."""
+    path = request.scope["path"]
+    return {
+        method for route in ROUTES if route.path_regex.match(path) for method in route.methods or ()
+    }
+
+
+async def _on_crash(_request: Request, _error: Exception) -> Response:
+    return Problem(Code.INTERNAL, "The mistake was logged.").response()

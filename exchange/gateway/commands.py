@@ -1,0 +1,82 @@
+"""What became of a command: for those who did not wait, or whose wait ended early."""
+
+from uuid import UUID
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.domain.events import (
+    CancelRejected,
+    InstrumentRegistered,
+    InstrumentRejected,
+    OrderCancelled,
+    RecordRejected,
+)
+from exchange.event_store import find_command, read_next_offsets
+from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.instruments import registered
+from exchange.gateway.placing import cancelled_view, placed_view
+from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, invalid
+from exchange.gateway.reading import log_connection
+from exchange.gateway.requests import place, query
+from exchange.gateway.responses import json_response
+from exchange.gateway.submission import Decision, decision_of
+
+
+class CommandView(Struct, frozen=True):
+    """A decided command: the status and the body that its own request would have got."""
+
+    command_id: str
+    status: str
+    outcome_status: int
+    outcome: object
+
+
+async def get_command(request: Request) -> Response:
+    """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none."""
+    gateway = gateway_of(request)
+    command_id = _command_id(request.path_params["command_id"])
+    parameters = query(request, "at")
+    shard, offset = place(parameters["at"], "at") if "at" in parameters else (0, -1)
+    async with log_connection(gateway.engine) as connection:
+        # In this order: what the offsets count as decided is visible to the next statement.
+        next_offsets = await read_next_offsets(connection)
+        stored = await find_command(connection, command_id)
+    if stored:
+        return json_response(await _decided(gateway, decision_of(stored), command_id))
+    if offset < next_offsets.get(shard, 0):
+        raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
+    document = {"command_id": str(command_id), "status": "pending"}
+    return json_response(document, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _command_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise invalid("command_id", "must be a UUID") from None
+
+
+async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> CommandView:
+    try:
+        status, outcome = await _outcome(gateway, decision, command_id)
+    except Problem as problem:
+        if problem.code.status >= 500 and problem.code is not Code.COMMAND_UNREADABLE:
+            raise
+        refusal = problem.document()
+        return CommandView(str(command_id), "refused", problem.code.status, refusal)
+    return CommandView(str(command_id), "accepted", status, outcome)
+
+
+async def _outcome(gateway: Gateway, decision: Decision, command_id: UUID) -> tuple[int, object]:
+    event = decision.first
+    match event:
+        case InstrumentRegistered() | InstrumentRejected() | RecordRejected():
+            return 201, registered(decision, command_id)
+        case OrderCancelled() | CancelRejected():
+            listing = await gateway.listings.get(event.instrument)
+            return 200, await cancelled_view(gateway, listing, decision, command_id)
+        case _:
+            listing = await gateway.listings.get(event.instrument)
+            return 201, await placed_view(gateway, listing, decision, command_id)

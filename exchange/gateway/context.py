@@ -1,0 +1,33 @@
+"""What every handler works with: made once by ``app.create_app``, reached from a request."""
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
+
+from exchange.gateway.health import Health
+from exchange.gateway.listings import Listings
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.reading import Freshness
+from exchange.gateway.submission import Submitter
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one gateway process; ``shards`` is the number of Kafka partitions."""
+
+    shards: int
+    engine: AsyncEngine
+    redis: Redis
+    metrics: Metrics
+    submitter: Submitter
+    listings: Listings
+    freshness: Freshness
+    health: Health
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway

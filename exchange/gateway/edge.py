@@ -1,0 +1,221 @@
+"""What holds for each request before any handler sees it, and what becomes of a crash.
+
+Read ``Edge.__call__``. It bounds the URL, the headers, the body's size and how long
+the body may take; Hypercorn bounds none of these but the headers. A body is whole
+before the handler starts, so a handler never waits for a slow client.
+
+Hypercorn feeds the body through a small queue that blocks when nobody reads it, even
+the event that ends the request. A request that is answered before its body is whole
+is therefore drained beside the answer, and the connection is closed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.problems import Code, Problem
+
+logger = logging.getLogger(__name__)
+
+URL_BYTES_MAX: Final = 2 * 1024
+HEADER_BYTES_MAX: Final = 16 * 1024
+BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600
+LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
+BODY_WAIT_S: Final = 10.0
+LINGER_S: Final = 0.5  # a closing socket with unread input resets, and the answer would be lost
+DRAIN_S: Final = 2.0
+NO_ROUTE: Final = "none"
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Edge:
+    """The outermost ASGI application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[object, str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        answer = _Answer(send)
+        try:
+            await self._admit(scope, receive, answer)
+        except Exception:
+            # The handler for crashes has answered already; here it only must not be lost.
+            logger.exception("A request crashed", extra={"path": scope["path"]})
+        finally:
+            self._count(scope, answer.status, time.perf_counter() - started_s)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await _checked_body(scope, receive)
+        except _Disconnected:
+            return
+        except Problem as problem:
+            if problem.code in (Code.BODY_TOO_LARGE, Code.SLOW_BODY):
+                await _answer_and_close(problem, scope, receive, send)
+            else:
+                await problem.response()(scope, receive, send)
+            return
+        if body is not None:
+            receive = _whole(body, receive)
+        await self._app(scope, receive, send)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = self._routes.get(scope.get("endpoint"), NO_ROUTE)
+        self._metrics.answered(method, route, status, seconds)
+
+
+class _Answer:
+    """Passes an answer on and remembers its status; 499 if there was none."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 499
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+class _Disconnected(Exception):
+    """The client left before its body was whole."""
+
+
+class _Head:
+    """What the headers say of a request's size and body."""
+
+    __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.header_bytes = 0
+        self.length = self.chunked = self.coding = self.media_type = b""
+        for name, value in headers:
+            self.header_bytes += len(name) + len(value)
+            if name == b"content-length":
+                self.length = value
+            elif name == b"transfer-encoding":
+                self.chunked = value
+            elif name == b"content-type":
+                self.media_type = value
+            elif name == b"content-encoding":
+                self.coding = value
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked != b"" or self.length not in (b"", b"0")
+
+
+async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
+    """Check the head of the request; return its body, None if it has none."""
+    if scope["http_version"] not in ("1.1", "1.0"):
+        raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
+    head = _Head(scope["headers"])
+    body = await _read(receive, head.length) if head.has_body else None
+    if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
+        raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
+    if head.header_bytes > HEADER_BYTES_MAX:
+        raise Problem(Code.HEADERS_TOO_LARGE, f"Headers may have {HEADER_BYTES_MAX} bytes.")
+    if body:
+        _check_media_type(head)
+    return body
+
+
+async def _read(receive: Receive, length: bytes) -> bytes:
+    if len(length) > LENGTH_DIGITS_MAX or int(length or 0) > BODY_BYTES_MAX:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            return await _read_all(receive)
+    except TimeoutError:
+        detail = f"The body took longer than {BODY_WAIT_S:.0f} s; nothing was done."
+        raise Problem(Code.SLOW_BODY, detail, headers={"Connection": "close"}) from None
+
+
+async def _read_all(receive: Receive) -> bytes:
+    chunks = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        chunk = message.get("body", b"")
+        size_bytes += len(chunk)
+        if size_bytes > BODY_BYTES_MAX:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large() -> Problem:
+    detail = f"A body may have {BODY_BYTES_MAX} bytes."
+    return Problem(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
+
+
+def _check_media_type(head: _Head) -> None:
+    if head.coding:
+        raise Problem(Code.MEDIA_TYPE, "Send the body without a content encoding.")
+    name, _, parameters = head.media_type.lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if name.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        raise Problem(Code.MEDIA_TYPE, "Send the body as Content-Type: application/json.")
+
+
+def _whole(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that hands out the body, then what comes after it."""
+    messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_whole() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_whole
+
+
+async def _answer_and_close(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, read on for a moment so that the client can see the answer, then close."""
+    whole = asyncio.Event()
+    drain = asyncio.create_task(_drain(receive, whole))
+
+    async def send_open(message: Message) -> None:
+        await send({**message, "more_body": True})
+
+    try:
+        await problem.response()(scope, receive, send_open)
+        await _bounded(whole.wait(), LINGER_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _bounded(asyncio.shield(drain), DRAIN_S)
+    finally:
+        drain.cancel()
+
+
+async def _drain(receive: Receive, whole: asyncio.Event) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            whole.set()
+            return
+        if not message.get("more_body", False):
+            whole.set()
+
+
+async def _bounded(awaitable: Any, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await awaitable
+    except TimeoutError:
+        pass

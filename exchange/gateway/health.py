@@ -1,0 +1,137 @@
+"""Whether orders can be taken, asked of the services once a second and not per request.
+
+``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away);
+``degraded`` that they can, but answers are slower or reads are behind (Redis is
+away, a read model lags). The same probe feeds the gauges of ``/metrics``.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Mapping
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.command_log import CommandProducer
+from exchange.event_store import read_heads
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.problems import Problem
+from exchange.gateway.reading import log_connection, model_connection
+from projections.checkpoints import read_all_checkpoints
+
+logger = logging.getLogger(__name__)
+
+PROBE_EVERY_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
+BEHIND_AFTER_S: Final = 5.0  # a projector in order is a tenth of a second behind
+
+HEALTHY: Final = "healthy"
+DEGRADED: Final = "degraded"
+UNHEALTHY: Final = "unhealthy"
+
+PING_POSTGRES = text("select 1")
+
+
+class Health:
+    """What the last probe found."""
+
+    def __init__(
+        self, engine: AsyncEngine, redis: Redis, producer: CommandProducer, metrics: Metrics
+    ) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._producer = producer
+        self._metrics = metrics
+        self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
+        self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
+        self.projections: dict[str, str] = {}
+
+    @property
+    def status(self) -> str:
+        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+            return UNHEALTHY
+        if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
+            return DEGRADED
+        return HEALTHY
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            started_s = time.monotonic()
+            await self.probe()
+            await asyncio.sleep(max(0.0, started_s + PROBE_EVERY_S - time.monotonic()))
+
+    async def probe(self) -> None:
+        """Ask all services at once."""
+        answers = await asyncio.gather(
+            _answers(self._ping_postgres()),
+            _answers(self._ping_redis()),
+            self._producer.reachable(PROBE_TIMEOUT_S),
+        )
+        for name, up in zip(self.checks, answers, strict=True):
+            self._note(name, up)
+        if self.checks["postgres"] == HEALTHY:
+            await _answers(self._measure_lag())
+
+    def _note(self, name: str, up: bool) -> None:
+        found = HEALTHY if up else UNHEALTHY
+        if found != self.checks[name]:
+            logger.info("A service changed", extra={"service": name, "state": found})
+        self.checks[name] = found
+        self._metrics.up.labels(name).set(up)
+
+    async def _ping_postgres(self) -> None:
+        async with model_connection(self._engine) as connection:
+            await connection.execute(PING_POSTGRES)
+
+    async def _ping_redis(self) -> None:
+        await self._redis.ping()
+
+    async def _measure_lag(self) -> None:
+        async with model_connection(self._engine) as connection:
+            reached = await read_all_checkpoints(connection)
+        async with log_connection(self._engine) as driver:
+            heads = await read_heads(driver)
+        for shard, position in heads.items():
+            self._metrics.head.labels(str(shard)).set(position)
+        due = self._due(heads)
+        self.projections = {
+            name: self._lag(name, positions, heads, due) for name, positions in reached.items()
+        }
+
+    def _due(self, heads: Mapping[int, int]) -> Mapping[int, int]:
+        """Return where the heads were when a projection had to have seen by now."""
+        now_s = time.monotonic()
+        self._heads.append((now_s, heads))
+        while len(self._heads) > 1 and self._heads[1][0] <= now_s - BEHIND_AFTER_S:
+            self._heads.popleft()
+        oldest_s, oldest = self._heads[0]
+        return oldest if oldest_s <= now_s - BEHIND_AFTER_S else {}
+
+    def _lag(
+        self,
+        name: str,
+        positions: Mapping[int, int],
+        heads: Mapping[int, int],
+        due: Mapping[int, int],
+    ) -> str:
+        for shard, position in heads.items():
+            lag = max(0, position - positions.get(shard, 0))
+            self._metrics.lag.labels(name, str(shard)).set(lag)
+        behind = any(positions.get(shard, 0) < position for shard, position in due.items())
+        return DEGRADED if behind else HEALTHY
+
+
+async def _answers(question: Awaitable[object]) -> bool:
+    """Tell whether a service answered in time."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await question
+    except (Problem, RedisError, OSError, TimeoutError):
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""Instruments: registering one is a command, whose idempotency key is its name."""
+
+from uuid import UUID
+from zlib import crc32
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import registration_command_id
+from exchange.domain.commands import RegisterInstrument
+from exchange.domain.events import InstrumentRegistered
+from exchange.domain.values import Price, Quantity
+from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.placing import check_accepted, pending_response, replay_headers
+from exchange.gateway.problems import Code, Problem, invalid
+from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.requests import (
+    INSTRUMENT_BODY,
+    InstrumentBody,
+    decode,
+    query,
+    to_units,
+    wants_async,
+)
+from exchange.gateway.responses import amount, json_response, sequence_text
+from exchange.gateway.submission import Decision, Pending
+from projections.instruments import NAME, InstrumentRow, list_instruments
+
+
+class InstrumentView(Struct, frozen=True):
+    """An instrument as clients see it."""
+
+    instrument: str
+    base: str
+    quote: str
+    price_scale: int
+    quantity_scale: int
+    tick_size: Raw
+    lot_size: Raw
+    shard: int
+    state: str
+
+
+class RegisteredView(Struct, frozen=True):
+    """What ``POST /instruments`` answers."""
+
+    instrument: InstrumentView
+    sequence: int
+    command_id: str
+
+
+async def register_instrument(request: Request) -> Response:
+    """``POST /instruments``: 201 if it is new, 200 if it was registered just so before."""
+    gateway = gateway_of(request)
+    body = decode(await request.body(), INSTRUMENT_BODY)
+    shard = _shard(body, gateway.shards)
+    command_id = registration_command_id(body.instrument)
+    answer = await _submit(gateway, request, shard, _command(body))
+    if isinstance(answer, Pending):
+        return pending_response(request, answer, command_id, instrument=body.instrument)
+    gateway.listings.learn(answer.events)
+    view = registered(answer, command_id)
+    return json_response(view, 200 if answer.replayed else 201, replay_headers(answer))
+
+
+async def list_all(request: Request) -> Response:
+    """``GET /instruments``."""
+    gateway = gateway_of(request)
+    parameters = query(request, "min_sequence")
+    await gateway.freshness.reach(NAME, min_sequence(parameters, shard=None))
+    async with model_connection(gateway.engine) as connection:
+        rows, reached = await list_instruments(connection)
+    document = {"instruments": [_listed(row) for row in rows], "sequence": sequence_text(reached)}
+    return json_response(document)
+
+
+def registered(decision: Decision, command_id: UUID) -> RegisteredView:
+    """Return what the registration of an instrument answers.
+
+    Raises:
+        Problem: The exchange refused it.
+    """
+    check_accepted(decision, command_id)
+    event = decision.first
+    assert isinstance(event, InstrumentRegistered), event
+    view = InstrumentView(
+        instrument=event.instrument,
+        base=event.base,
+        quote=event.quote,
+        price_scale=event.price_scale,
+        quantity_scale=event.quantity_scale,
+        tick_size=amount(event.tick_size, event.price_scale),
+        lot_size=amount(event.lot_size, event.quantity_scale),
+        shard=decision.events[0].shard,
+        state="open",
+    )
+    return RegisteredView(view, decision.sequence, str(command_id))
+
+
+async def _submit(
+    gateway: Gateway, request: Request, shard: int, command: RegisterInstrument
+) -> Decision | Pending:
+    command_id = registration_command_id(command.instrument)
+    try:
+        return await gateway.submitter.submit(
+            shard, command, command_id, wait=not wants_async(request)
+        )
+    except Problem as problem:
+        if problem.code is Code.IDEMPOTENCY_CONFLICT:
+            detail = f"{command.instrument} is registered with another definition."
+            raise Problem(Code.INSTRUMENT_EXISTS, detail) from problem
+        raise
+
+
+def _shard(body: InstrumentBody, shards: int) -> int:
+    if body.shard is None:
+        return crc32(body.instrument.encode()) % shards
+    if not 0 <= body.shard < shards:
+        raise invalid("shard", f"must be a whole number from 0 to {shards - 1}")
+    return body.shard
+
+
+def _command(body: InstrumentBody) -> RegisterInstrument:
+    return RegisterInstrument(
+        instrument=body.instrument,
+        base=body.base,
+        quote=body.quote,
+        price_scale=body.price_scale,
+        quantity_scale=body.quantity_scale,
+        tick_size=Price(to_units(body.tick_size, body.price_scale, "tick_size")),
+        lot_size=Quantity(to_units(body.lot_size, body.quantity_scale, "lot_size")),
+    )
+
+
+def _listed(row: InstrumentRow) -> InstrumentView:
+    return InstrumentView(
+        instrument=row.instrument,
+        base=row.base,
+        quote=row.quote,
+        price_scale=row.price_scale,
+        quantity_scale=row.quantity_scale,
+        tick_size=amount(row.tick_size, row.price_scale),
+        lot_size=amount(row.lot_size, row.quantity_scale),
+        shard=row.shard,
+        state=row.state,
+    )

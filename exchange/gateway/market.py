@@ -1,0 +1,163 @@
+"""Market data and holdings: the book from Redis, trades and positions from Postgres."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import Depth
+from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.listings import Listing
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import CATCH_UP_WAIT_MS, min_sequence, model_connection
+from exchange.gateway.requests import check_id, cursor, integer, query
+from exchange.gateway.responses import (
+    JSONBytes,
+    amount,
+    book,
+    cursor_text,
+    json_response,
+    ratio,
+    sequence_text,
+    timestamp,
+)
+from projections import positions, trades
+from projections.book import NAME as BOOK
+from projections.book import BookView, await_book, read_book
+from projections.checkpoints import (
+    ReadModelStale,
+    ReadModelUnavailable,
+    read_live_generation,
+)
+
+INSTRUMENT_DEFAULT: Final = "BTC-USD"
+LEVELS_DEFAULT: Final = 20
+LEVELS_MAX: Final = 100
+TRADES_DEFAULT: Final = 50
+TRADES_MAX: Final = 1_000
+AVERAGE_DECIMALS: Final = 8  # beyond the price's own; an average need not terminate
+BOOK_WAIT_MS: Final = 250  # an order's answer rather has no book than comes late
+
+
+async def get_orderbook(request: Request) -> Response:
+    """``GET /market/orderbook``."""
+    gateway = gateway_of(request)
+    parameters = query(request, "instrument", "levels", "min_sequence")
+    levels = integer(parameters, "levels", LEVELS_DEFAULT, least=1, most=LEVELS_MAX)
+    listing = await _listing(gateway, parameters)
+    wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
+    view = await _read_book(gateway, listing, wanted, levels, CATCH_UP_WAIT_MS)
+    return JSONBytes(
+        f'{{"instrument":"{listing.instrument}",{_sides(view, listing)}'
+        f',"timestamp":"{timestamp(view.time_ms)}","sequence":{view.position}}}'
+    )
+
+
+async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
+    """Return the book at or after a position for the answer to an order, None if there is none."""
+    try:
+        view = await _read_book(gateway, listing, sequence, LEVELS_DEFAULT, BOOK_WAIT_MS)
+    except Problem:
+        return None
+    return Raw(f"{{{_sides(view, listing)}}}".encode())
+
+
+async def get_trades(request: Request) -> Response:
+    """``GET /market/trades``: newest first."""
+    gateway = gateway_of(request)
+    parameters = query(request, "instrument", "limit", "cursor", "min_sequence")
+    limit = integer(parameters, "limit", TRADES_DEFAULT, least=1, most=TRADES_MAX)
+    before = cursor(parameters, 1)
+    listing = await _listing(gateway, parameters)
+    await gateway.freshness.reach(trades.NAME, min_sequence(parameters, listing.shard))
+    async with model_connection(gateway.engine) as connection:
+        rows, reached = await trades.list_trades(
+            connection, listing.instrument, before=before[0] if before else None, limit=limit
+        )
+    document = {
+        "instrument": listing.instrument,
+        "trades": [_trade(row, listing) for row in rows],
+        "count": len(rows),
+        "next_cursor": cursor_text(rows[-1].position) if len(rows) == limit else None,
+        "sequence": reached.get(listing.shard, 0),
+    }
+    return json_response(document)
+
+
+async def get_positions(request: Request) -> Response:
+    """``GET /market/positions/{client_id}``."""
+    gateway = gateway_of(request)
+    client_id = check_id(request.path_params["client_id"], "client_id")
+    shard = 0 if gateway.shards == 1 else None
+    wanted = min_sequence(query(request, "min_sequence"), shard)
+    await gateway.freshness.reach(positions.NAME, wanted)
+    async with model_connection(gateway.engine) as connection:
+        rows, reached = await positions.list_positions(connection, client_id)
+    document = {
+        "client_id": client_id,
+        "positions": [_position(row, await gateway.listings.get(row.instrument)) for row in rows],
+        "sequence": sequence_text(reached),
+    }
+    return json_response(document)
+
+
+async def _listing(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:
+    instrument = parameters.get("instrument", INSTRUMENT_DEFAULT)
+    return await gateway.listings.get(check_id(instrument, "instrument"))
+
+
+async def _read_book(
+    gateway: Gateway, listing: Listing, sequence: int, levels: int, wait_ms: int
+) -> BookView:
+    async with model_connection(gateway.engine) as connection:
+        generation = await read_live_generation(connection, BOOK)
+    place = (gateway.redis, generation, listing.shard)
+    try:
+        if sequence:
+            await await_book(*place, sequence, timeout_ms=wait_ms)
+        return await read_book(*place, listing.instrument, levels)
+    except ReadModelStale as error:
+        raise Problem(Code.READ_STALE, str(error)) from error
+    except (ReadModelUnavailable, TimeoutError) as error:
+        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
+
+
+def _sides(view: BookView, listing: Listing) -> str:
+    depth = Depth(view.position, view.bids, view.asks)
+    return book(depth, listing.price_scale, listing.quantity_scale)
+
+
+def _trade(row: trades.Trade, listing: Listing) -> dict[str, object]:
+    return {
+        "trade_id": row.trade_id,
+        "buy_order_id": row.buy_order_id,
+        "sell_order_id": row.sell_order_id,
+        "price": amount(row.price, listing.price_scale),
+        "quantity": amount(row.quantity, listing.quantity_scale),
+        "timestamp": timestamp(row.time_ms),
+        "sequence": row.position,
+    }
+
+
+def _position(row: positions.ClientPosition, listing: Listing) -> dict[str, object]:
+    """Return a position; its average price is null while nothing is held."""
+    cost_scale = listing.price_scale + listing.quantity_scale
+    return {
+        "instrument": row.instrument,
+        "net_quantity": amount(row.net_quantity, listing.quantity_scale),
+        "total_cost": amount(row.total_cost, cost_scale),
+        "avg_price": _average(row, listing),
+        "realised_pnl": amount(row.realised_pnl, cost_scale),
+        "last_updated": timestamp(row.updated_ms),
+        "sequence": row.position,
+    }
+
+
+def _average(row: positions.ClientPosition, listing: Listing) -> Raw | None:
+    if not row.net_quantity:
+        return None
+    decimals = listing.price_scale + AVERAGE_DECIMALS
+    text = ratio(row.total_cost, row.net_quantity, listing.price_scale, decimals=decimals)
+    return Raw(text.encode())

@@ -1,0 +1,85 @@
+"""What Prometheus reads: requests, waiting commands, and how far each read model is.
+
+Label children are bound once, since looking one up costs more than counting.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# From a fast read to the longest wait for an outcome.
+LATENCY_BUCKETS_S: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """The metrics of one gateway process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "exchange_http_requests",
+            "Requests answered",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "exchange_http_request_seconds",
+            "Time from the whole request to the whole answer",
+            ["method", "route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.waiters = Gauge(
+            "exchange_gateway_waiters",
+            "Commands whose outcome somebody waits for",
+            registry=self.registry,
+        )
+        self.lookups = Counter(
+            "exchange_gateway_lookups",
+            "Outcomes that were asked of the log because Redis did not bring them",
+            registry=self.registry,
+        )
+        failures = Counter(
+            "exchange_gateway_produce_failures",
+            "Commands that Kafka did not take, by what is known of their outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.produce_failures = {known: failures.labels(known) for known in ("none", "unknown")}
+        self.head = Gauge(
+            "exchange_log_position",
+            "Position of the last event of a shard's log",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.lag = Gauge(
+            "exchange_projection_lag_events",
+            "Events that a live read model has not seen yet",
+            ["projection", "shard"],
+            registry=self.registry,
+        )
+        self.up = Gauge(
+            "exchange_dependency_up",
+            "Whether the gateway reaches a service",
+            ["service"],
+            registry=self.registry,
+        )
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answer; ``route`` is a path's template, so there are few."""
+        key = (method, route, status)
+        children = self._answers.get(key)
+        if children is None:
+            children = self._answers[key] = (
+                self._requests.labels(method, route, str(status)),
+                self._latency.labels(method, route),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,195 @@
+"""An order as of a position: what its events make of it, from the read model and the log.
+
+``fold`` is what an order is after some of its events. The answer to a placing is
+folded from the command's own events. ``order_after`` starts from the read model and
+goes on with the log from there, so a cancel is answered in full and at once, even
+while the projector is away.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from msgspec import UNSET
+
+from exchange.codec import DecidedEvent, load_event
+from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
+from exchange.domain.values import instrument_of_exchange_order_id
+from exchange.event_store import find_order_instrument
+from exchange.gateway.context import Gateway
+from exchange.gateway.listings import Listing
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import log_connection, model_connection
+from exchange.gateway.responses import OrderView, amount, encoder, timestamp
+from exchange.ports import StoredEvent
+from projections import orders
+from projections.orders import Order, OrderStatus
+
+# How far the read model may be behind for one order to be looked for in the log itself: half a
+# second of scanning.
+TAIL_EVENTS_MAX: Final = 200_000
+
+# The text is searched for the quoted id first: parsing every event's JSON costs ten times
+# more.
+READ_TAIL_OF_ORDER = """
+select shard, position, instrument, type, version, data, command_id, kafka_offset
+from events
+where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4) > 0
+order by position
+"""
+
+
+def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
+    """Return an order after more of its events; None while it does not exist.
+
+    Events of other orders must not be among them, except that a trade has two.
+    """
+    for decided in events:
+        event = decided.event
+        if isinstance(event, OrderAccepted):
+            order = _begun(decided, event)
+        elif order is not None:
+            order = msgspec.structs.replace(
+                order,
+                updated_ms=event.time_ms,
+                last_position=decided.position,
+                **_change(order, event),
+            )
+    return order
+
+
+async def order_after(
+    gateway: Gateway, listing: Listing, order_id: str, sequence: int
+) -> Order | None:
+    """Return an order as of a position, from the read model and what the log has after it.
+
+    None if there is no such order, or neither could be asked in time.
+    """
+    order, checkpoint = await _order_so_far(gateway, listing.shard, order_id)
+    if checkpoint >= sequence:
+        return order
+    if sequence - checkpoint > TAIL_EVENTS_MAX:
+        return None
+    try:
+        async with log_connection(gateway.engine) as connection:
+            tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
+    except Problem:
+        return None
+    return fold(order, (load_event(event) for event in tail))
+
+
+async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
+    """Return the listing of an order's instrument, by its id or by who claimed the id.
+
+    Raises:
+        Problem: 404, nobody placed such an order.
+    """
+    instrument = instrument_of_exchange_order_id(order_id)
+    if instrument is None:
+        async with log_connection(gateway.engine) as connection:
+            instrument = await find_order_instrument(connection, order_id)
+    if instrument is None:
+        raise order_not_found(order_id)
+    try:
+        return await gateway.listings.get(instrument)
+    except Problem as problem:
+        if problem.code is Code.INSTRUMENT_NOT_FOUND:
+            raise order_not_found(order_id) from problem
+        raise
+
+
+def order_not_found(order_id: str) -> Problem:
+    return Problem(Code.ORDER_NOT_FOUND, f"There is no order {order_id}.", order_id=order_id)
+
+
+def order_view(order: Order, listing: Listing) -> OrderView:
+    """Return what clients see of an order."""
+    return OrderView(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=order.instrument,
+        side=order.side,
+        type=order.order_type,
+        price=None if order.price is None else amount(order.price, listing.price_scale),
+        quantity=amount(order.quantity, listing.quantity_scale),
+        filled_quantity=amount(order.filled_quantity, listing.quantity_scale),
+        status=order.status,
+        created_at=timestamp(order.created_ms),
+        updated_at=timestamp(order.updated_ms),
+        reason=order.reason or UNSET,
+    )
+
+
+async def read_order(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
+    """Return an order as the read model has it, and the positions that it is at least at."""
+    async with model_connection(gateway.engine) as connection:
+        return await orders.get_order(connection, order_id)
+
+
+async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
+    """Return the order as the read model has it, and the position that it is exactly as of.
+
+    The model may move on between its checkpoint and the row: whichever is later counts.
+    """
+    try:
+        order, reached = await read_order(gateway, order_id)
+    except Problem:
+        return None, 0
+    checkpoint = reached.get(shard, 0)
+    return order, checkpoint if order is None else max(checkpoint, order.last_position)
+
+
+async def _read_tail(
+    connection: asyncpg.Connection, shard: int, order_id: str, after: int, up_to: int
+) -> list[StoredEvent]:
+    quoted_id = encoder.encode(order_id).decode()
+    rows = await connection.fetch(READ_TAIL_OF_ORDER, shard, after, up_to, quoted_id)
+    stored = [StoredEvent(*row) for row in rows]
+    return [event for event in stored if _concerns(load_event(event).event, order_id)]
+
+
+def _concerns(event: Event, order_id: str) -> bool:
+    """Tell whether an event changes the order; its id may also stand in it as a client's."""
+    match event:
+        case TradeExecuted():
+            return order_id in (event.maker_order_id, event.taker_order_id)
+        case OrderAccepted() | OrderCancelled():
+            return event.order_id == order_id
+        case _:
+            return False
+
+
+def _begun(decided: DecidedEvent, event: OrderAccepted) -> Order:
+    return Order(
+        order_id=event.order_id,
+        shard=decided.shard,
+        instrument=event.instrument,
+        client_id=event.client_id,
+        side=event.side.value,
+        order_type=event.order_type.value,
+        price=event.price,
+        quantity=event.quantity,
+        filled_quantity=0,
+        status=OrderStatus.OPEN.value,
+        reason=None,
+        command_id=decided.command_id,
+        created_ms=event.time_ms,
+        updated_ms=event.time_ms,
+        position=decided.position,
+        last_position=decided.position,
+    )
+
+
+def _change(order: Order, event: Event) -> dict[str, Any]:
+    """Return the fields that an event changes, beside those that every one does."""
+    match event:
+        case TradeExecuted():
+            filled = order.filled_quantity + event.quantity
+            done = filled == order.quantity
+            status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
+            return {"filled_quantity": filled, "status": status.value}
+        case OrderCancelled():
+            return {"status": OrderStatus.CANCELLED.value, "reason": event.reason.value}
+        case _:
+            return {}

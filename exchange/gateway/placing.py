@@ -1,0 +1,303 @@
+"""Placing and cancelling orders: a request to a command, and its events to an answer.
+
+Read ``place_order``. What it answers is built from the events of this one command,
+so it is the order as the matcher left it, whatever the read models have seen.
+"""
+
+import os
+import time
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import keyed_command_id
+from exchange.domain.commands import CancelOrder, PlaceOrder
+from exchange.domain.events import (
+    CancelRejected,
+    InstrumentRejected,
+    OrderCancelled,
+    OrderRejected,
+    RecordRejected,
+    TradeExecuted,
+)
+from exchange.domain.values import (
+    OrderType,
+    Price,
+    Quantity,
+    RejectReason,
+    instrument_of_exchange_order_id,
+)
+from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.listings import Listing
+from exchange.gateway.market import book_after
+from exchange.gateway.order_states import (
+    fold,
+    listing_of_order,
+    order_after,
+    order_not_found,
+    order_view,
+)
+from exchange.gateway.problems import REFUSALS, Code, Problem, invalid
+from exchange.gateway.requests import (
+    CANCEL_BODY,
+    ORDER_BODY,
+    CancelBody,
+    OrderBody,
+    check_id,
+    decode,
+    idempotency_key,
+    is_null,
+    to_units,
+    wants_async,
+)
+from exchange.gateway.responses import (
+    OrderView,
+    TradeView,
+    json_response,
+    timestamp,
+    trade,
+)
+from exchange.gateway.submission import Decision, Pending
+
+REPLAYED_HEADER: Final = "Idempotent-Replayed"
+
+
+class PlacedView(Struct, frozen=True):
+    """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
+
+    order: OrderView
+    trades: list[TradeView]
+    orderbook: Raw | None
+    sequence: int
+    command_id: str
+
+
+class CancelledView(Struct, frozen=True):
+    """What a cancel answers."""
+
+    order: OrderView | dict[str, str]
+    sequence: int
+    command_id: str
+
+
+async def place_order(request: Request) -> Response:
+    """``POST /orders``."""
+    gateway = gateway_of(request)
+    body = decode(await request.body(), ORDER_BODY)
+    command_id = command_id_for(body.client_id, idempotency_key(request, body.idempotency_key))
+    listing = await gateway.listings.get(body.instrument)
+    command = _place_command(body, listing)
+    answer = await gateway.submitter.submit(
+        listing.shard, command, command_id, wait=not wants_async(request)
+    )
+    if isinstance(answer, Pending):
+        return pending_response(request, answer, command_id, order_id=command.order_id)
+    view = await placed_view(gateway, listing, answer, command_id)
+    headers = {
+        "Location": f"/orders/{quote(view.order.order_id, safe='')}",
+        **replay_headers(answer),
+    }
+    return json_response(view, 201, headers)
+
+
+async def cancel_order(request: Request) -> Response:
+    """``POST /orders/{order_id}/cancel``."""
+    gateway = gateway_of(request)
+    order_id = check_id(request.path_params["order_id"], "order_id")
+    text = await request.body()
+    body = decode(text, CANCEL_BODY) if text else CancelBody()
+    key = idempotency_key(request, body.idempotency_key)
+    if key is not None and body.client_id is None:
+        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
+    listing = await listing_of_order(gateway, order_id)
+    command = CancelOrder(order_id, listing.instrument, body.client_id)
+    command_id = command_id_for(body.client_id, key)
+    answer = await gateway.submitter.submit(
+        listing.shard, command, command_id, wait=not wants_async(request)
+    )
+    if isinstance(answer, Pending):
+        return pending_response(request, answer, command_id, order_id=order_id)
+    view = await cancelled_view(gateway, listing, answer, command_id)
+    return json_response(view, 200, replay_headers(answer))
+
+
+async def placed_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> PlacedView:
+    """Return what the placing of an order answers.
+
+    Raises:
+        Problem: The exchange refused the order.
+    """
+    check_accepted(decision, command_id)
+    order = fold(None, decision.events)
+    assert order is not None, "an accepted order has an OrderAccepted event"
+    return PlacedView(
+        order_view(order, listing),
+        _trades(decision, listing),
+        await _orderbook(gateway, listing, decision),
+        decision.sequence,
+        str(command_id),
+    )
+
+
+async def cancelled_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> CancelledView:
+    """Return what a cancel answers.
+
+    Raises:
+        Problem: The exchange refused the cancel.
+    """
+    event = decision.first
+    if isinstance(event, CancelRejected) and event.reason is RejectReason.ORDER_NOT_OPEN:
+        raise await _not_open(gateway, listing, event, decision, command_id)
+    check_accepted(decision, command_id)
+    assert isinstance(event, OrderCancelled), event
+    order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    view = order_view(order, listing) if order is not None else _known_of(event)
+    return CancelledView(view, decision.sequence, str(command_id))
+
+
+def check_accepted(decision: Decision, command_id: UUID) -> None:
+    """Raise the problem that a refusal is."""
+    event = decision.first
+    if isinstance(event, RecordRejected):
+        raise Problem(Code.COMMAND_UNREADABLE, event.reason, **_place_of(decision, command_id))
+    if isinstance(event, OrderRejected | CancelRejected | InstrumentRejected):
+        raise Problem(
+            REFUSALS[event.reason],
+            f"The exchange refused: {event.reason.value}.",
+            headers=replay_headers(decision),
+            **_subject(event),
+            reason=event.reason.value,
+            **_place_of(decision, command_id),
+        )
+
+
+def command_id_for(client_id: str | None, key: str | None) -> UUID:
+    """Return the id of a command: of its key where there is one, else a new one."""
+    if client_id is None or key is None:
+        return uuid7()
+    return keyed_command_id(client_id, key)
+
+
+def pending_response(
+    request: Request, pending: Pending, command_id: UUID, **fields: str
+) -> Response:
+    """Answer that the command will be decided, and where to ask for its outcome."""
+    headers = {"Location": f"/commands/{command_id}?at={pending.shard}:{pending.offset}"}
+    if wants_async(request):
+        headers["Preference-Applied"] = "respond-async"
+    document = {"command_id": str(command_id), **fields, "status": "pending"}
+    return json_response(document, 202, headers)
+
+
+def replay_headers(decision: Decision) -> dict[str, str]:
+    return {REPLAYED_HEADER: "true"} if decision.replayed else {}
+
+
+def uuid7() -> UUID:
+    """Return a new UUID that sorts by time (RFC 9562)."""
+    random = int.from_bytes(os.urandom(10), "big")
+    number = (time.time_ns() // 1_000_000) << 80 | random
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    return UUID(int=number & ~(0x3 << 62) | (0x2 << 62))
+
+
+def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
+    return PlaceOrder(
+        order_id=_order_id(body),
+        client_id=body.client_id,
+        instrument=body.instrument,
+        side=body.side,
+        order_type=body.type,
+        price=_price(body, listing),
+        quantity=Quantity(to_units(body.quantity, listing.quantity_scale, "quantity")),
+    )
+
+
+def _order_id(body: OrderBody) -> str:
+    if body.order_id is None:
+        return f"{uuid7().hex}-{body.instrument}"
+    if instrument_of_exchange_order_id(body.order_id) is not None:
+        raise Problem(
+            Code.ORDER_ID_RESERVED,
+            "Choose an id of another form, or leave it out.",
+            field="order_id",
+        )
+    return body.order_id
+
+
+def _price(body: OrderBody, listing: Listing) -> Price | None:
+    given = not is_null(body.price)
+    if body.type is OrderType.MARKET:
+        if given:
+            raise Problem(Code.PRICE_NOT_ALLOWED, "Leave the price out.", field="price")
+        return None
+    if not given:
+        raise Problem(Code.PRICE_REQUIRED, "Give a price.", field="price")
+    return Price(to_units(body.price, listing.price_scale, "price"))
+
+
+async def _not_open(
+    gateway: Gateway,
+    listing: Listing,
+    event: CancelRejected,
+    decision: Decision,
+    command_id: UUID,
+) -> Problem:
+    order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    if order is None:
+        return order_not_found(event.order_id)
+    return Problem(
+        Code.ORDER_NOT_OPEN,
+        f"The order is {order.status}.",
+        headers=replay_headers(decision),
+        order_id=event.order_id,
+        order_status=order.status,
+        reason=event.reason.value,
+        **_place_of(decision, command_id),
+    )
+
+
+def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
+    return [
+        trade(event, decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+        for decided in decision.events
+        if isinstance(event := decided.event, TradeExecuted)
+    ]
+
+
+async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
+    scales = (listing.price_scale, listing.quantity_scale)
+    if decision.book is not None:
+        return Raw(f"{{{decision.book.text(*scales)}}}".encode())
+    return await book_after(gateway, listing, decision.sequence)
+
+
+def _known_of(event: OrderCancelled) -> dict[str, str]:
+    """Return what the event alone tells, where neither read model nor log could be asked."""
+    return {
+        "order_id": event.order_id,
+        "client_id": event.client_id,
+        "instrument": event.instrument,
+        "side": event.side.value,
+        "status": "cancelled",
+        "updated_at": timestamp(event.time_ms),
+        "reason": event.reason.value,
+    }
+
+
+def _subject(event: OrderRejected | CancelRejected | InstrumentRejected) -> dict[str, Any]:
+    if isinstance(event, InstrumentRejected):
+        return {"instrument": event.instrument}
+    return {"order_id": event.order_id}
+
+
+def _place_of(decision: Decision, command_id: UUID) -> dict[str, Any]:
+    return {"sequence": decision.sequence, "command_id": str(command_id)}

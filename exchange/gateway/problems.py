@@ -1,0 +1,118 @@
+"""Every error that a client can see: RFC 9457 problems with a stable dotted code.
+
+``Code`` is the whole list; ``docs/protocol.md`` explains each and a test compares
+the two. A handler raises ``Problem``; nothing else turns errors into responses.
+"""
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+from starlette.responses import Response
+
+from exchange.domain.values import RejectReason
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 1  # about what a restarting process needs
+
+_encoder = msgspec.json.Encoder()
+
+
+class Code(Enum):
+    """A code, the HTTP status that always goes with it, and its title."""
+
+    def __init__(self, code: str, status: int, title: str) -> None:
+        self.code = code
+        self.status = status
+        self.title = title
+
+    MALFORMED = "request.malformed", 400, "The body is not valid JSON"
+    INVALID = "request.invalid", 422, "A field or parameter is not acceptable"
+    ROUTE_NOT_FOUND = "request.path_not_found", 404, "There is nothing at this path"
+    METHOD = "request.method_not_allowed", 405, "The path does not take this method"
+    SLOW_BODY = "request.timeout", 408, "The body took too long to arrive"
+    BODY_TOO_LARGE = "request.too_large", 413, "The body is too large"
+    URI_TOO_LONG = "request.uri_too_long", 414, "The URL is too long"
+    MEDIA_TYPE = "request.media_type", 415, "The body is not plain application/json"
+    HEADERS_TOO_LARGE = "request.headers_too_large", 431, "The headers are too large"
+    HTTP_VERSION = "request.http_version", 505, "Only HTTP/1.1 is spoken here"
+
+    ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"
+    ORDER_NOT_OPEN = "order.not_open", 409, "The order is no longer open"
+    ORDER_ID_TAKEN = "order.id_taken", 409, "Another order has this id"
+    ORDER_ID_RESERVED = "order.id_reserved", 422, "Ids of this form are made by the exchange"
+    PRICE_REQUIRED = "order.price_required", 422, "A limit order needs a price"
+    PRICE_NOT_ALLOWED = "order.price_not_allowed", 422, "A market order has no price"
+    OFF_TICK = "order.off_tick", 422, "The price is no multiple of the tick size"
+    OFF_LOT = "order.off_lot", 422, "The quantity is no multiple of the lot size"
+
+    INSTRUMENT_NOT_FOUND = "instrument.not_found", 404, "There is no such instrument"
+    INSTRUMENT_EXISTS = "instrument.exists", 409, "The instrument exists with another definition"
+
+    IDEMPOTENCY_CONFLICT = "idempotency.conflict", 409, "The key was used for another request"
+    COMMAND_NOT_FOUND = "command.not_found", 404, "There is no such command"
+    COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
+
+    KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
+    BUSY = "gateway.busy", 503, "Too many commands wait for their outcome"
+    READ_STALE = "read.stale", 503, "The read model has not caught up yet"
+    READ_UNAVAILABLE = "read.unavailable", 503, "The read model cannot be read now"
+
+    INTERNAL = "internal", 500, "The gateway made a mistake"
+
+
+REFUSALS: Final = {
+    RejectReason.UNKNOWN_INSTRUMENT: Code.INSTRUMENT_NOT_FOUND,
+    RejectReason.INSTRUMENT_ALREADY_REGISTERED: Code.INSTRUMENT_EXISTS,
+    RejectReason.PRICE_REQUIRED: Code.PRICE_REQUIRED,
+    RejectReason.PRICE_NOT_ALLOWED: Code.PRICE_NOT_ALLOWED,
+    RejectReason.OFF_TICK: Code.OFF_TICK,
+    RejectReason.OFF_LOT: Code.OFF_LOT,
+    RejectReason.DUPLICATE_ORDER_ID: Code.ORDER_ID_TAKEN,
+    RejectReason.ORDER_NOT_OPEN: Code.ORDER_NOT_OPEN,
+    RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # others' orders are none of the asker's business
+}
+
+
+class Problem(Exception):
+    """An error for the client: its code, one sentence, and what else helps to act on it."""
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **fields: object,
+    ) -> None:
+        super().__init__(f"{code.code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.fields = fields
+        self.headers = headers or {}
+        if code.status == 503:
+            self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+
+    def document(self) -> dict[str, object]:
+        """Return the members of the problem document."""
+        return {
+            "type": f"urn:exchange:problem:{self.code.code}",
+            "title": self.code.title,
+            "status": self.code.status,
+            "code": self.code.code,
+            "detail": self.detail,
+            **self.fields,
+        }
+
+    def response(self) -> Response:
+        return Response(
+            _encoder.encode(self.document()),
+            self.code.status,
+            self.headers,
+            PROBLEM_MEDIA_TYPE,
+        )
+
+
+def invalid(field: str, detail: str) -> Problem:
+    """Say which field or parameter is not acceptable, and why."""
+    return Problem(Code.INVALID, f"{field}: {detail}", field=field)

@@ -1,0 +1,258 @@
+"""Bytes to validated input: what a client may send, and decimals to units, exactly.
+
+A body is read twice on purpose. ``_check_json`` refuses what is no JSON that two
+readers would understand alike (duplicate keys, NaN, deep nesting; 400), since
+msgspec takes the last of duplicate keys; it costs 4 µs. Then msgspec decodes it
+into a frozen struct and refuses the wrong shape, naming the field (422).
+
+Amounts stay text until an ASCII pattern of bounded length matched: converting
+first would let ``1e1000000`` run for half a minute.
+"""
+
+import json
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Final, NoReturn, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+from starlette.requests import Request
+
+from exchange.domain.values import (
+    ID_CHARACTERS_MAX,
+    ID_PATTERN,
+    UNITS_LIMIT,
+    Id,
+    InstrumentName,
+    OrderType,
+    Scale,
+    Side,
+)
+from exchange.gateway.problems import Code, Problem, invalid
+
+DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on some parser
+AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
+UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
+
+NULL: Final = Raw(b"null")
+
+# The JSON grammar for both: a number may have an exponent (0.00000001 is often written 1e-08),
+# a string may not, and neither may have leading zeros.
+_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,2}))?")
+_STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
+_ID = re.compile(ID_PATTERN)
+_INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_STRINGS_OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*"')
+_PATH_IN_ERROR = re.compile(r" - at `\$\.?(.*)`$")
+_NAME_IN_ERROR = re.compile(r"field `(.*)`")
+
+T = TypeVar("T")
+
+
+class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /orders``."""
+
+    client_id: Id
+    instrument: InstrumentName
+    side: Side
+    type: OrderType
+    quantity: Raw
+    price: Raw = NULL
+    order_id: Id | None = None
+    idempotency_key: Id | None = None
+
+
+class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /orders/{order_id}/cancel``; all of it may be left out."""
+
+    client_id: Id | None = None
+    idempotency_key: Id | None = None
+
+
+class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /instruments``."""
+
+    instrument: InstrumentName
+    base: Id
+    quote: Id
+    price_scale: Scale
+    quantity_scale: Scale
+    tick_size: Raw
+    lot_size: Raw
+    shard: int | None = None
+
+
+ORDER_BODY: Final = msgspec.json.Decoder(OrderBody)
+CANCEL_BODY: Final = msgspec.json.Decoder(CancelBody)
+INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Read a body.
+
+    Raises:
+        Problem: 400 if it is no JSON, 422 naming the field if it has another shape.
+    """
+    _check_json(body)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(Code.MALFORMED, str(error)) from error
+
+
+def to_units(amount: Raw, scale: int, field: str) -> int:
+    """Convert a JSON number or a decimal string to units of 10^-scale, exactly.
+
+    Raises:
+        Problem: 422 naming the field: no number, not above zero, too large or too precise.
+    """
+    text = bytes(amount)
+    matched = None
+    if len(text) <= AMOUNT_CHARACTERS_MAX:
+        matched = _NUMBER.fullmatch(text) or _STRING.fullmatch(text)
+    if matched is None:
+        raise invalid(field, "must be a number or a decimal string")
+    sign, whole, fraction, exponent = matched.groups(default=b"")
+    digits = (whole + fraction).lstrip(b"0")
+    if sign or not digits:
+        raise invalid(field, "must be greater than zero")
+    return _shift(digits, scale - len(fraction) + int(exponent or 0), scale, field)
+
+
+def is_null(amount: Raw) -> bool:
+    return bytes(amount) == b"null"
+
+
+def idempotency_key(request: Request, in_body: str | None) -> str | None:
+    """Return the key from the body or the header; both must agree."""
+    in_header = request.headers.get("idempotency-key")
+    if in_header is None:
+        return in_body
+    if len(in_header) >= 2 and in_header[0] == in_header[-1] == '"':
+        in_header = in_header[1:-1]  # the structured-field form of the HTTP working group's draft
+    if not in_header.isascii():
+        raise invalid("Idempotency-Key", "must be ASCII")
+    check_id(in_header, "Idempotency-Key")
+    if in_body is not None and in_body != in_header:
+        raise invalid("Idempotency-Key", "differs from idempotency_key in the body")
+    return in_header
+
+
+def wants_async(request: Request) -> bool:
+    """Tell whether the client asked not to wait for the outcome (RFC 7240)."""
+    preferences = request.headers.get("prefer")
+    if preferences is None:
+        return False
+    return "respond-async" in [p.strip().lower() for p in preferences.split(",")]
+
+
+def query(request: Request, *names: str) -> Mapping[str, str]:
+    """Return the query parameters, each of which must be known and given once."""
+    parameters: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in names:
+            raise invalid(name[:ID_CHARACTERS_MAX], "is not a parameter of this resource")
+        if name in parameters:
+            raise invalid(name, "is given more than once")
+        parameters[name] = value
+    return parameters
+
+
+def check_id(value: str, field: str) -> str:
+    """Return ``value`` if it can be an id."""
+    if len(value) > ID_CHARACTERS_MAX or not _ID.match(value):
+        raise invalid(field, f"must be 1 to {ID_CHARACTERS_MAX} characters, none of them control")
+    return value
+
+
+def integer(
+    parameters: Mapping[str, str], name: str, default: int, *, least: int, most: int
+) -> int:
+    """Return an integer parameter within its bounds."""
+    text = parameters.get(name)
+    if text is None:
+        return default
+    if not _INTEGER.fullmatch(text) or not least <= int(text) <= most:
+        raise invalid(name, f"must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def cursor(parameters: Mapping[str, str], length: int) -> tuple[int, ...] | None:
+    """Return the numbers in the ``cursor`` parameter, None if it is not given."""
+    text = parameters.get("cursor")
+    if text is None:
+        return None
+    try:
+        plain = b64decode(text.encode(), altchars=b"-_", validate=True).decode()
+    except ValueError:
+        plain = ""
+    numbers = plain.split(".")
+    if len(numbers) != length or not all(_INTEGER.fullmatch(number) for number in numbers):
+        raise invalid("cursor", "must be the next_cursor of an earlier answer")
+    return tuple(int(number) for number in numbers)
+
+
+def place(text: str, field: str) -> tuple[int, int]:
+    """Read ``shard:number``: a place in Kafka or in the log."""
+    shard, _, number = text.partition(":")
+    if not (_INTEGER.fullmatch(shard) and len(shard) <= 4 and _INTEGER.fullmatch(number)):
+        raise invalid(field, "must look like 0:123, a shard and a whole number")
+    return int(shard), int(number)
+
+
+def _shift(digits: bytes, shift: int, scale: int, field: str) -> int:
+    if shift < 0:
+        if digits[shift:].strip(b"0") or -shift >= len(digits):
+            raise invalid(field, f"has more than {scale} decimal places")
+        digits, shift = digits[:shift], 0
+    if len(digits) + shift > UNITS_DIGITS_MAX:
+        raise invalid(field, "is too large")
+    units = int(digits + b"0" * shift)
+    if units >= UNITS_LIMIT:
+        raise invalid(field, "is too large")
+    return units
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> None:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Numbers stay text: this reader only judges, and a long integer would cost quadratic time.
+_judge = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_float=str, parse_int=str, parse_constant=_no_constant
+)
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        text = body.decode()
+        _check_depth(text)
+        _judge.decode(text)
+    except ValueError as error:
+        raise Problem(Code.MALFORMED, str(error)) from error
+
+
+def _check_depth(text: str) -> None:
+    if text.count("{") + text.count("[") <= DEPTH_MAX:
+        return
+    depth = 0
+    for character in _STRINGS_OF_JSON.sub("", text):
+        depth += (character in "{[") - (character in "}]")
+        if depth > DEPTH_MAX:
+            raise ValueError(f"nested deeper than {DEPTH_MAX} levels")
+
+
+def _wrong_shape(message: str) -> Problem:
+    path = _PATH_IN_ERROR.search(message)
+    name = _NAME_IN_ERROR.search(message)
+    field = (path and path[1]) or (name and name[1]) or "body"
+    return invalid(field[:ID_CHARACTERS_MAX], _PATH_IN_ERROR.sub("", message))

@@ -1,0 +1,145 @@
+"""Units to exact JSON numbers, and the shapes that the resources have.
+
+No amount passes through a float: ``decimal`` writes an integer of units as the
+shortest plain decimal, and ``Raw`` puts that text into the document as it is.
+"""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+from starlette.responses import Response
+
+from exchange.codec import Depth
+from exchange.domain.events import TradeExecuted, trade_id
+from exchange.domain.values import Side
+
+encoder: Final = msgspec.json.Encoder()
+
+
+class OrderView(Struct, frozen=True):
+    """An order as clients see it."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: str
+    type: str
+    price: Raw | None
+    quantity: Raw
+    filled_quantity: Raw
+    status: str
+    created_at: str
+    updated_at: str
+    reason: str | UnsetType = UNSET
+
+
+class TradeView(Struct, frozen=True):
+    """A trade as clients see it; ``sequence`` is its position in the shard's log."""
+
+    trade_id: str
+    buy_order_id: str
+    sell_order_id: str
+    price: Raw
+    quantity: Raw
+    timestamp: str
+    sequence: int
+
+
+class JSONBytes(Response):
+    """A response whose body is JSON already; cheaper than a media type that is looked up."""
+
+    media_type = "application/json"
+
+
+def decimal(units: int, scale: int) -> str:
+    """Write ``units`` of 10^-scale as the shortest plain decimal."""
+    if scale == 0:
+        return str(units)
+    sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
+    digits = digits.rjust(scale + 1, "0")
+    fraction = digits[-scale:].rstrip("0")
+    whole = digits[:-scale]
+    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
+
+
+def amount(units: int, scale: int) -> Raw:
+    """Return a JSON number for ``units`` of 10^-scale."""
+    return Raw(decimal(units, scale).encode())
+
+
+def ratio(numerator: int, denominator: int, scale: int, *, decimals: int) -> str:
+    """Write numerator / denominator · 10^-scale, to at most ``decimals`` places, half to even."""
+    widened = abs(numerator) * 10 ** max(0, decimals - scale)
+    divisor = abs(denominator) * 10 ** max(0, scale - decimals)
+    quotient, remainder = divmod(widened, divisor)
+    twice = 2 * remainder
+    quotient += twice > divisor or (twice == divisor and quotient % 2 == 1)
+    negative = (numerator < 0) != (denominator < 0)
+    return decimal(-quotient if negative else quotient, decimals)
+
+
+def timestamp(time_ms: int) -> str:
+    """Write milliseconds since the epoch as ISO 8601 in UTC."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{milliseconds:03d}Z"
+
+
+def book(depth: Depth, price_scale: int, quantity_scale: int) -> str:
+    """Write the two sides of a book as the members ``bids`` and ``asks``, without braces."""
+    bids = _side(depth.bids, price_scale, quantity_scale)
+    asks = _side(depth.asks, price_scale, quantity_scale)
+    return f'"bids":[{bids}],"asks":[{asks}]'
+
+
+def trade(
+    event: TradeExecuted, shard: int, position: int, price_scale: int, quantity_scale: int
+) -> TradeView:
+    """Return what clients see of a trade at a place in the log."""
+    buys = event.taker_side is Side.BUY
+    return TradeView(
+        trade_id=trade_id(shard, position),
+        buy_order_id=event.taker_order_id if buys else event.maker_order_id,
+        sell_order_id=event.maker_order_id if buys else event.taker_order_id,
+        price=amount(event.price, price_scale),
+        quantity=amount(event.quantity, quantity_scale),
+        timestamp=timestamp(event.time_ms),
+        sequence=position,
+    )
+
+
+def sequence_text(reached: Mapping[int, int]) -> str:
+    """Write positions across shards as ``min_sequence`` takes them."""
+    return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
+
+
+def cursor_text(*numbers: int) -> str:
+    """Write a cursor: opaque, so that clients do not come to rely on what is in it."""
+    plain = ".".join(str(number) for number in numbers)
+    return urlsafe_b64encode(plain.encode()).decode()
+
+
+def json_response(
+    document: object, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return JSONBytes(encoder.encode(document), status, headers)
+
+
+def _side(levels: Sequence[tuple[int, int]], price_scale: int, quantity_scale: int) -> str:
+    return ",".join(_levels(levels, price_scale, quantity_scale))
+
+
+def _levels(
+    levels: Sequence[tuple[int, int]], price_scale: int, quantity_scale: int
+) -> Iterable[str]:
+    cumulative = 0
+    for price, quantity in levels:
+        cumulative += quantity
+        yield (
+            f'{{"price":{decimal(price, price_scale)}'
+            f',"quantity":{decimal(quantity, quantity_scale)}'
+            f',"cumulative":{decimal(cumulative, quantity_scale)}}}'
+        )

@@ -1,0 +1,348 @@
+"""The way of a command: into Kafka, and back as its outcome.
+
+Read ``Submitter.submit``. It gives the command a waiter, whose number travels with
+it in the ``reply_to`` header, and waits for the first of
+
+* the outcome, which the matcher publishes through Redis after its commit;
+* the outcome from the log, where a waiter that is still without after
+  ``LOOKUP_AFTER_S`` is looked up by its place in Kafka (Redis is a hint);
+* the end of the wait: the command is in Kafka and will be decided, so the answer
+  is "pending" and where to ask;
+* a delivery that failed: the outcome is unknown, and only the same key may be sent
+  again without danger.
+
+What always holds: a refusal with outcome "none" is given only if Kafka certainly has
+nothing of the command.
+
+A waiter costs no task and no timer of its own: one timer walks over all of them,
+and one query at a time asks for all that are due. Both exist only while somebody
+waits.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import (
+    DecidedEvent,
+    Depth,
+    Outcome,
+    OutcomeMessage,
+    body_hash,
+    decode_event_data,
+    encode_command,
+    load_event,
+    reply_address,
+)
+from exchange.command_log import CommandProducer, Delivery, ProducerFull
+from exchange.domain.commands import ClientCommand
+from exchange.domain.events import Event
+from exchange.domain.values import Offset, Position, Shard
+from exchange.event_store import (
+    FoundOutcome,
+    PlacedCommand,
+    find_outcomes,
+    read_events_at,
+)
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import log_connection
+from exchange.gateway.responses import book
+from exchange.ports import StoredEvent
+
+logger = logging.getLogger(__name__)
+
+WAITERS_MAX: Final = 10_000  # two seconds of all orders that one process can take
+SWEEP_S: Final = 0.05  # half the first look-up's delay
+LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load; later it was probably lost
+LOOKUP_EVERY_MAX_S: Final = 0.8
+DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
+
+
+class BookView:
+    """The book after a batch, written to JSON at most once for all orders of the batch."""
+
+    __slots__ = ("_text", "depth")
+
+    def __init__(self, depth: Depth) -> None:
+        self.depth = depth
+        self._text: str | None = None
+
+    def text(self, price_scale: int, quantity_scale: int) -> str:
+        if self._text is None:
+            self._text = book(self.depth, price_scale, quantity_scale)
+        return self._text
+
+
+class Decision(Struct, frozen=True):
+    """The outcome of a command: its events, of which there is at least one.
+
+    ``book`` is the one after the command's batch, None where the outcome came from the
+    log. ``replayed`` marks the outcome of an earlier command with the same key.
+    """
+
+    events: Sequence[DecidedEvent]
+    book: BookView | None = None
+    replayed: bool = False
+
+    @property
+    def first(self) -> Event:
+        """The event that says whether the command was accepted."""
+        return self.events[0].event
+
+    @property
+    def sequence(self) -> int:
+        """The position of the last event."""
+        return self.events[-1].position
+
+
+class Pending(Struct, frozen=True):
+    """The command is in Kafka and not known to be decided yet."""
+
+    shard: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """An outcome as Redis brought it, with the books of its message."""
+
+    shard: int
+    outcome: Outcome
+    books: Mapping[str, BookView]
+
+
+_Answer = _Heard | FoundOutcome | Pending | Delivery
+
+
+class _Waiter:
+    """One request that waits; the first answer wins."""
+
+    __slots__ = ("_future", "born_s", "command", "command_id", "every_s", "next_s", "place", "wait")
+
+    def __init__(self, command: ClientCommand, command_id: UUID, now_s: float, wait: bool) -> None:
+        self.command = command
+        self.command_id = command_id
+        self.wait = wait
+        self.born_s = now_s
+        self.next_s = now_s + LOOKUP_AFTER_S
+        self.every_s = LOOKUP_AFTER_S
+        self.place: Pending | None = None
+        self._future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    @property
+    def answered(self) -> bool:
+        return self._future.done()
+
+    def answer(self, answer: _Answer) -> None:
+        if not self._future.done():
+            self._future.set_result(answer)
+
+    def delivered(self, delivery: Delivery) -> None:
+        if delivery.error is not None:
+            self.answer(delivery)
+            return
+        self.place = Pending(delivery.shard, delivery.offset)
+        if not self.wait:
+            self.answer(self.place)
+
+    async def result(self) -> _Answer:
+        return await self._future
+
+
+class Submitter:
+    """Sends commands and finds out what became of them."""
+
+    def __init__(
+        self,
+        producer: CommandProducer,
+        engine: AsyncEngine,
+        metrics: Metrics,
+        *,
+        wait_s: float,
+    ) -> None:
+        self.gateway_id = os.urandom(8).hex()
+        self._producer = producer
+        self._engine = engine
+        self._metrics = metrics
+        self._wait_s = wait_s
+        self._waiters: dict[int, _Waiter] = {}  # oldest first
+        self._last_number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._lookup: asyncio.Task[None] | None = None
+
+    @property
+    def waiters(self) -> int:
+        return len(self._waiters)
+
+    async def submit(
+        self, shard: int, command: ClientCommand, command_id: UUID, *, wait: bool = True
+    ) -> Decision | Pending:
+        """Send ``command`` and return its outcome, or its place if that is all there is in time.
+
+        Raises:
+            Problem: It was not sent, nobody knows whether it was, or its key is another's.
+        """
+        if len(self._waiters) >= WAITERS_MAX:
+            raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+        number = self._last_number = self._last_number + 1
+        waiter = _Waiter(command, command_id, time.monotonic(), wait)
+        self._produce(shard, waiter, number)
+        self._waiters[number] = waiter
+        self._arm()
+        try:
+            answer = await waiter.result()
+        finally:
+            del self._waiters[number]
+        return await self._concluded(answer, waiter)
+
+    def heard(self, message: OutcomeMessage) -> None:
+        """Take the outcomes of a batch from Redis."""
+        books = {name: BookView(depth) for name, depth in message.books.items()}
+        for outcome in message.outcomes:
+            waiter = self._waiters.get(outcome.waiter)
+            if waiter is not None:
+                waiter.answer(_Heard(message.shard, outcome, books))
+
+    def stop(self) -> None:
+        """End what goes on in the background; no command may be under way any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
+
+    def _produce(self, shard: int, waiter: _Waiter, number: int) -> None:
+        try:
+            self._producer.produce(
+                shard,
+                key=waiter.command.instrument,
+                value=encode_command(waiter.command),
+                command_id=waiter.command_id,
+                reply_to=reply_address(self.gateway_id, number),
+                on_delivery=waiter.delivered,
+            )
+        except ProducerFull as error:
+            self._metrics.produce_failures["none"].inc()
+            raise Problem(
+                Code.KAFKA_UNAVAILABLE, "The queue to Kafka is full.", outcome="none"
+            ) from error
+
+    async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
+        match answer:
+            case Pending():
+                return answer
+            case Delivery():
+                raise self._undelivered(answer, waiter)
+            case FoundOutcome():
+                return await self._decided(answer)
+            case _Heard(outcome=outcome) if outcome.replay_of is not None:
+                return await self._replayed(outcome.replay_of, conflict=outcome.conflict)
+            case _Heard():
+                book_view = answer.books.get(waiter.command.instrument)
+                return Decision(_decided_events(answer, waiter.command_id), book_view)
+
+    def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
+        outcome = "none" if delivery.never_sent else "unknown"
+        self._metrics.produce_failures[outcome].inc()
+        return Problem(
+            Code.KAFKA_UNAVAILABLE,
+            f"Kafka did not confirm the command: {delivery.error}.",
+            outcome=outcome,
+            command_id=str(waiter.command_id),
+        )
+
+    async def _decided(self, found: FoundOutcome) -> Decision:
+        if found.replay_of is not None:
+            return await self._replayed(found.replay_of, conflict=found.conflict)
+        return decision_of(found.events)
+
+    async def _replayed(self, first: tuple[int, int], *, conflict: bool) -> Decision:
+        if conflict:
+            raise Problem(
+                Code.IDEMPOTENCY_CONFLICT,
+                "An earlier request with this key asked for something else; nothing was done.",
+            )
+        async with log_connection(self._engine) as connection:
+            return decision_of(await read_events_at(connection, *first), replayed=True)
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up what waited long enough, and start a look-up for what is due."""
+        self._timer = None
+        now_s = time.monotonic()
+        due: list[_Waiter] = []
+        for waiter in self._waiters.values():
+            if now_s - waiter.born_s < LOOKUP_AFTER_S:
+                break  # the rest is younger
+            if not waiter.answered and self._is_due(waiter, now_s):
+                due.append(waiter)
+        if due and (self._lookup is None or self._lookup.done()):
+            self._lookup = asyncio.create_task(self._look_up_all(due))
+        if self._waiters:
+            self._arm()
+
+    def _is_due(self, waiter: _Waiter, now_s: float) -> bool:
+        age_s = now_s - waiter.born_s
+        if waiter.place is None:
+            if age_s >= DELIVERY_WAIT_S:
+                waiter.answer(Delivery(-1, -1, "it did not answer in time"))
+            return False
+        if age_s >= self._wait_s:
+            waiter.answer(waiter.place)
+            return False
+        return now_s >= waiter.next_s
+
+    async def _look_up_all(self, due: Sequence[_Waiter]) -> None:
+        self._metrics.lookups.inc(len(due))
+        try:
+            async with log_connection(self._engine) as connection:
+                found = await find_outcomes(connection, [_placed(waiter) for waiter in due])
+        except Problem as problem:
+            logger.warning("Cannot look outcomes up in the log", extra={"error": str(problem)})
+            found = {}
+        now_s = time.monotonic()
+        for waiter in due:
+            assert waiter.place is not None
+            answer = found.get((waiter.place.shard, waiter.place.offset))
+            if answer is not None:
+                waiter.answer(answer)
+            waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)
+            waiter.next_s = now_s + waiter.every_s
+
+
+def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
+    """Return the decision that the stored events of one command are."""
+    assert events, "a decided command has at least one event"
+    return Decision([load_event(event) for event in events], replayed=replayed)
+
+
+def _decided_events(heard: _Heard, command_id: UUID) -> list[DecidedEvent]:
+    outcome = heard.outcome
+    return [
+        DecidedEvent(
+            Shard(heard.shard),
+            Position(position),
+            decode_event_data(data),
+            command_id,
+            Offset(outcome.offset),
+        )
+        for position, data in enumerate(outcome.events, outcome.first_position)
+    ]
+
+
+def _placed(waiter: _Waiter) -> PlacedCommand:
+    assert waiter.place is not None
+    return PlacedCommand(
+        waiter.place.shard, waiter.place.offset, waiter.command_id, body_hash(waiter.command)
+    )
