@@ -1,7 +1,6 @@
 """The exchange as real processes: matchers, one projector, gateways; to be killed at will."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +10,9 @@ from typing import Any
 import httpx
 
 from exchange.config import Settings
+from exchange.stack.directory import RunDirectory
 from exchange.stack.process import ManagedProcess
+from exchange.stack.run import exchange_processes, gateways_of
 
 READY_TIMEOUT_S = 30.0
 POLL_S = 0.05
@@ -43,13 +44,10 @@ class Exchange:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
-        self._directory = directory
-        self.matchers = [self._matcher(i) for i in range(settings.matchers)]
-        self.projector = self._process("projector", "projector")
-        self.gateways = [self._gateway(i) for i in range(settings.gateways)]
-        self.urls = [
-            f"http://{settings.host}:{settings.port + i}" for i in range(settings.gateways)
-        ]
+        run = RunDirectory(directory)
+        run.prepare()
+        self.gateways, self.matchers, (self.projector,) = exchange_processes(settings, run)
+        self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
     def processes(self) -> list[ManagedProcess]:
@@ -86,23 +84,6 @@ class Exchange:
 
     def last_words(self) -> str:
         return "\n".join(f"{p.name}: {p.last_words()}" for p in self.processes)
-
-    def _matcher(self, index: int) -> ManagedProcess:
-        shards = range(index, self.settings.shards, self.settings.matchers)
-        options = [word for shard in shards for word in ("--shard", str(shard))]
-        return self._process(f"matcher-{index}", "matcher", *options)
-
-    def _gateway(self, index: int) -> ManagedProcess:
-        port = str(self.settings.port + index)
-        return self._process(f"gateway-{index}", "gateway", "--port", port)
-
-    def _process(self, name: str, *arguments: str) -> ManagedProcess:
-        return ManagedProcess(
-            name,
-            (sys.executable, "-m", "exchange", *arguments),
-            log_path=self._directory / f"{name}.log",
-            env=self.settings.environment(),
-        )
 
 
 @asynccontextmanager

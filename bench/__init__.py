@@ -1,0 +1,1 @@
+"""One file per question; each opens with what it measures and what it leaves out."""

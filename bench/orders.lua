@@ -1,0 +1,42 @@
+-- The load of bench/orders.py: single orders of 100 clients, three in ten at the market, prices
+-- uniform over 2,000 ticks of 0.50 around 70,000, each with an idempotency key of its own.
+-- `done` prints one JSON object, which the Python side reads.
+
+local thread_count = 0
+
+function setup(thread)
+  thread:set("thread_number", thread_count)
+  thread_count = thread_count + 1
+end
+
+function init(args)
+  run = args[1] or "run"
+  sent = 0
+  math.randomseed((tonumber(args[2]) or 1) * 1000 + thread_number)
+  wrk.method = "POST"
+  wrk.path = "/orders"
+  wrk.headers["Content-Type"] = "application/json"
+end
+
+function request()
+  sent = sent + 1
+  local side = math.random(2) == 1 and "buy" or "sell"
+  local client = math.random(100)
+  local quantity = math.random(1, 99)
+  local kind = '"limit","price":' .. string.format("%.1f", 69500 + math.random(0, 2000) / 2)
+  if math.random(10) <= 3 then kind = '"market"' end
+  return wrk.format(nil, nil, nil, string.format(
+    '{"client_id":"client-%d","instrument":"BTC-USD","side":"%s","type":%s,"quantity":0.%02d,' ..
+    '"idempotency_key":"%s-%d-%d"}',
+    client, side, kind, quantity, run, thread_number, sent))
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"max_us":%d,' ..
+    '"refused":%d,"broken":%d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(95),
+    latency:percentile(99), latency.max, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout))
+end
