@@ -1,0 +1,65 @@
+"""Which errors are a store's, to be waited out, and which are the event's, to stop at.
+
+A store that is away comes back and the projector goes on from what is stored there.
+Anything else would fail again for ever, so it must not be retried.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import asyncpg
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 2.0  # a store that is back is used well within the 5 s we promise
+
+# The SQLSTATE classes that say something of the server and not of the statement.
+_SERVER_CLASSES: Final = frozenset(
+    {
+        "08",  # connection exception
+        "25",  # invalid transaction state: read-only during a fail-over
+        "40",  # transaction rollback: deadlock, serialization failure
+        "53",  # insufficient resources: disk, memory, connections
+        "55",  # object not in the required state, lock not available
+        "57",  # operator intervention: shutdown, cancelled
+        "58",  # system error, external to the server
+    }
+)
+
+
+def is_store_failure(error: BaseException) -> bool:
+    """Tell whether ``error`` may pass when a store comes back."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "")[:2] in _SERVER_CLASSES
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # that one is a value that cannot be encoded
+    return isinstance(error, OSError | TimeoutError | SQLAlchemyError | RedisError)
+
+
+class Outage:
+    """A store's absence: told of once, waited out longer and longer, over with a success."""
+
+    def __init__(self, who: str, fields: Mapping[str, object]) -> None:
+        self._who = who
+        self._fields = fields
+        self._delay_s = 0.0
+
+    async def wait(self, error: BaseException) -> None:
+        """Wait before trying again; ``error`` is what the last try ended with."""
+        if not self._delay_s:
+            logger.warning(
+                "%s waits for its store", self._who, extra={**self._fields, "error": repr(error)}
+            )
+        self._delay_s = min(max(BACKOFF_MIN_S, 2 * self._delay_s), BACKOFF_MAX_S)
+        await asyncio.sleep(self._delay_s)
+
+    def over(self) -> None:
+        """Note that the store answers; costs nothing when it did so before."""
+        if self._delay_s:
+            self._delay_s = 0.0
+            logger.info("%s has its store back", self._who, extra=self._fields)

@@ -1,0 +1,132 @@
+"""What can be traded, and on which shard.
+
+One row per instrument. Scales, base and quote never change, so a reader may keep
+them for ever once it has seen them.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+from msgspec import Struct
+from sqlalchemy import BigInteger, Column, Integer, SmallInteger, Table, Text, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import InstrumentRegistered
+from exchange.schema import LIVE, metadata
+from projections.checkpoints import read_checkpoints
+from projections.postgres import PostgresProjection, columns
+
+NAME = "instruments"
+
+INSTRUMENTS = Table(
+    "instruments",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("instrument", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("base", Text, nullable=False),
+    Column("quote", Text, nullable=False),
+    Column("price_scale", SmallInteger, nullable=False),
+    Column("quantity_scale", SmallInteger, nullable=False),
+    Column("tick_size", BigInteger, nullable=False),
+    Column("lot_size", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("time_ms", BigInteger, nullable=False),
+    postgresql_partition_by="LIST (generation)",
+)
+
+INSERT_INSTRUMENTS = """
+insert into instruments
+    (generation, instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
+    state, position, time_ms)
+select $1, instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
+    'open', position, time_ms
+from unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::smallint[], $7::smallint[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+    as new (instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
+        position, time_ms)
+"""
+
+READ_INSTRUMENTS = select(
+    INSTRUMENTS.c.instrument,
+    INSTRUMENTS.c.shard,
+    INSTRUMENTS.c.base,
+    INSTRUMENTS.c.quote,
+    INSTRUMENTS.c.price_scale,
+    INSTRUMENTS.c.quantity_scale,
+    INSTRUMENTS.c.tick_size,
+    INSTRUMENTS.c.lot_size,
+    INSTRUMENTS.c.state,
+    INSTRUMENTS.c.position,
+    INSTRUMENTS.c.time_ms,
+).where(
+    INSTRUMENTS.c.generation
+    == select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
+)
+
+
+class InstrumentRow(Struct, frozen=True):
+    """An instrument: scales in decimal places, tick and lot in units, time since the epoch."""
+
+    instrument: str
+    shard: int
+    base: str
+    quote: str
+    price_scale: int
+    quantity_scale: int
+    tick_size: int
+    lot_size: int
+    state: str
+    position: int
+    time_ms: int
+
+
+async def list_instruments(
+    connection: AsyncConnection,
+) -> tuple[list[InstrumentRow], dict[int, int]]:
+    """Return all instruments by name, and the position of each shard that they are at least at."""
+    reached = await read_checkpoints(connection, NAME)
+    rows = await connection.execute(READ_INSTRUMENTS.order_by(INSTRUMENTS.c.instrument))
+    return [InstrumentRow(*row) for row in rows], reached
+
+
+async def get_instrument(connection: AsyncConnection, instrument: str) -> InstrumentRow | None:
+    """Return one instrument, None if the model knows none of that name."""
+    await read_checkpoints(connection, NAME)
+    query = READ_INSTRUMENTS.where(INSTRUMENTS.c.instrument == instrument)
+    row = (await connection.execute(query)).first()
+    return None if row is None else InstrumentRow(*row)
+
+
+async def project(
+    connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
+) -> None:
+    """Add the instruments that a batch registers."""
+    rows = [
+        _row(decided, decided.event)
+        for decided in events
+        if isinstance(decided.event, InstrumentRegistered)
+    ]
+    if rows:
+        await connection.execute(INSERT_INSTRUMENTS, generation, *columns(sorted(rows)))
+
+
+def instruments_projection(engine: AsyncEngine) -> PostgresProjection:
+    return PostgresProjection(engine, NAME, (INSTRUMENTS,), project)
+
+
+def _row(decided: DecidedEvent, event: InstrumentRegistered) -> tuple[str | int, ...]:
+    return (
+        event.instrument,
+        decided.shard,
+        event.base,
+        event.quote,
+        event.price_scale,
+        event.quantity_scale,
+        event.tick_size,
+        event.lot_size,
+        decided.position,
+        event.time_ms,
+    )

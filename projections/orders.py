@@ -1,0 +1,422 @@
+"""Every order as it is now, and the events that made it so.
+
+Read ``_fold``. A batch's effect on an order is folded in Python first: an order that
+begins in the batch is inserted as it is at the batch's end, an earlier one gets what
+the batch added. Exact for any split into batches, since a filled quantity only adds up.
+
+A refused order has a row too; but one that was refused because its id was taken has
+not, as the id belongs to another order, of which it changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, assert_never
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    cast,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    CancelRejected,
+    InstrumentRegistered,
+    InstrumentRejected,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    RecordRejected,
+    TradeExecuted,
+)
+from exchange.domain.values import RejectReason
+from exchange.ports import StoredEvent
+from exchange.schema import EVENTS, LIVE, metadata
+from projections.checkpoints import read_checkpoints
+from projections.postgres import PostgresProjection, columns
+
+NAME = "orders"
+
+
+class OrderStatus(StrEnum):
+    """What has become of an order; the last three are final."""
+
+    OPEN = "open"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+OPEN_STATUSES: Final = (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
+
+ORDERS = Table(
+    "orders",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("order_id", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("instrument", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("side", Text, nullable=False),
+    Column("order_type", Text, nullable=False),
+    Column("price", BigInteger),
+    Column("quantity", BigInteger, nullable=False),
+    Column("filled_quantity", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("command_id", Uuid, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Index("orders_by_client", "generation", "client_id", "created_ms", "shard", "position"),
+    # Those who quote ask for what is open, which is little of what they ever sent.
+    Index(
+        "open_orders_by_client",
+        "generation",
+        "client_id",
+        "created_ms",
+        "shard",
+        "position",
+        postgresql_where=text("status in ('open', 'partially_filled')"),
+    ),
+    postgresql_partition_by="LIST (generation)",
+)
+
+ORDER_EVENTS = Table(
+    "order_events",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("order_id", Text, primary_key=True),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    postgresql_partition_by="LIST (generation)",
+)
+
+INSERT_ORDERS = """
+insert into orders
+    (generation, order_id, shard, instrument, client_id, side, order_type, price, quantity,
+    filled_quantity, status, reason, command_id, created_ms, updated_ms, position, last_position)
+select $1, order_id, shard, instrument, client_id, side, order_type, price, quantity,
+    filled_quantity, status, reason, command_id, created_ms, updated_ms, position, last_position
+from unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::uuid[],
+    $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+    as new (order_id, shard, instrument, client_id, side, order_type, price, quantity,
+        filled_quantity, status, reason, command_id, created_ms, updated_ms, position,
+        last_position)
+"""
+
+# A status of null means that the batch did not change it.
+UPDATE_ORDERS = """
+update orders set
+    filled_quantity = orders.filled_quantity + change.filled_quantity,
+    status = coalesce(change.status, orders.status),
+    reason = coalesce(change.reason, orders.reason),
+    updated_ms = change.updated_ms,
+    last_position = change.last_position
+from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
+    as change (order_id, filled_quantity, status, reason, updated_ms, last_position)
+where orders.generation = $1 and orders.order_id = change.order_id
+"""
+
+INSERT_ORDER_EVENTS = """
+insert into order_events (generation, order_id, shard, position)
+select $1, order_id, shard, position
+from unnest($2::text[], $3::smallint[], $4::bigint[]) as new (order_id, shard, position)
+"""
+
+# The index's own words: the planner must see that its predicate holds, also in a generic plan.
+_IS_OPEN = text("orders.status in ('open', 'partially_filled')")
+
+_LIVE_GENERATION = select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
+
+READ_ORDERS = select(
+    ORDERS.c.order_id,
+    ORDERS.c.shard,
+    ORDERS.c.instrument,
+    ORDERS.c.client_id,
+    ORDERS.c.side,
+    ORDERS.c.order_type,
+    ORDERS.c.price,
+    ORDERS.c.quantity,
+    ORDERS.c.filled_quantity,
+    ORDERS.c.status,
+    ORDERS.c.reason,
+    ORDERS.c.command_id,
+    ORDERS.c.created_ms,
+    ORDERS.c.updated_ms,
+    ORDERS.c.position,
+    ORDERS.c.last_position,
+).where(ORDERS.c.generation == _LIVE_GENERATION)
+
+READ_ORDER_HISTORY = (
+    select(
+        EVENTS.c.shard,
+        EVENTS.c.position,
+        EVENTS.c.instrument,
+        EVENTS.c.type,
+        EVENTS.c.version,
+        cast(EVENTS.c.data, Text),  # as it is stored, not parsed
+        EVENTS.c.command_id,
+        EVENTS.c.kafka_offset,
+    )
+    .join_from(
+        ORDER_EVENTS,
+        EVENTS,
+        (EVENTS.c.shard == ORDER_EVENTS.c.shard) & (EVENTS.c.position == ORDER_EVENTS.c.position),
+    )
+    .where(ORDER_EVENTS.c.generation == _LIVE_GENERATION)
+    .order_by(ORDER_EVENTS.c.shard, ORDER_EVENTS.c.position)
+)
+
+
+class Order(Struct, frozen=True):
+    """An order: price and quantities in the instrument's units, times since the epoch.
+
+    ``position`` is that of its first event, ``last_position`` of the last that changed it.
+    """
+
+    order_id: str
+    shard: int
+    instrument: str
+    client_id: str
+    side: str
+    order_type: str
+    price: int | None
+    quantity: int
+    filled_quantity: int
+    status: str
+    reason: str | None
+    command_id: UUID
+    created_ms: int
+    updated_ms: int
+    position: int
+    last_position: int
+
+    @property
+    def cursor(self) -> "OrderCursor":
+        return OrderCursor(self.created_ms, self.shard, self.position)
+
+
+class OrderCursor(Struct, frozen=True):
+    """A place in a client's list of orders."""
+
+    created_ms: int
+    shard: int
+    position: int
+
+
+async def get_order(
+    connection: AsyncConnection, order_id: str
+) -> tuple[Order | None, dict[int, int]]:
+    """Return an order, None if the model knows none, and the positions it is at least at."""
+    reached = await read_checkpoints(connection, NAME)
+    row = (await connection.execute(READ_ORDERS.where(ORDERS.c.order_id == order_id))).first()
+    return None if row is None else _order(row), reached
+
+
+async def list_orders(
+    connection: AsyncConnection,
+    client_id: str,
+    *,
+    status: OrderStatus | None = None,
+    instrument: str | None = None,
+    before: OrderCursor | None = None,
+    limit: int,
+) -> tuple[list[Order], dict[int, int]]:
+    """Return a client's orders, newest first, and the positions they are at least at.
+
+    Args:
+        connection: Any connection to the database.
+        client_id: Whose orders.
+        status: Only those with this status.
+        instrument: Only those of this instrument.
+        before: The cursor of the last order of the page before.
+        limit: How many at most.
+    """
+    reached = await read_checkpoints(connection, NAME)
+    query = READ_ORDERS.where(ORDERS.c.client_id == client_id)
+    if status is not None:
+        query = query.where(ORDERS.c.status == status.value)
+    if status in OPEN_STATUSES:
+        query = query.where(_IS_OPEN)
+    if instrument is not None:
+        query = query.where(ORDERS.c.instrument == instrument)
+    newest_first = (ORDERS.c.created_ms, ORDERS.c.shard, ORDERS.c.position)
+    if before is not None:
+        place = tuple_(before.created_ms, before.shard, before.position)
+        query = query.where(tuple_(*newest_first) < place)
+    query = query.order_by(*(column.desc() for column in newest_first)).limit(limit)
+    return [_order(row) for row in await connection.execute(query)], reached
+
+
+async def order_history(
+    connection: AsyncConnection, order_id: str, *, after: int = 0, limit: int
+) -> tuple[list[StoredEvent], dict[int, int]]:
+    """Return the events that changed an order, in order, and the positions they are at least at.
+
+    A refused cancel changes nothing and is not among them.
+
+    Args:
+        connection: Any connection to the database.
+        order_id: The order; an unknown one has no history.
+        after: Only events at positions above this one, to go on from the last page.
+        limit: How many at most.
+    """
+    reached = await read_checkpoints(connection, NAME)
+    query = READ_ORDER_HISTORY.where(
+        ORDER_EVENTS.c.order_id == order_id, ORDER_EVENTS.c.position > after
+    )
+    rows = await connection.execute(query.limit(limit))
+    return [StoredEvent(*row) for row in rows], reached
+
+
+async def project(
+    connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
+) -> None:
+    """Add a batch's new orders, change the earlier ones, and extend the histories."""
+    batch = _fold(events)
+    new = sorted(batch.begun)
+    if new:
+        rows = [_row(batch.begun[order_id], batch.changes[order_id]) for order_id in new]
+        await connection.execute(INSERT_ORDERS, generation, *columns(rows))
+    earlier = sorted(batch.changes.keys() - batch.begun.keys())
+    if earlier:
+        changes = [_change_row(order_id, batch.changes[order_id]) for order_id in earlier]
+        updated = await connection.execute(UPDATE_ORDERS, generation, *columns(changes))
+        if updated != f"UPDATE {len(earlier)}":
+            raise ValueError(f"{updated}, but {len(earlier)} earlier orders changed")
+    if batch.history:
+        await connection.execute(INSERT_ORDER_EVENTS, generation, *columns(sorted(batch.history)))
+
+
+def orders_projection(engine: AsyncEngine) -> PostgresProjection:
+    return PostgresProjection(engine, NAME, (ORDERS, ORDER_EVENTS), project)
+
+
+@dataclass(slots=True)
+class _Change:
+    """What a batch does to one order."""
+
+    filled_quantity: int = 0
+    status: OrderStatus | None = None
+    reason: str | None = None
+    updated_ms: int = 0
+    last_position: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch's effect: the events that begin orders, each order's change, the histories."""
+
+    begun: dict[str, tuple[DecidedEvent, OrderAccepted | OrderRejected]] = field(
+        default_factory=dict
+    )
+    changes: dict[str, _Change] = field(default_factory=dict)
+    history: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def change(self, order_id: str, decided: DecidedEvent) -> _Change:
+        """Note that an event changes an order."""
+        self.history.append((order_id, decided.shard, decided.position))
+        change = self.changes.get(order_id)
+        if change is None:
+            change = self.changes[order_id] = _Change()
+        change.updated_ms = decided.event.time_ms
+        change.last_position = decided.position
+        return change
+
+    def begin(self, decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> _Change:
+        if event.order_id in self.begun:
+            raise ValueError(f"order {event.order_id} begins twice")
+        self.begun[event.order_id] = (decided, event)
+        return self.change(event.order_id, decided)
+
+    def fill(self, order_id: str, decided: DecidedEvent, quantity: int, remaining: int) -> None:
+        change = self.change(order_id, decided)
+        change.filled_quantity += quantity
+        change.status = OrderStatus.PARTIALLY_FILLED if remaining else OrderStatus.FILLED
+
+
+def _fold(events: Sequence[DecidedEvent]) -> _Batch:
+    batch = _Batch()
+    for decided in events:
+        event = decided.event
+        match event:
+            case OrderAccepted():
+                batch.begin(decided, event).status = OrderStatus.OPEN
+            case TradeExecuted():
+                taker, maker = event.taker_order_id, event.maker_order_id
+                batch.fill(taker, decided, event.quantity, event.taker_remaining)
+                batch.fill(maker, decided, event.quantity, event.maker_remaining)
+            case OrderRested():
+                batch.change(event.order_id, decided)
+            case OrderCancelled():
+                change = batch.change(event.order_id, decided)
+                change.status, change.reason = OrderStatus.CANCELLED, event.reason
+            case OrderRejected():
+                if event.reason is not RejectReason.DUPLICATE_ORDER_ID:
+                    change = batch.begin(decided, event)
+                    change.status, change.reason = OrderStatus.REJECTED, event.reason
+            case (
+                CancelRejected() | InstrumentRegistered() | InstrumentRejected() | RecordRejected()
+            ):
+                pass
+            case _:
+                assert_never(event)
+    return batch
+
+
+def _order(row: Sequence[Any]) -> Order:
+    return Order(*row)
+
+
+def _row(
+    begun: tuple[DecidedEvent, OrderAccepted | OrderRejected], change: _Change
+) -> tuple[object, ...]:
+    decided, event = begun
+    return (
+        event.order_id,
+        decided.shard,
+        event.instrument,
+        event.client_id,
+        event.side,
+        event.order_type,
+        event.price,
+        event.quantity,
+        change.filled_quantity,
+        change.status,
+        change.reason,
+        decided.command_id,
+        event.time_ms,
+        change.updated_ms,
+        decided.position,
+        change.last_position,
+    )
+
+
+def _change_row(order_id: str, change: _Change) -> tuple[object, ...]:
+    return (
+        order_id,
+        change.filled_quantity,
+        change.status,
+        change.reason,
+        change.updated_ms,
+        change.last_position,
+    )

@@ -1,0 +1,107 @@
+"""A projection in Postgres: a batch's changes and the checkpoint are one transaction.
+
+Read ``PostgresProjection.apply``. The checkpoint moves first, by compare-and-set: its
+row lock keeps a second projector of the same generation waiting, which then finds the
+checkpoint moved and applies nothing.
+
+The engine's sessions need not wait for the disk (``synchronous_commit=off``): a crash of
+the server loses a model's last batches and their checkpoints together, and the log fills
+them again. That saves a flush per batch and projection, which the matcher's commits
+would queue behind.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent
+
+MOVE_CHECKPOINT = """
+update checkpoints set position = $5, time_ms = $6
+where projection = $1 and generation = $2 and shard = $3 and position = $4
+"""
+
+CREATE_CHECKPOINT = """
+insert into checkpoints (projection, generation, shard, position, time_ms)
+values ($1, $2, $3, 0, 0)
+on conflict (projection, generation, shard) do nothing
+"""
+
+READ_CHECKPOINT = """
+select position from checkpoints where projection = $1 and generation = $2 and shard = $3
+"""
+
+READ_CHECKPOINTS = """
+select shard, position from checkpoints where projection = $1 and generation = $2
+"""
+
+Project = Callable[[asyncpg.Connection, int, Sequence[DecidedEvent]], Awaitable[None]]
+"""Changes a generation's tables by a batch of one shard's events, in the open transaction."""
+
+
+@asynccontextmanager
+async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
+    """Lend one of the pool's connections as the driver's own, for what Core cannot do."""
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        driver = raw.driver_connection
+        assert driver is not None
+        yield driver
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresProjection:
+    """A read model in Postgres; ``tables`` are partitioned by generation."""
+
+    engine: AsyncEngine
+    name: str
+    tables: tuple[Table, ...]
+    project: Project
+
+    async def resume(self, generation: int, shard: int) -> int:
+        """Return the position to go on from: the stored one, or 0."""
+        async with driver_connection(self.engine) as driver:
+            place = (self.name, generation, shard)
+            position: int | None = await driver.fetchval(READ_CHECKPOINT, *place)
+            if position is not None:
+                return position
+            await driver.execute(CREATE_CHECKPOINT, *place)
+            stored: int = await driver.fetchval(READ_CHECKPOINT, *place)
+            return stored
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the stored positions of ``shards``; one that has none is left out."""
+        async with driver_connection(self.engine) as driver:
+            rows = await driver.fetch(READ_CHECKPOINTS, self.name, generation)
+        return {row["shard"]: row["position"] for row in rows if row["shard"] in shards}
+
+    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+        """Apply consecutive events of one shard if the checkpoint is ``after``.
+
+        Returns:
+            Whether it was. If not, nothing changed.
+        """
+        last = events[-1]
+        async with driver_connection(self.engine) as driver, driver.transaction():
+            moved = await driver.execute(
+                MOVE_CHECKPOINT,
+                self.name,
+                generation,
+                last.shard,
+                after,
+                last.position,
+                last.event.time_ms,
+            )
+            if moved != "UPDATE 1":
+                return False
+            await self.project(driver, generation, events)
+        return True
+
+
+def columns(rows: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:
+    """Turn rows, at least one, into the columns that ``unnest`` takes."""
+    return list(zip(*rows, strict=True))

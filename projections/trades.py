@@ -1,0 +1,144 @@
+"""Every trade, newest first.
+
+One row per trade, keyed by its place in the log, which is also its id. Rows are
+written once and never change.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+from msgspec import Struct
+from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Table, Text, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import TradeExecuted, trade_id
+from exchange.domain.values import Side
+from exchange.schema import LIVE, metadata
+from projections.checkpoints import read_checkpoints
+from projections.postgres import PostgresProjection, columns
+
+NAME = "trades"
+
+TRADES = Table(
+    "trades",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("instrument", Text, nullable=False),
+    Column("price", BigInteger, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("taker_side", Text, nullable=False),
+    Column("buy_order_id", Text, nullable=False),
+    Column("sell_order_id", Text, nullable=False),
+    Column("buyer_client_id", Text, nullable=False),
+    Column("seller_client_id", Text, nullable=False),
+    Column("time_ms", BigInteger, nullable=False),
+    Index("trades_by_instrument", "generation", "instrument", "position"),
+    postgresql_partition_by="LIST (generation)",
+)
+
+INSERT_TRADES = """
+insert into trades
+    (generation, shard, position, instrument, price, quantity, taker_side, buy_order_id,
+    sell_order_id, buyer_client_id, seller_client_id, time_ms)
+select $1, shard, position, instrument, price, quantity, taker_side, buy_order_id,
+    sell_order_id, buyer_client_id, seller_client_id, time_ms
+from unnest($2::smallint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
+    $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
+    as new (shard, position, instrument, price, quantity, taker_side, buy_order_id,
+        sell_order_id, buyer_client_id, seller_client_id, time_ms)
+"""
+
+READ_TRADES = select(
+    TRADES.c.shard,
+    TRADES.c.position,
+    TRADES.c.instrument,
+    TRADES.c.price,
+    TRADES.c.quantity,
+    TRADES.c.taker_side,
+    TRADES.c.buy_order_id,
+    TRADES.c.sell_order_id,
+    TRADES.c.buyer_client_id,
+    TRADES.c.seller_client_id,
+    TRADES.c.time_ms,
+).where(
+    TRADES.c.generation
+    == select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
+)
+
+
+class Trade(Struct, frozen=True):
+    """A trade: price and quantity in the instrument's units, time since the epoch."""
+
+    shard: int
+    position: int
+    instrument: str
+    price: int
+    quantity: int
+    taker_side: str
+    buy_order_id: str
+    sell_order_id: str
+    buyer_client_id: str
+    seller_client_id: str
+    time_ms: int
+
+    @property
+    def trade_id(self) -> str:
+        return trade_id(self.shard, self.position)
+
+
+async def list_trades(
+    connection: AsyncConnection, instrument: str, *, before: int | None = None, limit: int
+) -> tuple[list[Trade], dict[int, int]]:
+    """Return an instrument's trades, newest first, and the positions that they are at least at.
+
+    Args:
+        connection: Any connection to the database.
+        instrument: Its name; of an unknown one there are no trades.
+        before: Only trades at positions below this one, to go on from the last page.
+        limit: How many at most.
+    """
+    reached = await read_checkpoints(connection, NAME)
+    query = READ_TRADES.where(TRADES.c.instrument == instrument)
+    if before is not None:
+        query = query.where(TRADES.c.position < before)
+    rows = await connection.execute(query.order_by(TRADES.c.position.desc()).limit(limit))
+    return [Trade(*row) for row in rows], reached
+
+
+async def project(
+    connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
+) -> None:
+    """Add a batch's trades."""
+    rows = [
+        _row(decided, decided.event)
+        for decided in events
+        if isinstance(decided.event, TradeExecuted)
+    ]
+    if rows:
+        await connection.execute(INSERT_TRADES, generation, *columns(rows))
+
+
+def trades_projection(engine: AsyncEngine) -> PostgresProjection:
+    return PostgresProjection(engine, NAME, (TRADES,), project)
+
+
+def _row(decided: DecidedEvent, event: TradeExecuted) -> tuple[str | int, ...]:
+    taker = (event.taker_order_id, event.taker_client_id)
+    maker = (event.maker_order_id, event.maker_client_id)
+    buyer, seller = (taker, maker) if event.taker_side is Side.BUY else (maker, taker)
+    return (
+        decided.shard,
+        decided.position,
+        event.instrument,
+        event.price,
+        event.quantity,
+        event.taker_side,
+        buyer[0],
+        seller[0],
+        buyer[1],
+        seller[1],
+        event.time_ms,
+    )
