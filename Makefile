@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(INSTALLED) ## install everything that is needed (done by the targets below too)
+setup: $(INSTALLED) ## install everything (the targets below do it too)
 	@$(PY) -m exchange setup
 
 run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it

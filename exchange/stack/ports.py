@@ -57,6 +57,7 @@ def _bound(listener: Listener) -> socket.socket:
     attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         attempt.bind((listener.host, listener.port))
+        attempt.listen(1)  # only then does a second one collide
     except OSError:
         attempt.close()
         raise

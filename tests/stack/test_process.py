@@ -1,0 +1,212 @@
+"""One child process: what starts it again, and that nothing of it survives."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from exchange.stack import process as process_module
+from exchange.stack.errors import StackError
+from exchange.stack.process import Backoff, ManagedProcess, PidFile, rotate, stop_orphan
+
+pytestmark = pytest.mark.anyio
+
+SLEEP = "import time; time.sleep(60)"
+IGNORE_TERM = (
+    f"import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); {SLEEP}"
+)
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
+print(child.pid, flush=True)
+child.wait()
+"""
+QUICK = Backoff(first_s=0.01, longest_s=0.04, healthy_after_s=30)
+
+Make = Callable[..., ManagedProcess]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    """Make processes of Python code, which end with the test."""
+    made: list[ManagedProcess] = []
+
+    def make_process(code: str, **options: object) -> ManagedProcess:
+        process = ManagedProcess(
+            "child",
+            (sys.executable, "-c", code),
+            log_path=tmp_path / "child.log",
+            pid_path=tmp_path / "child.pid",
+            **options,  # type: ignore[arg-type]
+        )
+        made.append(process)
+        return process
+
+    yield make_process
+    for process in made:
+        await process.kill()
+
+
+async def until_said(process: ManagedProcess) -> str:
+    """Wait for the first line that the process prints."""
+    while not (said := process.log_path.read_text()).endswith("\n"):
+        await asyncio.sleep(0.01)
+    return said.splitlines()[0]
+
+
+async def test_a_process_that_dies_is_started_again_later_each_time(make: Make) -> None:
+    delays: list[tuple[int, float]] = []
+    four = asyncio.Event()
+
+    def note(_: ManagedProcess, code: int, delay_s: float) -> None:
+        delays.append((code, delay_s))
+        if len(delays) == 4:
+            four.set()
+
+    process = make("raise SystemExit(3)", backoff=QUICK)
+    await process.start()
+    watch = asyncio.create_task(process.keep_running(note))
+    await four.wait()
+    await process.stop()
+    await watch
+
+    assert delays == [(3, 0.01), (3, 0.02), (3, 0.04), (3, 0.04)]
+
+
+def test_a_process_that_was_up_for_long_starts_from_the_first_delay() -> None:
+    backoff = Backoff()
+
+    assert backoff.next_s(last_s=10.0, up_s=29.9) == 10.0
+    assert backoff.next_s(last_s=10.0, up_s=30.0) == 0.2
+
+
+async def test_a_killed_process_is_started_again(make: Make) -> None:
+    process = make(SLEEP, backoff=QUICK)
+    restarted = asyncio.Event()
+    await process.start()
+    first = process.pid
+    watch = asyncio.create_task(process.keep_running(lambda *_: restarted.set()))
+
+    process.signal(signal.SIGKILL)
+    await restarted.wait()
+    while process.starts < 2:
+        await asyncio.sleep(0.01)
+
+    assert process.running
+    assert process.pid != first
+    await process.stop()
+    await watch
+
+
+async def test_stop_ends_the_watch_even_while_it_waits_to_start_again(make: Make) -> None:
+    process = make("raise SystemExit(1)", backoff=Backoff(first_s=60, longest_s=60))
+    ended = asyncio.Event()
+    await process.start()
+    watch = asyncio.create_task(process.keep_running(lambda *_: ended.set()))
+    await ended.wait()
+
+    await process.stop()
+    await watch
+
+    assert process.starts == 1
+
+
+async def test_a_process_that_does_not_stop_is_killed(make: Make) -> None:
+    process = make(IGNORE_TERM, stop_timeout_s=0.2)
+    await process.start()
+    await until_said(process)
+    pid = process.pid
+
+    await process.stop()
+
+    assert not psutil.pid_exists(pid)
+
+
+async def test_what_a_killed_process_had_started_dies_with_it(make: Make) -> None:
+    process = make(PARENT)
+    await process.start()
+    grandchild = psutil.Process(int(await until_said(process)))
+
+    await process.kill()
+
+    psutil.wait_procs([grandchild], timeout=5)
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_ctrl_c_in_the_terminal_does_not_reach_a_child(make: Make) -> None:
+    process = make(SLEEP)
+    await process.start()
+
+    assert os.getsid(process.pid) == process.pid != os.getsid(0)
+
+
+async def test_readiness_fails_at_once_with_the_last_words_of_a_process_that_died(
+    make: Make,
+) -> None:
+    process = make("raise SystemExit('no room')")
+    await process.start()
+
+    with pytest.raises(StackError, match=r"child stopped while starting: no room \(see .*log\)"):
+        await process.until_ready(asyncio.sleep(60), timeout_s=60)
+
+
+async def test_readiness_fails_when_the_time_is_up(make: Make) -> None:
+    process = make(SLEEP)
+    await process.start()
+
+    with pytest.raises(StackError, match="child was not ready after 0 s"):
+        await process.until_ready(asyncio.sleep(60), timeout_s=0.05)
+
+
+async def test_the_pid_file_lasts_as_long_as_the_process(make: Make) -> None:
+    process = make(SLEEP)
+    assert process.pid_path is not None
+
+    await process.start()
+    written = msgspec.json.decode(process.pid_path.read_bytes(), type=PidFile)
+    await process.stop()
+
+    assert written.stop_signal == signal.SIGTERM
+    assert not process.pid_path.exists()
+
+
+async def test_an_orphan_is_stopped_even_if_it_is_frozen(make: Make) -> None:
+    process = make(SLEEP)
+    await process.start()
+    assert process.pid_path is not None
+    process.signal(signal.SIGSTOP)
+
+    assert await asyncio.to_thread(stop_orphan, process.pid_path)
+
+    assert await process.wait() == -signal.SIGTERM
+    assert not process.pid_path.exists()
+
+
+async def test_a_process_that_has_an_orphans_number_by_chance_is_left_alone(make: Make) -> None:
+    process = make(SLEEP)
+    await process.start()
+    assert process.pid_path is not None
+    an_hour_ago = PidFile(process.pid, time.time() - 3600, signal.SIGTERM)
+    process.pid_path.write_bytes(msgspec.json.encode(an_hour_ago))
+
+    assert not stop_orphan(process.pid_path)
+
+    assert process.running
+    assert not process.pid_path.exists()
+
+
+def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "LOG_BYTES_MAX", 3)
+    log = tmp_path / "child.log"
+    log.write_text("1234")
+
+    rotate(log)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["child.log.1"]

@@ -1,0 +1,93 @@
+"""The settings: the seed's names, bounds, and the file that lists them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from exchange import config
+from exchange.config import PROJECT, Settings, SettingsError
+
+DEFAULTS = Settings.load({}, dotenv=None)
+LINE = re.compile(r"# ([A-Z_]+)=(.*)")
+
+
+def load(**environ: str) -> Settings:
+    return Settings.load(environ, dotenv=None)
+
+
+def test_the_example_lists_every_setting_with_its_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[config.Variables] = []
+
+    class Recorded(config.Variables):
+        def __init__(self, values: dict[str, str]) -> None:
+            super().__init__(values)
+            asked.append(self)
+
+    monkeypatch.setattr(config, "Variables", Recorded)
+    example = (PROJECT / ".env.example").read_text()
+    uncommented = tmp_path / ".env"
+    uncommented.write_text(re.sub(LINE, r"\1=\2", example))
+
+    assert Settings.load({}, dotenv=uncommented) == DEFAULTS
+    assert {name for name, _ in LINE.findall(example)} == asked[0].names
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT=4000\nGATEWAYS=2\n")
+
+    settings = Settings.load({"PORT": "5000", "GATEWAYS": ""}, dotenv)
+
+    assert (settings.port, settings.gateways) == (5000, 2)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"PORT": "http"}, "PORT=http: must be a whole number from 1 to 65535"),
+        ({"PORT": "0"}, "PORT=0: must be"),
+        ({"PORT": "٣"}, "PORT=٣: must be"),
+        ({"SHARDS": "9" * 9999}, "SHARDS=9+: must be"),
+        ({"MATCHERS": "2"}, "MATCHERS=2: must be a whole number from 1 to 1"),
+        ({"PORT": "65535", "GATEWAYS": "2"}, "PORT=65535: leaves no ports for 2 gateways"),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT=xml: must be one of human, json"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must look like postgresql://"),
+        ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
+    ],
+)
+def test_a_bad_value_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load(**environ)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_every_form_of_a_database_address_is_taken(scheme: str) -> None:
+    settings = load(DATABASE_URL=f"{scheme}://u:p@h/d?sslmode=require")
+
+    assert settings.database_url == "postgresql://u:p@h/d?sslmode=require"
+    assert settings.sqlalchemy_url == "postgresql+asyncpg://u:p@h/d?ssl=require"
+
+
+def test_addresses_in_parts_as_the_seed_has_them() -> None:
+    settings = load(
+        POSTGRES_HOST="db", POSTGRES_PASSWORD="p@ss/", REDIS_HOST="cache", REDIS_PASSWORD="x y"
+    )
+
+    assert settings.database_url == "postgresql://postgres:p%40ss%2F@db:5432/exchange"
+    assert settings.redis_url == "redis://:x%20y@cache:6379/0"
+    assert not settings.database_is_local
+    assert not settings.redis_is_local
+
+
+def test_a_child_process_reads_the_same_settings() -> None:
+    parent = load(SHARDS="4", MATCHERS="2", LOG_FORMAT="json", ORDER_WAIT_MS="70")
+
+    child = Settings.load(parent.environment(), dotenv=None)
+
+    assert not child.kafka_is_local
+    assert child.kafka_bootstrap_servers == parent.kafka_bootstrap_servers == "127.0.0.1:29092"
+    for name in ("shards", "matchers", "log_format", "order_wait_ms", "database_url", "redis_url"):
+        assert getattr(child, name) == getattr(parent, name)
