@@ -78,7 +78,7 @@ def create_app(
     Args:
         engine: The pool of database connections.
         redis: A client for the book and for the outcomes' channel.
-        producer: Started and stopped by the caller, who also closes the other two.
+        producer: Started and stopped here; the caller closes the other two.
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
     """
@@ -97,7 +97,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with _background(gateway):
+        async with _background(gateway, producer):
             yield
 
     app = Starlette(
@@ -131,8 +131,9 @@ async def serve(app: ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> 
 
 
 @asynccontextmanager
-async def _background(gateway: Gateway) -> AsyncIterator[None]:
-    """Run what belongs to no request: the ear for outcomes and the health probe."""
+async def _background(gateway: Gateway, producer: CommandProducer) -> AsyncIterator[None]:
+    """Run what belongs to no request: the producer, the ear for outcomes, the health probe."""
+    await producer.start()
     submitter = gateway.submitter
     subscriber = OutcomeSubscriber(gateway.redis, submitter.gateway_id, submitter.heard)
     await gateway.health.probe()
@@ -145,6 +146,7 @@ async def _background(gateway: Gateway) -> AsyncIterator[None]:
             submitter.stop()
             for task in running:
                 task.cancel()
+            await producer.stop()
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:

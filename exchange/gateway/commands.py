@@ -1,8 +1,9 @@
 """What became of a command: for those who did not wait, or whose wait ended early."""
 
+from typing import Final
 from uuid import UUID
 
-from msgspec import Struct
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,22 +16,15 @@ from exchange.domain.events import (
 )
 from exchange.event_store import find_command, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
-from exchange.gateway.instruments import registered
-from exchange.gateway.placing import cancelled_view, placed_view
+from exchange.gateway.instruments import RegisteredView, registered
+from exchange.gateway.placing import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, invalid
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import place, query
 from exchange.gateway.responses import json_response
 from exchange.gateway.submission import Decision, decision_of
 
-
-class CommandView(Struct, frozen=True):
-    """A decided command: the status and the body that its own request would have got."""
-
-    command_id: str
-    status: str
-    outcome_status: int
-    outcome: object
+RETRY_LATER: Final = 503
 
 
 async def get_command(request: Request) -> Response:
@@ -58,25 +52,28 @@ def _command_id(text: str) -> UUID:
         raise invalid("command_id", "must be a UUID") from None
 
 
-async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> CommandView:
+async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> dict[str, object]:
+    """Return what the command's own request would have got, and whether it was accepted."""
+    known: dict[str, object] = {"command_id": str(command_id)}
     try:
-        status, outcome = await _outcome(gateway, decision, command_id)
+        view = await _outcome(gateway, decision, command_id)
     except Problem as problem:
-        if problem.code.status >= 500 and problem.code is not Code.COMMAND_UNREADABLE:
+        if problem.code.status == RETRY_LATER:
             raise
-        refusal = problem.document()
-        return CommandView(str(command_id), "refused", problem.code.status, refusal)
-    return CommandView(str(command_id), "accepted", status, outcome)
+        return {**known, "status": "refused", "problem": problem.document()}
+    return {**known, "status": "accepted", **msgspec.structs.asdict(view)}
 
 
-async def _outcome(gateway: Gateway, decision: Decision, command_id: UUID) -> tuple[int, object]:
+async def _outcome(
+    gateway: Gateway, decision: Decision, command_id: UUID
+) -> PlacedView | CancelledView | RegisteredView:
     event = decision.first
     match event:
         case InstrumentRegistered() | InstrumentRejected() | RecordRejected():
-            return 201, registered(decision, command_id)
+            return registered(decision, command_id)
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)
-            return 200, await cancelled_view(gateway, listing, decision, command_id)
+            return await cancelled_view(gateway, listing, decision, command_id)
         case _:
             listing = await gateway.listings.get(event.instrument)
-            return 201, await placed_view(gateway, listing, decision, command_id)
+            return await placed_view(gateway, listing, decision, command_id)
