@@ -1,0 +1,82 @@
+"""The read side on real stores, with logs that the tests write."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from exchange.event_store import read_heads
+from projections.book import await_book
+from projections.checkpoints import SequenceWaits
+from projections.projector import run_projector
+from tests.projections.models import POSTGRES_PROJECTIONS
+
+CATCH_UP_TIMEOUT_MS = 20_000
+
+RunProjector = Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]
+CatchUp = Callable[[], "asyncio.Future[None]"]
+
+
+def make_engine(database_url: str, application_name: str = "tests") -> AsyncEngine:
+    settings = {"application_name": application_name, "synchronous_commit": "off"}
+    return create_async_engine(
+        database_url.replace("postgresql://", "postgresql+asyncpg://"),
+        pool_size=10,
+        max_overflow=0,
+        connect_args={"server_settings": settings},
+    )
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = make_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def projector(database_url: str, redis_url: str) -> RunProjector:
+    """Run a projector with clients of its own, as its process does."""
+
+    @asynccontextmanager
+    async def running(pace_ms: int = 5) -> AsyncIterator[asyncio.Task[None]]:
+        engine = make_engine(database_url, "projector")
+        async with Redis.from_url(redis_url) as redis:
+            task = asyncio.create_task(run_projector(engine, redis, pace_ms=pace_ms))
+            try:
+                yield task
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+                await engine.dispose()
+        assert task.cancelled(), task.exception()
+
+    return running
+
+
+async def catch_up(engine: AsyncEngine, redis: Redis, connection: asyncpg.Connection) -> None:
+    """Wait until every read model is where the heads are now."""
+    heads = await read_heads(connection)
+    waits = SequenceWaits(engine)
+    for name in POSTGRES_PROJECTIONS:
+        await waits.reach(name, heads, timeout_ms=CATCH_UP_TIMEOUT_MS)
+    generation = await connection.fetchval("select generation from live where projection = 'book'")
+    for shard, position in heads.items():
+        await await_book(redis, generation, shard, position, timeout_ms=CATCH_UP_TIMEOUT_MS)

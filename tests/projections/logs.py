@@ -1,0 +1,155 @@
+"""Random logs, made by the real engine and appended by the real event store.
+
+Few prices, clients and order ids on purpose: a small space collides, and collisions
+(crosses, duplicates, late cancels, self-trades) are where bugs live. One instrument has
+amounts near the limit, so that its costs outgrow 64 bits.
+"""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from exchange.codec import chain_after, keyed_command_id, store_event
+from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
+from exchange.domain.engine import State, decide, evolve
+from exchange.domain.values import (
+    UNITS_LIMIT,
+    Offset,
+    OrderType,
+    Position,
+    Price,
+    Quantity,
+    Shard,
+    Side,
+)
+from exchange.event_store import PostgresEventStore
+from exchange.ports import Head, StoredEvent
+
+CLIENTS = ("ann", "bob", "cyd", "dee")
+SMALL_TICK, LARGE_TICK = 5, UNITS_LIMIT // 8
+
+
+class LogWriter:
+    """Decides commands on one shard and appends what they cause."""
+
+    def __init__(self, store: PostgresEventStore, head: Head, taken: set[str]) -> None:
+        self._store = store
+        self._head = head
+        self._taken = taken  # order ids that any shard has claimed
+        self.state = State()
+        self.shard = head.shard
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, database_url: str, shard: int = 0, *, taken: set[str] | None = None
+    ) -> AsyncIterator[Self]:
+        async with PostgresEventStore(database_url, Shard(shard)) as store:
+            head = await store.take_over("topic-1")
+            yield cls(store, head, set() if taken is None else taken)
+
+    async def append(self, commands: Sequence[Command]) -> list[StoredEvent]:
+        """Append the events of commands in one batch."""
+        events: list[StoredEvent] = []
+        for offset, command in enumerate(commands, self._head.next_offset):
+            events += self._execute(command, offset)
+        await self.append_events(events, commands=len(commands))
+        return events
+
+    async def append_events(self, events: Sequence[StoredEvent], *, commands: int = 1) -> None:
+        """Append events as they are, whatever they say."""
+        head = Head(
+            shard=self._head.shard,
+            epoch=self._head.epoch,
+            position=Position(self._head.position + len(events)),
+            topic_id=self._head.topic_id,
+            next_offset=Offset(self._head.next_offset + commands),
+            chain=chain_after(self._head.chain, events),
+            state_digest=self.state.digest,
+        )
+        batch = await self._store.begin()
+        await batch.append(events, expected=self._head, head=head)
+        self._head = head
+
+    @property
+    def position(self) -> int:
+        return self._head.position
+
+    def _execute(self, command: Command, offset: int) -> list[StoredEvent]:
+        taken = isinstance(command, PlaceOrder) and command.order_id in self._taken
+        if isinstance(command, PlaceOrder):
+            self._taken.add(command.order_id)
+        stored: list[StoredEvent] = []
+        command_id = keyed_command_id(f"shard {self.shard}", str(offset))
+        for event in decide(self.state, command, time_ms=1_000 + offset, order_id_taken=taken):
+            evolve(self.state, event)
+            stored.append(
+                store_event(
+                    event,
+                    shard=self.shard,
+                    position=self.state.position,
+                    command_id=command_id,
+                    kafka_offset=Offset(offset),
+                )
+            )
+        return stored
+
+
+def instruments_of(shard: int) -> tuple[str, str]:
+    """Name the instruments that live on a shard: one of small amounts, one of large."""
+    return f"SMALL-{shard}", f"LARGE-{shard}"
+
+
+def registrations(shard: int) -> list[Command]:
+    small, large = instruments_of(shard)
+    return [
+        RegisterInstrument(small, "A", "USD", 2, 3, Price(SMALL_TICK), Quantity(10)),
+        RegisterInstrument(large, "B", "USD", 12, 12, Price(LARGE_TICK), Quantity(1)),
+    ]
+
+
+def random_commands(chance: random.Random, shard: int, count: int) -> list[Command]:
+    """Return commands of every kind, many of which are refused."""
+    return [_random_command(chance, shard) for _ in range(count)]
+
+
+def _random_command(chance: random.Random, shard: int) -> Command:
+    kind = chance.random()
+    if kind < 0.02:
+        return chance.choice(registrations(shard))
+    instrument = chance.choice((*instruments_of(shard), instruments_of(shard)[0]))
+    if kind < 0.25:
+        return CancelOrder(
+            order_id=_order_id(chance, shard),
+            instrument=instrument,
+            client_id=chance.choice((None, *CLIENTS)),
+        )
+    if kind < 0.27:
+        instrument = "NOWHERE"
+    return _random_order(chance, shard, instrument)
+
+
+def _random_order(chance: random.Random, shard: int, instrument: str) -> PlaceOrder:
+    order_type = OrderType.LIMIT if chance.random() < 0.8 else OrderType.MARKET
+    large = instrument.startswith("LARGE")
+    price = chance.randint(1, 7) * (LARGE_TICK if large else SMALL_TICK)
+    quantity = chance.randint(1, UNITS_LIMIT - 1) if large else 10 * chance.randint(1, 9)
+    if chance.random() < 0.02:
+        price += 1  # off tick
+    return PlaceOrder(
+        order_id=_order_id(chance, shard),
+        client_id=chance.choice(CLIENTS),
+        instrument=instrument,
+        side=chance.choice(list(Side)),
+        order_type=order_type,
+        price=Price(price) if order_type is OrderType.LIMIT else None,
+        quantity=Quantity(quantity),
+    )
+
+
+def _order_id(chance: random.Random, shard: int) -> str:
+    # Some ids are wanted by every shard; whose claim comes first has them.
+    if chance.random() < 0.02:
+        return f"shared-{chance.randrange(20)}"
+    return f"{shard}-{chance.randrange(400)}"

@@ -1,0 +1,131 @@
+"""Read models as they are stored, in the shapes of ``folds``, and the comparison of the two.
+
+Read with plain SQL and Redis commands: the projections' own queries are not trusted here.
+"""
+
+from decimal import Decimal
+from typing import Any, cast
+
+import asyncpg
+from redis.asyncio import Redis
+
+from exchange.event_store import read_events, read_heads
+from exchange.ports import StoredEvent
+from tests.projections.folds import (
+    Row,
+    fold_book,
+    fold_histories,
+    fold_instruments,
+    fold_orders,
+    fold_positions,
+    fold_trades,
+)
+
+PROJECTIONS = ("book", "instruments", "orders", "positions", "trades")
+POSTGRES_PROJECTIONS = ("instruments", "orders", "positions", "trades")
+
+READ_MODEL = """
+select * from {table} where generation = (select generation from live where projection = $1)
+"""
+
+
+async def read_log(connection: asyncpg.Connection) -> list[StoredEvent]:
+    """Return every event up to the heads, shard by shard."""
+    events: list[StoredEvent] = []
+    for shard, position in (await read_heads(connection)).items():
+        events += await read_events(connection, shard, after=0, up_to=position, limit=position)
+        assert len(events) == 0 or position in (0, events[-1].position)
+    return events
+
+
+async def assert_models_equal_folds(connection: asyncpg.Connection, redis: Redis) -> None:
+    """Compare every live read model with the fold of the log; both must be at the heads."""
+    log = await read_log(connection)
+    assert await stored_instruments(connection) == fold_instruments(log)
+    assert await stored_orders(connection) == fold_orders(log)
+    assert await stored_histories(connection) == fold_histories(log)
+    assert await stored_trades(connection) == fold_trades(log)
+    assert await stored_positions(connection) == fold_positions(log)
+    heads = await read_heads(connection)
+    assert await stored_book(connection, redis, list(heads)) == fold_book(log)
+    assert await stored_checkpoints(connection) == {
+        (name, shard): position
+        for name in POSTGRES_PROJECTIONS
+        for shard, position in heads.items()
+    }
+
+
+async def stored_instruments(connection: asyncpg.Connection) -> dict[str, Row]:
+    return {row["instrument"]: row for row in await _rows(connection, "instruments")}
+
+
+async def stored_orders(connection: asyncpg.Connection) -> dict[str, Row]:
+    return {row["order_id"]: row for row in await _rows(connection, "orders")}
+
+
+async def stored_histories(connection: asyncpg.Connection) -> dict[str, list[tuple[int, int]]]:
+    histories: dict[str, list[tuple[int, int]]] = {}
+    for row in await _rows(connection, "order_events", projection="orders"):
+        histories.setdefault(row["order_id"], []).append((row["shard"], row["position"]))
+    return {order_id: sorted(places) for order_id, places in histories.items()}
+
+
+async def stored_trades(connection: asyncpg.Connection) -> dict[tuple[int, int], Row]:
+    return {(row["shard"], row["position"]): row for row in await _rows(connection, "trades")}
+
+
+async def stored_positions(connection: asyncpg.Connection) -> dict[tuple[str, str], Row]:
+    rows = await _rows(connection, "positions")
+    return {(row["client_id"], row["instrument"]): row for row in rows}
+
+
+async def stored_checkpoints(connection: asyncpg.Connection) -> dict[tuple[str, int], int]:
+    rows = await connection.fetch(
+        "select projection, shard, position from checkpoints join live using (projection)"
+        " where checkpoints.generation = live.generation"
+    )
+    return {(row["projection"], row["shard"]): row["position"] for row in rows}
+
+
+async def stored_book(
+    connection: asyncpg.Connection, redis: Redis, shards: list[int]
+) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """Return the books of all shards from Redis' own structures, checking that they agree."""
+    generation = await connection.fetchval("select generation from live where projection = 'book'")
+    books: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for shard in shards:
+        tag = f"{{book:{generation}:{shard}}}"
+        async for key in redis.scan_iter(f"{tag}:*:prices"):
+            instrument, side, _ = key.decode().removeprefix(f"{tag}:").rsplit(":", 2)
+            levels = await _stored_levels(redis, key.decode().removesuffix(":prices"))
+            book = books.setdefault(instrument, {"bids": [], "asks": []})
+            if side == "buy":
+                book["bids"] = sorted(levels, reverse=True)
+            else:
+                book["asks"] = sorted(levels)
+    return books
+
+
+async def _stored_levels(redis: Redis, key: str) -> list[tuple[int, int]]:
+    prices: Any = await redis.zrange(f"{key}:prices", 0, -1, withscores=True)
+    quantities = await cast("Any", redis.hgetall(f"{key}:quantities"))
+    assert [int(price) for price, _ in prices] == [int(score) for _, score in prices]
+    assert {price for price, _ in prices} == set(quantities)
+    return [(int(price), int(quantity)) for price, quantity in quantities.items()]
+
+
+async def _rows(
+    connection: asyncpg.Connection, table: str, *, projection: str | None = None
+) -> list[Row]:
+    records = await connection.fetch(READ_MODEL.format(table=table), projection or table)
+    rows = [{name: _plain(value) for name, value in record.items()} for record in records]
+    for row in rows:
+        del row["generation"]
+    return rows
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        assert value == int(value)
+        return int(value)
+    return value
