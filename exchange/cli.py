@@ -1,7 +1,6 @@
-"""The command line, and the only place where the parts are put together.
+"""The command line: one command for each process of the exchange, and for its operators.
 
-Each process of the exchange is one command here; its ``run_…`` function opens the connections,
-hands them to the parts, and closes them again. What a person did wrong ends in one line and exit
+``processes`` puts the parts of each together. What a person did wrong ends in one line and exit
 code 1 (2 for wrong arguments), never in a traceback.
 """
 
@@ -11,11 +10,16 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import typer
-import uvloop
 from rich.console import Console
 
 from exchange import logs
 from exchange.config import PROJECT, Settings, SettingsError
+from exchange.processes import (
+    run_gateway,
+    run_matcher,
+    run_projections,
+    serve_until_stopped,
+)
 from exchange.stack import run as stack
 from exchange.stack import services
 from exchange.stack.directory import RunDirectory
@@ -82,7 +86,7 @@ def matcher(shard: Annotated[list[int], typer.Option(help="A shard to run; repea
 @app.command()
 def projector() -> None:
     """Keep the read models up to date."""
-    _process(run_projector)
+    _process(run_projections)
 
 
 @app.command()
@@ -94,16 +98,4 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
-    uvloop.run(work(settings))
-
-
-async def run_matcher(settings: Settings, shards: list[int]) -> None:
-    raise NotImplementedError
-
-
-async def run_projector(settings: Settings) -> None:
-    raise NotImplementedError
-
-
-async def run_gateway(settings: Settings, port: int) -> None:
-    raise NotImplementedError
+    serve_until_stopped(work(settings))

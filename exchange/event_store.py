@@ -108,8 +108,9 @@ with moved as (
 select pg_notify('events', moved.shard || ':' || moved.position) from moved
 """
 
+# ``data::text``: a connection may have a codec that decodes json, and the text is what was hashed.
 READ_EVENTS = """
-select shard, position, instrument, type, version, data, command_id, kafka_offset
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
 from events
 where shard = $1 and position > $2 and position <= $3
 order by position
@@ -117,7 +118,7 @@ limit $4
 """
 
 READ_EVENTS_AT_PLACES = """
-select shard, position, instrument, type, version, data, command_id, kafka_offset
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
 from events
 join unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
     using (shard, kafka_offset)
@@ -126,7 +127,7 @@ order by shard, position
 
 # The predicate on the version is what lets the partial index serve this.
 READ_EVENTS_OF_UNKEYED_COMMAND = """
-select shard, position, instrument, type, version, data, command_id, kafka_offset
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
 from events
 where command_id = $1 and substr(command_id::text, 15, 1) = '7'
 order by shard, position

@@ -48,9 +48,7 @@ async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
 
 async def run_projections(settings: Settings) -> None:
     """Keep every read model up to date."""
-    # A read model and its checkpoint are one transaction, so they are lost or kept together and
-    # the log refills what a crash of Postgres takes: no reason to wait for the disk.
-    async with _engine(settings, synchronous_commit="off") as engine, _redis(settings) as redis:
+    async with _engine(settings) as engine, _redis(settings) as redis:
         await run_projector(engine, redis, pace_ms=settings.projector_pace_ms)
 
 
@@ -94,7 +92,7 @@ async def _matcher(
 
 
 @asynccontextmanager
-async def _engine(settings: Settings, **session: str) -> AsyncIterator[AsyncEngine]:
+async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(
         settings.sqlalchemy_url,
         pool_size=settings.database_pool_max,
@@ -102,7 +100,7 @@ async def _engine(settings: Settings, **session: str) -> AsyncIterator[AsyncEngi
         pool_timeout=POOL_WAIT_S,
         connect_args={
             "timeout": STORE_TIMEOUT_S,
-            "server_settings": {"application_name": "exchange", "jit": "off", **session},
+            "server_settings": {"application_name": "exchange", "jit": "off"},
         },
     )
     try:

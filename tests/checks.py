@@ -21,7 +21,7 @@ from exchange.ports import StoredEvent
 from tests.load import Answer, Command, History
 
 READ_LOG = """
-select shard, position, instrument, type, version, data, command_id, kafka_offset
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
 from events order by shard, position
 """
 
