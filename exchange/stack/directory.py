@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exchange.stack.errors import StackError
-from exchange.stack.process import stop_orphan
+from exchange.stack.process import stop_orphans
 
+SERVICES = ("kafka", "postgres", "valkey")
 FREE_BYTES_MIN = 200_000_000  # three services write ahead, then stop in ways that are hard to read
 
 
@@ -92,4 +93,7 @@ class RunDirectory:
         Returns:
             The names of what was still running.
         """
-        return [path.stem for path in sorted(self.pids.glob("*.pid")) if stop_orphan(path)]
+        found = sorted(self.pids.glob("*.pid"))
+        services = [path for path in found if path.stem in SERVICES]
+        processes = [path for path in found if path.stem not in SERVICES]
+        return stop_orphans(processes) + stop_orphans(services)  # each may need what comes after it

@@ -3,7 +3,7 @@
 Read ``ManagedProcess``. What always holds: a child has a session of its own, so a Ctrl-C in the
 terminal reaches only its parent; its output goes to a file; while it may be running a pid file says
 so, with the time it started, so that a later run can stop what a killed parent left behind
-(``stop_orphan``) and never touches a process that was given the same number since. Stopping always
+(``stop_orphans``) and never touches a process that was given the same number since. Stopping always
 ends: the signal, a bounded wait, SIGKILL.
 """
 
@@ -226,23 +226,25 @@ def rotate(log: Path) -> None:
         log.rename(log.with_suffix(".log.1"))
 
 
-def stop_orphan(pid_path: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Stop the process that ``pid_path`` names if it still runs, and delete the file.
+def stop_orphans(pid_paths: Sequence[Path], timeout_s: float = STOP_TIMEOUT_S) -> list[str]:
+    """Stop the processes that ``pid_paths`` name and that still run; delete the files.
 
     Returns:
-        Whether there was one.
+        The names of those that ran.
     """
-    orphan = _find_orphan(pid_path)
-    if orphan is not None:
-        process, stop_signal = orphan
+    orphans = {path: orphan for path in pid_paths if (orphan := _find_orphan(path))}
+    for process, stop_signal in orphans.values():
         with suppress(psutil.NoSuchProcess):
             process.send_signal(stop_signal)
             process.send_signal(signal.SIGCONT)  # a frozen one cannot obey
-        psutil.wait_procs([process], timeout=timeout_s)
+    processes = [process for process, _ in orphans.values()]
+    psutil.wait_procs(processes, timeout=timeout_s)
+    for process in processes:
         _kill_session(process.pid)
-        psutil.wait_procs([process], timeout=timeout_s)
-    pid_path.unlink(missing_ok=True)
-    return orphan is not None
+    psutil.wait_procs(processes, timeout=timeout_s)
+    for path in pid_paths:
+        path.unlink(missing_ok=True)
+    return [path.stem for path in orphans]
 
 
 def _find_orphan(pid_path: Path) -> tuple[psutil.Process, int] | None:

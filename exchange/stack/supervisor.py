@@ -57,8 +57,9 @@ class Supervisor:
         self._watches.append(asyncio.create_task(process.keep_running(self._tell)))
 
     def _tell(self, process: ManagedProcess, code: int, delay_s: float) -> None:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        self.report(process.name, f"{how}: {process.last_words()}", delay_s)
+        killed = f"was killed by signal {-code} (see {process.log_path})"
+        how = f"ended with exit code {code}: {process.last_words()}" if code >= 0 else killed
+        self.report(process.name, how, delay_s)
 
     async def _end_watches(self) -> None:
         for ended in await asyncio.gather(*self._watches, return_exceptions=True):

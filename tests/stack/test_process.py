@@ -14,7 +14,7 @@ import pytest
 
 from exchange.stack import process as process_module
 from exchange.stack.errors import StackError
-from exchange.stack.process import Backoff, ManagedProcess, PidFile, rotate, stop_orphan
+from exchange.stack.process import Backoff, ManagedProcess, PidFile, rotate, stop_orphans
 
 pytestmark = pytest.mark.anyio
 
@@ -183,8 +183,9 @@ async def test_an_orphan_is_stopped_even_if_it_is_frozen(make: Make) -> None:
     assert process.pid_path is not None
     process.signal(signal.SIGSTOP)
 
-    assert await asyncio.to_thread(stop_orphan, process.pid_path)
+    stopped = await asyncio.to_thread(stop_orphans, [process.pid_path])
 
+    assert stopped == ["child"]
     assert await process.wait() == -signal.SIGTERM
     assert not process.pid_path.exists()
 
@@ -196,7 +197,7 @@ async def test_a_process_that_has_an_orphans_number_by_chance_is_left_alone(make
     an_hour_ago = PidFile(process.pid, time.time() - 3600, signal.SIGTERM)
     process.pid_path.write_bytes(msgspec.json.encode(an_hour_ago))
 
-    assert not stop_orphan(process.pid_path)
+    assert stop_orphans([process.pid_path]) == []
 
     assert process.running
     assert not process.pid_path.exists()

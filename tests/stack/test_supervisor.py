@@ -89,7 +89,7 @@ async def test_a_death_is_told_and_mended(make: MakeChild, diary: Path) -> None:
     await until(diary, 2)
 
     assert [(name, delay_s) for name, _, delay_s in told] == [("matcher", 0.01)]
-    assert told[0][1].startswith("was killed by signal 9: ")
+    assert told[0][1].startswith("was killed by signal 9 (see ")
     await supervisor.stop()
 
 
