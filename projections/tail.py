@@ -69,12 +69,12 @@ class ShardTail:
 
     async def read(self, *, after: int, limit: int) -> Chunk:
         """Return the events after a position, as many as there are up to ``limit``."""
-        if after < self._start:
-            return await self._fetch(after, limit)
         if after >= self._end:
             async with self._extending:
                 if after >= self._end:  # else another one has read it while this one waited
                     return await self._extend(after, limit)
+        if after < self._start:  # last: the window may have moved on while this one waited
+            return await self._fetch(after, limit)
         first = after - self._start
         return Chunk(self._window[first : first + limit])
 
