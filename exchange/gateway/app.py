@@ -133,12 +133,17 @@ async def serve(app: ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> 
 @asynccontextmanager
 async def _background(gateway: Gateway, producer: CommandProducer) -> AsyncIterator[None]:
     """Run what belongs to no request: the producer, the ear for outcomes, the health probe."""
-    await producer.start()
     submitter = gateway.submitter
     subscriber = OutcomeSubscriber(gateway.redis, submitter.gateway_id, submitter.heard)
-    await gateway.health.probe()
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(subscriber.run()), tasks.create_task(gateway.health.run())]
+        # Not awaited: with Kafka away it takes long, and reads can be served meanwhile.
+        starting = tasks.create_task(producer.start())
+        running = [
+            starting,
+            tasks.create_task(subscriber.run()),
+            tasks.create_task(gateway.health.run()),
+        ]
+        await gateway.health.first_probe.wait()
         logger.info("Gateway is ready", extra={"gateway": submitter.gateway_id})
         try:
             yield

@@ -50,6 +50,7 @@ class Health:
         self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
         self.projections: dict[str, str] = {}
+        self.first_probe = asyncio.Event()
 
     @property
     def status(self) -> str:
@@ -63,11 +64,11 @@ class Health:
         """Probe until cancelled."""
         while True:
             started_s = time.monotonic()
-            await self.probe()
+            await self._probe()
+            self.first_probe.set()
             await asyncio.sleep(max(0.0, started_s + PROBE_EVERY_S - time.monotonic()))
 
-    async def probe(self) -> None:
-        """Ask all services at once."""
+    async def _probe(self) -> None:
         answers = await asyncio.gather(
             _answers(self._ping_postgres()),
             _answers(self._ping_redis()),

@@ -33,7 +33,7 @@ TAIL_EVENTS_MAX: Final = 200_000
 # The text is searched for the quoted id first: parsing every event's JSON costs ten times
 # more.
 READ_TAIL_OF_ORDER = """
-select shard, position, instrument, type, version, data, command_id, kafka_offset
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
 from events
 where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4) > 0
 order by position

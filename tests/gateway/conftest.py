@@ -1,0 +1,205 @@
+"""One exchange for the whole folder: real services, matcher and projector in this process.
+
+``venue`` is what gateways need; ``gateway_at`` serves another gateway on it, with a
+producer of the test's choice. ``http`` is a client of a plain one.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from exchange.command_log import CommandProducer, KafkaCommandLog
+from exchange.domain.values import Shard
+from exchange.event_store import PostgresEventStore
+from exchange.gateway.app import create_app, serve
+from exchange.matcher import Matcher
+from exchange.outcomes import RedisOutcomes
+from projections.projector import run_projector
+from tests.conftest import Services, drop_database, free_ports, new_database, new_topic
+
+HOST = "127.0.0.1"
+SHARD = Shard(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """Where a gateway trades: its stores, and the topic of its commands."""
+
+    services: Services
+    database_url: str
+    topic: str
+    engine: AsyncEngine
+    redis: Redis
+
+    def producer(self) -> CommandProducer:
+        loop = asyncio.get_running_loop()
+        return CommandProducer(self.services.kafka_bootstrap_servers, self.topic, loop=loop)
+
+
+@asynccontextmanager
+async def matching(venue: Venue) -> AsyncIterator[None]:
+    """Run the matcher of a venue."""
+    async with AsyncExitStack() as opened:
+        commands = await opened.enter_async_context(
+            KafkaCommandLog(venue.services.kafka_bootstrap_servers, venue.topic, SHARD)
+        )
+        events = await opened.enter_async_context(PostgresEventStore(venue.database_url, SHARD))
+        matcher = Matcher(SHARD, commands, events, RedisOutcomes(venue.redis))
+        await opened.enter_async_context(running(matcher.run()))
+        yield
+
+
+@asynccontextmanager
+async def running(work: Awaitable[None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def gateway_at(
+    venue: Venue,
+    producer: CommandProducer | None = None,
+    *,
+    order_wait_ms: int = 2_000,
+    shards: int = 1,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve a gateway on a port of its own and lend a client of it."""
+    app = create_app(
+        engine=venue.engine,
+        redis=venue.redis,
+        producer=producer or venue.producer(),
+        shards=shards,
+        order_wait_ms=order_wait_ms,
+    )
+    (port,) = free_ports(1)
+    shutdown = asyncio.Event()
+    server = asyncio.create_task(serve(app, HOST, port, shutdown))
+    try:
+        await _listening(port, server)
+        async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=15) as client:
+            yield client
+    finally:
+        shutdown.set()
+        await server
+
+
+async def _listening(port: int, server: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(15):
+        while not server.done():
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, port)
+                writer.close()
+                await writer.wait_closed()
+                return
+            await asyncio.sleep(0.02)
+    await server
+
+
+@asynccontextmanager
+async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
+    """A database and a topic, and nobody who decides."""
+    database_url = new_database(services, template)
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    engine = create_async_engine(url, pool_size=10, max_overflow=10)
+    redis = Redis.from_url(f"{services.redis_url.rpartition('/')[0]}/15")
+    try:
+        yield Venue(services, database_url, new_topic(services, 1), engine, redis)
+    finally:
+        await redis.aclose()
+        await engine.dispose()
+        drop_database(services, database_url)
+
+
+@pytest.fixture(scope="package")
+async def venue(
+    anyio_backend: str, services: Services, template_database: str
+) -> AsyncIterator[Venue]:
+    """A venue with a matcher, a projector and BTC-USD, shared by the tests of this folder."""
+    async with new_venue(services, template_database) as venue:
+        projector = run_projector(venue.engine, venue.redis, pace_ms=5)
+        async with matching(venue), running(projector):
+            async with gateway_at(venue) as client:
+                response = await register(client, "BTC-USD")
+                assert response.status_code == 201, response.text
+            yield venue
+
+
+@pytest.fixture
+async def idle_venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
+    """A venue of this test's own; nobody decides or projects unless the test says so."""
+    async with new_venue(services, template_database) as venue:
+        yield venue
+
+
+@pytest.fixture(scope="package")
+async def http(venue: Venue) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway at the venue."""
+    async with gateway_at(venue) as client:
+        yield client
+
+
+_numbers = itertools.count(1)
+
+
+async def register(http: httpx.AsyncClient, name: str, **changes: Any) -> httpx.Response:
+    """Register an instrument with prices of 0.01 and quantities of 0.00000001."""
+    definition = {
+        "instrument": name,
+        "base": name.partition("-")[0],
+        "quote": "USD",
+        "price_scale": 2,
+        "quantity_scale": 8,
+        "tick_size": 0.01,
+        "lot_size": "0.00000001",
+        **changes,
+    }
+    return await http.post("/instruments", json=definition)
+
+
+@pytest.fixture
+async def instrument(http: httpx.AsyncClient) -> str:
+    """An instrument that no other test trades."""
+    name = f"I{next(_numbers)}-USD"
+    response = await register(http, name)
+    assert response.status_code == 201, response.text
+    return name
+
+
+Place = Callable[..., Awaitable[httpx.Response]]
+
+
+@pytest.fixture
+def place(http: httpx.AsyncClient, instrument: str) -> Place:
+    """Post an order: a buy of 1 for 10 unless the test says otherwise."""
+
+    async def post(*, headers: dict[str, str] | None = None, **changes: Any) -> httpx.Response:
+        return await http.post("/orders", json=order(instrument, **changes), headers=headers)
+
+    return post
+
+
+def order(instrument: str, /, **changes: Any) -> dict[str, Any]:
+    """Return the body of an order; ``...`` leaves a field out."""
+    body = {
+        "client_id": "alice",
+        "instrument": instrument,
+        "side": "buy",
+        "type": "limit",
+        "price": 10,
+        "quantity": 1,
+        **changes,
+    }
+    return {name: value for name, value in body.items() if value is not ...}

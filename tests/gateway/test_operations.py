@@ -1,0 +1,80 @@
+"""Liveness, health and metrics, and that the documentation tells every code."""
+
+import re
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from exchange.config import PROJECT
+from exchange.domain.values import RejectReason
+from exchange.gateway.app import ROUTES
+from exchange.gateway.problems import REFUSALS, Code
+from tests.conftest import free_ports
+from tests.gateway.conftest import Venue, gateway_at, order
+
+PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
+
+
+@pytest.mark.anyio
+async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
+    alive, health = await http.get("/livez"), await http.get("/healthz")
+
+    assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
+    assert health.status_code == 200
+    assert set(health.json()) == {"status", "timestamp", "checks", "projections"}
+    assert health.json()["status"] == "healthy"
+    assert health.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
+
+
+@pytest.mark.anyio
+async def test_without_redis_a_gateway_is_degraded_and_trades(venue: Venue) -> None:
+    away = Redis(port=free_ports(1)[0])
+    cut_off = Venue(venue.services, venue.database_url, venue.topic, venue.engine, away)
+    async with away, gateway_at(cut_off) as http:
+        health = await http.get("/healthz")
+        placed = await http.post("/orders", json=order("BTC-USD", price=1))
+        book = await http.get("/market/orderbook")
+
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert (placed.status_code, placed.json()["orderbook"]) == (201, None)
+    assert (book.status_code, book.json()["code"]) == (503, "read.unavailable")
+
+
+@pytest.mark.anyio
+async def test_metrics_count_requests_and_show_the_log(http: httpx.AsyncClient) -> None:
+    await http.post("/orders", json=order("BTC-USD", price=1))
+
+    response = await http.get("/metrics")
+
+    assert response.headers["Content-Type"].startswith("text/plain")
+    for sample in (
+        r'exchange_http_requests_total{method="POST",route="/orders",status="201"} [1-9]',
+        r'exchange_http_request_seconds_bucket{le="0.1",method="POST",route="/orders"} ',
+        r"exchange_gateway_waiters 0",
+        r"exchange_gateway_lookups_total ",
+        r'exchange_log_position{shard="0"} [1-9]',
+        r'exchange_projection_lag_events{projection="orders",shard="0"} ',
+        r'exchange_dependency_up{service="kafka"} 1',
+    ):
+        assert re.search(
+            f"^{sample}".replace("{", r"\{").replace("}", r"\}"), response.text, re.MULTILINE
+        ), sample
+
+
+def test_the_protocol_has_every_code_with_its_status() -> None:
+    written = dict(
+        re.findall(r"^\| `([a-z_]+\.[a-z_]+|internal)` \| (\d{3}) \|", PROTOCOL, re.MULTILINE)
+    )
+
+    assert written == {code.code: str(code.status) for code in Code}
+
+
+def test_the_protocol_has_every_route() -> None:
+    for route in ROUTES:
+        for method in (route.methods or set()) - {"HEAD"}:
+            assert f"`{method} {route.path}" in PROTOCOL
+
+
+def test_every_refusal_has_a_code() -> None:
+    assert set(REFUSALS) == set(RejectReason)

@@ -1,0 +1,194 @@
+"""What becomes of a command when a part of the way is missing.
+
+Each test takes one thing away on the real services: the answer through Redis, the
+matcher, Kafka, the room to wait.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import httpx
+import pytest
+
+from exchange.command_log import CommandProducer, Delivery, ProducerFull
+from exchange.gateway import submission
+from tests.gateway.conftest import Venue, gateway_at, matching, order, register
+from tests.gateway.test_placing import follow
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = b"nobody:1"
+
+
+class Unanswered(CommandProducer):
+    """Loses every outcome that Redis brings: the matcher answers somebody else."""
+
+    def produce(
+        self,
+        shard: int,
+        *,
+        key: str,
+        value: bytes,
+        command_id: UUID,
+        reply_to: bytes,
+        on_delivery: Callable[[Delivery], None],
+    ) -> None:
+        super().produce(
+            shard,
+            key=key,
+            value=value,
+            command_id=command_id,
+            reply_to=NOBODY,
+            on_delivery=on_delivery,
+        )
+
+
+class Full(CommandProducer):
+    """Has no room."""
+
+    def produce(self, *_args: object, **_fields: object) -> None:
+        raise ProducerFull("queue full")
+
+
+def unanswered(venue: Venue) -> CommandProducer:
+    loop = asyncio.get_running_loop()
+    return Unanswered(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+
+
+async def test_an_outcome_that_redis_loses_is_found_in_the_log(venue: Venue) -> None:
+    async with gateway_at(venue, unanswered(venue)) as http:
+        await register(http, "LOST")
+        bodies = [
+            order("LOST", idempotency_key="k", client_id="lost-1"),
+            order("LOST", side="sell", quantity=2),
+            order("LOST", idempotency_key="k", client_id="lost-1"),
+            order("LOST", idempotency_key="k", client_id="lost-1", quantity=3),
+        ]
+        started = time.monotonic()
+
+        responses = [await http.post("/orders", json=body) for body in bodies]
+        took = time.monotonic() - started
+        cancelled = await http.post(f"/orders/{responses[1].json()['order']['order_id']}/cancel")
+        metrics = (await http.get("/metrics")).text
+
+    placed, crossed, again, conflict = responses
+    assert [r.status_code for r in responses] == [201, 201, 201, 409]
+    assert crossed.json()["trades"][0]["quantity"] == 1
+    assert crossed.json()["orderbook"]["asks"] == [{"price": 10, "quantity": 1, "cumulative": 1}]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json()["order"] == placed.json()["order"]
+    assert conflict.json()["code"] == "idempotency.conflict"
+    assert cancelled.json()["order"]["filled_quantity"] == 1
+    assert took < 4 * 0.6
+    assert "exchange_gateway_lookups_total 0.0" not in metrics
+
+
+async def test_many_lost_outcomes_are_asked_for_together(venue: Venue) -> None:
+    async with gateway_at(venue, unanswered(venue)) as http:
+        await register(http, "LOST")
+        started = time.monotonic()
+
+        responses = await asyncio.gather(
+            *(http.post("/orders", json=order("LOST", price=1)) for _ in range(50))
+        )
+
+    assert {r.status_code for r in responses} == {201}
+    assert time.monotonic() - started < 2
+
+
+async def test_who_waits_in_vain_is_told_where_to_ask(idle_venue: Venue) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with gateway_at(idle_venue, order_wait_ms=300) as http:
+        response = await http.post("/orders", json=order("BTC-USD"))
+        location = response.headers["Location"]
+        before = await http.get(location)
+        async with matching(idle_venue):
+            after = await follow(http, location)
+
+    assert response.status_code == 202
+    assert response.json()["status"] == "pending"
+    assert before.json() == {"command_id": response.json()["command_id"], "status": "pending"}
+    assert after["order"]["order_id"] == response.json()["order_id"]
+
+
+async def test_a_resend_after_the_wait_ended_has_one_effect(idle_venue: Venue) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    body = order("BTC-USD", idempotency_key="k")
+    async with gateway_at(idle_venue, order_wait_ms=100) as http:
+        early = await http.post("/orders", json=body)
+        resend = asyncio.create_task(http.post("/orders", json=body))
+        async with matching(idle_venue):
+            await resend
+            await follow(http, early.headers["Location"])
+            response = await http.post("/orders", json=body)
+
+    assert response.status_code == 201
+    assert response.headers["Idempotent-Replayed"] == "true"
+    assert [
+        level["quantity"] for level in (response.json()["orderbook"] or {}).get("bids", [])
+    ] in (
+        [],
+        [1],
+    )
+
+
+async def test_a_queue_that_is_full_says_that_nothing_was_sent(venue: Venue) -> None:
+    loop = asyncio.get_running_loop()
+    full = Full(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+    async with gateway_at(venue, full) as http:
+        response = await http.post("/orders", json=order("BTC-USD"))
+        metrics = (await http.get("/metrics")).text
+
+    problem = response.json()
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert (problem["code"], problem["outcome"]) == ("kafka.unavailable", "none")
+    assert 'exchange_gateway_produce_failures_total{outcome="none"} 1.0' in metrics
+
+
+async def test_without_kafka_the_outcome_is_unknown_within_two_seconds(venue: Venue) -> None:
+    away = CommandProducer("127.0.0.1:9", venue.topic, loop=asyncio.get_running_loop())
+    async with gateway_at(venue, away) as http:
+        started = time.monotonic()
+        response = await http.post("/orders", json=order("BTC-USD"))
+        took = time.monotonic() - started
+        read = await http.get("/market/orderbook")
+        health = await http.get("/healthz")
+
+    problem = response.json()
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert (problem["code"], problem["outcome"]) == ("kafka.unavailable", "unknown")
+    assert problem["command_id"]
+    assert took < 2
+    assert read.status_code == 200
+    assert (health.status_code, health.json()["checks"]["kafka"]) == (503, "unhealthy")
+
+
+async def test_there_is_a_bound_on_those_who_wait(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "WAITERS_MAX", 0)
+    async with gateway_at(venue) as http:
+        response = await http.post("/orders", json=order("BTC-USD"))
+
+    assert response.status_code == 503
+    assert (response.json()["code"], response.json()["outcome"]) == ("gateway.busy", "none")
+
+
+async def test_a_stop_finishes_what_is_under_way(idle_venue: Venue) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with httpx.AsyncClient(timeout=15) as outliving:
+        async with gateway_at(idle_venue, order_wait_ms=500) as http:
+            url = f"{http.base_url}/orders"
+            under_way = asyncio.create_task(outliving.post(url, json=order("BTC-USD")))
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+
+        assert time.monotonic() - started < 5
+        assert (await under_way).status_code == 202
