@@ -124,9 +124,7 @@ async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
 
 
 @pytest.fixture(scope="package")
-async def venue(
-    anyio_backend: str, services: Services, template_database: str
-) -> AsyncIterator[Venue]:
+async def venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
     """A venue with a matcher, a projector and BTC-USD, shared by the tests of this folder."""
     async with new_venue(services, template_database) as venue:
         projector = run_projector(venue.engine, venue.redis, pace_ms=5)

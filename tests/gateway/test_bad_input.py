@@ -184,7 +184,7 @@ async def test_json_may_say_that_it_is_utf_8(http: httpx.AsyncClient, media_type
 
 @pytest.mark.parametrize("key", ["x" * 65, "caf\u00e9", '""', ""])
 async def test_a_bad_key_header_is_422(http: httpx.AsyncClient, key: str) -> None:
-    headers = {**JSON, "Idempotency-Key": key.encode("latin-1")}
+    headers = [(b"Content-Type", b"application/json"), (b"Idempotency-Key", key.encode("latin-1"))]
 
     response = await http.post("/orders", content=body(), headers=headers)
 

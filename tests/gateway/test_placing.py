@@ -195,9 +195,7 @@ async def test_twenty_posts_of_one_key_at_once_have_one_effect(
     assert answers[0]["orderbook"]["bids"] == [{"price": 10, "quantity": 1, "cumulative": 1}]
 
 
-async def test_a_cancelled_order_is_answered_in_full(
-    http: httpx.AsyncClient, instrument: str, place: Place
-) -> None:
+async def test_a_cancelled_order_is_answered_in_full(http: httpx.AsyncClient, place: Place) -> None:
     placed = (await place(quantity=2)).json()["order"]
     await place(side="sell", quantity=0.5, client_id="bob")
 
@@ -272,7 +270,7 @@ async def test_a_key_for_a_cancel_needs_a_client(http: httpx.AsyncClient, place:
 
 
 async def test_who_does_not_wait_is_told_where_to_ask(
-    http: httpx.AsyncClient, instrument: str, place: Place
+    http: httpx.AsyncClient, place: Place
 ) -> None:
     response = await place(headers={"Prefer": "respond-async"})
 

@@ -3,7 +3,6 @@
 import httpx
 import pytest
 
-from tests.conftest import Services
 from tests.gateway.conftest import Place, Venue, gateway_at, matching, order, register
 
 pytestmark = pytest.mark.anyio
@@ -202,7 +201,7 @@ async def test_a_read_of_the_future_is_stale(http: httpx.AsyncClient) -> None:
 
 
 async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cannot(
-    services: Services, idle_venue: Venue
+    idle_venue: Venue,
 ) -> None:
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")

@@ -35,6 +35,7 @@ class Unanswered(CommandProducer):
         reply_to: bytes,
         on_delivery: Callable[[Delivery], None],
     ) -> None:
+        del reply_to
         super().produce(
             shard,
             key=key,
