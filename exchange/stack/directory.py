@@ -43,7 +43,7 @@ class RunDirectory:
         """Make the directory.
 
         Raises:
-            StackError: It cannot be written to, or its disk is full.
+            StackError: It cannot be written to, is another user's, or its disk is full.
         """
         try:
             for directory in (self.path, self.logs, self.pids):
@@ -56,7 +56,18 @@ class RunDirectory:
                 f"Cannot write to {self.path} ({error.strerror}):"
                 " make it writable for this user, or move the project."
             ) from error
+        self._check_owner()
         self._check_space()
+
+    def _check_owner(self) -> None:
+        """Refuse what another user's run has left: it would fail later, one file at a time."""
+        if os.geteuid() == 0:
+            return
+        for path in (*self.path.glob("*"), *self.path.glob("*/*")):
+            if path.lstat().st_uid != os.geteuid():
+                raise StackError(
+                    f"{path} belongs to another user: run as that user, or delete {self.path}."
+                )
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.path).free

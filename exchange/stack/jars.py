@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from exchange.stack.errors import StackError
-from exchange.stack.prerequisites import maven
+from exchange.stack.prerequisites import java, maven
 
 POM = Path(__file__).with_name("pom.xml")
 DOWNLOAD_TIMEOUT_S = 900  # 44 MB on a slow line
@@ -53,6 +53,7 @@ def _unpacked(kafka_home: Path) -> Path:
 
 def _run_maven(jars: Path) -> None:
     goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+    java()  # Maven needs it too, and says so less clearly
     argv = [maven(), "-q", "-B", "-f", str(POM), goal, f"-DoutputDirectory={jars}"]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False

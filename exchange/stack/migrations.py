@@ -2,9 +2,11 @@
 
 import asyncio
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import NullPool
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import PROJECT
 from exchange.stack.errors import StackError
@@ -16,12 +18,22 @@ async def migrate(sqlalchemy_url: str) -> None:
     Raises:
         StackError: The database cannot be reached.
     """
+    await _check_connection(sqlalchemy_url)
     config = Config(PROJECT / "alembic.ini")
     config.attributes["sqlalchemy_url"] = sqlalchemy_url
+    # env.py runs an event loop of its own, so it needs a thread without one.
+    await asyncio.to_thread(command.upgrade, config, "head")
+
+
+async def _check_connection(sqlalchemy_url: str) -> None:
+    engine = create_async_engine(sqlalchemy_url, poolclass=NullPool)
     try:
-        # env.py runs an event loop of its own, so it needs a thread without one.
-        await asyncio.to_thread(command.upgrade, config, "head")
-    except (OSError, asyncpg.PostgresError) as error:
+        async with engine.connect():
+            return
+    except (OSError, DBAPIError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
         raise StackError(
-            f"PostgreSQL cannot be reached or refuses: {error}. Check DATABASE_URL."
+            f"PostgreSQL cannot be used: {reason}. Check DATABASE_URL and that PostgreSQL runs."
         ) from error
+    finally:
+        await engine.dispose()

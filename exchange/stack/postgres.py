@@ -7,7 +7,6 @@ who must be able to reach the programs and the data: where a directory above is 
 """
 
 import asyncio
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -15,6 +14,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,25 +142,21 @@ def _home(directory: Path, account: Account | None) -> Path:
     if account is None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return directory
-    home = _private_home(directory, account)
+    home = _reachable_home(directory, account)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chown(home, account.uid, account.gid)
     return home
 
 
-def _private_home(directory: Path, account: Account) -> Path:
+def _reachable_home(directory: Path, account: Account) -> Path:
     if directory.is_symlink():
         return directory.readlink()
     if directory.exists() or is_reachable(directory.parent, account):
         return directory
-    home = private_home_of(directory)
+    # A new name each time: a clone that was deleted may have left its data under any fixed one.
+    home = Path(tempfile.mkdtemp(prefix="exchange-", dir=PRIVATE_ROOT))
     directory.symlink_to(home)
     return home
-
-
-def private_home_of(directory: Path) -> Path:
-    """Return where ``directory``'s data lives when ``nobody`` cannot reach ``directory``."""
-    return PRIVATE_ROOT / f"exchange-{hashlib.sha256(bytes(directory)).hexdigest()[:12]}"
 
 
 def is_reachable(path: Path, account: Account) -> bool:

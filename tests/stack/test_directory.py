@@ -64,3 +64,13 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(StackError, match=r"is full \(199 MB free\): free at least 200 MB"):
         RunDirectory(tmp_path).prepare()
+
+
+def test_what_another_user_left_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunDirectory(tmp_path).prepare()
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+
+    with pytest.raises(StackError, match=r"belongs to another user: run as that user, or delete"):
+        RunDirectory(tmp_path).prepare()

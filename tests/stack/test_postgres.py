@@ -5,7 +5,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from exchange.stack.postgres import is_reachable, private_home_of
+from exchange.stack.postgres import is_reachable
 from exchange.stack.process import Account
 from tests.conftest import Services
 
@@ -26,13 +26,6 @@ def test_a_directory_below_a_closed_one_is_out_of_reach(tmp_path: Path) -> None:
     inner.parent.chmod(0o700)
     assert not is_reachable(inner, NOBODY)
     assert is_reachable(inner.parent.parent, NOBODY)
-
-
-def test_two_clones_have_two_private_homes() -> None:
-    one, other = private_home_of(Path("/root/a/.run")), private_home_of(Path("/root/b/.run"))
-
-    assert one != other
-    assert one == private_home_of(Path("/root/a/.run"))
 
 
 async def test_the_server_keeps_what_it_acknowledged_and_has_no_open_superuser(

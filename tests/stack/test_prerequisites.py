@@ -63,6 +63,7 @@ def test_a_kafka_home_without_kafka_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_failed_download_leaves_nothing_and_says_why(tools: Path, tmp_path: Path) -> None:
+    add_java(tools, "17")
     maven = tools / "mvn"
     maven.write_text("#!/bin/sh\necho '[ERROR] Unknown host'\nexit 1\n")
     maven.chmod(0o755)
