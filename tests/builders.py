@@ -1,0 +1,296 @@
+"""Commands and events in few words; read ``given``, then ``place`` and ``rested``.
+
+A test names orders by number: order 3 is ``order-3`` of ``client-3`` unless it says
+otherwise. Everything happens at ``TIME_MS`` on ``BTC_USD`` unless it says otherwise.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from exchange.domain.commands import (
+    CancelOrder,
+    Command,
+    MalformedRecord,
+    PlaceOrder,
+    RegisterInstrument,
+)
+from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.events import (
+    CancelRejected,
+    Event,
+    InstrumentRegistered,
+    InstrumentRejected,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    RecordRejected,
+    TradeExecuted,
+)
+from exchange.domain.values import (
+    CancelReason,
+    OrderType,
+    Price,
+    Quantity,
+    RejectReason,
+    Side,
+)
+
+BTC_USD: Final = "BTC-USD"
+TIME_MS: Final = 1_700_000_000_000
+
+
+def given(*events: Event) -> State:
+    """Return the state after ``events``, with ``BTC_USD`` registered before them."""
+    state = State()
+    evolve_all(state, [registered(), *events])
+    return state
+
+
+def when(
+    state: State, command: Command, *, time_ms: int = TIME_MS, order_id_taken: bool = False
+) -> list[Event]:
+    """Decide at ``TIME_MS``."""
+    return decide(state, command, time_ms=time_ms, order_id_taken=order_id_taken)
+
+
+def evolve_all(state: State, events: Iterable[Event]) -> None:
+    """Apply events and check what must hold after them."""
+    for event in events:
+        evolve(state, event)
+    check_state(state)
+
+
+def order_name(number: int) -> str:
+    return f"order-{number}"
+
+
+def client_name(number: int) -> str:
+    return f"client-{number}"
+
+
+def register(
+    instrument: str = BTC_USD,
+    *,
+    price_scale: int = 2,
+    quantity_scale: int = 8,
+    tick: int = 1,
+    lot: int = 1,
+) -> RegisterInstrument:
+    base, _, quote = instrument.partition("-")
+    return RegisterInstrument(
+        instrument=instrument,
+        base=base,
+        quote=quote,
+        price_scale=price_scale,
+        quantity_scale=quantity_scale,
+        tick_size=Price(tick),
+        lot_size=Quantity(lot),
+    )
+
+
+def place(
+    order: int,
+    side: Side,
+    *,
+    price: int | None,
+    quantity: int,
+    order_type: OrderType = OrderType.LIMIT,
+    client: int | None = None,
+    instrument: str = BTC_USD,
+) -> PlaceOrder:
+    return PlaceOrder(
+        order_id=order_name(order),
+        client_id=client_name(order if client is None else client),
+        instrument=instrument,
+        side=side,
+        order_type=order_type,
+        price=_price(price),
+        quantity=Quantity(quantity),
+    )
+
+
+def place_market(
+    order: int, side: Side, *, quantity: int, client: int | None = None, instrument: str = BTC_USD
+) -> PlaceOrder:
+    return place(
+        order,
+        side,
+        price=None,
+        quantity=quantity,
+        order_type=OrderType.MARKET,
+        client=client,
+        instrument=instrument,
+    )
+
+
+def cancel(order: int, *, client: int | None = None, instrument: str = BTC_USD) -> CancelOrder:
+    """Ask for the end of an order, for ``client`` or, by default, for nobody in particular."""
+    return CancelOrder(
+        order_name(order), instrument, None if client is None else client_name(client)
+    )
+
+
+def malformed(reason: str = "no command") -> MalformedRecord:
+    return MalformedRecord(reason, "00" * 32, size_bytes=7)
+
+
+def registered(
+    instrument: str = BTC_USD,
+    *,
+    price_scale: int = 2,
+    quantity_scale: int = 8,
+    tick: int = 1,
+    lot: int = 1,
+    time_ms: int = TIME_MS,
+) -> InstrumentRegistered:
+    base, _, quote = instrument.partition("-")
+    return InstrumentRegistered(
+        instrument=instrument,
+        base=base,
+        quote=quote,
+        price_scale=price_scale,
+        quantity_scale=quantity_scale,
+        tick_size=Price(tick),
+        lot_size=Quantity(lot),
+        time_ms=time_ms,
+    )
+
+
+def instrument_rejected(instrument: str = BTC_USD) -> InstrumentRejected:
+    reason = RejectReason.INSTRUMENT_ALREADY_REGISTERED
+    return InstrumentRejected(instrument, reason, time_ms=TIME_MS)
+
+
+def accepted(
+    order: int,
+    side: Side,
+    *,
+    price: int | None,
+    quantity: int,
+    order_type: OrderType = OrderType.LIMIT,
+    client: int | None = None,
+    instrument: str = BTC_USD,
+    time_ms: int = TIME_MS,
+) -> OrderAccepted:
+    return OrderAccepted(
+        order_id=order_name(order),
+        client_id=client_name(order if client is None else client),
+        instrument=instrument,
+        side=side,
+        order_type=order_type,
+        price=_price(price),
+        quantity=Quantity(quantity),
+        time_ms=time_ms,
+    )
+
+
+def accepted_market(order: int, side: Side, *, quantity: int) -> OrderAccepted:
+    return accepted(order, side, price=None, quantity=quantity, order_type=OrderType.MARKET)
+
+
+def rejected(command: PlaceOrder, reason: RejectReason) -> OrderRejected:
+    """Refuse ``command``; the event repeats all that was asked."""
+    return OrderRejected(
+        order_id=command.order_id,
+        client_id=command.client_id,
+        instrument=command.instrument,
+        side=command.side,
+        order_type=command.order_type,
+        price=command.price,
+        quantity=command.quantity,
+        reason=reason,
+        time_ms=TIME_MS,
+    )
+
+
+def trade(
+    *,
+    maker: int,
+    taker: int,
+    price: int,
+    quantity: int,
+    taker_side: Side = Side.BUY,
+    maker_remaining: int = 0,
+    taker_remaining: int = 0,
+    maker_client: int | None = None,
+    taker_client: int | None = None,
+    instrument: str = BTC_USD,
+) -> TradeExecuted:
+    """Trade; each order is filled by it unless something is said to remain."""
+    return TradeExecuted(
+        instrument=instrument,
+        price=Price(price),
+        quantity=Quantity(quantity),
+        taker_side=taker_side,
+        taker_order_id=order_name(taker),
+        taker_client_id=client_name(taker if taker_client is None else taker_client),
+        taker_remaining=Quantity(taker_remaining),
+        maker_order_id=order_name(maker),
+        maker_client_id=client_name(maker if maker_client is None else maker_client),
+        maker_remaining=Quantity(maker_remaining),
+        time_ms=TIME_MS,
+    )
+
+
+def rested(
+    order: int,
+    side: Side,
+    *,
+    price: int,
+    quantity: int,
+    client: int | None = None,
+    instrument: str = BTC_USD,
+    time_ms: int = TIME_MS,
+) -> OrderRested:
+    return OrderRested(
+        order_id=order_name(order),
+        client_id=client_name(order if client is None else client),
+        instrument=instrument,
+        side=side,
+        price=Price(price),
+        quantity=Quantity(quantity),
+        time_ms=time_ms,
+    )
+
+
+def cancelled(
+    order: int,
+    side: Side,
+    *,
+    price: int | None,
+    quantity: int,
+    reason: CancelReason = CancelReason.REQUESTED,
+    client: int | None = None,
+    instrument: str = BTC_USD,
+) -> OrderCancelled:
+    return OrderCancelled(
+        order_id=order_name(order),
+        client_id=client_name(order if client is None else client),
+        instrument=instrument,
+        side=side,
+        price=_price(price),
+        quantity=Quantity(quantity),
+        reason=reason,
+        time_ms=TIME_MS,
+    )
+
+
+def remainder_cancelled(order: int, side: Side, *, quantity: int) -> OrderCancelled:
+    """End a market order that found too little to trade with."""
+    reason = CancelReason.MARKET_REMAINDER
+    return cancelled(order, side, price=None, quantity=quantity, reason=reason)
+
+
+def cancel_rejected(
+    order: int, reason: RejectReason, *, instrument: str = BTC_USD
+) -> CancelRejected:
+    return CancelRejected(order_name(order), instrument, reason, time_ms=TIME_MS)
+
+
+def record_rejected(command: MalformedRecord) -> RecordRejected:
+    return RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=TIME_MS)
+
+
+def _price(price: int | None) -> Price | None:
+    return None if price is None else Price(price)
