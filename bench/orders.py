@@ -12,8 +12,9 @@ Not included: TLS, a network, more than one gateway, cancels, reads. The loop is
 the next order of a connection when the last is answered, so a stall shows in the rate and in the
 highest latency but weighs less in the percentiles than an open loop would give it.
 
-The lag of a projection is sampled ten times a second: for how long its checkpoint has been behind
-a position that the head had reached.
+The lag of a projection is sampled ten times a second. In seconds it is the longest that its
+checkpoint can have been behind a position that the head had reached: counted from the last sample
+before the head was seen there, so it reads up to a tenth of a second too high, never too low.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from pathlib import Path
 
 import asyncpg
 import msgspec
+import psutil
 from redis.asyncio import Redis
 from rich.console import Console
 from rich.progress import Progress
@@ -96,6 +98,44 @@ class Lag:
         self.events.setdefault(projection, []).append(events)
 
 
+@dataclass
+class Spent:
+    """Processor time of each process and its children while orders were sent, in seconds."""
+
+    processes: list[ManagedProcess] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    orders: int = 0
+    _begun: dict[str, float] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        self._begun = self._now()
+
+    def end(self, orders: int) -> None:
+        self.orders += orders
+        for name, now_s in self._now().items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._begun[name]
+
+    def _now(self) -> dict[str, float]:
+        return {process.name: cpu_s(process.pid) for process in self.processes}
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process and its children have used."""
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that one run measured."""
+
+    floor: list[Round]
+    orders: list[Round]
+    lag: Lag
+    spent: Spent
+
+
 def main() -> None:
     """Run the benchmark and print what it found."""
     parser = argparse.ArgumentParser(description="Orders per second over HTTP, and their latency.")
@@ -106,20 +146,22 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: install it, for example with `apt-get install wrk`.")
     try:
-        floor, orders, lag = asyncio.run(measure(options.rounds, options.seconds))
+        results = asyncio.run(measure(options.rounds, options.seconds))
     except StackError as error:
         sys.exit(str(error))
     if options.json:
-        print(msgspec.json.encode(document(floor, orders, lag)).decode())
+        print(msgspec.json.encode(document(results)).decode())
     else:
-        show(floor, orders, lag)
+        show(results)
 
 
-async def measure(rounds: int, seconds: int) -> tuple[list[Round], list[Round], Lag]:
+async def measure(rounds: int, seconds: int) -> Results:
     """Measure floor and orders in turns, after a warm-up of each that does not count."""
-    floor, orders, lag = [], [], Lag()
+    floor: list[Round] = []
+    orders: list[Round] = []
+    lag, spent = Lag(), Spent()
     console = Console(stderr=True)
-    async with running() as (settings, floor_url), sampler(settings, lag) as sampling:
+    async with running(spent) as (settings, floor_url), sampler(settings, lag) as sampling:
         exchange_url = gateways_of(settings)[0].url
         with Progress(console=console) as progress:
             steps = progress.add_task("Measuring", total=2 * rounds + 2)
@@ -129,13 +171,15 @@ async def measure(rounds: int, seconds: int) -> tuple[list[Round], list[Round], 
                 progress.advance(steps)
                 if number:
                     sampling.set()
+                    spent.begin()
                 loaded = await wrk(exchange_url, f"orders-{number}", length_s)
                 sampling.clear()
                 progress.advance(steps)
                 if number:
+                    spent.end(loaded.requests)
                     floor.append(rested)
                     orders.append(loaded)
-    return floor, orders, lag
+    return Results(floor, orders, lag, spent)
 
 
 async def wrk(url: str, run: str, seconds: int) -> Round:
@@ -160,7 +204,7 @@ async def wrk(url: str, run: str, seconds: int) -> Round:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[Settings, str]]:
+async def running(spent: Spent) -> AsyncIterator[tuple[Settings, str]]:
     """The exchange and the floor's server on free ports, in a directory that is deleted."""
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
@@ -174,7 +218,10 @@ async def running() -> AsyncIterator[tuple[Settings, str]]:
         log_path=run.log_of("floor"),
         cwd=PROJECT,
     )
-    supervisor = Supervisor(services, exchange_processes(settings, run), report)
+    tiers = exchange_processes(settings, run)
+    supervisor = Supervisor(services, tiers, report)
+    spent.processes += [process for tier in tiers for process in tier]
+    spent.processes += [service.process for service in services]
     try:
         await supervisor.start_services()
         await migrate(settings.sqlalchemy_url)
@@ -248,15 +295,19 @@ async def sample(
     connection: asyncpg.Connection, redis: Redis, lag: Lag, sampling: asyncio.Event
 ) -> None:
     """Note again and again how long each checkpoint has been behind the head."""
-    heads: list[tuple[float, int]] = []  # when the head was seen at each position
+    heads: list[tuple[float, int]] = []  # the time before the head was seen at each position
+    last_s = time.monotonic()
     while True:
-        await sampling.wait()
+        if not sampling.is_set():
+            await sampling.wait()
+            last_s = time.monotonic()
         now_s = time.monotonic()
         # The checkpoints first, so that a head that moves meanwhile makes them look worse.
         reached = dict(await connection.fetch(READ_CHECKPOINTS))
         reached["book"] = int(await redis.hget("{book:1:0}:checkpoint", "position") or 0)
         head = (await read_heads(connection))[0]
-        heads.append((now_s, head))
+        heads.append((last_s, head))
+        last_s = now_s
         for projection, position in reached.items():
             passed = [seen_s for seen_s, seen in heads if seen > position]
             lag.add(projection, now_s - passed[0] if passed else 0.0, head - position)
@@ -272,16 +323,18 @@ def summary(rounds: list[Round]) -> dict[str, float]:
     }
 
 
-def document(floor: list[Round], orders: list[Round], lag: Lag) -> dict[str, object]:
+def document(results: Results) -> dict[str, object]:
     """Return everything measured, for scripts."""
+    lag, spent = results.lag, results.spent
     return {
         "machine": machine(),
         "connections": CONNECTIONS,
-        "floor": [asdict(one) for one in floor],
-        "orders": [asdict(one) for one in orders],
-        "ratio": summary(orders)["rate"] / summary(floor)["rate"],
+        "floor": [asdict(one) for one in results.floor],
+        "orders": [asdict(one) for one in results.orders],
+        "ratio": summary(results.orders)["rate"] / summary(results.floor)["rate"],
         "lag_s_max": {name: max(values) for name, values in lag.seconds.items()},
         "lag_events_max": {name: max(values) for name, values in lag.events.items()},
+        "cpu_us_per_order": {n: s / spent.orders * 1e6 for n, s in spent.seconds.items()},
     }
 
 
@@ -298,35 +351,53 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, Python {platform.python_version()}, commit {commit}"
 
 
-def show(floor: list[Round], orders: list[Round], lag: Lag) -> None:
-    """Print the tables: medians over the rounds, and the worst lag."""
+def show(results: Results) -> None:
+    """Print the tables: medians over the rounds, the lag, and where the time goes."""
     console = Console()
-    title = f"{len(orders)} rounds in turns, {CONNECTIONS} connections, {machine()}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "rate/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors", "wrk"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    base = summary(floor)["rate"]
-    for name, rounds in (("empty handler (floor)", floor), ("single orders", orders)):
+    console.print(f"{len(results.orders)} rounds in turns, {CONNECTIONS} connections, {machine()}")
+    console.print(rates_table(results))
+    console.print(lag_table(results.lag))
+    console.print(cpu_table(results.spent))
+
+
+def rates_table(results: Results) -> Table:
+    """Return the medians of floor and orders, and how busy the generator was."""
+    table = table_of("", "rate/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "errors", "wrk cpu")
+    base = summary(results.floor)["rate"]
+    for name, rounds in (("floor", results.floor), ("orders", results.orders)):
         found = summary(rounds)
         errors = sum(one.refused + one.broken for one in rounds)
-        times = [f"{found[f'{n}_ms']:.0f}" for n in ("p50", "p95", "p99", "max")]
-        cpu = f"{found['generator_cpu']:.0%} cpu"
-        ratio = f"{found['rate'] / base:.2f}"
-        table.add_row(name, f"{found['rate']:,.0f}", ratio, *times, str(errors), cpu)
-    console.print(table)
-    lags = Table(title="Projection lag under this load", title_justify="left")
-    for heading in ("projection", "median s", "max s", "median events", "max events"):
-        lags.add_column(heading, justify="left" if heading == "projection" else "right")
+        times = [f"{found[f'{n}_ms']:.0f}" for n in ("p50", "p95", "p99")]
+        rate, ratio = f"{found['rate']:,.0f}", f"{found['rate'] / base:.2f}"
+        table.add_row(name, rate, ratio, *times, str(errors), f"{found['generator_cpu']:.0%}")
+    return table
+
+
+def lag_table(lag: Lag) -> Table:
+    """Return how far each projection was behind."""
+    table = table_of("projection lag", "median s", "max s", "median events", "max events")
     for name, seconds in sorted(lag.seconds.items()):
         events = lag.events[name]
-        lags.add_row(
-            name,
-            f"{statistics.median(seconds):.2f}",
-            f"{max(seconds):.2f}",
-            f"{statistics.median(events):,.0f}",
-            f"{max(events):,}",
-        )
-    console.print(lags)
+        times = [f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}"]
+        table.add_row(name, *times, f"{statistics.median(events):,.0f}", f"{max(events):,}")
+    return table
+
+
+def cpu_table(spent: Spent) -> Table:
+    """Return the processor time that each process spent per order."""
+    table = table_of("process", "cpu us per order")
+    for name, seconds in sorted(spent.seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{seconds / spent.orders * 1e6:,.0f}")
+    return table
+
+
+def table_of(first: str, *others: str) -> Table:
+    """Return a table whose first column is text and whose others are figures."""
+    table = Table()
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
 
 
 if __name__ == "__main__":
