@@ -17,9 +17,11 @@ run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
 	@$(PY) -m exchange run
 
 test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
+	@$(PY) -m exchange setup
 	$(PY) -m pytest -m "not long"
 
 test-long: $(INSTALLED) ## run every test, those that take minutes too
+	@$(PY) -m exchange setup
 	$(PY) -m pytest
 
 check: lint types imports test ## everything that CI checks

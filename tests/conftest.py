@@ -74,8 +74,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def run_directory() -> Iterator[RunDirectory]:
     """A directory for the session, after what killed sessions left has been removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
-        _remove_if_abandoned(RunDirectory(left))
+    for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/lock"):
+        _remove_if_abandoned(RunDirectory(left.parent))
     run = RunDirectory(Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX)))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
