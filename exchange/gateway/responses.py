@@ -7,6 +7,7 @@ shortest plain decimal, and ``Raw`` puts that text into the document as it is.
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -16,6 +17,8 @@ from starlette.responses import Response
 from exchange.codec import Depth
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
+
+SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
 
 encoder: Final = msgspec.json.Encoder()
 
@@ -85,7 +88,7 @@ def ratio(numerator: int, denominator: int, scale: int, *, decimals: int) -> str
 def timestamp(time_ms: int) -> str:
     """Write milliseconds since the epoch as ISO 8601 in UTC."""
     seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{milliseconds:03d}Z"
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
 
 
 def book(depth: Depth, price_scale: int, quantity_scale: int) -> str:
@@ -126,6 +129,11 @@ def json_response(
     document: object, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     return JSONBytes(encoder.encode(document), status, headers)
+
+
+@lru_cache(SECONDS_KEPT)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def _side(levels: Sequence[tuple[int, int]], price_scale: int, quantity_scale: int) -> str:
