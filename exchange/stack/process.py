@@ -153,7 +153,7 @@ class ManagedProcess:
         with self.log_path.open("rb") as log:
             log.seek(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").split("\n")
-        spoken = [line.strip() for line in lines if line.strip()]
+        spoken = [words for line in lines if (words := line.strip(" |+-"))]  # frames of tracebacks
         return f"{spoken[-1] if spoken else 'it said nothing'} (see {self.log_path})"
 
     def signal(self, number: signal.Signals) -> None:

@@ -157,6 +157,14 @@ async def test_readiness_fails_at_once_with_the_last_words_of_a_process_that_die
         await process.until_ready(asyncio.sleep(60), timeout_s=60)
 
 
+async def test_the_last_words_of_an_exception_group_are_its_last_error(make: Make) -> None:
+    process = make("raise ExceptionGroup('both', [ValueError('crossed')])")
+    await process.start()
+    await process.wait()
+
+    assert process.last_words() == f"ValueError: crossed (see {process.log_path})"
+
+
 async def test_readiness_fails_when_the_time_is_up(make: Make) -> None:
     process = make(SLEEP)
     await process.start()
