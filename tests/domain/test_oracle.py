@@ -1,0 +1,86 @@
+"""The engine against the oracle: the same events for every list of commands.
+
+Hypothesis finds and shrinks; the swarm brings volume. ``worlds`` says how the inputs were
+chosen. A failing swarm names its seed and step, and both make it happen again.
+"""
+
+from collections import Counter
+from itertools import islice
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from exchange.domain.engine import State, check_state
+from exchange.domain.events import Event
+from exchange.domain.values import CancelReason, RejectReason, Side
+from tests.domain.oracle import Message, Oracle
+from tests.domain.worlds import PROPERTY, Step, Swarm, step_lists, take
+
+STEPS_PER_SWARM = 1_000
+STEPS_PER_CHECK = 25  # comparing whole books at each step would take most of the time
+
+
+def ask(oracle: Oracle, step: Step) -> list[Message]:
+    command = msgspec.to_builtins(step.command)
+    return oracle.execute(command, step.time_ms, step.order_id_taken)
+
+
+def assert_same_books(state: State, oracle: Oracle) -> None:
+    assert sorted(state.books) == sorted(oracle.instruments)
+    for name, book in state.books.items():
+        for side in Side:
+            engine_depth = book.sides[side].depth(100)
+            assert engine_depth == oracle.depth(name, side.value), (name, side)
+
+
+def assert_agree(swarm: Swarm, steps: int) -> None:
+    state, oracle = State(), Oracle()
+    for number, step in enumerate(islice(swarm, steps)):
+        events = msgspec.to_builtins(take(state, step))
+        assert events == ask(oracle, step), f"step {number}: {step}"
+        if number % STEPS_PER_CHECK == 0:
+            check_state(state)
+            assert_same_books(state, oracle)
+    check_state(state)
+    assert_same_books(state, oracle)
+
+
+@PROPERTY
+@given(step_lists)
+def test_the_engine_and_the_oracle_tell_the_same(steps: list[Step]) -> None:
+    state, oracle = State(), Oracle()
+
+    told = [msgspec.to_builtins(take(state, step)) for step in steps]
+
+    assert told == [ask(oracle, step) for step in steps]
+    assert_same_books(state, oracle)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_engine_and_the_oracle_agree_on_a_swarm(seed: int) -> None:
+    assert_agree(Swarm(seed), STEPS_PER_SWARM)
+
+
+def test_the_swarms_meet_every_event_and_every_refusal() -> None:
+    """An agreement on what never happens would show nothing."""
+    met: Counter[str] = Counter()
+    for seed in range(20):
+        state = State()
+        for step in islice(Swarm(seed), STEPS_PER_SWARM):
+            events = take(state, step)
+            met.update(type(event).__name__ for event in events)
+            met.update(getattr(event, "reason", "none") for event in events)
+
+    expected = {kind.__name__ for kind in get_args(Event)}
+    expected |= {reason.value for reason in [*RejectReason, *CancelReason]}
+    assert {name for name in expected if met[name] < 20} == set(), met
+    assert met["TradeExecuted"] > 4_000, met
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first_seed", range(1000, 1200, 20))
+def test_the_engine_and_the_oracle_agree_on_many_swarms(first_seed: int) -> None:
+    for seed in range(first_seed, first_seed + 20):
+        assert_agree(Swarm(seed), STEPS_PER_SWARM)

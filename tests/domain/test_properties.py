@@ -1,0 +1,178 @@
+"""What must hold for every list of commands, not only for those we thought of.
+
+``worlds`` says how the lists are chosen. ``run`` checks the book's invariants and the
+digest after each command, so every property here starts from a state that was never
+crossed.
+"""
+
+import pickle
+from collections import Counter
+from itertools import islice, pairwise
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange.codec import chain_after, load_event, store_event
+from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
+from exchange.domain.values import Offset, Position, Shard, Side
+from exchange.ports import EMPTY_CHAIN, StoredEvent
+from tests.domain.worlds import PROPERTY, Step, Swarm, run, step_lists, steps, take
+
+COMMAND_ID = UUID(int=7)
+
+Lots = Counter[tuple[str, str]]
+
+
+def picture(state: State) -> object:
+    """Show everything that a state holds, in order, so that equal pictures match alike."""
+    books = {
+        name: (
+            book.instrument,
+            set(book.orders),
+            [str(order) for side in Side for order in book.sides[side].orders(None)],
+            [book.sides[side].depth(100) for side in Side],
+        )
+        for name, book in state.books.items()
+    }
+    return state.position, state.time_ms, state.digest, books
+
+
+def stored(log: list[Event]) -> list[StoredEvent]:
+    return [
+        store_event(
+            event,
+            shard=Shard(0),
+            position=Position(position),
+            command_id=COMMAND_ID,
+            kafka_offset=Offset(position // 3),
+        )
+        for position, event in enumerate(log, start=1)
+    ]
+
+
+@PROPERTY
+@given(step_lists)
+def test_the_book_is_never_crossed(given_steps: list[Step]) -> None:
+    run(given_steps)
+
+
+@PROPERTY
+@given(step_lists)
+def test_every_lot_accepted_is_traded_cancelled_or_resting(given_steps: list[Step]) -> None:
+    state, log = run(given_steps)
+
+    accepted, gone, resting = Lots(), Lots(), Lots()
+    for event in log:
+        match event:
+            case OrderAccepted():
+                accepted[event.instrument, event.order_id] += event.quantity
+            case TradeExecuted():
+                gone[event.instrument, event.maker_order_id] += event.quantity
+                gone[event.instrument, event.taker_order_id] += event.quantity
+            case OrderCancelled():
+                gone[event.instrument, event.order_id] += event.quantity
+            case _:
+                pass
+    for name, book in state.books.items():
+        for order in book.orders.values():
+            resting[name, order.order_id] += order.remaining
+    assert accepted == gone + resting
+
+
+@PROPERTY
+@given(step_lists)
+def test_replaying_the_encoded_log_gives_the_same_state(given_steps: list[Step]) -> None:
+    state, log = run(given_steps)
+
+    replayed = State()
+    for event in stored(log):
+        evolve(replayed, load_event(event).event)
+
+    check_state(replayed)
+    assert picture(replayed) == picture(state)
+
+
+@PROPERTY
+@given(step_lists, st.data())
+def test_a_matcher_that_replays_half_the_log_goes_on_as_the_first_would(
+    given_steps: list[Step], data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(given_steps)), label="steps before the restart")
+    _, whole = run(given_steps)
+    _, before = run(given_steps[:cut])
+
+    restarted = State()
+    for event in stored(before):
+        evolve(restarted, load_event(event).event)
+    after = [event for step in given_steps[cut:] for event in take(restarted, step)]
+
+    assert before + after == whole
+
+
+@PROPERTY
+@given(step_lists, st.data())
+def test_any_batching_of_a_log_gives_the_same_chain(
+    given_steps: list[Step], data: st.DataObject
+) -> None:
+    _, log = run(given_steps)
+    events = stored(log)
+    cuts = data.draw(st.lists(st.integers(0, len(events)), max_size=6), label="batch ends")
+
+    chain = EMPTY_CHAIN
+    for start, end in pairwise([0, *sorted(cuts), len(events)]):
+        chain = chain_after(chain, events[start:end])
+
+    assert chain == chain_after(EMPTY_CHAIN, events)
+
+
+@PROPERTY
+@given(step_lists, steps)
+def test_deciding_changes_nothing(given_steps: list[Step], step: Step) -> None:
+    state, _ = run(given_steps)
+    before = picture(state)
+
+    first = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
+    second = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
+
+    assert picture(state) == before
+    assert first == second
+
+
+@PROPERTY
+@given(step_lists)
+def test_time_in_the_log_never_runs_backwards(given_steps: list[Step]) -> None:
+    state, log = run(given_steps)
+
+    times = [event.time_ms for event in log]
+    assert times == sorted(times)
+    assert state.time_ms == max(step.time_ms for step in given_steps)
+
+
+@PROPERTY
+@given(step_lists)
+def test_a_state_holds_nothing_but_what_rests(given_steps: list[Step]) -> None:
+    """A state as large as one that never saw the rest of its history cannot have kept it."""
+    state, _ = run(given_steps)
+
+    fresh = State(state.position, state.time_ms, digest_sum=state.digest_sum)
+    for name, book in state.books.items():
+        fresh.books[name] = type(book)(book.instrument)
+        orders = sorted(book.orders.values(), key=lambda order: order.priority)
+        for order in orders:
+            fresh.books[name].rest(order)
+
+    assert len(pickle.dumps(state)) == len(pickle.dumps(fresh))
+
+
+def test_memory_does_not_grow_with_the_orders_ever_seen() -> None:
+    state = State()
+    sizes = []
+
+    for number, step in enumerate(islice(Swarm(seed=3), 10_000)):
+        take(state, step)
+        if number % 100 == 0:
+            sizes.append(len(pickle.dumps(state)))
+
+    assert max(sizes[50:]) < 1.2 * max(sizes[:50]), sizes

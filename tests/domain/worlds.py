@@ -1,0 +1,172 @@
+"""Lists of commands for properties: chosen by Hypothesis, or by a seed for volume.
+
+Everything is scarce on purpose: five prices, four quantities, three clients and thirty
+order ids that come again and again, on two instruments of unlike scales, ticks and lots
+and a third that few lists register. A small space collides, and collisions (crosses,
+duplicates, late cancels) are where bugs live. The lists below are weights too: what a
+choice should meet often stands in them often, and refusals, which change nothing, seldom.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from exchange.domain.commands import (
+    CancelOrder,
+    Command,
+    MalformedRecord,
+    PlaceOrder,
+    RegisterInstrument,
+)
+from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.events import Event
+from exchange.domain.values import OrderType, Price, Quantity, Side
+
+BTC_USD: Final = RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(5), Quantity(10))
+ETH_JPY: Final = RegisterInstrument("ETH-JPY", "ETH", "JPY", 0, 3, Price(1), Quantity(1))
+LATE: Final = RegisterInstrument("LATE-X", "LATE", "X", 12, 0, Price(10), Quantity(5))
+
+Terms = tuple[OrderType, Price | None]
+
+INSTRUMENTS: Final = ["BTC-USD"] * 10 + ["ETH-JPY"] * 4 + ["LATE-X"]
+ORDER_IDS: Final = [f"order-{number}" for number in range(30)]
+MORE_ORDER_IDS: Final = [f"more-{number}" for number in range(200)]  # room for a deep book
+CLIENTS: Final = ["anna", "ben", "cleo"]
+SIDES: Final = list(Side)
+PRICES: Final = [90, 95, 100, 105, 110]
+LIMITS: Final[list[Terms]] = [(OrderType.LIMIT, Price(price)) for price in PRICES]
+MARKET: Final[Terms] = (OrderType.MARKET, None)
+ODD_TERMS: Final[list[Terms]] = [
+    (OrderType.LIMIT, None),
+    (OrderType.MARKET, Price(100)),
+    (OrderType.LIMIT, Price(93)),
+]
+TERMS: Final = LIMITS * 10 + [MARKET] * 10 + ODD_TERMS
+QUANTITIES: Final = [Quantity(quantity) for quantity in [10, 20, 30, 50] * 10 + [7]]
+CANCELLERS: Final = [None, *CLIENTS]
+TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
+TAKEN: Final = [False] * 19 + [True]
+SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command, when it came, and whether its order's id had been claimed."""
+
+    command: Command
+    time_ms: int
+    order_id_taken: bool = False
+
+
+OPENING: Final = [Step(BTC_USD, 0), Step(ETH_JPY, 0)]
+
+
+def place(
+    order_id: str,
+    client_id: str,
+    instrument: str,
+    side: Side,
+    terms: Terms,
+    quantity: Quantity,
+) -> PlaceOrder:
+    order_type, price = terms
+    return PlaceOrder(order_id, client_id, instrument, side, order_type, price, quantity)
+
+
+places: Final = st.builds(
+    place,
+    st.sampled_from(ORDER_IDS),
+    st.sampled_from(CLIENTS),
+    st.sampled_from(INSTRUMENTS),
+    st.sampled_from(SIDES),
+    st.sampled_from(TERMS),
+    st.sampled_from(QUANTITIES),
+)
+cancels: Final = st.builds(
+    CancelOrder,
+    st.sampled_from(ORDER_IDS),
+    st.sampled_from(INSTRUMENTS),
+    st.sampled_from(CANCELLERS),
+)
+registrations: Final = st.sampled_from([BTC_USD, ETH_JPY, LATE])
+malformed: Final = st.just(MalformedRecord("no command", "00" * 32, 7))
+commands: Final = st.sampled_from(SHAPES).flatmap(
+    {
+        "place": places,
+        "cancel": cancels,
+        "register": registrations,
+        "malformed": malformed,
+    }.__getitem__
+)
+steps: Final = st.builds(Step, commands, st.sampled_from(TIMES_MS), st.sampled_from(TAKEN))
+step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + drawn)
+
+# The machine may be busy: how long an example takes says nothing.
+PROPERTY: Final = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+class Swarm:
+    """An endless source of steps, whose taste (which ids, prices, shapes) the seed decides.
+
+    Lists that leave things out reach states that lists of everything hardly do: a deep
+    book needs few cancels, a long queue few prices.
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = self._rng = Random(seed)
+        self._order_ids = ORDER_IDS + MORE_ORDER_IDS if rng.random() < 0.6 else ORDER_IDS
+        self._instruments = rng.choice([INSTRUMENTS, ["BTC-USD"], ["BTC-USD", "ETH-JPY"]])
+        self._terms = rng.choice([TERMS, LIMITS, LIMITS[1:3], [*LIMITS[1:4], MARKET]])
+        self._shapes = rng.choice([SHAPES, ["place"], ["place", "place", "cancel"]])
+        self._time_ms = 0
+
+    def __iter__(self) -> Iterator[Step]:
+        yield from OPENING
+        while True:
+            rng = self._rng
+            self._time_ms += rng.choice([-1, 0, 0, 1, 2])
+            yield Step(self._command(), max(0, self._time_ms), rng.choice(TAKEN))
+
+    def _command(self) -> Command:
+        rng = self._rng
+        match rng.choice(self._shapes):
+            case "place":
+                return place(
+                    rng.choice(self._order_ids),
+                    rng.choice(CLIENTS),
+                    rng.choice(self._instruments),
+                    rng.choice(SIDES),
+                    rng.choice(self._terms),
+                    rng.choice(QUANTITIES),
+                )
+            case "cancel":
+                order_id, instrument = rng.choice(self._order_ids), rng.choice(self._instruments)
+                return CancelOrder(order_id, instrument, rng.choice(CANCELLERS))
+            case "register":
+                return rng.choice([BTC_USD, ETH_JPY, LATE])
+            case _:
+                return MalformedRecord("no command", "00" * 32, 7)
+
+
+def run(given: list[Step]) -> tuple[State, list[Event]]:
+    """Return the state and the log that steps lead to, checked after each of them."""
+    state = State()
+    log: list[Event] = []
+    for step in given:
+        log += take(state, step)
+        check_state(state)
+    return state, log
+
+
+def take(state: State, step: Step) -> list[Event]:
+    """Decide and evolve one step."""
+    events = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
+    for event in events:
+        evolve(state, event)
+    return events
