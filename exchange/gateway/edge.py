@@ -27,7 +27,7 @@ HEADER_BYTES_MAX: Final = 16 * 1024
 BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600
 LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
 BODY_WAIT_S: Final = 10.0
-LINGER_S: Final = 0.5  # a closing socket with unread input resets, and the answer would be lost
+LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
 DRAIN_S: Final = 2.0
 NO_ROUTE: Final = "none"
 

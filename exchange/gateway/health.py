@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
@@ -22,7 +22,14 @@ from exchange.event_store import read_heads
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import log_connection, model_connection
-from projections.checkpoints import read_all_checkpoints
+from projections import instruments, orders, positions, trades
+from projections.book import NAME as BOOK
+from projections.book import read_position
+from projections.checkpoints import (
+    ReadModelUnavailable,
+    read_all_checkpoints,
+    read_live_generation,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +40,8 @@ BEHIND_AFTER_S: Final = 5.0  # a projector in order is a tenth of a second behin
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
 UNHEALTHY: Final = "unhealthy"
+
+READ_MODELS: Final = (instruments.NAME, orders.NAME, trades.NAME, positions.NAME, BOOK)
 
 PING_POSTGRES = text("select 1")
 
@@ -96,14 +105,25 @@ class Health:
     async def _measure_lag(self) -> None:
         async with model_connection(self._engine) as connection:
             reached = await read_all_checkpoints(connection)
+            generation = await read_live_generation(connection, BOOK) if BOOK in reached else 0
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
+        if BOOK in reached:
+            reached[BOOK] = await self._book_positions(generation, heads)
         for shard, position in heads.items():
             self._metrics.head.labels(str(shard)).set(position)
         due = self._due(heads)
         self.projections = {
-            name: self._lag(name, positions, heads, due) for name, positions in reached.items()
+            name: self._lag(name, reached.get(name, {}), heads, due) for name in READ_MODELS
         }
+
+    async def _book_positions(self, generation: int, shards: Iterable[int]) -> dict[int, int]:
+        """Return how far the book is on each shard; it keeps its checkpoints in Redis."""
+        try:
+            found = [(s, await read_position(self._redis, generation, s)) for s in shards]
+        except ReadModelUnavailable:
+            return {}
+        return {shard: position for shard, position in found if position is not None}
 
     def _due(self, heads: Mapping[int, int]) -> Mapping[int, int]:
         """Return where the heads were when a projection had to have seen by now."""
@@ -117,14 +137,14 @@ class Health:
     def _lag(
         self,
         name: str,
-        positions: Mapping[int, int],
+        reached: Mapping[int, int],
         heads: Mapping[int, int],
         due: Mapping[int, int],
     ) -> str:
         for shard, position in heads.items():
-            lag = max(0, position - positions.get(shard, 0))
+            lag = max(0, position - reached.get(shard, 0))
             self._metrics.lag.labels(name, str(shard)).set(lag)
-        behind = any(positions.get(shard, 0) < position for shard, position in due.items())
+        behind = any(reached.get(shard, 0) < position for shard, position in due.items())
         return DEGRADED if behind else HEALTHY
 
 

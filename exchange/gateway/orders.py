@@ -63,6 +63,8 @@ async def get_orders(request: Request) -> Response:
         raise invalid("client_id", "is required")
     client_id = check_id(parameters["client_id"], "client_id")
     instrument, limit = parameters.get("instrument"), _limit(parameters)
+    if instrument is not None:
+        check_id(instrument, "instrument")
     before = cursor(parameters, 3)
     await gateway.freshness.reach(
         NAME, min_sequence(parameters, await _shard_of(gateway, instrument))

@@ -1,5 +1,6 @@
 """Liveness, health and metrics, and that the documentation tells every code."""
 
+import asyncio
 import re
 
 import httpx
@@ -8,23 +9,25 @@ from redis.asyncio import Redis
 
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
+from exchange.gateway import health
 from exchange.gateway.app import ROUTES
+from exchange.gateway.listings import Listings
 from exchange.gateway.problems import REFUSALS, Code
 from tests.conftest import free_ports
-from tests.gateway.conftest import Venue, gateway_at, order
+from tests.gateway.conftest import Venue, gateway_at, matching, order, register
 
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
 
 
 @pytest.mark.anyio
 async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
-    alive, health = await http.get("/livez"), await http.get("/healthz")
+    alive, well = await http.get("/livez"), await http.get("/healthz")
 
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
-    assert health.status_code == 200
-    assert set(health.json()) == {"status", "timestamp", "checks", "projections"}
-    assert health.json()["status"] == "healthy"
-    assert health.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
+    assert well.status_code == 200
+    assert set(well.json()) == {"status", "timestamp", "checks", "projections"}
+    assert well.json()["status"] == "healthy"
+    assert well.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
 
 
 @pytest.mark.anyio
@@ -32,13 +35,52 @@ async def test_without_redis_a_gateway_is_degraded_and_trades(venue: Venue) -> N
     away = Redis(port=free_ports(1)[0])
     cut_off = Venue(venue.services, venue.database_url, venue.topic, venue.engine, away)
     async with away, gateway_at(cut_off) as http:
-        health = await http.get("/healthz")
+        sick = await http.get("/healthz")
         placed = await http.post("/orders", json=order("BTC-USD", price=1))
         book = await http.get("/market/orderbook")
 
-    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert (sick.status_code, sick.json()["status"]) == (200, "degraded")
     assert (placed.status_code, placed.json()["orderbook"]) == (201, None)
     assert (book.status_code, book.json()["code"]) == (503, "read.unavailable")
+
+
+@pytest.mark.anyio
+async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_is_not(
+    venue: Venue, idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
+    async with gateway_at(venue) as http:
+        await http.post("/orders", json=order("BTC-USD", price=1))
+        await asyncio.sleep(1.5)
+        following = (await http.get("/healthz")).json()
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+        await asyncio.sleep(1.5)
+        standing = await http.get("/healthz")
+
+    assert following["projections"] == dict.fromkeys(health.READ_MODELS, "healthy")
+    assert standing.status_code == 200
+    assert standing.json()["status"] == "degraded"
+    assert standing.json()["projections"] == dict.fromkeys(health.READ_MODELS, "degraded")
+
+
+@pytest.mark.anyio
+async def test_a_crash_is_a_problem_without_internals(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def crash(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(Listings, "get", crash)
+    async with gateway_at(venue) as http:
+        response = await http.get("/market/trades")
+
+    assert response.status_code == 500
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["code"] == "internal"
+    assert "secret" not in response.text
+    assert "a secret" in caplog.text
 
 
 @pytest.mark.anyio
