@@ -59,10 +59,10 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 async def test_the_log_refuses_change(
     connection: asyncpg.Connection, table: str, statement: str
 ) -> None:
-    for role in ("origin", "replica"):
-        await connection.execute(f"set session_replication_role = {role}")
-        with pytest.raises(asyncpg.RestrictViolationError, match=f"{table} is append-only"):
-            await connection.execute(statement.format(table))
+    with pytest.raises(asyncpg.RestrictViolationError, match=f"{table} is append-only"):
+        await connection.execute(statement.format(table))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # which would pass over triggers
+        await connection.execute("set session_replication_role = replica")
 
     assert await read_events(connection, 0, after=0, up_to=9, limit=9) == EVENTS
 

@@ -46,7 +46,6 @@ HOST_ACCESS: Final = f"host all exchange {LOOPBACK}/32 trust\n"
 
 CREATE_ROLE: Final = """\
 create role exchange login createdb in role pg_monitor, pg_checkpoint;
-grant set on parameter session_replication_role to exchange;
 create database exchange owner exchange;
 """
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from exchange.domain.values import Offset
-from exchange.ports import CommandLogLost
+from exchange.ports import CommandLogLost, CommandRecord
 from tests.contracts.conftest import COMMAND_ID, CommandWorld
 
 pytestmark = pytest.mark.anyio
@@ -14,7 +14,7 @@ async def test_records_come_back_whole_and_in_order(commands: CommandWorld) -> N
     log = await commands.open()
 
     await log.seek(Offset(0))
-    records = []
+    records: list[CommandRecord] = []
     while len(records) < 3:
         records += await log.read(limit=10)
 
