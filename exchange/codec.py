@@ -36,6 +36,7 @@ EVENT_VERSION: Final = 1
 KEYED_COMMAND_ID_VERSION: Final = 8
 BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
 WAITER_MAX: Final = 2**53
+REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
 
 UPCASTERS: Final[dict[tuple[str, int], Callable[[str], str]]] = {}
 """From a type and an old version to the function that lifts its text by one version."""
@@ -131,7 +132,7 @@ def receive(record: CommandRecord) -> ReceivedCommand:
     except (ValueError, TypeError) as error:
         digest = sha256(record.value).hexdigest()
         command_id = UUID(hex=digest[:32], version=4)
-        command = MalformedRecord(str(error)[:500], digest, len(record.value))
+        command = MalformedRecord(_readable(str(error)), digest, len(record.value))
     return ReceivedCommand(command, command_id, record.offset, record.time_ms, gateway, waiter)
 
 
@@ -169,7 +170,7 @@ def body_hash(command: Command) -> bytes:
     """Hash what the client asked; what a gateway made (an order id) is left out."""
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
-            command = msgspec.structs.replace(command, order_id="made")
+            command = msgspec.structs.replace(command, order_id="")  # no client can choose that
         case PlaceOrder() | CancelOrder() | RegisterInstrument() | MalformedRecord():
             pass
     return sha256(_encoder.encode(command)).digest()[:BODY_HASH_BYTES]
@@ -247,12 +248,18 @@ def _decode_event(stored: StoredEvent) -> Event:
         raise UnknownEvent(_place_of(stored, f"version {stored.version} is not known"))
     try:
         return _event_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise UnknownEvent(_place_of(stored, str(error))) from error
 
 
 def _place_of(stored: StoredEvent, problem: str) -> str:
     return f"{stored.type} at position {stored.position} of shard {stored.shard}: {problem}"
+
+
+def _readable(reason: str) -> str:
+    # It quotes what anyone may have sent. PostgreSQL cannot read a NUL out of a json text, and
+    # control or bidirectional characters would deceive whoever reads the log.
+    return "".join(c if c.isprintable() else "\ufffd" for c in reason[:REASON_CHARACTERS_MAX])
 
 
 def _reply_address(header: bytes | None) -> tuple[str | None, int]:
