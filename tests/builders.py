@@ -6,7 +6,9 @@ otherwise. Everything happens at ``TIME_MS`` on ``BTC_USD`` unless it says other
 
 from collections.abc import Iterable
 from typing import Final
+from uuid import UUID
 
+from exchange.codec import store_event
 from exchange.domain.commands import (
     CancelOrder,
     Command,
@@ -29,15 +31,21 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import (
     CancelReason,
+    Offset,
     OrderType,
+    Position,
     Price,
     Quantity,
     RejectReason,
+    Shard,
     Side,
 )
+from exchange.ports import CommandRecord, StoredEvent
 
 BTC_USD: Final = "BTC-USD"
 TIME_MS: Final = 1_700_000_000_000
+COMMAND_ID: Final = UUID("018f0000-0000-7000-8000-000000000001")
+OFFSET: Final = Offset(41)
 
 
 def given(*events: Event) -> State:
@@ -59,6 +67,11 @@ def evolve_all(state: State, events: Iterable[Event]) -> None:
     for event in events:
         evolve(state, event)
     check_state(state)
+
+
+def depth(state: State, side: Side, instrument: str = BTC_USD) -> list[tuple[int, int]]:
+    """Return each price of a side with the quantity at it, best first."""
+    return state.books[instrument].sides[side].depth(len(state.books[instrument].orders))
 
 
 def order_name(number: int) -> str:
@@ -290,6 +303,24 @@ def cancel_rejected(
 
 def record_rejected(command: MalformedRecord) -> RecordRejected:
     return RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=TIME_MS)
+
+
+def record(
+    value: bytes, *, command_id: bytes | None = COMMAND_ID.bytes, reply_to: bytes | None = None
+) -> CommandRecord:
+    """Wrap bytes as they come from Kafka."""
+    return CommandRecord(OFFSET, TIME_MS, value, command_id, reply_to)
+
+
+def stored(event: Event, position: int = 1) -> StoredEvent:
+    """Put an event into shard 0's log."""
+    return store_event(
+        event,
+        shard=Shard(0),
+        position=Position(position),
+        command_id=COMMAND_ID,
+        kafka_offset=OFFSET,
+    )
 
 
 def _price(price: int | None) -> Price | None:

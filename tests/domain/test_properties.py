@@ -7,20 +7,19 @@ crossed.
 
 import pickle
 from collections import Counter
-from itertools import islice, pairwise
-from uuid import UUID
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.codec import chain_after, load_event, store_event
+from exchange.codec import chain_after, load_event
+from exchange.domain.commands import Command
 from exchange.domain.engine import State, check_state, decide, evolve
 from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
-from exchange.domain.values import Offset, Position, Shard, Side
+from exchange.domain.values import Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
-from tests.domain.worlds import PROPERTY, Step, Swarm, run, step_lists, steps, take
-
-COMMAND_ID = UUID(int=7)
+from tests.builders import TIME_MS, cancel, place, place_market, stored
+from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists, steps, take
 
 Lots = Counter[tuple[str, str]]
 
@@ -39,17 +38,8 @@ def picture(state: State) -> object:
     return state.position, state.time_ms, state.digest, books
 
 
-def stored(log: list[Event]) -> list[StoredEvent]:
-    return [
-        store_event(
-            event,
-            shard=Shard(0),
-            position=Position(position),
-            command_id=COMMAND_ID,
-            kafka_offset=Offset(position // 3),
-        )
-        for position, event in enumerate(log, start=1)
-    ]
+def encoded(log: list[Event]) -> list[StoredEvent]:
+    return [stored(event, position) for position, event in enumerate(log, start=1)]
 
 
 @PROPERTY
@@ -87,7 +77,7 @@ def test_replaying_the_encoded_log_gives_the_same_state(given_steps: list[Step])
     state, log = run(given_steps)
 
     replayed = State()
-    for event in stored(log):
+    for event in encoded(log):
         evolve(replayed, load_event(event).event)
 
     check_state(replayed)
@@ -104,7 +94,7 @@ def test_a_matcher_that_replays_half_the_log_goes_on_as_the_first_would(
     _, before = run(given_steps[:cut])
 
     restarted = State()
-    for event in stored(before):
+    for event in encoded(before):
         evolve(restarted, load_event(event).event)
     after = [event for step in given_steps[cut:] for event in take(restarted, step)]
 
@@ -117,7 +107,7 @@ def test_any_batching_of_a_log_gives_the_same_chain(
     given_steps: list[Step], data: st.DataObject
 ) -> None:
     _, log = run(given_steps)
-    events = stored(log)
+    events = encoded(log)
     cuts = data.draw(st.lists(st.integers(0, len(events)), max_size=6), label="batch ends")
 
     chain = EMPTY_CHAIN
@@ -167,12 +157,20 @@ def test_a_state_holds_nothing_but_what_rests(given_steps: list[Step]) -> None:
 
 
 def test_memory_does_not_grow_with_the_orders_ever_seen() -> None:
-    state = State()
+    state, _ = run(OPENING)
     sizes = []
 
-    for number, step in enumerate(islice(Swarm(seed=3), 10_000)):
-        take(state, step)
-        if number % 100 == 0:
-            sizes.append(len(pickle.dumps(state)))
+    for number in range(10_000, 14_000, 4):  # four new ids each time, as wide as all others
+        commands: list[Command] = [
+            place(number, Side.SELL, price=1000, quantity=10),
+            place(number + 1, Side.BUY, price=1000, quantity=10),
+            place(number + 2, Side.BUY, price=900, quantity=10),
+            cancel(number + 2),
+            place_market(number + 3, Side.BUY, quantity=10),
+            place(number + 3, Side.BUY, price=None, quantity=10),
+        ]
+        for command in commands:
+            take(state, Step(command, TIME_MS))
+        sizes.append(len(pickle.dumps(state)))
 
-    assert max(sizes[50:]) < 1.2 * max(sizes[:50]), sizes
+    assert max(sizes) - sizes[0] < 10, "more than the digits of a longer position"

@@ -107,7 +107,7 @@ step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + dra
 
 # The machine may be busy: how long an example takes says nothing.
 PROPERTY: Final = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

@@ -1,0 +1,260 @@
+"""Events as logs hold them for ever, and the hash chain over them.
+
+The texts that are spelled out here are in logs already: a change that breaks such a test
+needs a new version and an upcaster, not another expectation.
+"""
+
+from typing import Any, get_args
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from exchange import codec
+from exchange.codec import (
+    DecidedEvent,
+    UnknownEvent,
+    chain_after,
+    decode_event_data,
+    load_event,
+)
+from exchange.domain.commands import MalformedRecord
+from exchange.domain.events import Event, OrderRested
+from exchange.domain.values import Position, RejectReason, Shard, Side
+from exchange.ports import EMPTY_CHAIN, StoredEvent
+from tests.builders import (
+    COMMAND_ID,
+    OFFSET,
+    accepted,
+    accepted_market,
+    cancel_rejected,
+    cancelled,
+    instrument_rejected,
+    place,
+    record_rejected,
+    registered,
+    rejected,
+    remainder_cancelled,
+    rested,
+    stored,
+    trade,
+)
+
+BUY, SELL = Side.BUY, Side.SELL
+
+STORED_TEXTS: list[tuple[Event, str]] = [
+    (
+        registered(tick=5, lot=10),
+        (
+            '{"type":"InstrumentRegistered","instrument":"BTC-USD","base":"BTC","quote":"USD",'
+            '"price_scale":2,"quantity_scale":8,"tick_size":5,"lot_size":10,"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        instrument_rejected(),
+        (
+            '{"type":"InstrumentRejected","instrument":"BTC-USD",'
+            '"reason":"instrument_already_registered","time_ms":1700000000000}'
+        ),
+    ),
+    (
+        accepted(1, BUY, price=1000, quantity=10),
+        (
+            '{"type":"OrderAccepted","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","order_type":"limit","price":1000,"quantity":10,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        accepted_market(1, SELL, quantity=10),
+        (
+            '{"type":"OrderAccepted","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"sell","order_type":"market","price":null,"quantity":10,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        rejected(place(1, BUY, price=1000, quantity=10), RejectReason.OFF_TICK),
+        (
+            '{"type":"OrderRejected","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","order_type":"limit","price":1000,"quantity":10,'
+            '"reason":"off_tick","time_ms":1700000000000}'
+        ),
+    ),
+    (
+        trade(maker=1, taker=2, price=1000, quantity=10, maker_remaining=3, taker_remaining=4),
+        (
+            '{"type":"TradeExecuted","instrument":"BTC-USD","price":1000,"quantity":10,'
+            '"taker_side":"buy","taker_order_id":"order-2","taker_client_id":"client-2",'
+            '"taker_remaining":4,"maker_order_id":"order-1","maker_client_id":"client-1",'
+            '"maker_remaining":3,"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        rested(1, BUY, price=1000, quantity=10),
+        (
+            '{"type":"OrderRested","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","price":1000,"quantity":10,"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        cancelled(1, BUY, price=1000, quantity=10),
+        (
+            '{"type":"OrderCancelled","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","price":1000,"quantity":10,"reason":"requested",'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        remainder_cancelled(1, BUY, quantity=10),
+        (
+            '{"type":"OrderCancelled","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","price":null,"quantity":10,'
+            '"reason":"market_remainder","time_ms":1700000000000}'
+        ),
+    ),
+    (
+        cancel_rejected(1, RejectReason.NOT_OWNER),
+        (
+            '{"type":"CancelRejected","order_id":"order-1","instrument":"BTC-USD",'
+            '"reason":"not_owner","time_ms":1700000000000}'
+        ),
+    ),
+    (
+        record_rejected(MalformedRecord("why", "ab", 7)),
+        (
+            '{"type":"RecordRejected","reason":"why","sha256":"ab","size_bytes":7,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+]
+EVENTS = [event for event, _ in STORED_TEXTS]
+
+
+@pytest.mark.parametrize(("event", "text"), STORED_TEXTS, ids=lambda value: type(value).__name__)
+def test_an_event_is_stored_as_logs_already_have_it(event: Event, text: str) -> None:
+    instrument = getattr(event, "instrument", None)
+
+    assert stored(event) == StoredEvent(
+        Shard(0), Position(1), instrument, type(event).__name__, 1, text, COMMAND_ID, OFFSET
+    )
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_a_stored_event_comes_back_with_its_place(event: Event) -> None:
+    expected = DecidedEvent(Shard(0), Position(9), event, COMMAND_ID, OFFSET)
+
+    assert load_event(stored(event, position=9)) == expected
+    assert decode_event_data(stored(event).data.encode()) == event
+
+
+def test_every_kind_of_event_has_its_stored_text_here() -> None:
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+
+
+def test_an_event_of_a_newer_version_is_not_guessed_at() -> None:
+    newer = msgspec.structs.replace(stored(EVENTS[0], position=9), version=2)
+
+    with pytest.raises(UnknownEvent, match="position 9 of shard 0: version 2 is not known"):
+        load_event(newer)
+
+
+def test_an_event_of_an_old_version_that_nothing_lifts_is_not_guessed_at() -> None:
+    older = msgspec.structs.replace(stored(EVENTS[0]), version=0)
+
+    with pytest.raises(UnknownEvent, match="version 0 is not known"):
+        load_event(older)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "{}",
+        '{"type":"OrderImagined"}',
+        '{"type":"OrderRested","order_id":"order-1"}',
+        '{"type":"CancelRejected","order_id":"a","instrument":"B","reason":"mood","time_ms":1}',
+        "[" * 100_000,
+        '{"type":' + "[" * 100_000,
+    ],
+    ids=lambda data: data[:30],
+)
+def test_an_event_that_cannot_be_read_says_where_it_stands(data: str) -> None:
+    unreadable = msgspec.structs.replace(stored(EVENTS[0], position=9), data=data)
+
+    with pytest.raises(UnknownEvent, match="InstrumentRegistered at position 9 of shard 0"):
+        load_event(unreadable)
+
+
+def test_an_upcaster_lifts_an_old_text_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name_price(text: str) -> str:
+        return text.replace('"limit"', '"price"')
+
+    event = rested(1, BUY, price=1000, quantity=10)
+    current = stored(event)
+    old_text = current.data.replace('"price"', '"limit"')
+    monkeypatch.setitem(codec.UPCASTERS, ("OrderRested", 0), name_price)
+
+    lifted = load_event(msgspec.structs.replace(current, version=0, data=old_text))
+
+    assert lifted == load_event(current)
+
+
+def test_upcasters_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = rested(1, BUY, price=1000, quantity=10)
+    current = stored(event)
+    oldest = current.data.replace('"price":1000', '"price":10')
+    monkeypatch.setattr(codec, "EVENT_VERSION", 3)
+    monkeypatch.setitem(
+        codec.UPCASTERS, ("OrderRested", 1), lambda text: text.replace(":10,", ":100,", 1)
+    )
+    monkeypatch.setitem(
+        codec.UPCASTERS, ("OrderRested", 2), lambda text: text.replace(":100,", ":1000,", 1)
+    )
+
+    lifted = load_event(msgspec.structs.replace(current, version=1, data=oldest)).event
+
+    assert isinstance(lifted, OrderRested)
+    assert lifted == event
+
+
+def test_the_chain_is_what_logs_already_hold() -> None:
+    log = [stored(event, position) for position, event in enumerate(EVENTS, start=1)]
+
+    assert chain_after(EMPTY_CHAIN, log).hex() == (
+        "f102e03e34d67200f13553983bc29dcc460dc145830e63db2d9055a4202bb4b8"
+    )
+    assert chain_after(EMPTY_CHAIN, []) == EMPTY_CHAIN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shard": 1},
+        {"position": 2},
+        {"instrument": "ETH-USD"},
+        {"instrument": None},
+        {"type": "OrderAccepted"},
+        {"version": 2},
+        {"data": "{}"},
+        {"command_id": UUID(int=1)},
+        {"kafka_offset": 42},
+    ],
+    ids=str,
+)
+def test_the_chain_covers_every_column(change: dict[str, Any]) -> None:
+    event = stored(rested(1, BUY, price=1000, quantity=10))
+
+    tampered = msgspec.structs.replace(event, **change)
+
+    assert chain_after(EMPTY_CHAIN, [tampered]) != chain_after(EMPTY_CHAIN, [event])
+
+
+def test_the_chain_covers_order_and_what_came_before() -> None:
+    first, second = stored(EVENTS[0]), stored(EVENTS[1])
+
+    forwards = chain_after(EMPTY_CHAIN, [first, second])
+
+    assert forwards != chain_after(EMPTY_CHAIN, [second, first])
+    assert forwards != chain_after(EMPTY_CHAIN, [second])
+    assert forwards != chain_after(bytes(31) + b"\x01", [first, second])
