@@ -1,5 +1,7 @@
 """Instruments: registering one is a command, whose idempotency key is its name."""
 
+from contextlib import suppress
+from typing import Final
 from uuid import UUID
 from zlib import crc32
 
@@ -26,6 +28,8 @@ from exchange.gateway.requests import (
 from exchange.gateway.responses import amount, json_response, sequence_text
 from exchange.gateway.submission import Decision, Pending
 from projections.instruments import NAME, InstrumentRow, list_instruments
+
+LISTED_WAIT_MS: Final = 500
 
 
 class InstrumentView(Struct, frozen=True):
@@ -61,6 +65,7 @@ async def register_instrument(request: Request) -> Response:
         return pending_response(request, answer, command_id, instrument=body.instrument)
     gateway.listings.learn(answer.events)
     view = registered(answer, command_id)
+    await _be_listed(gateway, view)
     return json_response(view, 200 if answer.replayed else 201, replay_headers(answer))
 
 
@@ -96,6 +101,13 @@ def registered(decision: Decision, command_id: UUID) -> RegisteredView:
         state="open",
     )
     return RegisteredView(view, decision.sequence, str(command_id))
+
+
+async def _be_listed(gateway: Gateway, view: RegisteredView) -> None:
+    """Wait for the list, so that who registers and then lists finds it; rare enough to wait."""
+    with suppress(Problem):  # the instrument can be traded, whether or not the list is behind
+        wanted = {view.instrument.shard: view.sequence}
+        await gateway.freshness.reach(NAME, wanted, timeout_ms=LISTED_WAIT_MS)
 
 
 async def _submit(
