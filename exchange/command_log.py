@@ -4,14 +4,13 @@ One partition is one shard. The matcher's place is in the head row, never in a
 consumer group: ``KafkaCommandLog`` assigns its partition at that offset and takes
 an offset that is out of range for what it is, a log that was recreated or cut.
 
-``CommandProducer`` runs librdkafka's callbacks on a thread of its own and wakes
-the event loop once per burst of delivery reports rather than once for each.
+``CommandProducer`` asks librdkafka for its delivery reports from the event loop,
+every few milliseconds while there are any to come: one look takes a burst of them,
+and no thread competes with the loop for the interpreter.
 """
 
 import asyncio
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +39,8 @@ REQUEST_TIMEOUT_S: Final = 10
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
 PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
 DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
+POLL_BUSY_S: Final = 0.002  # a report is needed only when an outcome is late or not waited for
+POLL_IDLE_S: Final = 0.1  # the client's log messages
 LINGER_MS: Final = 1  # one request for a burst; none costs a third of the rate
 
 COMMAND_ID_HEADER: Final = "command-id"
@@ -165,10 +166,8 @@ class CommandProducer:
     ) -> None:
         self._topic = topic
         self._loop = loop
-        self._reports: deque[tuple[Callable[[Delivery], None], Delivery]] = deque()
-        self._wake_pending = False
-        self._stopping = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="deliveries", daemon=True)
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = True
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -185,16 +184,18 @@ class CommandProducer:
 
     async def start(self) -> None:
         """Connect, so that the first command does not pay for it; Kafka may be away."""
-        self._poller.start()
+        self._poll()
         if not await self.reachable(REQUEST_TIMEOUT_S):
             logger.warning("Kafka does not answer; commands are refused until it does")
 
     async def stop(self) -> None:
-        """Send what is queued, bounded by the delivery timeout, then end the thread."""
-        await asyncio.to_thread(self._producer.flush, DELIVERY_TIMEOUT_MS / 1000 + 1)
-        self._stopping.set()
-        await asyncio.to_thread(self._poller.join)
-        self._deliver()
+        """Send what is queued and report it, bounded by the delivery timeout."""
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline_s = self._loop.time() + DELIVERY_TIMEOUT_MS / 1000 + 1
+        while len(self._producer) and self._loop.time() < deadline_s:
+            self._producer.poll(0)
+            await asyncio.sleep(POLL_BUSY_S)
 
     async def reachable(self, timeout_s: float) -> bool:
         """Tell whether the broker answers a question about the topic in time."""
@@ -225,33 +226,29 @@ class CommandProducer:
                 value,
                 key,
                 shard,
-                on_delivery=lambda error, message: self._report(on_delivery, error, message),
+                on_delivery=lambda error, message: on_delivery(_delivery(error, message)),
                 headers=[(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)],
             )
         except (BufferError, KafkaException) as error:
             raise ProducerFull(str(error)) from error
-
-    def _report(
-        self, on_delivery: Callable[[Delivery], None], error: KafkaError | None, message: Message
-    ) -> None:
-        if error is None:
-            delivery = Delivery(message.partition() or 0, message.offset() or 0)
-        else:
-            delivery = Delivery(-1, -1, error.str(), never_sent=_never_sent(error))
-        self._reports.append((on_delivery, delivery))
-        if not self._wake_pending:
-            self._wake_pending = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._wake_pending = False  # before draining: a report from now on wakes the loop again
-        while self._reports:
-            on_delivery, delivery = self._reports.popleft()
-            on_delivery(delivery)
+        if self._idle:
+            self._poll_in(POLL_BUSY_S)
 
     def _poll(self) -> None:
-        while not self._stopping.is_set():
-            self._producer.poll(0.1)
+        self._producer.poll(0)
+        self._poll_in(POLL_BUSY_S if len(self._producer) else POLL_IDLE_S)
+
+    def _poll_in(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._idle = delay_s == POLL_IDLE_S
+        self._timer = self._loop.call_later(delay_s, self._poll)
+
+
+def _delivery(error: KafkaError | None, message: Message) -> Delivery:
+    if error is None:
+        return Delivery(message.partition() or 0, message.offset() or 0)
+    return Delivery(-1, -1, error.str(), never_sent=_never_sent(error))
 
 
 def _never_sent(error: KafkaError) -> bool:
