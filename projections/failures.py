@@ -41,6 +41,17 @@ def is_store_failure(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | SQLAlchemyError | RedisError)
 
 
+def heed_cancellation() -> None:
+    """Raise the cancellation that somebody below swallowed.
+
+    Before Python 3.12 ``asyncio.wait_for`` drops one that comes as its work completes, and
+    the Redis client waits with it. A loop that is cancelled once would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Outage:
     """A store's absence: told of once, waited out longer and longer, over with a success."""
 

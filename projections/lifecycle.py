@@ -61,8 +61,10 @@ where projection = $1 and generation <> $2
     and generation = (select generation from live where projection = $1)
 """
 
+# One that has failed may be read, as far as it came, but still tells that it failed.
 MARK_LIVE = """
-update generations set state = 'live' where projection = $1 and generation = $2
+update generations set state = 'live'
+where projection = $1 and generation = $2 and state <> 'failed'
 """
 
 POINT_LIVE = """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.codec import DecidedEvent
 
@@ -45,12 +45,27 @@ Project = Callable[[asyncpg.Connection, int, Sequence[DecidedEvent]], Awaitable[
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
-    """Lend one of the pool's connections as the driver's own, for what Core cannot do."""
+    """Lend one of the pool's connections as the driver's own, for what Core cannot do.
+
+    The pool does not see errors of the driver, so it may keep a connection that the
+    server has closed; such a one is replaced here.
+    """
     async with engine.connect() as connection:
-        raw = await connection.get_raw_connection()
-        driver = raw.driver_connection
-        assert driver is not None
-        yield driver
+        driver = await _driver(connection)
+        if driver.is_closed():
+            await connection.invalidate()
+            driver = await _driver(connection)
+        try:
+            yield driver
+        finally:
+            if driver.is_closed():
+                await connection.invalidate()
+
+
+async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    return driver
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from exchange.codec import DecidedEvent
 from exchange.event_store import read_heads
 from projections.book import BookProjection
 from projections.checkpoints import has_reached
-from projections.failures import Outage, is_store_failure
+from projections.failures import Outage, heed_cancellation, is_store_failure
 from projections.instruments import instruments_projection
 from projections.lifecycle import (
     ACTIVE_STATES,
@@ -149,6 +149,7 @@ class Follower:
             elif not await is_set_within(news, POLL_S):
                 position = await self._resume()
             self._outage.over()
+            heed_cancellation()
 
     async def _has_ended(self, news: asyncio.Event) -> bool:
         """Follow until something fails; tell whether that is for good."""
@@ -180,6 +181,7 @@ class Follower:
             chunk = await self._tail.read(after=after, limit=BATCH_EVENTS_MAX)
         if not chunk.events and chunk.unreadable is not None:
             raise CannotApply(chunk.unreadable.error)
+        assert not chunk.events or chunk.events[0].position == after + 1, "events were skipped"
         return chunk.events
 
     async def _advance(self, after: int, events: Sequence[DecidedEvent]) -> int:
@@ -219,6 +221,7 @@ class Projector:
             tasks.create_task(listen(self._engine, self._wake), name="listen for events")
             while True:
                 await self._manage_once(tasks)
+                heed_cancellation()
                 await asyncio.sleep(POLL_S)
 
     async def _manage_once(self, tasks: asyncio.TaskGroup) -> None:
@@ -287,6 +290,16 @@ class Projector:
             tail.wake()
 
 
+def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
+    return [
+        instruments_projection(engine),
+        orders_projection(engine),
+        trades_projection(engine),
+        positions_projection(engine),
+        BookProjection(engine, redis),
+    ]
+
+
 async def run_projector(engine: AsyncEngine, redis: Redis, *, pace_ms: int = PACE_MS) -> None:
     """Keep all read models up with the log until cancelled.
 
@@ -295,14 +308,7 @@ async def run_projector(engine: AsyncEngine, redis: Redis, *, pace_ms: int = PAC
         redis: Where the books are kept.
         pace_ms: See ``PACE_MS``.
     """
-    projections: list[Projection] = [
-        instruments_projection(engine),
-        orders_projection(engine),
-        trades_projection(engine),
-        positions_projection(engine),
-        BookProjection(engine, redis),
-    ]
-    await Projector(engine, projections, pace_ms=pace_ms).run()
+    await Projector(engine, all_projections(engine, redis), pace_ms=pace_ms).run()
 
 
 def _blame(decided: DecidedEvent, error: Exception) -> str:

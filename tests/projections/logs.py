@@ -72,6 +72,14 @@ class LogWriter:
         await batch.append(events, expected=self._head, head=head)
         self._head = head
 
+    def random_commands(self, chance: random.Random, count: int) -> list[Command]:
+        """Return commands of every kind, many of which will be refused."""
+        open_ids = [order_id for book in self.state.books.values() for order_id in book.orders]
+        return [_random_command(chance, self.shard, open_ids) for _ in range(count)]
+
+    async def append_random(self, chance: random.Random, count: int) -> list[StoredEvent]:
+        return await self.append(self.random_commands(chance, count))
+
     @property
     def position(self) -> int:
         return self._head.position
@@ -109,22 +117,15 @@ def registrations(shard: int) -> list[Command]:
     ]
 
 
-def random_commands(chance: random.Random, shard: int, count: int) -> list[Command]:
-    """Return commands of every kind, many of which are refused."""
-    return [_random_command(chance, shard) for _ in range(count)]
-
-
-def _random_command(chance: random.Random, shard: int) -> Command:
+def _random_command(chance: random.Random, shard: int, open_ids: Sequence[str]) -> Command:
     kind = chance.random()
     if kind < 0.02:
         return chance.choice(registrations(shard))
-    instrument = chance.choice((*instruments_of(shard), instruments_of(shard)[0]))
+    small, large = instruments_of(shard)
+    instrument = chance.choice((small, small, large))
     if kind < 0.25:
-        return CancelOrder(
-            order_id=_order_id(chance, shard),
-            instrument=instrument,
-            client_id=chance.choice((None, *CLIENTS)),
-        )
+        order_id = chance.choice(open_ids) if open_ids else _order_id(chance, shard)
+        return CancelOrder(order_id, instrument, chance.choice((None, None, *CLIENTS)))
     if kind < 0.27:
         instrument = "NOWHERE"
     return _random_order(chance, shard, instrument)
@@ -152,4 +153,4 @@ def _order_id(chance: random.Random, shard: int) -> str:
     # Some ids are wanted by every shard; whose claim comes first has them.
     if chance.random() < 0.02:
         return f"shared-{chance.randrange(20)}"
-    return f"{shard}-{chance.randrange(400)}"
+    return f"{shard}-{chance.randrange(2_000)}"
