@@ -22,6 +22,7 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
+from exchange.cancellation import heed_cancellation
 from exchange.codec import (
     Depth,
     Outcome,
@@ -290,6 +291,7 @@ class Matcher:
                     )
                 failing = True
             self._messages.task_done()
+            heed_cancellation()
 
     def _messages_of(self, decided: Decided) -> list[tuple[str, bytes]]:
         books = {name: self._depth(name) for name in decided.instruments if self._knows(name)}

@@ -13,6 +13,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from exchange.cancellation import heed_cancellation
 from exchange.codec import OutcomeMessage, decode_outcomes
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class OutcomeSubscriber:
             await subscription.subscribe(channel(self._gateway))
             while True:
                 message = await subscription.get_message(timeout=LISTEN_S)
+                heed_cancellation()
                 if message is None:
                     await subscription.ping()
                 elif message["type"] == "subscribe":

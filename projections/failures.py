@@ -38,18 +38,10 @@ def is_store_failure(error: BaseException) -> bool:
         return (error.sqlstate or "")[:2] in _SERVER_CLASSES
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # that one is a value that cannot be encoded
+    # The driver's own confusion over a connection that was cut between two messages.
+    if isinstance(error, asyncpg.InternalClientError):
+        return True
     return isinstance(error, OSError | TimeoutError | SQLAlchemyError | RedisError)
-
-
-def heed_cancellation() -> None:
-    """Raise the cancellation that somebody below swallowed.
-
-    Before Python 3.12 ``asyncio.wait_for`` drops one that comes as its work completes, and
-    the Redis client waits with it. A loop that is cancelled once would go on for ever.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 class Outage:

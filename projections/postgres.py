@@ -57,9 +57,10 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connec
             driver = await _driver(connection)
         try:
             yield driver
-        finally:
-            if driver.is_closed():
-                await connection.invalidate()
+        except BaseException:
+            driver.terminate()  # whatever state it was left in, nobody gets it again
+            await connection.invalidate()
+            raise
 
 
 async def _driver(connection: AsyncConnection) -> asyncpg.Connection:

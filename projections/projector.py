@@ -22,11 +22,12 @@ from redis.asyncio import Redis
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.cancellation import heed_cancellation
 from exchange.codec import DecidedEvent
 from exchange.event_store import read_heads
 from projections.book import BookProjection
 from projections.checkpoints import has_reached
-from projections.failures import Outage, heed_cancellation, is_store_failure
+from projections.failures import Outage, is_store_failure
 from projections.instruments import instruments_projection
 from projections.lifecycle import (
     ACTIVE_STATES,

@@ -26,7 +26,7 @@ from exchange.codec import (
 )
 from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, RegisterInstrument
 from exchange.domain.events import OrderRejected, RecordRejected
-from exchange.domain.values import OrderType, Price, Quantity, RejectReason, Shard, Side
+from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.matcher import LogCorrupt, Matcher
 from exchange.ports import CommandRecord, ForeignTopic, Head, StaleWriter, StoredEvent
 from tests.fakes import (
@@ -61,15 +61,16 @@ class World:
             reply_to=reply_address("g", waiter),
         )
 
-    def matcher(self, batch_sizes: Sequence[int] = ()) -> Matcher:
-        log = BatchedCommandLog(self.topic, batch_sizes)
+    def matcher(self, log: MemoryCommandLog | None = None) -> Matcher:
         store = MemoryEventStore(self.database, Shard(0))
-        return Matcher(Shard(0), log, store, self.channel)
+        return Matcher(Shard(0), log or MemoryCommandLog(self.topic), store, self.channel)
 
     async def match_all(self, batch_sizes: Sequence[int] = ()) -> Matcher:
         """Run a matcher until everything in the topic is decided and told, then stop it."""
-        matcher = self.matcher(batch_sizes)
+        log = BatchedCommandLog(self.topic, batch_sizes)
+        matcher = self.matcher(log)
         running = asyncio.create_task(matcher.run())
+        await log.sought.wait()
         await self.decided(running)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -102,6 +103,11 @@ class BatchedCommandLog(MemoryCommandLog):
     def __init__(self, topic: MemoryTopic, sizes: Sequence[int]) -> None:
         super().__init__(topic)
         self._sizes = list(sizes)
+        self.sought = asyncio.Event()
+
+    async def seek(self, offset: Offset) -> None:
+        await super().seek(offset)
+        self.sought.set()
 
     async def read(self, limit: int) -> list[CommandRecord]:
         return await super().read(self._sizes.pop(0) if self._sizes else limit)

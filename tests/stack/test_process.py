@@ -194,7 +194,7 @@ async def test_an_orphan_is_stopped_even_if_it_is_frozen(make: Make) -> None:
     stopped = await asyncio.to_thread(stop_orphans, [process.pid_path])
 
     assert stopped == ["child"]
-    assert await process.wait() == -signal.SIGTERM
+    await process.wait()  # its code is lost to whoever of the two waited second
     assert not process.pid_path.exists()
 
 

@@ -36,9 +36,10 @@ async def test_it_starts_mends_what_dies_and_stops_everything(
 ) -> None:
     shown = io.StringIO()
     directory = RunDirectory(tmp_path)
+    others = psutil.Process().children(recursive=True)
     running = asyncio.create_task(run(settings, directory, Console(file=shown)))
     await until_shown(shown, "The exchange is running.", running)
-    children = psutil.Process().children(recursive=True)
+    children = set(psutil.Process().children(recursive=True)) - set(others)
     ours = [child for child in children if "exchange" in child.cmdline()]
 
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as http:
