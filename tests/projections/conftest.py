@@ -66,7 +66,7 @@ def projector(database_url: str, redis_url: str) -> RunProjector:
                 task.cancel()
                 await asyncio.wait([task])
                 await engine.dispose()
-        assert task.cancelled(), task.exception()
+                assert task.cancelled(), repr(task.exception())
 
     return running
 

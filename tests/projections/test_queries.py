@@ -1,0 +1,176 @@
+"""What queries answer equals the fold, filtered, ordered and cut into pages by plain Python."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.ports import StoredEvent
+from projections.instruments import get_instrument, list_instruments
+from projections.orders import Order, OrderStatus, get_order, list_orders, order_history
+from projections.positions import list_positions
+from projections.trades import Trade, list_trades
+from tests.projections.conftest import RunProjector, catch_up
+from tests.projections.folds import (
+    Row,
+    fold_histories,
+    fold_instruments,
+    fold_orders,
+    fold_positions,
+    fold_trades,
+)
+from tests.projections.logs import CLIENTS, LogWriter, registrations
+from tests.projections.models import read_log
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def log(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+) -> list[StoredEvent]:
+    """A log on two shards that all models have seen."""
+    chance = random.Random(1)
+    taken: set[str] = set()
+    async with (
+        LogWriter.open(database_url, 0, taken=taken) as first,
+        LogWriter.open(database_url, 1, taken=taken) as second,
+        projector(),
+    ):
+        for writer in (first, second):
+            await writer.append(registrations(writer.shard))
+            await writer.append_random(chance, 200)
+        await catch_up(engine, redis, connection)
+    return await read_log(connection)
+
+
+@pytest.fixture
+async def reader(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with engine.connect() as reader:
+        yield reader
+
+
+def heads(log: list[StoredEvent]) -> dict[int, int]:
+    return {stored.shard: stored.position for stored in log}
+
+
+def newest_first(row: Row) -> tuple[int, int, int]:
+    return -row["created_ms"], -row["shard"], -row["position"]
+
+
+async def test_one_order(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    for order_id, expected in fold_orders(log).items():
+        order, reached = await get_order(reader, order_id)
+        assert order is not None
+        assert msgspec.structs.asdict(order) == expected
+        assert reached == heads(log)
+    assert await get_order(reader, "unknown") == (None, heads(log))
+
+
+@pytest.mark.parametrize("status", [None, *OrderStatus])
+@pytest.mark.parametrize("instrument", [None, "SMALL-0"])
+async def test_a_clients_orders_page_by_page(
+    log: list[StoredEvent],
+    reader: AsyncConnection,
+    status: OrderStatus | None,
+    instrument: str | None,
+) -> None:
+    expected = [
+        row
+        for row in sorted(fold_orders(log).values(), key=newest_first)
+        if row["client_id"] == "ann"
+        and status in (None, row["status"])
+        and instrument in (None, row["instrument"])
+    ]
+    found: list[Order] = []
+    while True:
+        before = found[-1].cursor if found else None
+        page, _ = await list_orders(
+            reader, "ann", status=status, instrument=instrument, before=before, limit=7
+        )
+        found += page
+        if len(page) < 7:
+            break
+
+    assert [msgspec.structs.asdict(order) for order in found] == expected
+    if (status, instrument) == (None, None):
+        assert len(expected) > 20
+
+
+async def test_an_orders_history_is_the_events_as_they_are_stored(
+    log: list[StoredEvent], reader: AsyncConnection
+) -> None:
+    stored: dict[tuple[int, int], StoredEvent] = {(e.shard, e.position): e for e in log}
+    histories = fold_histories(log)
+    longest = max(histories, key=lambda order_id: len(histories[order_id]))
+    expected = [stored[place] for place in histories[longest]]
+
+    assert await order_history(reader, longest, limit=1_000) == (expected, heads(log))
+    first, _ = await order_history(reader, longest, limit=2)
+    rest, _ = await order_history(reader, longest, after=first[-1].position, limit=1_000)
+    assert first + rest == expected
+    assert await order_history(reader, "unknown", limit=10) == ([], heads(log))
+
+
+async def test_trades_page_by_page(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    trades = [t for t in fold_trades(log).values() if t["instrument"] == "SMALL-0"]
+    found: list[Trade] = []
+    while True:
+        before = found[-1].position if found else None
+        page, reached = await list_trades(reader, "SMALL-0", before=before, limit=5)
+        assert reached == heads(log)
+        found += page
+        if len(page) < 5:
+            break
+
+    assert [msgspec.structs.asdict(trade) for trade in found] == trades[::-1]
+    assert len(trades) > 10
+    assert found[0].trade_id == f"0-{trades[-1]['position']}"
+
+
+async def test_positions_of_a_client(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    positions = fold_positions(log)
+    for client_id in CLIENTS:
+        expected = [row for (c, _), row in sorted(positions.items()) if c == client_id]
+        found, reached = await list_positions(reader, client_id)
+        assert [msgspec.structs.asdict(position) for position in found] == expected
+        assert reached == heads(log)
+    assert await list_positions(reader, "unknown") == ([], heads(log))
+
+
+async def test_positions_sum_to_zero(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    found = [p for client in CLIENTS for p in (await list_positions(reader, client))[0]]
+    assert len(found) <= len(CLIENTS) * len(fold_instruments(log))
+
+    sums: dict[str, int] = {}
+    for position in found:
+        sums[position.instrument] = sums.get(position.instrument, 0) + position.net_quantity
+    assert set(sums.values()) == {0}
+    assert max(abs(position.total_cost) for position in found) > 2**64
+    gains = sum(p.realised_pnl - p.total_cost for p in found if p.instrument == "SMALL-0")
+    assert gains == 0, "what one has gained or paid in, another has lost or got"
+
+
+async def test_instruments(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    expected = fold_instruments(log)
+    found, reached = await list_instruments(reader)
+
+    assert [plain(row) for row in found] == [expected[name] for name in sorted(expected)]
+    assert reached == heads(log)
+    small = await get_instrument(reader, "SMALL-1")
+    assert small is not None
+    assert plain(small) == expected["SMALL-1"]
+    assert await get_instrument(reader, "UNKNOWN") is None
+
+
+def plain(row: Any) -> Row:
+    return msgspec.structs.asdict(row)
