@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.cancellation import heed_cancellation
 from exchange.command_log import CommandProducer
 from exchange.event_store import read_heads
 from exchange.gateway.metrics import Metrics
@@ -72,6 +73,7 @@ class Health:
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
+            heed_cancellation()
             started_s = time.monotonic()
             await self._probe()
             self.first_probe.set()

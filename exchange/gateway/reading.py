@@ -7,8 +7,8 @@ for what was decided before it asked, so that "not found" is never said too earl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import asyncpg
@@ -19,6 +19,7 @@ from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.requests import place
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits
 from projections.failures import is_store_failure
+from projections.postgres import driver_connection
 
 QUERY_WAIT_S: Final = 2.0  # a read takes milliseconds; the client's patience is what counts
 CATCH_UP_WAIT_MS: Final = 1_000  # a projector in order is 100 ms behind at most
@@ -32,15 +33,9 @@ async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
     Raises:
         Problem: 503, Postgres is away or too slow, or the model is not there.
     """
-    try:
+    with _answering():
         async with asyncio.timeout(QUERY_WAIT_S), engine.connect() as connection:
             yield connection
-    except ReadModelUnavailable as error:
-        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
-    except Exception as error:
-        if not is_store_failure(error):
-            raise
-        raise Problem(Code.READ_UNAVAILABLE, "The database does not answer.") from error
 
 
 @asynccontextmanager
@@ -50,15 +45,24 @@ async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connectio
     Raises:
         Problem: 503, Postgres is away or too slow.
     """
-    async with model_connection(engine) as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None
-        try:
+    with _answering():
+        async with asyncio.timeout(QUERY_WAIT_S), driver_connection(engine) as driver:
             yield driver
-        finally:
-            # The pool does not see what happens to a connection that it lends out raw.
-            if driver.is_closed():
-                await connection.invalidate()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what a store or a read model may fail with into the answer for the client."""
+    try:
+        yield
+    except ReadModelStale as error:
+        raise Problem(Code.READ_STALE, str(error)) from error
+    except ReadModelUnavailable as error:
+        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
+    except Exception as error:
+        if not is_store_failure(error):
+            raise
+        raise Problem(Code.READ_UNAVAILABLE, "The database does not answer.") from error
 
 
 class Freshness:
@@ -78,16 +82,8 @@ class Freshness:
         """
         if not wanted:
             return
-        try:
+        with _answering():
             await self._waits.reach(projection, wanted, timeout_ms=timeout_ms)
-        except ReadModelStale as error:
-            raise Problem(Code.READ_STALE, str(error)) from error
-        except ReadModelUnavailable as error:
-            raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
-        except Exception as error:
-            if not is_store_failure(error):
-                raise
-            raise Problem(Code.READ_UNAVAILABLE, "The database does not answer.") from error
 
     async def catch_up(self, projection: str) -> None:
         """Wait until a read model has seen all that is in the log now.

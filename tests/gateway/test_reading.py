@@ -1,5 +1,7 @@
 """Queries: shapes, pages, and how fresh a read is."""
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -198,6 +200,16 @@ async def test_a_read_of_the_future_is_stale(http: httpx.AsyncClient) -> None:
         expected = (404, "order.not_found") if path == "/orders/x" else (503, "read.stale")
         assert (response.status_code, response.json()["code"]) == expected
         assert ("Retry-After" in response.headers) == (response.status_code == 503)
+
+
+async def test_no_stale_read_waits_for_ever(http: httpx.AsyncClient) -> None:
+    future = {"min_sequence": 10**12}
+
+    for _ in range(3):
+        reads = [http.get("/market/orderbook", params=future) for _ in range(20)]
+        responses = await asyncio.gather(*reads)
+
+        assert {r.status_code for r in responses} == {503}
 
 
 async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cannot(
