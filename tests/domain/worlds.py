@@ -107,7 +107,7 @@ step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + dra
 # The machine may be busy: how long an example takes says nothing. Explaining a failure takes
 # minutes for lists of this length, and the shrunk list explains enough.
 PROPERTY: Final = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[phase for phase in Phase if phase is not Phase.explain],
