@@ -261,7 +261,12 @@ async def list_orders(
         query = query.where(ORDERS.c.instrument == instrument)
     newest_first = (ORDERS.c.created_ms, ORDERS.c.shard, ORDERS.c.position)
     if before is not None:
-        place = tuple_(before.created_ms, before.shard, before.position)
+        place = tuple_(
+            before.created_ms,
+            before.shard,
+            before.position,
+            types=[column.type for column in newest_first],
+        )
         query = query.where(tuple_(*newest_first) < place)
     query = query.order_by(*(column.desc() for column in newest_first)).limit(limit)
     return [_order(row) for row in await connection.execute(query)], reached

@@ -26,6 +26,7 @@ from exchange.domain.values import (
 from exchange.event_store import PostgresEventStore
 from exchange.ports import Head, StoredEvent
 
+START_MS = 1_790_000_000_000  # a time in 2026: more than 32 bits
 CLIENTS = ("ann", "bob", "cyd", "dee")
 SMALL_TICK, LARGE_TICK = 5, UNITS_LIMIT // 8
 
@@ -90,7 +91,7 @@ class LogWriter:
             self._taken.add(command.order_id)
         stored: list[StoredEvent] = []
         command_id = keyed_command_id(f"shard {self.shard}", str(offset))
-        for event in decide(self.state, command, time_ms=1_000 + offset, order_id_taken=taken):
+        for event in decide(self.state, command, time_ms=START_MS + offset, order_id_taken=taken):
             evolve(self.state, event)
             stored.append(
                 store_event(

@@ -130,7 +130,7 @@ async def test_redis_emptied_under_load_is_never_served_half(
         log += await writer.append(registrations(0))
         await catch_up(engine, redis, connection)
         reading = asyncio.create_task(read_all_the_time())
-        for batch in range(150):
+        for batch in range(90):
             log += await writer.append_random(chance, 20)
             if batch % 30 == 20:
                 await redis.flushdb()

@@ -88,7 +88,7 @@ async def test_any_batching_gives_the_same_models(
     redis: Redis,
     connection: asyncpg.Connection,
 ) -> None:
-    await write_two_shards(database_url, random.Random(11), batches=20)
+    await write_two_shards(database_url, random.Random(11), batches=8)
     events = [load_event(stored) for stored in await read_log(connection)]
 
     for projection in all_projections(engine, redis):

@@ -51,7 +51,7 @@ def cancel_of_nothing(writer: LogWriter) -> StoredEvent:
         price=None,
         quantity=Quantity(1),
         reason=CancelReason.REQUESTED,
-        time_ms=1_000_000,
+        time_ms=2_000_000_000_000,
     )
     return store_event(
         event,
