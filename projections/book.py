@@ -10,6 +10,7 @@ Redis may come back empty at any time. A missing checkpoint means that the model
 filled again from the start of the log, and it carries a ``target``, the head at that
 time: readers find the model unavailable until it is there. The checkpoint also names
 the log it was built from, so a model of another database's log is never gone on with.
+Redis may lose all keys, but not choose some to evict: keep its policy ``noeviction``.
 """
 
 import asyncio

@@ -213,6 +213,7 @@ class Projector:
         self._pace_ms = pace_ms
         self._tails: dict[int, ShardTail] = {}
         self._followers: dict[Place, asyncio.Task[None]] = {}
+        self._unknown_shard = asyncio.Event()  # set when one that has no followers has news
         self._heads_at_start: dict[int, int] | None = None
         self._outage = Outage("The projector", {})
 
@@ -221,9 +222,10 @@ class Projector:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(listen(self._engine, self._wake), name="listen for events")
             while True:
+                self._unknown_shard.clear()
                 await self._manage_once(tasks)
                 heed_cancellation()
-                await asyncio.sleep(POLL_S)
+                await is_set_within(self._unknown_shard, POLL_S)
 
     async def _manage_once(self, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -287,7 +289,9 @@ class Projector:
 
     def _wake(self, shard: int) -> None:
         tail = self._tails.get(shard)
-        if tail is not None:
+        if tail is None:
+            self._unknown_shard.set()
+        else:
             tail.wake()
 
 
