@@ -13,6 +13,8 @@ import asyncpg
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from exchange.cancellation import heed_cancellation
+
 logger = logging.getLogger(__name__)
 
 BACKOFF_MIN_S: Final = 0.1
@@ -54,6 +56,7 @@ class Outage:
 
     async def wait(self, error: BaseException) -> None:
         """Wait before trying again; ``error`` is what the last try ended with."""
+        heed_cancellation()
         if not self._delay_s:
             logger.warning(
                 "%s waits for its store", self._who, extra={**self._fields, "error": repr(error)}

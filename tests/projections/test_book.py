@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
-from projections.book import APPLY, BookProjection, BookView, await_book, read_book
+from projections.book import APPLY, START, BookProjection, BookView, await_book, read_book
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.folds import fold_book
@@ -195,11 +195,15 @@ async def test_of_two_that_find_it_missing_the_slower_does_not_delete(
 ) -> None:
     async with LogWriter.open(database_url) as writer:
         await writer.append(registrations(0))
-    projection = BookProjection(engine, redis)
-
-    assert await asyncio.gather(*(projection.resume(1, 0) for _ in range(8))) == [0] * 8
+    assert await BookProjection(engine, redis).resume(1, 0) == 0
     await cast("Any", redis.hset(CHECKPOINT, "position", "2"))
-    assert await asyncio.gather(*(projection.resume(1, 0) for _ in range(8))) == [2] * 8
+    stored = await cast("Any", redis.hgetall(CHECKPOINT))
+
+    found_nothing = ["", "", "topic-1", "2", "{book:1:0}:*"]
+    assert await redis.register_script(START)(keys=[CHECKPOINT], args=found_nothing) == b"2"
+
+    assert await cast("Any", redis.hgetall(CHECKPOINT)) == stored
+    assert stored == {b"log": b"topic-1", b"position": b"2", b"target": b"2", b"time_ms": b"0"}
 
 
 @pytest.mark.parametrize(
