@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_COMMANDS_MAX: Final = 500  # bounds one transaction and the wait of those behind it
 BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command may exceed it
+BATCH_PACE_S: Final = 0.005  # between batches of a busy matcher: fewer, larger transactions
 OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall its other clients
 OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
@@ -110,6 +111,7 @@ class Matcher:
         self._outcomes = outcomes
         self._waiting: list[ReceivedCommand] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
+        self._decided_at_s = 0.0
         self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(OUTCOME_QUEUE_MESSAGES)
 
     async def run(self) -> None:
@@ -144,10 +146,12 @@ class Matcher:
 
     async def step(self, tasks: asyncio.TaskGroup) -> None:
         """Decide one batch of commands; its commit goes on in ``tasks``."""
+        await self._pace()
         received = self._waiting or await self._read()
         batch = await self._events.begin()
         verdicts = await self._claim(batch, received)
         decided, done = self._decide(received, verdicts)
+        self._decided_at_s = asyncio.get_running_loop().time()
         self._waiting = received[done:]
         head = self._next_head(decided.events, received[done - 1].offset)
         messages = self._messages_of(decided)
@@ -157,6 +161,11 @@ class Matcher:
             self._append(batch, decided.events, self.head, head, messages)
         )
         self.head = head
+
+    async def _pace(self) -> None:
+        """Let commands gather while the last batch is young; an idle matcher decides at once."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._decided_at_s + BATCH_PACE_S - loop.time()))
 
     async def _read(self) -> list[ReceivedCommand]:
         return [receive(record) for record in await self._commands.read(BATCH_COMMANDS_MAX)]
