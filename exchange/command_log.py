@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
 REQUEST_TIMEOUT_S: Final = 10
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
+FETCH_AGAIN_MS: Final = 2  # at most this much later than the broker has them
 PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
 DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
 POLL_BUSY_S: Final = 0.002  # a report is needed only when an outcome is late or not waited for
@@ -69,6 +70,10 @@ class KafkaCommandLog:
                 "auto.offset.reset": "error",
                 "check.crcs": True,
                 "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
+                # Fetch when the queue is empty, not all the time: one request a batch in place of
+                # one for each few commands. Then look again soon (the default is a second).
+                "queued.min.messages": 1,
+                "fetch.queue.backoff.ms": FETCH_AGAIN_MS,
                 "fetch.error.backoff.ms": 50,
                 "reconnect.backoff.max.ms": 1_000,
             },

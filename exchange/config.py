@@ -145,7 +145,7 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
         "projector_pace_ms": variables.integer(
-            "PROJECTOR_PACE_MS", 50, least=0, most=MILLISECONDS_MAX
+            "PROJECTOR_PACE_MS", 100, least=0, most=MILLISECONDS_MAX
         ),
         "database_pool_max": variables.integer("DATABASE_POOL_MAX", 10, least=1, most=POOL_MAX),
         "log_format": variables.choice("LOG_FORMAT", "human", ("human", "json")),

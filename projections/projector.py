@@ -38,7 +38,7 @@ from projections.trades import trades_projection
 
 logger = logging.getLogger(__name__)
 
-PACE_MS: Final = 50
+PACE_MS: Final = 100
 """Least time between the starts of a follower's batches: a busy log makes larger batches, not more.
 
 An idle follower still applies at once. Shorter, the transactions of five projections
