@@ -40,9 +40,11 @@ STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the p
 TERMINATE_WAIT_MS: Final = 5_000
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
-# A writer frozen in mid-transaction would hold its locks for ever: the server ends it.
+# A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
+# server does when there is none. Longer than a statement may take, since a batch that has claimed
+# its names waits in its transaction for the commit of the one before.
 WRITER_SETTINGS: Final = {
-    "idle_in_transaction_session_timeout": "3s",
+    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S + 5}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "jit": "off",
 }
@@ -349,6 +351,9 @@ async def find_outcomes(
 ) -> dict[tuple[int, int], FoundOutcome]:
     """Look up what became of commands; one that is not decided yet is left out.
 
+    A place alone is not trusted: a topic that was recreated uses its offsets again, so the
+    events there must be of this command.
+
     Returns:
         The outcomes by shard and offset.
     """
@@ -360,10 +365,12 @@ async def find_outcomes(
     rows = await connection.fetch(
         READ_EVENTS_AT_PLACES, [c.shard for c in decided], [c.offset for c in decided]
     )
+    asked = {(c.shard, c.offset): c.command_id for c in decided}
     found: dict[tuple[int, int], FoundOutcome] = {}
     for stored in _stored(rows):
         place = (stored.shard, stored.kafka_offset)
-        found.setdefault(place, FoundOutcome([])).events.append(stored)
+        if stored.command_id == asked[place]:
+            found.setdefault(place, FoundOutcome([])).events.append(stored)
     silent = [c for c in decided if (c.shard, c.offset) not in found]
     return found | await _find_replays(connection, silent)
 

@@ -66,6 +66,7 @@ OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall it
 OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
 DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
+DEPTH_BYTES_MAX: Final = 2_000  # two sides of 20 levels of two numbers, roughly
 STOP_S: Final = 5.0  # how long a stop waits for the commit under way and its answers
 
 
@@ -89,12 +90,19 @@ class Resent(Struct, frozen=True):
 Verdict = Fresh | Resent
 
 
+class Reply(Struct, frozen=True):
+    """An outcome for a gateway, which also shows the book of ``instrument`` if there is one."""
+
+    gateway: str
+    outcome: Outcome
+    instrument: str | None = None
+
+
 class Decided(Struct):
     """A batch after deciding: what to append, where the head goes, whom to tell."""
 
     events: list[StoredEvent]
-    outcomes: list[tuple[str, Outcome]]
-    instruments: set[str]
+    outcomes: list[Reply]
 
 
 class Matcher:
@@ -156,7 +164,7 @@ class Matcher:
         head = self._next_head(decided.events, received[done - 1].offset)
         messages = self._messages_of(decided)
         if self._commit is not None:
-            await self._commit
+            await asyncio.shield(self._commit)  # a stop must not cancel the commit under way
         self._commit = tasks.create_task(
             self._append(batch, decided.events, self.head, head, messages)
         )
@@ -209,7 +217,7 @@ class Matcher:
         self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
     ) -> tuple[Decided, int]:
         """Decide commands until the batch is full; return it and how many were decided."""
-        decided = Decided([], [], set())
+        decided = Decided([], [])
         done = 0
         for command, verdict in zip(received, verdicts, strict=True):
             match verdict:
@@ -247,9 +255,9 @@ class Matcher:
             first_position=stored[0].position,
             events=[Raw(event.data.encode()) for event in stored],
         )
-        decided.outcomes.append((received.gateway, outcome))
-        if isinstance(received.command, PlaceOrder):
-            decided.instruments.add(received.command.instrument)
+        command = received.command
+        instrument = command.instrument if isinstance(command, PlaceOrder) else None
+        decided.outcomes.append(Reply(received.gateway, outcome, instrument))
 
     def _next_head(self, events: Sequence[StoredEvent], last_offset: Offset) -> Head:
         return Head(
@@ -303,18 +311,25 @@ class Matcher:
             heed_cancellation()
 
     def _messages_of(self, decided: Decided) -> list[tuple[str, bytes]]:
-        books = {name: self._depth(name) for name in decided.instruments if self._knows(name)}
-        gateways: dict[str, list[Outcome]] = {}
-        for gateway, outcome in decided.outcomes:
-            gateways.setdefault(gateway, []).append(outcome)
+        gateways: dict[str, list[Reply]] = {}
+        for reply in decided.outcomes:
+            gateways.setdefault(reply.gateway, []).append(reply)
+        depths: dict[str, Depth] = {}
         return [
-            (gateway, encode_outcomes(OutcomeMessage(self.shard, books, part)))
-            for gateway, outcomes in gateways.items()
-            for part in _parts(outcomes)
+            (gateway, encode_outcomes(self._message(part, depths)))
+            for gateway, replies in gateways.items()
+            for part in _parts(replies)
         ]
 
-    def _knows(self, instrument: str) -> bool:
-        return instrument in self.state.books
+    def _message(self, replies: Sequence[Reply], depths: dict[str, Depth]) -> OutcomeMessage:
+        books: dict[str, Depth] = {}
+        for name in {reply.instrument for reply in replies}:
+            if name is None or name not in self.state.books:
+                continue
+            if name not in depths:
+                depths[name] = self._depth(name)
+            books[name] = depths[name]
+        return OutcomeMessage(self.shard, books, [reply.outcome for reply in replies])
 
     def _depth(self, instrument: str) -> Depth:
         sides = self.state.books[instrument].sides
@@ -326,10 +341,10 @@ class Matcher:
 
     async def _finish(self) -> None:
         """Let the commit under way end and its gateways know; a stop should cost no answer."""
-        with suppress(Exception):  # a failed commit is the task group's to report
+        with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 if self._commit is not None:
-                    await asyncio.shield(self._commit)
+                    await asyncio.wait({self._commit})  # its failure is the task group's to report
                 await self._messages.join()
 
     def _where(self) -> dict[str, object]:
@@ -358,19 +373,29 @@ def _tell_resent(received: ReceivedCommand, verdict: Resent, decided: Decided) -
     outcome = Outcome(
         received.waiter, received.offset, replay_of=verdict.first, conflict=verdict.conflict
     )
-    decided.outcomes.append((received.gateway, outcome))
+    decided.outcomes.append(Reply(received.gateway, outcome))
 
 
-def _parts(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-    """Split outcomes so that each part's events stay near ``OUTCOME_BYTES_MAX``."""
-    part: list[Outcome] = []
+def _parts(replies: Sequence[Reply]) -> Iterator[list[Reply]]:
+    """Split replies so that each message stays near ``OUTCOME_BYTES_MAX``.
+
+    One that is larger by itself, an order that swept the book, is left to the log.
+    """
+    part: list[Reply] = []
+    names: set[str] = set()
     size_bytes = 0
-    for outcome in outcomes:
-        outcome_bytes = sum(len(bytes(event)) for event in outcome.events)
-        if part and size_bytes + outcome_bytes > OUTCOME_BYTES_MAX:
+    for reply in replies:
+        reply_bytes = sum(len(bytes(event)) for event in reply.outcome.events)
+        if reply_bytes > OUTCOME_BYTES_MAX:
+            continue
+        if reply.instrument is not None and reply.instrument not in names:
+            reply_bytes += DEPTH_BYTES_MAX
+        if part and size_bytes + reply_bytes > OUTCOME_BYTES_MAX:
             yield part
-            part, size_bytes = [], 0
-        part.append(outcome)
-        size_bytes += outcome_bytes
+            part, names, size_bytes = [], set(), 0
+        part.append(reply)
+        size_bytes += reply_bytes
+        if reply.instrument is not None:
+            names.add(reply.instrument)
     if part:
         yield part

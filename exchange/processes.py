@@ -54,7 +54,11 @@ async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
 
 async def run_projections(settings: Settings) -> None:
     """Keep every read model up to date."""
-    async with _engine(settings) as engine, _redis(settings) as redis:
+    # See projections/postgres.py for why these sessions need not wait for the disk.
+    async with (
+        _engine(settings, synchronous_commit="off") as engine,
+        _redis(settings) as redis,
+    ):
         await run_projector(engine, redis, pace_ms=settings.projector_pace_ms)
 
 
@@ -98,7 +102,7 @@ async def _matcher(
 
 
 @asynccontextmanager
-async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def _engine(settings: Settings, **session: str) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(
         settings.sqlalchemy_url,
         pool_size=settings.database_pool_max,
@@ -106,7 +110,7 @@ async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
         pool_timeout=POOL_WAIT_S,
         connect_args={
             "timeout": STORE_TIMEOUT_S,
-            "server_settings": {"application_name": "exchange", "jit": "off"},
+            "server_settings": {"application_name": "exchange", "jit": "off", **session},
         },
     )
     try:

@@ -123,3 +123,12 @@ async def test_a_resend_with_another_body_is_found_as_a_conflict(
     found = await find_outcomes(connection, [PlacedCommand(0, 1, KEYED, b"other body")])
 
     assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0), conflict=True)}
+
+
+async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
+    connection: asyncpg.Connection,
+) -> None:
+    """A topic that was recreated uses its offsets again."""
+    found = await find_outcomes(connection, [PlacedCommand(0, 0, UNKEYED, b"body")])
+
+    assert found == {}
