@@ -30,6 +30,7 @@ from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectRea
 from exchange.matcher import LogCorrupt, Matcher
 from exchange.ports import CommandRecord, ForeignTopic, Head, StaleWriter, StoredEvent
 from tests.fakes import (
+    MemoryBatch,
     MemoryCommandLog,
     MemoryDatabase,
     MemoryEventStore,
@@ -333,4 +334,42 @@ async def test_redis_failing_does_not_stop_the_matcher() -> None:
 
     await world.match_all()
 
+    assert len(world.log) == 3
+
+
+async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    committing = asyncio.Event()
+    append = MemoryBatch.append
+
+    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **heads: Head) -> None:
+        committing.set()
+        await asyncio.sleep(0.05)
+        await append(batch, events, **heads)
+
+    monkeypatch.setattr(MemoryBatch, "append", slow)
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    running = asyncio.create_task(world.matcher(BatchedCommandLog(world.topic, [1])).run())
+    await committing.wait()
+    await asyncio.sleep(0.01)  # the next batch is decided and waits for this commit
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert [e.type for e in world.log] == ["InstrumentRegistered"]
+    assert [outcome.offset for outcome in world.outcomes] == [0]
+
+
+async def test_an_outcome_too_large_for_a_message_is_left_to_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matcher_module, "OUTCOME_BYTES_MAX", 250)
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+
+    await world.match_all()
+
+    assert [outcome.offset for outcome in world.outcomes] == [0]
     assert len(world.log) == 3
