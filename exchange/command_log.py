@@ -11,7 +11,7 @@ and no thread competes with the loop for the interpreter.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,7 +27,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from exchange.domain.values import Offset, Shard
 from exchange.ports import CommandLogLost, CommandRecord
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
 REQUEST_TIMEOUT_S: Final = 10
+END_TIMEOUT_S: Final = 1  # a question that health and requests ask
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
 FETCH_AGAIN_MS: Final = 2  # at most this much later than the broker has them
 PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
@@ -186,6 +187,7 @@ class CommandProducer:
             },
             logger=logger,
         )
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
 
     async def start(self) -> None:
         """Connect, so that the first command does not pay for it; Kafka may be away."""
@@ -248,6 +250,23 @@ class CommandProducer:
             self._timer.cancel()
         self._idle = delay_s == POLL_IDLE_S
         self._timer = self._loop.call_later(delay_s, self._poll)
+
+    async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
+        """Return the offset that each shard's next command will get.
+
+        Raises:
+            ConnectionError: Kafka does not answer, or has no such partition.
+        """
+        return await asyncio.to_thread(self._end_offsets, shards)
+
+    def _end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
+        self._admin.poll(0)  # hands over its log messages
+        asked = {TopicPartition(self._topic, shard): OffsetSpec.latest() for shard in shards}  # type: ignore[no-untyped-call]
+        try:
+            found = self._admin.list_offsets(asked, request_timeout=END_TIMEOUT_S)
+            return {place.partition: future.result().offset for place, future in found.items()}
+        except KafkaException as error:
+            raise ConnectionError(f"Kafka does not tell how far it is: {error}") from error
 
 
 def _delivery(error: KafkaError | None, message: Message) -> Delivery:

@@ -30,6 +30,7 @@ from exchange.gateway.health import Health
 from exchange.gateway.instruments import list_all, register_instrument
 from exchange.gateway.listings import Listings
 from exchange.gateway.market import get_orderbook, get_positions, get_trades
+from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.operations import get_health, get_liveness, get_metrics
 from exchange.gateway.orders import get_order, get_order_events, get_orders
@@ -87,6 +88,7 @@ def create_app(
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     metrics = Metrics()
     submitter = Submitter(producer, engine, metrics, wait_s=order_wait_ms / 1000)
+    matching = Matching(engine, producer, shards, metrics)
     gateway = Gateway(
         shards=shards,
         engine=engine,
@@ -95,7 +97,8 @@ def create_app(
         submitter=submitter,
         listings=Listings(engine),
         freshness=Freshness(engine),
-        health=Health(engine, redis, producer, metrics),
+        matching=matching,
+        health=Health(engine, redis, producer, matching, metrics),
     )
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from exchange.gateway.health import Health
 from exchange.gateway.listings import Listings
+from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.reading import Freshness
 from exchange.gateway.submission import Submitter
@@ -24,6 +25,7 @@ class Gateway:
     submitter: Submitter
     listings: Listings
     freshness: Freshness
+    matching: Matching
     health: Health
 
 

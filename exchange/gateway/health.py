@@ -1,6 +1,7 @@
 """Whether orders can be taken, asked of the services once a second and not per request.
 
-``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away);
+``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not
+decided (a matcher is, see ``matching``);
 ``degraded`` that they can, but answers are slower or reads are behind (Redis is
 away, a read model lags). The same probe feeds the gauges of ``/metrics``.
 """
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.cancellation import heed_cancellation
 from exchange.command_log import CommandProducer
 from exchange.event_store import read_heads
+from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import log_connection, model_connection
@@ -51,11 +53,17 @@ class Health:
     """What the last probe found."""
 
     def __init__(
-        self, engine: AsyncEngine, redis: Redis, producer: CommandProducer, metrics: Metrics
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        producer: CommandProducer,
+        matching: Matching,
+        metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._redis = redis
         self._producer = producer
+        self._matching = matching
         self._metrics = metrics
         self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
@@ -63,8 +71,15 @@ class Health:
         self.first_probe = asyncio.Event()
 
     @property
+    def matching(self) -> dict[str, str]:
+        """Whether the commands of each shard get decided."""
+        stalled = sorted(self._matching.stalled.items())
+        return {str(shard): UNHEALTHY if stands else HEALTHY for shard, stands in stalled}
+
+    @property
     def status(self) -> str:
-        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+        needed = (self.checks["postgres"], self.checks["kafka"], *self.matching.values())
+        if UNHEALTHY in needed:
             return UNHEALTHY
         if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
             return DEGRADED
@@ -89,6 +104,17 @@ class Health:
             self._note(name, up)
         if self.checks["postgres"] == HEALTHY:
             await _answers(self._measure_lag())
+        await self._measure_matching()
+
+    async def _measure_matching(self) -> None:
+        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+            self._matching.forget()
+            return
+        before = self.matching
+        await _answers(self._matching.measure())
+        for shard, state in self.matching.items():
+            if state != before.get(shard, HEALTHY):
+                logger.warning("A shard's matching changed", extra={"shard": shard, "state": state})
 
     def _note(self, name: str, up: bool) -> None:
         found = HEALTHY if up else UNHEALTHY

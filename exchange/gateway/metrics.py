@@ -60,6 +60,12 @@ class Metrics:
             ["projection", "shard"],
             registry=self.registry,
         )
+        self.undecided = Gauge(
+            "exchange_undecided_commands",
+            "Commands in Kafka that the matcher has not decided yet",
+            ["shard"],
+            registry=self.registry,
+        )
         self.up = Gauge(
             "exchange_dependency_up",
             "Whether the gateway reaches a service",

@@ -19,12 +19,13 @@ async def get_liveness(_request: Request) -> Response:
 
 
 async def get_health(request: Request) -> Response:
-    """``GET /healthz``: 503 while orders cannot be taken."""
+    """``GET /healthz``: 503 while orders cannot be taken or are not decided."""
     health = gateway_of(request).health
     document = {
         "status": health.status,
         "timestamp": timestamp(time.time_ns() // 1_000_000),
         "checks": health.checks,
+        "matching": health.matching,
         "projections": health.projections,
     }
     return json_response(document, 503 if health.status == UNHEALTHY else 200)

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
 from exchange.gateway import health
+from exchange.gateway import matching as matching_health
 from exchange.gateway.app import ROUTES
 from exchange.gateway.listings import Listings
 from exchange.gateway.problems import REFUSALS, Code
@@ -25,7 +26,7 @@ async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
 
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
     assert well.status_code == 200
-    assert set(well.json()) == {"status", "timestamp", "checks", "projections"}
+    assert set(well.json()) == {"status", "timestamp", "checks", "matching", "projections"}
     assert well.json()["status"] == "healthy"
     assert well.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
 
@@ -63,6 +64,37 @@ async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_i
     assert standing.status_code == 200
     assert standing.json()["status"] == "degraded"
     assert standing.json()["projections"] == dict.fromkeys(health.READ_MODELS, "degraded")
+
+
+@pytest.mark.anyio
+async def test_without_a_matcher_orders_that_wait_are_unhealthy(
+    idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(matching_health, "STALLED_AFTER_S", 0.5)
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with gateway_at(idle_venue, order_wait_ms=100) as http:
+        await asyncio.sleep(1)
+        idle = (await http.get("/healthz")).json()
+        answer = await http.post("/orders", json=order("BTC-USD"))
+        await until_status(http, "unhealthy")
+        stalled = await http.get("/healthz")
+        async with matching(idle_venue):
+            await until_status(http, "degraded")  # nobody projects
+        decided = (await http.get("/healthz")).json()
+
+    assert answer.status_code == 202
+    assert (idle["status"], idle["matching"]) == ("healthy", {"0": "healthy"})
+    assert (stalled.status_code, stalled.json()["matching"]) == (503, {"0": "unhealthy"})
+    assert stalled.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
+    assert decided["matching"] == {"0": "healthy"}
+
+
+async def until_status(http: httpx.AsyncClient, status: str) -> None:
+    async with asyncio.timeout(20):
+        while (await http.get("/healthz")).json()["status"] != status:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.anyio

@@ -1,0 +1,103 @@
+"""Whether commands get decided: how far the log is with what Kafka has.
+
+A matcher that is dead, or dies again and again, leaves Kafka and Postgres well: it
+shows only in the next offset to decide, which stands still with commands beyond it.
+``measure`` watches for that; ``settle`` waits until what is in Kafka now is decided,
+so that "not found" is never said of a command that is still on its way.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.command_log import CommandProducer
+from exchange.event_store import read_next_offsets
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import log_connection
+
+STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
+SETTLE_WAIT_S: Final = 1.0
+SETTLE_POLL_S: Final = 0.02  # one query for all who wait
+
+
+class Matching:
+    """The distance between the ends of the partitions and what is decided of them."""
+
+    def __init__(
+        self, engine: AsyncEngine, producer: CommandProducer, shards: int, metrics: Metrics
+    ) -> None:
+        self._engine = engine
+        self._producer = producer
+        self._shards = range(shards)
+        self._metrics = metrics
+        self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
+        self._asking: asyncio.Task[dict[int, int]] | None = None
+        self.stalled: dict[int, bool] = {}
+
+    async def measure(self) -> None:
+        """Find out which shards stand still although they have commands to decide.
+
+        Raises:
+            Problem: Postgres does not answer.
+            ConnectionError: Kafka does not.
+        """
+        decided = await self._decided()
+        ends = await self._producer.end_offsets(self._shards)
+        now_s = time.monotonic()
+        for shard, end in ends.items():
+            following = decided.get(shard, 0)
+            self._metrics.undecided.labels(str(shard)).set(max(0, end - following))
+            self.stalled[shard] = self._stands_for_s(shard, following, end, now_s) > STALLED_AFTER_S
+
+    def forget(self) -> None:
+        """Begin anew: with a service away, nothing is known of the matchers."""
+        self._standing.clear()
+        self.stalled.clear()
+
+    async def settle(self) -> None:
+        """Wait until every command that is in Kafka now is decided.
+
+        Raises:
+            Problem: 503, they were not in time, or nobody can tell.
+        """
+        try:
+            ends = await self._producer.end_offsets(self._shards)
+        except ConnectionError as error:
+            raise Problem(Code.KAFKA_UNAVAILABLE, str(error)) from error
+        deadline_s = time.monotonic() + SETTLE_WAIT_S
+        while not _has_decided(await self._ask(), ends.items()):
+            if time.monotonic() >= deadline_s:
+                raise Problem(Code.READ_STALE, "Earlier commands are not decided yet.")
+            await asyncio.sleep(SETTLE_POLL_S)
+
+    def _stands_for_s(self, shard: int, following: int, end: int, now_s: float) -> float:
+        offset, since_s = self._standing.get(shard, (-1, now_s))
+        if following != offset or following >= end:
+            offset, since_s = following, now_s
+        self._standing[shard] = (offset, since_s)
+        return now_s - since_s
+
+    async def _ask(self) -> dict[int, int]:
+        # An answer that was asked for earlier is at worst too old, and then one asks again.
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._decided())
+            self._asking.add_done_callback(_retrieve)
+        return await asyncio.shield(self._asking)
+
+    async def _decided(self) -> dict[int, int]:
+        async with log_connection(self._engine) as connection:
+            return await read_next_offsets(connection)
+
+
+def _has_decided(decided: dict[int, int], ends: Iterable[tuple[int, int]]) -> bool:
+    return all(decided.get(shard, 0) >= end for shard, end in ends)
+
+
+def _retrieve(task: asyncio.Task[dict[int, int]]) -> None:
+    """Take the error of a query whose askers have all gone."""
+    if not task.cancelled():
+        task.exception()
