@@ -38,6 +38,9 @@ BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
 TERMINATE_WAIT_MS: Final = 5_000
+LEASE_BEAT_S: Final = 1.0
+LEASE_POLL_S: Final = 0.25  # a lock that is free is taken within this
+LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
 # A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
@@ -52,6 +55,16 @@ WRITER_SETTINGS: Final = {
 TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
 
 AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
+
+# From then on a successor may end this session; before, it is one that waits.
+NAME_SESSION = "select set_config('application_name', $1, false)"
+
+READ_LEASE = "select beat from leases where shard = $1"
+
+BEAT_LEASE = """
+insert into leases (shard, beat) values ($1, 1)
+on conflict (shard) do update set beat = leases.beat + 1
+"""
 
 TERMINATE_EARLIER_WRITERS = """
 select pg_terminate_backend(pid, $3)
@@ -150,8 +163,9 @@ READ_HEADS = "select shard, position, next_offset from head order by shard"
 class PostgresEventStore:
     """The writer's connections to one shard's log: an ``EventStore``.
 
-    Entering waits for the shard's advisory lock, so that of two matchers started by
-    mistake one waits. The lock is a courtesy; the epoch in the head is the fence.
+    Entering waits while another matcher holds the shard's advisory lock and its lease
+    beats: of two started by mistake one waits, but one that is frozen is overtaken.
+    Lock and lease are a courtesy; the epoch in the head is the fence.
     """
 
     def __init__(self, database_url: str, shard: Shard) -> None:
@@ -160,14 +174,15 @@ class PostgresEventStore:
         self._application_name = f"exchange matcher shard {shard}"
         self._control: asyncpg.Connection
         self._connections: list[asyncpg.Connection] = []
+        self._locked = False
+        self._beating: asyncio.Task[None] | None = None
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
-        # No timeout: this connection waits for the lock as long as another matcher lives.
-        self._control = await self._connect(None, statement_timeout="0")
-        if not await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard):
+        self._control = await self._connect(application_name=f"{self._application_name} waiting")
+        if not await self._has_lock():
             logger.warning("Waiting for the other matcher of this shard to end", extra=self._where)
-            await self._control.fetchval(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+            await self._until_free()
         return self
 
     async def __aexit__(
@@ -176,11 +191,18 @@ class PostgresEventStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
         for connection in (*self._connections, self._control):
             connection.terminate()
 
     async def take_over(self, topic_id: str) -> Head:
         await self._terminate_earlier_writers()
+        if not self._locked:  # its holder was frozen, and has just been ended
+            await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+        await self._control.execute(NAME_SESSION, self._application_name)
+        self._beating = asyncio.create_task(self._beat())
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
@@ -193,7 +215,7 @@ class PostgresEventStore:
                 " that the log continues. Restore the topic, or start with an empty database."
             )
         for _ in range(BATCH_CONNECTIONS):
-            connection = await self._connect(STATEMENT_TIMEOUT_S)
+            connection = await self._connect()
             self._connections.append(connection)
             self._idle.put_nowait(connection)
         return Head(**row)
@@ -216,11 +238,37 @@ class PostgresEventStore:
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
 
-    async def _connect(self, timeout_s: float | None, **settings: str) -> asyncpg.Connection:
+    async def _has_lock(self) -> bool:
+        self._locked = await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+        return self._locked
+
+    async def _until_free(self) -> None:
+        """Wait until the lock is free, or its holder's lease has not beaten for a while."""
+        now_s = asyncio.get_running_loop().time
+        beat, beaten_s = await self._control.fetchval(READ_LEASE, self._shard), now_s()
+        while not await self._has_lock() and now_s() - beaten_s < LEASE_TIMEOUT_S:
+            await asyncio.sleep(LEASE_POLL_S)
+            found = await self._control.fetchval(READ_LEASE, self._shard)
+            if found != beat:
+                beat, beaten_s = found, now_s()
+
+    async def _beat(self) -> None:
+        """Show that this matcher lives. On its own connection: restoring keeps the others busy."""
+        connection = await self._connect()
+        self._connections.append(connection)
+        try:
+            while True:
+                await connection.execute(BEAT_LEASE, self._shard)
+                await asyncio.sleep(LEASE_BEAT_S)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            # The connections that write tell what it means: if they work, nothing is wrong yet.
+            logger.warning("The lease does not beat", extra={**self._where, "error": repr(error)})
+
+    async def _connect(self, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(
             self._database_url,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=timeout_s,
+            command_timeout=STATEMENT_TIMEOUT_S,
             server_settings={
                 **WRITER_SETTINGS,
                 "application_name": self._application_name,

@@ -75,6 +75,14 @@ HEAD = Table(
     Column("state_digest", LargeBinary, nullable=False),
 )
 
+# A live matcher adds one each second; a successor that waits sees by it whether it lives.
+LEASES = Table(
+    "leases",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("beat", BigInteger, nullable=False),
+)
+
 CLAIMS = Table(
     "claims",
     metadata,

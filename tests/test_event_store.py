@@ -1,14 +1,17 @@
 """What only Postgres can promise: append-only tables, gapless order, look-ups by command."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 
 from exchange.codec import command_claim, keyed_command_id, order_claim
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_store import (
+    LEASE_TIMEOUT_S,
     FoundOutcome,
     PlacedCommand,
     PostgresEventStore,
@@ -132,3 +135,40 @@ async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
     found = await find_outcomes(connection, [PlacedCommand(0, 0, UNKEYED, b"body")])
 
     assert found == {}
+
+
+async def test_a_writer_that_lives_is_waited_for(database_url: str) -> None:
+    async with PostgresEventStore(database_url, Shard(0)) as first:
+        await first.take_over("topic")
+        second = PostgresEventStore(database_url, Shard(0))
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(LEASE_TIMEOUT_S + 1):
+                await second.__aenter__()
+
+        await second.__aexit__(None, None, None)
+
+
+async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothing(
+    database_url: str,
+) -> None:
+    async with PostgresEventStore(database_url, Shard(0)) as frozen:
+        old = await frozen.take_over("topic")
+        batch = await frozen.begin()
+        await batch.claim([Claim(order_claim("mine"), Shard(0), Offset(0), b"body")])
+        assert frozen._beating is not None
+        frozen._beating.cancel()  # a frozen process sends nothing, and holds what it held
+
+        async with PostgresEventStore(database_url, Shard(0)) as successor:
+            new = await successor.take_over("topic")
+            after = msgspec.structs.replace(old, position=Position(1), next_offset=Offset(1))
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await batch.append([event(1, KEYED, 0)], expected=old, head=after)
+            rival = await successor.begin()
+            holders = await rival.claim(
+                [Claim(order_claim("mine"), Shard(0), Offset(1), b"other body")]
+            )
+            await rival.abandon()
+
+    assert new.epoch == old.epoch + 1
+    assert holders == []

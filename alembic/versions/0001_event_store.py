@@ -57,6 +57,11 @@ def upgrade() -> None:
         *_head_columns("shard"),
         sa.Column("topic_id", sa.Text, nullable=False),
     )
+    op.create_table(
+        "leases",
+        sa.Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("beat", sa.BigInteger, nullable=False),
+    )
     op.execute(REFUSE_CHANGES)
     for guard in GUARDS:
         op.execute(guard)
@@ -93,7 +98,16 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("checkpoints", "live", "generations", "claims", "head", "batches", "events"):
+    for table in (
+        "checkpoints",
+        "live",
+        "generations",
+        "claims",
+        "leases",
+        "head",
+        "batches",
+        "events",
+    ):
         op.drop_table(table)
     op.execute("drop function refuse_changes()")
 

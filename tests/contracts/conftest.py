@@ -101,7 +101,7 @@ class MemoryStores:
 
 
 class PostgresStores:
-    """Opens a writer without its advisory lock, as one that was frozen would still be there."""
+    """Opens writers on one database; a shard's next one waits until the last is closed."""
 
     def __init__(self, database_url: str, opened: AsyncExitStack) -> None:
         self._database_url = database_url
