@@ -147,8 +147,8 @@ class KafkaCommandLog:
         self._consumer.close()
 
 
-class ProducerFull(Exception):
-    """The queue to Kafka is full; the command was not sent and will not be."""
+class NotProduced(Exception):
+    """The command was not sent and will not be: the queue to Kafka is full, or the client failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,7 @@ class CommandProducer:
     ) -> None:
         self._topic = topic
         self._loop = loop
+        self.failed = asyncio.Event()  # for good: only a new process can send again
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
         self._producer = Producer(
@@ -184,6 +185,7 @@ class CommandProducer:
                 "request.timeout.ms": DELIVERY_TIMEOUT_MS - 500,
                 "queue.buffering.max.messages": PRODUCER_QUEUE_MESSAGES,
                 "reconnect.backoff.max.ms": 1_000,
+                "error_cb": self._on_error,
             },
             logger=logger,
         )
@@ -225,7 +227,7 @@ class CommandProducer:
         """Queue one command; ``on_delivery`` is called later, on the event loop.
 
         Raises:
-            ProducerFull: Nothing was queued.
+            NotProduced: Nothing was queued.
         """
         try:
             self._producer.produce(
@@ -237,13 +239,21 @@ class CommandProducer:
                 headers=[(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)],
             )
         except (BufferError, KafkaException) as error:
-            raise ProducerFull(str(error)) from error
+            raise NotProduced(str(error)) from error
         if self._idle:
             self._poll_in(POLL_BUSY_S)
 
     def _poll(self) -> None:
-        self._producer.poll(0)
-        self._poll_in(POLL_BUSY_S if len(self._producer) else POLL_IDLE_S)
+        try:
+            self._producer.poll(0)
+        finally:
+            self._poll_in(POLL_BUSY_S if len(self._producer) else POLL_IDLE_S)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # An idempotent producer that lost its place (its broker lost records) never sends again.
+        if error.fatal():
+            logger.critical("The Kafka client failed for good", extra={"error": error.str()})
+            self.failed.set()
 
     def _poll_in(self, delay_s: float) -> None:
         if self._timer is not None:

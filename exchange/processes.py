@@ -78,7 +78,16 @@ async def run_gateway(settings: Settings, port: int) -> None:
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,
         )
+        failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping)
+        failing.cancel()
+    if producer.failed.is_set():
+        raise SystemExit("The Kafka client failed for good: see the log above.")
+
+
+async def _stop_when_failed(producer: CommandProducer, stopping: asyncio.Event) -> None:
+    await producer.failed.wait()
+    stopping.set()
 
 
 async def _until_signal(main: Coroutine[Any, Any, None]) -> None:

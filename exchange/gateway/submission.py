@@ -42,7 +42,7 @@ from exchange.codec import (
     load_event,
     reply_address,
 )
-from exchange.command_log import CommandProducer, Delivery, ProducerFull
+from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.domain.commands import ClientCommand
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
@@ -183,6 +183,11 @@ class Submitter:
     def waiters(self) -> int:
         return len(self._waiters)
 
+    @property
+    def longest_wait_s(self) -> float:
+        """How long a command may wait for its outcome, or for Kafka to have it."""
+        return max(self._wait_s, DELIVERY_WAIT_S)
+
     async def submit(
         self, shard: int, command: ClientCommand, command_id: UUID, *, wait: bool = True
     ) -> Decision | Pending:
@@ -229,10 +234,10 @@ class Submitter:
                 reply_to=reply_address(self.gateway_id, number),
                 on_delivery=waiter.delivered,
             )
-        except ProducerFull as error:
+        except NotProduced as error:
             self._metrics.produce_failures["none"].inc()
             raise Problem(
-                Code.KAFKA_UNAVAILABLE, "The queue to Kafka is full.", outcome="none"
+                Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {error}.", outcome="none"
             ) from error
 
     async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from exchange.command_log import CommandProducer, Delivery, ProducerFull
+from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.gateway import submission
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register
 from tests.gateway.test_placing import follow
@@ -51,7 +51,7 @@ class Full(CommandProducer):
     """Has no room."""
 
     def produce(self, *_args: object, **_fields: object) -> None:
-        raise ProducerFull("queue full")
+        raise NotProduced("queue full")
 
 
 def unanswered(venue: Venue) -> CommandProducer:
