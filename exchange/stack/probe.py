@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -12,11 +12,12 @@ import msgspec
 from exchange.config import LOOPBACK
 from exchange.stack.errors import StackError
 
-HEALTHY_TIMEOUT_S = 600.0  # restoring a long log takes a while; a person sees what is waited for
+HEALTHY_TIMEOUT_S = 600.0  # services of others may come up late; a person sees the wait
 HEALTHY_POLL_S = 0.1
+REGISTER_TIMEOUT_S = 600.0  # no outcome comes before the matcher has restored its log
+REGISTER_PAUSE_S = 1.0  # a try that is answered 202 leaves a command for the matcher
 PATIENCE_S = 10.0  # then say what is waited for, and again
 REQUEST_TIMEOUT_S = 10.0
-REGISTER_TIMEOUT_S = 60.0
 
 FIRST_INSTRUMENT = (
     b'{"instrument":"BTC-USD","base":"BTC","quote":"USD","price_scale":2,"quantity_scale":8,'
@@ -24,6 +25,7 @@ FIRST_INSTRUMENT = (
 )
 # 409: it is there and its rules were changed since; that is its owner's business.
 REGISTERED = (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.CONFLICT)
+UNDECIDED = (0, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ class Answer:
 
     status: int
     text: str
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.text}" if self.status else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +77,63 @@ def reachable_host(host: str) -> str:
 
 
 async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
-    """Wait until ``gateway`` can take orders, saying now and then what is missing.
+    """Wait until ``gateway`` hands commands on, saying now and then what is missing.
 
     Raises:
         StackError: It takes too long.
     """
-    started_s = said_s = time.monotonic()
-    while (answer := await gateway.get("/healthz")).status != HTTPStatus.OK:
-        now_s = time.monotonic()
-        if now_s - started_s > HEALTHY_TIMEOUT_S:
-            raise StackError(f"{gateway.url} is not healthy: {answer.text}")
-        if now_s - said_s > PATIENCE_S:
-            said_s = now_s
-            say(f"Still waiting for {gateway.url}: {answer.text}")
-        await asyncio.sleep(HEALTHY_POLL_S)
+    answer = await _last_answer(
+        lambda: gateway.get("/healthz"),
+        lambda answer: answer.status == HTTPStatus.OK,
+        Wait(gateway.url, HEALTHY_TIMEOUT_S, HEALTHY_POLL_S),
+        say,
+    )
+    if answer.status != HTTPStatus.OK:
+        raise StackError(f"{gateway.url} is not healthy: {answer.text}")
 
 
-async def register_first_instrument(gateway: Gateway) -> None:
-    """Register BTC-USD, or find it registered.
+async def register_first_instrument(gateway: Gateway, say: Callable[[str], None] = print) -> None:
+    """Register BTC-USD, or find it registered: then the matcher decides.
 
     Raises:
         StackError: The exchange refuses, or it takes too long.
     """
-    deadline_s = time.monotonic() + REGISTER_TIMEOUT_S
-    while (answer := await gateway.post("/instruments", FIRST_INSTRUMENT)).status not in REGISTERED:
-        passing = answer.status in (0, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE)
-        if not passing or time.monotonic() > deadline_s:
-            raise StackError(f"BTC-USD cannot be registered: {answer.status} {answer.text}")
-        await asyncio.sleep(HEALTHY_POLL_S)
+    answer = await _last_answer(
+        lambda: gateway.post("/instruments", FIRST_INSTRUMENT),
+        lambda answer: answer.status not in UNDECIDED,
+        Wait("the matcher to register BTC-USD", REGISTER_TIMEOUT_S, REGISTER_PAUSE_S),
+        say,
+    )
+    if answer.status not in REGISTERED:
+        raise StackError(f"BTC-USD cannot be registered: {answer}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What is waited for, for how long, and the pause between two questions."""
+
+    what: str
+    timeout_s: float
+    pause_s: float
+
+
+async def _last_answer(
+    ask: Callable[[], Awaitable[Answer]],
+    is_final: Callable[[Answer], bool],
+    wait: Wait,
+    say: Callable[[str], None],
+) -> Answer:
+    """Ask until an answer is final or the time is up, and return the last one."""
+    started_s = said_s = time.monotonic()
+    while not is_final(answer := await ask()):
+        now_s = time.monotonic()
+        if now_s - started_s > wait.timeout_s:
+            break
+        if now_s - said_s >= PATIENCE_S:
+            said_s = now_s
+            say(f"Still waiting for {wait.what}: {answer}")
+        await asyncio.sleep(wait.pause_s)
+    return answer
 
 
 def first_order() -> str:

@@ -75,7 +75,7 @@ async def _start(settings: Settings, supervisor: Supervisor, screen: "Screen") -
         await supervisor.start_processes()
         gateways = gateways_of(settings)
         await together(*(until_healthy(gateway, screen.say) for gateway in gateways))
-        await register_first_instrument(gateways[0])
+        await register_first_instrument(gateways[0], screen.say)
 
 
 def fetch_jars(settings: Settings, directory: RunDirectory, screen: "Screen") -> Path:
