@@ -71,6 +71,9 @@ where shard = 0
 """
 
 
+COUNT_DECIDED = "select count(*) from events where type = 'OrderAccepted'"
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """What wrk measured in one round; times in milliseconds."""
@@ -172,7 +175,13 @@ async def measure(rounds: int, seconds: int) -> Results:
                 if number:
                     sampling.set()
                     spent.begin()
+                decided = await count_decided(settings)
                 loaded = await wrk(exchange_url, f"orders-{number}", length_s)
+                decided = await count_decided(settings) - decided
+                if decided < loaded.requests:
+                    raise StackError(
+                        f"{loaded.requests} answers, but only {decided} orders decided."
+                    )
                 sampling.clear()
                 progress.advance(steps)
                 if number:
@@ -180,6 +189,15 @@ async def measure(rounds: int, seconds: int) -> Results:
                     floor.append(rested)
                     orders.append(loaded)
     return Results(floor, orders, lag, spent)
+
+
+async def count_decided(settings: Settings) -> int:
+    """Return how many orders the log has, which an answer alone (202, "pending") does not tell."""
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        return int(await connection.fetchval(COUNT_DECIDED))
+    finally:
+        await connection.close()
 
 
 async def wrk(url: str, run: str, seconds: int) -> Round:
