@@ -4,7 +4,8 @@ Read ``ManagedProcess``. What always holds: a child has a session of its own, so
 terminal reaches only its parent; its output goes to a file; while it may be running a pid file says
 so, with the time it started, so that a later run can stop what a killed parent left behind
 (``stop_orphans``) and never touches a process that was given the same number since. Stopping always
-ends: the signal, a bounded wait, SIGKILL.
+ends: the signal, a bounded wait, SIGKILL. Starting and stopping exclude each other, so that no stop
+misses a child that is just being started.
 """
 
 import asyncio
@@ -62,6 +63,10 @@ def run_as(account: Account | None) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
+# How a run of a process ended: its exit code (negative: the signal), or why it could not start.
+Ending = int | OSError
+
+
 class PidFile(msgspec.Struct, frozen=True):
     """What a later run needs to know to stop a process that it did not start."""
 
@@ -88,6 +93,7 @@ class ManagedProcess:
     _child: asyncio.subprocess.Process | None = None
     _started_s: float = 0.0
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def pid(self) -> int:
@@ -99,9 +105,21 @@ class ManagedProcess:
         return self._child is not None and self._child.returncode is None
 
     async def start(self) -> None:
-        """Start the process; it may take a while until it does its work (see ``until_ready``)."""
-        assert not self.running, f"{self.name} is running already"
-        self._stopping.clear()
+        """Start the process; it may take a while until it does its work (see ``until_ready``).
+
+        Raises:
+            StackError: The system refuses to.
+        """
+        async with self._changing:
+            assert not self.running, f"{self.name} is running already"
+            self._stopping.clear()
+            try:
+                await self._spawn()
+            except OSError as error:
+                raise StackError(f"{self.name} cannot be started: {error}") from error
+
+    async def _spawn(self) -> None:
+        self._started_s = time.monotonic()
         rotate(self.log_path)
         with self.log_path.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
@@ -115,8 +133,11 @@ class ManagedProcess:
                 **run_as(self.account),
             )
         self.starts += 1
-        self._started_s = time.monotonic()
-        self._write_pid_file(self._child.pid)
+        try:
+            self._write_pid_file(self._child.pid)
+        except OSError:
+            await self._end()  # a later run could not find it
+            raise
 
     async def wait(self) -> int:
         """Wait until the process has ended and return its exit code (negative: the signal)."""
@@ -164,19 +185,24 @@ class ManagedProcess:
 
     async def stop(self) -> None:
         """Ask the process to end, wait, then kill what is left of its session."""
-        self._stopping.set()
-        if self._child is None:
-            return
-        self.signal(self.stop_signal)
-        try:
-            await asyncio.wait_for(self._child.wait(), self.stop_timeout_s)
-        except TimeoutError:
-            logger.warning("Killing a process that did not stop", extra={"child": self.name})
-        await self.kill()
+        async with self._changing:
+            self._stopping.set()
+            if self._child is None:
+                return
+            self.signal(self.stop_signal)
+            try:
+                await asyncio.wait_for(self._child.wait(), self.stop_timeout_s)
+            except TimeoutError:
+                logger.warning("Killing a process that did not stop", extra={"child": self.name})
+            await self._end()
 
     async def kill(self) -> None:
         """End the process and every process of its session at once."""
-        self._stopping.set()
+        async with self._changing:
+            self._stopping.set()
+            await self._end()
+
+    async def _end(self) -> None:
         if self._child is None:
             return
         _kill_session(self._child.pid)
@@ -185,30 +211,39 @@ class ManagedProcess:
         if self.pid_path:
             self.pid_path.unlink(missing_ok=True)
 
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
     async def keep_running(
-        self, on_exit: Callable[["ManagedProcess", int, float], None] = lambda *_: None
+        self, on_exit: Callable[["ManagedProcess", Ending, float], None] = lambda *_: None
     ) -> None:
         """Start the process again whenever it ends, until ``stop`` or ``kill``.
 
         Args:
-            on_exit: Told of each end: the process, its exit code, the seconds until the next start.
+            on_exit: Told of each end: the process, how it ended, the seconds until the next start.
         """
         delay_s = 0.0
-        while True:
-            code = await self.wait()
-            if self._stopping.is_set():
-                return
-            _kill_session(self.pid)  # what a dead parent left of its workers holds the port
+        ending = await self._ending()
+        while not self._stopping.is_set():
             delay_s = self.backoff.next_s(delay_s, time.monotonic() - self._started_s)
-            on_exit(self, code, delay_s)
+            on_exit(self, ending, delay_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
                 return
-            await self.start()
+            ending = await self._run_again()
+
+    async def _run_again(self) -> Ending:
+        try:
+            async with self._changing:
+                if self._stopping.is_set():
+                    return 0
+                await self._spawn()
+        except OSError as error:  # a full disk, say: it may be mended
+            return error
+        return await self._ending()
+
+    async def _ending(self) -> Ending:
+        code = await self.wait()
+        if not self._stopping.is_set():
+            _kill_session(self.pid)  # what a dead parent left of its workers holds the port
+        return code
 
     def _write_pid_file(self, pid: int) -> None:
         if self.pid_path is None:

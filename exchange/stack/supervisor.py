@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from exchange.stack.process import ManagedProcess
+from exchange.stack.process import Ending, ManagedProcess
 from exchange.stack.services import LocalServices, together
 
 logger = logging.getLogger(__name__)
@@ -56,13 +56,19 @@ class Supervisor:
     def _watch(self, process: ManagedProcess) -> None:
         self._watches.append(asyncio.create_task(process.keep_running(self._tell)))
 
-    def _tell(self, process: ManagedProcess, code: int, delay_s: float) -> None:
-        killed = f"was killed by signal {-code} (see {process.log_path})"
-        how = f"ended with exit code {code}: {process.last_words()}" if code >= 0 else killed
-        self.report(process.name, how, delay_s)
+    def _tell(self, process: ManagedProcess, ending: Ending, delay_s: float) -> None:
+        self.report(process.name, _how(process, ending), delay_s)
 
     async def _end_watches(self) -> None:
         for ended in await asyncio.gather(*self._watches, return_exceptions=True):
             if isinstance(ended, Exception):
                 logger.error("A watch failed", exc_info=ended)
         self._watches.clear()
+
+
+def _how(process: ManagedProcess, ending: Ending) -> str:
+    if isinstance(ending, OSError):
+        return f"could not be started: {ending}"
+    if ending < 0:
+        return f"was killed by signal {-ending} (see {process.log_path})"
+    return f"ended with exit code {ending}: {process.last_words()}"

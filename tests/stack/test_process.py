@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 from exchange.stack import process as process_module
 from exchange.stack.errors import StackError
-from exchange.stack.process import Backoff, ManagedProcess, PidFile, rotate, stop_orphans
+from exchange.stack.process import Backoff, Ending, ManagedProcess, PidFile, rotate, stop_orphans
 
 pytestmark = pytest.mark.anyio
 
@@ -62,11 +63,11 @@ async def until_said(process: ManagedProcess) -> str:
 
 
 async def test_a_process_that_dies_is_started_again_later_each_time(make: Make) -> None:
-    delays: list[tuple[int, float]] = []
+    delays: list[tuple[Ending, float]] = []
     four = asyncio.Event()
 
-    def note(_: ManagedProcess, code: int, delay_s: float) -> None:
-        delays.append((code, delay_s))
+    def note(_: ManagedProcess, ending: Ending, delay_s: float) -> None:
+        delays.append((ending, delay_s))
         if len(delays) == 4:
             four.set()
 
@@ -116,6 +117,73 @@ async def test_stop_ends_the_watch_even_while_it_waits_to_start_again(make: Make
     await watch
 
     assert process.starts == 1
+
+
+@pytest.mark.parametrize("end", [ManagedProcess.stop, ManagedProcess.kill])
+async def test_a_stop_that_meets_a_start_again_misses_no_child(
+    make: Make, monkeypatch: pytest.MonkeyPatch, end: Callable[[ManagedProcess], Awaitable[None]]
+) -> None:
+    process = make(SLEEP, backoff=QUICK)
+    await process.start()
+    spawning, children = asyncio.Event(), []
+    spawn = asyncio.create_subprocess_exec
+
+    async def spawn_slowly(*argv: str, **options: Any) -> asyncio.subprocess.Process:
+        spawning.set()
+        await asyncio.sleep(0.1)
+        children.append(await spawn(*argv, **options))
+        return children[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn_slowly)
+    watch = asyncio.create_task(process.keep_running())
+    process.signal(signal.SIGKILL)
+    await spawning.wait()
+    async with asyncio.timeout(5):
+        await end(process)
+        await watch
+
+    assert not process.running
+    assert [child.returncode is None for child in children] == [False]
+
+
+async def test_a_start_that_the_system_refuses_counts_as_a_death(
+    make: Make, tmp_path: Path
+) -> None:
+    told: list[tuple[type, float]] = []
+    process = make(SLEEP, backoff=QUICK)
+    await process.start()
+    here = process.log_path.parent
+    process.log_path = tmp_path / "later" / "child.log"
+
+    def note(_: ManagedProcess, ending: Ending, delay_s: float) -> None:
+        told.append((type(ending), delay_s))
+        if len(told) == 3:
+            process.log_path, process.pid_path = here / "child.log", tmp_path / "later" / "pid"
+        if len(told) == 4:
+            (tmp_path / "later").mkdir()
+
+    watch = asyncio.create_task(process.keep_running(note))
+    process.signal(signal.SIGKILL)
+    async with asyncio.timeout(5):
+        while len(told) < 4 or not process.running:
+            await asyncio.sleep(0.01)
+
+    missing = FileNotFoundError
+    assert told == [(int, 0.01), (missing, 0.02), (missing, 0.04), (missing, 0.04)]
+    await process.stop()
+    await watch
+
+
+async def test_a_child_without_a_pid_file_does_not_live_on(make: Make, tmp_path: Path) -> None:
+    process = make(SLEEP)
+    process.pid_path = tmp_path / "missing" / "child.pid"
+    others = set(psutil.Process().children())
+
+    with pytest.raises(StackError, match=r"child cannot be started: .*No such file"):
+        await process.start()
+
+    assert not process.running
+    assert set(psutil.Process().children()) <= others
 
 
 async def test_a_process_that_does_not_stop_is_killed(make: Make) -> None:

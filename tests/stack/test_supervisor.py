@@ -93,6 +93,25 @@ async def test_a_death_is_told_and_mended(make: MakeChild, diary: Path) -> None:
     await supervisor.stop()
 
 
+async def test_a_start_that_fails_is_told_and_tried_again(make: MakeChild, diary: Path) -> None:
+    told: list[str] = []
+    matcher = make("matcher")
+    argv = matcher.argv
+
+    def report(_: str, how: str, __: float) -> None:
+        told.append(how)
+        matcher.argv = argv if len(told) == 2 else ("/no/such/program",)
+
+    supervisor = Supervisor(NO_SERVICES, ((matcher,),), report)
+    await supervisor.start_processes()
+    await until(diary, 1)
+    matcher.signal(signal.SIGKILL)
+    await until(diary, 2)
+
+    assert told[1].startswith("could not be started: [Errno 2] No such file")
+    await supervisor.stop()
+
+
 async def test_kill_ends_everything_without_asking(make: MakeChild, diary: Path) -> None:
     matcher = make("matcher")
     supervisor = Supervisor(NO_SERVICES, ((matcher,),), lambda *_: None)
