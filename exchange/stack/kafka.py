@@ -172,7 +172,8 @@ async def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> N
     """Create ``topic``, or check the one that is there and add the partitions it lacks.
 
     Raises:
-        StackError: Kafka does not answer, or the topic could lose commands.
+        StackError: Kafka does not answer, the topic could lose commands, or it has more partitions:
+            nobody would decide the commands of instruments on those.
     """
     await asyncio.to_thread(_ensure_topic, bootstrap_servers, topic, partitions)
 
@@ -185,7 +186,14 @@ def _ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
             _create(admin, topic, partitions)
             return
         _check_config(admin, topic)
-        if len(known[topic].partitions) < partitions:
+        found = len(known[topic].partitions)
+        if found > partitions:
+            raise StackError(
+                f"Kafka topic {topic} has {found} partitions, so SHARDS={partitions} would leave"
+                f" instruments without a matcher: set SHARDS={found}, or name another topic in"
+                " KAFKA_TOPIC for an empty database."
+            )
+        if found < partitions:
             grown = admin.create_partitions([NewPartitions(topic, partitions)])
             grown[topic].result(REQUEST_TIMEOUT_S)
     except KafkaException as error:
