@@ -43,7 +43,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from exchange.config import LOOPBACK, PROJECT, Settings
-from exchange.event_store import read_heads
+from exchange.event_log import read_heads
 from exchange.stack import jars
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError

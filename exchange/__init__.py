@@ -2,7 +2,7 @@
 
 In reading order: ``domain`` (what is decided), ``ports`` (what the matcher needs of
 the world), ``codec`` (bytes), ``matcher`` (the single writer), ``command_log``
-(Kafka), ``event_store`` (Postgres), ``outcomes`` (Redis), ``gateway`` (HTTP),
+(Kafka), ``event_store`` and ``event_log`` (Postgres), ``outcomes`` (Redis), ``gateway`` (HTTP),
 ``stack`` (the local services) and ``cli`` (where it is all put together). The read
 models are beside this package, in ``projections``.
 """

@@ -148,7 +148,7 @@ class KafkaCommandLog:
 
 
 class NotProduced(Exception):
-    """The command was not sent and will not be: the queue to Kafka is full, or the client failed."""
+    """The command was not sent and will not be: the queue is full, or the client failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,21 @@
-"""The log in Postgres: what the single writer appends, and how others read it.
+"""The log in Postgres as its single writer sees it; ``event_log`` is how others read it.
 
-``PostgresEventStore`` is the writer's side. One statement, ``APPEND_BATCH``, moves
-the head by compare-and-set and appends the events only if it moved; it is the
-fence that no paused or duplicated writer passes. Positions come from the writer,
-not from a sequence, so they have no gaps and become visible in order.
-
-The functions below it read: by position (restore, projectors) and by the place or
-the id of a command (gateways whose answer was lost on the way).
+Read ``APPEND_BATCH``: one statement moves the head by compare-and-set and appends the
+events only if it moved. It is the fence that no paused or duplicated writer passes.
+Positions come from the writer, not from a sequence, so they have no gaps and become
+visible in order.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
 
 import asyncpg
-from msgspec import Struct
 
-from exchange.codec import command_claim, is_keyed, order_claim
 from exchange.domain.values import Position, Shard
+from exchange.event_log import read_claims, read_events
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
@@ -32,7 +27,6 @@ from exchange.ports import (
 
 logger = logging.getLogger(__name__)
 
-EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
 READ_CHUNK_EVENTS: Final = 2_000  # bounds the memory of one read; larger ones are no faster
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
@@ -95,10 +89,6 @@ on conflict (name) do nothing
 returning name
 """
 
-READ_CLAIMS = """
-select name, shard, kafka_offset, body_hash from claims where name = any($1::text[])
-"""
-
 APPEND_BATCH = """
 with moved as (
     update head set position = $5, next_offset = $6, chain = $7, state_digest = $8
@@ -122,42 +112,6 @@ with moved as (
 )
 select pg_notify('events', moved.shard || ':' || moved.position) from moved
 """
-
-# ``data::text``: a connection may have a codec that decodes json, and the text is what was hashed.
-READ_EVENTS = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-where shard = $1 and position > $2 and position <= $3
-order by position
-limit $4
-"""
-
-READ_EVENTS_AT_PLACES = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-join unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
-    using (shard, kafka_offset)
-order by shard, position
-"""
-
-# The predicate on the version is what lets the partial index serve this.
-READ_EVENTS_OF_UNKEYED_COMMAND = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-where command_id = $1 and substr(command_id::text, 15, 1) = '7'
-order by shard, position
-"""
-
-READ_ORDER_INSTRUMENT = """
-select events.instrument
-from claims
-join events using (shard, kafka_offset)
-where claims.name = $1
-order by events.position
-limit 1
-"""
-
-READ_HEADS = "select shard, position, next_offset from head order by shard"
 
 
 class PostgresEventStore:
@@ -321,7 +275,7 @@ class PostgresBatch:
         missed = set(names).difference(row["name"] for row in taken)
         if not missed:
             return []
-        return [Claim(**row) for row in await self._connection.fetch(READ_CLAIMS, list(missed))]
+        return await read_claims(self._connection, list(missed))
 
     async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
         moved = await self._connection.fetch(
@@ -350,116 +304,6 @@ class PostgresBatch:
         if self._begun:
             await self._connection.execute("rollback")
         self._idle.put_nowait(self._connection)
-
-
-class PlacedCommand(Struct, frozen=True):
-    """A command in Kafka whose outcome somebody looks for in the log."""
-
-    shard: int
-    offset: int
-    command_id: UUID
-    body_hash: bytes
-
-
-class FoundOutcome(Struct, frozen=True):
-    """What the log says of a command: its events, or the earlier command that holds its key."""
-
-    events: list[StoredEvent]
-    replay_of: tuple[int, int] | None = None
-    conflict: bool = False
-
-
-async def read_events(
-    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int, limit: int
-) -> list[StoredEvent]:
-    """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
-    rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
-    return _stored(rows)
-
-
-async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
-    """Return each shard's head: the position of its last event."""
-    return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
-
-
-async def read_next_offsets(connection: asyncpg.Connection) -> dict[int, int]:
-    """Return the first Kafka offset of each shard that is not yet decided."""
-    return {row["shard"]: row["next_offset"] for row in await connection.fetch(READ_HEADS)}
-
-
-async def read_events_at(
-    connection: asyncpg.Connection, shard: int, offset: int
-) -> list[StoredEvent]:
-    """Return the events of the command at a Kafka offset."""
-    return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset]))
-
-
-async def find_outcomes(
-    connection: asyncpg.Connection, commands: Iterable[PlacedCommand]
-) -> dict[tuple[int, int], FoundOutcome]:
-    """Look up what became of commands; one that is not decided yet is left out.
-
-    A place alone is not trusted: a topic that was recreated uses its offsets again, so the
-    events there must be of this command.
-
-    Returns:
-        The outcomes by shard and offset.
-    """
-    # The head first: what it counts as decided is visible to every later statement.
-    next_offsets = await read_next_offsets(connection)
-    decided = [c for c in commands if c.offset < next_offsets.get(c.shard, 0)]
-    if not decided:
-        return {}
-    rows = await connection.fetch(
-        READ_EVENTS_AT_PLACES, [c.shard for c in decided], [c.offset for c in decided]
-    )
-    asked = {(c.shard, c.offset): c.command_id for c in decided}
-    found: dict[tuple[int, int], FoundOutcome] = {}
-    for stored in _stored(rows):
-        place = (stored.shard, stored.kafka_offset)
-        if stored.command_id == asked[place]:
-            found.setdefault(place, FoundOutcome([])).events.append(stored)
-    silent = [c for c in decided if (c.shard, c.offset) not in found]
-    return found | await _find_replays(connection, silent)
-
-
-async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list[StoredEvent]:
-    """Return the events that a command caused; none if the log does not know it."""
-    if not is_keyed(command_id):
-        return _stored(await connection.fetch(READ_EVENTS_OF_UNKEYED_COMMAND, command_id))
-    claims = await connection.fetch(READ_CLAIMS, [command_claim(command_id)])
-    if not claims:
-        return []
-    return await read_events_at(connection, claims[0]["shard"], claims[0]["kafka_offset"])
-
-
-async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -> str | None:
-    """Return the instrument of an order whose id a client chose, None if nobody did."""
-    instrument: str | None = await connection.fetchval(READ_ORDER_INSTRUMENT, order_claim(order_id))
-    return instrument
-
-
-async def _find_replays(
-    connection: asyncpg.Connection, commands: Sequence[PlacedCommand]
-) -> dict[tuple[int, int], FoundOutcome]:
-    if not commands:
-        return {}
-    names = [command_claim(c.command_id) for c in commands]
-    rows = await connection.fetch(READ_CLAIMS, names)
-    holders = {row["name"]: Claim(**row) for row in rows}
-    return {
-        (c.shard, c.offset): FoundOutcome(
-            [],
-            replay_of=(holder.shard, holder.kafka_offset),
-            conflict=holder.body_hash != c.body_hash,
-        )
-        for c in commands
-        if (holder := holders.get(command_claim(c.command_id))) is not None
-    }
-
-
-def _stored(rows: Iterable[asyncpg.Record]) -> list[StoredEvent]:
-    return [StoredEvent(*row) for row in rows]
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

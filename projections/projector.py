@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.cancellation import heed_cancellation
-from exchange.event_store import read_heads
+from exchange.event_log import read_heads
 from projections.book import BookProjection
 from projections.checkpoints import has_reached
 from projections.failures import Outage, is_store_failure

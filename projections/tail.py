@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.codec import DecidedEvent, UnknownEvent, load_event
-from exchange.event_store import EVENTS_CHANNEL, read_events
+from exchange.event_log import EVENTS_CHANNEL, read_events
 from exchange.ports import StoredEvent
 from projections.failures import is_store_failure
 from projections.postgres import driver_connection

@@ -10,17 +10,16 @@ import pytest
 
 from exchange.codec import command_claim, keyed_command_id, order_claim
 from exchange.domain.values import Offset, Position, Shard
-from exchange.event_store import (
-    LEASE_TIMEOUT_S,
+from exchange.event_log import (
     FoundOutcome,
     PlacedCommand,
-    PostgresEventStore,
     find_command,
     find_order_instrument,
     find_outcomes,
     read_events,
     read_heads,
 )
+from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
 from exchange.ports import Claim, Head, StoredEvent
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from exchange.domain.events import (
     OrderCancelled,
     RecordRejected,
 )
-from exchange.event_store import find_command, read_next_offsets
+from exchange.event_log import find_command, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.instruments import RegisteredView, registered
 from exchange.gateway.placing import CancelledView, PlacedView, cancelled_view, placed_view

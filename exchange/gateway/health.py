@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.cancellation import heed_cancellation
 from exchange.command_log import CommandProducer
-from exchange.event_store import read_heads
+from exchange.event_log import read_heads
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.codec import DecidedEvent, load_event, registration_command_id
 from exchange.domain.events import InstrumentRegistered
-from exchange.event_store import find_command
+from exchange.event_log import find_command
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection
 

@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.command_log import CommandProducer
-from exchange.event_store import read_next_offsets
+from exchange.event_log import read_next_offsets
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection

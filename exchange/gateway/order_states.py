@@ -16,7 +16,7 @@ from msgspec import UNSET
 from exchange.codec import DecidedEvent, load_event
 from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
 from exchange.domain.values import instrument_of_exchange_order_id
-from exchange.event_store import find_order_instrument
+from exchange.event_log import find_order_instrument
 from exchange.gateway.context import Gateway
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Code, Problem

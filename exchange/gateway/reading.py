@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.event_store import read_heads
+from exchange.event_log import read_heads
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.requests import place
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits

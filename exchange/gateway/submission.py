@@ -46,7 +46,7 @@ from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.domain.commands import ClientCommand
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
-from exchange.event_store import (
+from exchange.event_log import (
     FoundOutcome,
     PlacedCommand,
     find_outcomes,

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from exchange.event_store import read_heads
+from exchange.event_log import read_heads
 from projections.book import await_book
 from projections.checkpoints import SequenceWaits
 from projections.projector import run_projector

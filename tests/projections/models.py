@@ -9,7 +9,7 @@ from typing import Any, cast
 import asyncpg
 from redis.asyncio import Redis
 
-from exchange.event_store import read_events, read_heads
+from exchange.event_log import read_events, read_heads
 from exchange.ports import StoredEvent
 from tests.projections.folds import (
     Row,
