@@ -6,8 +6,9 @@ The routes are the whole interface; ``docs/protocol.md`` describes each.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, cast
 
 from hypercorn.asyncio import serve as hypercorn_serve
@@ -20,9 +21,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.command_log import CommandProducer
+from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
 from exchange.gateway.context import Gateway
 from exchange.gateway.edge import Edge
@@ -38,12 +40,11 @@ from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.submission import Submitter
-from exchange.outcomes import OutcomeSubscriber
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 75.0  # longer than the idle time of common client pools
-GRACE_S: Final = 5.0  # more than the longest wait for an outcome
+ANSWER_S: Final = 3.0  # what an answer may take beside its outcome: a bounded query and more
 BACKLOG: Final = 2048
 HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
 
@@ -73,7 +74,7 @@ def create_app(
     producer: CommandProducer,
     shards: int,
     order_wait_ms: int,
-) -> ASGIApp:
+) -> "Application":
     """Return the application; it starts and stops its background work with the lifespan.
 
     Args:
@@ -101,9 +102,11 @@ def create_app(
         health=Health(engine, redis, producer, matching, metrics),
     )
 
+    background = Background(gateway, producer)
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with _background(gateway, producer):
+        async with background.running():
             yield
 
     app = Starlette(
@@ -117,47 +120,52 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
-    return Edge(app, metrics, {route.endpoint: route.path for route in ROUTES})
+    edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES})
+    return Application(edge, background, grace_s=submitter.longest_wait_s + ANSWER_S)
 
 
-async def serve(app: ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> None:
-    """Serve until ``shutdown`` is set; then take no more, finish what is under way, return."""
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The ASGI application, and what its server must know of it."""
+
+    edge: Edge
+    background: Background
+    grace_s: float  # the longest that a request may take
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.edge(scope, receive, send)
+
+
+async def serve(app: Application | ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> None:
+    """Serve until ``shutdown`` is set; then take no more, finish what is under way, return.
+
+    Raises:
+        Exception: What the application's work in the background died of; it ends the serving too.
+    """
+    if not isinstance(app, Application):
+        await _serve(app, host, port, shutdown.wait, ANSWER_S)
+        return
+    background = app.background
+    await _serve(app.edge, host, port, lambda: any_set(shutdown, background.failed), app.grace_s)
+    if background.failure is not None:
+        raise background.failure
+
+
+async def _serve(
+    app: ASGIApp, host: str, port: int, shutdown: Callable[[], Awaitable[object]], grace_s: float
+) -> None:
     config = Config()
     config.bind = [f"{host}:{port}"]
     config.backlog = BACKLOG
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = 2**31  # a client may keep its connection
-    config.graceful_timeout = GRACE_S
+    config.graceful_timeout = grace_s
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     # The two libraries describe the same interface in types that mypy cannot compare.
-    await hypercorn_serve(cast("Framework", app), config, shutdown_trigger=shutdown.wait)
-
-
-@asynccontextmanager
-async def _background(gateway: Gateway, producer: CommandProducer) -> AsyncIterator[None]:
-    """Run what belongs to no request: the producer, the ear for outcomes, the health probe."""
-    submitter = gateway.submitter
-    subscriber = OutcomeSubscriber(gateway.redis, submitter.gateway_id, submitter.heard)
-    async with asyncio.TaskGroup() as tasks:
-        # Not awaited: with Kafka away it takes long, and reads can be served meanwhile.
-        starting = tasks.create_task(producer.start())
-        running = [
-            starting,
-            tasks.create_task(subscriber.run()),
-            tasks.create_task(gateway.health.run()),
-        ]
-        await gateway.health.first_probe.wait()
-        logger.info("Gateway is ready", extra={"gateway": submitter.gateway_id})
-        try:
-            yield
-        finally:
-            submitter.stop()
-            for task in running:
-                task.cancel()
-            await producer.stop()
+    await hypercorn_serve(cast("Framework", app), config, shutdown_trigger=shutdown)
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from exchange import outcomes
+from exchange.codec import OutcomeMessage, encode_outcomes
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
 from exchange.gateway import health
@@ -14,8 +16,9 @@ from exchange.gateway import matching as matching_health
 from exchange.gateway.app import ROUTES
 from exchange.gateway.listings import Listings
 from exchange.gateway.problems import REFUSALS, Code
+from exchange.outcomes import OutcomeSubscriber
 from tests.conftest import free_ports
-from tests.gateway.conftest import Venue, gateway_at, matching, order, register
+from tests.gateway.conftest import Venue, gateway_at, matching, order, register, running
 
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
 
@@ -95,6 +98,89 @@ async def until_status(http: httpx.AsyncClient, status: str) -> None:
     async with asyncio.timeout(20):
         while (await http.get("/healthz")).json()["status"] != status:
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_work_in_the_background_that_dies_ends_the_server(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object) -> None:
+        raise RuntimeError("not foreseen")
+
+    async def serve_until_gone() -> None:
+        async with asyncio.timeout(15), gateway_at(venue) as http:
+            assert (await http.get("/livez")).status_code == 200
+            monkeypatch.setattr(health.Health, "_probe", die)
+            while not await is_gone(http):
+                await asyncio.sleep(0.05)
+
+    with pytest.raises(RuntimeError, match="not foreseen"):
+        await serve_until_gone()
+
+
+async def is_gone(http: httpx.AsyncClient) -> bool:
+    try:
+        await http.get("/livez")
+    except httpx.TransportError:
+        return True
+    return False
+
+
+@pytest.mark.anyio
+async def test_the_channel_survives_what_cannot_be_read(venue: Venue) -> None:
+    heard: asyncio.Queue[OutcomeMessage] = asyncio.Queue()
+    subscriber = OutcomeSubscriber(venue.redis, "ear", heard.put_nowait)
+    message = OutcomeMessage(shard=0, books={}, outcomes=[])
+    async with running(subscriber.run()), asyncio.timeout(10):
+        await subscriber.subscribed.wait()
+        for data in (b"\xff", b"{}", encode_outcomes(message)):
+            await venue.redis.publish("outcomes:ear", data)
+
+        assert await heard.get() == message
+        assert heard.empty()
+
+
+@pytest.mark.anyio
+async def test_a_silent_channel_that_answers_pings_is_kept(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outcomes, "LISTEN_S", 0.05)
+    subscriber = OutcomeSubscriber(venue.redis, "idle", lambda _: None)
+    async with running(subscriber.run()):
+        await asyncio.wait_for(subscriber.subscribed.wait(), 10)
+        await asyncio.sleep(1)
+
+        assert subscriber.subscribed.is_set()
+        assert not caplog.records
+
+
+@pytest.mark.anyio
+async def test_a_channel_that_answers_no_ping_is_left_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outcomes, "LISTEN_S", 0.05)
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while chunk := await reader.read(4096):
+            if b"SUBSCRIBE" in chunk:
+                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$12\r\noutcomes:ear\r\n:1\r\n")
+            elif b"PING" not in chunk:
+                writer.write(b"+OK\r\n" * chunk.count(b"*"))
+        writer.close()
+
+    (port,) = free_ports(1)
+    mute = await asyncio.start_server(answer, "127.0.0.1", port)
+    async with mute, Redis(port=port, protocol=2) as redis:
+        subscriber = OutcomeSubscriber(redis, "ear", lambda _: None)
+        async with running(subscriber.run()), asyncio.timeout(10):
+            while connections < 2:
+                await asyncio.sleep(0.05)
+
+    told = [r for r in caplog.records if r.name == outcomes.__name__]
+    assert told[0].message.startswith("The outcomes channel is away")
 
 
 @pytest.mark.anyio
