@@ -20,9 +20,12 @@ LOOPBACK = "127.0.0.1"
 
 PORT_MAX = 65_535
 GATEWAYS_MAX = 64  # one core each; more than any machine here has
-SHARDS_MAX = 256  # one partition and one head row each
+SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine here fills more
 MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
-POOL_MAX = 100  # half of the local PostgreSQL's connections
+POOL_MIN = 3  # the projector listens on one and follows on others
+POOL_MAX = 100  # more queries at once than one PostgreSQL has cores for
+SHARD_CONNECTIONS = 4  # of a matcher: to hold the shard, to show that it lives, and two to append
+OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 
 
 class SettingsError(Exception):
@@ -76,6 +79,12 @@ class Settings:
         """The database's address as SQLAlchemy's asyncpg dialect takes it."""
         url = self.database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
         return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
+
+    @property
+    def database_connections(self) -> int:
+        """How many connections a database must allow for all of our processes and for people."""
+        pools = (self.gateways + 1) * self.database_pool_max  # and the projector
+        return self.shards * SHARD_CONNECTIONS + pools + OTHER_CONNECTIONS
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which a child process reads these settings."""
@@ -147,7 +156,9 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "projector_pace_ms": variables.integer(
             "PROJECTOR_PACE_MS", 100, least=0, most=MILLISECONDS_MAX
         ),
-        "database_pool_max": variables.integer("DATABASE_POOL_MAX", 10, least=1, most=POOL_MAX),
+        "database_pool_max": variables.integer(
+            "DATABASE_POOL_MAX", 10, least=POOL_MIN, most=POOL_MAX
+        ),
         "log_format": variables.choice("LOG_FORMAT", "human", ("human", "json")),
         "log_level": variables.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     }

@@ -57,7 +57,7 @@ class RunDirectory:
                 " make it writable for this user, or move the project."
             ) from error
         self._check_owner()
-        self._check_space()
+        check_space(self.path)
 
     def _check_owner(self) -> None:
         """Refuse what another user's run has left: it would fail later, one file at a time."""
@@ -68,14 +68,6 @@ class RunDirectory:
                 raise StackError(
                     f"{path} belongs to another user: run as that user, or delete {self.path}."
                 )
-
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self.path).free
-        if free < FREE_BYTES_MIN:
-            raise StackError(
-                f"The disk of {self.path} is full ({free // 1_000_000} MB free):"
-                f" free at least {FREE_BYTES_MIN // 1_000_000} MB."
-            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -108,3 +100,17 @@ class RunDirectory:
         services = [path for path in found if path.stem in SERVICES]
         processes = [path for path in found if path.stem not in SERVICES]
         return stop_orphans(processes) + stop_orphans(services)  # each may need what comes after it
+
+
+def check_space(path: Path) -> None:
+    """Refuse a place that has no room for what the services write.
+
+    Raises:
+        StackError: Its disk is full.
+    """
+    free = shutil.disk_usage(path).free
+    if free < FREE_BYTES_MIN:
+        raise StackError(
+            f"The disk of {path} is full ({free // 1_000_000} MB free):"
+            f" free at least {FREE_BYTES_MIN // 1_000_000} MB."
+        )

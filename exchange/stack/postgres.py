@@ -23,6 +23,7 @@ from typing import Final
 import asyncpg
 
 from exchange.config import LOOPBACK, local_database_url
+from exchange.stack.directory import check_space
 from exchange.stack.errors import StackError
 from exchange.stack.process import Account, ManagedProcess, run_as
 
@@ -31,11 +32,10 @@ READY_POLL_S = 0.02
 INITIALISE_TIMEOUT_S = 120
 PRIVATE_ROOT = Path("/var/lib")  # not /var/tmp, which the system cleans of old files
 
-CONNECTIONS_MAX = 200  # DATABASE_POOL_MAX for each of a dozen processes, and people
+CONNECTIONS_MAX = 200  # where nobody names another number
 OPTIONS: Final = (
     f"listen_addresses={LOOPBACK}",
     "unix_socket_directories=",  # their paths are limited to about 100 characters
-    f"max_connections={CONNECTIONS_MAX}",
     "shared_buffers=256MB",
     "max_wal_size=2GB",  # with the default of 1 GB, checkpoints make the append rate sag
     "timezone=UTC",
@@ -62,12 +62,26 @@ class Postgres:
     process: ManagedProcess
 
     @classmethod
-    def at(cls, directory: Path, *, port: int, log_path: Path, pid_path: Path) -> "Postgres":
-        """Find the place and the user for the server of ``directory``; blocks for a moment."""
+    def at(
+        cls,
+        directory: Path,
+        *,
+        port: int,
+        log_path: Path,
+        pid_path: Path,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> "Postgres":
+        """Find the place and the user for the server of ``directory``; blocks for a moment.
+
+        Raises:
+            StackError: The disk of that place is full.
+        """
         account = _account(directory)
         home = _home(directory, account)
+        check_space(home)
         programs = _programs(home, account)
-        options = [word for option in (f"port={port}", *OPTIONS) for word in ("-c", option)]
+        own = (f"port={port}", f"max_connections={connections_max}")
+        options = [word for option in (*own, *OPTIONS) for word in ("-c", option)]
         process = ManagedProcess(
             "PostgreSQL",
             (str(programs / "postgres"), "-D", str(home / "data"), *options),

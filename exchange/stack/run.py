@@ -97,7 +97,11 @@ def _services(settings: Settings, directory: RunDirectory, screen: "Screen") -> 
             controller_port=settings.local_kafka_port + 1,
         )
     if settings.database_is_local:
-        postgres = postgres_in(directory, port=settings.local_postgres_port)
+        postgres = postgres_in(
+            directory,
+            port=settings.local_postgres_port,
+            connections_max=settings.database_connections,
+        )
         screen.place_of(postgres)
     if settings.redis_is_local:
         valkey = valkey_in(directory, port=settings.local_redis_port)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
 from exchange.stack.kafka import Kafka
-from exchange.stack.postgres import Postgres
+from exchange.stack.postgres import CONNECTIONS_MAX, Postgres
 from exchange.stack.process import ManagedProcess
 from exchange.stack.valkey import Valkey
 
@@ -60,10 +60,13 @@ def kafka_in(run: RunDirectory, *, jars: Path, port: int, controller_port: int) 
     )
 
 
-def postgres_in(run: RunDirectory, *, port: int) -> Postgres:
+def postgres_in(
+    run: RunDirectory, *, port: int, connections_max: int = CONNECTIONS_MAX
+) -> Postgres:
     return Postgres.at(
         run.path / "postgres",
         port=port,
+        connections_max=connections_max,
         log_path=run.log_of("postgres"),
         pid_path=run.pid_of("postgres"),
     )

@@ -1,11 +1,14 @@
 """PostgreSQL's place and user when root starts it, and what the server was given."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
-from exchange.stack.postgres import is_reachable
+from exchange.stack.errors import StackError
+from exchange.stack.postgres import Postgres, is_reachable
 from exchange.stack.process import Account
 from tests.conftest import Services
 
@@ -26,6 +29,24 @@ def test_a_directory_below_a_closed_one_is_out_of_reach(tmp_path: Path) -> None:
     inner.parent.chmod(0o700)
     assert not is_reachable(inner, NOBODY)
     assert is_reachable(inner.parent.parent, NOBODY)
+
+
+def test_a_full_disk_below_the_data_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    directory = tmp_path / "postgres"
+    directory.symlink_to(elsewhere)
+    full = (elsewhere, directory)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if path in full else 10**12)
+    )
+
+    with pytest.raises(StackError, match=r"is full \(0 MB free\): free at least 200 MB"):
+        Postgres.at(
+            directory, port=1, log_path=tmp_path / "postgres.log", pid_path=tmp_path / "pid"
+        )
 
 
 async def test_the_server_keeps_what_it_acknowledged_and_has_no_open_superuser(

@@ -53,6 +53,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"SHARDS": "9" * 9999}, "SHARDS=9+: must be"),
         ({"MATCHERS": "2"}, "MATCHERS=2: must be a whole number from 1 to 1"),
         ({"PORT": "65535", "GATEWAYS": "2"}, "PORT=65535: leaves no ports for 2 gateways"),
+        ({"SHARDS": "65"}, "SHARDS=65: must be a whole number from 1 to 64"),
+        ({"DATABASE_POOL_MAX": "2"}, "DATABASE_POOL_MAX=2: must be a whole number from 3 to 100"),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT=xml: must be one of human, json"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must look like postgresql://"),
         ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
@@ -91,3 +93,9 @@ def test_a_child_process_reads_the_same_settings() -> None:
     assert child.kafka_bootstrap_servers == parent.kafka_bootstrap_servers == "127.0.0.1:29092"
     for name in ("shards", "matchers", "log_format", "order_wait_ms", "database_url", "redis_url"):
         assert getattr(child, name) == getattr(parent, name)
+
+
+def test_the_database_has_room_for_every_process() -> None:
+    settings = load(SHARDS="64", GATEWAYS="4", DATABASE_POOL_MAX="20")
+
+    assert settings.database_connections == 64 * 4 + 5 * 20 + 100
