@@ -1,6 +1,8 @@
 """What every handler works with: made once by ``app.create_app``, reached from a request."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +14,8 @@ from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.reading import Freshness
 from exchange.gateway.submission import Submitter
+
+TAIL_SCANS_MAX: Final = 2  # each may hold a connection for half a second; reads need the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Gateway:
     freshness: Freshness
     matching: Matching
     health: Health
+    tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -13,8 +13,8 @@ from exchange.codec import registration_command_id
 from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Price, Quantity
+from exchange.gateway.answers import check_accepted, pending_response, replay_headers
 from exchange.gateway.context import Gateway, gateway_of
-from exchange.gateway.placing import check_accepted, pending_response, replay_headers
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import (

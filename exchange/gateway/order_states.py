@@ -6,6 +6,7 @@ goes on with the log from there, so a cancel is answered in full and at once, ev
 while the projector is away.
 """
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from exchange.domain.values import instrument_of_exchange_order_id
 from exchange.event_log import find_order_instrument
 from exchange.gateway.context import Gateway
 from exchange.gateway.listings import Listing
-from exchange.gateway.problems import Code, Problem
-from exchange.gateway.reading import log_connection, model_connection
+from exchange.gateway.problems import Code, Problem, order_not_found
+from exchange.gateway.reading import QUERY_WAIT_S, log_connection, model_connection
 from exchange.gateway.responses import OrderView, amount, encoder, timestamp
 from exchange.ports import StoredEvent
 from projections import orders
@@ -64,18 +65,25 @@ async def order_after(
 ) -> Order | None:
     """Return an order as of a position, from the read model and what the log has after it.
 
-    None if there is no such order, or neither could be asked in time.
+    None if there is no such order.
+
+    Raises:
+        Problem: 503, the model is too far behind or the log could not be asked in time.
     """
     order, checkpoint = await _order_so_far(gateway, listing.shard, order_id)
     if checkpoint >= sequence:
         return order
     if sequence - checkpoint > TAIL_EVENTS_MAX:
-        return None
+        raise Problem(Code.READ_STALE, "The orders are too far behind.")
     try:
-        async with log_connection(gateway.engine) as connection:
+        async with (
+            asyncio.timeout(QUERY_WAIT_S),
+            gateway.tail_scans,
+            log_connection(gateway.engine) as connection,
+        ):
             tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
-    except Problem:
-        return None
+    except TimeoutError as error:
+        raise Problem(Code.READ_UNAVAILABLE, "Too many ask for the log's end.") from error
     return fold(order, (load_event(event) for event in tail))
 
 
@@ -99,8 +107,19 @@ async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
         raise
 
 
-def order_not_found(order_id: str) -> Problem:
-    return Problem(Code.ORDER_NOT_FOUND, f"There is no order {order_id}.", order_id=order_id)
+async def settled_listing(gateway: Gateway, order_id: str) -> Listing:
+    """Return what ``listing_of_order`` does; one that may be on its way is waited for.
+
+    Raises:
+        Problem: 404, nobody placed such an order before the question; 503, it cannot be told.
+    """
+    try:
+        return await listing_of_order(gateway, order_id)
+    except Problem as problem:
+        if problem.code is not Code.ORDER_NOT_FOUND:
+            raise
+    await gateway.matching.settle()
+    return await listing_of_order(gateway, order_id)
 
 
 def order_view(order: Order, listing: Listing) -> OrderView:

@@ -16,11 +16,10 @@ from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.order_states import (
     listing_of_order,
-    order_not_found,
     order_view,
     read_order,
 )
-from exchange.gateway.problems import invalid
+from exchange.gateway.problems import invalid, order_not_found
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
@@ -65,7 +64,7 @@ async def get_orders(request: Request) -> Response:
     instrument, limit = parameters.get("instrument"), _limit(parameters)
     if instrument is not None:
         check_id(instrument, "instrument")
-    before = cursor(parameters, 3)
+    before = cursor(parameters, 3, shard_at=1)
     await gateway.freshness.reach(
         NAME, min_sequence(parameters, await _shard_of(gateway, instrument))
     )

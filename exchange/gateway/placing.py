@@ -4,9 +4,6 @@ Read ``place_order``. What it answers is built from the events of this one comma
 so it is the order as the matcher left it, whatever the read models have seen.
 """
 
-import os
-import time
-from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
@@ -14,14 +11,10 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import keyed_command_id
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.events import (
     CancelRejected,
-    InstrumentRejected,
     OrderCancelled,
-    OrderRejected,
-    RecordRejected,
     TradeExecuted,
 )
 from exchange.domain.values import (
@@ -31,17 +24,24 @@ from exchange.domain.values import (
     RejectReason,
     instrument_of_exchange_order_id,
 )
+from exchange.gateway.answers import (
+    check_accepted,
+    command_id_for,
+    pending_response,
+    place_of,
+    replay_headers,
+    uuid7,
+)
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import book_after
 from exchange.gateway.order_states import (
     fold,
-    listing_of_order,
     order_after,
-    order_not_found,
     order_view,
+    settled_listing,
 )
-from exchange.gateway.problems import REFUSALS, Code, Problem, invalid
+from exchange.gateway.problems import Code, Problem, invalid, order_not_found, telling
 from exchange.gateway.requests import (
     CANCEL_BODY,
     ORDER_BODY,
@@ -62,8 +62,6 @@ from exchange.gateway.responses import (
     trade,
 )
 from exchange.gateway.submission import Decision, Pending
-
-REPLAYED_HEADER: Final = "Idempotent-Replayed"
 
 
 class PlacedView(Struct, frozen=True):
@@ -89,7 +87,8 @@ async def place_order(request: Request) -> Response:
     gateway = gateway_of(request)
     body = decode(await request.body(), ORDER_BODY)
     command_id = command_id_for(body.client_id, idempotency_key(request, body.idempotency_key))
-    listing = await gateway.listings.get(body.instrument)
+    with telling(outcome="none"):
+        listing = await gateway.listings.get(body.instrument)
     command = _place_command(body, listing)
     answer = await gateway.submitter.submit(
         listing.shard, command, command_id, wait=not wants_async(request)
@@ -113,7 +112,8 @@ async def cancel_order(request: Request) -> Response:
     key = idempotency_key(request, body.idempotency_key)
     if key is not None and body.client_id is None:
         raise invalid("client_id", "is needed with an idempotency key, which is the client's")
-    listing = await listing_of_order(gateway, order_id)
+    with telling(outcome="none"):
+        listing = await settled_listing(gateway, order_id)
     command = CancelOrder(order_id, listing.instrument, body.client_id)
     command_id = command_id_for(body.client_id, key)
     answer = await gateway.submitter.submit(
@@ -158,55 +158,12 @@ async def cancelled_view(
         raise await _not_open(gateway, listing, event, decision, command_id)
     check_accepted(decision, command_id)
     assert isinstance(event, OrderCancelled), event
-    order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    try:
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    except Problem:
+        order = None
     view = order_view(order, listing) if order is not None else _known_of(event)
     return CancelledView(view, decision.sequence, str(command_id))
-
-
-def check_accepted(decision: Decision, command_id: UUID) -> None:
-    """Raise the problem that a refusal is."""
-    event = decision.first
-    if isinstance(event, RecordRejected):
-        raise Problem(Code.COMMAND_UNREADABLE, event.reason, **_place_of(decision, command_id))
-    if isinstance(event, OrderRejected | CancelRejected | InstrumentRejected):
-        raise Problem(
-            REFUSALS[event.reason],
-            f"The exchange refused: {event.reason.value}.",
-            headers=replay_headers(decision),
-            **_subject(event),
-            reason=event.reason.value,
-            **_place_of(decision, command_id),
-        )
-
-
-def command_id_for(client_id: str | None, key: str | None) -> UUID:
-    """Return the id of a command: of its key where there is one, else a new one."""
-    if client_id is None or key is None:
-        return uuid7()
-    return keyed_command_id(client_id, key)
-
-
-def pending_response(
-    request: Request, pending: Pending, command_id: UUID, **fields: str
-) -> Response:
-    """Answer that the command will be decided, and where to ask for its outcome."""
-    headers = {"Location": f"/commands/{command_id}?at={pending.shard}:{pending.offset}"}
-    if wants_async(request):
-        headers["Preference-Applied"] = "respond-async"
-    document = {"command_id": str(command_id), **fields, "status": "pending"}
-    return json_response(document, 202, headers)
-
-
-def replay_headers(decision: Decision) -> dict[str, str]:
-    return {REPLAYED_HEADER: "true"} if decision.replayed else {}
-
-
-def uuid7() -> UUID:
-    """Return a new UUID that sorts by time (RFC 9562)."""
-    random = int.from_bytes(os.urandom(10), "big")
-    number = (time.time_ns() // 1_000_000) << 80 | random
-    number = number & ~(0xF << 76) | (0x7 << 76)
-    return UUID(int=number & ~(0x3 << 62) | (0x2 << 62))
 
 
 def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
@@ -251,7 +208,8 @@ async def _not_open(
     decision: Decision,
     command_id: UUID,
 ) -> Problem:
-    order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    with telling(outcome="unknown", command_id=str(command_id)):
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
     if order is None:
         return order_not_found(event.order_id)
     return Problem(
@@ -261,7 +219,7 @@ async def _not_open(
         order_id=event.order_id,
         order_status=order.status,
         reason=event.reason.value,
-        **_place_of(decision, command_id),
+        **place_of(decision, command_id),
     )
 
 
@@ -291,13 +249,3 @@ def _known_of(event: OrderCancelled) -> dict[str, str]:
         "updated_at": timestamp(event.time_ms),
         "reason": event.reason.value,
     }
-
-
-def _subject(event: OrderRejected | CancelRejected | InstrumentRejected) -> dict[str, Any]:
-    if isinstance(event, InstrumentRejected):
-        return {"instrument": event.instrument}
-    return {"order_id": event.order_id}
-
-
-def _place_of(decision: Decision, command_id: UUID) -> dict[str, Any]:
-    return {"sequence": decision.sequence, "command_id": str(command_id)}

@@ -4,6 +4,8 @@
 the two. A handler raises ``Problem``; nothing else turns errors into responses.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -14,6 +16,8 @@ from exchange.domain.values import RejectReason
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1  # about what a restarting process needs
+
+UNAVAILABLE: Final = 503
 
 _encoder = msgspec.json.Encoder()
 
@@ -90,7 +94,7 @@ class Problem(Exception):
         self.detail = detail
         self.fields = fields
         self.headers = headers or {}
-        if code.status == 503:
+        if code.status == UNAVAILABLE:
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
 
     def document(self) -> dict[str, object]:
@@ -116,3 +120,19 @@ class Problem(Exception):
 def invalid(field: str, detail: str) -> Problem:
     """Say which field or parameter is not acceptable, and why."""
     return Problem(Code.INVALID, f"{field}: {detail}", field=field)
+
+
+def order_not_found(order_id: str) -> Problem:
+    """Say that there is no such order, or none that is the asker's business."""
+    return Problem(Code.ORDER_NOT_FOUND, f"There is no order {order_id}.", order_id=order_id)
+
+
+@contextmanager
+def telling(**fields: object) -> Iterator[None]:
+    """Let a 503 from within say more: whether the command that was asked for may have an effect."""
+    try:
+        yield
+    except Problem as problem:
+        if problem.code.status == UNAVAILABLE:
+            problem.fields.update(fields)
+        raise

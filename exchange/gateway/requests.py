@@ -35,6 +35,8 @@ DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on som
 AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
 UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
 
+SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
+
 NULL: Final = Raw(b"null")
 
 # The JSON grammar for both: a number may have an exponent (0.00000001 is often written 1e-08),
@@ -189,8 +191,16 @@ def integer(
     return int(text)
 
 
-def cursor(parameters: Mapping[str, str], length: int) -> tuple[int, ...] | None:
-    """Return the numbers in the ``cursor`` parameter, None if it is not given."""
+def cursor(
+    parameters: Mapping[str, str], length: int, *, shard_at: int | None = None
+) -> tuple[int, ...] | None:
+    """Return the numbers in the ``cursor`` parameter, None if it is not given.
+
+    Args:
+        parameters: Of the query.
+        length: How many numbers there are.
+        shard_at: Which of them is a shard, if one is.
+    """
     text = parameters.get("cursor")
     if text is None:
         return None
@@ -199,7 +209,8 @@ def cursor(parameters: Mapping[str, str], length: int) -> tuple[int, ...] | None
     except ValueError:
         plain = ""
     numbers = plain.split(".")
-    if len(numbers) != length or not all(_INTEGER.fullmatch(number) for number in numbers):
+    right = len(numbers) == length and all(_INTEGER.fullmatch(number) for number in numbers)
+    if not right or (shard_at is not None and len(numbers[shard_at]) > SHARD_DIGITS_MAX):
         raise invalid("cursor", "must be the next_cursor of an earlier answer")
     return tuple(int(number) for number in numbers)
 
@@ -207,7 +218,9 @@ def cursor(parameters: Mapping[str, str], length: int) -> tuple[int, ...] | None
 def place(text: str, field: str) -> tuple[int, int]:
     """Read ``shard:number``: a place in Kafka or in the log."""
     shard, _, number = text.partition(":")
-    if not (_INTEGER.fullmatch(shard) and len(shard) <= 4 and _INTEGER.fullmatch(number)):
+    if not (
+        _INTEGER.fullmatch(shard) and len(shard) <= SHARD_DIGITS_MAX and _INTEGER.fullmatch(number)
+    ):
         raise invalid(field, "must look like 0:123, a shard and a whole number")
     return int(shard), int(number)
 

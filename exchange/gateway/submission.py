@@ -53,7 +53,7 @@ from exchange.event_log import (
     read_events_at,
 )
 from exchange.gateway.metrics import Metrics
-from exchange.gateway.problems import Code, Problem
+from exchange.gateway.problems import Code, Problem, telling
 from exchange.gateway.reading import log_connection
 from exchange.gateway.responses import book
 from exchange.ports import StoredEvent
@@ -246,10 +246,12 @@ class Submitter:
                 return answer
             case Delivery():
                 raise self._undelivered(answer, waiter)
+            case FoundOutcome(replay_of=first) if first is not None:
+                return await self._replayed(first, waiter, conflict=answer.conflict)
             case FoundOutcome():
-                return await self._decided(answer)
+                return decision_of(answer.events)
             case _Heard(outcome=outcome) if outcome.replay_of is not None:
-                return await self._replayed(outcome.replay_of, conflict=outcome.conflict)
+                return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
             case _Heard():
                 book_view = answer.books.get(waiter.command.instrument)
                 return Decision(_decided_events(answer, waiter.command_id), book_view)
@@ -264,19 +266,19 @@ class Submitter:
             command_id=str(waiter.command_id),
         )
 
-    async def _decided(self, found: FoundOutcome) -> Decision:
-        if found.replay_of is not None:
-            return await self._replayed(found.replay_of, conflict=found.conflict)
-        return decision_of(found.events)
-
-    async def _replayed(self, first: tuple[int, int], *, conflict: bool) -> Decision:
+    async def _replayed(
+        self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
+    ) -> Decision | Pending:
+        """Return the outcome of the first command with the key, which may not be decided yet."""
         if conflict:
             raise Problem(
                 Code.IDEMPOTENCY_CONFLICT,
                 "An earlier request with this key asked for something else; nothing was done.",
             )
-        async with log_connection(self._engine) as connection:
-            return decision_of(await read_events_at(connection, *first), replayed=True)
+        with telling(outcome="unknown", command_id=str(waiter.command_id)):
+            async with log_connection(self._engine) as connection:
+                events = await read_events_at(connection, *first)
+        return decision_of(events, replayed=True) if events else Pending(*first)
 
     def _arm(self) -> None:
         if self._timer is None:

@@ -258,6 +258,8 @@ async def test_others_orders_and_unknown_ones_are_not_found(
     responses = [await http.post(f"/orders/{i}/cancel", json=b) for i, b in bodies]
 
     assert [(r.status_code, r.json()["code"]) for r in responses] == [(404, "order.not_found")] * 4
+    told = [str(r.json()).replace(i, "ID") for (i, _), r in zip(bodies, responses, strict=True)]
+    assert len(set(told)) == 1, "what is somebody else's differs from what is not there"
     assert (await http.get(f"/orders/{placed}")).json()["order"]["status"] == "open"
 
 
@@ -283,6 +285,19 @@ async def test_who_does_not_wait_is_told_where_to_ask(
     assert decided["order"]["order_id"] == pending["order_id"]
     found = await http.get(f"/commands/{pending['command_id']}")
     assert found.json()["sequence"] == decided["sequence"]
+
+
+async def test_an_order_that_is_on_its_way_can_be_cancelled(
+    http: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    for number in range(10):
+        order_id = f"hasty-{instrument}-{number}"
+        await place(order_id=order_id, headers={"Prefer": "respond-async"})
+
+        response = await http.post(f"/orders/{order_id}/cancel")
+
+        assert response.status_code == 200, response.text
+        assert response.json()["order"]["status"] == "cancelled"
 
 
 async def test_a_refused_command_tells_its_problem(

@@ -7,13 +7,17 @@ matcher, Kafka, the room to wait.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.gateway import submission
+from exchange.ports import StoredEvent
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register
 from tests.gateway.test_placing import follow
 
@@ -125,12 +129,75 @@ async def test_a_resend_after_the_wait_ended_has_one_effect(idle_venue: Venue) -
 
     assert response.status_code == 201
     assert response.headers["Idempotent-Replayed"] == "true"
-    assert [
-        level["quantity"] for level in (response.json()["orderbook"] or {}).get("bids", [])
-    ] in (
-        [],
-        [1],
-    )
+    assert await accepted_orders(idle_venue) == 1
+
+
+async def test_without_a_matcher_an_order_that_is_not_known_yet_is_not_denied(
+    idle_venue: Venue,
+) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+        denied = await http.post("/orders/mine/cancel")
+    async with gateway_at(idle_venue, order_wait_ms=100) as http:
+        await http.post("/orders", json=order("BTC-USD", order_id="mine"))
+        undecided = await http.post("/orders/mine/cancel")
+
+    assert (denied.status_code, denied.json()["code"]) == (404, "order.not_found")
+    assert (undecided.status_code, undecided.json()["code"]) == (503, "read.stale")
+    assert undecided.json()["outcome"] == "none"
+
+
+async def test_a_log_that_cannot_be_read_before_the_send_says_that_nothing_was_sent(
+    venue: Venue,
+) -> None:
+    nowhere = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none")
+    async with gateway_at(replace(venue, engine=nowhere)) as http:
+        placed = await http.post("/orders", json=order("BTC-USD"))
+        cancelled = await http.post("/orders/any/cancel")
+    await nowhere.dispose()
+
+    for response in (placed, cancelled):
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (503, "read.unavailable")
+        assert problem["outcome"] == "none"
+
+
+async def test_a_replay_that_cannot_be_read_has_an_unknown_outcome(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> list[StoredEvent]:
+        raise ConnectionError("cut")
+
+    body = order("BTC-USD", client_id="replayed-unread", idempotency_key="k")
+    async with gateway_at(venue) as http:
+        first = await http.post("/orders", json=body)
+        monkeypatch.setattr(submission, "read_events_at", fail)
+        again = await http.post("/orders", json=body)
+
+    assert (again.status_code, again.json()["code"]) == (503, "read.unavailable")
+    assert again.json()["outcome"] == "unknown"
+    assert again.json()["command_id"] == first.json()["command_id"]
+
+
+async def test_a_replay_of_what_is_not_decided_yet_is_pending(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_nothing(*_: object) -> list[StoredEvent]:
+        return []
+
+    body = order("BTC-USD", client_id="replayed-early", idempotency_key="k")
+    async with gateway_at(venue) as http:
+        await http.post("/orders", json=body)
+        monkeypatch.setattr(submission, "read_events_at", find_nothing)
+        again = await http.post("/orders", json=body)
+
+    assert (again.status_code, again.json()["status"]) == (202, "pending")
+
+
+async def accepted_orders(venue: Venue) -> int:
+    async with venue.engine.connect() as connection:
+        query = text("select count(*) from events where type = 'OrderAccepted'")
+        return int(await connection.scalar(query) or 0)
 
 
 async def test_a_queue_that_is_full_says_that_nothing_was_sent(venue: Venue) -> None:

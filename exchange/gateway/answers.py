@@ -1,0 +1,85 @@
+"""What the answers to all commands have in common: ids, refusals, "pending", replays."""
+
+import os
+import time
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import keyed_command_id
+from exchange.domain.events import (
+    CancelRejected,
+    InstrumentRejected,
+    OrderRejected,
+    RecordRejected,
+)
+from exchange.domain.values import RejectReason
+from exchange.gateway.problems import REFUSALS, Code, Problem, order_not_found
+from exchange.gateway.requests import wants_async
+from exchange.gateway.responses import json_response
+from exchange.gateway.submission import Decision, Pending
+
+REPLAYED_HEADER: Final = "Idempotent-Replayed"
+
+
+def command_id_for(client_id: str | None, key: str | None) -> UUID:
+    """Return the id of a command: of its key where there is one, else a new one."""
+    if client_id is None or key is None:
+        return uuid7()
+    return keyed_command_id(client_id, key)
+
+
+def uuid7() -> UUID:
+    """Return a new UUID that sorts by time (RFC 9562)."""
+    random = int.from_bytes(os.urandom(10), "big")
+    number = (time.time_ns() // 1_000_000) << 80 | random
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    return UUID(int=number & ~(0x3 << 62) | (0x2 << 62))
+
+
+def check_accepted(decision: Decision, command_id: UUID) -> None:
+    """Raise the problem that a refusal is."""
+    event = decision.first
+    if isinstance(event, RecordRejected):
+        raise Problem(Code.COMMAND_UNREADABLE, event.reason, **place_of(decision, command_id))
+    if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
+        # Word for word what an order that is not there gets: anything else would tell that it is.
+        raise order_not_found(event.order_id)
+    if isinstance(event, OrderRejected | CancelRejected | InstrumentRejected):
+        raise Problem(
+            REFUSALS[event.reason],
+            f"The exchange refused: {event.reason.value}.",
+            headers=replay_headers(decision),
+            **_subject(event),
+            reason=event.reason.value,
+            **place_of(decision, command_id),
+        )
+
+
+def place_of(decision: Decision, command_id: UUID) -> dict[str, Any]:
+    """Return what a refusal tells of the place of its command in the log."""
+    return {"sequence": decision.sequence, "command_id": str(command_id)}
+
+
+def pending_response(
+    request: Request, pending: Pending, command_id: UUID, **fields: str
+) -> Response:
+    """Answer that the command will be decided, and where to ask for its outcome."""
+    headers = {"Location": f"/commands/{command_id}?at={pending.shard}:{pending.offset}"}
+    if wants_async(request):
+        headers["Preference-Applied"] = "respond-async"
+    document = {"command_id": str(command_id), **fields, "status": "pending"}
+    return json_response(document, 202, headers)
+
+
+def replay_headers(decision: Decision) -> dict[str, str]:
+    """Return the header that marks the outcome of an earlier command with the same key."""
+    return {REPLAYED_HEADER: "true"} if decision.replayed else {}
+
+
+def _subject(event: OrderRejected | CancelRejected | InstrumentRejected) -> dict[str, Any]:
+    if isinstance(event, InstrumentRejected):
+        return {"instrument": event.instrument}
+    return {"order_id": event.order_id}
