@@ -10,11 +10,13 @@ Redis may come back empty at any time. A missing checkpoint means that the model
 filled again from the start of the log, and it carries a ``target``, the head at that
 time: readers find the model unavailable until it is there. The checkpoint also names
 the log it was built from, so a model of another database's log is never gone on with.
-Redis may lose all keys, but not choose some to evict: keep its policy ``noeviction``.
+Redis may lose all keys, but not choose some to evict: keep its policy ``noeviction``. A
+level that events contradict is taken for such a loss, and the model filled again, once.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never, cast
@@ -174,22 +176,24 @@ async def await_book(
 ) -> None:
     """Wait until a shard's books have seen ``position``.
 
+    By the clock and not by a timeout: the Redis client may drop the one cancellation that a
+    timeout is, and the wait would never end.
+
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete, and stayed so.
         ReadModelStale: It did not get there in time.
     """
-    reached: int | None = None
-    try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            while True:
-                reached = await read_position(redis, generation, shard)
-                if reached is not None and reached >= position:
-                    return
-                await asyncio.sleep(WAIT_POLL_S)
-    except TimeoutError:
-        if reached is None:
-            raise ReadModelUnavailable(f"the book of shard {shard} is being filled") from None
-        raise ReadModelStale(f"the book is at {reached}, not yet at {position}") from None
+    deadline_s = time.monotonic() + timeout_ms / 1000
+    while True:
+        reached = await read_position(redis, generation, shard)
+        if reached is not None and reached >= position:
+            return
+        if time.monotonic() >= deadline_s:
+            break
+        await asyncio.sleep(WAIT_POLL_S)
+    if reached is None:
+        raise ReadModelUnavailable(f"the book of shard {shard} is being filled")
+    raise ReadModelStale(f"the book is at {reached}, not yet at {position}")
 
 
 async def read_position(redis: Redis, generation: int, shard: int) -> int | None:
@@ -246,8 +250,14 @@ class BookProjection:
         last = events[-1]
         tag = _tag(generation, last.shard)
         changes = _changes(events)
-        quantities = await self._read_quantities(tag, after, changes)
-        if quantities is None:
+        stored = await self._read_levels(tag, after, changes)
+        if stored is None:
+            return False
+        quantities, complete = stored
+        wrong = _contradictions(changes, quantities)
+        if wrong and complete:
+            logger.error("A book has lost levels", extra={"shard": last.shard, "levels": wrong[:3]})
+            await self.redis.delete(f"{tag}:checkpoint")
             return False
         keys = [f"{tag}:checkpoint"]
         arguments: list[int] = [after, last.position, last.event.time_ms]
@@ -263,25 +273,30 @@ class BookProjection:
             row = (await connection.execute(READ_LOG.where(HEAD.c.shard == shard))).one()
             return row.topic_id, row.position
 
-    async def _read_quantities(
+    async def _read_levels(
         self, tag: str, after: int, changes: "_Changes"
-    ) -> dict[tuple[str, Side, int], int] | None:
-        """Return the present quantities at the levels that change, None if not at ``after``."""
+    ) -> tuple["_Quantities", bool] | None:
+        """Return what rests at the levels that change, and whether the model was complete.
+
+        None if it is not at ``after``.
+        """
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hget(f"{tag}:checkpoint", "position")
+            pipe.hmget(f"{tag}:checkpoint", ["position", "target"])
             for (instrument, side), levels in changes.items():
                 pipe.hmget(_side_keys(tag, instrument, side)[1], list(levels))
-            position, *sides = await pipe.execute()
-        if position is None or int(position) != after:
+            (position, target), *sides = await pipe.execute()
+        if position is None or target is None or int(position) != after:
             return None
-        return {
+        quantities = {
             (instrument, side, price): int(quantity or 0)
             for ((instrument, side), levels), found in zip(changes.items(), sides, strict=True)
             for price, quantity in zip(levels, found, strict=True)
         }
+        return quantities, after >= int(target)
 
 
 _Changes = dict[tuple[str, Side], dict[int, int]]  # instrument and side, price, change of quantity
+_Quantities = dict[tuple[str, Side, int], int]  # by instrument, side and price
 
 
 def _changes(events: Sequence[DecidedEvent]) -> _Changes:
@@ -317,6 +332,16 @@ def _level_change(event: Event) -> tuple[str, Side, int, int] | None:
             return None
         case _:
             assert_never(event)
+
+
+def _contradictions(changes: _Changes, quantities: _Quantities) -> list[tuple[str, str, int]]:
+    """Return the levels that events take more from than rests there."""
+    return [
+        (instrument, side.value, price)
+        for (instrument, side), levels in changes.items()
+        for price, change in levels.items()
+        if quantities[instrument, side, price] + change < 0
+    ]
 
 
 def _changed(quantity: int, change: int, price: int) -> int:

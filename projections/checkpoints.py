@@ -20,6 +20,7 @@ from exchange.schema import CHECKPOINTS, LIVE
 # Projectors do not notify of checkpoints: every NOTIFY makes commits queue for one lock, the
 # matcher's too. Asking often costs one query per interval and process, and only while one waits.
 WAIT_POLL_S: Final = 0.01
+QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
 
 READ_LIVE_CHECKPOINTS = select(
     LIVE.c.projection, CHECKPOINTS.c.shard, CHECKPOINTS.c.position
@@ -113,13 +114,20 @@ class SequenceWaits:
         # A waiter that gives up must not cancel the query that others wait for.
         if self._polls is None or self._polls.done():
             self._polls = asyncio.create_task(self._read())
+            self._polls.add_done_callback(_retrieve)
         return await asyncio.shield(self._polls)
 
     async def _read(self) -> dict[str, dict[int, int]]:
-        async with self._engine.connect() as connection:
+        async with asyncio.timeout(QUERY_TIMEOUT_S), self._engine.connect() as connection:
             return await read_all_checkpoints(connection)
 
 
 def has_reached(reached: Mapping[int, int], wanted: Mapping[int, int]) -> bool:
     """Tell whether ``reached`` has every position of ``wanted``."""
     return all(reached.get(shard, 0) >= position for shard, position in wanted.items())
+
+
+def _retrieve(task: asyncio.Task[dict[str, dict[int, int]]]) -> None:
+    """Take the error of a query whose waiters have all given up."""
+    if not task.cancelled():
+        task.exception()

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 import asyncpg
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from exchange.cancellation import heed_cancellation
 
@@ -33,6 +33,9 @@ _SERVER_CLASSES: Final = frozenset(
     }
 )
 
+# What Redis answers with when it is its own state that keeps it from doing what was asked.
+_REDIS_STATES: Final = ("OOM", "LOADING", "READONLY", "BUSY", "MISCONF")
+
 
 def is_store_failure(error: BaseException) -> bool:
     """Tell whether ``error`` may pass when a store comes back."""
@@ -43,7 +46,26 @@ def is_store_failure(error: BaseException) -> bool:
     # The driver's own confusion over a connection that was cut between two messages.
     if isinstance(error, asyncpg.InternalClientError):
         return True
+    if isinstance(error, ResponseError):
+        return _is_state_of_redis(error)
+    if isinstance(error, DBAPIError) and _is_of_a_value(error):
+        return False
     return isinstance(error, OSError | TimeoutError | SQLAlchemyError | RedisError)
+
+
+def _is_state_of_redis(error: ResponseError) -> bool:
+    # The client takes the prefix from those that it has classes for.
+    known = isinstance(error, ReadOnlyError | OutOfMemoryError)
+    return known or str(error).startswith(_REDIS_STATES)
+
+
+def _is_of_a_value(error: DBAPIError) -> bool:
+    """Tell whether the statement or what was given to it is to blame."""
+    if isinstance(error, DataError | ProgrammingError | IntegrityError):
+        return True
+    # SQLAlchemy has no class for a value that the driver cannot encode.
+    driver_error = error.orig and error.orig.__cause__
+    return isinstance(driver_error, asyncpg.InterfaceError) and isinstance(driver_error, ValueError)
 
 
 class Outage:

@@ -1,12 +1,9 @@
 """Market data and holdings: the book from Redis, trades and positions from Postgres."""
 
-import asyncio
-import time
 from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Raw
-from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,8 +25,8 @@ from exchange.gateway.responses import (
 )
 from projections import positions, trades
 from projections.book import NAME as BOOK
-from projections.book import BookView, read_book, read_position
-from projections.checkpoints import ReadModelUnavailable, read_live_generation
+from projections.book import BookView, await_book, read_book
+from projections.checkpoints import ReadModelStale, ReadModelUnavailable, read_live_generation
 
 INSTRUMENT_DEFAULT: Final = "BTC-USD"
 LEVELS_DEFAULT: Final = 20
@@ -37,7 +34,6 @@ LEVELS_MAX: Final = 100
 TRADES_DEFAULT: Final = 50
 TRADES_MAX: Final = 1_000
 AVERAGE_DECIMALS: Final = 8  # beyond the price's own; an average need not terminate
-BOOK_POLL_S: Final = 0.01  # one small request, and only while somebody waits
 BOOK_WAIT_MS: Final = 250  # an order's answer rather has no book than comes late
 
 
@@ -115,25 +111,13 @@ async def _read_book(
         generation = await read_live_generation(connection, BOOK)
     place = (gateway.redis, generation, listing.shard)
     try:
-        await _await_book(*place, sequence, wait_ms)
+        if sequence:
+            await await_book(*place, sequence, timeout_ms=wait_ms)
         return await read_book(*place, listing.instrument, levels)
+    except ReadModelStale as error:
+        raise Problem(Code.READ_STALE, str(error)) from error
     except ReadModelUnavailable as error:
         raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
-
-
-async def _await_book(
-    redis: Redis, generation: int, shard: int, sequence: int, wait_ms: int
-) -> None:
-    """Wait until the book has seen a position.
-
-    By the clock and not by a timeout: the Redis client may drop the one cancellation that a
-    timeout is, and the wait would never end.
-    """
-    deadline_s = time.monotonic() + wait_ms / 1000
-    while sequence and (await read_position(redis, generation, shard) or 0) < sequence:
-        if time.monotonic() >= deadline_s:
-            raise Problem(Code.READ_STALE, f"The book has not reached {sequence} yet.")
-        await asyncio.sleep(BOOK_POLL_S)
 
 
 def _sides(view: BookView, listing: Listing) -> str:

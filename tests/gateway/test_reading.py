@@ -238,3 +238,25 @@ async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cann
     assert (order_after["filled_quantity"], order_after["status"]) == (1, "cancelled")
     assert (again.status_code, again.json()["order_status"]) == (409, "cancelled")
     assert [(r.status_code, r.json()["code"]) for r in reads] == [(503, "read.unavailable")] * 5
+
+
+async def test_a_book_that_redis_lost_half_of_is_filled_again(
+    http: httpx.AsyncClient, venue: Venue, instrument: str, place: Place
+) -> None:
+    await place(quantity=3)
+    placed = await place(price=9)
+    seen = {"instrument": instrument, "min_sequence": placed.json()["sequence"]}
+    await http.get("/market/orderbook", params=seen)
+    (lost,) = await venue.redis.keys(f"{{book:*:0}}:{instrument}:buy:quantities")
+    await venue.redis.delete(lost)
+
+    crossed = await place(side="sell", quantity=1)
+
+    seen["min_sequence"] = crossed.json()["sequence"]
+    async with asyncio.timeout(10):
+        while (book := await http.get("/market/orderbook", params=seen)).status_code != 200:
+            assert book.json()["code"] in ("read.stale", "read.unavailable")
+    assert [(level["price"], level["quantity"]) for level in book.json()["bids"]] == [
+        (10, 2),
+        (9, 1),
+    ]
