@@ -63,9 +63,8 @@ def _is_of_a_value(error: DBAPIError) -> bool:
     """Tell whether the statement or what was given to it is to blame."""
     if isinstance(error, DataError | ProgrammingError | IntegrityError):
         return True
-    # SQLAlchemy has no class for a value that the driver cannot encode.
-    driver_error = error.orig and error.orig.__cause__
-    return isinstance(driver_error, asyncpg.InterfaceError) and isinstance(driver_error, ValueError)
+    # SQLAlchemy puts the driver's into none of these classes.
+    return isinstance(error.orig and error.orig.__cause__, asyncpg.DataError)
 
 
 class Outage:
