@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from exchange import outcomes
 from exchange.codec import OutcomeMessage, encode_outcomes
+from exchange.command_log import CommandProducer
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
 from exchange.gateway import health
@@ -101,16 +102,22 @@ async def until_status(http: httpx.AsyncClient, status: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_work_in_the_background_that_dies_ends_the_server(
-    venue: Venue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def die(*_: object) -> None:
-        raise RuntimeError("not foreseen")
+async def test_work_in_the_background_that_dies_ends_the_server(venue: Venue) -> None:
+    class Dying(CommandProducer):
+        async def reachable(self, timeout_s: float) -> bool:
+            if dies:
+                raise RuntimeError("not foreseen")
+            return await super().reachable(timeout_s)
+
+    dies = False
+    loop = asyncio.get_running_loop()
+    producer = Dying(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
 
     async def serve_until_gone() -> None:
-        async with asyncio.timeout(15), gateway_at(venue) as http:
+        nonlocal dies
+        async with asyncio.timeout(15), gateway_at(venue, producer) as http:
             assert (await http.get("/livez")).status_code == 200
-            monkeypatch.setattr(health.Health, "_probe", die)
+            dies = True
             while not await is_gone(http):
                 await asyncio.sleep(0.05)
 
