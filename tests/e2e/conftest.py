@@ -12,7 +12,14 @@ import httpx
 import pytest
 
 from exchange.config import Settings
-from tests.conftest import Services, drop_database, free_ports, new_database, new_topic
+from tests.conftest import (
+    E2E_REDIS_DATABASE,
+    Services,
+    drop_database,
+    free_ports,
+    new_database,
+    new_topic,
+)
 from tests.processes import Exchange, running
 
 TOPOLOGIES = {
@@ -34,7 +41,7 @@ def topology(
         kafka_topic=new_topic(services, request.param["shards"]),
         kafka_bootstrap_servers=services.kafka_bootstrap_servers,
         database_url=database_url,
-        redis_url=services.redis_url,
+        redis_url=services.redis_database(E2E_REDIS_DATABASE),
         kafka_is_local=False,
         database_is_local=False,
         redis_is_local=False,

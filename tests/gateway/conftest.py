@@ -23,7 +23,14 @@ from exchange.gateway.app import create_app, serve
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
-from tests.conftest import Services, drop_database, free_ports, new_database, new_topic
+from tests.conftest import (
+    VENUE_REDIS_DATABASE,
+    Services,
+    drop_database,
+    free_ports,
+    new_database,
+    new_topic,
+)
 
 HOST = "127.0.0.1"
 SHARD = Shard(0)
@@ -114,7 +121,7 @@ async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
     database_url = new_database(services, template)
     url = database_url.replace("postgresql://", "postgresql+asyncpg://")
     engine = create_async_engine(url, pool_size=10, max_overflow=10)
-    redis = Redis.from_url(f"{services.redis_url.rpartition('/')[0]}/15")
+    redis = Redis.from_url(services.redis_database(VENUE_REDIS_DATABASE))
     try:
         yield Venue(services, database_url, new_topic(services, 1), engine, redis)
     finally:
