@@ -43,7 +43,7 @@ PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then cli
 DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
 POLL_BUSY_S: Final = 0.002  # a report is needed only when an outcome is late or not waited for
 POLL_IDLE_S: Final = 0.1  # the client's log messages
-LINGER_MS: Final = 1  # one request for a burst; none costs a third of the rate
+LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
 
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"

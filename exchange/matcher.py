@@ -61,7 +61,10 @@ logger = logging.getLogger(__name__)
 
 BATCH_COMMANDS_MAX: Final = 500  # bounds one transaction and the wait of those behind it
 BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command may exceed it
-BATCH_PACE_S: Final = 0.005  # between batches of a busy matcher: fewer, larger transactions
+# After a batch the matcher lets commands gather: a transaction, a message and a wake-up cost the
+# same for one command as for many. Little after a small batch, so a lone client hardly waits.
+PACE_PER_COMMAND_S: Final = 0.001
+PACE_MAX_S: Final = 0.010
 OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall its other clients
 OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
@@ -119,7 +122,7 @@ class Matcher:
         self._outcomes = outcomes
         self._waiting: list[ReceivedCommand] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
-        self._decided_at_s = 0.0
+        self._gather_until_s = 0.0
         self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(OUTCOME_QUEUE_MESSAGES)
 
     async def run(self) -> None:
@@ -159,7 +162,8 @@ class Matcher:
         batch = await self._events.begin()
         verdicts = await self._claim(batch, received)
         decided, done = self._decide(received, verdicts)
-        self._decided_at_s = asyncio.get_running_loop().time()
+        pace_s = min(PACE_MAX_S, done * PACE_PER_COMMAND_S)
+        self._gather_until_s = asyncio.get_running_loop().time() + pace_s
         self._waiting = received[done:]
         head = self._next_head(decided.events, received[done - 1].offset)
         messages = self._messages_of(decided)
@@ -173,7 +177,7 @@ class Matcher:
     async def _pace(self) -> None:
         """Let commands gather while the last batch is young; an idle matcher decides at once."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._decided_at_s + BATCH_PACE_S - loop.time()))
+        await asyncio.sleep(max(0.0, self._gather_until_s - loop.time()))
 
     async def _read(self) -> list[ReceivedCommand]:
         return [receive(record) for record in await self._commands.read(BATCH_COMMANDS_MAX)]

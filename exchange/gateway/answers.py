@@ -23,6 +23,13 @@ from exchange.gateway.submission import Decision, Pending
 
 REPLAYED_HEADER: Final = "Idempotent-Replayed"
 
+ADVICE: Final = {
+    RejectReason.UNKNOWN_INSTRUMENT: "GET /instruments lists what can be traded.",
+    RejectReason.OFF_TICK: "Make the price a multiple of the tick_size that GET /instruments tells.",
+    RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size that GET /instruments tells.",
+    RejectReason.DUPLICATE_ORDER_ID: "An order id is taken for ever: choose another, or none.",
+}
+
 
 def command_id_for(client_id: str | None, key: str | None) -> UUID:
     """Return the id of a command: of its key where there is one, else a new one."""
@@ -50,7 +57,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
     if isinstance(event, OrderRejected | CancelRejected | InstrumentRejected):
         raise Problem(
             REFUSALS[event.reason],
-            f"The exchange refused: {event.reason.value}.",
+            ADVICE.get(event.reason, f"The exchange refused: {event.reason.value}."),
             headers=replay_headers(decision),
             **_subject(event),
             reason=event.reason.value,

@@ -47,7 +47,10 @@ class Listings:
             stored = await find_command(connection, registration_command_id(instrument))
         self.learn([load_event(event) for event in stored])
         if instrument not in self._known:
-            raise Problem(Code.INSTRUMENT_NOT_FOUND, f"Nobody registered {instrument}.")
+            raise Problem(
+                Code.INSTRUMENT_NOT_FOUND,
+                f"Nobody registered {instrument}; GET /instruments lists what can be traded.",
+            )
         return self._known[instrument]
 
     def learn(self, events: Sequence[DecidedEvent]) -> None:

@@ -116,7 +116,9 @@ def to_units(amount: Raw, scale: int, field: str) -> int:
     if len(text) <= AMOUNT_CHARACTERS_MAX:
         matched = _NUMBER.fullmatch(text) or _STRING.fullmatch(text)
     if matched is None:
-        raise invalid(field, "must be a number or a decimal string")
+        raise invalid(
+            field, "must be a number or a decimal string, without an exponent in a string"
+        )
     sign, whole, fraction, exponent = matched.groups(default=b"")
     digits = (whole + fraction).lstrip(b"0")
     if sign or not digits:
@@ -273,8 +275,34 @@ def _check_depth(text: str) -> None:
             raise ValueError(f"nested deeper than {DEPTH_MAX} levels")
 
 
+# What the decoder says, and what it means to somebody who does not know our types.
+_EXPLANATIONS: Final = (
+    ("Object missing required field", "is required"),
+    ("Object contains unknown field", "is not a field of this request"),
+    ("of length", f"must be 1 to {ID_CHARACTERS_MAX} characters"),
+    ("Expected `object`", "must be a JSON object"),
+    ("Expected `str`, got", "must be a string"),
+    ("Expected `int", "must be a whole number within its bounds"),
+)
+_CHOICES: Final = {
+    "side": "must be one of " + ", ".join(Side),
+    "type": "must be one of " + ", ".join(OrderType),
+}
+
+
 def _wrong_shape(message: str) -> Problem:
     path = _PATH_IN_ERROR.search(message)
     name = _NAME_IN_ERROR.search(message)
     field = (path and path[1]) or (name and name[1]) or "body"
-    return invalid(field[:ID_CHARACTERS_MAX], _PATH_IN_ERROR.sub("", message))
+    return invalid(field[:ID_CHARACTERS_MAX], _explained(field, message))
+
+
+def _explained(field: str, message: str) -> str:
+    if "matching regex" in message:
+        form = "be capitals, digits, '.', '_' or '-', such as BTC-USD"
+        other = "have no slash and no control or direction characters"
+        return f"must {form if field == 'instrument' else other}"
+    if "Invalid enum value" in message and field in _CHOICES:
+        return _CHOICES[field]
+    found = (plain for words, plain in _EXPLANATIONS if words in message)
+    return next(found, _PATH_IN_ERROR.sub("", message))

@@ -261,7 +261,8 @@ class Submitter:
         self._metrics.produce_failures[outcome].inc()
         return Problem(
             Code.KAFKA_UNAVAILABLE,
-            f"Kafka did not confirm the command: {delivery.error}.",
+            f"Kafka did not confirm the command ({delivery.error}). With an idempotency key it can"
+            " be sent again safely.",
             outcome=outcome,
             command_id=str(waiter.command_id),
         )
