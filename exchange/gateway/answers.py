@@ -25,8 +25,8 @@ REPLAYED_HEADER: Final = "Idempotent-Replayed"
 
 ADVICE: Final = {
     RejectReason.UNKNOWN_INSTRUMENT: "GET /instruments lists what can be traded.",
-    RejectReason.OFF_TICK: "Make the price a multiple of the tick_size that GET /instruments tells.",
-    RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size that GET /instruments tells.",
+    RejectReason.OFF_TICK: "Make the price a multiple of the tick_size in GET /instruments.",
+    RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size in GET /instruments.",
     RejectReason.DUPLICATE_ORDER_ID: "An order id is taken for ever: choose another, or none.",
 }
 
