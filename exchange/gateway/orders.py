@@ -48,7 +48,8 @@ async def get_order(request: Request) -> Response:
     order_id = check_id(request.path_params["order_id"], "order_id")
     order, reached = await _find(gateway, order_id, query(request, "min_sequence"))
     listing = await gateway.listings.get(order.instrument)
-    sequence = reached.get(order.shard, 0)
+    # The row may be newer than the checkpoint, which was read before it.
+    sequence = max(reached.get(order.shard, 0), order.last_position)
     return json_response({"order": order_view(order, listing), "sequence": sequence})
 
 
