@@ -5,11 +5,13 @@ loop can stop them. Each test gets its own database (a clone of a migrated templ
 logical Redis database and its own topics.
 """
 
+import asyncio
 import itertools
 import random
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -38,6 +40,7 @@ E2E_REDIS_DATABASE = 0
 VENUE_REDIS_DATABASE = 15
 DIRECTORY_PREFIX = "exchange-test-"
 TEMPLATE = "exchange_template"
+DROP_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,21 @@ def new_database(services: Services, template: str) -> str:
 def drop_database(services: Services, database_url: str) -> None:
     """Drop a database, whoever is still connected to it."""
     name = database_url.rpartition("/")[2]
-    services.portal.call(_execute, services.database_url, f"drop database {name} with (force)")
+    services.portal.call(_drop, services.database_url, name)
+
+
+async def _drop(database_url: str, name: str) -> None:
+    """Drop a database; an autovacuum at work in it, which only a superuser may end, ends soon."""
+    deadline_s = time.monotonic() + DROP_TIMEOUT_S
+    while True:
+        try:
+            await _execute(database_url, f"drop database {name} with (force)")
+        except asyncpg.InsufficientPrivilegeError:
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture

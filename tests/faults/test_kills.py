@@ -26,7 +26,7 @@ from tests.projections.models import assert_models_equal_folds, stored_positions
 pytestmark = pytest.mark.anyio
 
 KILLS = 5
-COMMANDS_BETWEEN = 60  # enough for each kill to hit batches at work
+COMMANDS_BETWEEN = 40  # enough for each kill to hit batches at work
 CAUGHT_UP_WITHIN_S = 30.0
 
 Victims = Callable[[Exchange], list[ManagedProcess]]
