@@ -26,7 +26,7 @@ from tests.projections.models import assert_models_equal_folds, stored_positions
 pytestmark = pytest.mark.anyio
 
 KILLS = 5
-COMMANDS_BETWEEN = 40  # enough for each kill to hit batches at work
+COMMANDS_BETWEEN = 25  # enough for each kill to hit batches at work
 CAUGHT_UP_WITHIN_S = 30.0
 
 Victims = Callable[[Exchange], list[ManagedProcess]]
@@ -56,8 +56,7 @@ async def test_five_kills_lose_and_double_nothing(
         async with Load(exchange.urls, instruments) as load:
             await load.until_resolved(COMMANDS_BETWEEN)
             for _ in range(KILLS):
-                for victim in victims(exchange):
-                    await exchange.kill_and_restart(victim)
+                await asyncio.gather(*map(exchange.kill_and_restart, victims(exchange)))
                 await load.until_resolved(COMMANDS_BETWEEN)
         await check_everything(two_shards, load)
 
