@@ -50,6 +50,14 @@ order by events.position
 limit 1
 """
 
+# The text is searched: parsing every event's JSON costs ten times more.
+READ_EVENTS_WITH_TEXT = """
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
+from events
+where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4) > 0
+order by position
+"""
+
 READ_HEADS = "select shard, position, next_offset from head order by shard"
 
 READ_CLAIMS = """
@@ -80,6 +88,13 @@ async def read_events(
     """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
     rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
     return _stored(rows)
+
+
+async def read_events_with_text(
+    connection: asyncpg.Connection, shard: int, text: str, *, after: int, up_to: int
+) -> list[StoredEvent]:
+    """Return the events of a shard above ``after`` up to ``up_to`` whose JSON contains ``text``."""
+    return _stored(await connection.fetch(READ_EVENTS_WITH_TEXT, shard, after, up_to, text))
 
 
 async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:

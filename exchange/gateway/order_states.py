@@ -17,7 +17,7 @@ from msgspec import UNSET
 from exchange.codec import DecidedEvent, load_event
 from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
 from exchange.domain.values import instrument_of_exchange_order_id
-from exchange.event_log import find_order_instrument
+from exchange.event_log import find_order_instrument, read_events_with_text
 from exchange.gateway.context import Gateway
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Code, Problem, order_not_found
@@ -30,15 +30,6 @@ from projections.orders import Order, OrderStatus
 # How far the read model may be behind for one order to be looked for in the log itself: half a
 # second of scanning.
 TAIL_EVENTS_MAX: Final = 200_000
-
-# The text is searched for the quoted id first: parsing every event's JSON costs ten times
-# more.
-READ_TAIL_OF_ORDER = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4) > 0
-order by position
-"""
 
 
 def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
@@ -163,8 +154,7 @@ async def _read_tail(
     connection: asyncpg.Connection, shard: int, order_id: str, after: int, up_to: int
 ) -> list[StoredEvent]:
     quoted_id = encoder.encode(order_id).decode()
-    rows = await connection.fetch(READ_TAIL_OF_ORDER, shard, after, up_to, quoted_id)
-    stored = [StoredEvent(*row) for row in rows]
+    stored = await read_events_with_text(connection, shard, quoted_id, after=after, up_to=up_to)
     return [event for event in stored if _concerns(load_event(event).event, order_id)]
 
 
