@@ -83,7 +83,12 @@ def pending_response(
 
 def replay_headers(decision: Decision) -> dict[str, str]:
     """Return the header that marks the outcome of an earlier command with the same key."""
-    return {REPLAYED_HEADER: "true"} if decision.replayed else {}
+    return replayed_headers(decision.replayed)
+
+
+def replayed_headers(replayed: bool) -> dict[str, str]:
+    """Return what ``replay_headers`` does where only the mark itself is at hand."""
+    return {REPLAYED_HEADER: "true"} if replayed else {}
 
 
 def _subject(event: OrderRejected | CancelRejected | InstrumentRejected) -> dict[str, Any]:

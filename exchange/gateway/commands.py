@@ -16,8 +16,8 @@ from exchange.domain.events import (
 )
 from exchange.event_log import find_command, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.instruments import RegisteredView, registered
-from exchange.gateway.placing import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, invalid
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import place, query

@@ -1,251 +1,53 @@
-"""Placing and cancelling orders: a request to a command, and its events to an answer.
-
-Read ``place_order``. What it answers is built from the events of this one command,
-so it is the order as the matcher left it, whatever the read models have seen.
-"""
+"""Placing and cancelling orders over HTTP; ``entry`` is what they do."""
 
 from urllib.parse import quote
-from uuid import UUID
 
-from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.domain.commands import CancelOrder, PlaceOrder
-from exchange.domain.events import (
-    CancelRejected,
-    OrderCancelled,
-    TradeExecuted,
-)
-from exchange.domain.values import (
-    OrderType,
-    Price,
-    Quantity,
-    RejectReason,
-    instrument_of_exchange_order_id,
-)
-from exchange.gateway.answers import (
-    check_accepted,
-    command_id_for,
-    pending_response,
-    place_of,
-    replay_headers,
-    uuid7,
-)
-from exchange.gateway.context import Gateway, gateway_of
-from exchange.gateway.listings import Listing
-from exchange.gateway.market import book_after
-from exchange.gateway.order_states import (
-    fold,
-    order_after,
-    order_view,
-    settled_listing,
-)
-from exchange.gateway.problems import Code, Problem, invalid, order_not_found, telling
+from exchange.gateway.answers import pending_response, replayed_headers
+from exchange.gateway.context import gateway_of
+from exchange.gateway.entry import Entered, Origin, cancel, place
 from exchange.gateway.requests import (
     CANCEL_BODY,
     ORDER_BODY,
     CancelBody,
-    OrderBody,
+    address_of,
     check_id,
     decode,
     idempotency_key,
-    is_null,
-    to_units,
     wants_async,
 )
-from exchange.gateway.responses import (
-    OrderView,
-    TradeView,
-    json_response,
-    timestamp,
-    trade,
-)
-from exchange.gateway.submission import Decision, Pending
-
-
-class PlacedView(Struct, frozen=True):
-    """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
-
-    order: OrderView
-    trades: list[TradeView]
-    orderbook: Raw | None
-    sequence: int
-    command_id: str
-
-
-class CancelledView(Struct, frozen=True):
-    """What a cancel answers."""
-
-    order: OrderView | dict[str, str]
-    sequence: int
-    command_id: str
+from exchange.gateway.responses import json_response
+from exchange.gateway.submission import Pending
 
 
 async def place_order(request: Request) -> Response:
     """``POST /orders``."""
-    gateway = gateway_of(request)
     body = decode(await request.body(), ORDER_BODY)
-    command_id = command_id_for(body.client_id, idempotency_key(request, body.idempotency_key))
-    with telling(outcome="none"):
-        listing = await gateway.listings.get(body.instrument)
-    command = _place_command(body, listing)
-    answer = await gateway.submitter.submit(
-        listing.shard, command, command_id, wait=not wants_async(request)
-    )
-    if isinstance(answer, Pending):
-        return pending_response(request, answer, command_id, order_id=command.order_id)
-    view = await placed_view(gateway, listing, answer, command_id)
-    headers = {
-        "Location": f"/orders/{quote(view.order.order_id, safe='')}",
-        **replay_headers(answer),
-    }
-    return json_response(view, 201, headers)
+    key = idempotency_key(request, body.idempotency_key)
+    entered = await place(gateway_of(request), body, key, _origin(request))
+    location = f"/orders/{quote(entered.order_id, safe='')}"
+    return _response(request, entered, 201, {"Location": location})
 
 
 async def cancel_order(request: Request) -> Response:
     """``POST /orders/{order_id}/cancel``."""
-    gateway = gateway_of(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
     text = await request.body()
     body = decode(text, CANCEL_BODY) if text else CancelBody()
     key = idempotency_key(request, body.idempotency_key)
-    if key is not None and body.client_id is None:
-        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
-    with telling(outcome="none"):
-        listing = await settled_listing(gateway, order_id)
-    command = CancelOrder(order_id, listing.instrument, body.client_id)
-    command_id = command_id_for(body.client_id, key)
-    answer = await gateway.submitter.submit(
-        listing.shard, command, command_id, wait=not wants_async(request)
-    )
-    if isinstance(answer, Pending):
-        return pending_response(request, answer, command_id, order_id=order_id)
-    view = await cancelled_view(gateway, listing, answer, command_id)
-    return json_response(view, 200, replay_headers(answer))
+    entered = await cancel(gateway_of(request), order_id, body.client_id, key, _origin(request))
+    return _response(request, entered, 200, {})
 
 
-async def placed_view(
-    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
-) -> PlacedView:
-    """Return what the placing of an order answers.
-
-    Raises:
-        Problem: The exchange refused the order.
-    """
-    check_accepted(decision, command_id)
-    order = fold(None, decision.events)
-    assert order is not None, "an accepted order has an OrderAccepted event"
-    return PlacedView(
-        order_view(order, listing),
-        _trades(decision, listing),
-        await _orderbook(gateway, listing, decision),
-        decision.sequence,
-        str(command_id),
-    )
+def _origin(request: Request) -> Origin:
+    return Origin(address_of(request), wait=not wants_async(request))
 
 
-async def cancelled_view(
-    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
-) -> CancelledView:
-    """Return what a cancel answers.
-
-    Raises:
-        Problem: The exchange refused the cancel.
-    """
-    event = decision.first
-    if isinstance(event, CancelRejected) and event.reason is RejectReason.ORDER_NOT_OPEN:
-        raise await _not_open(gateway, listing, event, decision, command_id)
-    check_accepted(decision, command_id)
-    assert isinstance(event, OrderCancelled), event
-    try:
-        order = await order_after(gateway, listing, event.order_id, decision.sequence)
-    except Problem:
-        order = None
-    view = order_view(order, listing) if order is not None else _known_of(event)
-    return CancelledView(view, decision.sequence, str(command_id))
-
-
-def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
-    return PlaceOrder(
-        order_id=_order_id(body),
-        client_id=body.client_id,
-        instrument=body.instrument,
-        side=body.side,
-        order_type=body.type,
-        price=_price(body, listing),
-        quantity=Quantity(to_units(body.quantity, listing.quantity_scale, "quantity")),
-    )
-
-
-def _order_id(body: OrderBody) -> str:
-    if body.order_id is None:
-        return f"{uuid7().hex}-{body.instrument}"
-    if instrument_of_exchange_order_id(body.order_id) is not None:
-        raise Problem(
-            Code.ORDER_ID_RESERVED,
-            "Choose an id of another form, or leave it out.",
-            field="order_id",
+def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:
+    if isinstance(entered.answer, Pending):
+        return pending_response(
+            request, entered.answer, entered.command_id, order_id=entered.order_id
         )
-    return body.order_id
-
-
-def _price(body: OrderBody, listing: Listing) -> Price | None:
-    given = not is_null(body.price)
-    if body.type is OrderType.MARKET:
-        if given:
-            raise Problem(Code.PRICE_NOT_ALLOWED, "Leave the price out.", field="price")
-        return None
-    if not given:
-        raise Problem(Code.PRICE_REQUIRED, "Give a price.", field="price")
-    return Price(to_units(body.price, listing.price_scale, "price"))
-
-
-async def _not_open(
-    gateway: Gateway,
-    listing: Listing,
-    event: CancelRejected,
-    decision: Decision,
-    command_id: UUID,
-) -> Problem:
-    with telling(outcome="unknown", command_id=str(command_id)):
-        order = await order_after(gateway, listing, event.order_id, decision.sequence)
-    if order is None:
-        return order_not_found(event.order_id)
-    return Problem(
-        Code.ORDER_NOT_OPEN,
-        f"The order is {order.status}.",
-        headers=replay_headers(decision),
-        order_id=event.order_id,
-        order_status=order.status,
-        reason=event.reason.value,
-        **place_of(decision, command_id),
-    )
-
-
-def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
-    return [
-        trade(event, decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
-        for decided in decision.events
-        if isinstance(event := decided.event, TradeExecuted)
-    ]
-
-
-async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
-    scales = (listing.price_scale, listing.quantity_scale)
-    if decision.book is not None:
-        return Raw(f"{{{decision.book.text(*scales)}}}".encode())
-    return await book_after(gateway, listing, decision.sequence)
-
-
-def _known_of(event: OrderCancelled) -> dict[str, str]:
-    """Return what the event alone tells, where neither read model nor log could be asked."""
-    return {
-        "order_id": event.order_id,
-        "client_id": event.client_id,
-        "instrument": event.instrument,
-        "side": event.side.value,
-        "status": "cancelled",
-        "updated_at": timestamp(event.time_ms),
-        "reason": event.reason.value,
-    }
+    return json_response(entered.answer, status, {**headers, **replayed_headers(entered.replayed)})

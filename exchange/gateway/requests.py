@@ -154,6 +154,12 @@ def header(request: Request, name: bytes) -> str | None:
     return None
 
 
+def address_of(request: Request) -> str:
+    """Return the address that a request came from; a Unix socket has none."""
+    client = request.scope["client"]
+    return client[0] if client else ""
+
+
 def wants_async(request: Request) -> bool:
     """Tell whether the client asked not to wait for the outcome (RFC 7240)."""
     preferences = header(request, b"prefer")

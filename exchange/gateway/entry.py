@@ -1,0 +1,248 @@
+"""Order entry, however it came: a request to a command, and its events to an answer.
+
+Read ``place``. HTTP and the stream share it; each writes the answer in its own form.
+What it answers is built from the events of this one command, so it is the order as
+the matcher left it, whatever the read models have seen.
+"""
+
+from uuid import UUID
+
+from msgspec import Raw, Struct
+
+from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder
+from exchange.domain.events import (
+    CancelRejected,
+    OrderCancelled,
+    TradeExecuted,
+)
+from exchange.domain.values import (
+    OrderType,
+    Price,
+    Quantity,
+    RejectReason,
+    instrument_of_exchange_order_id,
+)
+from exchange.gateway.answers import (
+    check_accepted,
+    command_id_for,
+    place_of,
+    replay_headers,
+    uuid7,
+)
+from exchange.gateway.context import Gateway
+from exchange.gateway.listings import Listing
+from exchange.gateway.market import book_after
+from exchange.gateway.order_states import (
+    fold,
+    order_after,
+    order_view,
+    settled_listing,
+)
+from exchange.gateway.problems import Code, Problem, invalid, order_not_found, telling
+from exchange.gateway.requests import OrderBody, is_null, to_units
+from exchange.gateway.responses import OrderView, TradeView, timestamp, trade
+from exchange.gateway.submission import Decision, Pending
+
+
+class Origin(Struct, frozen=True):
+    """Where a command came from; ``wait`` tells whether somebody waits for its outcome."""
+
+    address: str
+    wait: bool = True
+
+
+class PlacedView(Struct, frozen=True):
+    """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
+
+    order: OrderView
+    trades: list[TradeView]
+    orderbook: Raw | None
+    sequence: int
+    command_id: str
+
+
+class CancelledView(Struct, frozen=True):
+    """What a cancel answers."""
+
+    order: OrderView | dict[str, str]
+    sequence: int
+    command_id: str
+
+
+class Entered(Struct, frozen=True):
+    """What became of a command: its view, or its place in Kafka while it is not decided."""
+
+    command_id: UUID
+    order_id: str
+    answer: PlacedView | CancelledView | Pending
+    replayed: bool = False
+
+
+async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Origin) -> Entered:
+    """Place an order.
+
+    Raises:
+        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+    """
+    command_id = command_id_for(body.client_id, key)
+    with telling(outcome="none"):
+        listing = await gateway.listings.get(body.instrument)
+    command = _place_command(body, listing)
+    answer = await _submit(gateway, listing, command, command_id, origin)
+    if isinstance(answer, Pending):
+        return Entered(command_id, command.order_id, answer)
+    view = await placed_view(gateway, listing, answer, command_id)
+    return Entered(command_id, view.order.order_id, view, answer.replayed)
+
+
+async def cancel(
+    gateway: Gateway, order_id: str, client_id: str | None, key: str | None, origin: Origin
+) -> Entered:
+    """Cancel an order; ``client_id``, when given, must own it.
+
+    Raises:
+        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+    """
+    if key is not None and client_id is None:
+        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
+    command_id = command_id_for(client_id, key)
+    with telling(outcome="none"):
+        listing = await settled_listing(gateway, order_id)
+    command = CancelOrder(order_id, listing.instrument, client_id)
+    answer = await _submit(gateway, listing, command, command_id, origin)
+    if isinstance(answer, Pending):
+        return Entered(command_id, order_id, answer)
+    view = await cancelled_view(gateway, listing, answer, command_id)
+    return Entered(command_id, order_id, view, answer.replayed)
+
+
+async def placed_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> PlacedView:
+    """Return what the placing of an order answers.
+
+    Raises:
+        Problem: The exchange refused the order.
+    """
+    check_accepted(decision, command_id)
+    order = fold(None, decision.events)
+    assert order is not None, "an accepted order has an OrderAccepted event"
+    return PlacedView(
+        order_view(order, listing),
+        _trades(decision, listing),
+        await _orderbook(gateway, listing, decision),
+        decision.sequence,
+        str(command_id),
+    )
+
+
+async def cancelled_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> CancelledView:
+    """Return what a cancel answers.
+
+    Raises:
+        Problem: The exchange refused the cancel.
+    """
+    event = decision.first
+    if isinstance(event, CancelRejected) and event.reason is RejectReason.ORDER_NOT_OPEN:
+        raise await _not_open(gateway, listing, event, decision, command_id)
+    check_accepted(decision, command_id)
+    assert isinstance(event, OrderCancelled), event
+    try:
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    except Problem:
+        order = None
+    view = order_view(order, listing) if order is not None else _known_of(event)
+    return CancelledView(view, decision.sequence, str(command_id))
+
+
+async def _submit(
+    gateway: Gateway, listing: Listing, command: ClientCommand, command_id: UUID, origin: Origin
+) -> Decision | Pending:
+    return await gateway.submitter.submit(listing.shard, command, command_id, wait=origin.wait)
+
+
+def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
+    return PlaceOrder(
+        order_id=_order_id(body),
+        client_id=body.client_id,
+        instrument=body.instrument,
+        side=body.side,
+        order_type=body.type,
+        price=_price(body, listing),
+        quantity=Quantity(to_units(body.quantity, listing.quantity_scale, "quantity")),
+    )
+
+
+def _order_id(body: OrderBody) -> str:
+    if body.order_id is None:
+        return f"{uuid7().hex}-{body.instrument}"
+    if instrument_of_exchange_order_id(body.order_id) is not None:
+        raise Problem(
+            Code.ORDER_ID_RESERVED,
+            "Choose an id of another form, or leave it out.",
+            field="order_id",
+        )
+    return body.order_id
+
+
+def _price(body: OrderBody, listing: Listing) -> Price | None:
+    given = not is_null(body.price)
+    if body.type is OrderType.MARKET:
+        if given:
+            raise Problem(Code.PRICE_NOT_ALLOWED, "Leave the price out.", field="price")
+        return None
+    if not given:
+        raise Problem(Code.PRICE_REQUIRED, "Give a price.", field="price")
+    return Price(to_units(body.price, listing.price_scale, "price"))
+
+
+async def _not_open(
+    gateway: Gateway,
+    listing: Listing,
+    event: CancelRejected,
+    decision: Decision,
+    command_id: UUID,
+) -> Problem:
+    with telling(outcome="unknown", command_id=str(command_id)):
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    if order is None:
+        return order_not_found(event.order_id)
+    return Problem(
+        Code.ORDER_NOT_OPEN,
+        f"The order is {order.status}.",
+        headers=replay_headers(decision),
+        order_id=event.order_id,
+        order_status=order.status,
+        reason=event.reason.value,
+        **place_of(decision, command_id),
+    )
+
+
+def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
+    return [
+        trade(event, decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+        for decided in decision.events
+        if isinstance(event := decided.event, TradeExecuted)
+    ]
+
+
+async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
+    scales = (listing.price_scale, listing.quantity_scale)
+    if decision.book is not None:
+        return Raw(f"{{{decision.book.text(*scales)}}}".encode())
+    return await book_after(gateway, listing, decision.sequence)
+
+
+def _known_of(event: OrderCancelled) -> dict[str, str]:
+    """Return what the event alone tells, where neither read model nor log could be asked."""
+    return {
+        "order_id": event.order_id,
+        "client_id": event.client_id,
+        "instrument": event.instrument,
+        "side": event.side.value,
+        "status": "cancelled",
+        "updated_at": timestamp(event.time_ms),
+        "reason": event.reason.value,
+    }
