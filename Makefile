@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
+# Two workers, each with services of its own: much of a test is waiting for a process.
+WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-long check fmt lint types imports bench lock clean reset
@@ -18,11 +20,11 @@ run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
 
 test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
 	@$(PY) -m exchange setup
-	$(PY) -m pytest -m "not long"
+	$(PY) -m pytest $(WORKERS) -m "not long"
 
 test-long: $(INSTALLED) ## run every test, those that take minutes too
 	@$(PY) -m exchange setup
-	$(PY) -m pytest
+	$(PY) -m pytest $(WORKERS)
 
 check: lint types imports test ## everything that CI checks
 

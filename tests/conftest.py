@@ -23,6 +23,8 @@ import asyncpg
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from redis import Redis
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from exchange.config import LOOPBACK, PROJECT, Settings
 from exchange.stack import jars
@@ -41,6 +43,8 @@ VENUE_REDIS_DATABASE = 15
 DIRECTORY_PREFIX = "exchange-test-"
 TEMPLATE = "exchange_template"
 DROP_TIMEOUT_S = 20.0
+# Begun last, one worker would run them while the other has nothing left to do.
+LONGEST = ("tests/faults", "tests/stack/test_whole.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,25 @@ def free_ports(count: int) -> list[int]:
                 attempt.bind((LOOPBACK, port))
                 found.append(port)
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+class ByExchange(LoadScopeScheduling):
+    """Gives a worker a whole module, or all that one end-to-end exchange is shared by."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/e2e"):
+            return nodeid.partition("[")[2]
+        return super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByExchange:
+    """Tell pytest-xdist how tests are shared between workers."""
+    return ByExchange(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from tests.stack.test_run import until_shown
 
 pytestmark = pytest.mark.anyio
 
-RESTART_S = 15.0  # from the command to the first trade, on a machine with other work
+RESTART_S = 30.0  # from the command to the first trade, twice what it may take without other work
 REQUEST_S = 10.0
 KAFKA_HOME = Settings.load().kafka_home
 
