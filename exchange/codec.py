@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
+    CloseSettlementCycle,
     Command,
     MalformedRecord,
     PlaceOrder,
@@ -151,6 +152,11 @@ def registration_command_id(instrument: str) -> UUID:
     return _hash_uuid("instrument", instrument)
 
 
+def cycle_command_id(shard: int, cycle: int) -> UUID:
+    """Return the id of a cycle's closing on a shard: its number is the idempotency key."""
+    return _hash_uuid("settlement cycle", str(shard), str(cycle))
+
+
 def is_keyed(command_id: UUID) -> bool:
     """Tell whether a resend of this command must give the first one's outcome."""
     return command_id.version == KEYED_COMMAND_ID_VERSION
@@ -171,7 +177,13 @@ def body_hash(command: Command) -> bytes:
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
             command = msgspec.structs.replace(command, order_id="")  # no client can choose that
-        case PlaceOrder() | CancelOrder() | RegisterInstrument() | MalformedRecord():
+        case (
+            PlaceOrder()
+            | CancelOrder()
+            | RegisterInstrument()
+            | CloseSettlementCycle()
+            | MalformedRecord()
+        ):
             pass
     return sha256(_encoder.encode(command)).digest()[:BODY_HASH_BYTES]
 
@@ -205,6 +217,11 @@ def load_event(stored: StoredEvent) -> DecidedEvent:
         stored.command_id,
         stored.kafka_offset,
     )
+
+
+def encode_event_data(event: Event) -> bytes:
+    """Return an event of the current version as text."""
+    return _encoder.encode(event)
 
 
 def decode_event_data(data: bytes | Raw) -> Event:

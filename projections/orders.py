@@ -42,6 +42,8 @@ from exchange.domain.events import (
     OrderRejected,
     OrderRested,
     RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason
@@ -380,7 +382,12 @@ def _fold(events: Sequence[DecidedEvent]) -> _Batch:
                     change = batch.begin(decided, event)
                     change.status, change.reason = OrderStatus.REJECTED, event.reason
             case (
-                CancelRejected() | InstrumentRegistered() | InstrumentRejected() | RecordRejected()
+                CancelRejected()
+                | InstrumentRegistered()
+                | InstrumentRejected()
+                | SettlementCycleClosed()
+                | SettlementCycleRejected()
+                | RecordRejected()
             ):
                 pass
             case _:

@@ -11,6 +11,7 @@ from uuid import UUID
 from exchange.codec import store_event
 from exchange.domain.commands import (
     CancelOrder,
+    CloseSettlementCycle,
     Command,
     MalformedRecord,
     PlaceOrder,
@@ -27,6 +28,8 @@ from exchange.domain.events import (
     OrderRejected,
     OrderRested,
     RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
     TradeExecuted,
 )
 from exchange.domain.values import (
@@ -173,6 +176,18 @@ def registered(
 def instrument_rejected(instrument: str = BTC_USD) -> InstrumentRejected:
     reason = RejectReason.INSTRUMENT_ALREADY_REGISTERED
     return InstrumentRejected(instrument, reason, time_ms=TIME_MS)
+
+
+def close(cycle: int) -> CloseSettlementCycle:
+    return CloseSettlementCycle(cycle)
+
+
+def closed(cycle: int) -> SettlementCycleClosed:
+    return SettlementCycleClosed(cycle, time_ms=TIME_MS)
+
+
+def close_rejected(cycle: int) -> SettlementCycleRejected:
+    return SettlementCycleRejected(cycle, RejectReason.CYCLE_CLOSED, time_ms=TIME_MS)
 
 
 def accepted(

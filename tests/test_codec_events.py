@@ -29,6 +29,8 @@ from tests.builders import (
     accepted_market,
     cancel_rejected,
     cancelled,
+    close_rejected,
+    closed,
     instrument_rejected,
     place,
     record_rejected,
@@ -127,6 +129,17 @@ STORED_TEXTS: list[tuple[Event, str]] = [
             '"time_ms":1700000000000}'
         ),
     ),
+    (
+        closed(7),
+        '{"type":"SettlementCycleClosed","cycle":7,"time_ms":1700000000000}',
+    ),
+    (
+        close_rejected(7),
+        (
+            '{"type":"SettlementCycleRejected","cycle":7,"reason":"cycle_closed",'
+            '"time_ms":1700000000000}'
+        ),
+    ),
 ]
 EVENTS = [event for event, _ in STORED_TEXTS]
 
@@ -222,7 +235,7 @@ def test_the_chain_is_what_logs_already_hold() -> None:
     log = [stored(event, position) for position, event in enumerate(EVENTS, start=1)]
 
     assert chain_after(EMPTY_CHAIN, log).hex() == (
-        "f102e03e34d67200f13553983bc29dcc460dc145830e63db2d9055a4202bb4b8"
+        "2b821c7e301a0ad3afe5a8a9a6ba2e470cbc570ccc6be93c4ab1d5fef33c1c3e"
     )
     assert chain_after(EMPTY_CHAIN, []) == EMPTY_CHAIN
 

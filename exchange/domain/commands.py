@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from exchange.domain.values import (
+    CycleNumber,
     Id,
     InstrumentName,
     OrderType,
@@ -51,6 +52,12 @@ class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     client_id: Id | None
 
 
+class CloseSettlementCycle(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Close a settlement cycle, and all before it, on the shard that receives this."""
+
+    cycle: CycleNumber
+
+
 class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Stands for a Kafka record that is no command, so that the log tells of it.
 
@@ -62,5 +69,6 @@ class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     size_bytes: int
 
 
-ClientCommand = RegisterInstrument | PlaceOrder | CancelOrder  # what a gateway may send
+# What a gateway may send.
+ClientCommand = RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle
 Command = ClientCommand | MalformedRecord

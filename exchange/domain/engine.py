@@ -6,9 +6,9 @@ verification share ``evolve``, so a state rebuilt from its events equals the one
 that wrote them.
 
 The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its
-priority included) and per instrument. A sum can be kept up to date one change
-at a time and does not depend on the order in which things are visited
-(Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
+priority included), per instrument and of the open settlement cycle. A sum can be
+kept up to date one change at a time and does not depend on the order in which things
+are visited (Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from typing import Final, assert_never
 from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
 from exchange.domain.commands import (
     CancelOrder,
+    CloseSettlementCycle,
     Command,
     MalformedRecord,
     PlaceOrder,
@@ -34,6 +35,8 @@ from exchange.domain.events import (
     OrderRejected,
     OrderRested,
     RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
     TradeExecuted,
 )
 from exchange.domain.values import (
@@ -45,21 +48,26 @@ from exchange.domain.values import (
 )
 
 DIGEST_BYTES: Final = 32
+FIRST_CYCLE: Final = 1
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
 
 
 @dataclass(slots=True)
 class State:
-    """A shard after the events up to ``position``; it holds only what still rests."""
+    """A shard after the events up to ``position``; it holds only what still rests.
+
+    ``settlement_cycle`` is the one that is open: its trades are still being made.
+    """
 
     position: Position = Position(0)
     time_ms: int = 0
     books: dict[str, Book] = field(default_factory=dict)
+    settlement_cycle: int = FIRST_CYCLE
     digest_sum: int = 0
 
     @property
     def digest(self) -> bytes:
-        """The digest of all resting orders and instruments, 32 bytes."""
+        """The digest of all resting orders and instruments and of the open cycle, 32 bytes."""
         return self.digest_sum.to_bytes(DIGEST_BYTES, "big")
 
 
@@ -91,6 +99,8 @@ def decide(
             return [_cancel(state, command, now_ms)]
         case RegisterInstrument():
             return [_register(state, command, now_ms)]
+        case CloseSettlementCycle():
+            return [_close_cycle(state, command, now_ms)]
         case MalformedRecord():
             return [
                 RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
@@ -115,11 +125,14 @@ def evolve(state: State, event: Event) -> None:
                 _reduce(state, book, book.orders[event.order_id], event.quantity)
         case InstrumentRegistered():
             _open_book(state, event)
+        case SettlementCycleClosed():
+            _open_cycle(state, event.cycle + 1)
         case (
             OrderAccepted()
             | OrderRejected()
             | CancelRejected()
             | InstrumentRejected()
+            | SettlementCycleRejected()
             | RecordRejected()
         ):
             pass
@@ -129,7 +142,7 @@ def evolve(state: State, event: Event) -> None:
 
 def check_state(state: State) -> None:
     """Assert the invariants of every book and that the digest is the sum it claims to be."""
-    expected = 0
+    expected = _cycle_hash(state.settlement_cycle)
     for name, book in state.books.items():
         check_invariants(book)
         expected += _instrument_hash(book.instrument)
@@ -297,6 +310,18 @@ def _open_book(state: State, event: InstrumentRegistered) -> None:
     _shift_digest(state, _instrument_hash(instrument))
 
 
+def _close_cycle(state: State, command: CloseSettlementCycle, now_ms: int) -> Event:
+    if command.cycle < state.settlement_cycle:
+        return SettlementCycleRejected(command.cycle, RejectReason.CYCLE_CLOSED, time_ms=now_ms)
+    return SettlementCycleClosed(command.cycle, time_ms=now_ms)
+
+
+def _open_cycle(state: State, cycle: int) -> None:
+    shift = _cycle_hash(cycle) - _cycle_hash(state.settlement_cycle)
+    state.settlement_cycle = cycle
+    _shift_digest(state, shift)
+
+
 def _rest(state: State, event: OrderRested) -> None:
     order = RestingOrder(
         order_id=event.order_id,
@@ -330,6 +355,12 @@ def _order_hash(instrument: str, order: RestingOrder) -> int:
         f"\x1f{order.price}\x1f{order.remaining}\x1f{order.priority}"
     )
     return int.from_bytes(sha256(text.encode()).digest(), "big")
+
+
+def _cycle_hash(cycle: int) -> int:
+    if cycle == FIRST_CYCLE:
+        return 0  # as the empty state has it
+    return int.from_bytes(sha256(f"settlement cycle {cycle}".encode()).digest(), "big")
 
 
 def _instrument_hash(instrument: Instrument) -> int:

@@ -121,6 +121,21 @@ class CancelRejected(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+class SettlementCycleClosed(Struct, frozen=True, tag=True, gc=False):
+    """Settlement cycle ``cycle``, and all before it, take no more of the shard's trades."""
+
+    cycle: int
+    time_ms: int
+
+
+class SettlementCycleRejected(Struct, frozen=True, tag=True, gc=False):
+    """A settlement cycle was not closed."""
+
+    cycle: int
+    reason: RejectReason
+    time_ms: int
+
+
 class RecordRejected(Struct, frozen=True, tag=True, gc=False):
     """A Kafka record was no command; ``sha256`` is the hex digest of its bytes."""
 
@@ -139,6 +154,8 @@ Event = (
     | OrderRested
     | OrderCancelled
     | CancelRejected
+    | SettlementCycleClosed
+    | SettlementCycleRejected
     | RecordRejected
 )
 

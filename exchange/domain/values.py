@@ -35,6 +35,8 @@ Scale = Annotated[int, Meta(ge=0, le=SCALE_MAX)]
 PriceUnits = Annotated[Price, Meta(gt=0, lt=UNITS_LIMIT)]
 QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]
 
+CycleNumber = Annotated[int, Meta(gt=0, lt=2**31)]
+
 EXCHANGE_ORDER_ID: Final = re.compile(r"[0-9a-f]{32}-([A-Z0-9][A-Z0-9._-]{0,30})", re.ASCII)
 
 
@@ -68,6 +70,7 @@ class RejectReason(StrEnum):
     DUPLICATE_ORDER_ID = "duplicate_order_id"
     ORDER_NOT_OPEN = "order_not_open"
     NOT_OWNER = "not_owner"
+    CYCLE_CLOSED = "cycle_closed"
 
 
 class CancelReason(StrEnum):

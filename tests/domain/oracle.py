@@ -19,6 +19,7 @@ class Oracle:
         self.instruments: dict[str, Message] = {}
         self.resting: list[Message] = []
         self.time_ms = 0
+        self.open_cycle = 1
 
     def execute(self, command: Message, time_ms: int, order_id_taken: bool) -> list[Message]:
         """Carry ``command`` out and tell what happened."""
@@ -30,6 +31,8 @@ class Oracle:
             events = [self._cancel(command)]
         elif command["type"] == "RegisterInstrument":
             events = [self._register(command)]
+        elif command["type"] == "CloseSettlementCycle":
+            events = [self._close_cycle(command)]
         else:
             events = [{**command, "type": "RecordRejected"}]
         return [{**event, "time_ms": self.time_ms} for event in events]
@@ -133,6 +136,16 @@ class Oracle:
             }
         self.instruments[command["instrument"]] = command
         return {**command, "type": "InstrumentRegistered"}
+
+    def _close_cycle(self, command: Message) -> Message:
+        if command["cycle"] < self.open_cycle:
+            return {
+                "type": "SettlementCycleRejected",
+                "cycle": command["cycle"],
+                "reason": "cycle_closed",
+            }
+        self.open_cycle = command["cycle"] + 1
+        return {"type": "SettlementCycleClosed", "cycle": command["cycle"]}
 
     def _find(self, instrument: str, order_id: str) -> Message | None:
         for order in self.resting:

@@ -8,6 +8,7 @@ from exchange.domain.values import Side
 from tests.builders import (
     TIME_MS,
     cancel,
+    closed,
     evolve_all,
     given,
     registered,
@@ -70,6 +71,13 @@ def test_the_digest_covers_time_priority() -> None:
 )
 def test_the_digest_covers_everything_about_an_instrument(other: Event) -> None:
     assert given(registered(ETH_EUR)).digest != given(other).digest
+
+
+def test_the_digest_covers_the_open_settlement_cycle() -> None:
+    digests = [given(*closings).digest for closings in ([], [closed(1)], [closed(1), closed(2)])]
+
+    assert len(set(digests)) == 3
+    assert given(closed(2)).digest == digests[-1]
 
 
 def test_the_digest_does_not_cover_time() -> None:

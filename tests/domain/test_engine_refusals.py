@@ -12,6 +12,9 @@ from tests.builders import (
     cancel,
     cancel_rejected,
     cancelled,
+    close,
+    close_rejected,
+    closed,
     depth,
     evolve_all,
     given,
@@ -200,3 +203,19 @@ def test_a_record_that_is_no_command_is_told_of_in_the_log() -> None:
     command = malformed("Input data was truncated")
 
     assert when(given(), command) == [record_rejected(command)]
+
+
+def test_a_settlement_cycle_is_closed_once() -> None:
+    state = given()
+    evolve_all(state, when(state, close(1)))
+
+    assert when(state, close(1)) == [close_rejected(1)]
+    assert when(state, close(2)) == [closed(2)]
+
+
+def test_a_shard_that_missed_a_closing_closes_the_earlier_cycles_too() -> None:
+    state = given(closed(3))
+
+    assert state.settlement_cycle == 4
+    assert when(state, close(2)) == [close_rejected(2)]
+    assert when(state, close(6)) == [closed(6)]

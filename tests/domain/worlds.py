@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from exchange.domain.commands import (
     CancelOrder,
+    CloseSettlementCycle,
     Command,
     MalformedRecord,
     PlaceOrder,
@@ -51,7 +52,8 @@ CANCELLERS: Final = [None, *CLIENTS]
 REGISTRATIONS: Final = [BTC_USD, ETH_JPY, LATE]
 TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
 TAKEN: Final = [False] * 19 + [True]
-SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed"]
+CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21]
+SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def make_command(
     quantity: Quantity,
     canceller: str | None,
     registration: RegisterInstrument,
+    cycle: int,
 ) -> Command:
     """Use of these what the shape needs: always drawing all lets Hypothesis shrink faster."""
     match shape:
@@ -85,6 +88,8 @@ def make_command(
             return CancelOrder(order_id, instrument, canceller)
         case "register":
             return registration
+        case "close":
+            return CloseSettlementCycle(cycle)
         case _:
             return MalformedRecord("no command", "00" * 32, 7)
 
@@ -100,6 +105,7 @@ commands: Final = st.builds(
     st.sampled_from(QUANTITIES),
     st.sampled_from(CANCELLERS),
     st.sampled_from(REGISTRATIONS),
+    st.sampled_from(CYCLES),
 )
 steps: Final = st.builds(Step, commands, st.sampled_from(TIMES_MS), st.sampled_from(TAKEN))
 step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + drawn)
@@ -148,6 +154,7 @@ class Swarm:
             choose(QUANTITIES),
             choose(CANCELLERS),
             choose(REGISTRATIONS),
+            choose(CYCLES),
         )
 
 
