@@ -6,26 +6,19 @@ compare-and-set, checks every argument, and only then writes. Quantities are add
 here, never there: Lua's numbers are not exact beyond 2^53. Each side is a sorted set
 of prices and a hash from price to quantity.
 
-Redis may come back empty at any time. A missing checkpoint means that the model is
-filled again from the start of the log, and it carries a ``target``, the head at that
-time: readers find the model unavailable until it is there. The checkpoint also names
-the log it was built from, so a model of another database's log is never gone on with.
-Redis may lose all keys, but not choose some to evict: keep its policy ``noeviction``. A
-level that events contradict is taken for such a loss, and the model filled again, once.
+``redis_model`` says what becomes of a model that Redis lost. A level that events contradict
+is taken for such a loss too, and the model filled again, once.
 """
 
-import asyncio
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, assert_never, cast
+from typing import Final, assert_never
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
-from sqlalchemy import Table, select
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.codec import DecidedEvent
@@ -39,44 +32,34 @@ from exchange.domain.events import (
     OrderRejected,
     OrderRested,
     RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
     TradeExecuted,
 )
 from exchange.domain.values import Side
-from exchange.schema import HEAD
-from projections.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.redis_model import (
+    MOVE,
+    being_filled,
+    cannot_read,
+    checkpoint_key,
+    complete_position,
+    reached_model,
+    resume_model,
+    script,
+    tag,
+)
 
 logger = logging.getLogger(__name__)
 
 NAME = "book"
 
-WAIT_POLL_S: Final = 0.01  # a poll is one small request, made only while a reader waits
-
-# KEYS: the checkpoint. ARGV: log and position that were found there ('' for nothing), log and
-# position of the head, pattern of all keys of the shard. Answers the position to go on from.
-# Of two projectors that found the same only one deletes it, and begins in the same step.
-START = """#!lua
-local stored = redis.call('HMGET', KEYS[1], 'log', 'position')
-if (stored[1] or '') ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then
-    return stored[2] or '0'
-end
-for _, key in ipairs(redis.call('KEYS', ARGV[5])) do
-    redis.call('UNLINK', key)
-end
-redis.call('HSET', KEYS[1], 'log', ARGV[3], 'position', '0', 'target', ARGV[4], 'time_ms', '0')
-return '0'
-"""
-
 # KEYS: the checkpoint, then for each side the prices and the quantities. ARGV: after, position,
 # time_ms, then for each side the number of its levels and each one's price and quantity.
 # Answers whether the checkpoint was at ``after``; if not, nothing is written.
-APPLY = """#!lua
-local function amount(text, digits_max)
-    return text ~= nil and #text <= digits_max and string.match(text, '^%d+$') ~= nil
-end
-if redis.call('HGET', KEYS[1], 'position') ~= ARGV[1] then
-    return 0
-end
-if not (amount(ARGV[2], 19) and amount(ARGV[3], 19)) or #KEYS % 2 ~= 1 then
+APPLY = (
+    MOVE
+    + """
+if #KEYS % 2 ~= 1 then
     return redis.error_reply('ERR book: malformed batch')
 end
 local at = 4
@@ -116,6 +99,7 @@ for key = 2, #KEYS, 2 do
 end
 return 1
 """
+)
 
 # KEYS: the checkpoint; prices and quantities of the bids, then of the asks. ARGV: levels.
 READ = """#!lua flags=no-writes
@@ -135,7 +119,7 @@ return {
 }
 """
 
-READ_LOG = select(HEAD.c.topic_id, HEAD.c.position)
+ALL_LEVELS: Final = 0
 
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
@@ -153,64 +137,23 @@ class BookView(Struct, frozen=True):
 async def read_book(
     redis: Redis, generation: int, shard: int, instrument: str, levels: int
 ) -> BookView:
-    """Return up to ``levels`` of each side; an instrument without orders has none.
+    """Return up to ``levels`` of each side, or all; an instrument without orders has none.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
     """
-    tag = _tag(generation, shard)
-    keys = [f"{tag}:checkpoint", *_side_keys(tag, instrument, Side.BUY)]
-    keys += _side_keys(tag, instrument, Side.SELL)
+    prefix = tag(NAME, generation, shard)
+    keys = [checkpoint_key(NAME, generation, shard), *_side_keys(prefix, instrument, Side.BUY)]
+    keys += _side_keys(prefix, instrument, Side.SELL)
     try:
-        checkpoint, bids, asks = await _script(redis, READ)(keys=keys, args=[levels])
+        checkpoint, bids, asks = await script(redis, READ)(keys=keys, args=[levels])
     except RedisError as error:
-        raise ReadModelUnavailable(f"cannot read the book: {error}") from error
+        raise cannot_read(NAME, error) from error
     position, target, time_ms = checkpoint
-    if position is None or target is None or int(position) < int(target):
-        raise ReadModelUnavailable(f"the book of shard {shard} is being filled")
-    return BookView(int(position), int(time_ms), list(_levels(bids)), list(_levels(asks)))
-
-
-async def await_book(
-    redis: Redis, generation: int, shard: int, position: int, *, timeout_ms: int
-) -> None:
-    """Wait until a shard's books have seen ``position``.
-
-    By the clock and not by a timeout: the Redis client may drop the one cancellation that a
-    timeout is, and the wait would never end.
-
-    Raises:
-        ReadModelUnavailable: Redis is away, or the model is not complete, and stayed so.
-        ReadModelStale: It did not get there in time.
-    """
-    deadline_s = time.monotonic() + timeout_ms / 1000
-    while True:
-        reached = await read_position(redis, generation, shard)
-        if reached is not None and reached >= position:
-            return
-        if time.monotonic() >= deadline_s:
-            break
-        await asyncio.sleep(WAIT_POLL_S)
+    reached = complete_position(position, target)
     if reached is None:
-        raise ReadModelUnavailable(f"the book of shard {shard} is being filled")
-    raise ReadModelStale(f"the book is at {reached}, not yet at {position}")
-
-
-async def read_position(redis: Redis, generation: int, shard: int) -> int | None:
-    """Return how far a shard's books are, None while they are not complete.
-
-    Raises:
-        ReadModelUnavailable: Redis is away.
-    """
-    try:
-        position, target = await cast(
-            "Any", redis.hmget(f"{_tag(generation, shard)}:checkpoint", ["position", "target"])
-        )
-    except RedisError as error:
-        raise ReadModelUnavailable(f"cannot read the book: {error}") from error
-    if position is None or target is None or int(position) < int(target):
-        return None
-    return int(position)
+        raise being_filled(NAME, shard)
+    return BookView(reached, int(time_ms), list(_levels(bids)), list(_levels(asks)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,22 +167,11 @@ class BookProjection:
 
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from; a model that is missing is started anew."""
-        tag = _tag(generation, shard)
-        checkpoint = f"{tag}:checkpoint"
-        stored = await cast("Any", self.redis.hmget(checkpoint, ["log", "position"]))
-        found_log, found_position = (_text(value) for value in stored)
-        # Read after the checkpoint: another projector may be moving it, but not past this.
-        log, head = await self._read_log(shard)
-        if found_log == log and found_position and int(found_position) <= head:
-            return int(found_position)
-        logger.warning("Filling the books from the start", extra={"shard": shard, "target": head})
-        arguments: list[str | int] = [found_log, found_position, log, head, f"{tag}:*"]
-        return int(await _script(self.redis, START)(keys=[checkpoint], args=arguments))
+        return await resume_model(self.engine, self.redis, self.name, generation, shard)
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
         """Return the positions of those of ``shards`` whose books are complete."""
-        positions = {shard: await read_position(self.redis, generation, shard) for shard in shards}
-        return {shard: position for shard, position in positions.items() if position is not None}
+        return await reached_model(self.redis, self.name, generation, shards)
 
     async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
         """Apply consecutive events of one shard if the checkpoint is ``after``.
@@ -248,42 +180,37 @@ class BookProjection:
             Whether it was. If not, nothing changed.
         """
         last = events[-1]
-        tag = _tag(generation, last.shard)
+        prefix = tag(NAME, generation, last.shard)
         changes = _changes(events)
-        stored = await self._read_levels(tag, after, changes)
+        stored = await self._read_levels(prefix, after, changes)
         if stored is None:
             return False
         quantities, complete = stored
         wrong = _contradictions(changes, quantities)
         if wrong and complete:
             logger.error("A book has lost levels", extra={"shard": last.shard, "levels": wrong[:3]})
-            await self.redis.delete(f"{tag}:checkpoint")
+            await self.redis.delete(f"{prefix}:checkpoint")
             return False
-        keys = [f"{tag}:checkpoint"]
+        keys = [f"{prefix}:checkpoint"]
         arguments: list[int] = [after, last.position, last.event.time_ms]
         for (instrument, side), levels in changes.items():
-            keys += _side_keys(tag, instrument, side)
+            keys += _side_keys(prefix, instrument, side)
             arguments.append(len(levels))
             for price, change in levels.items():
                 arguments += (price, _changed(quantities[instrument, side, price], change, price))
-        return bool(await _script(self.redis, APPLY)(keys=keys, args=arguments))
-
-    async def _read_log(self, shard: int) -> tuple[str, int]:
-        async with self.engine.connect() as connection:
-            row = (await connection.execute(READ_LOG.where(HEAD.c.shard == shard))).one()
-            return row.topic_id, row.position
+        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
 
     async def _read_levels(
-        self, tag: str, after: int, changes: "_Changes"
+        self, prefix: str, after: int, changes: "_Changes"
     ) -> tuple["_Quantities", bool] | None:
         """Return what rests at the levels that change, and whether the model was complete.
 
         None if it is not at ``after``.
         """
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(f"{tag}:checkpoint", ["position", "target"])
+            pipe.hmget(f"{prefix}:checkpoint", ["position", "target"])
             for (instrument, side), levels in changes.items():
-                pipe.hmget(_side_keys(tag, instrument, side)[1], list(levels))
+                pipe.hmget(_side_keys(prefix, instrument, side)[1], list(levels))
             (position, target), *sides = await pipe.execute()
         if position is None or target is None or int(position) != after:
             return None
@@ -327,6 +254,8 @@ def _level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | CancelRejected()
             | InstrumentRegistered()
             | InstrumentRejected()
+            | SettlementCycleClosed()
+            | SettlementCycleRejected()
             | RecordRejected()
         ):
             return None
@@ -355,17 +284,6 @@ def _levels(flat: Sequence[bytes | str]) -> Iterator[Level]:
         yield int(price), int(quantity)
 
 
-def _tag(generation: int, shard: int) -> str:
-    return f"{{{NAME}:{generation}:{shard}}}"
-
-
-def _side_keys(tag: str, instrument: str, side: Side) -> tuple[str, str]:
-    return f"{tag}:{instrument}:{side.value}:prices", f"{tag}:{instrument}:{side.value}:quantities"
-
-
-def _text(value: bytes | str | None) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""
-
-
-def _script(redis: Redis, text: str) -> AsyncScript:
-    return redis.register_script(text)  # runs by its hash; sends the text when Redis lost it
+def _side_keys(prefix: str, instrument: str, side: Side) -> tuple[str, str]:
+    start = f"{prefix}:{instrument}:{side.value}"
+    return f"{start}:prices", f"{start}:quantities"

@@ -20,6 +20,7 @@ from exchange.event_log import read_heads
 from projections.book import BookProjection
 from projections.checkpoints import has_reached
 from projections.failures import Outage, is_store_failure
+from projections.feed import FeedProjection
 from projections.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
 from projections.instruments import instruments_projection
 from projections.lifecycle import (
@@ -33,8 +34,11 @@ from projections.lifecycle import (
 from projections.orders import orders_projection
 from projections.positions import positions_projection
 from projections.postgres import driver_connection
+from projections.settlement import settlement_projection
 from projections.tail import ShardTail, is_set_within, listen
+from projections.ticker import TickerProjection
 from projections.trades import trades_projection
+from projections.vwap import vwap_projection
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +149,11 @@ def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
         orders_projection(engine),
         trades_projection(engine),
         positions_projection(engine),
+        vwap_projection(engine),
+        settlement_projection(engine),
         BookProjection(engine, redis),
+        TickerProjection(engine, redis),
+        FeedProjection(engine, redis),
     ]
 
 

@@ -14,6 +14,7 @@ from exchange.domain.events import (
     InstrumentRejected,
     OrderRejected,
     RecordRejected,
+    SettlementCycleRejected,
 )
 from exchange.domain.values import RejectReason
 from exchange.gateway.problems import REFUSALS, Code, Problem, order_not_found
@@ -22,6 +23,8 @@ from exchange.gateway.responses import json_response
 from exchange.gateway.submission import Decision, Pending
 
 REPLAYED_HEADER: Final = "Idempotent-Replayed"
+
+Refusal = OrderRejected | CancelRejected | InstrumentRejected | SettlementCycleRejected
 
 ADVICE: Final = {
     RejectReason.UNKNOWN_INSTRUMENT: "GET /instruments lists what can be traded.",
@@ -54,7 +57,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
         # Word for word what an order that is not there gets: anything else would tell that it is.
         raise order_not_found(event.order_id)
-    if isinstance(event, OrderRejected | CancelRejected | InstrumentRejected):
+    if isinstance(event, Refusal):
         raise Problem(
             REFUSALS[event.reason],
             ADVICE.get(event.reason, f"The exchange refused: {event.reason.value}."),
@@ -91,7 +94,9 @@ def replayed_headers(replayed: bool) -> dict[str, str]:
     return {REPLAYED_HEADER: "true"} if replayed else {}
 
 
-def _subject(event: OrderRejected | CancelRejected | InstrumentRejected) -> dict[str, Any]:
+def _subject(event: Refusal) -> dict[str, Any]:
+    if isinstance(event, SettlementCycleRejected):
+        return {"cycle_id": event.cycle}
     if isinstance(event, InstrumentRejected):
         return {"instrument": event.instrument}
     return {"order_id": event.order_id}

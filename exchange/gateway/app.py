@@ -24,14 +24,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.command_log import CommandProducer
+from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
 from exchange.gateway.context import Gateway
 from exchange.gateway.edge import Edge
 from exchange.gateway.health import Health
+from exchange.gateway.holdings import get_positions
 from exchange.gateway.instruments import list_all, register_instrument
 from exchange.gateway.listings import Listings
-from exchange.gateway.market import get_orderbook, get_positions, get_trades
+from exchange.gateway.market import get_orderbook, get_trades
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.operations import get_health, get_liveness, get_metrics
@@ -39,7 +41,9 @@ from exchange.gateway.orders import get_order, get_order_events, get_orders
 from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
+from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
 from exchange.gateway.submission import Submitter
+from exchange.gateway.ticker import get_ticker
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,11 @@ ROUTES: Final = (
     Route("/market/orderbook", get_orderbook, methods=["GET"]),
     Route("/market/trades", get_trades, methods=["GET"]),
     Route("/market/positions/{client_id}", get_positions, methods=["GET"]),
+    Route("/market/ticker", get_ticker, methods=["GET"]),
+    Route("/market/analytics", get_analytics, methods=["GET"]),
+    Route("/settlement/cycles", get_cycles, methods=["GET"]),
+    Route("/settlement/cycles/close", close_cycle, methods=["POST"]),
+    Route("/settlement/cycles/{cycle_id}", get_cycle, methods=["GET"]),
     Route("/orders", get_orders, methods=["GET"]),
     Route("/orders/{order_id}/events", get_order_events, methods=["GET"]),
     Route("/commands/{command_id}", get_command, methods=["GET"]),

@@ -13,6 +13,8 @@ from exchange.domain.events import (
     InstrumentRejected,
     OrderCancelled,
     RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
 )
 from exchange.event_log import find_command, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
@@ -22,6 +24,7 @@ from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, invalid
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import place, query
 from exchange.gateway.responses import json_response
+from exchange.gateway.settlement import CutView, cut
 from exchange.gateway.submission import Decision, decision_of
 
 RETRY_LATER: Final = 503
@@ -66,11 +69,13 @@ async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> di
 
 async def _outcome(
     gateway: Gateway, decision: Decision, command_id: UUID
-) -> PlacedView | CancelledView | RegisteredView:
+) -> PlacedView | CancelledView | RegisteredView | CutView:
     event = decision.first
     match event:
         case InstrumentRegistered() | InstrumentRejected() | RecordRejected():
             return registered(decision, command_id)
+        case SettlementCycleClosed() | SettlementCycleRejected():
+            return cut(decision, command_id)
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)
             return await cancelled_view(gateway, listing, decision, command_id)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
@@ -25,14 +25,23 @@ from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import log_connection, model_connection
-from projections import instruments, orders, positions, trades
-from projections.book import NAME as BOOK
-from projections.book import read_position
+from projections import (
+    book,
+    feed,
+    instruments,
+    orders,
+    positions,
+    settlement,
+    ticker,
+    trades,
+    vwap,
+)
 from projections.checkpoints import (
     ReadModelUnavailable,
     read_all_checkpoints,
     read_live_generation,
 )
+from projections.redis_model import reached_model
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +53,16 @@ HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
 UNHEALTHY: Final = "unhealthy"
 
-READ_MODELS: Final = (instruments.NAME, orders.NAME, trades.NAME, positions.NAME, BOOK)
+IN_REDIS: Final = (book.NAME, ticker.NAME, feed.NAME)
+READ_MODELS: Final = (
+    instruments.NAME,
+    orders.NAME,
+    trades.NAME,
+    positions.NAME,
+    vwap.NAME,
+    settlement.NAME,
+    *IN_REDIS,
+)
 
 PING_POSTGRES = text("select 1")
 
@@ -133,11 +151,11 @@ class Health:
     async def _measure_lag(self) -> None:
         async with model_connection(self._engine) as connection:
             reached = await read_all_checkpoints(connection)
-            generation = await read_live_generation(connection, BOOK) if BOOK in reached else 0
+            live = {n: await read_live_generation(connection, n) for n in IN_REDIS if n in reached}
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
-        if BOOK in reached:
-            reached[BOOK] = await self._book_positions(generation, heads)
+        for name, generation in live.items():
+            reached[name] = await self._redis_positions(name, generation, list(heads))
         for shard, position in heads.items():
             self._metrics.head.labels(str(shard)).set(position)
         due = self._due(heads)
@@ -145,13 +163,14 @@ class Health:
             name: self._lag(name, reached.get(name, {}), heads, due) for name in READ_MODELS
         }
 
-    async def _book_positions(self, generation: int, shards: Iterable[int]) -> dict[int, int]:
-        """Return how far the book is on each shard; it keeps its checkpoints in Redis."""
+    async def _redis_positions(
+        self, name: str, generation: int, shards: Sequence[int]
+    ) -> dict[int, int]:
+        """Return how far a model is on each shard that keeps its checkpoints in Redis."""
         try:
-            found = [(s, await read_position(self._redis, generation, s)) for s in shards]
+            return await reached_model(self._redis, name, generation, shards)
         except ReadModelUnavailable:
             return {}
-        return {shard: position for shard, position in found if position is not None}
 
     def _due(self, heads: Mapping[int, int]) -> Mapping[int, int]:
         """Return where the heads were when a projection had to have seen by now."""

@@ -1,4 +1,4 @@
-"""Market data and holdings: the book from Redis, trades and positions from Postgres."""
+"""Market data: the book from Redis, trades from Postgres."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,8 +10,8 @@ from starlette.responses import Response
 from exchange.codec import Depth
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.problems import Code, Problem
-from exchange.gateway.reading import CATCH_UP_WAIT_MS, min_sequence, model_connection
+from exchange.gateway.problems import Problem
+from exchange.gateway.reading import CATCH_UP_WAIT_MS, answering, min_sequence, model_connection
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
     JSONBytes,
@@ -19,14 +19,13 @@ from exchange.gateway.responses import (
     book,
     cursor_text,
     json_response,
-    ratio,
-    sequence_text,
     timestamp,
 )
-from projections import positions, trades
+from projections import trades
 from projections.book import NAME as BOOK
-from projections.book import BookView, await_book, read_book
-from projections.checkpoints import ReadModelStale, ReadModelUnavailable, read_live_generation
+from projections.book import BookView, read_book
+from projections.checkpoints import read_live_generation
+from projections.redis_model import await_position
 
 INSTRUMENT_DEFAULT: Final = "BTC-USD"
 LEVELS_DEFAULT: Final = 20
@@ -42,9 +41,9 @@ async def get_orderbook(request: Request) -> Response:
     gateway = gateway_of(request)
     parameters = query(request, "instrument", "levels", "min_sequence")
     levels = integer(parameters, "levels", LEVELS_DEFAULT, least=1, most=LEVELS_MAX)
-    listing = await _listing(gateway, parameters)
+    listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
-    view = await _read_book(gateway, listing, wanted, levels, CATCH_UP_WAIT_MS)
+    view = await read_depth(gateway, listing, wanted, levels, CATCH_UP_WAIT_MS)
     return JSONBytes(
         f'{{"instrument":"{listing.instrument}",{_sides(view, listing)}'
         f',"timestamp":"{timestamp(view.time_ms)}","sequence":{view.position}}}'
@@ -54,7 +53,7 @@ async def get_orderbook(request: Request) -> Response:
 async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
     """Return the book at or after a position for the answer to an order, None if there is none."""
     try:
-        view = await _read_book(gateway, listing, sequence, LEVELS_DEFAULT, BOOK_WAIT_MS)
+        view = await read_depth(gateway, listing, sequence, LEVELS_DEFAULT, BOOK_WAIT_MS)
     except Problem:
         return None
     return Raw(f"{{{_sides(view, listing)}}}".encode())
@@ -66,7 +65,7 @@ async def get_trades(request: Request) -> Response:
     parameters = query(request, "instrument", "limit", "cursor", "min_sequence")
     limit = integer(parameters, "limit", TRADES_DEFAULT, least=1, most=TRADES_MAX)
     before = cursor(parameters, 1)
-    listing = await _listing(gateway, parameters)
+    listing = await listing_of(gateway, parameters)
     await gateway.freshness.reach(trades.NAME, min_sequence(parameters, listing.shard))
     async with model_connection(gateway.engine) as connection:
         rows, reached = await trades.list_trades(
@@ -82,42 +81,27 @@ async def get_trades(request: Request) -> Response:
     return json_response(document)
 
 
-async def get_positions(request: Request) -> Response:
-    """``GET /market/positions/{client_id}``."""
-    gateway = gateway_of(request)
-    client_id = check_id(request.path_params["client_id"], "client_id")
-    shard = 0 if gateway.shards == 1 else None
-    wanted = min_sequence(query(request, "min_sequence"), shard)
-    await gateway.freshness.reach(positions.NAME, wanted)
-    async with model_connection(gateway.engine) as connection:
-        rows, reached = await positions.list_positions(connection, client_id)
-    document = {
-        "client_id": client_id,
-        "positions": [_position(row, await gateway.listings.get(row.instrument)) for row in rows],
-        "sequence": sequence_text(reached),
-    }
-    return json_response(document)
-
-
-async def _listing(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:
+async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:
+    """Return the listing of the ``instrument`` parameter, or of the default one."""
     instrument = parameters.get("instrument", INSTRUMENT_DEFAULT)
     return await gateway.listings.get(check_id(instrument, "instrument"))
 
 
-async def _read_book(
+async def read_depth(
     gateway: Gateway, listing: Listing, sequence: int, levels: int, wait_ms: int
 ) -> BookView:
+    """Return a book at or after a position.
+
+    Raises:
+        Problem: 503, the model is not there or did not get there in time.
+    """
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, BOOK)
-    place = (gateway.redis, generation, listing.shard)
-    try:
+    place = (generation, listing.shard)
+    with answering():
         if sequence:
-            await await_book(*place, sequence, timeout_ms=wait_ms)
-        return await read_book(*place, listing.instrument, levels)
-    except ReadModelStale as error:
-        raise Problem(Code.READ_STALE, str(error)) from error
-    except ReadModelUnavailable as error:
-        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
+            await await_position(gateway.redis, BOOK, *place, sequence, timeout_ms=wait_ms)
+        return await read_book(gateway.redis, *place, listing.instrument, levels)
 
 
 def _sides(view: BookView, listing: Listing) -> str:
@@ -135,25 +119,3 @@ def _trade(row: trades.Trade, listing: Listing) -> dict[str, object]:
         "timestamp": timestamp(row.time_ms),
         "sequence": row.position,
     }
-
-
-def _position(row: positions.ClientPosition, listing: Listing) -> dict[str, object]:
-    """Return a position; its average price is null while nothing is held."""
-    cost_scale = listing.price_scale + listing.quantity_scale
-    return {
-        "instrument": row.instrument,
-        "net_quantity": amount(row.net_quantity, listing.quantity_scale),
-        "total_cost": amount(row.total_cost, cost_scale),
-        "avg_price": _average(row, listing),
-        "realised_pnl": amount(row.realised_pnl, cost_scale),
-        "last_updated": timestamp(row.updated_ms),
-        "sequence": row.position,
-    }
-
-
-def _average(row: positions.ClientPosition, listing: Listing) -> Raw | None:
-    if not row.net_quantity:
-        return None
-    decimals = listing.price_scale + AVERAGE_DECIMALS
-    text = ratio(row.total_cost, row.net_quantity, listing.price_scale, decimals=decimals)
-    return Raw(text.encode())

@@ -53,6 +53,10 @@ class Code(Enum):
     INSTRUMENT_NOT_FOUND = "instrument.not_found", 404, "There is no such instrument"
     INSTRUMENT_EXISTS = "instrument.exists", 409, "The instrument exists with another definition"
 
+    CYCLE_NOT_FOUND = "settlement.cycle_not_found", 404, "There is no such settlement cycle"
+    CYCLE_NOT_OPEN = "settlement.cycle_not_open", 409, "The settlement cycle has not begun"
+    CYCLE_CLOSED = "settlement.cycle_closed", 409, "The settlement cycle is closed"
+
     IDEMPOTENCY_CONFLICT = "idempotency.conflict", 409, "The key was used for another request"
     COMMAND_NOT_FOUND = "command.not_found", 404, "There is no such command"
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
@@ -74,6 +78,7 @@ REFUSALS: Final = {
     RejectReason.OFF_LOT: Code.OFF_LOT,
     RejectReason.DUPLICATE_ORDER_ID: Code.ORDER_ID_TAKEN,
     RejectReason.ORDER_NOT_OPEN: Code.ORDER_NOT_OPEN,
+    RejectReason.CYCLE_CLOSED: Code.CYCLE_CLOSED,
     RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # others' orders are none of the asker's business
 }
 

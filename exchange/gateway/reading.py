@@ -33,7 +33,7 @@ async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
     Raises:
         Problem: 503, Postgres is away or too slow, or the model is not there.
     """
-    with _answering():
+    with answering():
         async with asyncio.timeout(QUERY_WAIT_S), engine.connect() as connection:
             yield connection
 
@@ -45,13 +45,13 @@ async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connectio
     Raises:
         Problem: 503, Postgres is away or too slow.
     """
-    with _answering():
+    with answering():
         async with asyncio.timeout(QUERY_WAIT_S), driver_connection(engine) as driver:
             yield driver
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
     """Turn what a store or a read model may fail with into the answer for the client."""
     try:
         yield
@@ -82,7 +82,7 @@ class Freshness:
         """
         if not wanted:
             return
-        with _answering():
+        with answering():
             await self._waits.reach(projection, wanted, timeout_ms=timeout_ms)
 
     async def catch_up(self, projection: str) -> None:

@@ -13,6 +13,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from exchange.domain.values import (
     ID_CHARACTERS_MAX,
     ID_PATTERN,
     UNITS_LIMIT,
+    CycleNumber,
     Id,
     InstrumentName,
     OrderType,
@@ -36,6 +38,9 @@ AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
 UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
 
 SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND: Final = timedelta(milliseconds=1)
 
 NULL: Final = Raw(b"null")
 
@@ -72,6 +77,12 @@ class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
     idempotency_key: Id | None = None
 
 
+class CloseBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /settlement/cycles/close``; all of it may be left out."""
+
+    cycle: CycleNumber | None = None
+
+
 class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /instruments``."""
 
@@ -87,6 +98,7 @@ class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 ORDER_BODY: Final = msgspec.json.Decoder(OrderBody)
 CANCEL_BODY: Final = msgspec.json.Decoder(CancelBody)
+CLOSE_BODY: Final = msgspec.json.Decoder(CloseBody)
 INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 
@@ -209,18 +221,36 @@ def cursor(
         length: How many numbers there are.
         shard_at: Which of them is a shard, if one is.
     """
-    text = parameters.get("cursor")
-    if text is None:
+    plain = _plain_cursor(parameters)
+    if plain is None:
         return None
-    try:
-        plain = b64decode(text.encode(), altchars=b"-_", validate=True).decode()
-    except ValueError:
-        plain = ""
     numbers = plain.split(".")
     right = len(numbers) == length and all(_INTEGER.fullmatch(number) for number in numbers)
     if not right or (shard_at is not None and len(numbers[shard_at]) > SHARD_DIGITS_MAX):
-        raise invalid("cursor", "must be the next_cursor of an earlier answer")
+        raise _wrong_cursor()
     return tuple(int(number) for number in numbers)
+
+
+def id_cursor(parameters: Mapping[str, str]) -> str | None:
+    """Return the id in the ``cursor`` parameter, None if it is not given."""
+    plain = _plain_cursor(parameters)
+    if plain is not None and not (len(plain) <= ID_CHARACTERS_MAX and _ID.match(plain)):
+        raise _wrong_cursor()
+    return plain
+
+
+def moment_ms(parameters: Mapping[str, str], name: str) -> int | None:
+    """Return an ISO 8601 time as milliseconds since the epoch; one without an offset is UTC."""
+    text = parameters.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - EPOCH) // MILLISECOND
+    except (ValueError, OverflowError):
+        raise invalid(name, "must be a time such as 2026-01-31T12:00:00Z") from None
 
 
 def place(text: str, field: str) -> tuple[int, int]:
@@ -231,6 +261,20 @@ def place(text: str, field: str) -> tuple[int, int]:
     ):
         raise invalid(field, "must look like 0:123, a shard and a whole number")
     return int(shard), int(number)
+
+
+def _plain_cursor(parameters: Mapping[str, str]) -> str | None:
+    text = parameters.get("cursor")
+    if text is None:
+        return None
+    try:
+        return b64decode(text.encode(), altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise _wrong_cursor() from None
+
+
+def _wrong_cursor() -> Problem:
+    return invalid("cursor", "must be the next_cursor of an earlier answer")
 
 
 def _shift(digits: bytes, shift: int, scale: int, field: str) -> int:

@@ -119,9 +119,9 @@ def sequence_text(reached: Mapping[int, int]) -> str:
     return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
 
 
-def cursor_text(*numbers: int) -> str:
+def cursor_text(*parts: int | str) -> str:
     """Write a cursor: opaque, so that clients do not come to rely on what is in it."""
-    plain = ".".join(str(number) for number in numbers)
+    plain = ".".join(str(part) for part in parts)
     return urlsafe_b64encode(plain.encode()).decode()
 
 

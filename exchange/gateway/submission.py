@@ -43,7 +43,7 @@ from exchange.codec import (
     reply_address,
 )
 from exchange.command_log import CommandProducer, Delivery, NotProduced
-from exchange.domain.commands import ClientCommand
+from exchange.domain.commands import ClientCommand, CloseSettlementCycle, PlaceOrder
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
@@ -228,7 +228,7 @@ class Submitter:
         try:
             self._producer.produce(
                 shard,
-                key=waiter.command.instrument,
+                key=_key_of(waiter.command),
                 value=encode_command(waiter.command),
                 command_id=waiter.command_id,
                 reply_to=reply_address(self.gateway_id, number),
@@ -253,7 +253,7 @@ class Submitter:
             case _Heard(outcome=outcome) if outcome.replay_of is not None:
                 return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
             case _Heard():
-                book_view = answer.books.get(waiter.command.instrument)
+                book_view = _book_of(answer, waiter.command)
                 return Decision(_decided_events(answer, waiter.command_id), book_view)
 
     def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
@@ -347,6 +347,14 @@ def _decided_events(heard: _Heard, command_id: UUID) -> list[DecidedEvent]:
         )
         for position, data in enumerate(outcome.events, outcome.first_position)
     ]
+
+
+def _key_of(command: ClientCommand) -> str:
+    return "settlement" if isinstance(command, CloseSettlementCycle) else command.instrument
+
+
+def _book_of(heard: _Heard, command: ClientCommand) -> BookView | None:
+    return heard.books.get(command.instrument) if isinstance(command, PlaceOrder) else None
 
 
 def _placed(waiter: _Waiter) -> PlacedCommand:

@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.event_log import read_heads
-from projections.book import await_book
 from projections.checkpoints import SequenceWaits
 from projections.projector import run_projector
-from tests.projections.models import POSTGRES_PROJECTIONS
+from projections.redis_model import await_position
+from tests.projections.models import POSTGRES_PROJECTIONS, REDIS_PROJECTIONS
 
 CATCH_UP_TIMEOUT_MS = 20_000
 
@@ -77,6 +77,14 @@ async def catch_up(engine: AsyncEngine, redis: Redis, connection: asyncpg.Connec
     waits = SequenceWaits(engine)
     for name in POSTGRES_PROJECTIONS:
         await waits.reach(name, heads, timeout_ms=CATCH_UP_TIMEOUT_MS)
-    generation = await connection.fetchval("select generation from live where projection = 'book'")
-    for shard, position in heads.items():
-        await await_book(redis, generation, shard, position, timeout_ms=CATCH_UP_TIMEOUT_MS)
+    for name in REDIS_PROJECTIONS:
+        generation = await read_generation(connection, name)
+        for shard, position in heads.items():
+            place = (name, generation, shard, position)
+            await await_position(redis, *place, timeout_ms=CATCH_UP_TIMEOUT_MS)
+
+
+async def read_generation(connection: asyncpg.Connection, projection: str) -> int:
+    query = "select generation from live where projection = $1"
+    generation: int = await connection.fetchval(query, projection)
+    return generation

@@ -95,6 +95,79 @@ def fold_positions(events: Iterable[StoredEvent]) -> dict[tuple[str, str], Row]:
     return positions
 
 
+def fold_minutes(events: Iterable[StoredEvent]) -> dict[tuple[str, int], Row]:
+    """Return each one-minute bucket's row by instrument and minute."""
+    trades: dict[tuple[str, int], list[Row]] = {}
+    for trade in fold_trades(events).values():
+        trades.setdefault((trade["instrument"], trade["time_ms"] // 60_000), []).append(trade)
+    return {
+        (instrument, minute): {
+            "instrument": instrument,
+            "minute": minute,
+            "shard": bucket[0]["shard"],
+            "trade_count": len(bucket),
+            "quantity": sum(trade["quantity"] for trade in bucket),
+            "volume": sum(trade["price"] * trade["quantity"] for trade in bucket),
+            "price_sum": sum(trade["price"] for trade in bucket),
+            "open": bucket[0]["price"],
+            "high": max(trade["price"] for trade in bucket),
+            "low": min(trade["price"] for trade in bucket),
+            "close": bucket[-1]["price"],
+            "position": bucket[-1]["position"],
+        }
+        for (instrument, minute), bucket in trades.items()
+    }
+
+
+def fold_obligations(events: Iterable[StoredEvent]) -> dict[tuple[int, str, str], Row]:
+    """Return each obligation's row by cycle, client and instrument."""
+    open_cycles: dict[int, int] = {}
+    owed: dict[tuple[int, str, str], Row] = {}
+    for stored, event in _decoded(events):
+        cycle = open_cycles.get(stored.shard, 1)
+        if stored.type == "SettlementCycleClosed":
+            open_cycles[stored.shard] = event["cycle"] + 1
+        if stored.type == "TradeExecuted":
+            for role in ("maker", "taker"):
+                buys = (role == "taker") == (event["taker_side"] == "buy")
+                key = (cycle, event[f"{role}_client_id"], event["instrument"])
+                names = dict(zip(("cycle", "client_id", "instrument"), key, strict=True))
+                empty = {**names, "shard": stored.shard, "net_quantity": 0, "net_amount": 0}
+                row = owed.setdefault(key, empty)
+                row["net_quantity"] += event["quantity"] if buys else -event["quantity"]
+                cost = event["price"] * event["quantity"]
+                row["net_amount"] += -cost if buys else cost
+    return owed
+
+
+def fold_cycles(events: Iterable[StoredEvent]) -> dict[tuple[int, int], Row]:
+    """Return the row of each cycle that has trades or a cut, by shard and cycle."""
+    rows: dict[tuple[int, int], Row] = {}
+    open_cycles: dict[int, int] = {}
+
+    def row_of(shard: int, cycle: int) -> Row:
+        empty = {"trade_count": 0, "closed_ms": None, "closed_position": None}
+        return rows.setdefault((shard, cycle), {"shard": shard, "cycle": cycle, **empty})
+
+    for stored, event in _decoded(events):
+        if stored.type == "TradeExecuted":
+            row_of(stored.shard, open_cycles.get(stored.shard, 1))["trade_count"] += 1
+        if stored.type == "SettlementCycleClosed":
+            open_cycles[stored.shard] = event["cycle"] + 1
+            row = row_of(stored.shard, event["cycle"])
+            row["closed_ms"], row["closed_position"] = event["time_ms"], stored.position
+    return rows
+
+
+def fold_last_trades(events: Iterable[StoredEvent]) -> dict[str, Row]:
+    """Return each instrument's newest trade."""
+    names = ("price", "quantity", "taker_side", "position", "time_ms")
+    return {
+        trade["instrument"]: {name: trade[name] for name in names}
+        for trade in fold_trades(events).values()
+    }
+
+
 def fold_book(events: Iterable[StoredEvent]) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """Return each instrument's bids and asks as pairs of price and quantity, best first.
 

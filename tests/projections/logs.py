@@ -11,7 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from exchange.codec import chain_after, keyed_command_id, store_event
-from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
+from exchange.domain.commands import (
+    CancelOrder,
+    CloseSettlementCycle,
+    Command,
+    PlaceOrder,
+    RegisterInstrument,
+)
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     UNITS_LIMIT,
@@ -26,6 +32,7 @@ from exchange.domain.values import (
 from exchange.event_store import PostgresEventStore
 from exchange.ports import Head, StoredEvent
 
+OFFSET_MS = 250  # between two commands, so that a log spans minutes
 START_MS = 1_790_000_000_000  # a time in 2026: more than 32 bits
 CLIENTS = ("ann", "bob", "cyd", "dee")
 SMALL_TICK, LARGE_TICK = 5, UNITS_LIMIT // 8
@@ -76,7 +83,8 @@ class LogWriter:
     def random_commands(self, chance: random.Random, count: int) -> list[Command]:
         """Return commands of every kind, many of which will be refused."""
         open_ids = [order_id for book in self.state.books.values() for order_id in book.orders]
-        return [_random_command(chance, self.shard, open_ids) for _ in range(count)]
+        cycle = self.state.settlement_cycle
+        return [_random_command(chance, self.shard, open_ids, cycle) for _ in range(count)]
 
     async def append_random(self, chance: random.Random, count: int) -> list[StoredEvent]:
         return await self.append(self.random_commands(chance, count))
@@ -91,7 +99,9 @@ class LogWriter:
             self._taken.add(command.order_id)
         stored: list[StoredEvent] = []
         command_id = keyed_command_id(f"shard {self.shard}", str(offset))
-        for event in decide(self.state, command, time_ms=START_MS + offset, order_id_taken=taken):
+        for event in decide(
+            self.state, command, time_ms=START_MS + OFFSET_MS * offset, order_id_taken=taken
+        ):
             evolve(self.state, event)
             stored.append(
                 store_event(
@@ -118,10 +128,14 @@ def registrations(shard: int) -> list[Command]:
     ]
 
 
-def _random_command(chance: random.Random, shard: int, open_ids: Sequence[str]) -> Command:
+def _random_command(
+    chance: random.Random, shard: int, open_ids: Sequence[str], cycle: int
+) -> Command:
     kind = chance.random()
     if kind < 0.02:
         return chance.choice(registrations(shard))
+    if kind < 0.03:
+        return CloseSettlementCycle(max(1, cycle + chance.choice((-1, 0, 0, 0, 2))))
     small, large = instruments_of(shard)
     instrument = chance.choice((small, small, large))
     if kind < 0.25:

@@ -3,6 +3,7 @@
 Read with plain SQL and Redis commands: the projections' own queries are not trusted here.
 """
 
+import json
 from decimal import Decimal
 from typing import Any, cast
 
@@ -14,15 +15,20 @@ from exchange.ports import StoredEvent
 from tests.projections.folds import (
     Row,
     fold_book,
+    fold_cycles,
     fold_histories,
     fold_instruments,
+    fold_last_trades,
+    fold_minutes,
+    fold_obligations,
     fold_orders,
     fold_positions,
     fold_trades,
 )
 
-PROJECTIONS = ("book", "instruments", "orders", "positions", "trades")
-POSTGRES_PROJECTIONS = ("instruments", "orders", "positions", "trades")
+POSTGRES_PROJECTIONS = ("instruments", "orders", "positions", "settlement", "trades", "vwap")
+REDIS_PROJECTIONS = ("book", "feed", "ticker")
+PROJECTIONS = tuple(sorted(POSTGRES_PROJECTIONS + REDIS_PROJECTIONS))
 
 READ_MODEL = """
 select * from {table} where generation = (select generation from live where projection = $1)
@@ -46,7 +52,12 @@ async def assert_models_equal_folds(connection: asyncpg.Connection, redis: Redis
     assert await stored_histories(connection) == fold_histories(log)
     assert await stored_trades(connection) == fold_trades(log)
     assert await stored_positions(connection) == fold_positions(log)
+    assert await stored_minutes(connection) == fold_minutes(log)
+    assert await stored_obligations(connection) == fold_obligations(log)
+    assert await stored_cycles(connection) == fold_cycles(log)
     heads = await read_heads(connection)
+    assert await stored_last_trades(connection, redis, list(heads)) == fold_last_trades(log)
+    await assert_feed_ends_the_log(connection, redis, heads)
     assert await stored_book(connection, redis, list(heads)) == fold_book(log)
     assert await stored_checkpoints(connection) == {
         (name, shard): position
@@ -79,6 +90,21 @@ async def stored_positions(connection: asyncpg.Connection) -> dict[tuple[str, st
     return {(row["client_id"], row["instrument"]): row for row in rows}
 
 
+async def stored_minutes(connection: asyncpg.Connection) -> dict[tuple[str, int], Row]:
+    rows = await _rows(connection, "minutes", projection="vwap")
+    return {(row["instrument"], row["minute"]): row for row in rows}
+
+
+async def stored_obligations(connection: asyncpg.Connection) -> dict[tuple[int, str, str], Row]:
+    rows = await _rows(connection, "obligations", projection="settlement")
+    return {(row["cycle"], row["client_id"], row["instrument"]): row for row in rows}
+
+
+async def stored_cycles(connection: asyncpg.Connection) -> dict[tuple[int, int], Row]:
+    rows = await _rows(connection, "settlement_cycles", projection="settlement")
+    return {(row["shard"], row["cycle"]): row for row in rows}
+
+
 async def stored_checkpoints(connection: asyncpg.Connection) -> dict[tuple[str, int], int]:
     rows = await connection.fetch(
         "select projection, shard, position from checkpoints join live using (projection)"
@@ -87,11 +113,38 @@ async def stored_checkpoints(connection: asyncpg.Connection) -> dict[tuple[str, 
     return {(row["projection"], row["shard"]): row["position"] for row in rows}
 
 
+async def stored_last_trades(
+    connection: asyncpg.Connection, redis: Redis, shards: list[int]
+) -> dict[str, Row]:
+    generation = await _live(connection, "ticker")
+    found: dict[str, Row] = {}
+    for shard in shards:
+        key = f"{{ticker:{generation}:{shard}}}:last"
+        texts = await cast("Any", redis.hgetall(key))
+        found |= {name.decode(): json.loads(text) for name, text in texts.items()}
+    return found
+
+
+async def assert_feed_ends_the_log(
+    connection: asyncpg.Connection, redis: Redis, heads: dict[int, int]
+) -> None:
+    """Compare the feeds with the log from their first entries to the heads."""
+    generation = await _live(connection, "feed")
+    for shard, head in heads.items():
+        found: Any = await redis.xrange(f"{{feed:{generation}:{shard}}}:events")
+        entries = {int(entry.partition(b"-")[0]): fields for entry, fields in found}
+        first = min(entries, default=head + 1)
+        stored = await read_events(connection, shard, after=first - 1, up_to=head, limit=head)
+        assert list(entries) == list(range(first, head + 1))
+        assert [entries[e.position][b"e"].decode() for e in stored] == [e.data for e in stored]
+        assert [entries[e.position][b"c"] for e in stored] == [e.command_id.bytes for e in stored]
+
+
 async def stored_book(
     connection: asyncpg.Connection, redis: Redis, shards: list[int]
 ) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """Return the books of all shards from Redis' own structures, checking that they agree."""
-    generation = await connection.fetchval("select generation from live where projection = 'book'")
+    generation = await _live(connection, "book")
     books: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for shard in shards:
         tag = f"{{book:{generation}:{shard}}}"
@@ -104,6 +157,12 @@ async def stored_book(
             else:
                 book["asks"] = sorted(levels)
     return books
+
+
+async def _live(connection: asyncpg.Connection, projection: str) -> int:
+    query = "select generation from live where projection = $1"
+    generation: int = await connection.fetchval(query, projection)
+    return generation
 
 
 async def _stored_levels(redis: Redis, key: str) -> list[tuple[int, int]]:

@@ -30,5 +30,6 @@ async def test_read_models_are_partitioned_by_generation(engine: AsyncEngine) ->
     async with engine.connect() as connection:
         rows = (await connection.execute(text(READ_PARTITIONED))).all()
 
-    names = ["instruments", "order_events", "orders", "positions", "trades"]
+    names = ["instruments", "minutes", "obligations", "order_events", "orders", "positions"]
+    names += ["settlement_cycles", "trades"]
     assert [tuple(row) for row in rows] == [(name, "LIST (generation)") for name in names]

@@ -20,6 +20,8 @@ from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, RunProjector, catch_
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import (
     POSTGRES_PROJECTIONS,
+    PROJECTIONS,
+    REDIS_PROJECTIONS,
     assert_models_equal_folds,
     stored_checkpoints,
 )
@@ -165,7 +167,9 @@ async def test_an_unknown_event_stops_every_projection_of_its_shard_and_no_other
             cancel_of_nothing(writer), type="OrderTeleported", data='{"type":"OrderTeleported"}'
         )
         await writer.append_events([unknown])
-        await until("select count(*) from generations where state = 'failed'", connection, 5)
+        await until(
+            "select count(*) from generations where state = 'failed'", connection, len(PROJECTIONS)
+        )
         await healthy.append(registrations(1))
         await healthy.append_random(chance, 30)
         for name in POSTGRES_PROJECTIONS:
@@ -175,10 +179,12 @@ async def test_an_unknown_event_stops_every_projection_of_its_shard_and_no_other
 
     failures = [failure for _, failure in await connection.fetch(READ_FAILURES)]
     place = f"shard 0: OrderTeleported at position {stopped_at + 1} of shard 0: "
-    assert [failure.startswith(place) for failure in failures] == [True] * 5
+    assert [failure.startswith(place) for failure in failures] == [True] * len(PROJECTIONS)
     checkpoints = await stored_checkpoints(connection)
     assert {checkpoints[name, 0] for name in POSTGRES_PROJECTIONS} == {stopped_at}
-    assert int(await redis.hget("{book:1:0}:checkpoint", "position") or 0) == stopped_at
+    for name in REDIS_PROJECTIONS:
+        stored = await redis.hget(f"{{{name}:1:0}}:checkpoint", "position")
+        assert int(stored or 0) == stopped_at
 
 
 async def test_an_idle_projector_applies_at_once(

@@ -1,0 +1,126 @@
+"""Trade figures over time: exact sums of minute buckets, rolled up to any interval."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.context import gateway_of
+from exchange.gateway.listings import Listing
+from exchange.gateway.market import AVERAGE_DECIMALS, listing_of
+from exchange.gateway.problems import invalid
+from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.requests import integer, moment_ms, query
+from exchange.gateway.responses import amount, json_response, ratio, timestamp
+from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
+
+DAY_MS: Final = 24 * 60 * MINUTE_MS
+INTERVAL_MINUTES_MAX: Final = 527_040  # a leap year
+BUCKETS_MAX: Final = 10_080  # a week of minutes: some 2.5 MB of JSON
+TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999, the last that ISO 8601 writes plainly
+
+
+class AggregateView(Struct, frozen=True):
+    """The trades of one interval."""
+
+    time_bucket: str
+    trade_count: int
+    total_quantity: Raw
+    avg_price: Raw
+    min_price: Raw
+    max_price: Raw
+    open_price: Raw
+    close_price: Raw
+    total_volume: Raw
+    vwap: Raw
+
+
+class AnalyticsView(Struct, frozen=True):
+    """What ``GET /market/analytics`` answers; intervals without trades are left out."""
+
+    instrument: str
+    start_time: str
+    end_time: str
+    interval_minutes: int
+    aggregates: list[AggregateView]
+    overall_vwap: Raw | None
+    sequence: int
+
+
+async def get_analytics(request: Request) -> Response:
+    """``GET /market/analytics``."""
+    gateway = gateway_of(request)
+    parameters = query(request, "instrument", "start_time", "end_time", "interval", "min_sequence")
+    interval = integer(parameters, "interval", 1, least=1, most=INTERVAL_MINUTES_MAX)
+    start_ms, end_ms = _times(parameters)
+    first, last = start_ms // MINUTE_MS, end_ms // MINUTE_MS
+    if (last - first) // interval + 1 > BUCKETS_MAX:
+        raise invalid("interval", f"gives more than {BUCKETS_MAX} intervals: choose longer ones")
+    listing = await listing_of(gateway, parameters)
+    await gateway.freshness.reach(NAME, min_sequence(parameters, listing.shard))
+    async with model_connection(gateway.engine) as connection:
+        buckets, reached = await list_buckets(
+            connection,
+            listing.instrument,
+            first=first,
+            last=last,
+            interval=interval,
+            limit=BUCKETS_MAX + 1,
+        )
+    view = AnalyticsView(
+        listing.instrument,
+        timestamp(start_ms),
+        timestamp(end_ms),
+        interval,
+        [_aggregate(bucket, listing) for bucket in buckets],
+        _overall_vwap(buckets, listing),
+        reached.get(listing.shard, 0),
+    )
+    return json_response(view)
+
+
+def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
+    """Return the first and the last millisecond; the last day if neither is given."""
+    now_ms = time.time_ns() // 1_000_000
+    start_ms, end_ms = moment_ms(parameters, "start_time"), moment_ms(parameters, "end_time")
+    if end_ms is None:
+        end_ms = now_ms if start_ms is None else max(now_ms, start_ms)
+    if start_ms is None:
+        start_ms = max(0, end_ms - DAY_MS)
+    if not 0 <= start_ms <= TIME_MS_MAX:
+        raise invalid("start_time", "must be between the years 1970 and 9999")
+    if not start_ms <= end_ms <= TIME_MS_MAX:
+        raise invalid("end_time", "must not be before start_time")
+    return start_ms, end_ms
+
+
+def _aggregate(bucket: Bucket, listing: Listing) -> AggregateView:
+    scale, quantity_scale = listing.price_scale, listing.quantity_scale
+    return AggregateView(
+        time_bucket=timestamp(bucket.minute * MINUTE_MS),
+        trade_count=bucket.trade_count,
+        total_quantity=amount(bucket.quantity, quantity_scale),
+        avg_price=_quotient(bucket.price_sum, bucket.trade_count, scale),
+        min_price=amount(bucket.low, scale),
+        max_price=amount(bucket.high, scale),
+        open_price=amount(bucket.open, scale),
+        close_price=amount(bucket.close, scale),
+        total_volume=amount(bucket.volume, scale + quantity_scale),
+        vwap=_quotient(bucket.volume, bucket.quantity, scale),
+    )
+
+
+def _overall_vwap(buckets: list[Bucket], listing: Listing) -> Raw | None:
+    quantity = sum(bucket.quantity for bucket in buckets)
+    if not quantity:
+        return None
+    volume = sum(bucket.volume for bucket in buckets)
+    return _quotient(volume, quantity, listing.price_scale)
+
+
+def _quotient(numerator: int, denominator: int, scale: int) -> Raw:
+    text = ratio(numerator, denominator, scale, decimals=scale + AVERAGE_DECIMALS)
+    return Raw(text.encode())

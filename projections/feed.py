@@ -1,0 +1,138 @@
+"""What stream subscribers receive, in Redis: a copy of the log's newest events.
+
+One Redis stream per generation and shard; the id of an entry is the position of its
+event, so writing twice is refused and a reader goes on from any position. Positions
+have no gaps, so a reader sees at once when an entry that it needs is not here (any
+more), and reads it from the log: the feed spares the database the common case, it
+is not needed for a complete stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent, decode_event_data, encode_event_data
+from exchange.domain.values import Offset, Position, Shard
+from projections.redis_model import (
+    MOVE,
+    cannot_read,
+    checkpoint_key,
+    reached_model,
+    resume_model,
+    script,
+    tag,
+)
+
+NAME = "feed"
+
+FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard: the last dozen seconds at full load
+READ_EVENTS_MAX: Final = 1_000  # bounds what one read decodes to some milliseconds
+
+# KEYS: the checkpoint, the stream. ARGV: after, position, time_ms, how many entries are kept, then
+# each event's data, command and Kafka offset; the first is at after + 1.
+APPLY = (
+    MOVE
+    + """
+if #ARGV % 3 ~= 1 or (#ARGV - 4) / 3 ~= ARGV[2] - ARGV[1] then
+    return redis.error_reply('ERR feed: malformed batch')
+end
+redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
+local position = tonumber(ARGV[1])
+for at = 5, #ARGV, 3 do
+    position = position + 1
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], string.format('%d-0', position),
+        'e', ARGV[at], 'c', ARGV[at + 1], 'o', ARGV[at + 2])
+end
+return 1
+"""
+)
+
+
+async def read_feed(
+    redis: Redis, generation: int, shard: int, after: int, *, block_ms: int | None
+) -> list[DecidedEvent]:
+    """Return the next events of a shard above ``after`` that the feed has, in order.
+
+    The first is at ``after + 1`` unless the feed no longer has that; then it may be later.
+
+    Args:
+        redis: A client; while it blocks, one of its connections is taken.
+        generation: The feed's live one.
+        shard: Whose events.
+        after: A position.
+        block_ms: How long to wait for the first; None does not wait.
+
+    Raises:
+        ReadModelUnavailable: Redis is away.
+    """
+    key = stream_key(generation, shard)
+    try:
+        found = await cast(
+            "Any", redis.xread({key: f"{after}-0"}, count=READ_EVENTS_MAX, block=block_ms)
+        )
+    except RedisError as error:
+        raise cannot_read(NAME, error) from error
+    return [_event(shard, entry, fields) for entry, fields in _entries(found)]
+
+
+def stream_key(generation: int, shard: int) -> str:
+    return f"{tag(NAME, generation, shard)}:events"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedProjection:
+    """The newest events; ``engine`` is asked for the head when the model starts anew."""
+
+    engine: AsyncEngine
+    redis: Redis
+    name: str = NAME
+    tables: tuple[Table, ...] = ()
+
+    async def resume(self, generation: int, shard: int) -> int:
+        """Return the position to go on from; a feed that is missing begins near the head."""
+        return await resume_model(
+            self.engine, self.redis, self.name, generation, shard, events_max=FEED_EVENTS_MAX
+        )
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the positions of those of ``shards`` whose feed is complete."""
+        return await reached_model(self.redis, self.name, generation, shards)
+
+    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+        """Apply consecutive events of one shard if the checkpoint is ``after``.
+
+        Returns:
+            Whether it was. If not, nothing changed.
+        """
+        last = events[-1]
+        keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
+        arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
+        for decided in events:
+            data = encode_event_data(decided.event)
+            arguments += (data, decided.command_id.bytes, decided.kafka_offset)
+        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
+
+
+def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Take the entries out of an answer to XREAD, whose form depends on the protocol."""
+    if not found:
+        return []
+    entries = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
+    # RESP3 wraps the entries of each stream once more.
+    return entries[0] if entries and isinstance(entries[0], list) else entries
+
+
+def _event(shard: int, entry: bytes, fields: dict[bytes, bytes]) -> DecidedEvent:
+    return DecidedEvent(
+        Shard(shard),
+        Position(int(entry.partition(b"-")[0])),
+        decode_event_data(fields[b"e"]),
+        UUID(bytes=fields[b"c"]),
+        Offset(int(fields[b"o"])),
+    )

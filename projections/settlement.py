@@ -1,0 +1,253 @@
+"""What clients owe each other at the end of each settlement cycle, netted.
+
+A trade belongs to the cycle that is open on its shard. ``SettlementCycleClosed`` is the
+shard's cut: it closes the cycle that it names and every one before it, and opens the
+next. A cycle is closed when every shard has cut it, so no shard waits for another.
+
+A buyer is to receive the quantity and to pay price × quantity, a seller the reverse:
+what is to be received is positive. So in each cycle and instrument quantities and
+amounts sum to zero. Amounts count units of 10^-(price_scale + quantity_scale).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+from msgspec import Struct
+from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.engine import FIRST_CYCLE
+from exchange.domain.events import SettlementCycleClosed, TradeExecuted
+from exchange.domain.values import Side
+from exchange.schema import metadata
+from projections.checkpoints import read_checkpoints
+from projections.postgres import PostgresProjection, columns
+
+NAME = "settlement"
+
+CYCLES = Table(
+    "settlement_cycles",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("cycle", Integer, primary_key=True, autoincrement=False),
+    Column("trade_count", BigInteger, nullable=False),
+    Column("closed_ms", BigInteger),  # of the cut; a cycle that a later cut closed has none
+    Column("closed_position", BigInteger),
+    postgresql_partition_by="LIST (generation)",
+)
+
+OBLIGATIONS = Table(
+    "obligations",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("cycle", Integer, primary_key=True, autoincrement=False),
+    Column("client_id", Text, primary_key=True),
+    Column("instrument", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("net_quantity", Numeric, nullable=False),
+    Column("net_amount", Numeric, nullable=False),
+    postgresql_partition_by="LIST (generation)",
+)
+
+READ_OPEN_CYCLE = """
+select cycle + 1 from settlement_cycles
+where generation = $1 and shard = $2 and closed_ms is not null
+order by cycle desc
+limit 1
+"""
+
+UPSERT_CYCLES = """
+insert into settlement_cycles
+    (generation, shard, cycle, trade_count, closed_ms, closed_position)
+select $1, shard, cycle, trade_count, closed_ms, closed_position
+from unnest($2::smallint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
+    as new (shard, cycle, trade_count, closed_ms, closed_position)
+on conflict (generation, shard, cycle) do update set
+    trade_count = settlement_cycles.trade_count + excluded.trade_count,
+    closed_ms = excluded.closed_ms,
+    closed_position = excluded.closed_position
+"""
+
+UPSERT_OBLIGATIONS = """
+insert into obligations
+    (generation, cycle, client_id, instrument, shard, net_quantity, net_amount)
+select $1, cycle, client_id, instrument, shard, net_quantity, net_amount
+from unnest($2::integer[], $3::text[], $4::text[], $5::smallint[], $6::numeric[], $7::numeric[])
+    as new (cycle, client_id, instrument, shard, net_quantity, net_amount)
+on conflict (generation, cycle, client_id, instrument) do update set
+    net_quantity = obligations.net_quantity + excluded.net_quantity,
+    net_amount = obligations.net_amount + excluded.net_amount
+"""
+
+# For each cycle and shard the cut that closed it: its own, or the next that there is.
+READ_CUTS = text("""
+with generation as (select generation from live where projection = 'settlement')
+select numbers.cycle, shards.shard, cut.closed_ms,
+    (
+        select trade_count from settlement_cycles as own
+        where own.generation = generation.generation and own.shard = shards.shard
+            and own.cycle = numbers.cycle
+    ) as trade_count
+from generation
+cross join generate_series(CAST(:first AS integer), CAST(:last AS integer)) as numbers (cycle)
+cross join generate_series(0, CAST(:shards AS integer) - 1) as shards (shard)
+left join lateral (
+    select closed_ms from settlement_cycles as later
+    where later.generation = generation.generation and later.shard = shards.shard
+        and later.cycle >= numbers.cycle and later.closed_ms is not null
+    order by later.cycle
+    limit 1
+) as cut on true
+""")
+
+READ_LAST_CUTS = text("""
+select shard, max(cycle) as cycle from settlement_cycles
+where generation = (select generation from live where projection = 'settlement')
+    and closed_ms is not null
+group by shard
+""")
+
+READ_OBLIGATIONS = text("""
+select client_id, instrument, shard, net_quantity, net_amount from obligations
+where generation = (select generation from live where projection = 'settlement')
+    and cycle = :cycle and client_id = any(array(
+        select distinct client_id from obligations
+        where generation = (select generation from live where projection = 'settlement')
+            and cycle = :cycle and client_id > :after
+            and client_id = coalesce(CAST(:client_id AS text), client_id)
+        order by client_id
+        limit :limit
+    ))
+order by client_id, instrument
+""")
+
+
+class Cycle(Struct, frozen=True):
+    """A settlement cycle: how many trades, and when each shard has cut it, if it has."""
+
+    cycle: int
+    trade_count: int
+    cuts: dict[int, int | None]
+
+    @property
+    def closed_ms(self) -> int | None:
+        """When the last shard cut it, None while one has not."""
+        times_ms = [time_ms for time_ms in self.cuts.values() if time_ms is not None]
+        return max(times_ms) if len(times_ms) == len(self.cuts) else None
+
+    @property
+    def is_being_closed(self) -> bool:
+        """Whether some shards have cut it and others have not."""
+        return self.closed_ms is None and any(ms is not None for ms in self.cuts.values())
+
+
+class Obligation(Struct, frozen=True):
+    """What a client is to receive, or to deliver if negative, for an instrument's trades."""
+
+    client_id: str
+    instrument: str
+    shard: int
+    net_quantity: int
+    net_amount: int
+
+
+async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int, dict[int, int]]:
+    """Return the first cycle that a shard has not cut, and the positions it is as of."""
+    reached = await read_checkpoints(connection, NAME)
+    cuts = {row.shard: row.cycle for row in await connection.execute(READ_LAST_CUTS)}
+    return min(cuts.get(shard, FIRST_CYCLE - 1) for shard in range(shards)) + 1, reached
+
+
+async def list_cycles(
+    connection: AsyncConnection, shards: int, *, first: int, last: int
+) -> list[Cycle]:
+    """Return the cycles from ``first`` to ``last``, newest first; they need not have begun."""
+    parameters = {"first": first, "last": last, "shards": shards}
+    cuts: defaultdict[int, dict[int, int | None]] = defaultdict(dict)
+    trades: defaultdict[int, int] = defaultdict(int)
+    for cycle, shard, closed_ms, trade_count in await connection.execute(READ_CUTS, parameters):
+        cuts[cycle][shard] = closed_ms
+        trades[cycle] += trade_count or 0
+    return [Cycle(n, trades[n], cuts[n]) for n in sorted(cuts, reverse=True)]
+
+
+async def list_obligations(
+    connection: AsyncConnection, cycle: int, *, client_id: str | None, after: str, limit: int
+) -> list[Obligation]:
+    """Return what the next ``limit`` clients after one owe in a cycle, by client and instrument."""
+    parameters = {"cycle": cycle, "client_id": client_id, "after": after, "limit": limit}
+    rows = await connection.execute(READ_OBLIGATIONS, parameters)
+    return [
+        Obligation(client, instrument, shard, int(quantity), int(amount))
+        for client, instrument, shard, quantity, amount in rows
+    ]
+
+
+Key = tuple[int, str, str]  # cycle, client, instrument
+
+
+class _Batch:
+    """What a batch of one shard's events changes."""
+
+    def __init__(self, shard: int, cycle: int) -> None:
+        self.shard = shard
+        self.cycle = cycle
+        self.trades: dict[int, int] = {}  # how many, by cycle
+        self.cuts: dict[int, tuple[int, int]] = {}  # time and position, by cycle
+        self.obligations: dict[Key, tuple[int, int]] = {}
+
+    def trade(self, event: TradeExecuted) -> None:
+        self.trades[self.cycle] = self.trades.get(self.cycle, 0) + 1
+        sign = 1 if event.taker_side is Side.BUY else -1
+        amount = event.price * event.quantity
+        self._owe(event.taker_client_id, event.instrument, sign * event.quantity, -sign * amount)
+        self._owe(event.maker_client_id, event.instrument, -sign * event.quantity, sign * amount)
+
+    def cut(self, cycle: int, time_ms: int, position: int) -> None:
+        self.cuts[cycle] = (time_ms, position)
+        self.cycle = cycle + 1
+
+    @property
+    def cycle_rows(self) -> list[tuple[object, ...]]:
+        return [
+            (self.shard, cycle, self.trades.get(cycle, 0), *self.cuts.get(cycle, (None, None)))
+            for cycle in sorted(self.trades.keys() | self.cuts.keys())
+        ]
+
+    @property
+    def obligation_rows(self) -> list[tuple[object, ...]]:
+        owed: Mapping[Key, tuple[int, int]] = self.obligations
+        return [(*key, self.shard, *owed[key]) for key in sorted(owed)]
+
+    def _owe(self, client_id: str, instrument: str, quantity: int, amount: int) -> None:
+        key = (self.cycle, client_id, instrument)
+        before = self.obligations.get(key, (0, 0))
+        self.obligations[key] = (before[0] + quantity, before[1] + amount)
+
+
+async def project(
+    connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
+) -> None:
+    """Add a batch's trades to the cycle that was open, and note its cuts."""
+    relevant = [d for d in events if isinstance(d.event, TradeExecuted | SettlementCycleClosed)]
+    if not relevant:
+        return
+    shard = relevant[0].shard
+    cycle = await connection.fetchval(READ_OPEN_CYCLE, generation, shard)
+    batch = _Batch(shard, cycle or FIRST_CYCLE)
+    for decided in relevant:
+        match decided.event:
+            case TradeExecuted() as event:
+                batch.trade(event)
+            case SettlementCycleClosed(cycle=closed, time_ms=time_ms):
+                batch.cut(closed, time_ms, decided.position)
+    await connection.execute(UPSERT_CYCLES, generation, *columns(batch.cycle_rows))
+    if batch.obligations:
+        await connection.execute(UPSERT_OBLIGATIONS, generation, *columns(batch.obligation_rows))
+
+
+def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
+    return PostgresProjection(engine, NAME, (CYCLES, OBLIGATIONS), project)

@@ -1,0 +1,141 @@
+"""The last trade of each instrument, in Redis.
+
+Best bid and ask are the book's (``book``), and the figures of the last 24 hours are
+computed when asked from the minutes (``vwap``): they change without an event. One hash
+per generation and shard has a field per instrument.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import TradeExecuted
+from projections.redis_model import (
+    MOVE,
+    being_filled,
+    cannot_read,
+    checkpoint_key,
+    complete_position,
+    reached_model,
+    resume_model,
+    script,
+    tag,
+)
+
+NAME = "ticker"
+
+# KEYS: the checkpoint, the last trades. ARGV: after, position, time_ms, then instruments and their
+# last trades in turn.
+APPLY = (
+    MOVE
+    + """
+if #ARGV % 2 ~= 1 then
+    return redis.error_reply('ERR ticker: malformed batch')
+end
+redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
+for at = 4, #ARGV, 2 do
+    redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
+end
+return 1
+"""
+)
+
+
+class LastTrade(Struct, frozen=True):
+    """An instrument's newest trade, in units; ``position`` is its place in the log."""
+
+    price: int
+    quantity: int
+    taker_side: str
+    position: int
+    time_ms: int
+
+
+_LAST_TRADE: Final = msgspec.json.Decoder(LastTrade)
+
+
+async def read_last_trade(
+    redis: Redis, generation: int, shard: int, instrument: str
+) -> tuple[LastTrade | None, int]:
+    """Return an instrument's last trade, None if it has none, and the position it is as of.
+
+    Raises:
+        ReadModelUnavailable: Redis is away, or the model is not complete (yet).
+    """
+    trades, reached = await read_last_trades(redis, generation, shard, [instrument])
+    return trades.get(instrument), reached
+
+
+async def read_last_trades(
+    redis: Redis, generation: int, shard: int, instruments: Sequence[str]
+) -> tuple[dict[str, LastTrade], int]:
+    """Return the last trades of some of a shard's instruments, and the position they are as of.
+
+    Raises:
+        ReadModelUnavailable: Redis is away, or the model is not complete (yet).
+    """
+    try:
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(checkpoint_key(NAME, generation, shard), ["position", "target"])
+            pipe.hmget(_last_key(generation, shard), list(instruments))
+            checkpoint, found = await cast("Any", pipe.execute())
+    except RedisError as error:
+        raise cannot_read(NAME, error) from error
+    reached = complete_position(*checkpoint)
+    if reached is None:
+        raise being_filled(NAME, shard)
+    texts = zip(instruments, found, strict=True)
+    return {name: _LAST_TRADE.decode(text) for name, text in texts if text is not None}, reached
+
+
+@dataclass(frozen=True, slots=True)
+class TickerProjection:
+    """The last trades; ``engine`` is asked for the head when the model starts anew."""
+
+    engine: AsyncEngine
+    redis: Redis
+    name: str = NAME
+    tables: tuple[Table, ...] = ()
+
+    async def resume(self, generation: int, shard: int) -> int:
+        """Return the position to go on from; a model that is missing is started anew."""
+        return await resume_model(self.engine, self.redis, self.name, generation, shard)
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the positions of those of ``shards`` whose model is complete."""
+        return await reached_model(self.redis, self.name, generation, shards)
+
+    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+        """Apply consecutive events of one shard if the checkpoint is ``after``.
+
+        Returns:
+            Whether it was. If not, nothing changed.
+        """
+        last = events[-1]
+        keys = [checkpoint_key(NAME, generation, last.shard), _last_key(generation, last.shard)]
+        arguments: list[int | str | bytes] = [after, last.position, last.event.time_ms]
+        for instrument, trade in _last_trades(events).items():
+            arguments += (instrument, msgspec.json.encode(trade))
+        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
+
+
+def _last_trades(events: Sequence[DecidedEvent]) -> dict[str, LastTrade]:
+    return {
+        event.instrument: LastTrade(
+            event.price, event.quantity, event.taker_side.value, decided.position, event.time_ms
+        )
+        for decided in events
+        if isinstance(event := decided.event, TradeExecuted)
+    }
+
+
+def _last_key(generation: int, shard: int) -> str:
+    return f"{tag(NAME, generation, shard)}:last"
