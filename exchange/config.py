@@ -57,6 +57,7 @@ class Settings:
     local_redis_port: int
     kafka_home: Path | None
     order_wait_ms: int
+    stream_origins: tuple[str, ...]
     projector_pace_ms: int
     database_pool_max: int
     log_format: str
@@ -100,6 +101,7 @@ class Settings:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "ORDER_WAIT_MS": str(self.order_wait_ms),
+            "STREAM_ORIGINS": ",".join(self.stream_origins),
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
             "DATABASE_POOL_MAX": str(self.database_pool_max),
             "LOG_FORMAT": self.log_format,
@@ -153,6 +155,9 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
+        "stream_origins": tuple(
+            origin.strip() for origin in variables.text("STREAM_ORIGINS").split(",") if origin
+        ),
         "projector_pace_ms": variables.integer(
             "PROJECTOR_PACE_MS", 100, least=0, most=MILLISECONDS_MAX
         ),

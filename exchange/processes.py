@@ -77,6 +77,7 @@ async def run_gateway(settings: Settings, port: int) -> None:
             producer=producer,
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,
+            stream_origins=settings.stream_origins,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping)

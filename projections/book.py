@@ -230,7 +230,7 @@ def _changes(events: Sequence[DecidedEvent]) -> _Changes:
     """Add up what events change at each level; a level that ends as it began is left out."""
     sums: _Changes = {}
     for decided in events:
-        change = _level_change(decided.event)
+        change = level_change(decided.event)
         if change is not None:
             instrument, side, price, quantity = change
             levels = sums.setdefault((instrument, side), {})
@@ -239,7 +239,8 @@ def _changes(events: Sequence[DecidedEvent]) -> _Changes:
     return {key: levels for key, levels in changes.items() if levels}
 
 
-def _level_change(event: Event) -> tuple[str, Side, int, int] | None:
+def level_change(event: Event) -> tuple[str, Side, int, int] | None:
+    """Return the level that an event changes, if it does: instrument, side, price, change."""
     match event:
         case OrderRested():
             return event.instrument, event.side, event.price, event.quantity

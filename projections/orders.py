@@ -234,6 +234,12 @@ async def get_order(
     return None if row is None else _order(row), reached
 
 
+async def find_orders(connection: AsyncConnection, order_ids: Sequence[str]) -> list[Order]:
+    """Return those of some orders that the model knows."""
+    rows = await connection.execute(READ_ORDERS.where(ORDERS.c.order_id.in_(order_ids)))
+    return [_order(row) for row in rows]
+
+
 async def list_orders(
     connection: AsyncConnection,
     client_id: str,

@@ -6,7 +6,7 @@ The routes are the whole interface; ``docs/protocol.md`` describes each.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, cast
@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.command_log import CommandProducer
@@ -42,6 +42,9 @@ from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
+from exchange.gateway.stream.endpoint import Stream
+from exchange.gateway.stream.hub import Hub
+from exchange.gateway.stream.server import MESSAGE_BYTES_MAX, harden
 from exchange.gateway.submission import Submitter
 from exchange.gateway.ticker import get_ticker
 
@@ -83,6 +86,7 @@ def create_app(
     producer: CommandProducer,
     shards: int,
     order_wait_ms: int,
+    stream_origins: Sequence[str] = (),
 ) -> "Application":
     """Return the application; it starts and stops its background work with the lifespan.
 
@@ -92,6 +96,7 @@ def create_app(
         producer: Started and stopped here; the caller closes the other two.
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
+        stream_origins: The web pages, beside those of this host, that may use the stream.
     """
     # Every query here reads, and none needs a snapshot common to two: a transaction would cost
     # two more trips to the database.
@@ -111,7 +116,8 @@ def create_app(
         health=Health(engine, redis, producer, matching, metrics),
     )
 
-    background = Background(gateway, producer)
+    stream = Stream(gateway, Hub(engine, redis, gateway.freshness), stream_origins)
+    background = Background(gateway, producer, stream)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -119,7 +125,7 @@ def create_app(
             yield
 
     app = Starlette(
-        routes=ROUTES,
+        routes=[*ROUTES, WebSocketRoute("/stream", stream.connect)],
         lifespan=lifespan,
         exception_handlers={
             Problem: _on_problem,
@@ -130,7 +136,7 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.gateway = gateway
     edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES})
-    return Application(edge, background, grace_s=submitter.longest_wait_s + ANSWER_S)
+    return Application(edge, background, stream, grace_s=submitter.longest_wait_s + ANSWER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class Application:
 
     edge: Edge
     background: Background
+    stream: Stream
     grace_s: float  # the longest that a request may take
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +162,13 @@ async def serve(app: Application | ASGIApp, host: str, port: int, shutdown: asyn
         await _serve(app, host, port, shutdown.wait, ANSWER_S)
         return
     background = app.background
-    await _serve(app.edge, host, port, lambda: any_set(shutdown, background.failed), app.grace_s)
+
+    async def until_stopped() -> None:
+        await any_set(shutdown, background.failed)
+        # Hypercorn would end these as a mistake (1011), without a word on where to resume.
+        await app.stream.close(app.grace_s)
+
+    await _serve(app.edge, host, port, until_stopped, app.grace_s)
     if background.failure is not None:
         raise background.failure
 
@@ -163,6 +176,7 @@ async def serve(app: Application | ASGIApp, host: str, port: int, shutdown: asyn
 async def _serve(
     app: ASGIApp, host: str, port: int, shutdown: Callable[[], Awaitable[object]], grace_s: float
 ) -> None:
+    harden()
     config = Config()
     config.bind = [f"{host}:{port}"]
     config.backlog = BACKLOG
@@ -171,6 +185,7 @@ async def _serve(
     config.graceful_timeout = grace_s
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.include_server_header = False
+    config.websocket_max_message_size = MESSAGE_BYTES_MAX
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     # The two libraries describe the same interface in types that mypy cannot compare.

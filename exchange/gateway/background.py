@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from exchange.command_log import CommandProducer
 from exchange.gateway.context import Gateway
+from exchange.gateway.stream.endpoint import Stream
 from exchange.outcomes import OutcomeSubscriber
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Background:
     """The tasks of one gateway; ``failure`` is what the first that died did die of."""
 
-    def __init__(self, gateway: Gateway, producer: CommandProducer) -> None:
+    def __init__(self, gateway: Gateway, producer: CommandProducer, stream: Stream) -> None:
         self._gateway = gateway
+        self._stream = stream
         self._producer = producer
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
@@ -34,7 +36,12 @@ class Background:
         # Not awaited: with Kafka away it takes long, and reads can be served meanwhile.
         tasks = [
             asyncio.create_task(work)
-            for work in (self._producer.start(), subscriber.run(), health.run())
+            for work in (
+                self._producer.start(),
+                subscriber.run(),
+                health.run(),
+                self._stream.beat(),
+            )
         ]
         for task in tasks:
             task.add_done_callback(self._note)

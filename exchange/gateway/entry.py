@@ -5,6 +5,7 @@ What it answers is built from the events of this one command, so it is the order
 the matcher left it, whatever the read models have seen.
 """
 
+from collections.abc import Callable
 from uuid import UUID
 
 from msgspec import Raw, Struct
@@ -45,10 +46,15 @@ from exchange.gateway.submission import Decision, Pending
 
 
 class Origin(Struct, frozen=True):
-    """Where a command came from; ``wait`` tells whether somebody waits for its outcome."""
+    """Where a command came from.
+
+    ``wait`` tells whether somebody waits for its outcome; ``on_handed_over`` is called when
+    Kafka's client has it, so that the next command of the same client comes after it.
+    """
 
     address: str
     wait: bool = True
+    on_handed_over: Callable[[], None] | None = None
 
 
 class PlacedView(Struct, frozen=True):
@@ -160,7 +166,13 @@ async def cancelled_view(
 async def _submit(
     gateway: Gateway, listing: Listing, command: ClientCommand, command_id: UUID, origin: Origin
 ) -> Decision | Pending:
-    return await gateway.submitter.submit(listing.shard, command, command_id, wait=origin.wait)
+    return await gateway.submitter.submit(
+        listing.shard,
+        command,
+        command_id,
+        wait=origin.wait,
+        on_handed_over=origin.on_handed_over,
+    )
 
 
 def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:

@@ -72,6 +72,16 @@ class Metrics:
             ["service"],
             registry=self.registry,
         )
+        self.stream_clients = Gauge(
+            "exchange_stream_clients",
+            "Connections of the stream",
+            registry=self.registry,
+        )
+        self.stream_slow = Counter(
+            "exchange_stream_slow",
+            "Connections that were closed because their clients read too slowly",
+            registry=self.registry,
+        )
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

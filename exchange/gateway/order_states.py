@@ -15,7 +15,13 @@ import msgspec
 from msgspec import UNSET
 
 from exchange.codec import DecidedEvent, load_event
-from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
+from exchange.domain.events import (
+    Event,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    TradeExecuted,
+)
 from exchange.domain.values import instrument_of_exchange_order_id
 from exchange.event_log import find_order_instrument, read_events_with_text
 from exchange.gateway.context import Gateway
@@ -40,7 +46,7 @@ def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
     for decided in events:
         event = decided.event
         if isinstance(event, OrderAccepted):
-            order = _begun(decided, event)
+            order = begun(decided, event)
         elif order is not None:
             order = msgspec.structs.replace(
                 order,
@@ -131,6 +137,28 @@ def order_view(order: Order, listing: Listing) -> OrderView:
     )
 
 
+def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
+    """Return an order as it is when its first event has happened."""
+    return Order(
+        order_id=event.order_id,
+        shard=decided.shard,
+        instrument=event.instrument,
+        client_id=event.client_id,
+        side=event.side.value,
+        order_type=event.order_type.value,
+        price=event.price,
+        quantity=event.quantity,
+        filled_quantity=0,
+        status=OrderStatus.OPEN.value,
+        reason=None,
+        command_id=decided.command_id,
+        created_ms=event.time_ms,
+        updated_ms=event.time_ms,
+        position=decided.position,
+        last_position=decided.position,
+    )
+
+
 async def read_order(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
     """Return an order as the read model has it, and the positions that it is at least at."""
     async with model_connection(gateway.engine) as connection:
@@ -167,27 +195,6 @@ def _concerns(event: Event, order_id: str) -> bool:
             return event.order_id == order_id
         case _:
             return False
-
-
-def _begun(decided: DecidedEvent, event: OrderAccepted) -> Order:
-    return Order(
-        order_id=event.order_id,
-        shard=decided.shard,
-        instrument=event.instrument,
-        client_id=event.client_id,
-        side=event.side.value,
-        order_type=event.order_type.value,
-        price=event.price,
-        quantity=event.quantity,
-        filled_quantity=0,
-        status=OrderStatus.OPEN.value,
-        reason=None,
-        command_id=decided.command_id,
-        created_ms=event.time_ms,
-        updated_ms=event.time_ms,
-        position=decided.position,
-        last_position=decided.position,
-    )
 
 
 def _change(order: Order, event: Event) -> dict[str, Any]:

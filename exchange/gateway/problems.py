@@ -61,6 +61,11 @@ class Code(Enum):
     COMMAND_NOT_FOUND = "command.not_found", 404, "There is no such command"
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
 
+    ORIGIN = "stream.origin", 403, "Pages of this origin may not connect"
+    STREAM_TYPE = "stream.unknown_type", 422, "There is no such message"
+    STREAM_TOO_FAST = "stream.too_fast", 429, "Too many messages a second"
+    STREAM_TOO_MANY = "stream.too_many", 429, "Too many subscriptions or orders at once"
+
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
     BUSY = "gateway.busy", 503, "Too many commands wait for their outcome"
     READ_STALE = "read.stale", 503, "The read model has not caught up yet"

@@ -14,6 +14,7 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final, NoReturn, TypeVar
 
 import msgspec
@@ -102,13 +103,15 @@ CLOSE_BODY: Final = msgspec.json.Decoder(CloseBody)
 INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Read a body.
+def decode(
+    body: bytes, decoder: msgspec.json.Decoder[T], *, repeatable: frozenset[str] = frozenset()
+) -> T:
+    """Read a body, in which only the ``repeatable`` keys may occur twice; the last one counts.
 
     Raises:
         Problem: 400 if it is no JSON, 422 naming the field if it has another shape.
     """
-    _check_json(body)
+    _check_json(body, repeatable)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -290,27 +293,31 @@ def _shift(digits: bytes, shift: int, scale: int, field: str) -> int:
     return units
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> None:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Numbers stay text: this reader only judges, and a long integer would cost quadratic time.
-_judge = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_float=str, parse_int=str, parse_constant=_no_constant
-)
+@cache
+def _judge(repeatable: frozenset[str]) -> json.JSONDecoder:
+    """Return a reader that only judges. Numbers stay text: long ones cost quadratic time."""
+
+    def check_keys(pairs: list[tuple[str, object]]) -> None:
+        if len(dict(pairs)) == len(pairs):
+            return
+        names = [name for name, _ in pairs if name not in repeatable]
+        if len(set(names)) != len(names):
+            raise ValueError("a key occurs twice in one object")
+
+    return json.JSONDecoder(
+        object_pairs_hook=check_keys, parse_float=str, parse_int=str, parse_constant=_no_constant
+    )
 
 
-def _check_json(body: bytes) -> None:
+def _check_json(body: bytes, repeatable: frozenset[str]) -> None:
     try:
         text = body.decode()
         _check_depth(text)
-        _judge.decode(text)
+        _judge(repeatable).decode(text)
     except ValueError as error:
         raise Problem(Code.MALFORMED, str(error)) from error
 

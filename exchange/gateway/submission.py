@@ -23,7 +23,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -189,7 +189,13 @@ class Submitter:
         return max(self._wait_s, DELIVERY_WAIT_S)
 
     async def submit(
-        self, shard: int, command: ClientCommand, command_id: UUID, *, wait: bool = True
+        self,
+        shard: int,
+        command: ClientCommand,
+        command_id: UUID,
+        *,
+        wait: bool = True,
+        on_handed_over: Callable[[], None] | None = None,
     ) -> Decision | Pending:
         """Send ``command`` and return its outcome, or its place if that is all there is in time.
 
@@ -201,6 +207,8 @@ class Submitter:
         number = self._last_number = self._last_number + 1
         waiter = _Waiter(command, command_id, time.monotonic(), wait)
         self._produce(shard, waiter, number)
+        if on_handed_over is not None:
+            on_handed_over()
         self._waiters[number] = waiter
         self._arm()
         try:

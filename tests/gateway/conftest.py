@@ -82,6 +82,7 @@ async def gateway_at(
     *,
     order_wait_ms: int = 2_000,
     shards: int = 1,
+    stream_origins: tuple[str, ...] = (),
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""
     app = create_app(
@@ -90,6 +91,7 @@ async def gateway_at(
         producer=producer or venue.producer(),
         shards=shards,
         order_wait_ms=order_wait_ms,
+        stream_origins=stream_origins,
     )
     (port,) = free_ports(1)
     shutdown = asyncio.Event()

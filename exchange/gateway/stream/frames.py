@@ -1,0 +1,178 @@
+"""What the stream sends: each message's type, and its text, encoded once for all who get it.
+
+``sequence`` is the position of the last event that a message includes, ``prev_sequence``
+the ``sequence`` of the message before it on the same channel and instrument. So for a
+subscriber that has seen S: ``sequence <= S`` is a repetition, ``prev_sequence > S`` a gap.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from exchange.gateway.listings import Listing
+from exchange.gateway.responses import OrderView, TradeView, amount, encoder
+from exchange.gateway.stream.messages import Channel
+
+HEARTBEAT_MS: Final = 1_000
+
+
+class Frame(Struct, frozen=True, gc=False):
+    """A message of a channel as it is sent, with what a queue needs to know of it."""
+
+    channel: Channel
+    instrument: str
+    sequence: int
+    text: str
+    snapshot: bool = False
+
+
+class LevelView(Struct, frozen=True):
+    """A level of a book that changed; quantity 0 removes it."""
+
+    price: Raw
+    quantity: Raw
+
+
+class DepthView(Struct, frozen=True):
+    """A level of a book, with the sum of the quantities up to it."""
+
+    price: Raw
+    quantity: Raw
+    cumulative: Raw
+
+
+class Connected(Struct, frozen=True, tag="connected"):
+    """The first message of a connection."""
+
+    connection_id: str
+    channels: list[Channel]
+    heartbeat_ms: int
+    timestamp: str
+
+
+class Subscribed(Struct, frozen=True, tag="subscribed"):
+    """Everything after ``sequence`` on these channels follows."""
+
+    channels: list[Channel]
+    instrument: str
+    sequence: int
+    id: str | UnsetType = UNSET
+
+
+class Unsubscribed(Struct, frozen=True, tag="unsubscribed"):
+    """Nothing more of these channels follows."""
+
+    channels: list[Channel]
+    instrument: str
+    id: str | UnsetType = UNSET
+
+
+class Trades(Struct, frozen=True, tag="trades"):
+    """Trades, oldest first."""
+
+    instrument: str
+    trades: list[TradeView]
+    sequence: int
+    prev_sequence: int
+
+
+class OrderUpdate(Struct, frozen=True):
+    """What happened to an order, and the order after it."""
+
+    event: str
+    order: OrderView
+    sequence: int
+    trade: TradeView | UnsetType = UNSET
+
+
+class Orders(Struct, frozen=True, tag="orders"):
+    """What happened to orders, oldest first."""
+
+    instrument: str
+    orders: list[OrderUpdate]
+    sequence: int
+    prev_sequence: int
+
+
+class BookSnapshot(Struct, frozen=True, tag="orderbook"):
+    """The whole book, best levels first; ``kind`` is ``snapshot``."""
+
+    kind: str
+    instrument: str
+    bids: list[DepthView]
+    asks: list[DepthView]
+    timestamp: str
+    sequence: int
+
+
+class BookDelta(Struct, frozen=True, tag="orderbook"):
+    """The levels that changed, with their quantities now; ``kind`` is ``delta``."""
+
+    kind: str
+    instrument: str
+    bids: list[LevelView]
+    asks: list[LevelView]
+    timestamp: str
+    sequence: int
+    prev_sequence: int
+
+
+class Ticker(Struct, frozen=True, tag="ticker"):
+    """The last trade and the best levels; null where there is none."""
+
+    instrument: str
+    last_price: Raw | None
+    last_quantity: Raw | None
+    best_bid: Raw | None
+    best_bid_quantity: Raw | None
+    best_ask: Raw | None
+    best_ask_quantity: Raw | None
+    timestamp: str
+    sequence: int
+    prev_sequence: int
+
+
+class Heartbeat(Struct, frozen=True, tag="heartbeat"):
+    """Everything up to these sequences has been sent."""
+
+    sequences: dict[str, int]
+    timestamp: str
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """The answer to a ping."""
+
+    timestamp: str
+    id: str | UnsetType = UNSET
+
+
+def text_of(message: Struct) -> str:
+    """Encode a message."""
+    return encoder.encode(message).decode()
+
+
+def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:
+    """Return what clients see of changed levels, the better prices first."""
+    return [
+        LevelView(
+            amount(price, listing.price_scale), amount(changed[price], listing.quantity_scale)
+        )
+        for price in sorted(changed, reverse=descending)
+    ]
+
+
+def depth(side: Sequence[tuple[int, int]], listing: Listing) -> list[DepthView]:
+    """Return what clients see of a side, best first."""
+    views: list[DepthView] = []
+    cumulative = 0
+    for price, quantity in side:
+        cumulative += quantity
+        views.append(
+            DepthView(
+                amount(price, listing.price_scale),
+                amount(quantity, listing.quantity_scale),
+                amount(cumulative, listing.quantity_scale),
+            )
+        )
+    return views

@@ -1,0 +1,463 @@
+"""Who gets what: subscriptions to instruments, served from each shard's feed.
+
+Read ``Hub.subscribe``, then ``_Shard.run``. A shard with subscribers has one task that
+takes the next events and offers each channel's messages, made once, to all who follow
+it. A new subscriber of a book gets a snapshot of the book that the deltas are made from;
+one that resumes is brought up to the shard's position by a task of its own. Both are
+added to the others in a turn of the event loop in which nothing else happens, so
+there is neither a gap nor a repetition.
+
+Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` queues.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.cancellation import heed_cancellation
+from exchange.codec import DecidedEvent
+from exchange.gateway.listings import Listing
+from exchange.gateway.problems import Code, Problem, invalid
+from exchange.gateway.reading import Freshness, answering, model_connection
+from exchange.gateway.stream.books import LiveBook
+from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.messages import Channel
+from exchange.gateway.stream.order_updates import KnownOrders
+from exchange.gateway.stream.renderer import Renderer
+from exchange.gateway.stream.shard_feed import ShardFeed
+from projections import book as books
+from projections.book import ALL_LEVELS, read_book
+from projections.checkpoints import read_live_generation
+from projections.trades import list_trades
+
+logger = logging.getLogger(__name__)
+
+FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
+LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
+BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
+
+
+class Outlet(Protocol):
+    """A connection, as the hub sees it."""
+
+    def offer(self, frame: Frame) -> None:
+        """Queue a message; never waits, never raises."""
+        ...
+
+    def failed(self, problem: Problem) -> None:
+        """End the connection: a subscription cannot go on."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until the queue has room again."""
+        ...
+
+
+class _Subscription:
+    """What one connection follows of one instrument."""
+
+    def __init__(self) -> None:
+        self.channels: set[Channel] = set()
+        self.client_id: str | None = None
+        self.catching_up: dict[Channel, asyncio.Task[None]] = {}
+
+    def drop(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            self.channels.discard(channel)
+            task = self.catching_up.pop(channel, None)
+            if task is not None:
+                task.cancel()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.channels and not self.catching_up
+
+
+class _Instrument:
+    """An instrument with subscribers; those who are up to date share its messages."""
+
+    def __init__(self, listing: Listing, position: int) -> None:
+        self.listing = listing
+        self.renderer = Renderer(listing, position)
+        self.subscriptions: dict[Outlet, _Subscription] = {}
+        self.opening: asyncio.Task[None] | None = None  # of the book
+        self.joining = 0  # connections that wait for the book
+
+    def followers(self, channel: Channel) -> list[Outlet]:
+        return [o for o, s in self.subscriptions.items() if channel in s.channels]
+
+    def follows(self, channels: Iterable[Channel]) -> bool:
+        wanted = set(channels)
+        return any(not wanted.isdisjoint(s.channels) for s in self.subscriptions.values())
+
+
+class Hub:
+    """All subscriptions of a gateway."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, freshness: Freshness) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._known = KnownOrders(engine, freshness)
+        self._shards: dict[int, _Shard] = {}
+        self._starting = asyncio.Lock()
+
+    async def subscribe(
+        self,
+        outlet: Outlet,
+        listing: Listing,
+        channels: frozenset[Channel],
+        *,
+        client_id: str | None,
+        from_sequence: int | None,
+        announce: Callable[[int], None],
+    ) -> None:
+        """Let a connection follow channels of an instrument.
+
+        Args:
+            outlet: The connection; what it followed of these channels before ends.
+            listing: The instrument.
+            channels: What to follow.
+            client_id: Whose orders, None for everybody's.
+            from_sequence: The sequence after which messages are wanted, None for "now".
+            announce: Is called with the sequence after which messages follow, before the first.
+
+        Raises:
+            Problem: 503, a read model or the log cannot be read; 422, the sequence is not reached.
+        """
+        shard = await self._shard(listing.shard)
+        await shard.subscribe(outlet, listing, channels, client_id, from_sequence, announce)
+
+    def unsubscribe(self, outlet: Outlet, listing: Listing, channels: frozenset[Channel]) -> None:
+        """Let a connection follow channels of an instrument no more."""
+        shard = self._shards.get(listing.shard)
+        if shard is not None:
+            shard.unsubscribe(outlet, listing.instrument, channels)
+
+    def leave(self, outlet: Outlet) -> None:
+        """Forget a connection."""
+        for shard in self._shards.values():
+            shard.leave(outlet)
+
+    def refresh_book(self, outlet: Outlet, instrument: str) -> None:
+        """Offer the book as it is now to a connection that missed changes."""
+        for shard in self._shards.values():
+            shard.refresh_book(outlet, instrument)
+
+    def reached(self, outlet: Outlet) -> dict[str, int]:
+        """Return up to which sequence a connection was offered everything, by instrument."""
+        return {
+            name: sequence
+            for shard in self._shards.values()
+            for name, sequence in shard.reached(outlet)
+        }
+
+    async def stop(self) -> None:
+        """End all tasks."""
+        for shard in self._shards.values():
+            await shard.stop()
+
+    async def _shard(self, number: int) -> "_Shard":
+        async with self._starting:
+            shard = self._shards.get(number)
+            if shard is None or shard.has_ended:
+                shard = _Shard(self._engine, self._redis, number, self._known)
+                await shard.start()
+                self._shards[number] = shard
+            return shard
+
+
+class _Shard:
+    """The subscriptions to the instruments of one shard."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, number: int, known: KnownOrders) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._number = number
+        self._known = known
+        self._feed = ShardFeed(engine, redis, number)
+        self._instruments: dict[str, _Instrument] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._idle_since_s: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._task is None or self._task.done()
+
+    async def start(self) -> None:
+        await self._feed.start()
+        self._task = asyncio.create_task(self.run(), name=f"stream of shard {self._number}")
+
+    async def stop(self) -> None:
+        tasks = [t for i in self._instruments.values() for t in _tasks(i)]
+        if self._task is not None:
+            tasks.append(self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Offer what happens until nobody has listened for a while."""
+        try:
+            while not self._is_deserted():
+                heed_cancellation()
+                await self._step()
+        except Exception:
+            logger.exception("A shard's stream failed", extra={"shard": self._number})
+            self._fail(self._outlets(), Problem(Code.INTERNAL, "The mistake was logged."))
+
+    async def subscribe(
+        self,
+        outlet: Outlet,
+        listing: Listing,
+        channels: frozenset[Channel],
+        client_id: str | None,
+        from_sequence: int | None,
+        announce: Callable[[int], None],
+    ) -> None:
+        if from_sequence is not None and from_sequence > self._feed.position:
+            raise invalid("from_sequence", f"the log has come to {self._feed.position} only")
+        instrument = self._instruments.get(listing.instrument)
+        if instrument is None:
+            instrument = _Instrument(listing, self._feed.position)
+            self._instruments[listing.instrument] = instrument
+        if not channels.isdisjoint(BOOK_CHANNELS):
+            await self._open_book(instrument)
+        resumed = channels - BOOK_CHANNELS if from_sequence is not None else frozenset[Channel]()
+        subscription = instrument.subscriptions.setdefault(outlet, _Subscription())
+        subscription.drop(channels)
+        if Channel.ORDERS in channels:
+            subscription.client_id = client_id
+        position = self._feed.position
+        announce(position if from_sequence is None or not resumed else from_sequence)
+        subscription.channels |= channels - resumed
+        self._offer_state(outlet, instrument, channels)
+        for channel in resumed:
+            self._catch_up(outlet, instrument, subscription, channel, from_sequence or 0)
+
+    def unsubscribe(
+        self,
+        outlet: Outlet,
+        name: str,
+        channels: frozenset[Channel],
+    ) -> None:
+        instrument = self._instruments.get(name)
+        if instrument is None or outlet not in instrument.subscriptions:
+            return
+        subscription = instrument.subscriptions[outlet]
+        subscription.drop(channels)
+        if subscription.is_empty:
+            del instrument.subscriptions[outlet]
+        self._tidy()
+
+    def leave(self, outlet: Outlet) -> None:
+        for instrument in self._instruments.values():
+            subscription = instrument.subscriptions.pop(outlet, None)
+            if subscription is not None:
+                subscription.drop(Channel)
+        self._tidy()
+
+    def refresh_book(self, outlet: Outlet, name: str) -> None:
+        instrument = self._instruments.get(name)
+        if instrument is not None and outlet in instrument.followers(Channel.ORDERBOOK):
+            outlet.offer(instrument.renderer.snapshot())
+
+    def reached(self, outlet: Outlet) -> list[tuple[str, int]]:
+        return [
+            (name, self._feed.position)
+            for name, instrument in self._instruments.items()
+            if (found := instrument.subscriptions.get(outlet)) is not None
+            and found.channels
+            and not found.catching_up
+        ]
+
+    async def _step(self) -> None:
+        try:
+            events = await self._feed.read()
+        except Problem as problem:
+            logger.warning(
+                "Neither feed nor log can be read; subscribers wait",
+                extra={"shard": self._number, "problem": str(problem)},
+            )
+            await asyncio.sleep(FAILED_READ_WAIT_S)
+            return
+        if not events:
+            return
+        mine = _by_instrument(events, self._instruments)
+        await self._learn(mine, set())
+        # From here on nothing waits: whoever joins does so before these events or after them.
+        self._feed.advance(events)
+        for name, of_instrument in mine.items():
+            instrument = self._instruments.get(name)
+            if instrument is not None:
+                self._offer(instrument, of_instrument)
+
+    async def _learn(self, mine: dict[str, list[DecidedEvent]], known: set[str]) -> None:
+        """Learn the orders of every instrument whose orders are followed, when this returns."""
+        for name, instrument in list(self._instruments.items()):
+            if name in mine and name not in known and instrument.follows([Channel.ORDERS]):
+                known.add(name)
+                try:
+                    await self._known.learn(mine[name])
+                except Problem as problem:
+                    self._fail(instrument.followers(Channel.ORDERS), problem)
+                return await self._learn(mine, known)
+        return None
+
+    def _offer(self, instrument: _Instrument, events: Sequence[DecidedEvent]) -> None:
+        renderer = instrument.renderer
+        if instrument.follows([Channel.TRADES]):
+            _offer(instrument.followers(Channel.TRADES), renderer.trades(events))
+        if followers := instrument.followers(Channel.ORDERS):
+            everybody, own = renderer.orders(events, self._known)
+            for outlet in followers:
+                client_id = instrument.subscriptions[outlet].client_id
+                _offer([outlet], everybody if client_id is None else own.get(client_id))
+        if renderer.book is not None:
+            _offer(instrument.followers(Channel.ORDERBOOK), renderer.delta(events))
+            if instrument.follows([Channel.TICKER]):
+                _offer(instrument.followers(Channel.TICKER), renderer.ticker(events))
+
+    def _offer_state(
+        self, outlet: Outlet, instrument: _Instrument, channels: frozenset[Channel]
+    ) -> None:
+        if Channel.ORDERBOOK in channels:
+            outlet.offer(instrument.renderer.snapshot())
+        if Channel.TICKER in channels:
+            outlet.offer(instrument.renderer.ticker_now())
+
+    async def _open_book(self, instrument: _Instrument) -> None:
+        instrument.joining += 1
+        try:
+            while instrument.renderer.book is None:
+                if instrument.opening is None or instrument.opening.done():
+                    instrument.opening = asyncio.create_task(self._read_book(instrument))
+                    instrument.opening.add_done_callback(_retrieve)
+                await asyncio.shield(instrument.opening)
+        finally:
+            instrument.joining -= 1
+
+    async def _read_book(self, instrument: _Instrument) -> None:
+        """Read the book and bring it to the shard's position."""
+        listing = instrument.listing
+        async with model_connection(self._engine) as connection:
+            generation = await read_live_generation(connection, books.NAME)
+            trades, _ = await list_trades(connection, listing.instrument, limit=1)
+        with answering():
+            view = await read_book(
+                self._redis, generation, listing.shard, listing.instrument, ALL_LEVELS
+            )
+        book = LiveBook(view)
+        while (newest := self._feed.newest(book.position)) is None:
+            history = await self._feed.history(book.position)
+            book.apply(_of(history, listing.instrument))
+            book.position = max(book.position, history[-1].position)
+        book.apply(_of(newest, listing.instrument))
+        book.position = max(book.position, self._feed.position)
+        renderer = instrument.renderer
+        renderer.book = book
+        if trades and renderer.last_trade is None:
+            renderer.last_trade = (trades[0].price, trades[0].quantity)
+
+    def _catch_up(
+        self,
+        outlet: Outlet,
+        instrument: _Instrument,
+        subscription: _Subscription,
+        channel: Channel,
+        after: int,
+    ) -> None:
+        work = self._resume(outlet, instrument, subscription, channel, after)
+        subscription.catching_up[channel] = asyncio.create_task(work)
+
+    async def _resume(
+        self,
+        outlet: Outlet,
+        instrument: _Instrument,
+        subscription: _Subscription,
+        channel: Channel,
+        after: int,
+    ) -> None:
+        """Offer what happened after a position, then let the connection be one of the others."""
+        renderer = Renderer(instrument.listing, after)
+        try:
+            while True:
+                newest = self._feed.newest(after)
+                events = await self._feed.history(after) if newest is None else newest
+                mine = _of(events, instrument.listing.instrument)
+                if channel is Channel.ORDERS:
+                    await self._known.learn(mine)
+                    everybody, own = renderer.orders(mine, self._known)
+                    client_id = subscription.client_id
+                    _offer([outlet], everybody if client_id is None else own.get(client_id))
+                else:
+                    _offer([outlet], renderer.trades(mine))
+                after = max(after, events[-1].position) if events else after
+                if after >= self._feed.position:
+                    # Nothing has waited since this was compared: the next events find it.
+                    subscription.channels.add(channel)
+                    del subscription.catching_up[channel]
+                    return
+                await outlet.room()
+        except Problem as problem:
+            outlet.failed(problem)
+
+    def _fail(self, outlets: Iterable[Outlet], problem: Problem) -> None:
+        for outlet in list(outlets):
+            outlet.failed(problem)
+
+    def _outlets(self) -> set[Outlet]:
+        return {o for i in self._instruments.values() for o in i.subscriptions}
+
+    def _tidy(self) -> None:
+        """Forget instruments that nobody follows, and books that nobody needs."""
+        for name, instrument in list(self._instruments.items()):
+            if instrument.joining:
+                continue
+            if not instrument.subscriptions:
+                del self._instruments[name]
+            elif not instrument.follows(BOOK_CHANNELS):
+                instrument.renderer.book = None
+
+    def _is_deserted(self) -> bool:
+        if self._instruments:
+            self._idle_since_s = None
+            return False
+        now_s = asyncio.get_running_loop().time()
+        self._idle_since_s = self._idle_since_s or now_s
+        return now_s - self._idle_since_s > LINGER_S
+
+
+def _offer(outlets: Iterable[Outlet], frame: Frame | None) -> None:
+    if frame is not None:
+        for outlet in outlets:
+            outlet.offer(frame)
+
+
+def _of(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:
+    return [d for d in events if getattr(d.event, "instrument", None) == instrument]
+
+
+def _by_instrument(
+    events: Sequence[DecidedEvent], wanted: Iterable[str]
+) -> dict[str, list[DecidedEvent]]:
+    found: dict[str, list[DecidedEvent]] = {name: [] for name in wanted}
+    for decided in events:
+        name = getattr(decided.event, "instrument", None)
+        if name in found:
+            found[name].append(decided)
+    return {name: mine for name, mine in found.items() if mine}
+
+
+def _tasks(instrument: _Instrument) -> list[asyncio.Task[None]]:
+    tasks = [t for s in instrument.subscriptions.values() for t in s.catching_up.values()]
+    return tasks if instrument.opening is None else [*tasks, instrument.opening]
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take the error of an opening whose askers have all gone."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,147 @@
+"""What events mean for orders: which order, what happened to it, and the order after it.
+
+All that changes about an order is in the event itself, as what is left of it. What never
+changes (quantity, price, who placed it and when) is remembered from its first event, or
+asked of the read model for orders that were placed before anybody subscribed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    Event,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    TradeExecuted,
+)
+from exchange.gateway.listings import Listing
+from exchange.gateway.order_states import begun, order_view
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.reading import Freshness, model_connection
+from exchange.gateway.responses import trade
+from exchange.gateway.stream.frames import OrderUpdate
+from projections.orders import NAME, Order, OrderStatus, find_orders
+
+KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again
+
+OrderEvent = OrderAccepted | OrderRejected | OrderRested | OrderCancelled | TradeExecuted
+
+
+class KnownOrders:
+    """What never changes about the orders that events were about lately."""
+
+    def __init__(self, engine: AsyncEngine, freshness: Freshness) -> None:
+        self._engine = engine
+        self._freshness = freshness
+        self._orders: OrderedDict[str, Order] = OrderedDict()
+
+    async def learn(self, events: Sequence[DecidedEvent]) -> None:
+        """Know every order that the events are about, asking the read model if need be.
+
+        Raises:
+            Problem: 503, the model is away or does not have them in time.
+        """
+        missing: dict[str, int] = {}
+        for decided in events:
+            event = decided.event
+            if isinstance(event, OrderAccepted | OrderRejected):
+                self._know(begun(decided, event))
+            for order_id in _order_ids(event):
+                if order_id not in self._orders:
+                    missing[order_id] = decided.position
+        if missing:
+            await self._ask(list(missing), events[0].shard, max(missing.values()))
+
+    def get(self, order_id: str) -> Order:
+        """Return an order that was learned."""
+        self._orders.move_to_end(order_id)
+        return self._orders[order_id]
+
+    async def _ask(self, order_ids: Sequence[str], shard: int, position: int) -> None:
+        await self._freshness.reach(NAME, {shard: position})
+        async with model_connection(self._engine) as connection:
+            for order in await find_orders(connection, order_ids):
+                self._know(order)
+        unknown = [order_id for order_id in order_ids if order_id not in self._orders]
+        if unknown:
+            raise Problem(Code.READ_UNAVAILABLE, f"The order {unknown[0]} cannot be found.")
+
+    def _know(self, order: Order) -> None:
+        self._orders[order.order_id] = order
+        self._orders.move_to_end(order.order_id)
+        while len(self._orders) > KNOWN_ORDERS_MAX:
+            self._orders.popitem(last=False)
+
+
+def updates(
+    events: Sequence[DecidedEvent], known: KnownOrders, listing: Listing
+) -> list[tuple[str, OrderUpdate]]:
+    """Return each client and what happened to an order of his, oldest first."""
+    return [
+        (after.client_id, _update(decided, what, after, listing))
+        for decided in events
+        for what, after in _orders_after(decided, known)
+    ]
+
+
+def _update(decided: DecidedEvent, what: str, after: Order, listing: Listing) -> OrderUpdate:
+    view = order_view(after, listing)
+    event = decided.event
+    if not isinstance(event, TradeExecuted):
+        return OrderUpdate(what, view, decided.position)
+    place = (decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+    return OrderUpdate(what, view, decided.position, trade(event, *place))
+
+
+def _orders_after(decided: DecidedEvent, known: KnownOrders) -> Iterator[tuple[str, Order]]:
+    event = decided.event
+    match event:
+        case OrderAccepted():
+            yield "accepted", _after(known.get(event.order_id), event, event.quantity)
+        case OrderRejected():
+            rejected = _after(known.get(event.order_id), event, event.quantity)
+            yield "rejected", _ended(rejected, OrderStatus.REJECTED, event.reason.value)
+        case TradeExecuted():
+            taker, maker = known.get(event.taker_order_id), known.get(event.maker_order_id)
+            yield "traded", _after(taker, event, event.taker_remaining)
+            yield "traded", _after(maker, event, event.maker_remaining)
+        case OrderRested():
+            yield "rested", _after(known.get(event.order_id), event, event.quantity)
+        case OrderCancelled():
+            cancelled = _after(known.get(event.order_id), event, event.quantity)
+            yield "cancelled", _ended(cancelled, OrderStatus.CANCELLED, event.reason.value)
+        case _:
+            return
+
+
+def _after(order: Order, event: OrderEvent, remaining: int) -> Order:
+    filled = order.quantity - remaining
+    status = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.OPEN
+    return msgspec.structs.replace(
+        order,
+        filled_quantity=filled,
+        status=(status if remaining else OrderStatus.FILLED).value,
+        reason=None,
+        updated_ms=event.time_ms,
+    )
+
+
+def _ended(order: Order, status: OrderStatus, reason: str) -> Order:
+    return msgspec.structs.replace(order, status=status.value, reason=reason)
+
+
+def _order_ids(event: Event) -> tuple[str, ...]:
+    match event:
+        case TradeExecuted():
+            return event.taker_order_id, event.maker_order_id
+        case OrderRested() | OrderCancelled():
+            return (event.order_id,)
+        case _:
+            return ()

@@ -1,0 +1,115 @@
+"""The messages that a connection has yet to send: a bounded queue, and what if it is full.
+
+The policy for slow subscribers: of a book, what is queued is dropped and a fresh snapshot
+takes its place once the queue is empty; deltas are never merged. If that makes no room,
+or anything else does not fit, the connection is closed with the last sequence that was
+sent, from which the client can resume. Nothing is ever dropped silently.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.messages import Channel
+
+QUEUE_FRAMES_MAX: Final = 2_000  # half a minute of messages at a hundred a second
+QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand connections at their worst fit in 4 GB
+ROOM_FRAMES: Final = 100  # one who catches up waits until so few are queued
+
+
+class Overflow(Exception):
+    """The queue is full of what may not be dropped."""
+
+
+class Outbox:
+    """The queue of one connection."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Frame | str] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self.sent: dict[str, int] = {}  # the last sequence by instrument
+        self.stale_books: set[str] = set()  # wait for a fresh snapshot
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, message: Frame | str) -> None:
+        """Queue a message.
+
+        Raises:
+            Overflow: There is no room for it.
+        """
+        if isinstance(message, Frame) and self._is_outdated(message):
+            return
+        self._append(message)
+        if self._is_full():
+            self._drop_books()
+            if self._is_full():
+                raise Overflow
+        self._news.set()
+
+    async def take(self) -> str:
+        """Return the text of the next message, waiting for one."""
+        while not self._queue:
+            self._news.clear()
+            await self._news.wait()
+        message = self._queue.popleft()
+        text = _text(message)
+        self._bytes -= len(text)
+        if len(self._queue) <= ROOM_FRAMES:
+            self._room.set()
+        if isinstance(message, Frame):
+            self.sent[message.instrument] = max(
+                message.sequence, self.sent.get(message.instrument, 0)
+            )
+        return text
+
+    def settle(self) -> None:
+        """Note that what was taken has been sent."""
+        if not self._queue:
+            self._drained.set()
+
+    async def drained(self) -> None:
+        """Wait until everything has been sent."""
+        await self._drained.wait()
+
+    async def room(self) -> None:
+        """Wait until few messages are queued."""
+        await self._room.wait()
+
+    def _append(self, message: Frame | str) -> None:
+        self._queue.append(message)
+        self._drained.clear()
+        self._bytes += len(_text(message))
+        if len(self._queue) > ROOM_FRAMES:
+            self._room.clear()
+
+    def _is_outdated(self, frame: Frame) -> bool:
+        if frame.channel is not Channel.ORDERBOOK:
+            return False
+        if frame.snapshot:
+            self.stale_books.discard(frame.instrument)
+        return frame.instrument in self.stale_books
+
+    def _is_full(self) -> bool:
+        return len(self._queue) > QUEUE_FRAMES_MAX or self._bytes > QUEUE_BYTES_MAX
+
+    def _drop_books(self) -> None:
+        kept: deque[Frame | str] = deque()
+        for message in self._queue:
+            if isinstance(message, Frame) and message.channel is Channel.ORDERBOOK:
+                self.stale_books.add(message.instrument)
+            else:
+                kept.append(message)
+        self._queue = kept
+        self._bytes = sum(len(_text(message)) for message in kept)
+
+
+def _text(message: Frame | str) -> str:
+    return message if isinstance(message, str) else message.text

@@ -1,0 +1,336 @@
+"""One connection: what its client asks, and what it is sent.
+
+Read ``Session.run``. One task reads messages and acts on them in their order; one writes
+what the outbox holds. Orders are handed to Kafka in the order in which they came and
+wait for their outcomes beside each other, a bounded number of them.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from exchange.gateway.context import Gateway
+from exchange.gateway.entry import CancelledView, Entered, Origin, PlacedView, cancel, place
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.responses import encoder, timestamp
+from exchange.gateway.stream.frames import (
+    HEARTBEAT_MS,
+    Connected,
+    Frame,
+    Heartbeat,
+    Pong,
+    Subscribed,
+    Unsubscribed,
+    text_of,
+)
+from exchange.gateway.stream.hub import Hub
+from exchange.gateway.stream.messages import (
+    CancelMessage,
+    Channel,
+    Message,
+    Ping,
+    PlaceOrderMessage,
+    Subscribe,
+    Unsubscribe,
+    decode_message,
+    echo_of,
+)
+from exchange.gateway.stream.outbox import Outbox, Overflow
+from exchange.gateway.submission import Pending
+
+logger = logging.getLogger(__name__)
+
+MESSAGES_PER_SECOND_MAX: Final = 50
+MESSAGES_BURST_MAX: Final = 100  # two seconds of them
+ORDERS_IN_FLIGHT_MAX: Final = 100
+SUBSCRIPTIONS_MAX: Final = 50
+STRIKES_MAX: Final = 3  # unreadable messages in a row
+SILENT_S: Final = 60.0  # a connection that neither follows anything nor says anything
+SEND_TIMEOUT_S: Final = 10.0  # a peer that reads nothing for so long is gone
+CLOSE_WAIT_S: Final = 1.0
+REASON_BYTES_MAX: Final = 123  # of a close frame (RFC 6455)
+
+POLICY: Final = 1008
+RESTART: Final = 1012
+TRY_AGAIN: Final = 1013
+
+UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
+
+
+class Session:
+    """One connection of the stream; the hub knows it as an outlet."""
+
+    def __init__(self, websocket: WebSocket, gateway: Gateway, hub: Hub) -> None:
+        self._websocket = websocket
+        self._gateway = gateway
+        self._hub = hub
+        self._outbox = Outbox()
+        self._address = websocket.client.host if websocket.client else ""
+        self._orders: set[asyncio.Task[None]] = set()
+        self._subscriptions: set[tuple[str, Channel]] = set()
+        self._closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._strikes = 0
+        self._tokens = float(MESSAGES_BURST_MAX)
+        self._heard_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve the connection until one of the two sides ends it."""
+        await self._websocket.accept()
+        self._put(self._hello())
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        ends: list[asyncio.Future[Any]] = [*tasks, self._closing]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hub.leave(self)
+            if self._closing.done() and self._closing.result()[0] == POLICY:
+                await self._drained()  # the error that says why
+            await _cancelled([*tasks, *self._orders])
+        if self._closing.done():
+            await self._send_close(*self._closing.result())
+
+    def offer(self, frame: Frame) -> None:
+        self._put(frame)
+
+    def failed(self, problem: Problem) -> None:
+        self.close(TRY_AGAIN, f"{problem.code.code} {self._sequences()}")
+
+    async def room(self) -> None:
+        await self._outbox.room()
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection with a code; what is queued is not sent."""
+        if not self._closing.done():
+            self._closing.set_result((code, reason))
+
+    async def restart(self, wait_s: float) -> None:
+        """End the connection because the gateway stops; orders under way are answered first."""
+        self._hub.leave(self)
+        if self._orders:
+            await asyncio.wait(self._orders, timeout=wait_s)
+        await self._drained()
+        self.close(RESTART, f"restart {self._sequences()}")
+
+    def beat(self, now_s: float) -> None:
+        """Send a heartbeat to one who follows something; end a connection without any purpose."""
+        reached = self._hub.reached(self)
+        if reached:
+            self._put(text_of(Heartbeat(reached, _now())))
+        if self._subscriptions or self._orders:
+            self._heard_s = now_s
+        elif now_s - self._heard_s > SILENT_S:
+            self.close(POLICY, f"nothing was subscribed to in {SILENT_S:.0f} s")
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                received = await self._websocket.receive()
+            except WebSocketDisconnect:
+                return
+            if received["type"] == "websocket.disconnect":
+                return
+            self._heard_s, elapsed_s = time.monotonic(), time.monotonic() - self._heard_s
+            text = (received.get("text") or "").encode() or received.get("bytes") or b""
+            if self._is_too_fast(elapsed_s):
+                self._refuse(_too_fast(), {})
+                self.close(POLICY, "too many messages a second")
+                return
+            await self._heed(text)
+
+    async def _heed(self, text: bytes) -> None:
+        echo = echo_of(text)
+        try:
+            await self._act(decode_message(text), echo)
+        except Problem as problem:
+            self._refuse(problem, echo)
+            self._strike(problem)
+        else:
+            self._strikes = 0
+
+    async def _act(self, message: Message, echo: Mapping[str, str]) -> None:
+        match message:
+            case Subscribe():
+                await self._subscribe(message)
+            case Unsubscribe():
+                await self._unsubscribe(message)
+            case Ping():
+                self._put(text_of(Pong(_now(), **_id(message.id))))
+            case PlaceOrderMessage():
+                await self._enter(partial(self._place, message), echo)
+            case CancelMessage():
+                await self._enter(partial(self._cancel, message), echo)
+
+    async def _subscribe(self, message: Subscribe) -> None:
+        channels = frozenset(message.channels)
+        listing = await self._gateway.listings.get(message.instrument)
+        wanted = self._subscriptions | {(listing.instrument, channel) for channel in channels}
+        if len(wanted) > SUBSCRIPTIONS_MAX:
+            detail = f"A connection has at most {SUBSCRIPTIONS_MAX} subscriptions."
+            raise Problem(Code.STREAM_TOO_MANY, detail)
+
+        def announce(sequence: int) -> None:
+            self._subscriptions = wanted
+            listed = sorted(channels)
+            self._put(text_of(Subscribed(listed, listing.instrument, sequence, **_id(message.id))))
+
+        await self._hub.subscribe(
+            self,
+            listing,
+            channels,
+            client_id=message.client_id,
+            from_sequence=message.from_sequence,
+            announce=announce,
+        )
+
+    async def _unsubscribe(self, message: Unsubscribe) -> None:
+        channels = frozenset(message.channels)
+        listing = await self._gateway.listings.get(message.instrument)
+        self._hub.unsubscribe(self, listing, channels)
+        self._subscriptions -= {(listing.instrument, channel) for channel in channels}
+        listed = sorted(channels)
+        self._put(text_of(Unsubscribed(listed, listing.instrument, **_id(message.id))))
+
+    async def _enter(self, order: "_Order", echo: Mapping[str, str]) -> None:
+        """Start an order and return when Kafka's client has it: the next must not overtake it."""
+        if len(self._orders) >= ORDERS_IN_FLIGHT_MAX:
+            detail = f"A connection has at most {ORDERS_IN_FLIGHT_MAX} orders under way."
+            raise Problem(Code.STREAM_TOO_MANY, detail, outcome="none")
+        handed_over = asyncio.Event()
+        task = asyncio.create_task(self._answer(order, handed_over, echo))
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)
+        await handed_over.wait()
+
+    async def _answer(
+        self, order: "_Order", handed_over: asyncio.Event, echo: Mapping[str, str]
+    ) -> None:
+        try:
+            document = await order(Origin(self._address, on_handed_over=handed_over.set))
+        except Problem as problem:
+            self._refuse(problem, echo)
+        except Exception:
+            logger.exception("An order on the stream crashed")
+            self._refuse(Problem(Code.INTERNAL, "The mistake was logged."), echo)
+        else:
+            self._put(encoder.encode({**document, **echo}).decode())
+        finally:
+            handed_over.set()
+
+    async def _place(self, message: PlaceOrderMessage, origin: Origin) -> dict[str, Any]:
+        key = message.idempotency_key
+        entered = await place(self._gateway, message.body(), key, origin)
+        return _entered("order_accepted", entered)
+
+    async def _cancel(self, message: CancelMessage, origin: Origin) -> dict[str, Any]:
+        entered = await cancel(
+            self._gateway,
+            message.order_id,
+            message.client_id,
+            message.idempotency_key,
+            origin,
+        )
+        return _entered("order_cancelled", entered)
+
+    async def _write(self) -> None:
+        while True:
+            text = await self._outbox.take()
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await self._websocket.send_text(text)
+            except TimeoutError:
+                self.close(TRY_AGAIN, f"slow {self._sequences()}")
+                return
+            self._outbox.settle()
+            if not len(self._outbox):
+                for instrument in list(self._outbox.stale_books):
+                    self._hub.refresh_book(self, instrument)
+
+    async def _drained(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self._outbox.drained()
+
+    def _put(self, message: Frame | str) -> None:
+        if self._closing.done():
+            return
+        try:
+            self._outbox.put(message)
+        except Overflow:
+            self._gateway.metrics.stream_slow.inc()
+            self.close(TRY_AGAIN, f"slow {self._sequences()}")
+
+    def _refuse(self, problem: Problem, echo: Mapping[str, str]) -> None:
+        self._put(encoder.encode({**problem.document(), "type": "error", **echo}).decode())
+
+    def _strike(self, problem: Problem) -> None:
+        self._strikes = self._strikes + 1 if problem.code in UNREADABLE else 0
+        if self._strikes >= STRIKES_MAX:
+            self.close(POLICY, f"{STRIKES_MAX} messages in a row could not be read")
+
+    def _is_too_fast(self, elapsed_s: float) -> bool:
+        filled = self._tokens + elapsed_s * MESSAGES_PER_SECOND_MAX
+        self._tokens = min(filled, MESSAGES_BURST_MAX) - 1
+        return self._tokens < 0
+
+    def _sequences(self) -> str:
+        return json.dumps(self._outbox.sent, separators=(",", ":"))
+
+    def _hello(self) -> str:
+        return text_of(Connected(os.urandom(8).hex(), list(Channel), HEARTBEAT_MS, _now()))
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        short = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self._websocket.close(code, short)
+                # The server's queue of messages must not be full when it is to hear the end.
+                while (await self._websocket.receive())["type"] != "websocket.disconnect":
+                    pass
+        except (TimeoutError, RuntimeError, WebSocketDisconnect):
+            logger.debug("A connection could not be closed in order", extra={"code": code})
+
+
+_Order = Callable[[Origin], Awaitable[dict[str, Any]]]
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _entered(kind: str, entered: Entered) -> dict[str, Any]:
+    answer = entered.answer
+    if isinstance(answer, Pending):
+        return {
+            "type": "order_pending",
+            "order_id": entered.order_id,
+            "command_id": str(entered.command_id),
+            "status": "pending",
+            "location": f"/commands/{entered.command_id}?at={answer.shard}:{answer.offset}",
+        }
+    assert isinstance(answer, PlacedView | CancelledView)
+    return {"type": kind, **msgspec.structs.asdict(answer), "replayed": entered.replayed}
+
+
+def _too_fast() -> Problem:
+    return Problem(
+        Code.STREAM_TOO_FAST, f"Send at most {MESSAGES_PER_SECOND_MAX} messages a second."
+    )
+
+
+def _id(value: str | None) -> dict[str, str]:
+    return {} if value is None else {"id": value}
+
+
+def _now() -> str:
+    return timestamp(time.time_ns() // 1_000_000)

@@ -1,0 +1,109 @@
+"""One shard's events in order, without a gap, as long as somebody subscribes.
+
+Read ``ShardFeed.read``. It takes the next events from the feed in Redis; where that does
+not have the next position (trimmed, emptied, away, or its projector behind) it takes
+them from the log. A window of the newest events lets a subscriber that catches up join
+in the middle of an event loop's turn, so that nothing can come between.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent, load_event
+from exchange.event_log import read_events, read_heads
+from exchange.gateway.problems import Problem
+from exchange.gateway.reading import log_connection, model_connection
+from projections.checkpoints import ReadModelUnavailable, read_live_generation
+from projections.feed import NAME, READ_EVENTS_MAX, read_feed
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS: Final = 500  # then the log is asked: the feed's projector may be away
+WITHOUT_REDIS_S: Final = 0.1  # between two looks at the log while the feed is away
+WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # a subscriber that is one read behind still joins
+
+
+class ShardFeed:
+    """The events of a shard after ``position``."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, shard: int) -> None:
+        self.shard = shard
+        self.position = 0
+        self._engine = engine
+        self._redis = redis
+        self._window: deque[DecidedEvent] = deque(maxlen=WINDOW_EVENTS_MAX)
+        self._generation: int | None = None
+
+    async def start(self) -> None:
+        """Begin after the last event that is in the log now.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
+        async with log_connection(self._engine) as connection:
+            self.position = (await read_heads(connection)).get(self.shard, 0)
+
+    async def read(self) -> list[DecidedEvent]:
+        """Return the next events, none if there were none for a while.
+
+        Raises:
+            Problem: 503, neither the feed nor the log can be read.
+        """
+        events = await self._from_feed()
+        if not events or events[0].position != self.position + 1:
+            events = await self.history(self.position)
+        return events
+
+    def advance(self, events: Sequence[DecidedEvent]) -> None:
+        """Note that subscribers have got these events, which come after ``position``."""
+        self._window.extend(events)
+        self.position = events[-1].position
+
+    def newest(self, after: int) -> list[DecidedEvent] | None:
+        """Return the events after a position up to ``position``, None if they are too many."""
+        missing = self.position - after
+        if missing > len(self._window):
+            return None
+        return list(islice(self._window, len(self._window) - max(0, missing), None))
+
+    async def history(self, after: int) -> list[DecidedEvent]:
+        """Return the next events after a position from the log.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
+        async with log_connection(self._engine) as connection:
+            stored = await read_events(
+                connection,
+                self.shard,
+                after=after,
+                up_to=after + READ_EVENTS_MAX,
+                limit=READ_EVENTS_MAX,
+            )
+        return [load_event(event) for event in stored]
+
+    async def _from_feed(self) -> list[DecidedEvent]:
+        try:
+            generation = await self._live_generation()
+            return await read_feed(
+                self._redis, generation, self.shard, self.position, block_ms=BLOCK_MS
+            )
+        except (ReadModelUnavailable, Problem) as error:
+            logger.debug("The feed is away", extra={"shard": self.shard, "error": str(error)})
+            self._generation = None
+            await asyncio.sleep(WITHOUT_REDIS_S)
+            return []
+
+    async def _live_generation(self) -> int:
+        # Asked again after each failure; an old generation goes on being filled until then.
+        if self._generation is None:
+            async with model_connection(self._engine) as connection:
+                self._generation = await read_live_generation(connection, NAME)
+        return self._generation
