@@ -4,8 +4,7 @@ Read ``LiveBook.apply``: it changes the levels and tells which ones, with their 
 afterwards, so that a delta never needs the one before it.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
 
 from exchange.codec import DecidedEvent
 from exchange.domain.values import Side
@@ -25,7 +24,7 @@ class LiveBook:
 
         The events are all those of the shard's or of the instrument's, without a gap.
         """
-        changed: dict[Side, dict[int, int]] = {Side.BUY: {}, Side.SELL: {}}
+        before: dict[Side, dict[int, int]] = {Side.BUY: {}, Side.SELL: {}}
         for decided in events:
             if decided.position <= self.position:
                 continue
@@ -33,8 +32,9 @@ class LiveBook:
             change = level_change(decided.event)
             if change is not None:
                 _, side, price, quantity = change
-                changed[side][price] = self._change(side, price, quantity)
-        return changed
+                before[side].setdefault(price, self._sides[side].get(price, 0))
+                self._change(side, price, quantity)
+        return {side: self._changed(side, quantities) for side, quantities in before.items()}
 
     def best(self, side: Side) -> Level | None:
         """Return the best level of a side."""
@@ -48,12 +48,14 @@ class LiveBook:
         """Return all levels of a side, best first."""
         return sorted(self._sides[side].items(), reverse=side is Side.BUY)
 
-    def copy(self) -> Self:
-        """Return a book that changes apart from this one."""
-        view = BookView(self.position, self.time_ms, *(list(self.levels(s)) for s in Side))
-        return type(self)(view)
+    def _changed(self, side: Side, before: Mapping[int, int]) -> dict[int, int]:
+        """Return the levels that are not as they were: one that came and went is left out."""
+        found = self._sides[side]
+        return {
+            price: found.get(price, 0) for price in before if found.get(price, 0) != before[price]
+        }
 
-    def _change(self, side: Side, price: int, change: int) -> int:
+    def _change(self, side: Side, price: int, change: int) -> None:
         found = self._sides[side]
         quantity = found.get(price, 0) + change
         assert quantity >= 0, f"{change} at {price}, where only {quantity - change} rests"
@@ -61,4 +63,3 @@ class LiveBook:
             found[price] = quantity
         else:
             del found[price]
-        return quantity

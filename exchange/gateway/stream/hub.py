@@ -387,6 +387,8 @@ class _Shard:
             while True:
                 newest = self._feed.newest(after)
                 events = await self._feed.history(after) if newest is None else newest
+                # The log may be ahead of what the others have got.
+                events = [d for d in events if d.position <= self._feed.position]
                 mine = _of(events, instrument.listing.instrument)
                 if channel is Channel.ORDERS:
                     await self._known.learn(mine)

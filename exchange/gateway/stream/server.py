@@ -14,7 +14,7 @@ MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less t
 
 
 class BoundedStream(ws_stream.WSStream):
-    """A WebSocket that ends when we close it, or a message is too long, whatever its client does."""
+    """Ends when we close it or a message is too long, whatever its client does."""
 
     async def _handle_events(self) -> None:
         if self.state is ws_stream.ASGIWebsocketState.CLOSED:

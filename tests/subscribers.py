@@ -1,0 +1,95 @@
+"""Subscribers that check what they get: trades without gap or double, and a book kept by deltas.
+
+A ``Subscriber`` follows one instrument's trades and book. It may drop its connection at any
+moment and resume the trades where it was; the book begins anew with a snapshot.
+"""
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from typing import Any
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+DROP_AFTER_S = (0.2, 2.0)
+RECEIVE_S = 5.0
+
+
+class Subscriber:
+    """Follows an instrument, from a random moment on, through random disconnections."""
+
+    def __init__(self, number: int, urls: list[str], instrument: str) -> None:
+        self.instrument = instrument
+        self.start: int | None = None  # the sequence after which it has followed the trades
+        self.reached = 0  # everything up to this sequence has been told
+        self.trades: list[dict[str, Any]] = []
+        self.book: dict[str, dict[Any, Any]] = {"bids": {}, "asks": {}}
+        self.drops = 0
+        self._random = random.Random(number)
+        self._urls = urls
+        self._trade_sequence = 0
+        self._book_sequence = 0
+
+    async def follow(self, until: asyncio.Event) -> None:
+        """Follow and drop at random until told to stop; then stay connected."""
+        await asyncio.sleep(self._random.random())
+        while True:
+            async with connect(f"{self._random.choice(self._urls)}/stream") as socket:
+                await self._subscribe(socket)
+                limit_s = None if until.is_set() else self._random.uniform(*DROP_AFTER_S)
+                with suppress(TimeoutError, ConnectionClosed):
+                    async with asyncio.timeout(limit_s):
+                        while True:
+                            self._take(json.loads(await socket.recv()))
+            self.drops += 1
+
+    async def _subscribe(self, socket: Any) -> None:
+        trades: dict[str, Any] = {
+            "type": "subscribe",
+            "channels": ["trades"],
+            "instrument": self.instrument,
+        }
+        if self.start is not None:
+            trades["from_sequence"] = self._trade_sequence
+        await socket.send(json.dumps(trades))
+        book = {"type": "subscribe", "channels": ["orderbook"], "instrument": self.instrument}
+        await socket.send(json.dumps(book))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "subscribed" if message["channels"] == ["trades"]:
+                self._begin(message["sequence"])
+            case "trades":
+                self._take_trades(message)
+            case "orderbook":
+                self._take_book(message)
+            case "heartbeat":
+                self.reached = message["sequences"].get(self.instrument, self.reached)
+            case "error":
+                raise AssertionError(message)
+
+    def _begin(self, sequence: int) -> None:
+        if self.start is None:
+            self.start = self._trade_sequence = sequence
+        assert sequence == self._trade_sequence, "resumed elsewhere than it was asked"
+
+    def _take_trades(self, message: dict[str, Any]) -> None:
+        assert message["prev_sequence"] <= self._trade_sequence, ("a gap", self.start, message)
+        assert message["sequence"] > self._trade_sequence, "a repetition"
+        self._trade_sequence = message["sequence"]
+        self.trades += message["trades"]
+
+    def _take_book(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "snapshot":
+            self.book = {"bids": {}, "asks": {}}
+        else:
+            assert message["prev_sequence"] <= self._book_sequence < message["sequence"], "a gap"
+        self._book_sequence = message["sequence"]
+        for side in ("bids", "asks"):
+            for level in message[side]:
+                if level["quantity"]:
+                    self.book[side][level["price"]] = level["quantity"]
+                else:
+                    del self.book[side][level["price"]]
