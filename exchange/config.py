@@ -28,6 +28,10 @@ SHARD_CONNECTIONS = 4  # of a matcher: to hold the shard, to show that it lives,
 OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 
 
+RATE_MAX = 1_000_000  # tokens are whole microseconds apart
+RATE_LIMITS = (("orders", 100, 500), ("cancels", 100, 500), ("address", 5_000, 10_000))
+
+
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message is one line naming the variable."""
 
@@ -58,6 +62,12 @@ class Settings:
     kafka_home: Path | None
     order_wait_ms: int
     stream_origins: tuple[str, ...]
+    rate_limit_orders_per_second: int
+    rate_limit_orders_burst: int
+    rate_limit_cancels_per_second: int
+    rate_limit_cancels_burst: int
+    rate_limit_address_per_second: int
+    rate_limit_address_burst: int
     projector_pace_ms: int
     database_pool_max: int
     log_format: str
@@ -101,6 +111,12 @@ class Settings:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "ORDER_WAIT_MS": str(self.order_wait_ms),
+            "RATE_LIMIT_ORDERS_PER_SECOND": str(self.rate_limit_orders_per_second),
+            "RATE_LIMIT_ORDERS_BURST": str(self.rate_limit_orders_burst),
+            "RATE_LIMIT_CANCELS_PER_SECOND": str(self.rate_limit_cancels_per_second),
+            "RATE_LIMIT_CANCELS_BURST": str(self.rate_limit_cancels_burst),
+            "RATE_LIMIT_ADDRESS_PER_SECOND": str(self.rate_limit_address_per_second),
+            "RATE_LIMIT_ADDRESS_BURST": str(self.rate_limit_address_burst),
             "STREAM_ORIGINS": ",".join(self.stream_origins),
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
             "DATABASE_POOL_MAX": str(self.database_pool_max),
@@ -155,6 +171,7 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
+        **_limit_fields(variables),
         "stream_origins": tuple(
             origin.strip() for origin in variables.text("STREAM_ORIGINS").split(",") if origin
         ),
@@ -167,6 +184,18 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "log_format": variables.choice("LOG_FORMAT", "human", ("human", "json")),
         "log_level": variables.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     }
+
+
+def _limit_fields(variables: Variables) -> dict[str, int]:
+    """Return the rate limits; 0 a second is no limit."""
+    fields: dict[str, int] = {}
+    for name, per_second, burst in RATE_LIMITS:
+        for part, default, least in (("per_second", per_second, 0), ("burst", burst, 1)):
+            variable = f"RATE_LIMIT_{name}_{part}".upper()
+            fields[variable.lower()] = variables.integer(
+                variable, default, least=least, most=RATE_MAX
+            )
+    return fields
 
 
 def _service_fields(variables: Variables) -> dict[str, Any]:

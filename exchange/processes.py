@@ -22,6 +22,7 @@ from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.event_store import PostgresEventStore
 from exchange.gateway.app import create_app, serve
+from exchange.gateway.limits import Limit, Limits
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
@@ -78,12 +79,21 @@ async def run_gateway(settings: Settings, port: int) -> None:
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,
             stream_origins=settings.stream_origins,
+            limits=_limits(settings),
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping)
         failing.cancel()
     if producer.failed.is_set():
         raise SystemExit("The Kafka client failed for good: see the log above.")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        orders=Limit(settings.rate_limit_orders_per_second, settings.rate_limit_orders_burst),
+        cancels=Limit(settings.rate_limit_cancels_per_second, settings.rate_limit_cancels_burst),
+        address=Limit(settings.rate_limit_address_per_second, settings.rate_limit_address_burst),
+    )
 
 
 async def _stop_when_failed(producer: CommandProducer, stopping: asyncio.Event) -> None:

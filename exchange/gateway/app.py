@@ -32,6 +32,7 @@ from exchange.gateway.edge import Edge
 from exchange.gateway.health import Health
 from exchange.gateway.holdings import get_positions
 from exchange.gateway.instruments import list_all, register_instrument
+from exchange.gateway.limits import NO_LIMITS, Limits, RateLimiter
 from exchange.gateway.listings import Listings
 from exchange.gateway.market import get_orderbook, get_trades
 from exchange.gateway.matching import Matching
@@ -87,6 +88,7 @@ def create_app(
     shards: int,
     order_wait_ms: int,
     stream_origins: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
 ) -> "Application":
     """Return the application; it starts and stops its background work with the lifespan.
 
@@ -97,6 +99,7 @@ def create_app(
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
         stream_origins: The web pages, beside those of this host, that may use the stream.
+        limits: How many commands clients may send.
     """
     # Every query here reads, and none needs a snapshot common to two: a transaction would cost
     # two more trips to the database.
@@ -114,6 +117,7 @@ def create_app(
         freshness=Freshness(engine),
         matching=matching,
         health=Health(engine, redis, producer, matching, metrics),
+        limiter=RateLimiter(redis, limits),
     )
 
     stream = Stream(gateway, Hub(engine, redis, gateway.freshness), stream_origins)

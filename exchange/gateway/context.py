@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
 from exchange.gateway.health import Health
+from exchange.gateway.limits import RateLimiter
 from exchange.gateway.listings import Listings
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
@@ -31,6 +32,7 @@ class Gateway:
     freshness: Freshness
     matching: Matching
     health: Health
+    limiter: RateLimiter
     tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from msgspec import Raw, Struct
 
+from exchange.codec import command_claim, is_keyed
 from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder
 from exchange.domain.events import (
     CancelRejected,
@@ -23,6 +24,7 @@ from exchange.domain.values import (
     RejectReason,
     instrument_of_exchange_order_id,
 )
+from exchange.event_log import read_claims
 from exchange.gateway.answers import (
     check_accepted,
     command_id_for,
@@ -31,6 +33,7 @@ from exchange.gateway.answers import (
     uuid7,
 )
 from exchange.gateway.context import Gateway
+from exchange.gateway.limits import Buckets, Budget
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import book_after
 from exchange.gateway.order_states import (
@@ -40,6 +43,7 @@ from exchange.gateway.order_states import (
     settled_listing,
 )
 from exchange.gateway.problems import Code, Problem, invalid, order_not_found, telling
+from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import OrderBody, is_null, to_units
 from exchange.gateway.responses import OrderView, TradeView, timestamp, trade
 from exchange.gateway.submission import Decision, Pending
@@ -76,11 +80,15 @@ class CancelledView(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """What became of a command: its view, or its place in Kafka while it is not decided."""
+    """What became of a command: its view, or its place in Kafka while it is not decided.
+
+    ``budget`` is what is left of the limits.
+    """
 
     command_id: UUID
     order_id: str
     answer: PlacedView | CancelledView | Pending
+    budget: Budget
     replayed: bool = False
 
 
@@ -94,11 +102,13 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     with telling(outcome="none"):
         listing = await gateway.listings.get(body.instrument)
     command = _place_command(body, listing)
-    answer = await _submit(gateway, listing, command, command_id, origin)
+    buckets = gateway.limiter.buckets_of_order(body.client_id, origin.address)
+    budget = await _spend(gateway, buckets, command_id)
+    answer = await _submit(gateway, listing, command, command_id, origin, buckets)
     if isinstance(answer, Pending):
-        return Entered(command_id, command.order_id, answer)
+        return Entered(command_id, command.order_id, answer, budget)
     view = await placed_view(gateway, listing, answer, command_id)
-    return Entered(command_id, view.order.order_id, view, answer.replayed)
+    return Entered(command_id, view.order.order_id, view, budget, answer.replayed)
 
 
 async def cancel(
@@ -112,14 +122,16 @@ async def cancel(
     if key is not None and client_id is None:
         raise invalid("client_id", "is needed with an idempotency key, which is the client's")
     command_id = command_id_for(client_id, key)
+    buckets = gateway.limiter.buckets_of_cancel(client_id, origin.address)
+    budget = await _spend(gateway, buckets, command_id)
     with telling(outcome="none"):
         listing = await settled_listing(gateway, order_id)
     command = CancelOrder(order_id, listing.instrument, client_id)
-    answer = await _submit(gateway, listing, command, command_id, origin)
+    answer = await _submit(gateway, listing, command, command_id, origin, buckets)
     if isinstance(answer, Pending):
-        return Entered(command_id, order_id, answer)
+        return Entered(command_id, order_id, answer, budget)
     view = await cancelled_view(gateway, listing, answer, command_id)
-    return Entered(command_id, order_id, view, answer.replayed)
+    return Entered(command_id, order_id, view, budget, answer.replayed)
 
 
 async def placed_view(
@@ -163,16 +175,52 @@ async def cancelled_view(
     return CancelledView(view, decision.sequence, str(command_id))
 
 
+async def _spend(gateway: Gateway, buckets: Buckets, command_id: UUID) -> Budget:
+    """Take what a command costs; one whose key is claimed is a retry, and costs nothing.
+
+    Raises:
+        Problem: 429, nothing is left.
+    """
+    budget = await gateway.limiter.spend(buckets)
+    if budget.wait_us and not await _is_claimed(gateway, command_id):
+        gateway.metrics.rate_limited.inc()
+        raise Problem(
+            Code.RATE_LIMITED,
+            f"Nothing was sent; try again in {budget.retry_after_s} s.",
+            headers=budget.headers,
+            outcome="none",
+            retry_after=budget.retry_after_s,
+            remaining=max(0, budget.remaining),
+        )
+    return budget
+
+
+async def _is_claimed(gateway: Gateway, command_id: UUID) -> bool:
+    if not is_keyed(command_id):
+        return False
+    with telling(outcome="none"):
+        async with log_connection(gateway.engine) as connection:
+            return bool(await read_claims(connection, [command_claim(command_id)]))
+
+
 async def _submit(
-    gateway: Gateway, listing: Listing, command: ClientCommand, command_id: UUID, origin: Origin
+    gateway: Gateway,
+    listing: Listing,
+    command: ClientCommand,
+    command_id: UUID,
+    origin: Origin,
+    buckets: Buckets,
 ) -> Decision | Pending:
-    return await gateway.submitter.submit(
+    answer = await gateway.submitter.submit(
         listing.shard,
         command,
         command_id,
         wait=origin.wait,
         on_handed_over=origin.on_handed_over,
     )
+    if isinstance(answer, Decision) and answer.replayed:
+        gateway.limiter.give_back(buckets)
+    return answer
 
 
 def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:

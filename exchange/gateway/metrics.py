@@ -72,6 +72,11 @@ class Metrics:
             ["service"],
             registry=self.registry,
         )
+        self.rate_limited = Counter(
+            "exchange_gateway_rate_limited",
+            "Commands that were refused because their client or address sent too many",
+            registry=self.registry,
+        )
         self.stream_clients = Gauge(
             "exchange_stream_clients",
             "Connections of the stream",

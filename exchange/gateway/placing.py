@@ -47,7 +47,11 @@ def _origin(request: Request) -> Origin:
 
 def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:
     if isinstance(entered.answer, Pending):
-        return pending_response(
+        response = pending_response(
             request, entered.answer, entered.command_id, order_id=entered.order_id
         )
-    return json_response(entered.answer, status, {**headers, **replayed_headers(entered.replayed)})
+    else:
+        headers |= replayed_headers(entered.replayed)
+        response = json_response(entered.answer, status, headers)
+    response.headers.update(entered.budget.headers)
+    return response

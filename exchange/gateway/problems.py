@@ -62,6 +62,7 @@ class Code(Enum):
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
 
     ORIGIN = "stream.origin", 403, "Pages of this origin may not connect"
+    RATE_LIMITED = "rate.limited", 429, "Too many commands"
     STREAM_TYPE = "stream.unknown_type", 422, "There is no such message"
     STREAM_TOO_FAST = "stream.too_fast", 429, "Too many messages a second"
     STREAM_TOO_MANY = "stream.too_many", 429, "Too many subscriptions or orders at once"

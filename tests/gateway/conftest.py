@@ -20,6 +20,7 @@ from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.domain.values import Shard
 from exchange.event_store import PostgresEventStore
 from exchange.gateway.app import create_app, serve
+from exchange.gateway.limits import NO_LIMITS, Limits
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
@@ -83,6 +84,7 @@ async def gateway_at(
     order_wait_ms: int = 2_000,
     shards: int = 1,
     stream_origins: tuple[str, ...] = (),
+    limits: Limits = NO_LIMITS,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""
     app = create_app(
@@ -92,6 +94,7 @@ async def gateway_at(
         shards=shards,
         order_wait_ms=order_wait_ms,
         stream_origins=stream_origins,
+        limits=limits,
     )
     (port,) = free_ports(1)
     shutdown = asyncio.Event()

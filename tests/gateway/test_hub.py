@@ -1,0 +1,202 @@
+"""Who subscribes at any moment, from any sequence, gets each event once, whatever Redis does."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from exchange.gateway.listings import Listing
+from exchange.gateway.problems import Problem
+from exchange.gateway.reading import Freshness
+from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.hub import Hub
+from exchange.gateway.stream.messages import Channel
+from exchange.ports import StoredEvent
+from projections.projector import run_projector
+from tests.projections.folds import fold_book, fold_histories, fold_trades
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+INSTRUMENT = "SMALL-0"
+LISTING = Listing(INSTRUMENT, 0, 2, 3)
+SETTLE_S = 10.0
+TICK = 100  # units: the instrument's price scale is 2
+
+
+class Follower:
+    """A subscriber that keeps what it gets, and joins a hub from where it was."""
+
+    def __init__(self) -> None:
+        self.start: int | None = None
+        self.seen = dict.fromkeys(Channel, 0)
+        self.trades: list[int] = []
+        self.updates: list[int] = []
+        self.book: dict[str, dict[Any, Any]] = {}
+        self.ticker: dict[str, Any] = {}
+        self.failure: Problem | None = None
+
+    def offer(self, frame: Frame) -> None:
+        message = json.loads(frame.text)
+        if frame.snapshot:
+            self.book = {"bids": {}, "asks": {}}
+        elif frame.channel is not Channel.TICKER or self.ticker:
+            seen = self.seen[frame.channel]
+            assert message["prev_sequence"] <= seen < message["sequence"], (seen, message)
+        self.seen[frame.channel] = message["sequence"]
+        match frame.channel:
+            case Channel.TRADES:
+                self.trades += [trade["sequence"] for trade in message["trades"]]
+            case Channel.ORDERS:
+                self.updates += [update["sequence"] for update in message["orders"]]
+            case Channel.ORDERBOOK:
+                self._change_book(message)
+            case Channel.TICKER:
+                self.ticker = message
+
+    def failed(self, problem: Problem) -> None:
+        self.failure = problem
+
+    async def room(self) -> None:
+        await asyncio.sleep(0)
+
+    def begin(self, sequence: int) -> None:
+        self.ticker = {}  # it begins anew
+        if self.start is None:
+            self.start = sequence
+            self.seen = dict.fromkeys(Channel, sequence)
+
+    def _change_book(self, message: dict[str, Any]) -> None:
+        for side in ("bids", "asks"):
+            for level in message[side]:
+                price = round(level["price"] * TICK)
+                if level["quantity"]:
+                    self.book[side][price] = level["quantity"]
+                else:
+                    del self.book[side][price]
+
+
+@asynccontextmanager
+async def hub_at(database_url: str, redis: Redis) -> AsyncIterator[Hub]:
+    """A hub on a log that the test writes, with a projector."""
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    engine = create_async_engine(url, pool_size=20, connect_args={"ssl": False})
+    projector = asyncio.create_task(run_projector(engine, redis, pace_ms=5))
+    hub = Hub(engine, redis, Freshness(engine))
+    try:
+        yield hub
+    finally:
+        await hub.stop()
+        projector.cancel()
+        with suppress(asyncio.CancelledError):
+            await projector
+        await engine.dispose()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def join(hub: Hub, follower: Follower, channel: Channel) -> None:
+    """Subscribe; after the first time from where the follower was."""
+    resumed = None if follower.start is None else follower.seen[channel]
+    if channel in (Channel.ORDERBOOK, Channel.TICKER):
+        resumed = None
+    for attempt in range(200):
+        try:
+            await hub.subscribe(
+                follower,
+                LISTING,
+                frozenset((channel,)),
+                client_id=None,
+                from_sequence=resumed,
+                announce=follower.begin,
+            )
+        except Problem:  # the book is filled again
+            if attempt == 199:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+def expected_updates(log: list[StoredEvent], start: int) -> list[int]:
+    mine = [e.position for e in log if e.instrument == INSTRUMENT and e.position > start]
+    changed: dict[int, int] = {}
+    for places in fold_histories(log).values():
+        for _, position in places:
+            changed[position] = changed.get(position, 0) + 1
+    twice = {e.position for e in log if e.type == "OrderRejected"}  # one whose id is taken too
+    return [p for p in mine for _ in range(max(changed.get(p, 0), p in twice))]
+
+
+async def follow_at_random(
+    hub: Hub, log: list[StoredEvent], writer: LogWriter, redis: Redis, seed: int, batches: int
+) -> list[Follower]:
+    chance = random.Random(seed)
+    followers: list[tuple[Follower, Channel]] = []
+    for number in range(batches):
+        log += await writer.append_random(chance, chance.randint(1, 30))
+        if len(followers) < 24:
+            followers.append((Follower(), chance.choice(list(Channel))))
+            await join(hub, *followers[-1])
+        follower, channel = chance.choice(followers)
+        hub.leave(follower)
+        if chance.random() < 0.5:
+            log += await writer.append_random(chance, chance.randint(1, 30))
+        await join(hub, follower, channel)
+        if number == batches // 2:
+            await redis.flushdb()
+        await asyncio.sleep(chance.choice((0, 0, 0.01, 0.03)))
+    return [follower for follower, _ in followers]
+
+
+async def until_all_is_told(hub: Hub, followers: list[Follower], position: int) -> None:
+    async with asyncio.timeout(SETTLE_S):
+        while any(hub.reached(f).get(INSTRUMENT, 0) < position for f in followers):
+            assert [f.failure for f in followers if f.failure] == []
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_followers_end_with_the_log_and_the_book(
+    seed: int, database_url: str, redis: Redis
+) -> None:
+    await follow_and_compare(seed, database_url, redis, batches=60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 120))
+async def test_followers_end_with_the_log_in_many_ways(
+    seed: int, database_url: str, redis: Redis
+) -> None:
+    await follow_and_compare(seed, database_url, redis, batches=300)
+
+
+async def follow_and_compare(seed: int, database_url: str, redis: Redis, batches: int) -> None:
+    async with (
+        LogWriter.open(database_url) as writer,
+        hub_at(database_url, redis) as hub,
+    ):
+        log = await writer.append(registrations(0))
+        followers = await follow_at_random(hub, log, writer, redis, seed, batches)
+        await until_all_is_told(hub, followers, writer.position)
+    book = fold_book(log).get(INSTRUMENT, {"bids": [], "asks": []})
+    traded = [t["position"] for t in fold_trades(log).values() if t["instrument"] == INSTRUMENT]
+    for follower in followers:
+        assert follower.start is not None
+        if follower.trades:
+            assert follower.trades == [p for p in traded if p > follower.start]
+        if follower.updates:
+            assert follower.updates == expected_updates(log, follower.start)
+        if follower.book:
+            found = {side: dict(levels) for side, levels in follower.book.items()}
+            assert {s: {p: q / 1000 for p, q in book[s]} for s in ("bids", "asks")} == found
