@@ -41,6 +41,7 @@ class Follower:
         self.book: dict[str, dict[Any, Any]] = {}
         self.ticker: dict[str, Any] = {}
         self.failure: Problem | None = None
+        self.errors: list[tuple[int, dict[str, Any]]] = []
 
     def offer(self, frame: Frame) -> None:
         message = json.loads(frame.text)
@@ -48,7 +49,8 @@ class Follower:
             self.book = {"bids": {}, "asks": {}}
         elif frame.channel is not Channel.TICKER or self.ticker:
             seen = self.seen[frame.channel]
-            assert message["prev_sequence"] <= seen < message["sequence"], (seen, message)
+            if not message["prev_sequence"] <= seen < message["sequence"]:
+                self.errors.append((seen, message))  # raising would stop the hub
         self.seen[frame.channel] = message["sequence"]
         match frame.channel:
             case Channel.TRADES:
@@ -192,6 +194,7 @@ async def follow_and_compare(seed: int, database_url: str, redis: Redis, batches
     book = fold_book(log).get(INSTRUMENT, {"bids": [], "asks": []})
     traded = [t["position"] for t in fold_trades(log).values() if t["instrument"] == INSTRUMENT]
     for follower in followers:
+        assert follower.errors == []
         assert follower.start is not None
         if follower.trades:
             assert follower.trades == [p for p in traded if p > follower.start]

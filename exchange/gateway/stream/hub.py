@@ -30,9 +30,9 @@ from exchange.gateway.stream.order_updates import KnownOrders
 from exchange.gateway.stream.renderer import Renderer
 from exchange.gateway.stream.shard_feed import ShardFeed
 from projections import book as books
+from projections import trades
 from projections.book import ALL_LEVELS, read_book
 from projections.checkpoints import read_live_generation
-from projections.trades import list_trades
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ class Hub:
     def __init__(self, engine: AsyncEngine, redis: Redis, freshness: Freshness) -> None:
         self._engine = engine
         self._redis = redis
+        self._freshness = freshness
         self._known = KnownOrders(engine, freshness)
         self._shards: dict[int, _Shard] = {}
         self._starting = asyncio.Lock()
@@ -164,7 +165,7 @@ class Hub:
         async with self._starting:
             shard = self._shards.get(number)
             if shard is None or shard.has_ended:
-                shard = _Shard(self._engine, self._redis, number, self._known)
+                shard = _Shard(self._engine, self._redis, number, self._known, self._freshness)
                 await shard.start()
                 self._shards[number] = shard
             return shard
@@ -173,8 +174,16 @@ class Hub:
 class _Shard:
     """The subscriptions to the instruments of one shard."""
 
-    def __init__(self, engine: AsyncEngine, redis: Redis, number: int, known: KnownOrders) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        number: int,
+        known: KnownOrders,
+        freshness: Freshness,
+    ) -> None:
         self._engine = engine
+        self._freshness = freshness
         self._redis = redis
         self._number = number
         self._known = known
@@ -226,6 +235,8 @@ class _Shard:
             self._instruments[listing.instrument] = instrument
         if not channels.isdisjoint(BOOK_CHANNELS):
             await self._open_book(instrument)
+            if self.has_ended:  # while this waited
+                raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
         resumed = channels - BOOK_CHANNELS if from_sequence is not None else frozenset[Channel]()
         subscription = instrument.subscriptions.setdefault(outlet, _Subscription())
         subscription.drop(channels)
@@ -341,26 +352,29 @@ class _Shard:
             instrument.joining -= 1
 
     async def _read_book(self, instrument: _Instrument) -> None:
-        """Read the book and bring it to the shard's position."""
+        """Read the book and the last trade, and bring them to the shard's position."""
         listing = instrument.listing
         async with model_connection(self._engine) as connection:
             generation = await read_live_generation(connection, books.NAME)
-            trades, _ = await list_trades(connection, listing.instrument, limit=1)
         with answering():
             view = await read_book(
                 self._redis, generation, listing.shard, listing.instrument, ALL_LEVELS
             )
+        await self._freshness.reach(trades.NAME, {listing.shard: view.position})
+        async with model_connection(self._engine) as connection:
+            last, _ = await trades.list_trades(connection, listing.instrument, limit=1)
+        await self._feed.until(view.position)
+        renderer = instrument.renderer
+        if last:
+            renderer.last_trade = (last[0].price, last[0].quantity)
         book = LiveBook(view)
         while (newest := self._feed.newest(book.position)) is None:
-            history = await self._feed.history(book.position)
-            book.apply(_of(history, listing.instrument))
-            book.position = max(book.position, history[-1].position)
-        book.apply(_of(newest, listing.instrument))
-        book.position = max(book.position, self._feed.position)
-        renderer = instrument.renderer
-        renderer.book = book
-        if trades and renderer.last_trade is None:
-            renderer.last_trade = (trades[0].price, trades[0].quantity)
+            past = await self._feed.history(book.position, up_to=self._feed.position)
+            renderer.follow_book(book, _of(past, listing.instrument))
+            book.position = max(book.position, past[-1].position)
+        renderer.follow_book(book, _of(newest, listing.instrument))
+        book.position = self._feed.position
+        renderer.open_book(book)
 
     def _catch_up(
         self,
@@ -386,9 +400,9 @@ class _Shard:
         try:
             while True:
                 newest = self._feed.newest(after)
-                events = await self._feed.history(after) if newest is None else newest
-                # The log may be ahead of what the others have got.
-                events = [d for d in events if d.position <= self._feed.position]
+                events = newest
+                if events is None:
+                    events = await self._feed.history(after, up_to=self._feed.position)
                 mine = _of(events, instrument.listing.instrument)
                 if channel is Channel.ORDERS:
                     await self._known.learn(mine)

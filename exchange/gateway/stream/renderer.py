@@ -5,7 +5,7 @@ and the ``sequence`` of each channel's last message. The hub has one per instrum
 all who are up to date, and one for each subscriber that is catching up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -113,9 +113,7 @@ class Renderer:
 
     def ticker(self, events: Sequence[DecidedEvent]) -> Frame | None:
         """Return the message of the ticker if it changed; the book must have the events already."""
-        for decided in events:
-            if isinstance(decided.event, TradeExecuted):
-                self.last_trade = (decided.event.price, decided.event.quantity)
+        self._note_trades(events)
         touch = self._touch()
         if touch == self._ticked:
             return None
@@ -140,6 +138,21 @@ class Renderer:
             prev_sequence=previous,
         )
         return self._frame(Channel.TICKER, book.position, message)
+
+    def follow_book(self, book: LiveBook, events: Sequence[DecidedEvent]) -> None:
+        """Bring a book that is not open yet, and the last trade, forward by events."""
+        self._note_trades(d for d in events if d.position > book.position)
+        book.apply(events)
+
+    def open_book(self, book: LiveBook) -> None:
+        """Let the book be what deltas and tickers are made from."""
+        self.book = book
+        self._ticked = self._touch()
+
+    def _note_trades(self, events: Iterable[DecidedEvent]) -> None:
+        for decided in events:
+            if isinstance(decided.event, TradeExecuted):
+                self.last_trade = (decided.event.price, decided.event.quantity)
 
     def _touch(self) -> _Touch:
         assert self.book is not None

@@ -19,7 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.codec import DecidedEvent, load_event
 from exchange.event_log import read_events, read_heads
 from exchange.gateway.problems import Problem
-from exchange.gateway.reading import log_connection, model_connection
+from exchange.gateway.reading import (
+    CATCH_UP_WAIT_MS,
+    answering,
+    log_connection,
+    model_connection,
+)
 from projections.checkpoints import ReadModelUnavailable, read_live_generation
 from projections.feed import NAME, READ_EVENTS_MAX, read_feed
 
@@ -40,6 +45,7 @@ class ShardFeed:
         self._redis = redis
         self._window: deque[DecidedEvent] = deque(maxlen=WINDOW_EVENTS_MAX)
         self._generation: int | None = None
+        self._moved = asyncio.Event()
 
     async def start(self) -> None:
         """Begin after the last event that is in the log now.
@@ -65,6 +71,19 @@ class ShardFeed:
         """Note that subscribers have got these events, which come after ``position``."""
         self._window.extend(events)
         self.position = events[-1].position
+        self._moved.set()
+
+    async def until(self, position: int) -> None:
+        """Wait until subscribers have got everything up to a position.
+
+        Raises:
+            Problem: 503, they did not in time.
+        """
+        with answering():
+            async with asyncio.timeout(CATCH_UP_WAIT_MS / 1000):
+                while self.position < position:
+                    self._moved.clear()
+                    await self._moved.wait()
 
     def newest(self, after: int) -> list[DecidedEvent] | None:
         """Return the events after a position up to ``position``, None if they are too many."""
@@ -73,8 +92,8 @@ class ShardFeed:
             return None
         return list(islice(self._window, len(self._window) - max(0, missing), None))
 
-    async def history(self, after: int) -> list[DecidedEvent]:
-        """Return the next events after a position from the log.
+    async def history(self, after: int, *, up_to: int | None = None) -> list[DecidedEvent]:
+        """Return the next events after a position from the log, which may be ahead of the feed.
 
         Raises:
             Problem: 503, the log cannot be read.
@@ -84,7 +103,7 @@ class ShardFeed:
                 connection,
                 self.shard,
                 after=after,
-                up_to=after + READ_EVENTS_MAX,
+                up_to=after + READ_EVENTS_MAX if up_to is None else up_to,
                 limit=READ_EVENTS_MAX,
             )
         return [load_event(event) for event in stored]
