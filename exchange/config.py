@@ -28,6 +28,8 @@ SHARD_CONNECTIONS = 4  # of a matcher: to hold the shard, to show that it lives,
 OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 
 
+SNAPSHOT_EVENTS_MAX = 100_000_000
+DAY_S = 86_400
 RATE_MAX = 1_000_000  # tokens are whole microseconds apart
 RATE_LIMITS = (("orders", 100, 500), ("cancels", 100, 500), ("address", 5_000, 10_000))
 
@@ -62,6 +64,8 @@ class Settings:
     kafka_home: Path | None
     order_wait_ms: int
     stream_origins: tuple[str, ...]
+    snapshot_events: int
+    snapshot_seconds: int
     rate_limit_orders_per_second: int
     rate_limit_orders_burst: int
     rate_limit_cancels_per_second: int
@@ -117,6 +121,8 @@ class Settings:
             "RATE_LIMIT_CANCELS_BURST": str(self.rate_limit_cancels_burst),
             "RATE_LIMIT_ADDRESS_PER_SECOND": str(self.rate_limit_address_per_second),
             "RATE_LIMIT_ADDRESS_BURST": str(self.rate_limit_address_burst),
+            "SNAPSHOT_EVENTS": str(self.snapshot_events),
+            "SNAPSHOT_SECONDS": str(self.snapshot_seconds),
             "STREAM_ORIGINS": ",".join(self.stream_origins),
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
             "DATABASE_POOL_MAX": str(self.database_pool_max),
@@ -172,6 +178,10 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
         **_limit_fields(variables),
+        "snapshot_events": variables.integer(
+            "SNAPSHOT_EVENTS", 100_000, least=1, most=SNAPSHOT_EVENTS_MAX
+        ),
+        "snapshot_seconds": variables.integer("SNAPSHOT_SECONDS", 60, least=1, most=DAY_S),
         "stream_origins": tuple(
             origin.strip() for origin in variables.text("STREAM_ORIGINS").split(",") if origin
         ),

@@ -26,6 +26,7 @@ from exchange.gateway.limits import Limit, Limits
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
+from projections.snapshotter import SnapshotPace
 
 POOL_WAIT_S: Final = 2  # then a reader is told, rather than left in a queue
 STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
@@ -60,7 +61,8 @@ async def run_projections(settings: Settings) -> None:
         _engine(settings, synchronous_commit="off") as engine,
         _redis(settings) as redis,
     ):
-        await run_projector(engine, redis, pace_ms=settings.projector_pace_ms)
+        pace = SnapshotPace(settings.snapshot_events, settings.snapshot_seconds)
+        await run_projector(engine, redis, pace_ms=settings.projector_pace_ms, snapshots=pace)
 
 
 async def run_gateway(settings: Settings, port: int) -> None:

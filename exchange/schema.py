@@ -92,6 +92,28 @@ CLAIMS = Table(
     Column("body_hash", LargeBinary, nullable=False),
 )
 
+# The state of a shard at the end of a batch; deleting them all loses nothing.
+SNAPSHOTS = Table(
+    "snapshots",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", SmallInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("resting_orders", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# From which position on somebody wants a snapshot of a shard.
+SNAPSHOT_WISHES = Table(
+    "snapshot_wishes",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+)
+
 GENERATIONS = Table(
     "generations",
     metadata,

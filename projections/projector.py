@@ -8,7 +8,7 @@ generation once it has caught up.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -35,6 +35,7 @@ from projections.orders import orders_projection
 from projections.positions import positions_projection
 from projections.postgres import driver_connection
 from projections.settlement import settlement_projection
+from projections.snapshotter import SnapshotPace, Snapshotter
 from projections.tail import ShardTail, is_set_within, listen
 from projections.ticker import TickerProjection
 from projections.trades import trades_projection
@@ -54,11 +55,18 @@ class Projector:
     """All followers of a process: one for each projection, active generation and shard."""
 
     def __init__(
-        self, engine: AsyncEngine, projections: Sequence[Projection], *, pace_ms: int
+        self,
+        engine: AsyncEngine,
+        projections: Sequence[Projection],
+        *,
+        pace_ms: int,
+        snapshots: SnapshotPace | None = None,
     ) -> None:
         self._engine = engine
         self._projections = {projection.name: projection for projection in projections}
         self._pace_ms = pace_ms
+        self._snapshots = snapshots
+        self._snapshotters: dict[int, asyncio.Task[None]] = {}
         self._tails: dict[int, ShardTail] = {}
         self._followers: dict[Place, asyncio.Task[None]] = {}
         self._unknown_shard = asyncio.Event()  # set when one that has no followers has news
@@ -96,6 +104,7 @@ class Projector:
         mine = [g for g in generations if g.projection in self._projections]
         active = [g for g in mine if g.state in ACTIVE_STATES]
         self._keep_followers(tasks, active, heads)
+        self._keep_snapshotters(tasks, heads)
         live = {g.projection for g in mine if g.live}
         for generation in active:
             if generation.projection not in live:
@@ -117,10 +126,19 @@ class Projector:
             name = f"{place.projection} generation {place.generation} shard {place.shard}"
             self._followers[place] = tasks.create_task(self._follower(place).run(), name=name)
 
+    def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
+        for shard in shards:
+            if self._snapshots is not None and shard not in self._snapshotters:
+                snapshotter = Snapshotter(self._engine, self._tail(shard), self._snapshots)
+                self._snapshotters[shard] = tasks.create_task(snapshotter.run())
+
+    def _tail(self, shard: int) -> ShardTail:
+        if shard not in self._tails:
+            self._tails[shard] = ShardTail(self._engine, shard)
+        return self._tails[shard]
+
     def _follower(self, place: Place) -> Follower:
-        tail = self._tails.get(place.shard)
-        if tail is None:
-            tail = self._tails[place.shard] = ShardTail(self._engine, place.shard)
+        tail = self._tail(place.shard)
         projection = self._projections[place.projection]
         return Follower(self._engine, projection, place, tail, self._pace_ms)
 
@@ -157,12 +175,20 @@ def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
     ]
 
 
-async def run_projector(engine: AsyncEngine, redis: Redis, *, pace_ms: int = PACE_MS) -> None:
+async def run_projector(
+    engine: AsyncEngine,
+    redis: Redis,
+    *,
+    pace_ms: int = PACE_MS,
+    snapshots: SnapshotPace | None = None,
+) -> None:
     """Keep all read models up with the log until cancelled.
 
     Args:
         engine: The process's pool. One connection listens, the followers share the others.
         redis: Where the books are kept.
         pace_ms: See ``PACE_MS``.
+        snapshots: When engine snapshots are taken; None takes none.
     """
-    await Projector(engine, all_projections(engine, redis), pace_ms=pace_ms).run()
+    models = all_projections(engine, redis)
+    await Projector(engine, models, pace_ms=pace_ms, snapshots=snapshots).run()

@@ -11,7 +11,7 @@ kept up to date one change at a time and does not depend on the order in which t
 are visited (Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, assert_never
@@ -138,6 +138,24 @@ def evolve(state: State, event: Event) -> None:
             pass
         case _:
             assert_never(event)
+
+
+def rebuild(
+    position: Position,
+    time_ms: int,
+    settlement_cycle: int,
+    books: Iterable[tuple[Instrument, Iterable[RestingOrder]]],
+) -> State:
+    """Return the state that has these instruments and resting orders, oldest first."""
+    state = State(position, time_ms, settlement_cycle=settlement_cycle)
+    state.digest_sum = _cycle_hash(settlement_cycle)
+    for instrument, orders in books:
+        book = state.books[instrument.name] = Book(instrument)
+        _shift_digest(state, _instrument_hash(instrument))
+        for order in orders:
+            book.rest(order)
+            _shift_digest(state, _order_hash(instrument.name, order))
+    return state
 
 
 def check_state(state: State) -> None:

@@ -43,6 +43,7 @@ from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
+from exchange.gateway.snapshots import take_snapshot
 from exchange.gateway.stream.endpoint import Stream
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.server import MESSAGE_BYTES_MAX, harden
@@ -69,6 +70,7 @@ ROUTES: Final = (
     Route("/settlement/cycles", get_cycles, methods=["GET"]),
     Route("/settlement/cycles/close", close_cycle, methods=["POST"]),
     Route("/settlement/cycles/{cycle_id}", get_cycle, methods=["GET"]),
+    Route("/market/orderbook/snapshot", take_snapshot, methods=["POST"]),
     Route("/orders", get_orders, methods=["GET"]),
     Route("/orders/{order_id}/events", get_order_events, methods=["GET"]),
     Route("/commands/{command_id}", get_command, methods=["GET"]),

@@ -84,6 +84,12 @@ class CloseBody(Struct, frozen=True, forbid_unknown_fields=True):
     cycle: CycleNumber | None = None
 
 
+class SnapshotBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /market/orderbook/snapshot``; all of it may be left out."""
+
+    instrument: InstrumentName | None = None
+
+
 class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /instruments``."""
 
@@ -100,6 +106,7 @@ class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
 ORDER_BODY: Final = msgspec.json.Decoder(OrderBody)
 CANCEL_BODY: Final = msgspec.json.Decoder(CancelBody)
 CLOSE_BODY: Final = msgspec.json.Decoder(CloseBody)
+SNAPSHOT_BODY: Final = msgspec.json.Decoder(SnapshotBody)
 INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 

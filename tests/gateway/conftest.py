@@ -24,6 +24,7 @@ from exchange.gateway.limits import NO_LIMITS, Limits
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
+from projections.snapshotter import SnapshotPace
 from tests.conftest import (
     VENUE_REDIS_DATABASE,
     Services,
@@ -139,7 +140,8 @@ async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
 async def venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
     """A venue with a matcher, a projector and BTC-USD, shared by the tests of this folder."""
     async with new_venue(services, template_database) as venue:
-        projector = run_projector(venue.engine, venue.redis, pace_ms=5)
+        pace = SnapshotPace(events=1_000_000, seconds=3_600)
+        projector = run_projector(venue.engine, venue.redis, pace_ms=5, snapshots=pace)
         async with matching(venue), running(projector):
             async with gateway_at(venue) as client:
                 response = await register(client, "BTC-USD")

@@ -1,0 +1,100 @@
+"""Snapshots are taken at the ends of batches, by events, by time and on demand."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange import snapshots
+from exchange.snapshots import WISH, SnapshotRow
+from projections.snapshotter import SnapshotPace, Snapshotter
+from projections.tail import ShardTail
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+WAIT_S = 10.0
+NEVER = SnapshotPace(events=10**9, seconds=10**6)
+
+
+@asynccontextmanager
+async def running(engine: AsyncEngine, pace: SnapshotPace) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(Snapshotter(engine, ShardTail(engine, 0), pace).run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def taken(connection: asyncpg.Connection, at_least: int) -> SnapshotRow:
+    async with asyncio.timeout(WAIT_S):
+        while (row := await snapshots.newest(connection, 0, at_least=at_least)) is None:
+            await asyncio.sleep(0.02)
+    return row
+
+
+async def assert_right(connection: asyncpg.Connection, row: SnapshotRow) -> None:
+    """A snapshot stands at the end of a batch and has the digest that is recorded there."""
+    query = "select state_digest from batches where shard = 0 and position = $1"
+    assert await connection.fetchval(query, row.position) == row.digest
+    loaded = await snapshots.load_newest(connection, 0, at_most=row.position)
+    assert loaded is not None
+    assert (loaded.position, loaded.digest) == (row.position, row.digest)
+
+
+async def write(writer: LogWriter, batches: int) -> None:
+    chance = random.Random(batches)
+    await writer.append(registrations(0))
+    for _ in range(batches):
+        await writer.append_random(chance, chance.randint(1, 60))
+
+
+@pytest.mark.parametrize(
+    "pace", [SnapshotPace(100, 10**6), SnapshotPace(10**9, 1)], ids=["events", "seconds"]
+)
+async def test_one_is_taken_in_time(
+    pace: SnapshotPace, database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await write(writer, 20)
+        async with running(engine, pace):
+            row = await taken(connection, at_least=100)
+
+    await assert_right(connection, row)
+
+
+async def test_a_wish_is_fulfilled_and_the_next_one_begins_there(
+    database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await write(writer, 5)
+        async with running(engine, NEVER):
+            assert await snapshots.newest(connection, 0) is None
+            await connection.execute(WISH, 0, writer.position)
+            first = await taken(connection, writer.position)
+        await write(writer, 5)
+        async with running(engine, NEVER), running(engine, NEVER):
+            await connection.execute(WISH, 0, writer.position)
+            second = await taken(connection, writer.position)
+
+    assert first.position < second.position == writer.position
+    await assert_right(connection, second)
+
+
+async def test_a_state_that_differs_is_not_stored(
+    database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await write(writer, 3)
+        writer.state.digest_sum += 1  # as if the matcher had another state than its log gives
+        await writer.append_random(random.Random(1), 5)
+        await connection.execute(WISH, 0, writer.position)
+        async with running(engine, NEVER) as task:
+            await asyncio.wait_for(asyncio.shield(task), WAIT_S)
+
+    assert await snapshots.newest(connection, 0) is None

@@ -1,0 +1,136 @@
+"""A snapshot gives the state back, priority included, or is set aside."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from hypothesis import given as over
+
+from exchange import snapshots
+from exchange.codec import load_event
+from exchange.domain.engine import State, check_state, evolve
+from exchange.domain.values import Side
+from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode
+from tests.builders import closed, given, registered, rested
+from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+
+def facts(state: State) -> object:
+    """Return what makes two states equal; orders by price and age."""
+    books = {
+        name: (book.instrument, [list(book.sides[side].orders(None)) for side in Side])
+        for name, book in state.books.items()
+    }
+    return state.position, state.time_ms, state.settlement_cycle, state.digest, books
+
+
+def restored(state: State) -> State:
+    return decode(encode(state), version=FORMAT_VERSION, digest=state.digest)
+
+
+@PROPERTY
+@over(step_lists)
+def test_any_state_comes_back_whole(steps: list[Step]) -> None:
+    state, _ = run(steps)
+
+    again = restored(state)
+
+    check_state(again)
+    assert facts(again) == facts(state)
+
+
+def test_what_follows_is_decided_as_before() -> None:
+    state, _ = run(OPENING)
+    assert restored(given(registered("ETH-EUR"), closed(3))).settlement_cycle == 4
+    assert restored(state).position == state.position
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"data": b""}, "damaged"),
+        ({"data": b"x" * 100}, "damaged"),
+        ({"version": FORMAT_VERSION + 1}, "format"),
+        ({"digest": bytes(32)}, "digest"),
+    ],
+    ids=["empty", "garbage", "version", "digest"],
+)
+def test_a_snapshot_that_is_not_right_is_not_used(change: dict[str, object], why: str) -> None:
+    state = given(rested(1, Side.BUY, price=1000, quantity=10))
+    stored = {"data": encode(state), "version": FORMAT_VERSION, "digest": state.digest, **change}
+
+    with pytest.raises(BadSnapshot, match=why):
+        decode(stored.pop("data"), **stored)  # type: ignore[arg-type]
+
+
+def test_one_bit_is_noticed() -> None:
+    state = given(rested(1, Side.BUY, price=1000, quantity=10))
+    data = bytearray(encode(state))
+    for at in range(len(data)):
+        data[at] ^= 1
+        with pytest.raises(BadSnapshot):
+            decode(bytes(data), version=FORMAT_VERSION, digest=state.digest)
+        data[at] ^= 1
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+async def states(database_url: str, count: int) -> list[State]:
+    """Return the state after each of some batches of a random log."""
+    found: list[State] = []
+    state = State()
+    async with LogWriter.open(database_url) as writer:
+        chance = random.Random(count)
+        batches = [await writer.append(registrations(0))]
+        while len(batches) < count:
+            batches += [await writer.append_random(chance, 20)]
+    for batch in batches:
+        for stored in batch:
+            evolve(state, load_event(stored).event)
+        found.append(restored(state))
+    return found
+
+
+async def loaded(connection: asyncpg.Connection, at_most: int) -> object:
+    state = await snapshots.load_newest(connection, 0, at_most=at_most)
+    return None if state is None else facts(state)
+
+
+async def test_the_newest_that_can_be_used_is_loaded(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    taken = await states(database_url, 7)
+    for state in taken:
+        await snapshots.store(connection, 0, state, encode(state))
+    positions = [state.position for state in taken]
+
+    assert await connection.fetchval("select count(*) from snapshots") == snapshots.KEPT_MAX
+    assert await loaded(connection, positions[-1]) == facts(taken[-1])
+    assert await loaded(connection, positions[-1] - 1) == facts(taken[-2])
+    await connection.execute("update snapshots set data = 'x' where position = $1", positions[-1])
+    await connection.execute("update snapshots set version = 9 where position = $1", positions[-2])
+    assert await loaded(connection, positions[-1]) == facts(taken[-3])
+    await connection.execute("delete from snapshots")
+    assert await snapshots.load_newest(connection, 0, at_most=positions[-1]) is None
+
+
+async def test_storing_one_twice_is_storing_it_once(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    (state,) = await states(database_url, 1)
+    await asyncio.gather(snapshots.store(connection, 0, state, encode(state)))
+    await snapshots.store(connection, 0, state, encode(state))
+
+    stored = await snapshots.newest(connection, 0)
+    assert stored is not None
+    assert (stored.position, stored.digest) == (state.position, state.digest)
