@@ -80,9 +80,10 @@ class _Subscription:
 class _Instrument:
     """An instrument with subscribers; those who are up to date share its messages."""
 
-    def __init__(self, listing: Listing, position: int) -> None:
+    def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self.renderer = Renderer(listing, position)
+        # One who resumes has seen up to a message, not up to where this begins: so after 0.
+        self.renderer = Renderer(listing, after=0)
         self.subscriptions: dict[Outlet, _Subscription] = {}
         self.opening: asyncio.Task[None] | None = None  # of the book
         self.joining = 0  # connections that wait for the book
@@ -231,7 +232,7 @@ class _Shard:
             raise invalid("from_sequence", f"the log has come to {self._feed.position} only")
         instrument = self._instruments.get(listing.instrument)
         if instrument is None:
-            instrument = _Instrument(listing, self._feed.position)
+            instrument = _Instrument(listing)
             self._instruments[listing.instrument] = instrument
         if not channels.isdisjoint(BOOK_CHANNELS):
             await self._open_book(instrument)
@@ -396,7 +397,7 @@ class _Shard:
         after: int,
     ) -> None:
         """Offer what happened after a position, then let the connection be one of the others."""
-        renderer = Renderer(instrument.listing, after)
+        renderer = Renderer(instrument.listing, after=after)
         try:
             while True:
                 newest = self._feed.newest(after)

@@ -41,11 +41,11 @@ _Touch = tuple[Level | None, Level | None, tuple[int, int] | None]
 class Renderer:
     """Makes an instrument's messages; every one follows the one before it on its channel."""
 
-    def __init__(self, listing: Listing, position: int) -> None:
+    def __init__(self, listing: Listing, *, after: int) -> None:
         self.listing = listing
         self.book: LiveBook | None = None
         self.last_trade: tuple[int, int] | None = None  # price and quantity
-        self._last = dict.fromkeys(Channel, position)
+        self._last = dict.fromkeys(Channel, after)
         self._ticked: _Touch | None = None
 
     def trades(self, events: Sequence[DecidedEvent]) -> Frame | None:
