@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check fmt lint types imports bench lock clean reset
+.PHONY: help setup run load fixtures test test-long check fmt lint types imports bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,12 @@ setup: $(INSTALLED) ## install everything (the targets below do it too)
 
 run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
 	@$(PY) -m exchange run
+
+load: $(INSTALLED) ## send orders to the running exchange and measure
+	@$(PY) -m exchange load
+
+fixtures: $(INSTALLED) ## write a reproducible file of orders
+	@$(PY) -m exchange fixtures
 
 test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
 	@$(PY) -m exchange setup

@@ -25,6 +25,8 @@ from exchange.stack import services
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
 from exchange.stack.migrations import migrate as upgrade
+from exchange.tools import command as tools
+from exchange.tools.command import ToolError
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -35,7 +37,7 @@ def main() -> None:
     """Run the command that the arguments name."""
     try:
         app()
-    except (StackError, SettingsError) as error:
+    except (StackError, SettingsError, ToolError) as error:
         sys.exit(str(error))
 
 
@@ -93,6 +95,10 @@ def projector() -> None:
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
     _process(lambda settings: run_gateway(settings, port))
+
+
+app.command()(tools.load)
+app.command()(tools.fixtures)
 
 
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

@@ -1,0 +1,239 @@
+"""How many orders does an exchange take, and how long does each wait?
+
+Read ``run_load``. With a rate, orders have intended times, whatever the exchange does, and
+an order's latency counts from its intended time: a stall shows in all that had to wait for
+it. Without one each connection sends its next order when the last is answered.
+
+Over HTTP the generator spends about a millisecond of processor time on an order; over the
+stream much less. On one machine it takes what it spends from the exchange.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Protocol, Self
+
+import httpx
+from hdrh.histogram import HdrHistogram
+from msgspec import Struct
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+REQUEST_S: Final = 10.0  # an answer that takes longer counts as lost
+LATENCY_US_MAX: Final = 60_000_000
+DIGITS: Final = 3
+REPORT_EVERY_S: Final = 0.5
+
+
+class Unreachable(Exception):
+    """Nobody answers at the address; the message is one line."""
+
+
+class Plan(Struct, frozen=True):
+    """What to send: up to ``total`` orders (0: any number) in up to ``duration_s`` seconds.
+
+    ``rate`` is in orders a second; 0 sends as fast as ``connections`` get answers.
+    """
+
+    base_url: str
+    connections: int
+    total: int
+    duration_s: float
+    rate: float
+    websocket: bool
+
+
+@dataclass
+class Measured:
+    """What came back so far; latencies in microseconds, of orders that got an outcome."""
+
+    latencies: HdrHistogram = field(default_factory=lambda: HdrHistogram(1, LATENCY_US_MAX, DIGITS))
+    answers: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+
+    @property
+    def answered(self) -> int:
+        return self.answers.total()
+
+    @property
+    def rate(self) -> float:
+        return self.answered / self.seconds if self.seconds else 0.0
+
+    @property
+    def success(self) -> float:
+        """The share of orders that were accepted."""
+        return self.accepted / self.answered if self.answered else 0.0
+
+    def percentile_ms(self, percent: float) -> float:
+        return float(self.latencies.get_value_at_percentile(percent)) / 1000
+
+    def note(self, outcome: str, latency_s: float, *, accepted: bool) -> None:
+        self.answers[outcome] += 1
+        self.accepted += accepted
+        self.latencies.record_value(min(LATENCY_US_MAX, max(1, int(latency_s * 1_000_000))))
+
+
+class Sender(Protocol):
+    """One connection; ``send`` returns how an order ended, and whether it was accepted."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def send(self, order: dict[str, Any]) -> tuple[str, bool]: ...
+
+
+async def run_load(
+    plan: Plan, orders: Iterator[dict[str, Any]], measured: Measured, tell: Callable[[], None]
+) -> None:
+    """Send orders as planned, filling ``measured``; call ``tell`` from time to time.
+
+    Raises:
+        Unreachable: Nobody answers.
+    """
+    await _check(plan.base_url)
+    started_s = time.perf_counter()
+    pace = _Pace(plan, orders, measured, started_s)
+    workers = [asyncio.create_task(_work(plan, pace, measured)) for _ in range(plan.connections)]
+    telling = asyncio.create_task(_tell(measured, started_s, tell))
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        telling.cancel()
+        for worker in workers:
+            worker.cancel()
+        measured.seconds = time.perf_counter() - started_s
+
+
+class _Pace:
+    """Which order is next, and when it is due."""
+
+    def __init__(
+        self, plan: Plan, orders: Iterator[dict[str, Any]], measured: Measured, started_s: float
+    ) -> None:
+        self._plan = plan
+        self._orders = orders
+        self._measured = measured
+        self._started_s = started_s
+
+    async def next(self) -> tuple[dict[str, Any], float] | None:
+        """Wait until the next order is due; return it and its intended time, None at the end."""
+        plan, number = self._plan, self._measured.sent
+        due_s = self._started_s + number / plan.rate if plan.rate else time.perf_counter()
+        late = due_s - self._started_s >= plan.duration_s
+        if late or (plan.total and number >= plan.total):
+            return None
+        order = next(self._orders, None)
+        if order is None:
+            return None
+        self._measured.sent += 1
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        return order, due_s
+
+
+async def _work(plan: Plan, pace: _Pace, measured: Measured) -> None:
+    sender: Sender = StreamSender(plan.base_url) if plan.websocket else HttpSender(plan.base_url)
+    async with sender:
+        while (due := await pace.next()) is not None:
+            order, intended_s = due
+            outcome, accepted = await sender.send(order)
+            measured.note(outcome, time.perf_counter() - intended_s, accepted=accepted)
+
+
+class HttpSender:
+    """Orders over HTTP, one at a time."""
+
+    def __init__(self, base_url: str) -> None:
+        # Loading the certificates for each of a hundred clients would take seconds.
+        verify = _tls() if base_url.startswith("https") else False
+        self._http = httpx.AsyncClient(
+            base_url=base_url, timeout=REQUEST_S, trust_env=False, verify=verify
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._http.aclose()
+
+    async def send(self, order: dict[str, Any]) -> tuple[str, bool]:
+        try:
+            response = await self._http.post("/orders", json=order)
+        except httpx.HTTPError as error:
+            return type(error).__name__, False
+        if response.is_success:
+            return str(response.status_code), True
+        return f"{response.status_code} {_code(response)}".strip(), False
+
+
+class StreamSender:
+    """Orders over the stream, one at a time; connects again after it was cut."""
+
+    def __init__(self, base_url: str) -> None:
+        self._url = f"{base_url.replace('http', 'ws', 1).rstrip('/')}/stream"
+        self._socket: ClientConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def send(self, order: dict[str, Any]) -> tuple[str, bool]:
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                answer = await self._ask({**order, "id": order["idempotency_key"]})
+        except (OSError, TimeoutError, WebSocketException) as error:
+            self._socket = None
+            return type(error).__name__, False
+        kind = str(answer["type"])
+        if kind == "error":
+            return f"{answer['status']} {answer['code']}", False
+        return kind, True
+
+    async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self._socket is None:
+            self._socket = await connect(self._url, compression=None)
+        await self._socket.send(json.dumps(message))
+        while True:
+            answer: dict[str, Any] = json.loads(await self._socket.recv())
+            if answer.get("id") == message["id"]:
+                return answer
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def _check(base_url: str) -> None:
+    try:
+        async with httpx.AsyncClient(timeout=REQUEST_S, trust_env=False) as http:
+            await http.get(f"{base_url}/livez")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise Unreachable(
+            f"No exchange answers at {base_url}: {reason}. Start one with `make run`."
+        ) from error
+
+
+async def _tell(measured: Measured, started_s: float, tell: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(REPORT_EVERY_S)
+        measured.seconds = time.perf_counter() - started_s
+        tell()
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return str(response.json().get("code", ""))
+    except ValueError:
+        return ""

@@ -1,0 +1,114 @@
+"""The load against a real gateway: what it counts is what the exchange decided."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from exchange.cli import app
+from exchange.tools import report
+from exchange.tools.load import Measured, Plan, Unreachable, run_load
+from exchange.tools.mix import Mix
+from tests.processes import Exchange
+
+pytestmark = pytest.mark.anyio
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def plan(base_url: str, **changes: Any) -> Plan:
+    given: dict[str, Any] = {
+        "base_url": base_url,
+        "connections": 4,
+        "total": 60,
+        "duration_s": 20.0,
+        "rate": 0.0,
+        "websocket": False,
+        **changes,
+    }
+    return Plan(**given)
+
+
+async def measure(given: Plan, orders: Iterator[dict[str, Any]]) -> Measured:
+    measured = Measured()
+    await run_load(given, orders, measured, lambda: None)
+    return measured
+
+
+@pytest.mark.parametrize("websocket", [False, True], ids=["http", "stream"])
+async def test_every_order_of_a_load_is_in_the_exchange(
+    exchange: Exchange, websocket: bool
+) -> None:
+    prefix = f"tools-{websocket}"
+    orders = list(islice(Mix(1, "BTC-USD", prefix).orders(), 60))
+
+    measured = await measure(plan(exchange.urls[0], websocket=websocket), iter(orders))
+    again = await measure(plan(exchange.urls[-1], websocket=not websocket), iter(orders))
+
+    assert (measured.accepted, measured.answered, measured.sent) == (60, 60, 60)
+    assert again.accepted == 60
+    assert measured.rate > 0
+    async with httpx.AsyncClient(base_url=exchange.urls[0]) as http:
+        for order in orders[:5]:
+            body = {**order, "quantity": "999"}
+            conflict = await http.post("/orders", json=body)
+            assert conflict.status_code == 409
+
+
+async def test_a_rate_is_kept_and_refusals_are_told_apart(exchange: Exchange) -> None:
+    bad = [{**o, "instrument": "NONE"} for o in islice(Mix(2, "X", "bad").orders(), 1_000)]
+
+    measured = await measure(plan(exchange.urls[0], total=0, rate=40.0, duration_s=1.0), iter(bad))
+
+    assert measured.answered == 40
+    assert measured.accepted == 0
+    assert dict(measured.answers) == {"404 instrument.not_found": 40}
+    assert 0.9 < measured.seconds < 3
+
+
+async def test_nobody_there_is_one_line() -> None:
+    with pytest.raises(Unreachable, match="No exchange answers"):
+        await measure(plan(NOWHERE), iter([]))
+
+
+def test_latency_counts_from_the_intended_time() -> None:
+    measured = Measured()
+    for milliseconds in (1, 3, 30, 30, 700):
+        measured.note("201", milliseconds / 1000, accepted=True)
+    measured.note("429 rate.limited", 0.0005, accepted=False)
+
+    counted = {bound: count for bound, count in report.histogram(measured) if count}
+    assert counted == {1: 2, 5: 1, 50: 2, 1_000: 1}
+    assert measured.success == 5 / 6
+
+
+def test_a_report_fits_a_terminal() -> None:
+    measured = Measured(seconds=2.0)
+    measured.note("201", 0.02, accepted=True)
+    console = Console(record=True, width=80, file=StringIO())
+
+    report.show(console, plan("http://127.0.0.1:3000"), measured)
+
+    text = console.export_text()
+    assert "20.0 ms" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_the_command_line_reads_the_environment(tmp_path: Path) -> None:
+    environment = {"BASE_URL": NOWHERE, "CONCURRENT_REQUESTS": "3", "TOTAL_REQUESTS": "5"}
+    result = CliRunner().invoke(app, ["load", "--json"], env=environment)
+    assert NOWHERE in str(result.exception)
+
+    output = tmp_path / "orders.jsonl"
+    written = CliRunner().invoke(app, ["fixtures", "--orders", "3", "--output", str(output)])
+    assert written.exit_code == 0
+    assert [json.loads(line)["client_id"][:5] for line in output.read_text().splitlines()] == [
+        "load-"
+    ] * 3
