@@ -6,6 +6,8 @@ INSTALLED := .venv/.installed
 # Two workers, each with services of its own: much of a test is waiting for a process.
 WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
+COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run load fixtures test test-long check fmt lint types imports bench lock clean reset
 
@@ -52,8 +54,8 @@ bench: $(INSTALLED) ## measure orders per second and latency
 	$(PY) -m bench.orders
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
-	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-		--group pyproject.toml:dev pyproject.toml -o requirements.lock
+	$(COMPILE) --group pyproject.toml:dev --group pyproject.toml:local pyproject.toml -o requirements.lock
+	$(COMPILE) pyproject.toml -o image.lock
 
 clean: ## delete the virtual environment and caches, keep the data
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from exchange import logs
-from exchange.config import PROJECT, Settings, SettingsError
+from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
 from exchange.processes import (
     run_gateway,
     run_matcher,
@@ -24,7 +24,9 @@ from exchange.stack import run as stack
 from exchange.stack import services
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
+from exchange.stack.kafka import ensure_topic
 from exchange.stack.migrations import migrate as upgrade
+from exchange.stack.probe import Gateway, is_healthy, register_first_instrument
 from exchange.tools import command as tools
 from exchange.tools.command import ToolError
 
@@ -64,6 +66,36 @@ def migrate() -> None:
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
     asyncio.run(upgrade(settings.sqlalchemy_url))
+
+
+@app.command()
+def prepare() -> None:
+    """Bring the database's schema and the Kafka topic up to date: once, before all else starts."""
+    settings = Settings.load()
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(upgrade(settings.sqlalchemy_url))
+    topic = (settings.kafka_bootstrap_servers, settings.kafka_topic, settings.shards)
+    asyncio.run(ensure_topic(*topic))
+
+
+@app.command()
+def register(
+    host: Annotated[str, typer.Option(help="Of a gateway.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
+) -> None:
+    """Register BTC-USD, unless it is registered."""
+    asyncio.run(register_first_instrument(Gateway(host, port), typer.echo))
+
+
+@app.command()
+def healthy(
+    part: Annotated[str, typer.Argument(help="checks, matching or projections")],
+    host: Annotated[str, typer.Option(help="Of a gateway.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
+) -> None:
+    """Exit with 0 if a part of the exchange is healthy, as a gateway sees it."""
+    if not asyncio.run(is_healthy(Gateway(host, port), part)):
+        raise typer.Exit(1)
 
 
 @app.command()

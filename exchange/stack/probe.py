@@ -76,6 +76,16 @@ def reachable_host(host: str) -> str:
     return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
 
 
+async def is_healthy(gateway: Gateway, part: str) -> bool:
+    """Tell whether a part of a gateway's health is: ``checks``, ``matching`` or ``projections``."""
+    answer = await gateway.get("/healthz")
+    try:
+        states = msgspec.json.decode(answer.text, type=dict[str, object]).get(part)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(states, dict) and set(states.values()) == {"healthy"}
+
+
 async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
     """Wait until ``gateway`` hands commands on, saying now and then what is missing.
 
