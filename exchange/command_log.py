@@ -99,6 +99,16 @@ class KafkaCommandLog:
     async def seek(self, offset: Offset) -> None:
         self._consumer.assign([TopicPartition(self._topic, self._shard, offset)])
 
+    async def end(self) -> Offset:
+        place = TopicPartition(self._topic, self._shard)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._thread, self._consumer.get_watermark_offsets, place, REQUEST_TIMEOUT_S
+        )
+        if found is None:
+            raise CommandLogLost(f"Kafka does not tell where partition {self._shard} ends")
+        return Offset(found[1])
+
     async def read(self, limit: int) -> list[CommandRecord]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._read, limit)

@@ -70,6 +70,19 @@ class Head(Struct, frozen=True):
     state_digest: bytes
 
 
+class StoredSnapshot(Struct, frozen=True):
+    """An engine snapshot at the end of a batch, with what that batch recorded.
+
+    ``digest`` and ``chain`` are those of the batch, not what the snapshot says of itself.
+    """
+
+    position: Position
+    version: int
+    data: bytes
+    digest: bytes
+    chain: bytes
+
+
 class StaleWriter(Exception):
     """Another writer moved the head. Stop; do not retry."""
 
@@ -87,6 +100,10 @@ class CommandLog(Protocol):
 
     async def seek(self, offset: Offset) -> None:
         """Continue at ``offset``. Call before the first ``read``."""
+        ...
+
+    async def end(self) -> Offset:
+        """Return the offset that the next command will get."""
         ...
 
     async def read(self, limit: int) -> list[CommandRecord]:
@@ -113,8 +130,12 @@ class Batch(Protocol):
         """
         ...
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self, events: Sequence[StoredEvent], *, expected: Head, head: Head, links: bytes
+    ) -> None:
         """Append ``events`` after ``expected``, move the head to ``head`` and commit.
+
+        ``links`` are the abridged hashes of the chain after each event.
 
         Raises:
             StaleWriter: The stored head is not ``expected``; nothing was appended.
@@ -129,6 +150,17 @@ class Batch(Protocol):
 class EventStore(Protocol):
     """The log of one shard, and the head that fences its writer."""
 
+    async def is_free(self) -> bool:
+        """Tell whether no other writer lives; if one does, only after a moment.
+
+        A writer whose lease stands still counts as dead. Ask until it is, then ``take_over``.
+        """
+        ...
+
+    async def position(self) -> Position:
+        """Return the head's position, 0 before the first batch."""
+        ...
+
     async def take_over(self, topic_id: str) -> Head:
         """Become the writer: raise the epoch, shut earlier writers out, return the head.
 
@@ -139,6 +171,18 @@ class EventStore(Protocol):
 
     def read(self, *, after: Position, up_to: Position) -> AsyncIterator[Sequence[StoredEvent]]:
         """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
+        ...
+
+    def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        """Yield the snapshots at batches' ends up to ``up_to``, newest first."""
+        ...
+
+    async def count_start(self, offset: Offset) -> bool:
+        """Count that a writer begins at ``offset``; tell whether an earlier one ended there."""
+        ...
+
+    async def count_attempt(self, offset: Offset) -> int:
+        """Count, durably, that the command at ``offset`` is tried alone; return which try it is."""
         ...
 
     async def begin(self) -> Batch:

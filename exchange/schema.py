@@ -61,6 +61,8 @@ BATCHES = Table(
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # The first bytes of the chain after each event: they tell which one is not what it was.
+    Column("links", LargeBinary),
 )
 
 HEAD = Table(
@@ -104,6 +106,17 @@ SNAPSHOTS = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("taken_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# How often a shard's matcher began at the same offset, and how often it tried a command alone.
+CRASH_WATCH = Table(
+    "crash_watch",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("started_at_offset", BigInteger, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("tried_offset", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
 )
 
 # From which position on somebody wants a snapshot of a shard.
