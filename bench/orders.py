@@ -276,6 +276,7 @@ def settings_for(services: LocalServices, port: int) -> Settings:
     return replace(
         Settings.load({}, dotenv=None),
         port=port,
+        metrics_port=0,
         kafka_bootstrap_servers=services.kafka.address,
         database_url=services.postgres.url,
         redis_url=services.valkey.url,

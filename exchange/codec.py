@@ -60,6 +60,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
     time_ms: int
     gateway: str | None
     waiter: int
+    traceparent: str | None = None
 
 
 class DecidedEvent(Struct, frozen=True, gc=False):
@@ -134,7 +135,15 @@ def receive(record: CommandRecord) -> ReceivedCommand:
         digest = sha256(record.value).hexdigest()
         command_id = UUID(hex=digest[:32], version=4)
         command = MalformedRecord(_readable(str(error)), digest, len(record.value))
-    return ReceivedCommand(command, command_id, record.offset, record.time_ms, gateway, waiter)
+    return ReceivedCommand(
+        command,
+        command_id,
+        record.offset,
+        record.time_ms,
+        gateway,
+        waiter,
+        None if record.traceparent is None else record.traceparent.decode(errors="replace"),
+    )
 
 
 def reply_address(gateway: str, waiter: int) -> bytes:

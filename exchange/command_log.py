@@ -47,6 +47,7 @@ LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
 
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
+TRACE_HEADER: Final = "traceparent"  # of sampled commands only
 
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
@@ -131,6 +132,7 @@ class KafkaCommandLog:
             value=message.value() or b"",
             command_id=headers.get(COMMAND_ID_HEADER),
             reply_to=headers.get(REPLY_TO_HEADER),
+            traceparent=headers.get(TRACE_HEADER),
         )
 
     def _describe_topic(self) -> str:
@@ -191,6 +193,11 @@ class CommandProducer:
         )
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
 
+    @property
+    def queued(self) -> int:
+        """How many commands wait to be sent or to be confirmed."""
+        return len(self._producer)
+
     async def start(self) -> None:
         """Connect, so that the first command does not pay for it; Kafka may be away."""
         self._poll()
@@ -223,12 +230,16 @@ class CommandProducer:
         command_id: UUID,
         reply_to: bytes,
         on_delivery: Callable[[Delivery], None],
+        traceparent: str | None = None,
     ) -> None:
         """Queue one command; ``on_delivery`` is called later, on the event loop.
 
         Raises:
             NotProduced: Nothing was queued.
         """
+        headers = [(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)]
+        if traceparent is not None:
+            headers.append((TRACE_HEADER, traceparent.encode()))
         try:
             self._producer.produce(
                 self._topic,
@@ -236,7 +247,7 @@ class CommandProducer:
                 key,
                 shard,
                 on_delivery=lambda error, message: on_delivery(_delivery(error, message)),
-                headers=[(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)],
+                headers=headers,  # type: ignore[arg-type]
             )
         except (BufferError, KafkaException) as error:
             raise NotProduced(str(error)) from error

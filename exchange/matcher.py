@@ -47,6 +47,7 @@ from exchange.domain.values import (
     Side,
     instrument_of_exchange_order_id,
 )
+from exchange.matcher_watch import MatcherMetrics, MatcherWatch, WatchedBatch
 from exchange.ports import (
     Batch,
     Claim,
@@ -112,7 +113,12 @@ class Matcher:
     """The writer of one shard."""
 
     def __init__(
-        self, shard: Shard, commands: CommandLog, events: EventStore, outcomes: OutcomeChannel
+        self,
+        shard: Shard,
+        commands: CommandLog,
+        events: EventStore,
+        outcomes: OutcomeChannel,
+        metrics: MatcherMetrics | None = None,
     ) -> None:
         self.shard = shard
         self.state = State()
@@ -120,6 +126,7 @@ class Matcher:
         self._commands = commands
         self._events = events
         self._outcomes = outcomes
+        self._watch = MatcherWatch(metrics or MatcherMetrics(), shard)
         self._waiting: list[ReceivedCommand] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
@@ -153,6 +160,7 @@ class Matcher:
         _check_restored(self.state, chain, head)
         await self._commands.seek(head.next_offset)
         self.head = head
+        self._watch.restored(head, self._messages.qsize)
         logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
 
     async def step(self, tasks: asyncio.TaskGroup) -> None:
@@ -161,7 +169,9 @@ class Matcher:
         received = self._waiting or await self._read()
         batch = await self._events.begin()
         verdicts = await self._claim(batch, received)
+        self._watch.deciding()
         decided, done = self._decide(received, verdicts)
+        watched = self._watch.decided(received[:done], decided.events)
         pace_s = min(PACE_MAX_S, done * PACE_PER_COMMAND_S)
         self._gather_until_s = asyncio.get_running_loop().time() + pace_s
         self._waiting = received[done:]
@@ -170,7 +180,7 @@ class Matcher:
         if self._commit is not None:
             await asyncio.shield(self._commit)  # a stop must not cancel the commit under way
         self._commit = tasks.create_task(
-            self._append(batch, decided.events, self.head, head, messages)
+            self._append(watched, batch, decided.events, self.head, head, messages)
         )
         self.head = head
 
@@ -276,13 +286,15 @@ class Matcher:
 
     async def _append(
         self,
+        watched: WatchedBatch,
         batch: Batch,
         events: Sequence[StoredEvent],
         expected: Head,
         head: Head,
         messages: Sequence[tuple[str, bytes]],
     ) -> None:
-        await batch.append(events, expected=expected, head=head)
+        with watched:
+            await batch.append(events, expected=expected, head=head, traces=watched.traces)
         for message in messages:
             self._enqueue(message)
         logger.debug(
@@ -294,6 +306,7 @@ class Matcher:
         try:
             self._messages.put_nowait(message)
         except asyncio.QueueFull:
+            self._watch.dropped()
             logger.warning("Dropped outcomes: Redis is too slow", extra=self._where())
 
     async def _publish(self) -> None:

@@ -7,6 +7,7 @@ queries that read it.
 
 ``projector`` runs them all, ``tail`` reads the log for them, ``postgres`` makes a batch
 and its checkpoint one transaction, ``lifecycle`` knows generations and which one is live,
-``checkpoints`` tells readers how far a model is, and ``failures`` which errors a store
+``checkpoints`` tells readers how far a model is, ``metrics`` operators, and ``failures``
+which errors a store
 recovers from.
 """

@@ -20,6 +20,7 @@ from exchange.ports import (
     Head,
     StaleWriter,
     StoredEvent,
+    Trace,
 )
 
 
@@ -72,6 +73,7 @@ class MemoryDatabase:
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    traces: dict[int, list[Trace]] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
     ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -119,7 +121,14 @@ class MemoryBatch:
         holders = [await self._claim(c) for c in sorted(claims, key=lambda c: c.name)]
         return [holder for holder in holders if holder is not None]
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        traces: Sequence[Trace] = (),
+    ) -> None:
         stored = self._database.heads.get(expected.shard)
         if stored != expected:
             await self.abandon()
@@ -127,6 +136,7 @@ class MemoryBatch:
         self._database.heads[expected.shard] = head
         self._database.events.setdefault(expected.shard, []).extend(events)
         self._database.claims |= self._claims
+        self._database.traces.setdefault(expected.shard, []).extend(traces)
         await self._end()
 
     async def abandon(self) -> None:

@@ -7,6 +7,7 @@ ids happen within and across batches.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -343,10 +344,10 @@ async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     committing = asyncio.Event()
     append = MemoryBatch.append
 
-    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **heads: Head) -> None:
+    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **fields: Any) -> None:
         committing.set()
         await asyncio.sleep(0.05)
-        await append(batch, events, **heads)
+        await append(batch, events, **fields)
 
     monkeypatch.setattr(MemoryBatch, "append", slow)
     world = World()
