@@ -33,6 +33,7 @@ from exchange.domain.values import Offset, Shard
 from exchange.ports import CommandLogLost, CommandRecord
 
 logger = logging.getLogger(__name__)
+client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
 REQUEST_TIMEOUT_S: Final = 10
@@ -49,10 +50,30 @@ COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
 TRACE_HEADER: Final = "traceparent"  # of sampled commands only
 
+CLIENT_LINE_PARTS: Final = 3
+
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
     (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 )
+
+
+class ClientLines(logging.Filter):
+    """Makes fields of what the Kafka client puts before its sentences: kind, client and thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and len(record.args) == CLIENT_LINE_PARTS:
+            kind, client, text = map(str, record.args)
+            prefix, separator, sentence = text.partition("]: ")
+            has_thread = bool(separator) and prefix.startswith("[thrd:")
+            record.msg, record.args = (sentence if has_thread else text), None
+            record.kind, record.client = kind, client
+            if has_thread:
+                record.client_thread = prefix.removeprefix("[thrd:")
+        return True
+
+
+client_logger.addFilter(ClientLines())
 
 
 class KafkaCommandLog:
@@ -79,7 +100,7 @@ class KafkaCommandLog:
                 "fetch.error.backoff.ms": 50,
                 "reconnect.backoff.max.ms": 1_000,
             },
-            logger=logger,
+            logger=client_logger,
         )
 
     async def __aenter__(self) -> Self:
@@ -136,7 +157,7 @@ class KafkaCommandLog:
         )
 
     def _describe_topic(self) -> str:
-        admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=logger)
+        admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=client_logger)
         topics = TopicCollection([self._topic])
         try:
             described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
@@ -189,9 +210,9 @@ class CommandProducer:
                 "reconnect.backoff.max.ms": 1_000,
                 "error_cb": self._on_error,
             },
-            logger=logger,
+            logger=client_logger,
         )
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=client_logger)
 
     @property
     def queued(self) -> int:

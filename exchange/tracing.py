@@ -29,7 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 TRACEPARENT: Final = "traceparent"
 PARENT_BASED: Final = "parentbased_"
-FLUSH_S: Final = 3.0  # how long a stop waits for the last spans to be sent
+FLUSH_S: Final = 1.0  # how long a stop waits for the last spans to be sent
 LINKS_MAX: Final = 128  # what a span keeps by default
 
 Spanned = AbstractContextManager[Span | None]
