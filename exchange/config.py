@@ -156,7 +156,7 @@ class Settings:
             "OTEL_TRACES_EXPORTER": self.traces_exporter,
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": self.traces_endpoint,
             "OTEL_TRACES_SAMPLER": self.traces_sampler,
-            "OTEL_TRACES_SAMPLER_ARG": str(self.traces_share),
+            "OTEL_TRACES_SAMPLER_ARG": f"{self.traces_share:.9f}",
             "LOG_FORMAT": self.log_format,
             "LOG_LEVEL": self.log_level,
         }

@@ -1,4 +1,4 @@
-"""What can be seen from outside of a running exchange: metrics of every process, and traces.
+"""What can be seen of a running exchange: metrics and logs of every process, and traces.
 
 One exchange for all of them. Its sampler takes no trace that begins here, so whatever is
 exported belongs to the one order whose client asked for it.
@@ -16,15 +16,16 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from exchange.config import LOOPBACK, Settings
+from exchange.config import LOOPBACK, PROJECT, Settings
+from exchange.gateway.metrics import Metrics
+from exchange.matcher_watch import MatcherMetrics
 from exchange.stack.errors import StackError
 from exchange.stack.ports import check_free, listeners
+from projections.metrics import ProjectorMetrics
 from projections.projector import all_projections
 from tests.collector import Collector, Span, collecting
 from tests.conftest import free_ports
 from tests.processes import running
-
-pytestmark = pytest.mark.anyio
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN = "b7ad6b7169203331"
@@ -33,6 +34,7 @@ UNSAMPLED = {"traceparent": f"00-{'1' * 32}-{CLIENT_SPAN}-00"}
 MALFORMED = {"traceparent": "00-zz-zz-01"}
 TIMEOUT_S = 15.0
 PROJECTIONS = 9
+OPERATIONS = (PROJECT / "docs/operations.md").read_text()
 UP_TO_DATE = re.compile(r"^exchange_project(?:ion|or)_lag_.* 0\.0$", re.MULTILINE)
 
 
@@ -41,6 +43,7 @@ class Observed:
     """What the exchange was seen to do."""
 
     spans: list[Span]
+    logs: dict[str, list[str]]
     gateway: str
     matcher: str
     projector: str
@@ -55,6 +58,7 @@ def observable(settings: Settings, collector_port: int) -> Settings:
             traces_exporter="otlp",
             traces_endpoint=f"http://{LOOPBACK}:{collector_port}/v1/traces",
             traces_share=0.0,
+            log_format="json",
         )
         try:
             check_free(listeners(settings))
@@ -81,7 +85,8 @@ async def observed(
             await trade(exchange.urls[0], collector)
             pages = await scrape(settings, exchange.urls[0])
         # Stopped, so that nothing more can come.
-        yield Observed(collector.spans, *pages)
+        logs = {path.stem: path.read_text().splitlines() for path in tmp_path.glob("logs/*.log")}
+        yield Observed(collector.spans, logs, *pages)
 
 
 async def trade(url: str, collector: Collector) -> None:
@@ -126,9 +131,11 @@ async def scrape(settings: Settings, url: str) -> list[str]:
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.anyio
 async def test_an_exchange_can_be_watched_from_outside(observed: Observed) -> None:
     assert_one_trace(observed.spans)
     assert_metrics(observed)
+    assert_logs(observed.logs)
 
 
 def assert_one_trace(spans: list[Span]) -> None:
@@ -212,3 +219,23 @@ def assert_samples(page: str, *samples: str) -> None:
         name, _, value = sample.rpartition(" ")
         line = re.compile(rf"^{re.escape(name)} {value}(\.0)?$", re.MULTILINE)
         assert line.search(page), f"{sample} in\n{page}"
+
+
+def assert_logs(logs: dict[str, list[str]]) -> None:
+    """Every line of every process is a sentence with fields, as a program reads it."""
+    assert {name.partition("-")[0] for name in logs} == {"gateway", "matcher", "projector"}
+    for name, lines in logs.items():
+        entries = [json.loads(line) for line in lines]
+        assert entries, name
+        for entry in entries:
+            assert {"time", "level", "logger", "message"} <= entry.keys()
+            assert entry["level"] in ("info", "warning"), entry
+
+
+def test_the_documentation_lists_every_metric() -> None:
+    registries = (Metrics().registry, MatcherMetrics().registry, ProjectorMetrics().registry)
+    written = re.findall(r"`(exchange_[a-z_]+?)(?:_total)?`", OPERATIONS)
+
+    made = {family.name for registry in registries for family in registry.collect()}
+
+    assert set(written) == made
