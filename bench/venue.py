@@ -89,6 +89,7 @@ def settings_for(services: LocalServices, port: int) -> Settings:
     assert services.valkey is not None
     return replace(
         Settings.load({}, dotenv=None),
+        metrics_port=0,
         port=port,
         kafka_bootstrap_servers=services.kafka.address,
         database_url=services.postgres.url,

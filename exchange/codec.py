@@ -62,6 +62,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
     time_ms: int
     gateway: str | None
     waiter: int
+    traceparent: str | None = None
 
 
 class DecidedEvent(Struct, frozen=True, gc=False):
@@ -308,7 +309,16 @@ def _place_of(stored: StoredEvent, problem: str) -> str:
 
 def _received(record: CommandRecord, command: Command, command_id: UUID) -> ReceivedCommand:
     gateway, waiter = _reply_address(record.reply_to)
-    return ReceivedCommand(command, command_id, record.offset, record.time_ms, gateway, waiter)
+    traceparent = record.traceparent
+    return ReceivedCommand(
+        command,
+        command_id,
+        record.offset,
+        record.time_ms,
+        gateway,
+        waiter,
+        None if traceparent is None else traceparent.decode(errors="replace"),
+    )
 
 
 def _readable(reason: str) -> str:

@@ -25,12 +25,14 @@ from exchange.ports import (
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
+    Trace,
 )
 from exchange.snapshot_store import stored_snapshots
 
 logger = logging.getLogger(__name__)
 
 READ_CHUNK_EVENTS: Final = 2_000  # bounds the memory of one read; larger ones are no faster
+TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
@@ -138,6 +140,16 @@ with moved as (
     where position > $3
 )
 select pg_notify('events', moved.shard || ':' || moved.position) from moved
+"""
+
+
+# Only of batches with sampled commands. Whoever follows the log is never further behind than the
+# events whose traces are kept, or is too late to be part of a trace.
+NOTE_TRACES = """
+with outdated as (delete from traces where shard = $1 and position < $2)
+insert into traces (shard, position, traceparent)
+select $1, position, traceparent
+from unnest($3::bigint[], $4::text[]) as noted (position, traceparent)
 """
 
 
@@ -298,9 +310,7 @@ class PostgresBatch:
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
         if not claims:
             return []
-        if not self._begun:
-            await self._connection.execute("begin")
-            self._begun = True
+        await self._begin()
         # Sorted, so that two shards that want the same names cannot deadlock.
         wanted = sorted(claims, key=lambda claim: claim.name)
         names = [claim.name for claim in wanted]
@@ -317,8 +327,16 @@ class PostgresBatch:
         return await read_claims(self._connection, list(missed))
 
     async def append(
-        self, events: Sequence[StoredEvent], *, expected: Head, head: Head, links: bytes
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
     ) -> None:
+        if traces:
+            await self._begin()
         moved = await self._connection.fetch(
             APPEND_BATCH,
             expected.shard,
@@ -338,6 +356,8 @@ class PostgresBatch:
                 f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
                 f" position {expected.position}: another matcher took over"
             )
+        if traces:
+            await self._note(traces, expected)
         if self._begun:
             await self._connection.execute("commit")
         self._idle.put_nowait(self._connection)
@@ -346,6 +366,20 @@ class PostgresBatch:
         if self._begun:
             await self._connection.execute("rollback")
         self._idle.put_nowait(self._connection)
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            await self._connection.execute("begin")
+            self._begun = True
+
+    async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
+        await self._connection.execute(
+            NOTE_TRACES,
+            expected.shard,
+            expected.position - TRACED_EVENTS_MAX,
+            [trace.position for trace in traces],
+            [trace.traceparent for trace in traces],
+        )
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

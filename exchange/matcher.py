@@ -47,6 +47,7 @@ from exchange.domain.values import (
     Side,
     instrument_of_exchange_order_id,
 )
+from exchange.matcher_watch import MatcherMetrics, MatcherWatch, WatchedBatch
 from exchange.ports import (
     Batch,
     Claim,
@@ -120,7 +121,12 @@ class Matcher:
     """The writer of one shard."""
 
     def __init__(
-        self, shard: Shard, commands: CommandLog, events: EventStore, outcomes: OutcomeChannel
+        self,
+        shard: Shard,
+        commands: CommandLog,
+        events: EventStore,
+        outcomes: OutcomeChannel,
+        metrics: MatcherMetrics | None = None,
     ) -> None:
         self.shard = shard
         self.state = State()
@@ -129,6 +135,7 @@ class Matcher:
         self._commands = commands
         self._events = events
         self._outcomes = outcomes
+        self._watch = MatcherWatch(metrics or MatcherMetrics(), shard)
         self._waiting: list[CommandRecord] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
@@ -168,6 +175,7 @@ class Matcher:
         self.state, self.head = replica.state, head
         await self._commands.seek(head.next_offset)
         await self._suspect()
+        self._watch.restored(head, self._messages.qsize)
         logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
 
     async def step(self, tasks: asyncio.TaskGroup) -> None:
@@ -177,7 +185,9 @@ class Matcher:
         received = await self._receive(records)
         batch = await self._events.begin()
         verdicts = await self._claim(batch, received)
+        self._watch.deciding()
         decided, done = self._decide(received, verdicts)
+        watched = self._watch.decided(received[:done], decided.events)
         pace_s = min(PACE_MAX_S, done * PACE_PER_COMMAND_S)
         self._gather_until_s = asyncio.get_running_loop().time() + pace_s
         self._waiting = records[done:]
@@ -186,7 +196,7 @@ class Matcher:
         messages = self._messages_of(decided)
         await self._settle()
         self._commit = tasks.create_task(
-            self._append(batch, Append(decided.events, self.head, head, links), messages)
+            self._append(watched, batch, Append(decided.events, self.head, head, links), messages)
         )
         self.head = head
 
@@ -313,14 +323,20 @@ class Matcher:
         )
 
     async def _append(
-        self, batch: Batch, append: Append, messages: Sequence[tuple[str, bytes]]
+        self,
+        watched: WatchedBatch,
+        batch: Batch,
+        append: Append,
+        messages: Sequence[tuple[str, bytes]],
     ) -> None:
-        await batch.append(
-            append.events,
-            expected=append.expected,
-            head=append.head,
-            links=abridge_links(append.links),
-        )
+        with watched:
+            await batch.append(
+                append.events,
+                expected=append.expected,
+                head=append.head,
+                links=abridge_links(append.links),
+                traces=watched.traces,
+            )
         for message in messages:
             self._enqueue(message)
         logger.debug(
@@ -336,6 +352,7 @@ class Matcher:
         try:
             self._messages.put_nowait(message)
         except asyncio.QueueFull:
+            self._watch.dropped()
             logger.warning("Dropped outcomes: Redis is too slow", extra=self._where())
 
     async def _publish(self) -> None:

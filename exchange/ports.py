@@ -19,7 +19,7 @@ EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
 class CommandRecord(Struct, frozen=True, gc=False):
     """A Kafka record as it was read; nothing in it is trusted yet.
 
-    ``time_ms`` is the broker's stamp; ``command_id`` and ``reply_to`` are headers.
+    ``time_ms`` is the broker's stamp; what follows the value are headers.
     """
 
     offset: Offset
@@ -27,6 +27,7 @@ class CommandRecord(Struct, frozen=True, gc=False):
     value: bytes
     command_id: bytes | None
     reply_to: bytes | None
+    traceparent: bytes | None = None
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -52,6 +53,13 @@ class Claim(Struct, frozen=True, gc=False):
     shard: Shard
     kafka_offset: Offset
     body_hash: bytes
+
+
+class Trace(Struct, frozen=True, gc=False):
+    """The context in which a sampled command was decided; ``position`` is its first event's."""
+
+    position: Position
+    traceparent: str
 
 
 class Head(Struct, frozen=True):
@@ -131,11 +139,18 @@ class Batch(Protocol):
         ...
 
     async def append(
-        self, events: Sequence[StoredEvent], *, expected: Head, head: Head, links: bytes
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
     ) -> None:
         """Append ``events`` after ``expected``, move the head to ``head`` and commit.
 
-        ``links`` are the abridged hashes of the chain after each event.
+        ``links`` are the abridged hashes of the chain after each event; ``traces`` are noted
+        with the events, for those who make something of them.
 
         Raises:
             StaleWriter: The stored head is not ``expected``; nothing was appended.

@@ -94,6 +94,15 @@ CLAIMS = Table(
     Column("body_hash", LargeBinary, nullable=False),
 )
 
+# The contexts of the newest sampled commands, by their first events, for projectors that trace.
+TRACES = Table(
+    "traces",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("traceparent", Text, nullable=False),
+)
+
 # The state of a shard at the end of a batch; deleting them all loses nothing.
 SNAPSHOTS = Table(
     "snapshots",

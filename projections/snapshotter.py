@@ -22,6 +22,7 @@ from exchange.event_log import read_heads
 from exchange.snapshot_store import READ_BOUNDARY, READ_WISH, stored_snapshots
 from exchange.snapshots import encode, newest_usable
 from projections.failures import Outage, is_store_failure
+from projections.metrics import ProjectorMetrics
 from projections.postgres import driver_connection
 from projections.tail import ShardTail, is_set_within
 
@@ -46,10 +47,17 @@ class StateDiffers(Exception):
 class Snapshotter:
     """Keeps the state of one shard and writes it out from time to time."""
 
-    def __init__(self, engine: AsyncEngine, tail: ShardTail, pace: SnapshotPace) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        tail: ShardTail,
+        pace: SnapshotPace,
+        metrics: ProjectorMetrics | None = None,
+    ) -> None:
         self._engine = engine
         self._tail = tail
         self._pace = pace
+        self._count = (metrics or ProjectorMetrics()).snapshots.labels(str(tail.shard))
         self._state = State()
         self._taken = 0  # the position of the last snapshot
         self._taken_s = time.monotonic()
@@ -144,6 +152,7 @@ class Snapshotter:
         async with driver_connection(self._engine) as driver, driver.transaction():
             await snapshot_store.store(driver, self._tail.shard, self._state, data)
         self._taken, self._taken_s = self._state.position, time.monotonic()
+        self._count.inc()
         fields = {"position": self._taken, "bytes": len(data)}
         seconds = round(self._taken_s - begun_s, 3)
         logger.info("Took a snapshot", extra={**self._fields, **fields, "seconds": seconds})

@@ -21,6 +21,7 @@ from exchange.ports import (
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
+    Trace,
 )
 
 
@@ -76,6 +77,7 @@ class MemoryDatabase:
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    traces: dict[int, list[Trace]] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
     writers: dict[int, "MemoryEventStore"] = field(default_factory=dict)
     links: dict[int, bytes] = field(default_factory=dict)
@@ -170,7 +172,13 @@ class MemoryBatch:
         return [holder for holder in holders if holder is not None]
 
     async def append(
-        self, events: Sequence[StoredEvent], *, expected: Head, head: Head, links: bytes
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
     ) -> None:
         stored = self._database.heads.get(expected.shard)
         if stored != expected:
@@ -180,6 +188,7 @@ class MemoryBatch:
         self._database.events.setdefault(expected.shard, []).extend(events)
         self._database.claims |= self._claims
         self._database.links[expected.shard] = self._database.links.get(expected.shard, b"") + links
+        self._database.traces.setdefault(expected.shard, []).extend(traces)
         await self._end()
 
     async def abandon(self) -> None:
