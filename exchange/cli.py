@@ -112,9 +112,12 @@ def reset(
 
 
 @app.command()
-def matcher(shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")]) -> None:
-    """Decide the commands of some shards."""
-    _process(lambda settings: run_matcher(settings, shard))
+def matcher(
+    shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")],
+    standby: Annotated[bool, typer.Option(help="Beside a matcher that runs.")] = False,
+) -> None:
+    """Decide the commands of some shards; if another matcher does, stand by to take over."""
+    _process(lambda settings: run_matcher(settings, shard, standby=standby))
 
 
 @app.command()
