@@ -29,6 +29,8 @@ from exchange.stack.migrations import migrate as upgrade
 from exchange.stack.probe import Gateway, is_healthy, register_first_instrument
 from exchange.tools import command as tools
 from exchange.tools.command import ToolError
+from exchange.tools.snapshotting import snapshot
+from exchange.tools.verifying import verify_log
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -137,6 +139,8 @@ app.command()(tools.fixtures)
 app.command()(tools.status)
 app.command()(tools.book)
 app.command()(tools.trades)
+app.command("verify")(verify_log)
+app.command()(snapshot)
 
 
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
