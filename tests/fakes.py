@@ -1,12 +1,16 @@
 """The ports in memory, held to the same contract as the real adapters.
 
-``MemoryDatabase`` is what outlives a writer: several ``MemoryEventStore``s may open it
-one after the other, as processes do. Stored events are kept encoded.
+``MemoryTopic`` and ``MemoryDatabase`` are the servers: they outlive a writer, and several
+adapters may open them, one after the other or at once, as processes do. Stored events are
+kept encoded. An adapter reaches its server through a ``Link``; this one is short and never
+fails, and the simulation has others.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +25,19 @@ from exchange.ports import (
     StaleWriter,
     StoredEvent,
 )
+
+READ_CHUNK_EVENTS = 3  # so that short logs are read in several
+
+T = TypeVar("T")
+
+
+class Link:
+    """The way from an adapter to its server and back."""
+
+    async def call(self, what: str, effect: Callable[[], T]) -> T:  # noqa: ARG002
+        """Let the server carry out ``effect`` and return what it answers."""
+        await asyncio.sleep(0)
+        return effect()
 
 
 class MemoryTopic:
@@ -44,12 +61,13 @@ class MemoryTopic:
 class MemoryCommandLog:
     """A ``CommandLog`` over a ``MemoryTopic``."""
 
-    def __init__(self, topic: MemoryTopic) -> None:
+    def __init__(self, topic: MemoryTopic, link: Link | None = None) -> None:
         self._topic = topic
+        self._link = link or Link()
         self._next = 0
 
     async def topic_id(self) -> str:
-        return self._topic.topic_id
+        return await self._link.call("describe", lambda: self._topic.topic_id)
 
     async def seek(self, offset: Offset) -> None:
         self._next = offset
@@ -60,95 +78,184 @@ class MemoryCommandLog:
         while self._next == len(self._topic.records):
             self._topic.appended.clear()
             await self._topic.appended.wait()
-        records = self._topic.records[self._next : self._next + limit]
+        records = await self._link.call(
+            "poll", lambda: self._topic.records[self._next : self._next + limit]
+        )
         self._next += len(records)
         return records
 
 
 @dataclass
 class MemoryDatabase:
-    """What is committed, and the claims that open batches are about to commit."""
+    """What is committed, and what open transactions hold: names, and heads about to move."""
 
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
+    batches: dict[int, list[Head]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
-    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
+    moving: dict[int, "MemoryBatch"] = field(default_factory=dict)
+    writers: list["MemoryEventStore"] = field(default_factory=list)
+    on_commit: Callable[[Head], None] = lambda _head: None
+    _waiting: list["asyncio.Future[None]"] = field(default_factory=list)
+
+    def next_end(self) -> "asyncio.Future[None]":
+        """Return what is done when a transaction has ended, whichever is the next."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    def tell_end(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
 
 class MemoryEventStore:
-    """An ``EventStore`` over a ``MemoryDatabase``."""
+    """An ``EventStore`` over a ``MemoryDatabase``: the sessions of one writer."""
 
-    def __init__(self, database: MemoryDatabase, shard: Shard) -> None:
+    def __init__(self, database: MemoryDatabase, shard: Shard, link: Link | None = None) -> None:
         self.database = database
-        self._shard = shard
+        self.link = link or Link()
+        self.shard = shard
+        self.open: list[MemoryBatch] = []
         self._batches = asyncio.Semaphore(2)
 
     async def take_over(self, topic_id: str) -> Head:
-        heads = self.database.heads
-        empty = Head(
-            self._shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
-        )
-        head = heads.get(self._shard, empty)
-        if head.topic_id != topic_id:
-            raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
-        heads[self._shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
-        return heads[self._shard]
+        return await self.link.call("take over", partial(self._take_over, topic_id))
 
     async def read(
         self, *, after: Position, up_to: Position
     ) -> AsyncIterator[Sequence[StoredEvent]]:
-        events = self.database.events.get(self._shard, [])[after:up_to]
-        for start in range(0, len(events), 3):
-            yield events[start : start + 3]
+        for start in range(after, up_to, READ_CHUNK_EVENTS):
+            end = min(up_to, start + READ_CHUNK_EVENTS)
+            yield await self.link.call("read", partial(self._slice, start, end))
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
-        return MemoryBatch(self.database, self._batches)
+        batch = MemoryBatch(self, self._batches)
+        self.open.append(batch)
+        return batch
+
+    def end(self) -> None:
+        """Roll back what is open, as a server does when its client is gone or was ended."""
+        for batch in list(self.open):
+            batch.end()
+
+    def _take_over(self, topic_id: str) -> Head:
+        for writer in self.database.writers:
+            if writer.shard == self.shard and writer is not self:
+                writer.end()
+        self.database.writers.append(self)
+        nothing = bytes(len(EMPTY_CHAIN))
+        empty = Head(self.shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, nothing)
+        head = self.database.heads.get(self.shard, empty)
+        if head.topic_id != topic_id:
+            raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
+        head = self.database.heads[self.shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
+        return head
+
+    def _slice(self, start: int, end: int) -> list[StoredEvent]:
+        return self.database.events.get(self.shard, [])[start:end]
 
 
 class MemoryBatch:
     """A ``Batch`` that keeps its claims to itself until it commits."""
 
-    def __init__(self, database: MemoryDatabase, batches: asyncio.Semaphore) -> None:
-        self._database = database
+    def __init__(self, store: MemoryEventStore, batches: asyncio.Semaphore) -> None:
+        self._store = store
+        self._database = store.database
+        self._call = store.link.call
         self._batches = batches
         self._claims: dict[str, Claim] = {}
+        self._begun = False
+        self._ended = False
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
-        holders = [await self._claim(c) for c in sorted(claims, key=lambda c: c.name)]
-        return [holder for holder in holders if holder is not None]
+        wanted = sorted(claims, key=lambda claim: claim.name)
+        holders: list[Claim] = []
+        while wanted:
+            ended = self._database.next_end()
+            taken = await self._call("claim", partial(self._take, wanted, holders))
+            wanted = wanted[taken:]
+            if wanted:
+                await ended
+        return holders
 
     async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
-        stored = self._database.heads.get(expected.shard)
-        if stored != expected:
-            await self.abandon()
-            raise StaleWriter(f"{stored} is not {expected}")
-        self._database.heads[expected.shard] = head
-        self._database.events.setdefault(expected.shard, []).extend(events)
-        self._database.claims |= self._claims
-        await self._end()
+        if not self._begun:
+            await self._locked(
+                "append", lambda: self._move(expected) and self._commit(events, head)
+            )
+            return
+        await self._locked("insert", lambda: self._move(expected))
+        await self._call("commit", lambda: self._commit(events, head))
 
     async def abandon(self) -> None:
-        await self._end()
+        await self._call("roll back", self.end)
 
-    async def _claim(self, claim: Claim) -> Claim | None:
-        async with self._database.ended:
-            await self._database.ended.wait_for(
-                lambda: self._database.pending.get(claim.name) in (None, self)
-            )
-        holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
-        if holder is None:
-            self._claims[claim.name] = claim
-            self._database.pending[claim.name] = self
-        return holder
-
-    async def _end(self) -> None:
+    def end(self) -> None:
+        """End the transaction; what it did not commit is gone."""
+        if self._ended:
+            return
+        self._ended = True
+        self._store.open.remove(self)
         for name in self._claims:
             del self._database.pending[name]
+        if self._database.moving.get(self._store.shard) is self:
+            del self._database.moving[self._store.shard]
         self._batches.release()
-        async with self._database.ended:
-            self._database.ended.notify_all()
+        self._database.tell_end()
+
+    async def _locked(self, what: str, effect: Callable[[], bool]) -> None:
+        """Try until no other transaction has the head's row locked."""
+        while True:
+            ended = self._database.next_end()
+            if await self._call(what, effect):
+                return
+            await ended
+
+    def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
+        """Take names up to the first that another transaction is about to take."""
+        self._check_open()
+        self._begun = True
+        for number, claim in enumerate(wanted):
+            if self._database.pending.get(claim.name) not in (None, self):
+                return number
+            holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
+            if holder is not None:
+                holders.append(holder)
+                continue
+            self._claims[claim.name] = claim
+            self._database.pending[claim.name] = self
+        return len(wanted)
+
+    def _move(self, expected: Head) -> bool:
+        self._check_open()
+        shard = self._store.shard
+        if self._database.moving.get(shard) not in (None, self):
+            return False
+        stored = self._database.heads.get(shard)
+        if stored != expected:
+            self.end()
+            raise StaleWriter(f"{stored} is not {expected}")
+        self._database.moving[shard] = self
+        return True
+
+    def _commit(self, events: Sequence[StoredEvent], head: Head) -> bool:
+        self._check_open()
+        self._database.heads[head.shard] = head
+        self._database.batches.setdefault(head.shard, []).append(head)
+        self._database.events.setdefault(head.shard, []).extend(events)
+        self._database.claims |= self._claims
+        self.end()
+        self._database.on_commit(head)
+        return True
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ConnectionError("the server has ended this session")
 
 
 class MemoryOutcomes:
@@ -158,6 +265,9 @@ class MemoryOutcomes:
         self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
 
     async def publish(self, gateway: str, message: bytes) -> None:
+        self.deliver(gateway, message)
+
+    def deliver(self, gateway: str, message: bytes) -> None:
         for on_message in self._listeners.get(gateway, []):
             on_message(message)
 

@@ -79,10 +79,9 @@ class World:
 
     async def decided(self, running: "asyncio.Task[None]") -> None:
         """Wait until the head has passed all that is in the topic, or the matcher failed."""
-        async with self.database.ended:
-            while self.next_offset < len(self.topic.records) and not running.done():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.database.ended.wait(), 0.1)
+        while self.next_offset < len(self.topic.records) and not running.done():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.database.next_end(), 0.1)
 
     @property
     def next_offset(self) -> int:
