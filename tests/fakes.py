@@ -24,6 +24,8 @@ from exchange.ports import (
     Head,
     StaleWriter,
     StoredEvent,
+    StoredSnapshot,
+    Trace,
 )
 
 READ_CHUNK_EVENTS = 3  # so that short logs are read in several
@@ -72,6 +74,9 @@ class MemoryCommandLog:
     async def seek(self, offset: Offset) -> None:
         self._next = offset
 
+    async def end(self) -> Offset:
+        return Offset(len(self._topic.records))
+
     async def read(self, limit: int) -> list[CommandRecord]:
         if self._next > len(self._topic.records):
             raise CommandLogLost(f"offset {self._next} does not exist")
@@ -93,9 +98,14 @@ class MemoryDatabase:
     heads: dict[int, Head] = field(default_factory=dict)
     batches: dict[int, list[Head]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    traces: dict[int, list[Trace]] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
     moving: dict[int, "MemoryBatch"] = field(default_factory=dict)
-    writers: list["MemoryEventStore"] = field(default_factory=list)
+    writers: dict[int, "MemoryEventStore"] = field(default_factory=dict)
+    links: dict[int, bytes] = field(default_factory=dict)
+    snapshots: dict[int, list[StoredSnapshot]] = field(default_factory=dict)
+    starts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
     on_commit: Callable[[Head], None] = lambda _head: None
     _waiting: list["asyncio.Future[None]"] = field(default_factory=list)
 
@@ -122,6 +132,27 @@ class MemoryEventStore:
         self.open: list[MemoryBatch] = []
         self._batches = asyncio.Semaphore(2)
 
+    async def __aexit__(self, *error: object) -> None:
+        """End the connections, and with them the transactions that are open."""
+        self.end()
+
+    async def is_free(self) -> bool:
+        return await self.link.call("ask for the lock", self._is_free)
+
+    async def position(self) -> Position:
+        return await self.link.call("ask how far", self._position)
+
+    async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        for snapshot in reversed(self.database.snapshots.get(self.shard, [])):
+            if snapshot.position <= up_to:
+                yield snapshot
+
+    async def count_start(self, offset: Offset) -> bool:
+        return await self.link.call("count start", partial(self._count_start, offset))
+
+    async def count_attempt(self, offset: Offset) -> int:
+        return await self.link.call("count attempt", partial(self._count_attempt, offset))
+
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
@@ -134,25 +165,49 @@ class MemoryEventStore:
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
-        batch = MemoryBatch(self, self._batches)
+        batch = self.make_batch(self._batches)
         self.open.append(batch)
         return batch
+
+    def make_batch(self, batches: asyncio.Semaphore) -> "MemoryBatch":
+        return MemoryBatch(self, batches)
 
     def end(self) -> None:
         """Roll back what is open, as a server does when its client is gone or was ended."""
         for batch in list(self.open):
             batch.end()
+        if self.database.writers.get(self.shard) is self:
+            del self.database.writers[self.shard]
+
+    def _is_free(self) -> bool:
+        return self.database.writers.get(self.shard) in (None, self)
+
+    def _position(self) -> Position:
+        head = self.database.heads.get(self.shard)
+        return Position(0) if head is None else head.position
+
+    def _count_start(self, offset: Offset) -> bool:
+        place, starts = self.database.starts.get(self.shard, (-1, 0))
+        starts = starts + 1 if place == offset else 1
+        self.database.starts[self.shard] = (offset, starts)
+        return starts > 1 or self.database.attempts.get(self.shard, (-1, 0))[0] == offset
+
+    def _count_attempt(self, offset: Offset) -> int:
+        place, attempts = self.database.attempts.get(self.shard, (-1, 0))
+        attempts = attempts + 1 if place == offset else 1
+        self.database.attempts[self.shard] = (offset, attempts)
+        return attempts
 
     def _take_over(self, topic_id: str) -> Head:
-        for writer in self.database.writers:
-            if writer.shard == self.shard and writer is not self:
-                writer.end()
-        self.database.writers.append(self)
+        earlier = self.database.writers.get(self.shard)
+        if earlier is not None and earlier is not self:
+            earlier.end()
         nothing = bytes(len(EMPTY_CHAIN))
         empty = Head(self.shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, nothing)
         head = self.database.heads.get(self.shard, empty)
         if head.topic_id != topic_id:
             raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
+        self.database.writers[self.shard] = self
         head = self.database.heads[self.shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
         return head
 
@@ -183,14 +238,21 @@ class MemoryBatch:
                 await ended
         return holders
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        commit = partial(self._commit, events, head, links, traces)
         if not self._begun:
-            await self._locked(
-                "append", lambda: self._move(expected) and self._commit(events, head)
-            )
+            await self._locked("append", lambda: self._move(expected) and commit())
             return
         await self._locked("insert", lambda: self._move(expected))
-        await self._call("commit", lambda: self._commit(events, head))
+        await self._call("commit", commit)
 
     async def abandon(self) -> None:
         await self._call("roll back", self.end)
@@ -243,8 +305,12 @@ class MemoryBatch:
         self._database.moving[shard] = self
         return True
 
-    def _commit(self, events: Sequence[StoredEvent], head: Head) -> bool:
+    def _commit(
+        self, events: Sequence[StoredEvent], head: Head, links: bytes, traces: Sequence[Trace]
+    ) -> bool:
         self._check_open()
+        self._database.links[head.shard] = self._database.links.get(head.shard, b"") + links
+        self._database.traces.setdefault(head.shard, []).extend(traces)
         self._database.heads[head.shard] = head
         self._database.batches.setdefault(head.shard, []).append(head)
         self._database.events.setdefault(head.shard, []).extend(events)

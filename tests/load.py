@@ -63,10 +63,10 @@ class Trader:
     """One client that trades at random, one command after the other."""
 
     def __init__(
-        self, number: int, instruments: Sequence[str], urls: Sequence[str], history: History
+        self, client_id: str, instruments: Sequence[str], urls: Sequence[str], history: History
     ) -> None:
-        self.client_id = f"client-{number}"
-        self._random = random.Random(number)
+        self.client_id = client_id
+        self._random = random.Random(client_id)
         self._instruments = instruments
         self._urls = urls
         self._history = history
@@ -131,14 +131,24 @@ async def resolve(
 
 
 class Load:
-    """Traders at work in the background, between ``async with`` and its end."""
+    """Traders at work in the background, between ``async with`` and its end.
+
+    Their keys begin anew with each load: a second one on one exchange needs another ``name``.
+    """
 
     def __init__(
-        self, urls: Sequence[str], instruments: Sequence[str], *, traders: int = 8
+        self,
+        urls: Sequence[str],
+        instruments: Sequence[str],
+        *,
+        traders: int = 8,
+        name: str = "client",
     ) -> None:
         self.history = History()
         self._urls = urls
-        self._traders = [Trader(n, instruments, urls, self.history) for n in range(traders)]
+        self._traders = [
+            Trader(f"{name}-{number}", instruments, urls, self.history) for number in range(traders)
+        ]
         self._stop = asyncio.Event()
         self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S)
         self._tasks: list[asyncio.Task[None]] = []

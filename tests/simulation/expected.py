@@ -8,7 +8,7 @@ claims as plain as they can be, and shares no code with the matcher.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -30,12 +30,14 @@ class Expected:
     conflict: bool = False
 
 
-def expect(records: Sequence[CommandRecord]) -> list[Expected]:
-    """Return what becomes of each record."""
+def expect(records: Sequence[CommandRecord], passed_over: Set[int]) -> list[Expected]:
+    """Return what becomes of each record; those at ``passed_over`` were quarantined."""
     oracle = Oracle()
     keys: dict[UUID, tuple[int, Message]] = {}
     order_ids: set[str] = set()
-    return [_expect(record, oracle, keys, order_ids) for record in records]
+    return [
+        _expect(record, oracle, keys, order_ids, record.offset in passed_over) for record in records
+    ]
 
 
 def _expect(
@@ -43,11 +45,13 @@ def _expect(
     oracle: Oracle,
     keys: dict[UUID, tuple[int, Message]],
     order_ids: set[str],
+    passed_over: bool,
 ) -> Expected:
     command = _read(record.value)
+    if passed_over:
+        command = {"type": "QuarantinedRecord", **_fingerprint(record.value)}
     if command is None or record.command_id is None:
-        digest = hashlib.sha256(record.value).hexdigest()
-        unreadable = {"type": "Unreadable", "sha256": digest, "size_bytes": len(record.value)}
+        unreadable = {"type": "Unreadable", **_fingerprint(record.value)}
         return Expected(record.offset, None, oracle.execute(unreadable, record.time_ms, False))
     command_id = UUID(bytes=record.command_id)
     if command_id.version == 8:
@@ -61,6 +65,10 @@ def _expect(
     if chosen:
         order_ids.add(command["order_id"])
     return Expected(record.offset, command_id, oracle.execute(command, record.time_ms, taken))
+
+
+def _fingerprint(value: bytes) -> Message:
+    return {"sha256": hashlib.sha256(value).hexdigest(), "size_bytes": len(value)}
 
 
 def _read(value: bytes) -> Any:

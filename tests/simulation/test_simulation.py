@@ -33,6 +33,8 @@ def test_the_seeds_meet_every_fault() -> None:
     assert sum(report.kills for report in reports) > 50
     assert sum(report.freezes for report in reports) > 50
     assert max(report.head.epoch for report in reports) > 10
+    assert sum(report.snapshots for report in reports) > 20
+    assert sum(report.quarantined for report in reports) > 3
 
 
 def test_one_seed_gives_one_run() -> None:

@@ -7,20 +7,30 @@ the product's own; ``weather`` says what happens between them and the servers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from exchange import matcher as matcher_module
-from exchange.codec import encode_command, registration_command_id
-from exchange.domain.commands import RegisterInstrument
-from exchange.domain.values import Price, Quantity, Shard
-from exchange.matcher import Matcher
-from exchange.ports import CommandRecord, Head, StaleWriter
+from exchange.codec import (
+    encode_command,
+    keyed_command_id,
+    load_event,
+    order_claim,
+    registration_command_id,
+)
+from exchange.domain.commands import PlaceOrder, RegisterInstrument
+from exchange.domain.engine import State, evolve
+from exchange.domain.values import Offset, OrderType, Price, Quantity, Shard, Side
+from exchange.matcher import CRASHES_MAX, Matcher
+from exchange.ports import Claim, CommandRecord, Head, StaleWriter, StoredSnapshot
+from exchange.snapshots import FORMAT_VERSION, encode
 from projections.follower import Follower, Place
+from projections.metrics import FollowerWatch, ProjectorMetrics
 from tests.fakes import (
+    MemoryBatch,
     MemoryCommandLog,
     MemoryDatabase,
     MemoryEventStore,
@@ -42,6 +52,9 @@ LOCK_POLL_S = 0.25
 LEASE_TIMEOUT_S = 3.0
 MISJUDGED = 0.02  # a successor that takes over though the writer lives: the epoch must fence
 HOUR_MS = 3_600_000
+SNAPSHOTS = 0.1  # of the batches end in one
+DEADLY = order_claim("deadly")
+METRICS = ProjectorMetrics()
 
 Body = Callable[[Process], Awaitable[None]]
 
@@ -55,6 +68,8 @@ class Report:
     head: Head
     kills: int
     freezes: int
+    snapshots: int
+    quarantined: int
 
 
 class World:
@@ -77,7 +92,7 @@ class World:
         self.failures: list[BaseException] = []
         self.kills = 0
         self.freezes = 0
-        self._writer: Process | None = None
+        self.quarantined: set[int] = set()  # passed over, or nearly
         self._tails: dict[str, MemoryTail] = {}
 
     def start(self) -> None:
@@ -118,9 +133,8 @@ class World:
 
     async def _match(self, process: Process) -> None:
         link = self._link(process)
-        store = MemoryEventStore(self.database, Shard(0), link)
+        store = SimulatedEventStore(self, process, link)
         process.gone.add_done_callback(partial(self._hang_up, store), context=SERVERS)
-        await self._turn(process)
         log = ChunkyCommandLog(self.topic, link, self.chance)
         matcher = Matcher(Shard(0), log, store, LinkedOutcomes(self.channel, link))
         await matcher.run()
@@ -129,18 +143,9 @@ class World:
         link = self._link(process)
         tail = self._tails[process.name] = MemoryTail(self.database, link)
         model = MemoryModel(self.model, link)
-        await Follower(NOWHERE, model, Place("memory", 1, 0), tail, pace_ms=5).run()
-
-    async def _turn(self, process: Process) -> None:
-        """Wait as a standby does; now and then judge wrongly."""
-        while self._writer is not None and self._writer.alive:
-            frozen_s = self._writer.frozen_s
-            if frozen_s is not None and self.loop.time() - frozen_s > LEASE_TIMEOUT_S:
-                break
-            if self.crash is None and self.weather.strikes(MISJUDGED):
-                break
-            await asyncio.sleep(LOCK_POLL_S)
-        self._writer = process
+        watch = FollowerWatch(METRICS, model.name, 1, 0)
+        place = Place(model.name, 1, 0)
+        await Follower(NOWHERE, model, place, tail, 5, watch).run()
 
     def _hang_up(self, store: MemoryEventStore, _gone: object) -> None:
         """Let the server notice after a while that a client is gone."""
@@ -149,10 +154,67 @@ class World:
     def _link(self, process: Process) -> StormyLink:
         return StormyLink(self.loop, self.weather, process, self.crash)
 
-    def _notify(self, _head: Head) -> None:
+    def _notify(self, head: Head) -> None:
+        if self.weather.strikes(SNAPSHOTS):
+            self._take_snapshot(head)
         for tail in self._tails.values():
             if not self.weather.strikes(0.3):
                 tail.wake()
+
+    def _take_snapshot(self, head: Head) -> None:
+        """Write one as the snapshotter does; some are cut, some of a format that comes later."""
+        state = State()
+        for stored in self.database.events[0]:
+            evolve(state, load_event(stored).event)
+        data, version = encode(state), FORMAT_VERSION
+        if self.weather.strikes(0.2):
+            data = data[:-5]
+        if self.weather.strikes(0.2):
+            version += 1
+        place = (head.position, version, data, head.state_digest, head.chain)
+        self.database.snapshots.setdefault(0, []).append(StoredSnapshot(*place))
+
+
+class SimulatedBatch(MemoryBatch):
+    """Kills the matcher that is about to decide a deadly command."""
+
+    def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
+        store = self._store
+        if isinstance(store, SimulatedEventStore) and any(c.name == DEADLY for c in wanted):
+            store.process.kill()
+        return super()._take(wanted, holders)
+
+
+class SimulatedEventStore(MemoryEventStore):
+    """A writer's sessions: whether another one lives may be judged wrongly."""
+
+    def __init__(self, world: World, process: Process, link: StormyLink) -> None:
+        super().__init__(world.database, Shard(0), link)
+        self._world = world
+        self.process = process
+
+    async def is_free(self) -> bool:
+        if await super().is_free():
+            return True
+        await asyncio.sleep(LOCK_POLL_S)
+        return self._leased_by_nobody()
+
+    def make_batch(self, batches: asyncio.Semaphore) -> MemoryBatch:
+        return SimulatedBatch(self, batches)
+
+    def _leased_by_nobody(self) -> bool:
+        writer = self.database.writers.get(self.shard)
+        assert not isinstance(writer, MemoryEventStore) or isinstance(writer, SimulatedEventStore)
+        frozen_s = None if writer is None else writer.process.frozen_s
+        if frozen_s is not None and self._world.loop.time() - frozen_s > LEASE_TIMEOUT_S:
+            return True
+        return self._world.crash is None and self._world.weather.strikes(MISJUDGED)
+
+    def _count_attempt(self, offset: Offset) -> int:
+        attempts = super()._count_attempt(offset)
+        if attempts > CRASHES_MAX:
+            self._world.quarantined.add(offset)
+        return attempts
 
 
 class LinkedOutcomes:
@@ -184,7 +246,9 @@ class Nemesis:
         self._world = world
         self._chance = world.chance
         menu = [self._kill, self._freeze, self._jump, self._garbage, self._duplicate]
+        menu += [self._poison]
         self._menu = self._chance.sample(menu, self._chance.randint(1, len(menu)))
+        self._poisoned = False
         self._pause_s_max = self._chance.choice([0.05, 0.3, 1.0])
 
     async def run(self) -> None:
@@ -216,6 +280,17 @@ class Nemesis:
         record = self._chance.choice(keyed)
         self._world.topic.produce(record.value, command_id=record.command_id)
 
+    def _poison(self) -> None:
+        """Put in the command that crashes every matcher which decides it, once in a run."""
+        if self._poisoned:
+            return
+        self._poisoned = True
+        command = PlaceOrder(
+            "deadly", "dan", "BTC-USD", Side.BUY, OrderType.LIMIT, Price(99), Quantity(1)
+        )
+        command_id = keyed_command_id("dan", "deadly")
+        self._world.topic.produce(encode_command(command), command_id=command_id.bytes)
+
     def _victim(self) -> Process:
         return self._chance.choice(list(self._world.processes.values()))
 
@@ -234,11 +309,24 @@ def simulate(seed: int, crash: Crash | None = None) -> Report:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(_live(world, seed))
         assert not world.failures, world.failures
-        check(world.topic, world.database, world.gateway, world.model)
-        return Report(seed, loop.steps, world.database.heads[0], world.kills, world.freezes)
+        check(world.topic, world.database, world.gateway, world.model, world.quarantined)
+        return _report(world, seed)
     finally:
         matcher_module.BATCH_EVENTS_MAX = bound  # type: ignore[misc]
         _end(world)
+
+
+def _report(world: World, seed: int) -> Report:
+    log = world.database.events[0]
+    return Report(
+        seed,
+        world.loop.steps,
+        world.database.heads[0],
+        world.kills,
+        world.freezes,
+        snapshots=len(world.database.snapshots.get(0, [])),
+        quarantined=sum(e.type == "CommandQuarantined" for e in log),
+    )
 
 
 async def _live(world: World, seed: int) -> None:
