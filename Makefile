@@ -9,7 +9,8 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures snapshot verify test test-long check fmt lint types imports bench lock clean reset
+.PHONY: help setup run load fixtures snapshot verify test test-long simulate mutants faults check fmt lint types imports \
+	bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +40,9 @@ test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valk
 test-long: $(INSTALLED) ## run every test, those that take minutes too
 	@$(PY) -m exchange setup
 	$(PY) -m pytest $(WORKERS)
+
+simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
+	@$(PY) -m tests.simulation $(SEEDS)
 
 check: lint types imports test ## everything that CI checks
 
