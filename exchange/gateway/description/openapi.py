@@ -126,7 +126,7 @@ def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
 def _responses(declared: Operation) -> dict[str, Any]:
     contents: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for status, kinds in declared.answers.items():
-        contents[status][declared.media_type] = {"schema": _any_of(kinds)}
+        contents[status][declared.media_type] = {"schema": _answer(declared, kinds)}
     codes: defaultdict[int, list[Code]] = defaultdict(list)
     for code in dict.fromkeys((*declared.problems, *EVERYWHERE)):
         codes[code.status].append(code)
@@ -142,9 +142,9 @@ def _responses(declared: Operation) -> dict[str, Any]:
     }
 
 
-def _any_of(kinds: Sequence[type[Struct]]) -> dict[str, Any]:
+def _answer(declared: Operation, kinds: Sequence[type[Struct]]) -> dict[str, Any]:
     if not kinds:
-        return {"type": "string"}
+        return {"type": "object" if declared.media_type == JSON else "string"}
     schemas, _ = schemas_of(kinds)
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
