@@ -72,6 +72,12 @@ BATCH_COLUMNS: Final = (
 )  # fmt: skip
 
 
+INSERT_HEAD = """
+insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+values ($1, 1, $2, $3, 0, $4, $5)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Seconds of each round."""
@@ -158,7 +164,7 @@ async def write_log(connection: asyncpg.Connection, topic_id: str, events: int) 
                 stored = True
             progress.update(task, completed=maker.state.position)
     await connection.execute(
-        "insert into head values ($1, 1, $2, $3, 0, $4, $5)",
+        INSERT_HEAD,
         SHARD,
         maker.state.position,
         topic_id,

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
+from exchange.gateway.app import INTERFACE
+from exchange.gateway.description.requests_file import requests_file
 from exchange.processes import (
     run_gateway,
     run_matcher,
@@ -132,6 +134,12 @@ def projector() -> None:
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
     _process(lambda settings: run_gateway(settings, port))
+
+
+@app.command()
+def requests() -> None:
+    """Print requests to send from an editor (docs/exchange.http)."""
+    print(requests_file(INTERFACE), end="")
 
 
 app.command()(tools.load)
