@@ -230,13 +230,19 @@ class PostgresEventStore:
     async def read(
         self, *, after: Position, up_to: Position
     ) -> AsyncIterator[Sequence[StoredEvent]]:
+        ahead: asyncio.Task[list[StoredEvent]] | None = None
         while after < up_to:
-            chunk = await read_events(
-                self._control, self._shard, after=after, up_to=up_to, limit=READ_CHUNK_EVENTS
-            )
+            chunk = await (ahead or self._read_chunk(after, up_to))
             assert chunk, f"shard {self._shard} has no event after {after}, its head says {up_to}"
-            yield chunk
             after = chunk[-1].position
+            ahead = asyncio.create_task(self._read_chunk(after, up_to)) if after < up_to else None
+            await asyncio.sleep(0)  # so that the server reads on while this chunk is worked through
+            yield chunk
+
+    async def _read_chunk(self, after: Position, up_to: Position) -> list[StoredEvent]:
+        return await read_events(
+            self._control, self._shard, after=after, up_to=up_to, limit=READ_CHUNK_EVENTS
+        )
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
         async for snapshot in stored_snapshots(self._control, self._shard, up_to=up_to):
