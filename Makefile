@@ -9,7 +9,7 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures test test-long simulate check fmt lint types imports bench lock clean reset
+.PHONY: help setup run load fixtures test test-long simulate mutants check fmt lint types imports bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ test-long: $(INSTALLED) ## run every test, those that take minutes too
 
 simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
 	@$(PY) -m tests.simulation $(SEEDS)
+
+mutants: $(INSTALLED) ## plant bugs one by one and see that the tests catch them
+	@$(PY) -m tests.mutants
 
 check: lint types imports test ## everything that CI checks
 
