@@ -9,7 +9,8 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures test test-long simulate mutants check fmt lint types imports bench lock clean reset
+.PHONY: help setup run load fixtures snapshot verify test test-long simulate mutants faults check fmt lint types imports \
+	bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +26,12 @@ load: $(INSTALLED) ## send orders to the running exchange and measure
 
 fixtures: $(INSTALLED) ## write a reproducible file of orders
 	@$(PY) -m exchange fixtures
+
+snapshot: $(INSTALLED) ## take an engine snapshot of the running exchange
+	@$(PY) -m exchange snapshot
+
+verify: $(INSTALLED) ## check the whole log against its hash chain and digests
+	@$(PY) -m exchange verify
 
 test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
 	@$(PY) -m exchange setup

@@ -46,12 +46,13 @@ class Exchange:
         self.settings = settings
         run = RunDirectory(directory)
         run.prepare()
-        self.gateways, self.matchers, (self.projector,) = exchange_processes(settings, run)
+        tiers = exchange_processes(settings, run)
+        self.gateways, self.standbys, self.matchers, (self.projector,) = tiers
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
     def processes(self) -> list[ManagedProcess]:
-        return [*self.matchers, self.projector, *self.gateways]
+        return [*self.matchers, *self.standbys, self.projector, *self.gateways]
 
     async def start(self) -> None:
         for process in self.processes:
