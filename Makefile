@@ -44,6 +44,9 @@ test-long: $(INSTALLED) ## run every test, those that take minutes too
 simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
 	@$(PY) -m tests.simulation $(SEEDS)
 
+mutants: $(INSTALLED) ## plant bugs one by one and see that the tests catch them
+	@$(PY) -m tests.mutants
+
 check: lint types imports test ## everything that CI checks
 
 fmt: $(INSTALLED) ## format and fix the code

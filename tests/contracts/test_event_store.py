@@ -1,5 +1,6 @@
 import asyncio
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -12,6 +13,7 @@ from tests.contracts.conftest import StoreWorld
 pytestmark = pytest.mark.anyio
 
 TOPIC = "topic-1"
+SESSION_ENDED = (ConnectionError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def event(position: int, shard: int = 0) -> StoredEvent:
@@ -219,6 +221,22 @@ async def test_a_writer_that_lives_is_waited_for(stores: StoreWorld) -> None:
         pass
 
     assert await second.take_over(TOPIC) == msgspec.structs.replace(head, epoch=2)
+
+
+async def test_a_successor_ends_what_its_predecessor_left_open(stores: StoreWorld) -> None:
+    first, second = await stores.open(), await stores.open()
+    old = await first.take_over(TOPIC)
+    left = await first.begin()
+    assert await left.claim([claim("order:a", 0)]) == []
+
+    head = await second.take_over(TOPIC)
+
+    after = await second.begin()
+    assert await after.claim([claim("order:a", 1)]) == []
+    with pytest.raises(SESSION_ENDED):
+        await left.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
+    await after.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
+    assert await stored(second, 0, 1) == [event(1)]
 
 
 async def test_a_start_where_an_earlier_one_ended_is_suspicious(stores: StoreWorld) -> None:

@@ -4,6 +4,7 @@ Hypothesis finds and shrinks; the swarm brings volume. ``worlds`` says how the i
 chosen. A failing swarm names its seed and step, and both make it happen again.
 """
 
+import multiprocessing
 from collections import Counter
 from itertools import islice
 from typing import get_args
@@ -11,6 +12,7 @@ from typing import get_args
 import msgspec
 import pytest
 from hypothesis import given
+from rich.progress import Progress
 
 from exchange.domain.engine import State, check_state
 from exchange.domain.events import Event
@@ -19,6 +21,9 @@ from tests.domain.oracle import Message, Oracle
 from tests.domain.worlds import PROPERTY, Step, Swarm, step_lists, take
 
 STEPS_PER_SWARM = 1_000
+LONG_SEED = 1_000  # the fast share has the seeds below
+LONG_SWARMS = 5_000
+LONG_TIMEOUT_S = 3_600
 STEPS_PER_CHECK = 25  # comparing whole books at each step would take most of the time
 
 
@@ -80,7 +85,22 @@ def test_the_swarms_meet_every_event_and_every_refusal() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first_seed", range(1000, 1200, 20))
-def test_the_engine_and_the_oracle_agree_on_many_swarms(first_seed: int) -> None:
-    for seed in range(first_seed, first_seed + 20):
+@pytest.mark.timeout(LONG_TIMEOUT_S)
+def test_the_engine_and_the_oracle_agree_on_five_million_commands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    with capsys.disabled(), context.Pool() as pool, Progress() as progress:
+        task = progress.add_task("differential, swarms", total=LONG_SWARMS)
+        for failure in pool.imap_unordered(failure_of, range(LONG_SEED, LONG_SEED + LONG_SWARMS)):
+            assert failure is None, failure
+            progress.advance(task)
+
+
+def failure_of(seed: int) -> str | None:
+    """Return how engine and oracle differ on a swarm."""
+    try:
         assert_agree(Swarm(seed), STEPS_PER_SWARM)
+    except AssertionError as error:
+        return f"swarm {seed}, {error}"
+    return None

@@ -64,6 +64,7 @@ def check_log_is_expected(log: Sequence[StoredEvent], expected: Sequence[Expecte
 
 def check_answers(gateway: Gateway, expected: Sequence[Expected], crashed: Set[int]) -> None:
     """A: whatever was heard of a command is what became of it, and everybody was answered."""
+    assert not gateway.premature, "told before it was durable"
     for request in gateway.requests:
         assert request.answers or request.given_up, f"never answered: {request.command}"
     heard = [answer for request in gateway.requests for answer in request.answers]

@@ -1,0 +1,98 @@
+"""``python -m tests.faults.crashing POINT COUNTDOWN exchange-arguments…``: one that kills itself.
+
+The process is the real one but for this: when it comes to ``POINT`` for the ``COUNTDOWN``-th
+time it gets a SIGKILL, from itself, with no line of its code run after that.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import asyncpg.transaction
+
+from exchange import cli
+from exchange.command_log import KafkaCommandLog
+from exchange.event_store import PostgresBatch
+from exchange.outcomes import RedisOutcomes
+from projections.book import BookProjection
+from projections.postgres import PostgresProjection
+from projections.tail import ShardTail
+
+Method = Callable[..., Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A boundary: before or after an awaited call, or when it is under way.
+
+    ``query`` is the call's first argument, where only such calls count.
+    """
+
+    owner: type
+    method: str
+    when: str
+    query: str | None = None
+
+
+MATCHER_POINTS = {
+    "after poll": Point(KafkaCommandLog, "read", "after"),
+    "after claim": Point(PostgresBatch, "claim", "after"),
+    "after decide": Point(PostgresBatch, "append", "before"),
+    "after insert, before commit": Point(asyncpg.Connection, "execute", "before", "commit"),
+    "commit under way": Point(asyncpg.Connection, "execute", "under way", "commit"),
+    "after commit, before answering": Point(asyncpg.Connection, "execute", "after", "commit"),
+    "answer under way": Point(RedisOutcomes, "publish", "under way"),
+    "after answering": Point(RedisOutcomes, "publish", "after"),
+}
+
+PROJECTOR_POINTS = {
+    "after reading": Point(ShardTail, "read", "after"),
+    "between write and commit": Point(asyncpg.transaction.Transaction, "__aexit__", "before"),
+    "commit of a model under way": Point(asyncpg.transaction.Transaction, "__aexit__", "under way"),
+    "after a model moved": Point(PostgresProjection, "apply", "after"),
+    "script under way": Point(BookProjection, "apply", "under way"),
+    "after a script": Point(BookProjection, "apply", "after"),
+}
+
+POINTS = MATCHER_POINTS | PROJECTOR_POINTS
+
+
+def arm(point: Point, countdown: int) -> None:
+    """Make the process kill itself there."""
+    original: Method = getattr(point.owner, point.method)
+    left = countdown
+
+    async def crashing(*args: Any, **options: Any) -> Any:
+        nonlocal left
+        counts = point.query is None or args[1:2] == (point.query,)
+        left -= counts
+        dies = counts and left == 0
+        if dies and point.when == "before":
+            die()
+        call = asyncio.ensure_future(original(*args, **options))
+        if dies and point.when == "under way":
+            await asyncio.sleep(0)  # it was begun; whether it is done, only the server knows
+            await asyncio.sleep(0)
+            die()
+        result = await call
+        if dies:
+            die()
+        return result
+
+    setattr(point.owner, point.method, crashing)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    name, countdown, *arguments = sys.argv[1:]
+    arm(POINTS[name], int(countdown))
+    sys.argv = ["exchange", *arguments]
+    cli.main()

@@ -1,0 +1,87 @@
+"""``make mutants``: plant each bug in a copy of the tree and see that its tests fail.
+
+A mutant counts as caught only if a test failed; one that cannot even be imported does not.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from exchange.config import PROJECT
+from tests.mutants.catalogue import MUTANTS, Mutant
+
+PARTS = ("exchange", "projections", "tests", "bench", "alembic")
+FILES = ("pyproject.toml", "alembic.ini")
+TEST_TIMEOUT_S = 90
+FAILED = 1  # pytest's exit code for tests that failed, and for nothing else
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Mutants whose names contain this.")] = "",
+) -> None:
+    """Report which planted bugs the tests catch; exit with 1 if any survives."""
+    wanted = [mutant for mutant in MUTANTS if only in mutant.name]
+    console = Console()
+    table = Table("planted bug", "in", "by", "caught", "s")
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="exchange-mutants-") as name, Progress() as progress:
+        tree = copy_tree(Path(name))
+        task = progress.add_task("", total=len(wanted))
+        for mutant in wanted:
+            begun_s = time.monotonic()
+            caught = is_caught(tree, mutant)
+            survivors += not caught
+            answer = "yes" if caught else "[red]NO[/red]"
+            took_s = f"{time.monotonic() - begun_s:.0f}"
+            by = " ".join(test.partition("::")[0] for test in mutant.tests)
+            table.add_row(mutant.name, mutant.path, by, answer, took_s)
+            progress.console.print(f"{mutant.name}: {answer} in {took_s} s", highlight=False)
+            progress.advance(task)
+    console.print(table)
+    sys.exit(1 if survivors else 0)
+
+
+def copy_tree(directory: Path) -> Path:
+    """Copy what the tests need; Kafka's jars are only linked to."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for part in PARTS:
+        shutil.copytree(PROJECT / part, directory / part, ignore=ignored)
+    for file in FILES:
+        shutil.copy(PROJECT / file, directory / file)
+    (directory / ".run").mkdir()
+    (directory / ".run" / "kafka-jars").symlink_to(PROJECT / ".run" / "kafka-jars")
+    return directory
+
+
+def is_caught(tree: Path, mutant: Mutant) -> bool:
+    """Plant a bug, run its tests, and take it out again."""
+    path = tree / mutant.path
+    text = path.read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.path} has changed"
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-xq", f"--timeout={TEST_TIMEOUT_S}", *mutant.tests],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_text(text)
+    if done.returncode not in (0, FAILED):
+        raise SystemExit(f"{mutant.name}: pytest could not run\n{done.stdout}{done.stderr}")
+    return done.returncode == FAILED
+
+
+if __name__ == "__main__":
+    typer.run(main)

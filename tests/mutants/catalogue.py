@@ -1,0 +1,177 @@
+"""Bugs to plant, one at a time, and the tests that must then fail.
+
+Each replaces one text, which is in its file exactly once, by another that still runs. They
+are the mistakes that this design is most afraid of, not those that a tool would think of.
+"""
+
+from dataclasses import dataclass
+
+ENGINE = ("tests/domain/test_engine.py",)
+SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubles_anything",)
+MATCHER = ("tests/test_matcher.py",)
+RECOVERY = ("tests/test_recovery.py",)
+STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted bug."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = [
+    Mutant(
+        "the worst price trades first",
+        "exchange/domain/book.py",
+        "self._sign = 1 if side is Side.BUY else -1",
+        "self._sign = -1 if side is Side.BUY else 1",
+        ENGINE,
+    ),
+    Mutant(
+        "the newest order at a price trades first",
+        "exchange/domain/book.py",
+        "        level.orders[order.order_id] = order\n",
+        "        level.orders[order.order_id] = order\n"
+        "        level.orders.move_to_end(order.order_id, last=False)\n",
+        ENGINE,
+    ),
+    Mutant(
+        "an empty level stays",
+        "exchange/domain/book.py",
+        "        if not level.orders:\n",
+        "        if not level.orders and not level:\n",
+        ("tests/domain/test_book.py",),
+    ),
+    Mutant(
+        "a trade is at the taker's price",
+        "exchange/domain/engine.py",
+        "            price=maker.price,\n",
+        "            price=order.price or maker.price,\n",
+        ("tests/domain/test_oracle.py",),
+    ),
+    Mutant(
+        "time goes backwards",
+        "exchange/domain/engine.py",
+        "now_ms = max(time_ms, state.time_ms)",
+        "now_ms = time_ms",
+        SIMULATION,
+    ),
+    Mutant(
+        "an outcome is told before the commit",
+        "exchange/matcher.py",
+        "        with watched:\n            await batch.append(",
+        "        for message in messages:\n            self._enqueue(message)\n"
+        "        with watched:\n            await batch.append(",
+        SIMULATION,
+    ),
+    Mutant(
+        "a batch does not wait for the one before",
+        "exchange/matcher.py",
+        "        await self._settle()\n        self._commit = ",
+        "        self._commit = ",
+        SIMULATION,
+    ),
+    Mutant(
+        "the offset does not move past the last command",
+        "exchange/matcher.py",
+        "next_offset=Offset(last_offset + 1)",
+        "next_offset=last_offset",
+        SIMULATION,
+    ),
+    Mutant(
+        "commands beyond a full batch are dropped",
+        "exchange/matcher.py",
+        "self._waiting = records[done:]",
+        "self._waiting = []",
+        SIMULATION,
+    ),
+    Mutant(
+        "a resent key is decided again",
+        "exchange/matcher.py",
+        "if (holder := holders[command_claim(r.command_id)]) and not self._is_mine(holder, r)",
+        "if (holder := holders[command_claim(r.command_id)]) and holder.kafka_offset < 0",
+        SIMULATION,
+    ),
+    Mutant(
+        "another body under a resent key is no conflict",
+        "exchange/matcher.py",
+        "holder.body_hash != body_hash(r.command)",
+        "holder.body_hash == b''",
+        SIMULATION,
+    ),
+    Mutant(
+        "a taken order id is not noticed",
+        "exchange/matcher.py",
+        "taken = {r.offset for r in fresh if not self._is_mine(holders[chosen[r.offset]], r)}",
+        "taken = {r.offset for r in fresh if r.offset < 0 and holders}",
+        SIMULATION,
+    ),
+    Mutant(
+        "a command that crashes the matcher is tried for ever",
+        "exchange/matcher.py",
+        "if crashes < CRASHES_MAX:",
+        "if crashes < 1_000_000:",
+        SIMULATION,
+    ),
+    Mutant(
+        "a standby takes over with the state that it had before",
+        "exchange/matcher.py",
+        "        await replica.advance(head.position)\n        replica.check(head)\n",
+        "",
+        SIMULATION,
+    ),
+    Mutant(
+        "the chain is not checked at a restore",
+        "exchange/recovery.py",
+        "if self.chain != head.chain:",
+        "if not self.chain:",
+        MATCHER,
+    ),
+    Mutant(
+        "a damaged snapshot is believed",
+        "exchange/snapshots.py",
+        "if (state.position, state.digest) != (snapshot.position, snapshot.digest):",
+        "if state.position != snapshot.position:",
+        RECOVERY,
+    ),
+    Mutant(
+        "the head is not fenced by the epoch",
+        "exchange/event_store.py",
+        "where shard = $1 and epoch = $2 and position = $3 and next_offset = $4",
+        "where shard = $1 and epoch >= $2 - 1000 and position = $3 and next_offset = $4",
+        STORE,
+    ),
+    Mutant(
+        "a taken name is taken again",
+        "exchange/event_store.py",
+        "on conflict (name) do nothing\nreturning name",
+        "on conflict (name) do update set shard = excluded.shard\nreturning name",
+        STORE,
+    ),
+    Mutant(
+        "a replay reads past the head",
+        "exchange/event_log.py",
+        "where shard = $1 and position > $2 and position <= $3\norder by position\nlimit $4",
+        "where shard = $1 and position > $2 and position <= $3 + 1\norder by position\nlimit $4",
+        STORE,
+    ),
+    Mutant(
+        "a follower goes on from memory when its checkpoint was moved",
+        "projections/follower.py",
+        "        if not moved:\n            return await self._resume()\n",
+        "",
+        SIMULATION,
+    ),
+    Mutant(
+        "a checkpoint moves wherever it is",
+        "projections/postgres.py",
+        "where projection = $1 and generation = $2 and shard = $3 and position = $4\n",
+        "where projection = $1 and generation = $2 and shard = $3 and position >= $4 - 1000000\n",
+        ("tests/projections/test_models.py", "tests/projections/test_projector.py"),
+    ),
+]
