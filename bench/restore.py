@@ -13,7 +13,6 @@ resting order costs some microseconds more.
 """
 
 import argparse
-import asyncio
 import gc
 import shutil
 import statistics
@@ -30,6 +29,8 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+import uvloop
+from anyio.from_thread import start_blocking_portal
 from rich.console import Console
 from rich.progress import Progress
 
@@ -203,7 +204,7 @@ async def read_s(settings: Settings) -> float:
         return time.perf_counter() - begun_s
 
 
-async def measure(events: int, rounds: int) -> Measured:
+def measure(events: int, rounds: int) -> Measured:
     """Write a log on services of its own and restore from it."""
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
@@ -211,18 +212,20 @@ async def measure(events: int, rounds: int) -> Measured:
     ports = free_ports(5)
     services = local_services(run, ports)
     settings = settings_for(services, ports[4])
-    try:
-        await services.start()
-        await migrate(settings.sqlalchemy_url)
-        await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, 1)
-        return await _rounds(settings, events, rounds)
-    finally:
-        await services.stop()
-        remove(run)
-        shutil.rmtree(run.path)
+    # The services on a loop of their own: uvloop, which a matcher runs on, cannot start them.
+    with start_blocking_portal() as portal:
+        try:
+            portal.call(services.start)
+            return uvloop.run(_rounds(settings, events, rounds))
+        finally:
+            portal.call(services.stop)
+            remove(run)
+            shutil.rmtree(run.path)
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
+    await migrate(settings.sqlalchemy_url)
+    await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, 1)
     connection = await asyncpg.connect(settings.database_url)
     async with matcher_on(settings) as (matcher, _events):
         topic_id = await matcher._commands.topic_id()
@@ -266,7 +269,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     arguments = parser.parse_args()
-    measured = asyncio.run(measure(arguments.events, arguments.rounds))
+    measured = measure(arguments.events, arguments.rounds)
     if arguments.json:
         print(msgspec.json.encode(measured).decode())
     else:
