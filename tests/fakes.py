@@ -129,11 +129,17 @@ class MemoryEventStore:
         self.database = database
         self.link = link or Link()
         self.shard = shard
+        self.closed = False
         self.open: list[MemoryBatch] = []
         self._batches = asyncio.Semaphore(2)
 
     async def __aexit__(self, *error: object) -> None:
         """End the connections, and with them the transactions that are open."""
+        self.end()
+
+    def close(self) -> None:
+        """Be gone for good, as a process is that was killed: what it still had sent is refused."""
+        self.closed = True
         self.end()
 
     async def is_free(self) -> bool:
@@ -199,6 +205,8 @@ class MemoryEventStore:
         return attempts
 
     def _take_over(self, topic_id: str) -> Head:
+        if self.closed:
+            raise ConnectionError("the client of this session is gone")
         earlier = self.database.writers.get(self.shard)
         if earlier is not None and earlier is not self:
             earlier.end()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 ENGINE = ("tests/domain/test_engine.py",)
 SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubles_anything",)
-MATCHER = ("tests/test_matcher.py",)
 RECOVERY = ("tests/test_recovery.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
@@ -130,7 +129,7 @@ MUTANTS = [
         "exchange/recovery.py",
         "if self.chain != head.chain:",
         "if not self.chain:",
-        MATCHER,
+        RECOVERY,
     ),
     Mutant(
         "a damaged snapshot is believed",

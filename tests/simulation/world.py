@@ -45,7 +45,7 @@ from tests.simulation.weather import SERVERS, Crash, StormyLink, Weather
 
 BTC_USD = RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
 CLIENTS = ["anna", "ben", "cleo"]
-COMMANDS_PER_CLIENT = 10
+COMMANDS_PER_CLIENT = 8
 EVENTS_IN_BATCH = [3, 5_000]  # the first leaves commands over for the next batch
 HEAL_S = 30.0  # virtual; promised
 LOCK_POLL_S = 0.25
@@ -149,7 +149,7 @@ class World:
 
     def _hang_up(self, store: MemoryEventStore, _gone: object) -> None:
         """Let the server notice after a while that a client is gone."""
-        self.loop.call_later(self.weather.delay_s(), store.end, context=SERVERS)
+        self.loop.call_later(self.weather.delay_s(), store.close, context=SERVERS)
 
     def _link(self, process: Process) -> StormyLink:
         return StormyLink(self.loop, self.weather, process, self.crash)
@@ -341,7 +341,7 @@ async def _live(world: World, seed: int) -> None:
         for name in CLIENTS
     ]
     world.tasks += traders
-    storm_s = world.chance.choice([2.0, 10.0, 20.0])
+    storm_s = world.chance.choice([1.0, 5.0, 10.0])
     await asyncio.wait(traders, timeout=storm_s)
     nemesis.cancel()
     world.weather.calm = True
