@@ -9,7 +9,7 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures test test-long check fmt lint types imports bench lock clean reset
+.PHONY: help setup run load fixtures test test-long faults check fmt lint types imports bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valk
 test-long: $(INSTALLED) ## run every test, those that take minutes too
 	@$(PY) -m exchange setup
 	$(PY) -m pytest $(WORKERS)
+
+faults: $(INSTALLED) ## do faults to the whole exchange: MINUTES=2 SEED=1 FAULTS="kill matcher,flush Redis"
+	@$(PY) -m exchange setup
+	@$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults "$(FAULTS)")
 
 check: lint types imports test ## everything that CI checks
 
