@@ -54,8 +54,11 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: $(INSTALLED) ## measure orders per second and latency
+bench: $(INSTALLED) ## measure orders per second, latency, fan-out and lag
 	$(PY) -m bench.orders
+	$(PY) -m bench.stream_orders
+	$(PY) -m bench.fan_out
+	$(PY) -m bench.lag
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
 	$(COMPILE) --group pyproject.toml:dev --group pyproject.toml:local pyproject.toml -o requirements.lock

@@ -3,6 +3,7 @@
 In reading order: ``domain`` (what is decided), ``ports`` (what the matcher needs of
 the world), ``codec`` (bytes), ``matcher`` (the single writer), ``command_log``
 (Kafka), ``event_store`` and ``event_log`` (Postgres), ``outcomes`` (Redis), ``gateway`` (HTTP),
-``stack`` (the local services) and ``cli`` (where it is all put together). The read
-models are beside this package, in ``projections``.
+``stack`` (the local services) and ``cli`` (where it is all put together). ``logs``,
+``matcher_watch``, ``metrics_server`` and ``tracing`` are how one sees from outside what
+happens. The read models are beside this package, in ``projections``.
 """

@@ -131,6 +131,9 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
 
 app.command()(tools.load)
 app.command()(tools.fixtures)
+app.command()(tools.status)
+app.command()(tools.book)
+app.command()(tools.trades)
 
 
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

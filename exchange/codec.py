@@ -22,6 +22,7 @@ from exchange.domain.commands import (
     Command,
     MalformedRecord,
     PlaceOrder,
+    QuarantinedRecord,
     RegisterInstrument,
 )
 from exchange.domain.events import Event
@@ -35,6 +36,7 @@ from exchange.ports import CommandRecord, StoredEvent
 
 EVENT_VERSION: Final = 1
 KEYED_COMMAND_ID_VERSION: Final = 8
+LINK_BYTES: Final = 8  # finds the event that was changed; that one was, the whole chain proves
 BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
 WAITER_MAX: Final = 2**53
 REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
@@ -60,6 +62,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
     time_ms: int
     gateway: str | None
     waiter: int
+    traceparent: str | None = None
 
 
 class DecidedEvent(Struct, frozen=True, gc=False):
@@ -125,7 +128,6 @@ def decode_command(value: bytes) -> ClientCommand:
 
 def receive(record: CommandRecord) -> ReceivedCommand:
     """Decode a record; one that cannot be decoded becomes a ``MalformedRecord``."""
-    gateway, waiter = _reply_address(record.reply_to)
     command: Command
     try:
         command_id = UUID(bytes=record.command_id)
@@ -134,7 +136,21 @@ def receive(record: CommandRecord) -> ReceivedCommand:
         digest = sha256(record.value).hexdigest()
         command_id = UUID(hex=digest[:32], version=4)
         command = MalformedRecord(_readable(str(error)), digest, len(record.value))
-    return ReceivedCommand(command, command_id, record.offset, record.time_ms, gateway, waiter)
+    return _received(record, command, command_id)
+
+
+def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
+    """Stand for a record that crashed the matcher; its value is not looked into again.
+
+    Its key, if it has one, is claimed for it all the same: a resend is refused and not decided.
+    """
+    digest = sha256(record.value).hexdigest()
+    try:
+        command_id = UUID(bytes=record.command_id)
+    except (ValueError, TypeError):
+        command_id = UUID(hex=digest[:32], version=4)
+    command = QuarantinedRecord(digest, len(record.value), crashes)
+    return _received(record, command, command_id)
 
 
 def reply_address(gateway: str, waiter: int) -> bytes:
@@ -183,6 +199,7 @@ def body_hash(command: Command) -> bytes:
             | RegisterInstrument()
             | CloseSettlementCycle()
             | MalformedRecord()
+            | QuarantinedRecord()
         ):
             pass
     return sha256(_encoder.encode(command)).digest()[:BODY_HASH_BYTES]
@@ -213,7 +230,7 @@ def load_event(stored: StoredEvent) -> DecidedEvent:
     return DecidedEvent(
         stored.shard,
         stored.position,
-        _decode_event(stored),
+        decode_event(stored),
         stored.command_id,
         stored.kafka_offset,
     )
@@ -229,11 +246,12 @@ def decode_event_data(data: bytes | Raw) -> Event:
     return _event_decoder.decode(data)
 
 
-def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:
-    """Return the hash chain after ``events``: one SHA-256 per event, over the last and its columns.
+def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
+    """Return the hash chain after each event: one SHA-256 over the last and the event's columns.
 
     Event by event, so that any batching of the same events gives the same chain.
     """
+    links: list[bytes] = []
     for stored in events:
         columns = (
             f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
@@ -241,7 +259,18 @@ def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:
             f"\x1f{stored.data}"
         )
         chain = sha256(chain + columns.encode()).digest()
-    return chain
+        links.append(chain)
+    return links
+
+
+def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:
+    """Return the hash chain after all ``events``."""
+    return chain_links(chain, events)[-1] if events else chain
+
+
+def abridge_links(links: Sequence[bytes]) -> bytes:
+    """Return what a batch keeps of its links: enough to tell which event is not what it was."""
+    return b"".join(link[:LINK_BYTES] for link in links)
 
 
 def encode_outcomes(message: OutcomeMessage) -> bytes:
@@ -254,7 +283,12 @@ def decode_outcomes(data: bytes) -> OutcomeMessage:
     return _outcome_decoder.decode(data)
 
 
-def _decode_event(stored: StoredEvent) -> Event:
+def decode_event(stored: StoredEvent) -> Event:
+    """Read what happened, lifting old versions to the current one.
+
+    Raises:
+        UnknownEvent: Its type or version is not known here.
+    """
     version, data = stored.version, stored.data
     while version < EVENT_VERSION:
         upcast = UPCASTERS.get((stored.type, version))
@@ -271,6 +305,20 @@ def _decode_event(stored: StoredEvent) -> Event:
 
 def _place_of(stored: StoredEvent, problem: str) -> str:
     return f"{stored.type} at position {stored.position} of shard {stored.shard}: {problem}"
+
+
+def _received(record: CommandRecord, command: Command, command_id: UUID) -> ReceivedCommand:
+    gateway, waiter = _reply_address(record.reply_to)
+    traceparent = record.traceparent
+    return ReceivedCommand(
+        command,
+        command_id,
+        record.offset,
+        record.time_ms,
+        gateway,
+        waiter,
+        None if traceparent is None else traceparent.decode(errors="replace"),
+    )
 
 
 def _readable(reason: str) -> str:

@@ -33,6 +33,7 @@ from exchange.domain.values import Offset, Shard
 from exchange.ports import CommandLogLost, CommandRecord
 
 logger = logging.getLogger(__name__)
+client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
 REQUEST_TIMEOUT_S: Final = 10
@@ -47,11 +48,32 @@ LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
 
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
+TRACE_HEADER: Final = "traceparent"  # of sampled commands only
+
+CLIENT_LINE_PARTS: Final = 3
 
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
     (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 )
+
+
+class ClientLines(logging.Filter):
+    """Makes fields of what the Kafka client puts before its sentences: kind, client and thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and len(record.args) == CLIENT_LINE_PARTS:
+            kind, client, text = map(str, record.args)
+            prefix, separator, sentence = text.partition("]: ")
+            has_thread = bool(separator) and prefix.startswith("[thrd:")
+            record.msg, record.args = (sentence if has_thread else text), None
+            record.kind, record.client = kind, client
+            if has_thread:
+                record.client_thread = prefix.removeprefix("[thrd:")
+        return True
+
+
+client_logger.addFilter(ClientLines())
 
 
 class KafkaCommandLog:
@@ -78,7 +100,7 @@ class KafkaCommandLog:
                 "fetch.error.backoff.ms": 50,
                 "reconnect.backoff.max.ms": 1_000,
             },
-            logger=logger,
+            logger=client_logger,
         )
 
     async def __aenter__(self) -> Self:
@@ -98,6 +120,16 @@ class KafkaCommandLog:
 
     async def seek(self, offset: Offset) -> None:
         self._consumer.assign([TopicPartition(self._topic, self._shard, offset)])
+
+    async def end(self) -> Offset:
+        place = TopicPartition(self._topic, self._shard)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._thread, self._consumer.get_watermark_offsets, place, REQUEST_TIMEOUT_S
+        )
+        if found is None:
+            raise CommandLogLost(f"Kafka does not tell where partition {self._shard} ends")
+        return Offset(found[1])
 
     async def read(self, limit: int) -> list[CommandRecord]:
         loop = asyncio.get_running_loop()
@@ -131,10 +163,11 @@ class KafkaCommandLog:
             value=message.value() or b"",
             command_id=headers.get(COMMAND_ID_HEADER),
             reply_to=headers.get(REPLY_TO_HEADER),
+            traceparent=headers.get(TRACE_HEADER),
         )
 
     def _describe_topic(self) -> str:
-        admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=logger)
+        admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=client_logger)
         topics = TopicCollection([self._topic])
         try:
             described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
@@ -187,9 +220,14 @@ class CommandProducer:
                 "reconnect.backoff.max.ms": 1_000,
                 "error_cb": self._on_error,
             },
-            logger=logger,
+            logger=client_logger,
         )
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=client_logger)
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait to be sent or to be confirmed."""
+        return len(self._producer)
 
     async def start(self) -> None:
         """Connect, so that the first command does not pay for it; Kafka may be away."""
@@ -223,12 +261,16 @@ class CommandProducer:
         command_id: UUID,
         reply_to: bytes,
         on_delivery: Callable[[Delivery], None],
+        traceparent: str | None = None,
     ) -> None:
         """Queue one command; ``on_delivery`` is called later, on the event loop.
 
         Raises:
             NotProduced: Nothing was queued.
         """
+        headers = [(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)]
+        if traceparent is not None:
+            headers.append((TRACE_HEADER, traceparent.encode()))
         try:
             self._producer.produce(
                 self._topic,
@@ -236,7 +278,7 @@ class CommandProducer:
                 key,
                 shard,
                 on_delivery=lambda error, message: on_delivery(_delivery(error, message)),
-                headers=[(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)],
+                headers=headers,  # type: ignore[arg-type]
             )
         except (BufferError, KafkaException) as error:
             raise NotProduced(str(error)) from error

@@ -7,6 +7,7 @@ that the local stack starts, at its local port.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,17 @@ SNAPSHOT_EVENTS_MAX = 100_000_000
 DAY_S = 86_400
 RATE_MAX = 1_000_000  # tokens are whole microseconds apart
 RATE_LIMITS = (("orders", 100, 500), ("cancels", 100, 500), ("address", 5_000, 10_000))
+
+
+SAMPLERS = (
+    "parentbased_traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "traceidratio",
+    "always_on",
+    "always_off",
+)
+SHARE = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -74,6 +86,11 @@ class Settings:
     rate_limit_address_burst: int
     projector_pace_ms: int
     database_pool_max: int
+    metrics_port: int
+    traces_exporter: str
+    traces_endpoint: str
+    traces_sampler: str
+    traces_share: float
     log_format: str
     log_level: str
 
@@ -94,6 +111,15 @@ class Settings:
         """The database's address as SQLAlchemy's asyncpg dialect takes it."""
         url = self.database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
         return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
+
+    @property
+    def projector_metrics_port(self) -> int:
+        """Where the projector's metrics are read; 0 is nowhere."""
+        return self.metrics_port
+
+    def matcher_metrics_port(self, shard: int) -> int:
+        """Return where a matcher's metrics are read, by its first shard; 0 is nowhere."""
+        return self.metrics_port + 1 + shard if self.metrics_port else 0
 
     @property
     def database_connections(self) -> int:
@@ -126,6 +152,11 @@ class Settings:
             "STREAM_ORIGINS": ",".join(self.stream_origins),
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
             "DATABASE_POOL_MAX": str(self.database_pool_max),
+            "METRICS_PORT": str(self.metrics_port),
+            "OTEL_TRACES_EXPORTER": self.traces_exporter,
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": self.traces_endpoint,
+            "OTEL_TRACES_SAMPLER": self.traces_sampler,
+            "OTEL_TRACES_SAMPLER_ARG": f"{self.traces_share:.9f}",
             "LOG_FORMAT": self.log_format,
             "LOG_LEVEL": self.log_level,
         }
@@ -147,6 +178,12 @@ class Variables:
         if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
             raise SettingsError(f"{name}={text}: must be a whole number from {least} to {most}.")
         return int(text)
+
+    def share(self, name: str, default: str) -> float:
+        text = self.text(name, default)
+        if not SHARE.fullmatch(text):
+            raise SettingsError(f"{name}={text}: must be a number from 0 to 1.")
+        return float(text)
 
     def port(self, name: str, default: int) -> int:
         return self.integer(name, default, least=1, most=PORT_MAX)
@@ -178,6 +215,7 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
         **_limit_fields(variables),
+        **_observation_fields(variables, shards),
         "snapshot_events": variables.integer(
             "SNAPSHOT_EVENTS", 100_000, least=1, most=SNAPSHOT_EVENTS_MAX
         ),
@@ -206,6 +244,21 @@ def _limit_fields(variables: Variables) -> dict[str, int]:
                 variable, default, least=least, most=RATE_MAX
             )
     return fields
+
+
+def _observation_fields(variables: Variables, shards: int) -> dict[str, Any]:
+    metrics_port = variables.integer("METRICS_PORT", 9464, least=0, most=PORT_MAX)
+    if metrics_port + shards > PORT_MAX:
+        raise SettingsError(f"METRICS_PORT={metrics_port}: leaves no ports for {shards} shards.")
+    collector = variables.text("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+    traces = f"{collector.rstrip('/')}/v1/traces"
+    return {
+        "metrics_port": metrics_port,
+        "traces_exporter": variables.choice("OTEL_TRACES_EXPORTER", "none", ("none", "otlp")),
+        "traces_endpoint": variables.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", traces),
+        "traces_sampler": variables.choice("OTEL_TRACES_SAMPLER", SAMPLERS[0], SAMPLERS),
+        "traces_share": variables.share("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+    }
 
 
 def _service_fields(variables: Variables) -> dict[str, Any]:

@@ -60,6 +60,16 @@ order by position
 
 READ_HEADS = "select shard, position, next_offset from head order by shard"
 
+READ_TRACES = """
+select position, traceparent from traces where shard = $1 and position > $2 and position <= $3
+"""
+
+READ_EVENT_TIMES = """
+select shard, position, (data->>'time_ms')::bigint as time_ms
+from events
+join unnest($1::smallint[], $2::bigint[]) as place (shard, position) using (shard, position)
+"""
+
 READ_CLAIMS = """
 select name, shard, kafka_offset, body_hash from claims where name = any($1::text[])
 """
@@ -100,6 +110,23 @@ async def read_events_with_text(
 async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
     """Return each shard's head: the position of its last event."""
     return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_traces(
+    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
+) -> dict[int, str]:
+    """Return the contexts of a shard's sampled commands by the position of their first events."""
+    rows = await connection.fetch(READ_TRACES, shard, after, up_to)
+    return {row["position"]: row["traceparent"] for row in rows}
+
+
+async def read_event_times(
+    connection: asyncpg.Connection, places: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], int]:
+    """Return the times, in milliseconds since the epoch, of events by shard and position."""
+    shards, positions = [shard for shard, _ in places], [position for _, position in places]
+    rows = await connection.fetch(READ_EVENT_TIMES, shards, positions)
+    return {(row["shard"], row["position"]): row["time_ms"] for row in rows}
 
 
 async def read_next_offsets(connection: asyncpg.Connection) -> dict[int, int]:

@@ -8,13 +8,14 @@ visible in order.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 import asyncpg
 
-from exchange.domain.values import Position, Shard
+from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import read_claims, read_events
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -23,17 +24,21 @@ from exchange.ports import (
     Head,
     StaleWriter,
     StoredEvent,
+    StoredSnapshot,
+    Trace,
 )
+from exchange.snapshot_store import stored_snapshots
 
 logger = logging.getLogger(__name__)
 
 READ_CHUNK_EVENTS: Final = 2_000  # bounds the memory of one read; larger ones are no faster
+TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
 TERMINATE_WAIT_MS: Final = 5_000
 LEASE_BEAT_S: Final = 1.0
-LEASE_POLL_S: Final = 0.25  # a lock that is free is taken within this
+LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
@@ -46,6 +51,7 @@ WRITER_SETTINGS: Final = {
     "jit": "off",
 }
 
+# Tried again and again, not queued for: a waiter that is frozen must not be handed the lock.
 TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
 
 AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
@@ -54,6 +60,8 @@ AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
 NAME_SESSION = "select set_config('application_name', $1, false)"
 
 READ_LEASE = "select beat from leases where shard = $1"
+
+READ_POSITION = "select position from head where shard = $1"
 
 BEAT_LEASE = """
 insert into leases (shard, beat) values ($1, 1)
@@ -76,6 +84,27 @@ RAISE_EPOCH = """
 update head set epoch = epoch + 1
 where shard = $1 and topic_id = $2
 returning shard, epoch, position, topic_id, next_offset, chain, state_digest
+"""
+
+COUNT_START = """
+insert into crash_watch (shard, started_at_offset, starts, tried_offset, attempts)
+values ($1, $2, 1, -1, 0)
+on conflict (shard) do update set
+    started_at_offset = excluded.started_at_offset,
+    starts = case
+        when crash_watch.started_at_offset = excluded.started_at_offset
+        then crash_watch.starts + 1
+        else 1
+    end
+returning starts > 1 or tried_offset = started_at_offset
+"""
+
+COUNT_ATTEMPT = """
+update crash_watch set
+    attempts = case when tried_offset = $2 then attempts + 1 else 1 end,
+    tried_offset = $2
+where shard = $1
+returning attempts
 """
 
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
@@ -105,8 +134,8 @@ with moved as (
         $15::bigint[]
     ) as event (position, instrument, type, version, data, command_id, kafka_offset)
 ), noted as (
-    insert into batches (shard, position, epoch, next_offset, chain, state_digest)
-    select shard, position, epoch, next_offset, chain, state_digest
+    insert into batches (shard, position, epoch, next_offset, chain, state_digest, links)
+    select shard, position, epoch, next_offset, chain, state_digest, $16
     from moved
     where position > $3
 )
@@ -114,12 +143,22 @@ select pg_notify('events', moved.shard || ':' || moved.position) from moved
 """
 
 
+# Only of batches with sampled commands. Whoever follows the log is never further behind than the
+# events whose traces are kept, or is too late to be part of a trace.
+NOTE_TRACES = """
+with outdated as (delete from traces where shard = $1 and position < $2)
+insert into traces (shard, position, traceparent)
+select $1, position, traceparent
+from unnest($3::bigint[], $4::text[]) as noted (position, traceparent)
+"""
+
+
 class PostgresEventStore:
     """The writer's connections to one shard's log: an ``EventStore``.
 
-    Entering waits while another matcher holds the shard's advisory lock and its lease
-    beats: of two started by mistake one waits, but one that is frozen is overtaken.
-    Lock and lease are a courtesy; the epoch in the head is the fence.
+    While another matcher holds the shard's advisory lock and its lease beats, the shard is
+    not free: the second one waits, but one that is frozen is overtaken. Lock and lease are
+    a courtesy; the epoch in the head is the fence.
     """
 
     def __init__(self, database_url: str, shard: Shard) -> None:
@@ -129,14 +168,13 @@ class PostgresEventStore:
         self._control: asyncpg.Connection
         self._connections: list[asyncpg.Connection] = []
         self._locked = False
+        self._beat = -1  # of the writer that lives, and when it was first seen
+        self._beaten_s = 0.0
         self._beating: asyncio.Task[None] | None = None
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
         self._control = await self._connect(application_name=f"{self._application_name} waiting")
-        if not await self._has_lock():
-            logger.warning("Waiting for the other matcher of this shard to end", extra=self._where)
-            await self._until_free()
         return self
 
     async def __aexit__(
@@ -151,12 +189,27 @@ class PostgresEventStore:
         for connection in (*self._connections, self._control):
             connection.terminate()
 
+    async def is_free(self) -> bool:
+        self._locked = await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+        if self._locked:
+            return True
+        beat, now_s = await self._control.fetchval(READ_LEASE, self._shard), time.monotonic()
+        if beat != self._beat:
+            self._beat, self._beaten_s = beat, now_s
+        if now_s - self._beaten_s >= LEASE_TIMEOUT_S:
+            return True
+        await asyncio.sleep(LEASE_POLL_S)
+        return False
+
+    async def position(self) -> Position:
+        return Position(await self._control.fetchval(READ_POSITION, self._shard) or 0)
+
     async def take_over(self, topic_id: str) -> Head:
         await self._terminate_earlier_writers()
         if not self._locked:  # its holder was frozen, and has just been ended
             await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
         await self._control.execute(NAME_SESSION, self._application_name)
-        self._beating = asyncio.create_task(self._beat())
+        self._beating = asyncio.create_task(self._keep_lease())
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
@@ -185,6 +238,18 @@ class PostgresEventStore:
             yield chunk
             after = chunk[-1].position
 
+    async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        async for snapshot in stored_snapshots(self._control, self._shard, up_to=up_to):
+            yield snapshot
+
+    async def count_start(self, offset: Offset) -> bool:
+        suspicious: bool = await self._control.fetchval(COUNT_START, self._shard, offset)
+        return suspicious
+
+    async def count_attempt(self, offset: Offset) -> int:
+        attempts: int = await self._control.fetchval(COUNT_ATTEMPT, self._shard, offset)
+        return attempts
+
     async def begin(self) -> "PostgresBatch":
         return PostgresBatch(await self._idle.get(), self._idle)
 
@@ -192,21 +257,7 @@ class PostgresEventStore:
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
 
-    async def _has_lock(self) -> bool:
-        self._locked = await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
-        return self._locked
-
-    async def _until_free(self) -> None:
-        """Wait until the lock is free, or its holder's lease has not beaten for a while."""
-        now_s = asyncio.get_running_loop().time
-        beat, beaten_s = await self._control.fetchval(READ_LEASE, self._shard), now_s()
-        while not await self._has_lock() and now_s() - beaten_s < LEASE_TIMEOUT_S:
-            await asyncio.sleep(LEASE_POLL_S)
-            found = await self._control.fetchval(READ_LEASE, self._shard)
-            if found != beat:
-                beat, beaten_s = found, now_s()
-
-    async def _beat(self) -> None:
+    async def _keep_lease(self) -> None:
         """Show that this matcher lives. On its own connection: restoring keeps the others busy."""
         connection = await self._connect()
         self._connections.append(connection)
@@ -259,9 +310,7 @@ class PostgresBatch:
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
         if not claims:
             return []
-        if not self._begun:
-            await self._connection.execute("begin")
-            self._begun = True
+        await self._begin()
         # Sorted, so that two shards that want the same names cannot deadlock.
         wanted = sorted(claims, key=lambda claim: claim.name)
         names = [claim.name for claim in wanted]
@@ -277,7 +326,17 @@ class PostgresBatch:
             return []
         return await read_claims(self._connection, list(missed))
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        if traces:
+            await self._begin()
         moved = await self._connection.fetch(
             APPEND_BATCH,
             expected.shard,
@@ -289,6 +348,7 @@ class PostgresBatch:
             head.chain,
             head.state_digest,
             *_columns(events),
+            links,
         )
         if not moved:
             await self.abandon()
@@ -296,6 +356,8 @@ class PostgresBatch:
                 f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
                 f" position {expected.position}: another matcher took over"
             )
+        if traces:
+            await self._note(traces, expected)
         if self._begun:
             await self._connection.execute("commit")
         self._idle.put_nowait(self._connection)
@@ -304,6 +366,20 @@ class PostgresBatch:
         if self._begun:
             await self._connection.execute("rollback")
         self._idle.put_nowait(self._connection)
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            await self._connection.execute("begin")
+            self._begun = True
+
+    async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
+        await self._connection.execute(
+            NOTE_TRACES,
+            expected.shard,
+            expected.position - TRACED_EVENTS_MAX,
+            [trace.position for trace in traces],
+            [trace.traceparent for trace in traces],
+        )
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

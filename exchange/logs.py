@@ -2,13 +2,19 @@
 
 Code calls ``logger.info("Appended batch", extra={"position": 7})``; the formatters here print every
 field of ``extra``. Each process writes to its standard error, and the supervisor gives that a file.
+What Python itself would print there, warnings and the error that ends a process or a thread, is
+logged too, so that every line has the same form.
 """
 
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
+from types import TracebackType
 
 import msgspec
+
+logger = logging.getLogger(__name__)
 
 # What a record has without any ``extra``; all else in it is a field.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -19,6 +25,9 @@ def configure(log_format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_end
+    threading.excepthook = _log_end_of_thread
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
@@ -51,6 +60,21 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
         return msgspec.json.encode(entry, enc_hook=str).decode()
+
+
+def _log_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logger.critical("The process ends with an error", exc_info=(kind, error, trace))
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is None:
+        return
+    name = ended.thread.name if ended.thread is not None else ""
+    failure = (ended.exc_type, ended.exc_value, ended.exc_traceback)
+    logger.error("A thread ended with an error", extra={"thread_name": name}, exc_info=failure)
 
 
 def _time(record: logging.LogRecord) -> str:

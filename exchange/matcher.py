@@ -28,34 +28,37 @@ from exchange.codec import (
     Outcome,
     OutcomeMessage,
     ReceivedCommand,
+    abridge_links,
     body_hash,
-    chain_after,
+    chain_links,
     command_claim,
     encode_outcomes,
     is_keyed,
-    load_event,
     order_claim,
+    quarantine,
     receive,
     store_event,
 )
 from exchange.domain.commands import PlaceOrder
-from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     Offset,
-    Position,
     Shard,
     Side,
     instrument_of_exchange_order_id,
 )
+from exchange.matcher_watch import MatcherMetrics, MatcherWatch, WatchedBatch
 from exchange.ports import (
     Batch,
     Claim,
     CommandLog,
+    CommandRecord,
     EventStore,
     Head,
     OutcomeChannel,
     StoredEvent,
 )
+from exchange.recovery import Replica
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +73,8 @@ OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
 DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
 DEPTH_BYTES_MAX: Final = 2_000  # two sides of 20 levels of two numbers, roughly
+CRASHES_MAX: Final = 3  # of one command, decided alone; then the log goes on without it
 STOP_S: Final = 5.0  # how long a stop waits for the commit under way and its answers
-
-
-class LogCorrupt(Exception):
-    """The log does not give the chain or the state that its head recorded."""
 
 
 class Fresh(Struct, frozen=True):
@@ -108,19 +108,35 @@ class Decided(Struct):
     outcomes: list[Reply]
 
 
+class Append(Struct, frozen=True):
+    """What one transaction appends: events, the head before and after them, their chain."""
+
+    events: list[StoredEvent]
+    expected: Head
+    head: Head
+    links: list[bytes]
+
+
 class Matcher:
     """The writer of one shard."""
 
     def __init__(
-        self, shard: Shard, commands: CommandLog, events: EventStore, outcomes: OutcomeChannel
+        self,
+        shard: Shard,
+        commands: CommandLog,
+        events: EventStore,
+        outcomes: OutcomeChannel,
+        metrics: MatcherMetrics | None = None,
     ) -> None:
         self.shard = shard
         self.state = State()
         self.head: Head
+        self._suspects_end = Offset(0)
         self._commands = commands
         self._events = events
         self._outcomes = outcomes
-        self._waiting: list[ReceivedCommand] = []  # read, but beyond the last batch's bound
+        self._watch = MatcherWatch(metrics or MatcherMetrics(), shard)
+        self._waiting: list[CommandRecord] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
         self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(OUTCOME_QUEUE_MESSAGES)
@@ -138,49 +154,81 @@ class Matcher:
                 publisher.cancel()
 
     async def restore(self) -> None:
-        """Take over the shard and rebuild its state from the log. Call once, before ``step``.
+        """Take over the shard with the state that its log gives. Call once, before ``step``.
+
+        While another matcher lives this one stands by: it follows the log, and takes over
+        when the other is gone.
 
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
             LogCorrupt: The events do not give the chain or the digest of the head.
         """
+        replica = Replica(self.shard, self._events)
+        await replica.begin(await self._events.position())
+        if not await self._events.is_free():
+            self._report_standing_by(replica)
+        while not await self._events.is_free():
+            await replica.advance(await self._events.position())
         head = await self._events.take_over(await self._commands.topic_id())
-        chain = bytes(len(head.chain))
-        async for chunk in self._events.read(after=Position(0), up_to=head.position):
-            chain = chain_after(chain, chunk)
-            for stored in chunk:
-                evolve(self.state, load_event(stored).event)
-        _check_restored(self.state, chain, head)
+        await replica.advance(head.position)
+        replica.check(head)
+        self.state, self.head = replica.state, head
         await self._commands.seek(head.next_offset)
-        self.head = head
+        await self._suspect()
+        self._watch.restored(head, self._messages.qsize)
         logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
 
     async def step(self, tasks: asyncio.TaskGroup) -> None:
         """Decide one batch of commands; its commit goes on in ``tasks``."""
         await self._pace()
-        received = self._waiting or await self._read()
+        records = self._waiting or await self._commands.read(BATCH_COMMANDS_MAX)
+        received = await self._receive(records)
         batch = await self._events.begin()
         verdicts = await self._claim(batch, received)
+        self._watch.deciding()
         decided, done = self._decide(received, verdicts)
+        watched = self._watch.decided(received[:done], decided.events)
         pace_s = min(PACE_MAX_S, done * PACE_PER_COMMAND_S)
         self._gather_until_s = asyncio.get_running_loop().time() + pace_s
-        self._waiting = received[done:]
-        head = self._next_head(decided.events, received[done - 1].offset)
+        self._waiting = records[done:]
+        links = chain_links(self.head.chain, decided.events)
+        head = self._next_head(links, received[done - 1].offset)
         messages = self._messages_of(decided)
-        if self._commit is not None:
-            await asyncio.shield(self._commit)  # a stop must not cancel the commit under way
+        await self._settle()
         self._commit = tasks.create_task(
-            self._append(batch, decided.events, self.head, head, messages)
+            self._append(watched, batch, Append(decided.events, self.head, head, links), messages)
         )
         self.head = head
+
+    async def _suspect(self) -> None:
+        """After a crash at the same place, mark the commands that may have caused it."""
+        begin = self.head.next_offset
+        if await self._events.count_start(begin):
+            end = await self._commands.end()  # a command that came later caused no crash
+            self._suspects_end = Offset(min(end, begin + BATCH_COMMANDS_MAX))
+
+    async def _receive(self, records: Sequence[CommandRecord]) -> list[ReceivedCommand]:
+        """Read commands; a suspect one alone, after counting it, or not at all."""
+        first = records[0]
+        if first.offset >= self._suspects_end:
+            return [receive(record) for record in records]
+        await self._settle()  # so that a crash is this command's and no other's
+        crashes = await self._events.count_attempt(first.offset) - 1
+        if crashes < CRASHES_MAX:
+            return [receive(first)]
+        fields = {**self._where(), "offset": first.offset, "crashes": crashes}
+        logger.critical("Quarantined a command that crashed the matcher", extra=fields)
+        return [quarantine(first, crashes=crashes)]
+
+    async def _settle(self) -> None:
+        """Wait until the batch before is durable."""
+        if self._commit is not None:
+            await asyncio.shield(self._commit)  # a stop must not cancel the commit under way
 
     async def _pace(self) -> None:
         """Let commands gather while the last batch is young; an idle matcher decides at once."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._gather_until_s - loop.time()))
-
-    async def _read(self) -> list[ReceivedCommand]:
-        return [receive(record) for record in await self._commands.read(BATCH_COMMANDS_MAX)]
 
     async def _claim(self, batch: Batch, received: Sequence[ReceivedCommand]) -> list[Verdict]:
         """Take the keys of the batch, then the order ids of the commands that are fresh.
@@ -263,37 +311,48 @@ class Matcher:
         instrument = command.instrument if isinstance(command, PlaceOrder) else None
         decided.outcomes.append(Reply(received.gateway, outcome, instrument))
 
-    def _next_head(self, events: Sequence[StoredEvent], last_offset: Offset) -> Head:
+    def _next_head(self, links: Sequence[bytes], last_offset: Offset) -> Head:
         return Head(
             shard=self.shard,
             epoch=self.head.epoch,
             position=self.state.position,
             topic_id=self.head.topic_id,
             next_offset=Offset(last_offset + 1),
-            chain=chain_after(self.head.chain, events),
+            chain=links[-1] if links else self.head.chain,
             state_digest=self.state.digest,
         )
 
     async def _append(
         self,
+        watched: WatchedBatch,
         batch: Batch,
-        events: Sequence[StoredEvent],
-        expected: Head,
-        head: Head,
+        append: Append,
         messages: Sequence[tuple[str, bytes]],
     ) -> None:
-        await batch.append(events, expected=expected, head=head)
+        with watched:
+            await batch.append(
+                append.events,
+                expected=append.expected,
+                head=append.head,
+                links=abridge_links(append.links),
+                traces=watched.traces,
+            )
         for message in messages:
             self._enqueue(message)
         logger.debug(
             "Appended batch",
-            extra={"shard": self.shard, "position": head.position, "events": len(events)},
+            extra={
+                "shard": self.shard,
+                "position": append.head.position,
+                "events": len(append.events),
+            },
         )
 
     def _enqueue(self, message: tuple[str, bytes]) -> None:
         try:
             self._messages.put_nowait(message)
         except asyncio.QueueFull:
+            self._watch.dropped()
             logger.warning("Dropped outcomes: Redis is too slow", extra=self._where())
 
     async def _publish(self) -> None:
@@ -351,16 +410,12 @@ class Matcher:
                     await asyncio.wait({self._commit})  # its failure is the task group's to report
                 await self._messages.join()
 
+    def _report_standing_by(self, replica: Replica) -> None:
+        fields = {"shard": self.shard, "position": replica.state.position}
+        logger.warning("Standing by: another matcher has the shard", extra=fields)
+
     def _where(self) -> dict[str, object]:
         return {"shard": self.shard, "position": self.state.position}
-
-
-def _check_restored(state: State, chain: bytes, head: Head) -> None:
-    if chain != head.chain:
-        raise LogCorrupt(f"shard {head.shard}: the events up to {head.position} break the chain")
-    if state.digest != head.state_digest:
-        raise LogCorrupt(f"shard {head.shard}: replay up to {head.position} gives another state")
-    check_state(state)
 
 
 def _chosen_order_claim(received: ReceivedCommand) -> str | None:

@@ -19,7 +19,7 @@ EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
 class CommandRecord(Struct, frozen=True, gc=False):
     """A Kafka record as it was read; nothing in it is trusted yet.
 
-    ``time_ms`` is the broker's stamp; ``command_id`` and ``reply_to`` are headers.
+    ``time_ms`` is the broker's stamp; what follows the value are headers.
     """
 
     offset: Offset
@@ -27,6 +27,7 @@ class CommandRecord(Struct, frozen=True, gc=False):
     value: bytes
     command_id: bytes | None
     reply_to: bytes | None
+    traceparent: bytes | None = None
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -54,6 +55,13 @@ class Claim(Struct, frozen=True, gc=False):
     body_hash: bytes
 
 
+class Trace(Struct, frozen=True, gc=False):
+    """The context in which a sampled command was decided; ``position`` is its first event's."""
+
+    position: Position
+    traceparent: str
+
+
 class Head(Struct, frozen=True):
     """How far a shard's log and its Kafka partition have come, and under which writer.
 
@@ -68,6 +76,19 @@ class Head(Struct, frozen=True):
     next_offset: Offset
     chain: bytes
     state_digest: bytes
+
+
+class StoredSnapshot(Struct, frozen=True):
+    """An engine snapshot at the end of a batch, with what that batch recorded.
+
+    ``digest`` and ``chain`` are those of the batch, not what the snapshot says of itself.
+    """
+
+    position: Position
+    version: int
+    data: bytes
+    digest: bytes
+    chain: bytes
 
 
 class StaleWriter(Exception):
@@ -87,6 +108,10 @@ class CommandLog(Protocol):
 
     async def seek(self, offset: Offset) -> None:
         """Continue at ``offset``. Call before the first ``read``."""
+        ...
+
+    async def end(self) -> Offset:
+        """Return the offset that the next command will get."""
         ...
 
     async def read(self, limit: int) -> list[CommandRecord]:
@@ -113,8 +138,19 @@ class Batch(Protocol):
         """
         ...
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
         """Append ``events`` after ``expected``, move the head to ``head`` and commit.
+
+        ``links`` are the abridged hashes of the chain after each event; ``traces`` are noted
+        with the events, for those who make something of them.
 
         Raises:
             StaleWriter: The stored head is not ``expected``; nothing was appended.
@@ -129,6 +165,17 @@ class Batch(Protocol):
 class EventStore(Protocol):
     """The log of one shard, and the head that fences its writer."""
 
+    async def is_free(self) -> bool:
+        """Tell whether no other writer lives; if one does, only after a moment.
+
+        A writer whose lease stands still counts as dead. Ask until it is, then ``take_over``.
+        """
+        ...
+
+    async def position(self) -> Position:
+        """Return the head's position, 0 before the first batch."""
+        ...
+
     async def take_over(self, topic_id: str) -> Head:
         """Become the writer: raise the epoch, shut earlier writers out, return the head.
 
@@ -139,6 +186,18 @@ class EventStore(Protocol):
 
     def read(self, *, after: Position, up_to: Position) -> AsyncIterator[Sequence[StoredEvent]]:
         """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
+        ...
+
+    def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        """Yield the snapshots at batches' ends up to ``up_to``, newest first."""
+        ...
+
+    async def count_start(self, offset: Offset) -> bool:
+        """Count that a writer begins at ``offset``; tell whether an earlier one ended there."""
+        ...
+
+    async def count_attempt(self, offset: Offset) -> int:
+        """Count, durably, that the command at ``offset`` is tried alone; return which try it is."""
         ...
 
     async def begin(self) -> Batch:

@@ -8,7 +8,12 @@ import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any, Final
 
 import uvloop
@@ -17,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from exchange import tracing
 from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.config import Settings
 from exchange.domain.values import Shard
@@ -24,7 +30,10 @@ from exchange.event_store import PostgresEventStore
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.limits import Limit, Limits
 from exchange.matcher import Matcher
+from exchange.matcher_watch import MatcherMetrics
+from exchange.metrics_server import serve_metrics
 from exchange.outcomes import RedisOutcomes
+from projections.metrics import ProjectorMetrics
 from projections.projector import run_projector
 from projections.snapshotter import SnapshotPace
 
@@ -46,9 +55,12 @@ def serve_until_stopped(main: Coroutine[Any, Any, None]) -> None:
 
 async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
     """Match the commands of ``shards``; the first failure ends the process."""
+    metrics = MatcherMetrics()
+    serve_metrics(metrics.registry, settings.host, settings.matcher_metrics_port(min(shards)))
     async with AsyncExitStack() as opened:
+        opened.enter_context(_tracing(settings, "matcher"))
         redis = await opened.enter_async_context(_redis(settings))
-        matchers = [await _matcher(settings, Shard(s), redis, opened) for s in shards]
+        matchers = [await _matcher(settings, Shard(s), redis, metrics, opened) for s in shards]
         async with asyncio.TaskGroup() as tasks:
             for matcher in matchers:
                 tasks.create_task(matcher.run())
@@ -57,12 +69,21 @@ async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
 async def run_projections(settings: Settings) -> None:
     """Keep every read model up to date."""
     # See projections/postgres.py for why these sessions need not wait for the disk.
-    async with (
-        _engine(settings, synchronous_commit="off") as engine,
-        _redis(settings) as redis,
-    ):
-        pace = SnapshotPace(settings.snapshot_events, settings.snapshot_seconds)
-        await run_projector(engine, redis, pace_ms=settings.projector_pace_ms, snapshots=pace)
+    metrics = ProjectorMetrics()
+    serve_metrics(metrics.registry, settings.host, settings.projector_metrics_port)
+    with _tracing(settings, "projector"):
+        async with (
+            _engine(settings, synchronous_commit="off") as engine,
+            _redis(settings) as redis,
+        ):
+            pace = SnapshotPace(settings.snapshot_events, settings.snapshot_seconds)
+            await run_projector(
+                engine,
+                redis,
+                pace_ms=settings.projector_pace_ms,
+                snapshots=pace,
+                metrics=metrics,
+            )
 
 
 async def run_gateway(settings: Settings, port: int) -> None:
@@ -73,7 +94,10 @@ async def run_gateway(settings: Settings, port: int) -> None:
     producer = CommandProducer(
         settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
     )
-    async with _engine(settings) as engine, _redis(settings) as redis:
+    async with AsyncExitStack() as opened:
+        opened.enter_context(_tracing(settings, "gateway"))
+        engine = await opened.enter_async_context(_engine(settings))
+        redis = await opened.enter_async_context(_redis(settings))
         app = create_app(
             engine=engine,
             redis=redis,
@@ -114,13 +138,28 @@ async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _matcher(
-    settings: Settings, shard: Shard, redis: Redis, opened: AsyncExitStack
+    settings: Settings,
+    shard: Shard,
+    redis: Redis,
+    metrics: MatcherMetrics,
+    opened: AsyncExitStack,
 ) -> Matcher:
     commands = await opened.enter_async_context(
         KafkaCommandLog(settings.kafka_bootstrap_servers, settings.kafka_topic, shard)
     )
     events = await opened.enter_async_context(PostgresEventStore(settings.database_url, shard))
-    return Matcher(shard, commands, events, RedisOutcomes(redis))
+    return Matcher(shard, commands, events, RedisOutcomes(redis), metrics)
+
+
+def _tracing(settings: Settings, role: str) -> AbstractContextManager[None]:
+    if settings.traces_exporter == "none":
+        return nullcontext()
+    return tracing.exporting(
+        role,
+        endpoint=settings.traces_endpoint,
+        sampler=settings.traces_sampler,
+        share=settings.traces_share,
+    )
 
 
 @asynccontextmanager

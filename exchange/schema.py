@@ -61,6 +61,8 @@ BATCHES = Table(
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # The first bytes of the chain after each event: they tell which one is not what it was.
+    Column("links", LargeBinary),
 )
 
 HEAD = Table(
@@ -92,6 +94,15 @@ CLAIMS = Table(
     Column("body_hash", LargeBinary, nullable=False),
 )
 
+# The contexts of the newest sampled commands, by their first events, for projectors that trace.
+TRACES = Table(
+    "traces",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("traceparent", Text, nullable=False),
+)
+
 # The state of a shard at the end of a batch; deleting them all loses nothing.
 SNAPSHOTS = Table(
     "snapshots",
@@ -104,6 +115,17 @@ SNAPSHOTS = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("taken_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# How often a shard's matcher began at the same offset, and how often it tried a command alone.
+CRASH_WATCH = Table(
+    "crash_watch",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("started_at_offset", BigInteger, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("tried_offset", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
 )
 
 # From which position on somebody wants a snapshot of a shard.

@@ -7,6 +7,6 @@ queries that read it.
 
 ``projector`` runs them all, ``tail`` reads the log for them, ``postgres`` makes a batch
 and its checkpoint one transaction, ``lifecycle`` knows generations and which one is live,
-``checkpoints`` tells readers how far a model is, and ``failures`` which errors a store
-recovers from.
+``checkpoints`` tells readers how far a model is, ``metrics`` tells operators, and
+``failures`` knows which errors a store recovers from.
 """

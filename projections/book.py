@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
+    CommandQuarantined,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
@@ -258,6 +259,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | SettlementCycleClosed()
             | SettlementCycleRejected()
             | RecordRejected()
+            | CommandQuarantined()
         ):
             return None
         case _:

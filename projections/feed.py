@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange import tracing
 from exchange.codec import DecidedEvent, decode_event_data, encode_event_data
 from exchange.domain.values import Offset, Position, Shard
 from projections.redis_model import (
@@ -54,6 +55,19 @@ return 1
 )
 
 
+async def read_traces(
+    redis: Redis, generation: int, shard: int, *, after: int, up_to: int
+) -> list[str]:
+    """Return the contexts in which events up to a position were written, of sampled ones only."""
+    try:
+        found = await cast(
+            "Any", redis.zrangebyscore(traces_key(generation, shard), f"({after}", up_to)
+        )
+    except RedisError as error:
+        raise cannot_read(NAME, error) from error
+    return [text.decode() for text in found]
+
+
 async def read_feed(
     redis: Redis, generation: int, shard: int, after: int, *, block_ms: int | None
 ) -> list[DecidedEvent]:
@@ -79,6 +93,10 @@ async def read_feed(
     except RedisError as error:
         raise cannot_read(NAME, error) from error
     return [_event(shard, entry, fields) for entry, fields in _entries(found)]
+
+
+def traces_key(generation: int, shard: int) -> str:
+    return f"{tag(NAME, generation, shard)}:traces"
 
 
 def stream_key(generation: int, shard: int) -> str:
@@ -111,12 +129,22 @@ class FeedProjection:
             Whether it was. If not, nothing changed.
         """
         last = events[-1]
+        traceparent = tracing.current()
+        if traceparent is not None:
+            await self._note_trace(traces_key(generation, last.shard), traceparent, last.position)
         keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
         arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
         for decided in events:
             data = encode_event_data(decided.event)
             arguments += (data, decided.command_id.bytes, decided.kafka_offset)
         return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
+
+    async def _note_trace(self, key: str, traceparent: str, position: int) -> None:
+        """Say in which trace the events up to ``position`` are written: before they are seen."""
+        async with self.redis.pipeline(transaction=False) as asked:
+            asked.zadd(key, {traceparent: position})
+            asked.zremrangebyscore(key, 0, position - FEED_EVENTS_MAX)
+            await asked.execute()
 
 
 def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -19,6 +19,7 @@ from exchange.cancellation import heed_cancellation
 from exchange.codec import DecidedEvent
 from projections.failures import Outage, is_store_failure
 from projections.lifecycle import mark_failed
+from projections.metrics import FollowerWatch
 from projections.postgres import driver_connection
 from projections.tail import ShardTail, is_set_within
 
@@ -85,12 +86,14 @@ class Follower:
         place: Place,
         tail: ShardTail,
         pace_ms: int,
+        watch: FollowerWatch,
     ) -> None:
         self._engine = engine
         self._projection = projection
         self._place = place
         self._tail = tail
         self._pace_s = pace_ms / 1000
+        self._watch = watch
         self._outage = Outage("A projection", place.fields)
 
     async def run(self) -> None:
@@ -147,7 +150,10 @@ class Follower:
 
     async def _resume(self) -> int:
         async with asyncio.timeout(BATCH_TIMEOUT_S):
-            return await self._projection.resume(self._place.generation, self._place.shard)
+            place = (self._place.generation, self._place.shard)
+            position = await self._projection.resume(*place)
+        self._watch.reached(position)
+        return position
 
     async def _read(self, after: int) -> list[DecidedEvent]:
         async with asyncio.timeout(BATCH_TIMEOUT_S):
@@ -163,15 +169,19 @@ class Follower:
         A batch that cannot be applied is halved until one event is left to blame.
         """
         try:
-            async with asyncio.timeout(BATCH_TIMEOUT_S):
-                moved = await self._projection.apply(self._place.generation, after, events)
+            with self._watch.applying(len(events), self._tail.traces(events)):
+                async with asyncio.timeout(BATCH_TIMEOUT_S):
+                    moved = await self._projection.apply(self._place.generation, after, events)
         except Exception as error:
             if is_store_failure(error):
                 raise
             if len(events) == 1:
                 raise CannotApply(_blame(events[0], error)) from error
             return await self._advance(after, events[: len(events) // 2])
-        return events[-1].position if moved else await self._resume()
+        if not moved:
+            return await self._resume()
+        self._watch.reached(events[-1].position)
+        return events[-1].position
 
 
 def _blame(decided: DecidedEvent, error: Exception) -> str:

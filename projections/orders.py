@@ -35,6 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
+    CommandQuarantined,
     InstrumentRegistered,
     InstrumentRejected,
     OrderAccepted,
@@ -394,6 +395,7 @@ def _fold(events: Sequence[DecidedEvent]) -> _Batch:
                 | SettlementCycleClosed()
                 | SettlementCycleRejected()
                 | RecordRejected()
+                | CommandQuarantined()
             ):
                 pass
             case _:

@@ -8,6 +8,7 @@ generation once it has caught up.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.cancellation import heed_cancellation
-from exchange.event_log import read_heads
+from exchange.event_log import read_event_times, read_heads
 from projections.book import BookProjection
 from projections.checkpoints import has_reached
 from projections.failures import Outage, is_store_failure
@@ -31,6 +32,7 @@ from projections.lifecycle import (
     retry_failed,
     switch_live,
 )
+from projections.metrics import FollowerWatch, ProjectorMetrics
 from projections.orders import orders_projection
 from projections.positions import positions_projection
 from projections.postgres import driver_connection
@@ -61,8 +63,11 @@ class Projector:
         *,
         pace_ms: int,
         snapshots: SnapshotPace | None = None,
+        metrics: ProjectorMetrics | None = None,
     ) -> None:
         self._engine = engine
+        self._metrics = metrics or ProjectorMetrics()
+        self._watches: dict[Place, FollowerWatch] = {}
         self._projections = {projection.name: projection for projection in projections}
         self._pace_ms = pace_ms
         self._snapshots = snapshots
@@ -101,14 +106,30 @@ class Projector:
                 await self._prepare(driver)
                 self._heads_at_start = heads
             generations = await read_generations(driver)
+            await self._measure_lag(driver, heads)
         mine = [g for g in generations if g.projection in self._projections]
         active = [g for g in mine if g.state in ACTIVE_STATES]
+        self._metrics.failed.set(sum(g.state == "failed" for g in mine))
         self._keep_followers(tasks, active, heads)
         self._keep_snapshotters(tasks, heads)
         live = {g.projection for g in mine if g.live}
         for generation in active:
             if generation.projection not in live:
                 await self._go_live_if_caught_up(generation)
+
+    async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
+        """Tell how far each follower is behind, in events and by the age of the oldest of them."""
+        behind = {
+            place: heads[place.shard] - watch.position for place, watch in self._watches.items()
+        }
+        waiting = {
+            (place.shard, self._watches[place].position + 1) for place, n in behind.items() if n > 0
+        }
+        times_ms = await read_event_times(driver, sorted(waiting)) if waiting else {}
+        now_ms = time.time_ns() // 1_000_000
+        for place, watch in self._watches.items():
+            time_ms = times_ms.get((place.shard, watch.position + 1), now_ms)
+            watch.lags(max(0, behind[place]), max(0, now_ms - time_ms) / 1000)
 
     async def _prepare(self, driver: asyncpg.Connection) -> None:
         await retry_failed(driver)
@@ -121,6 +142,7 @@ class Projector:
         places = {Place(g.projection, g.generation, shard) for g in active for shard in heads}
         for place in self._followers.keys() - places:
             self._followers.pop(place).cancel()
+            self._watches.pop(place).forget()
         # One that has stopped at an event stays in the dict, so that it is not started again.
         for place in places - self._followers.keys():
             name = f"{place.projection} generation {place.generation} shard {place.shard}"
@@ -129,7 +151,9 @@ class Projector:
     def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
         for shard in shards:
             if self._snapshots is not None and shard not in self._snapshotters:
-                snapshotter = Snapshotter(self._engine, self._tail(shard), self._snapshots)
+                snapshotter = Snapshotter(
+                    self._engine, self._tail(shard), self._snapshots, self._metrics
+                )
                 self._snapshotters[shard] = tasks.create_task(snapshotter.run())
 
     def _tail(self, shard: int) -> ShardTail:
@@ -140,7 +164,9 @@ class Projector:
     def _follower(self, place: Place) -> Follower:
         tail = self._tail(place.shard)
         projection = self._projections[place.projection]
-        return Follower(self._engine, projection, place, tail, self._pace_ms)
+        watch = FollowerWatch(self._metrics, place.projection, place.generation, place.shard)
+        self._watches[place] = watch
+        return Follower(self._engine, projection, place, tail, self._pace_ms, watch)
 
     async def _go_live_if_caught_up(self, generation: Generation) -> None:
         """Let queries read a projection's first generation, once it is where the log was."""
@@ -181,6 +207,7 @@ async def run_projector(
     *,
     pace_ms: int = PACE_MS,
     snapshots: SnapshotPace | None = None,
+    metrics: ProjectorMetrics | None = None,
 ) -> None:
     """Keep all read models up with the log until cancelled.
 
@@ -189,6 +216,8 @@ async def run_projector(
         redis: Where the books are kept.
         pace_ms: See ``PACE_MS``.
         snapshots: When engine snapshots are taken; None takes none.
+        metrics: Where it is counted what happens.
     """
     models = all_projections(engine, redis)
-    await Projector(engine, models, pace_ms=pace_ms, snapshots=snapshots).run()
+    projector = Projector(engine, models, pace_ms=pace_ms, snapshots=snapshots, metrics=metrics)
+    await projector.run()

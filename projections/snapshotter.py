@@ -14,11 +14,15 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange import snapshots
+from exchange import snapshot_store
 from exchange.cancellation import heed_cancellation
 from exchange.domain.engine import State, evolve
-from exchange.snapshots import READ_BOUNDARY, READ_WISH
+from exchange.domain.values import Position
+from exchange.event_log import read_heads
+from exchange.snapshot_store import READ_BOUNDARY, READ_WISH, stored_snapshots
+from exchange.snapshots import encode, newest_usable
 from projections.failures import Outage, is_store_failure
+from projections.metrics import ProjectorMetrics
 from projections.postgres import driver_connection
 from projections.tail import ShardTail, is_set_within
 
@@ -43,10 +47,17 @@ class StateDiffers(Exception):
 class Snapshotter:
     """Keeps the state of one shard and writes it out from time to time."""
 
-    def __init__(self, engine: AsyncEngine, tail: ShardTail, pace: SnapshotPace) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        tail: ShardTail,
+        pace: SnapshotPace,
+        metrics: ProjectorMetrics | None = None,
+    ) -> None:
         self._engine = engine
         self._tail = tail
         self._pace = pace
+        self._count = (metrics or ProjectorMetrics()).snapshots.labels(str(tail.shard))
         self._state = State()
         self._taken = 0  # the position of the last snapshot
         self._taken_s = time.monotonic()
@@ -90,11 +101,15 @@ class Snapshotter:
     async def _begin(self) -> None:
         """Start from the newest snapshot, unless the state is further already."""
         async with driver_connection(self._engine) as driver:
-            stored = await snapshots.newest(driver, self._tail.shard)
-            self._taken = stored.position if stored else 0
-            if self._state.position < self._taken:
-                found = await snapshots.load_newest(driver, self._tail.shard, at_most=self._taken)
-                self._state = found or self._state
+            shard = self._tail.shard
+            head = Position((await read_heads(driver)).get(shard, 0))
+            found = await newest_usable(stored_snapshots(driver, shard, up_to=head))
+        if found is None:
+            return
+        state, snapshot = found
+        self._taken = snapshot.position
+        if self._state.position < self._taken:
+            self._state = state
 
     async def _advance(self, limit: int) -> int:
         """Apply the next events and return how many there were."""
@@ -133,10 +148,11 @@ class Snapshotter:
                 f"The log up to {self._state.position} gives another state than the matcher had"
             )
         begun_s = time.monotonic()
-        data = await asyncio.to_thread(snapshots.encode, self._state)
+        data = await asyncio.to_thread(encode, self._state)
         async with driver_connection(self._engine) as driver, driver.transaction():
-            await snapshots.store(driver, self._tail.shard, self._state, data)
+            await snapshot_store.store(driver, self._tail.shard, self._state, data)
         self._taken, self._taken_s = self._state.position, time.monotonic()
+        self._count.inc()
         fields = {"position": self._taken, "bytes": len(data)}
         seconds = round(self._taken_s - begun_s, 3)
         logger.info("Took a snapshot", extra={**self._fields, **fields, "seconds": seconds})

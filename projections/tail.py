@@ -8,14 +8,15 @@ hint, and whoever waits looks again by himself from time to time.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange import tracing
 from exchange.codec import DecidedEvent, UnknownEvent, load_event
-from exchange.event_log import EVENTS_CHANNEL, read_events
+from exchange.event_log import EVENTS_CHANNEL, read_events, read_traces
 from exchange.ports import StoredEvent
 from projections.failures import is_store_failure
 from projections.postgres import driver_connection
@@ -23,6 +24,7 @@ from projections.postgres import driver_connection
 logger = logging.getLogger(__name__)
 
 WINDOW_EVENTS_MAX: Final = 4_000  # two batches: a projection half a batch behind still shares
+TRACES_MAX: Final = 4_000  # one for each event of the window
 LISTEN_RETRY_S: Final = 1.0  # meanwhile the poll goes on
 LISTEN_CHECK_S: Final = 15.0  # a connection that was cut without a word is noticed by asking
 LISTEN_CHECK_TIMEOUT_S: Final = 5.0
@@ -53,6 +55,7 @@ class ShardTail:
         self._start = 0  # the position before the window's first event
         self._extending = asyncio.Lock()
         self._followers: list[asyncio.Event] = []
+        self._traces: dict[int, str] = {}  # by the positions of sampled commands' first events
 
     def follow(self) -> asyncio.Event:
         """Return an event that is set whenever there may be something new to read."""
@@ -78,6 +81,13 @@ class ShardTail:
         first = after - self._start
         return Chunk(self._window[first : first + limit])
 
+    def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
+        """Return the contexts of the sampled ones among events that were read here."""
+        if not self._traces:
+            return []
+        first, last = events[0].position, events[-1].position
+        return [text for position, text in self._traces.items() if first <= position <= last]
+
     @property
     def _end(self) -> int:
         return self._start + len(self._window)
@@ -97,11 +107,21 @@ class ShardTail:
             stored = await read_events(
                 driver, self.shard, after=after, up_to=after + limit, limit=limit
             )
+            if stored and tracing.is_on():
+                found = await read_traces(
+                    driver, self.shard, after=after, up_to=stored[-1].position
+                )
+                self._remember(found)
         if stored:
             assert stored[-1].position == after + len(stored), (
                 f"the log of shard {self.shard} has a gap after position {after}"
             )
         return _decode(stored)
+
+    def _remember(self, traces: Mapping[int, str]) -> None:
+        self._traces |= traces
+        for position in list(self._traces)[:-TRACES_MAX]:
+            del self._traces[position]
 
 
 async def listen(engine: AsyncEngine, wake: Callable[[int], None]) -> None:

@@ -20,6 +20,8 @@ from exchange.ports import (
     Head,
     StaleWriter,
     StoredEvent,
+    StoredSnapshot,
+    Trace,
 )
 
 
@@ -54,6 +56,9 @@ class MemoryCommandLog:
     async def seek(self, offset: Offset) -> None:
         self._next = offset
 
+    async def end(self) -> Offset:
+        return Offset(len(self._topic.records))
+
     async def read(self, limit: int) -> list[CommandRecord]:
         if self._next > len(self._topic.records):
             raise CommandLogLost(f"offset {self._next} does not exist")
@@ -72,7 +77,13 @@ class MemoryDatabase:
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    traces: dict[int, list[Trace]] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
+    writers: dict[int, "MemoryEventStore"] = field(default_factory=dict)
+    links: dict[int, bytes] = field(default_factory=dict)
+    snapshots: dict[int, list[StoredSnapshot]] = field(default_factory=dict)
+    starts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
     ended: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
@@ -83,6 +94,39 @@ class MemoryEventStore:
         self.database = database
         self._shard = shard
         self._batches = asyncio.Semaphore(2)
+        self._open: set[MemoryBatch] = set()
+
+    async def __aexit__(self, *error: object) -> None:
+        """End the connections, and with them the transactions that are open."""
+        for batch in list(self._open):
+            await batch.abandon()
+        if self.database.writers.get(self._shard) is self:
+            del self.database.writers[self._shard]
+
+    async def is_free(self) -> bool:
+        await asyncio.sleep(0)
+        return self.database.writers.get(self._shard) in (None, self)
+
+    async def position(self) -> Position:
+        head = self.database.heads.get(self._shard)
+        return Position(0) if head is None else head.position
+
+    async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        for snapshot in reversed(self.database.snapshots.get(self._shard, [])):
+            if snapshot.position <= up_to:
+                yield snapshot
+
+    async def count_start(self, offset: Offset) -> bool:
+        place, starts = self.database.starts.get(self._shard, (-1, 0))
+        starts = starts + 1 if place == offset else 1
+        self.database.starts[self._shard] = (offset, starts)
+        return starts > 1 or self.database.attempts.get(self._shard, (-1, 0))[0] == offset
+
+    async def count_attempt(self, offset: Offset) -> int:
+        place, attempts = self.database.attempts.get(self._shard, (-1, 0))
+        attempts = attempts + 1 if place == offset else 1
+        self.database.attempts[self._shard] = (offset, attempts)
+        return attempts
 
     async def take_over(self, topic_id: str) -> Head:
         heads = self.database.heads
@@ -92,6 +136,7 @@ class MemoryEventStore:
         head = heads.get(self._shard, empty)
         if head.topic_id != topic_id:
             raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
+        self.database.writers[self._shard] = self
         heads[self._shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
         return heads[self._shard]
 
@@ -104,22 +149,37 @@ class MemoryEventStore:
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
-        return MemoryBatch(self.database, self._batches)
+        batch = MemoryBatch(self.database, self._ended)
+        self._open.add(batch)
+        return batch
+
+    def _ended(self, batch: "MemoryBatch") -> None:
+        if batch in self._open:
+            self._open.remove(batch)
+            self._batches.release()
 
 
 class MemoryBatch:
     """A ``Batch`` that keeps its claims to itself until it commits."""
 
-    def __init__(self, database: MemoryDatabase, batches: asyncio.Semaphore) -> None:
+    def __init__(self, database: MemoryDatabase, on_end: Callable[["MemoryBatch"], None]) -> None:
         self._database = database
-        self._batches = batches
+        self._on_end = on_end
         self._claims: dict[str, Claim] = {}
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
         holders = [await self._claim(c) for c in sorted(claims, key=lambda c: c.name)]
         return [holder for holder in holders if holder is not None]
 
-    async def append(self, events: Sequence[StoredEvent], *, expected: Head, head: Head) -> None:
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
         stored = self._database.heads.get(expected.shard)
         if stored != expected:
             await self.abandon()
@@ -127,6 +187,8 @@ class MemoryBatch:
         self._database.heads[expected.shard] = head
         self._database.events.setdefault(expected.shard, []).extend(events)
         self._database.claims |= self._claims
+        self._database.links[expected.shard] = self._database.links.get(expected.shard, b"") + links
+        self._database.traces.setdefault(expected.shard, []).extend(traces)
         await self._end()
 
     async def abandon(self) -> None:
@@ -146,7 +208,8 @@ class MemoryBatch:
     async def _end(self) -> None:
         for name in self._claims:
             del self._database.pending[name]
-        self._batches.release()
+        self._claims = {}
+        self._on_end(self)
         async with self._database.ended:
             self._database.ended.notify_all()
 

@@ -91,14 +91,14 @@ class Trader:
 
     def __init__(
         self,
-        number: int,
+        client_id: str,
         instruments: Sequence[str],
         urls: Sequence[str],
         history: History,
-        pace: "Pace",
+        pace: Pace,
     ) -> None:
-        self.client_id = f"client-{number}"
-        self._random = random.Random(number)
+        self.client_id = client_id
+        self._random = random.Random(client_id)
         self._instruments = instruments
         self._urls = urls
         self._history = history
@@ -169,7 +169,10 @@ class Trader:
 
 
 class Load:
-    """Traders at work in the background, between ``async with`` and its end."""
+    """Traders at work in the background, between ``async with`` and its end.
+
+    Their keys begin anew with each load: a second one on one exchange needs another ``name``.
+    """
 
     def __init__(
         self,
@@ -177,11 +180,15 @@ class Load:
         instruments: Sequence[str],
         *,
         traders: int = 8,
+        name: str = "client",
         pace: Pace = Pace(),
         history: History | None = None,
     ) -> None:
         self.history = history or History()
-        self._traders = [Trader(n, instruments, urls, self.history, pace) for n in range(traders)]
+        self._traders = [
+            Trader(f"{name}-{number}", instruments, urls, self.history, pace)
+            for number in range(traders)
+        ]
         self._stop = asyncio.Event()
         self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S)
         self._tasks: list[asyncio.Task[None]] = []

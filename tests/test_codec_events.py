@@ -19,12 +19,13 @@ from exchange.codec import (
     load_event,
 )
 from exchange.domain.commands import MalformedRecord
-from exchange.domain.events import Event, OrderRested
+from exchange.domain.events import CommandQuarantined, Event, OrderRested
 from exchange.domain.values import Position, RejectReason, Shard, Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
     COMMAND_ID,
     OFFSET,
+    TIME_MS,
     accepted,
     accepted_market,
     cancel_rejected,
@@ -140,6 +141,13 @@ STORED_TEXTS: list[tuple[Event, str]] = [
             '"time_ms":1700000000000}'
         ),
     ),
+    (
+        CommandQuarantined("ab", 7, 3, time_ms=TIME_MS),
+        (
+            '{"type":"CommandQuarantined","sha256":"ab","size_bytes":7,"crashes":3,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
 ]
 EVENTS = [event for event, _ in STORED_TEXTS]
 
@@ -235,7 +243,7 @@ def test_the_chain_is_what_logs_already_hold() -> None:
     log = [stored(event, position) for position, event in enumerate(EVENTS, start=1)]
 
     assert chain_after(EMPTY_CHAIN, log).hex() == (
-        "2b821c7e301a0ad3afe5a8a9a6ba2e470cbc570ccc6be93c4ab1d5fef33c1c3e"
+        "adb576766a8f80346af2cd3cd26716a86672fd04d1dce224ffc9bcab68d27c99"
     )
     assert chain_after(EMPTY_CHAIN, []) == EMPTY_CHAIN
 

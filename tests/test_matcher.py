@@ -7,6 +7,7 @@ ids happen within and across batches.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -27,8 +28,9 @@ from exchange.codec import (
 from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, RegisterInstrument
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
-from exchange.matcher import LogCorrupt, Matcher
+from exchange.matcher import Matcher
 from exchange.ports import CommandRecord, ForeignTopic, Head, StaleWriter, StoredEvent
+from exchange.recovery import LogCorrupt
 from tests.fakes import (
     MemoryBatch,
     MemoryCommandLog,
@@ -51,6 +53,7 @@ class World:
         self.database = MemoryDatabase()
         self.channel = MemoryOutcomes()
         self.outcomes: list[Outcome] = []
+        self._stores: list[MemoryEventStore] = []
         self.channel.listen("g", lambda data: self.outcomes.extend(decode_outcomes(data).outcomes))
         self.send(BTC, registration_command_id("BTC-USD"))
 
@@ -64,6 +67,7 @@ class World:
 
     def matcher(self, log: MemoryCommandLog | None = None) -> Matcher:
         store = MemoryEventStore(self.database, Shard(0))
+        self._stores.append(store)
         return Matcher(Shard(0), log or MemoryCommandLog(self.topic), store, self.channel)
 
     async def match_all(self, batch_sizes: Sequence[int] = ()) -> Matcher:
@@ -75,7 +79,13 @@ class World:
         await self.decided(running)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await self.end()
         return matcher
+
+    async def end(self) -> None:
+        """End the connections of every matcher so far, as the ends of their processes do."""
+        for store in self._stores:
+            await store.__aexit__()
 
     async def decided(self, running: "asyncio.Task[None]") -> None:
         """Wait until the head has passed all that is in the topic, or the matcher failed."""
@@ -276,6 +286,7 @@ async def test_the_writer_that_was_overtaken_stops_and_appends_nothing() -> None
     zombie = world.matcher()
     running = asyncio.create_task(zombie.run())
     await world.decided(running)
+    world.database.writers.clear()  # it is frozen, and its lease stands still
     successor = world.matcher()
     await successor.restore()
 
@@ -343,10 +354,10 @@ async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     committing = asyncio.Event()
     append = MemoryBatch.append
 
-    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **heads: Head) -> None:
+    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **places: Any) -> None:
         committing.set()
         await asyncio.sleep(0.05)
-        await append(batch, events, **heads)
+        await append(batch, events, **places)
 
     monkeypatch.setattr(MemoryBatch, "append", slow)
     world = World()

@@ -5,14 +5,16 @@ import random
 from collections.abc import AsyncIterator
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import given as over
 
-from exchange import snapshots
-from exchange.codec import load_event
+from exchange import snapshot_store
+from exchange.codec import decode_event
 from exchange.domain.engine import State, check_state, evolve
-from exchange.domain.values import Side
-from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode
+from exchange.domain.values import Position, Side
+from exchange.ports import EMPTY_CHAIN, StoredSnapshot
+from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
 from tests.builders import closed, given, registered, rested
 from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists
 from tests.projections.logs import LogWriter, registrations
@@ -30,7 +32,13 @@ def facts(state: State) -> object:
 
 
 def restored(state: State) -> State:
-    return decode(encode(state), version=FORMAT_VERSION, digest=state.digest)
+    return decode(stored(state))
+
+
+def stored(state: State) -> StoredSnapshot:
+    return StoredSnapshot(
+        state.position, FORMAT_VERSION, encode(state), state.digest, chain=EMPTY_CHAIN
+    )
 
 
 @PROPERTY
@@ -56,16 +64,15 @@ def test_what_follows_is_decided_as_before() -> None:
         ({"data": b""}, "damaged"),
         ({"data": b"x" * 100}, "damaged"),
         ({"version": FORMAT_VERSION + 1}, "format"),
-        ({"digest": bytes(32)}, "digest"),
+        ({"digest": bytes(32)}, "another state"),
+        ({"position": 7}, "another state"),
     ],
-    ids=["empty", "garbage", "version", "digest"],
+    ids=["empty", "garbage", "version", "digest", "position"],
 )
 def test_a_snapshot_that_is_not_right_is_not_used(change: dict[str, object], why: str) -> None:
     state = given(rested(1, Side.BUY, price=1000, quantity=10))
-    stored = {"data": encode(state), "version": FORMAT_VERSION, "digest": state.digest, **change}
-
     with pytest.raises(BadSnapshot, match=why):
-        decode(stored.pop("data"), **stored)  # type: ignore[arg-type]
+        decode(msgspec.structs.replace(stored(state), **change))
 
 
 def test_one_bit_is_noticed() -> None:
@@ -74,7 +81,7 @@ def test_one_bit_is_noticed() -> None:
     for at in range(len(data)):
         data[at] ^= 1
         with pytest.raises(BadSnapshot):
-            decode(bytes(data), version=FORMAT_VERSION, digest=state.digest)
+            decode(msgspec.structs.replace(stored(state), data=bytes(data)))
         data[at] ^= 1
 
 
@@ -95,15 +102,17 @@ async def states(database_url: str, count: int) -> list[State]:
         while len(batches) < count:
             batches += [await writer.append_random(chance, 20)]
     for batch in batches:
-        for stored in batch:
-            evolve(state, load_event(stored).event)
+        for event in batch:
+            evolve(state, decode_event(event))
         found.append(restored(state))
     return found
 
 
 async def loaded(connection: asyncpg.Connection, at_most: int) -> object:
-    state = await snapshots.load_newest(connection, 0, at_most=at_most)
-    return None if state is None else facts(state)
+    found = await newest_usable(
+        snapshot_store.stored_snapshots(connection, 0, up_to=Position(at_most))
+    )
+    return None if found is None else facts(found[0])
 
 
 async def test_the_newest_that_can_be_used_is_loaded(
@@ -111,26 +120,26 @@ async def test_the_newest_that_can_be_used_is_loaded(
 ) -> None:
     taken = await states(database_url, 7)
     for state in taken:
-        await snapshots.store(connection, 0, state, encode(state))
+        await snapshot_store.store(connection, 0, state, encode(state))
     positions = [state.position for state in taken]
 
-    assert await connection.fetchval("select count(*) from snapshots") == snapshots.KEPT_MAX
+    assert await connection.fetchval("select count(*) from snapshots") == snapshot_store.KEPT_MAX
     assert await loaded(connection, positions[-1]) == facts(taken[-1])
     assert await loaded(connection, positions[-1] - 1) == facts(taken[-2])
     await connection.execute("update snapshots set data = 'x' where position = $1", positions[-1])
     await connection.execute("update snapshots set version = 9 where position = $1", positions[-2])
     assert await loaded(connection, positions[-1]) == facts(taken[-3])
     await connection.execute("delete from snapshots")
-    assert await snapshots.load_newest(connection, 0, at_most=positions[-1]) is None
+    assert await loaded(connection, positions[-1]) is None
 
 
 async def test_storing_one_twice_is_storing_it_once(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     (state,) = await states(database_url, 1)
-    await asyncio.gather(snapshots.store(connection, 0, state, encode(state)))
-    await snapshots.store(connection, 0, state, encode(state))
+    await asyncio.gather(snapshot_store.store(connection, 0, state, encode(state)))
+    await snapshot_store.store(connection, 0, state, encode(state))
 
-    stored = await snapshots.newest(connection, 0)
-    assert stored is not None
-    assert (stored.position, stored.digest) == (state.position, state.digest)
+    row = await snapshot_store.newest(connection, 0)
+    assert row is not None
+    assert (row.position, row.digest) == (state.position, state.digest)

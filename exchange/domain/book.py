@@ -37,7 +37,10 @@ class Instrument:
 
 @dataclass(slots=True)
 class RestingOrder:
-    """An order on the book; ``priority`` is the position of the event that rested it."""
+    """An order on the book; ``priority`` is the position of the event that rested it.
+
+    ``hashed`` is its share in the digest when that was last asked for, 0 before.
+    """
 
     order_id: str
     client_id: str
@@ -45,6 +48,7 @@ class RestingOrder:
     price: Price
     remaining: int
     priority: int
+    hashed: int = 0
 
 
 @dataclass(slots=True)
@@ -106,24 +110,31 @@ class BookSide:
 
 
 class Book:
-    """The two sides of an instrument and every resting order by its id."""
+    """The two sides of an instrument and every resting order by its id.
 
-    __slots__ = ("instrument", "orders", "sides")
+    ``unhashed`` has those that changed since the digest was last asked for.
+    """
+
+    __slots__ = ("instrument", "orders", "sides", "unhashed")
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.sides = {side: BookSide(side) for side in Side}
         self.orders: dict[str, RestingOrder] = {}
+        self.unhashed: dict[str, RestingOrder] = {}
 
     def rest(self, order: RestingOrder) -> None:
         assert order.order_id not in self.orders, order
-        self.orders[order.order_id] = order
+        self.orders[order.order_id] = self.unhashed[order.order_id] = order
         self.sides[order.side].add(order)
 
     def reduce(self, order: RestingOrder, quantity: int) -> None:
         self.sides[order.side].reduce(order, quantity)
-        if not order.remaining:
+        if order.remaining:
+            self.unhashed[order.order_id] = order
+        else:
             del self.orders[order.order_id]
+            self.unhashed.pop(order.order_id, None)
 
 
 def check_invariants(book: Book) -> None:

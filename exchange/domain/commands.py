@@ -69,6 +69,17 @@ class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     size_bytes: int
 
 
+class QuarantinedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Stands for a Kafka record that crashed the matcher, so that the log goes on without it.
+
+    ``sha256`` is the hex digest of the record's bytes; ``crashes`` is how often it was tried alone.
+    """
+
+    sha256: str
+    size_bytes: int
+    crashes: int
+
+
 # What a gateway may send.
 ClientCommand = RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle
-Command = ClientCommand | MalformedRecord
+Command = ClientCommand | MalformedRecord | QuarantinedRecord

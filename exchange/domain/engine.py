@@ -9,6 +9,8 @@ The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its
 priority included), per instrument and of the open settlement cycle. A sum can be
 kept up to date one change at a time and does not depend on the order in which things
 are visited (Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
+An order that changed is hashed when the digest is next asked for: once a batch, and
+never if it has left the book by then, so that a replay hashes only what it ends with.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,10 +25,12 @@ from exchange.domain.commands import (
     Command,
     MalformedRecord,
     PlaceOrder,
+    QuarantinedRecord,
     RegisterInstrument,
 )
 from exchange.domain.events import (
     CancelRejected,
+    CommandQuarantined,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
@@ -68,6 +72,9 @@ class State:
     @property
     def digest(self) -> bytes:
         """The digest of all resting orders and instruments and of the open cycle, 32 bytes."""
+        for name, book in self.books.items():
+            _shift_digest(self, sum(_rehash(name, order) for order in book.unhashed.values()))
+            book.unhashed.clear()
         return self.digest_sum.to_bytes(DIGEST_BYTES, "big")
 
 
@@ -105,6 +112,12 @@ def decide(
             return [
                 RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
             ]
+        case QuarantinedRecord():
+            return [
+                CommandQuarantined(
+                    command.sha256, command.size_bytes, command.crashes, time_ms=now_ms
+                )
+            ]
         case _:
             assert_never(command)
 
@@ -115,14 +128,12 @@ def evolve(state: State, event: Event) -> None:
     state.time_ms = event.time_ms
     match event:
         case TradeExecuted():
-            book = state.books[event.instrument]
-            _reduce(state, book, book.orders[event.maker_order_id], event.quantity)
+            _reduce(state, event.instrument, event.maker_order_id, event.quantity)
         case OrderRested():
             _rest(state, event)
         case OrderCancelled():
             if event.price is not None:
-                book = state.books[event.instrument]
-                _reduce(state, book, book.orders[event.order_id], event.quantity)
+                _reduce(state, event.instrument, event.order_id, event.quantity)
         case InstrumentRegistered():
             _open_book(state, event)
         case SettlementCycleClosed():
@@ -134,6 +145,7 @@ def evolve(state: State, event: Event) -> None:
             | InstrumentRejected()
             | SettlementCycleRejected()
             | RecordRejected()
+            | CommandQuarantined()
         ):
             pass
         case _:
@@ -154,7 +166,6 @@ def rebuild(
         _shift_digest(state, _instrument_hash(instrument))
         for order in orders:
             book.rest(order)
-            _shift_digest(state, _order_hash(instrument.name, order))
     return state
 
 
@@ -165,7 +176,8 @@ def check_state(state: State) -> None:
         check_invariants(book)
         expected += _instrument_hash(book.instrument)
         expected += sum(_order_hash(name, order) for order in book.orders.values())
-    assert state.digest_sum == expected % _DIGEST_MODULUS, "digest differs from the state"
+    digest = int.from_bytes(state.digest, "big")
+    assert digest == expected % _DIGEST_MODULUS, "digest differs from the state"
 
 
 def _place(state: State, order: PlaceOrder, now_ms: int, order_id_taken: bool) -> list[Event]:
@@ -350,16 +362,21 @@ def _rest(state: State, event: OrderRested) -> None:
         priority=state.position,
     )
     state.books[event.instrument].rest(order)
-    _shift_digest(state, _order_hash(event.instrument, order))
 
 
-def _reduce(state: State, book: Book, order: RestingOrder, quantity: int) -> None:
-    name = book.instrument.name
-    shift = -_order_hash(name, order)
+def _reduce(state: State, instrument: str, order_id: str, quantity: int) -> None:
+    book = state.books[instrument]
+    order = book.orders[order_id]
     book.reduce(order, quantity)
-    if order.remaining:
-        shift += _order_hash(name, order)
-    _shift_digest(state, shift)
+    if not order.remaining:
+        _shift_digest(state, -order.hashed)
+
+
+def _rehash(instrument: str, order: RestingOrder) -> int:
+    """Hash an order that changed and return what that adds to the digest."""
+    shift = -order.hashed
+    order.hashed = _order_hash(instrument, order)
+    return shift + order.hashed
 
 
 def _shift_digest(state: State, shift: int) -> None:

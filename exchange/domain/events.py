@@ -145,6 +145,15 @@ class RecordRejected(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+class CommandQuarantined(Struct, frozen=True, tag=True, gc=False):
+    """A Kafka record was passed over: each time it was decided, alone, the matcher crashed."""
+
+    sha256: str
+    size_bytes: int
+    crashes: int
+    time_ms: int
+
+
 Event = (
     InstrumentRegistered
     | InstrumentRejected
@@ -157,6 +166,7 @@ Event = (
     | SettlementCycleClosed
     | SettlementCycleRejected
     | RecordRejected
+    | CommandQuarantined
 )
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from exchange.codec import keyed_command_id
 from exchange.domain.events import (
     CancelRejected,
+    CommandQuarantined,
     InstrumentRejected,
     OrderRejected,
     RecordRejected,
@@ -54,6 +55,9 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
     event = decision.first
     if isinstance(event, RecordRejected):
         raise Problem(Code.COMMAND_UNREADABLE, event.reason, **place_of(decision, command_id))
+    if isinstance(event, CommandQuarantined):
+        detail = "Nothing was done, and nothing will be: do not send it again."
+        raise Problem(Code.COMMAND_QUARANTINED, detail, **place_of(decision, command_id))
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
         # Word for word what an order that is not there gets: anything else would tell that it is.
         raise order_not_found(event.order_id)

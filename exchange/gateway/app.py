@@ -124,6 +124,13 @@ def create_app(
 
     stream = Stream(gateway, Hub(engine, redis, gateway.freshness), stream_origins)
     background = Background(gateway, producer, stream)
+    # Asked for when somebody reads the metrics: keeping them up to date would cost each order.
+    metrics.waiters.set_function(lambda: submitter.waiters)
+    metrics.producer_queue.set_function(lambda: producer.queued)
+    metrics.stream_queue.set_function(lambda: sum(s.queued for s in stream.sessions))
+    metrics.stream_queue_longest.set_function(
+        lambda: max((s.queued for s in stream.sessions), default=0)
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from exchange.domain.events import (
     CancelRejected,
+    CommandQuarantined,
     InstrumentRegistered,
     InstrumentRejected,
     OrderCancelled,
@@ -72,7 +73,9 @@ async def _outcome(
 ) -> PlacedView | CancelledView | RegisteredView | CutView:
     event = decision.first
     match event:
-        case InstrumentRegistered() | InstrumentRejected() | RecordRejected():
+        case (
+            InstrumentRegistered() | InstrumentRejected() | RecordRejected() | CommandQuarantined()
+        ):
             return registered(decision, command_id)
         case SettlementCycleClosed() | SettlementCycleRejected():
             return cut(decision, command_id)

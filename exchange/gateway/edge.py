@@ -15,10 +15,13 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exchange import tracing
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
+from exchange.tracing import Spanned
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ BODY_WAIT_S: Final = 10.0
 LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
 DRAIN_S: Final = 2.0
 NO_ROUTE: Final = "none"
+TRACEPARENT: Final = tracing.TRACEPARENT.encode()
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -48,13 +52,17 @@ class Edge:
             return
         started_s = time.perf_counter()
         answer = _Answer(send)
-        try:
-            await self._admit(scope, receive, answer)
-        except Exception:
-            # The handler for crashes has answered already; here it only must not be lost.
-            logger.exception("A request crashed", extra={"path": scope["path"]})
-        finally:
-            self._count(scope, answer.status, time.perf_counter() - started_s)
+        with _span_of(scope) as span:
+            try:
+                await self._admit(scope, receive, answer)
+            except Exception:
+                # The handler for crashes has answered already; here it only must not be lost.
+                logger.exception("A request crashed", extra={"path": scope["path"]})
+            finally:
+                self._count(scope, answer.status, time.perf_counter() - started_s)
+                if span is not None:
+                    span.update_name(f"{scope['method']} {self._route(scope)}")
+                    span.set_attribute("http.response.status_code", answer.status)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -73,8 +81,19 @@ class Edge:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = self._routes.get(scope.get("endpoint"), NO_ROUTE)
-        self._metrics.answered(method, route, status, seconds)
+        self._metrics.answered(method, self._route(scope), status, seconds)
+
+    def _route(self, scope: Scope) -> str:
+        return self._routes.get(scope.get("endpoint"), NO_ROUTE)
+
+
+def _span_of(scope: Scope) -> Spanned:
+    """Make the span of a request that may change something; reads are counted, not traced."""
+    if not tracing.is_on() or scope["method"] != "POST":
+        return tracing.NOTHING
+    told = dict(scope["headers"]).get(TRACEPARENT)
+    parent = None if told is None else told.decode("latin-1")
+    return tracing.span("POST", parent=parent, kind=SpanKind.SERVER)
 
 
 class _Answer:

@@ -218,8 +218,12 @@ async def _submit(
         wait=origin.wait,
         on_handed_over=origin.on_handed_over,
     )
-    if isinstance(answer, Decision) and answer.replayed:
+    if isinstance(answer, Pending):
+        return answer
+    if answer.replayed:
         gateway.limiter.give_back(buckets)
+    else:
+        gateway.metrics.decided(answer.events)
     return answer
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.cancellation import heed_cancellation
 from exchange.command_log import CommandProducer
-from exchange.event_log import read_heads
+from exchange.event_log import read_event_times, read_heads
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
@@ -156,12 +156,32 @@ class Health:
             heads = await read_heads(driver)
         for name, generation in live.items():
             reached[name] = await self._redis_positions(name, generation, list(heads))
+        await self._measure_lag_seconds(reached, heads)
         for shard, position in heads.items():
             self._metrics.head.labels(str(shard)).set(position)
         due = self._due(heads)
         self.projections = {
             name: self._lag(name, reached.get(name, {}), heads, due) for name in READ_MODELS
         }
+
+    async def _measure_lag_seconds(
+        self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
+    ) -> None:
+        """Tell how old the oldest event is that each read model has not seen."""
+        oldest = {
+            (name, shard): reached.get(name, {}).get(shard, 0) + 1
+            for name in READ_MODELS
+            for shard in heads
+        }
+        waiting = {(s, p) for (_, s), p in oldest.items() if p <= heads[s]}
+        times_ms: dict[tuple[int, int], int] = {}
+        if waiting:
+            async with log_connection(self._engine) as driver:
+                times_ms = await read_event_times(driver, sorted(waiting))
+        now_ms = time.time_ns() // 1_000_000
+        for (name, shard), position in oldest.items():
+            lag_ms = now_ms - times_ms.get((shard, position), now_ms)
+            self._metrics.lag_seconds.labels(name, str(shard)).set(max(0, lag_ms) / 1000)
 
     async def _redis_positions(
         self, name: str, generation: int, shards: Sequence[int]

@@ -3,9 +3,18 @@
 Label children are bound once, since looking one up costs more than counting.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    CancelRejected,
+    OrderAccepted,
+    OrderRejected,
+    TradeExecuted,
+)
 
 # From a fast read to the longest wait for an outcome.
 LATENCY_BUCKETS_S: Final = (
@@ -29,6 +38,33 @@ class Metrics:
             "Time from the whole request to the whole answer",
             ["method", "route"],
             buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.orders_accepted = Counter(
+            "exchange_gateway_orders_accepted",
+            "Orders answered as accepted, replays left out",
+            registry=self.registry,
+        )
+        self._rejected = Counter(
+            "exchange_gateway_rejected",
+            "Orders and cancels answered as refused by the matcher, replays left out",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.trades = Counter(
+            "exchange_gateway_trades",
+            "Trades of the orders answered, each as its taker's",
+            registry=self.registry,
+        )
+        self.order_seconds = Histogram(
+            "exchange_gateway_order_seconds",
+            "Time from a command's handing to Kafka to its outcome",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.producer_queue = Gauge(
+            "exchange_gateway_producer_queue",
+            "Commands that wait to be sent to Kafka or to be confirmed",
             registry=self.registry,
         )
         self.waiters = Gauge(
@@ -60,6 +96,12 @@ class Metrics:
             ["projection", "shard"],
             registry=self.registry,
         )
+        self.lag_seconds = Gauge(
+            "exchange_projection_lag_seconds",
+            "Age of the oldest event that a live read model has not seen; 0 if there is none",
+            ["projection", "shard"],
+            registry=self.registry,
+        )
         self.undecided = Gauge(
             "exchange_undecided_commands",
             "Commands in Kafka that the matcher has not decided yet",
@@ -82,6 +124,16 @@ class Metrics:
             "Connections of the stream",
             registry=self.registry,
         )
+        self.stream_queue = Gauge(
+            "exchange_stream_queue",
+            "Messages that wait to be sent to all clients of the stream",
+            registry=self.registry,
+        )
+        self.stream_queue_longest = Gauge(
+            "exchange_stream_queue_longest",
+            "Messages that wait in the longest queue of one client",
+            registry=self.registry,
+        )
         self.stream_slow = Counter(
             "exchange_stream_slow",
             "Connections that were closed because their clients read too slowly",
@@ -100,6 +152,19 @@ class Metrics:
             )
         children[0].inc()
         children[1].observe(seconds)
+
+    def decided(self, events: Iterable[DecidedEvent]) -> None:
+        """Count the outcome of one order or cancel."""
+        for decided in events:
+            match decided.event:
+                case OrderAccepted():
+                    self.orders_accepted.inc()
+                case TradeExecuted():
+                    self.trades.inc()
+                case OrderRejected(reason=reason) | CancelRejected(reason=reason):
+                    self._rejected.labels(reason.value).inc()
+                case _:
+                    pass
 
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""

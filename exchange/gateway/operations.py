@@ -33,6 +33,4 @@ async def get_health(request: Request) -> Response:
 
 async def get_metrics(request: Request) -> Response:
     """``GET /metrics``."""
-    gateway = gateway_of(request)
-    gateway.metrics.waiters.set(gateway.submitter.waiters)
-    return Response(gateway.metrics.text(), media_type=METRICS_MEDIA_TYPE)
+    return Response(gateway_of(request).metrics.text(), media_type=METRICS_MEDIA_TYPE)

@@ -60,6 +60,7 @@ class Code(Enum):
     IDEMPOTENCY_CONFLICT = "idempotency.conflict", 409, "The key was used for another request"
     COMMAND_NOT_FOUND = "command.not_found", 404, "There is no such command"
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
+    COMMAND_QUARANTINED = "command.quarantined", 500, "The command crashed the matcher"
 
     ORIGIN = "stream.origin", 403, "Pages of this origin may not connect"
     RATE_LIMITED = "rate.limited", 429, "Too many commands"

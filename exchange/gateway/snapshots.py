@@ -10,14 +10,14 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange import snapshots
+from exchange import snapshot_store
 from exchange.event_log import EVENTS_CHANNEL, read_heads
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.market import listing_of
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import SNAPSHOT_BODY, SnapshotBody, decode, query
 from exchange.gateway.responses import json_response, timestamp
-from exchange.snapshots import WISH, SnapshotRow
+from exchange.snapshot_store import WISH, SnapshotRow
 
 WAIT_S: Final = 5.0  # the snapshotter is a fraction of a second behind; more, and one asks again
 POLL_S: Final = 0.05
@@ -66,7 +66,7 @@ async def _wish(gateway: Gateway, shard: int) -> int:
     """Ask for a snapshot at or after the head, and return where that is."""
     async with log_connection(gateway.engine) as connection:
         head = (await read_heads(connection)).get(shard, 0)
-        if await snapshots.newest(connection, shard, at_least=head) is None:
+        if await snapshot_store.newest(connection, shard, at_least=head) is None:
             await wish(connection, shard, head)
     return head
 
@@ -81,7 +81,7 @@ async def _taken(gateway: Gateway, shard: int, wanted: int) -> SnapshotRow | Non
     deadline_s = time.monotonic() + WAIT_S
     while True:
         async with log_connection(gateway.engine) as connection:
-            row = await snapshots.newest(connection, shard, at_least=wanted)
+            row = await snapshot_store.newest(connection, shard, at_least=wanted)
         if row is not None or time.monotonic() >= deadline_s:
             return row
         await asyncio.sleep(POLL_S)

@@ -31,6 +31,7 @@ from uuid import UUID
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange import tracing
 from exchange.codec import (
     DecidedEvent,
     Depth,
@@ -215,6 +216,8 @@ class Submitter:
             answer = await waiter.result()
         finally:
             del self._waiters[number]
+        if isinstance(answer, _Heard | FoundOutcome):
+            self._metrics.order_seconds.observe(time.monotonic() - waiter.born_s)
         return await self._concluded(answer, waiter)
 
     def heard(self, message: OutcomeMessage) -> None:
@@ -241,6 +244,7 @@ class Submitter:
                 command_id=waiter.command_id,
                 reply_to=reply_address(self.gateway_id, number),
                 on_delivery=waiter.delivered,
+                traceparent=tracing.current(),
             )
         except NotProduced as error:
             self._metrics.produce_failures["none"].inc()

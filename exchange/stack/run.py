@@ -178,6 +178,7 @@ class Screen:
         rows = {
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Health": f"{url}/healthz    metrics: {url}/metrics",
+            "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",
             "Kafka": f"{settings.kafka_bootstrap_servers}    topic: {settings.kafka_topic}",
             "Redis": without_password(settings.redis_url),
@@ -189,6 +190,15 @@ class Screen:
             f"\nThe exchange is running.\n\n{lines}\n\nPlace a first order:\n\n  {order}\n\n"
             "Ctrl-C stops everything.\n"
         )
+
+
+def _metrics_urls(settings: Settings) -> list[str]:
+    """Return where projector and matchers are scraped."""
+    if not settings.metrics_port:
+        return []
+    matchers = [settings.matcher_metrics_port(index) for index in range(settings.matchers)]
+    ports = (settings.projector_metrics_port, *matchers)
+    return [f"http://{settings.host}:{port}/metrics" for port in ports]
 
 
 def _psql() -> str:

@@ -1,5 +1,5 @@
 """What people run against an exchange from outside: clients only, over HTTP and the stream.
 
-``mix`` makes orders, ``load`` sends them and measures, ``report`` shows what came of it,
-and ``watch`` shows a book, trades or the exchange's health in the terminal.
+``mix`` makes orders, ``load`` sends them and measures, ``report`` shows what came of it;
+``status``, ``ladder`` (a book) and ``tape`` (trades) show the exchange in the terminal.
 """

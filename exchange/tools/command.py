@@ -3,20 +3,34 @@
 import asyncio
 import json
 import time
+from collections.abc import Coroutine
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from exchange.config import Settings
-from exchange.tools import report
+from exchange.tools import ladder, report, tape
+from exchange.tools import status as status_tool
+from exchange.tools.following import Refused
+from exchange.tools.ladder import Ladder
 from exchange.tools.load import Measured, Plan, Unreachable, run_load
 from exchange.tools.mix import Mix, MixError, read_fixtures, write_fixtures
+from exchange.tools.tape import Tape
 
 INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0
+LEVELS_MAX = 1_000
+TRADES_MAX = 1_000
+
+BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+Instrument = Annotated[str, typer.Argument(metavar="[INSTRUMENT]")]
+
+Answer = TypeVar("Answer")
 
 
 class ToolError(Exception):
@@ -24,7 +38,7 @@ class ToolError(Exception):
 
 
 def load(
-    base_url: Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")] = "",
+    base_url: BaseUrl = "",
     connections: Annotated[int, typer.Option(envvar="CONCURRENT_REQUESTS", min=1, max=2_000)] = 100,
     total: Annotated[
         int, typer.Option(envvar="TOTAL_REQUESTS", min=0, help="0: until the time is up.")
@@ -39,7 +53,7 @@ def load(
         Path | None, typer.Option(help="Orders of `exchange fixtures`, in place of random ones.")
     ] = None,
     websocket: Annotated[bool, typer.Option("--websocket", help="Over the stream.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send orders and measure how many are taken and how long each waits."""
     plan = Plan(address(base_url), connections, total, duration, rate, websocket)
@@ -67,12 +81,71 @@ def fixtures(
     Console().print(f"Wrote {orders:,} orders to {output}.", highlight=False)
 
 
+def status(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
+    """Tell how far each part is; exit with 0 if all are healthy, else with 1."""
+    found = _answered(status_tool.ask(address(base_url)))
+    if as_json:
+        print(json.dumps(status_tool.document(found), indent=2))
+    else:
+        status_tool.show(Console(highlight=False), found)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def book(
+    instrument: Instrument = INSTRUMENT,
+    base_url: BaseUrl = "",
+    levels: Annotated[int, typer.Option(min=1, max=LEVELS_MAX, help="Of each side.")] = 15,
+    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
+) -> None:
+    """Show an order book as it changes, until Ctrl-C."""
+    shows = ladder.show_once if once else ladder.show_live
+    console = Console(highlight=False)
+    with suppress(KeyboardInterrupt):
+        _answered(shows(console, address(base_url), Ladder(instrument), levels))
+
+
+def trades(
+    instrument: Instrument = INSTRUMENT,
+    base_url: BaseUrl = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=TRADES_MAX, help="How many past ones.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show the newest trades of an instrument, oldest first."""
+    show = tape.show_json if as_json else tape.Printer(Console(highlight=False))
+    url = address(base_url)
+    with suppress(KeyboardInterrupt):
+        past, sequence = _answered(tape.newest(url, instrument, limit))
+        for trade in past:
+            show(trade)
+        if follow:
+            following = Tape(instrument, sequence, show)
+            _answered(tape.show_following(url, following, _notice))
+
+
 def address(base_url: str) -> str:
     """Return where the exchange is: as told, else where the settings have it."""
     if base_url:
         return base_url.rstrip("/")
     settings = Settings.load()
     return f"http://{settings.host}:{settings.port}"
+
+
+def _notice(text: str) -> None:
+    """Say on the other stream, where no script reads it, what became of the connection."""
+    if text:
+        Console(stderr=True).print(text, style="yellow", highlight=False)
+
+
+def _answered(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run it; what the exchange refuses, or nobody answers, is one line."""
+    try:
+        return asyncio.run(work)
+    except (Unreachable, Refused) as error:
+        raise ToolError(str(error)) from error
 
 
 def _run(plan: Plan, orders: Any, measured: Measured, *, quiet: bool) -> None:

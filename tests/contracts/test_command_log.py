@@ -81,3 +81,13 @@ async def test_the_topic_id_stays_the_same(commands: CommandWorld) -> None:
     first, second = await commands.open(), await commands.open()
 
     assert await first.topic_id() == await second.topic_id() != ""
+
+
+async def test_the_end_is_where_the_next_command_goes(commands: CommandWorld) -> None:
+    log = await commands.open()
+    await log.seek(Offset(0))
+    assert await log.end() == 0
+    await commands.produce(b"first")
+
+    assert await log.end() == 1
+    assert await commands.produce(b"second") == 1

@@ -42,7 +42,7 @@ async def append(store: EventStore, head: Head, *positions: int) -> Head:
     events = [event(p, head.shard) for p in positions]
     batch = await store.begin()
     after = moved(head, events, commands=max(1, len(events)))
-    await batch.append(events, expected=head, head=after)
+    await batch.append(events, expected=head, head=after, links=b"")
     return after
 
 
@@ -110,11 +110,11 @@ async def test_a_stale_writer_claims_nothing(stores: StoreWorld) -> None:
     assert await batch.claim([claim("order:a", 0)]) == []
 
     with pytest.raises(StaleWriter):
-        await batch.append([event(1)], expected=old, head=moved(old, [event(1)], 1))
+        await batch.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
 
     after = await store.begin()
     assert await after.claim([claim("order:a", 1)]) == []
-    await after.append([event(2)], expected=head, head=moved(head, [event(2)], 1))
+    await after.append([event(2)], expected=head, head=moved(head, [event(2)], 1), links=b"")
 
 
 async def test_the_writer_of_an_earlier_epoch_is_stale(stores: StoreWorld) -> None:
@@ -143,13 +143,15 @@ async def test_a_name_is_claimed_once_and_its_holder_told(stores: StoreWorld) ->
     first = await store.begin()
     assert await first.claim([claim("order:b", 0), claim("order:a", 0)]) == []
     head_after = moved(head, [event(1)], 1)
-    await first.append([event(1)], expected=head, head=head_after)
+    await first.append([event(1)], expected=head, head=head_after, links=b"")
 
     second = await store.begin()
     holders = await second.claim([claim("order:a", 1, body=b"other"), claim("order:c", 1)])
 
     assert holders == [claim("order:a", 0)]
-    await second.append([event(2)], expected=head_after, head=moved(head_after, [event(2)], 1))
+    await second.append(
+        [event(2)], expected=head_after, head=moved(head_after, [event(2)], 1), links=b""
+    )
 
 
 async def test_a_claim_waits_for_the_batch_that_is_about_to_take_it(stores: StoreWorld) -> None:
@@ -162,7 +164,7 @@ async def test_a_claim_waits_for_the_batch_that_is_about_to_take_it(stores: Stor
         waiting = tasks.create_task(second.claim([claim("order:a", 1)]))
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        await first.append([event(1)], expected=head, head=moved(head, [event(1)], 1))
+        await first.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
 
     assert waiting.result() == [claim("order:a", 0)]
     await second.abandon()
@@ -186,7 +188,9 @@ async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) ->
     left_head, right_head = await left.take_over(TOPIC), await right.take_over(TOPIC)
     batch = await left.begin()
     await batch.claim([claim("order:a", 0, shard=0)])
-    await batch.append([event(1)], expected=left_head, head=moved(left_head, [event(1)], 1))
+    await batch.append(
+        [event(1)], expected=left_head, head=moved(left_head, [event(1)], 1), links=b""
+    )
 
     other = await right.begin()
     holders = await other.claim([claim("order:a", 0, shard=1)])
@@ -194,6 +198,7 @@ async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) ->
         [event(1, shard=1)],
         expected=right_head,
         head=moved(right_head, [event(1, shard=1)], 1),
+        links=b"",
     )
 
     assert holders == [claim("order:a", 0, shard=0)]
@@ -201,8 +206,42 @@ async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) ->
     assert await stored(right, 0, 1) == [event(1, shard=1)]
 
 
+async def test_a_writer_that_lives_is_waited_for(stores: StoreWorld) -> None:
+    first, second, third = await stores.open(), await stores.open(), await stores.open(shard=1)
+    assert await first.is_free()
+    head = await append(first, await first.take_over(TOPIC), 1)
+
+    assert not await second.is_free()
+    assert await second.position() == 1
+    assert await third.is_free()
+    await close(first)
+    while not await second.is_free():
+        pass
+
+    assert await second.take_over(TOPIC) == msgspec.structs.replace(head, epoch=2)
+
+
+async def test_a_start_where_an_earlier_one_ended_is_suspicious(stores: StoreWorld) -> None:
+    left, right = await stores.open(), await stores.open(shard=1)
+
+    starts = [await left.count_start(Offset(offset)) for offset in (0, 0, 7, 7, 8)]
+
+    assert starts == [False, True, False, True, False]
+    assert not await right.count_start(Offset(8))
+
+
+async def test_attempts_are_counted_by_command(stores: StoreWorld) -> None:
+    store = await stores.open()
+    await store.count_start(Offset(3))
+
+    attempts = [await store.count_attempt(Offset(offset)) for offset in (4, 4, 4, 5, 4)]
+
+    assert attempts == [1, 2, 3, 1, 1]
+    assert await store.count_start(Offset(4))
+
+
 async def close(store: EventStore) -> None:
-    """End a real writer's connections, so that its advisory lock is free; a fake has none."""
+    """End a writer's connections, so that its lock is free."""
     leave = getattr(store, "__aexit__", None)
-    if leave is not None:
-        await leave(None, None, None)
+    assert leave is not None
+    await leave(None, None, None)

@@ -33,6 +33,8 @@ class Oracle:
             events = [self._register(command)]
         elif command["type"] == "CloseSettlementCycle":
             events = [self._close_cycle(command)]
+        elif command["type"] == "QuarantinedRecord":
+            events = [{**command, "type": "CommandQuarantined"}]
         else:
             events = [{**command, "type": "RecordRejected"}]
         return [{**event, "time_ms": self.time_ms} for event in events]

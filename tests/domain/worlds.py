@@ -21,6 +21,7 @@ from exchange.domain.commands import (
     Command,
     MalformedRecord,
     PlaceOrder,
+    QuarantinedRecord,
     RegisterInstrument,
 )
 from exchange.domain.engine import State, check_state, decide, evolve
@@ -53,7 +54,7 @@ REGISTRATIONS: Final = [BTC_USD, ETH_JPY, LATE]
 TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
 TAKEN: Final = [False] * 19 + [True]
 CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21]
-SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close"]
+SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ def make_command(
             return registration
         case "close":
             return CloseSettlementCycle(cycle)
+        case "quarantine":
+            return QuarantinedRecord("00" * 32, 7, 3)
         case _:
             return MalformedRecord("no command", "00" * 32, 7)
 

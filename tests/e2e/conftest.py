@@ -38,6 +38,7 @@ def topology(
         Settings.load({}, dotenv=None),
         **request.param,
         port=free_ports(2)[0],
+        metrics_port=0,
         kafka_topic=new_topic(services, request.param["shards"]),
         kafka_bootstrap_servers=services.kafka_bootstrap_servers,
         database_url=database_url,

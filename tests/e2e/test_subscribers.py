@@ -30,7 +30,7 @@ async def assert_nothing_is_missed(exchange: Exchange, load_s: float) -> None:
     subscribers = [Subscriber(n, urls, names[n % 2]) for n in range(SUBSCRIBERS)]
     loaded = asyncio.Event()
     tasks = [asyncio.create_task(s.follow(loaded)) for s in subscribers]
-    async with Load(exchange.urls, names):
+    async with Load(exchange.urls, names, name=f"watched-{load_s}"):
         await asyncio.sleep(load_s)
     loaded.set()
     connection = await asyncpg.connect(exchange.settings.database_url)

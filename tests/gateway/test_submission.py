@@ -39,6 +39,7 @@ class Unanswered(CommandProducer):
         command_id: UUID,
         reply_to: bytes,
         on_delivery: Callable[[Delivery], None],
+        traceparent: str | None = None,
     ) -> None:
         del reply_to
         super().produce(
@@ -48,6 +49,7 @@ class Unanswered(CommandProducer):
             command_id=command_id,
             reply_to=NOBODY,
             on_delivery=on_delivery,
+            traceparent=traceparent,
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-from exchange.codec import chain_after, keyed_command_id, store_event
+from exchange.codec import abridge_links, chain_links, keyed_command_id, store_event
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -67,17 +67,18 @@ class LogWriter:
 
     async def append_events(self, events: Sequence[StoredEvent], *, commands: int = 1) -> None:
         """Append events as they are, whatever they say."""
+        links = chain_links(self._head.chain, events)
         head = Head(
             shard=self._head.shard,
             epoch=self._head.epoch,
             position=Position(self._head.position + len(events)),
             topic_id=self._head.topic_id,
             next_offset=Offset(self._head.next_offset + commands),
-            chain=chain_after(self._head.chain, events),
+            chain=links[-1] if links else self._head.chain,
             state_digest=self.state.digest,
         )
         batch = await self._store.begin()
-        await batch.append(events, expected=self._head, head=head)
+        await batch.append(events, expected=self._head, head=head, links=abridge_links(links))
         self._head = head
 
     def random_commands(self, chance: random.Random, count: int) -> list[Command]:

@@ -9,8 +9,10 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange import snapshots
-from exchange.snapshots import WISH, SnapshotRow
+from exchange import snapshot_store
+from exchange.domain.values import Position
+from exchange.snapshot_store import WISH, SnapshotRow, stored_snapshots
+from exchange.snapshots import newest_usable
 from projections.snapshotter import SnapshotPace, Snapshotter
 from projections.tail import ShardTail
 from tests.projections.logs import LogWriter, registrations
@@ -33,7 +35,7 @@ async def running(engine: AsyncEngine, pace: SnapshotPace) -> AsyncIterator[asyn
 
 async def taken(connection: asyncpg.Connection, at_least: int) -> SnapshotRow:
     async with asyncio.timeout(WAIT_S):
-        while (row := await snapshots.newest(connection, 0, at_least=at_least)) is None:
+        while (row := await snapshot_store.newest(connection, 0, at_least=at_least)) is None:
             await asyncio.sleep(0.02)
     return row
 
@@ -42,9 +44,9 @@ async def assert_right(connection: asyncpg.Connection, row: SnapshotRow) -> None
     """A snapshot stands at the end of a batch and has the digest that is recorded there."""
     query = "select state_digest from batches where shard = 0 and position = $1"
     assert await connection.fetchval(query, row.position) == row.digest
-    loaded = await snapshots.load_newest(connection, 0, at_most=row.position)
-    assert loaded is not None
-    assert (loaded.position, loaded.digest) == (row.position, row.digest)
+    usable = await newest_usable(stored_snapshots(connection, 0, up_to=Position(row.position)))
+    assert usable is not None
+    assert (usable[0].position, usable[0].digest) == (row.position, row.digest)
 
 
 async def write(writer: LogWriter, batches: int) -> None:
@@ -74,7 +76,7 @@ async def test_a_wish_is_fulfilled_and_the_next_one_begins_there(
     async with LogWriter.open(database_url) as writer:
         await write(writer, 5)
         async with running(engine, NEVER):
-            assert await snapshots.newest(connection, 0) is None
+            assert await snapshot_store.newest(connection, 0) is None
             await connection.execute(WISH, 0, writer.position)
             first = await taken(connection, writer.position)
         await write(writer, 5)
@@ -97,4 +99,4 @@ async def test_a_state_that_differs_is_not_stored(
         async with running(engine, NEVER) as task:
             await asyncio.wait_for(asyncio.shield(task), WAIT_S)
 
-    assert await snapshots.newest(connection, 0) is None
+    assert await snapshot_store.newest(connection, 0) is None

@@ -1,10 +1,13 @@
 """Log lines: a sentence and its fields."""
 
 import logging
+import subprocess
 import sys
 
 import msgspec
 
+from exchange.command_log import ClientLines
+from exchange.config import PROJECT
 from exchange.logs import HumanFormatter, JsonFormatter
 
 
@@ -43,3 +46,48 @@ def test_errors_are_kept_in_both() -> None:
 
     assert HumanFormatter().format(failed).endswith("ValueError: crossed")
     assert msgspec.json.decode(JsonFormatter().format(failed))["error"].endswith("crossed")
+
+
+def test_every_line_that_python_prints_itself_has_the_form_too() -> None:
+    code = """
+import threading, warnings
+from exchange import logs
+
+logs.configure("json", "info")
+warnings.warn("old ways")
+thread = threading.Thread(target=lambda: [][0], name="helper")
+thread.start()
+thread.join()
+raise ValueError("crossed")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+
+    lines = [msgspec.json.decode(line) for line in ended.stderr.splitlines()]
+    assert [(line["level"], line["logger"]) for line in lines] == [
+        ("warning", "py.warnings"),
+        ("error", "exchange.logs"),
+        ("critical", "exchange.logs"),
+    ]
+    assert "old ways" in lines[0]["message"]
+    assert lines[1]["thread_name"] == "helper"
+    assert lines[2]["error"].endswith("ValueError: crossed")
+    assert ended.returncode == 1
+
+
+def test_the_kafka_client_speaks_in_sentences_and_fields() -> None:
+    told = ("FAIL", "rdkafka#producer-1", "[thrd:k:9/bootstrap]: k:9/bootstrap: Connect failed")
+    line = logging.makeLogRecord({"name": "librdkafka", "msg": "%s [%s] %s", "created": 0.5})
+    line.args = told
+
+    assert ClientLines().filter(line)
+
+    assert (
+        HumanFormatter()
+        .format(line)
+        .endswith(
+            " librdkafka: k:9/bootstrap: Connect failed"
+            " kind=FAIL client=rdkafka#producer-1 client_thread=k:9/bootstrap"
+        )
+    )

@@ -55,6 +55,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"PORT": "65535", "GATEWAYS": "2"}, "PORT=65535: leaves no ports for 2 gateways"),
         ({"SHARDS": "65"}, "SHARDS=65: must be a whole number from 1 to 64"),
         ({"DATABASE_POOL_MAX": "2"}, "DATABASE_POOL_MAX=2: must be a whole number from 3 to 100"),
+        ({"METRICS_PORT": "65535"}, "METRICS_PORT=65535: leaves no ports for 1 shards"),
+        ({"OTEL_TRACES_EXPORTER": "x"}, "OTEL_TRACES_EXPORTER=x: must be one of none, otlp"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "2"}, "OTEL_TRACES_SAMPLER_ARG=2: must be a number from 0"),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT=xml: must be one of human, json"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must look like postgresql://"),
         ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
@@ -93,6 +96,24 @@ def test_a_child_process_reads_the_same_settings() -> None:
     assert child.kafka_bootstrap_servers == parent.kafka_bootstrap_servers == "127.0.0.1:29092"
     for name in ("shards", "matchers", "log_format", "order_wait_ms", "database_url", "redis_url"):
         assert getattr(child, name) == getattr(parent, name)
+
+
+def test_a_child_process_traces_as_its_parent_does() -> None:
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+    parent = load(OTEL_TRACES_EXPORTER="otlp", OTEL_TRACES_SAMPLER_ARG="0.00001", **collector)
+
+    child = Settings.load(parent.environment(), dotenv=None)
+
+    assert child.traces_endpoint == "http://collector:4318/v1/traces"
+    assert (child.traces_exporter, child.traces_share) == ("otlp", 0.00001)
+
+
+def test_every_process_of_a_machine_has_a_port_for_its_metrics() -> None:
+    settings = load(SHARDS="4", MATCHERS="2", METRICS_PORT="9000")
+
+    assert settings.projector_metrics_port == 9000
+    assert [settings.matcher_metrics_port(shard) for shard in (0, 1)] == [9001, 9002]
+    assert load(METRICS_PORT="0").matcher_metrics_port(0) == 0
 
 
 def test_the_database_has_room_for_every_process() -> None:

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange import tracing
 from exchange.cancellation import heed_cancellation
 from exchange.codec import DecidedEvent
 from exchange.gateway.listings import Listing
@@ -300,12 +301,14 @@ class _Shard:
             return
         mine = _by_instrument(events, self._instruments)
         await self._learn(mine, set())
+        traces = await self._feed.traces(events)
         # From here on nothing waits: whoever joins does so before these events or after them.
         self._feed.advance(events)
-        for name, of_instrument in mine.items():
-            instrument = self._instruments.get(name)
-            if instrument is not None:
-                self._offer(instrument, of_instrument)
+        with tracing.hop("stream", traces):
+            for name, of_instrument in mine.items():
+                instrument = self._instruments.get(name)
+                if instrument is not None:
+                    self._offer(instrument, of_instrument)
 
     async def _learn(self, mine: dict[str, list[DecidedEvent]], known: set[str]) -> None:
         """Learn the orders of every instrument whose orders are followed, when this returns."""

@@ -16,8 +16,10 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+from opentelemetry.trace import SpanKind
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from exchange import tracing
 from exchange.gateway.context import Gateway
 from exchange.gateway.entry import CancelledView, Entered, Origin, PlacedView, cancel, place
 from exchange.gateway.problems import Code, Problem
@@ -106,6 +108,11 @@ class Session:
 
     async def room(self) -> None:
         await self._outbox.room()
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait to be sent."""
+        return len(self._outbox)
 
     def close(self, code: int, reason: str) -> None:
         """End the connection with a code; what is queued is not sent."""
@@ -214,7 +221,8 @@ class Session:
         self, order: "_Order", handed_over: asyncio.Event, echo: Mapping[str, str]
     ) -> None:
         try:
-            document = await order(Origin(self._address, on_handed_over=handed_over.set))
+            with tracing.span("stream order", kind=SpanKind.SERVER):
+                document = await order(Origin(self._address, on_handed_over=handed_over.set))
         except Problem as problem:
             self._refuse(problem, echo)
         except Exception:

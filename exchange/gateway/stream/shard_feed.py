@@ -16,6 +16,7 @@ from typing import Final
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange import tracing
 from exchange.codec import DecidedEvent, load_event
 from exchange.event_log import read_events, read_heads
 from exchange.gateway.problems import Problem
@@ -26,7 +27,7 @@ from exchange.gateway.reading import (
     model_connection,
 )
 from projections.checkpoints import ReadModelUnavailable, read_live_generation
-from projections.feed import NAME, READ_EVENTS_MAX, read_feed
+from projections.feed import NAME, READ_EVENTS_MAX, read_feed, read_traces
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,21 @@ class ShardFeed:
         if not events or events[0].position != self.position + 1:
             events = await self.history(self.position)
         return events
+
+    async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
+        """Return the contexts of the sampled ones among the next events, as the feed tells."""
+        if not tracing.is_on() or self._generation is None:
+            return []
+        try:
+            return await read_traces(
+                self._redis,
+                self._generation,
+                self.shard,
+                after=self.position,
+                up_to=events[-1].position,
+            )
+        except ReadModelUnavailable:
+            return []
 
     def advance(self, events: Sequence[DecidedEvent]) -> None:
         """Note that subscribers have got these events, which come after ``position``."""

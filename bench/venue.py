@@ -1,0 +1,131 @@
+"""An exchange of a benchmark's own: every process, on real Kafka, PostgreSQL and Valkey.
+
+On free ports, in a directory that is deleted, with the default settings. One gateway, one matcher
+and one projector with every read model.
+"""
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+
+from exchange.config import LOOPBACK, PROJECT, Settings
+from exchange.stack import jars
+from exchange.stack.directory import RunDirectory
+from exchange.stack.kafka import ensure_topic
+from exchange.stack.migrations import migrate
+from exchange.stack.probe import register_first_instrument, until_healthy
+from exchange.stack.process import ManagedProcess
+from exchange.stack.run import exchange_processes, gateways_of
+from exchange.stack.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
+from exchange.stack.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What runs: where the gateway answers, and the processes that spend time."""
+
+    settings: Settings
+    run: RunDirectory
+    processes: list[ManagedProcess]
+
+    @property
+    def url(self) -> str:
+        return gateways_of(self.settings)[0].url
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    """Start an exchange with BTC-USD, and delete it afterwards."""
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
+    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
+    run.prepare()
+    ports = free_ports(5)
+    services = local_services(run, ports)
+    settings = settings_for(services, ports[4])
+    tiers = exchange_processes(settings, run)
+    supervisor = Supervisor(services, tiers, report)
+    processes = [process for tier in tiers for process in tier]
+    processes += [service.process for service in services]
+    try:
+        await supervisor.start_services()
+        await migrate(settings.sqlalchemy_url)
+        await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, 1)
+        await supervisor.start_processes()
+        gateway = gateways_of(settings)[0]
+        await until_healthy(gateway, print)
+        await register_first_instrument(gateway)
+        yield Bench(settings, run, processes)
+    finally:
+        await supervisor.stop()
+        remove(run)
+        shutil.rmtree(run.path)
+
+
+def local_services(run: RunDirectory, ports: list[int]) -> LocalServices:
+    """Return the three services on the first four ports."""
+    cache = PROJECT / ".run"
+    kafka_jars = jars.find(cache, Settings.load().kafka_home) or jars.fetch(cache)
+    return LocalServices(
+        kafka_in(run, jars=kafka_jars, port=ports[0], controller_port=ports[1]),
+        postgres_in(run, port=ports[2]),
+        valkey_in(run, port=ports[3]),
+    )
+
+
+def settings_for(services: LocalServices, port: int) -> Settings:
+    """Return the default settings for these services, gateway on ``port``."""
+    assert services.kafka is not None
+    assert services.postgres is not None
+    assert services.valkey is not None
+    return replace(
+        Settings.load({}, dotenv=None),
+        metrics_port=0,
+        port=port,
+        kafka_bootstrap_servers=services.kafka.address,
+        database_url=services.postgres.url,
+        redis_url=services.valkey.url,
+    )
+
+
+def report(name: str, how: str, _delay_s: float) -> None:
+    """Say that a process died: the figures of such a run are worth nothing."""
+    print(f"{name} {how}", file=sys.stderr)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def machine() -> str:
+    """Return what this ran on, and which commit."""
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    commit = head.stdout.strip() or "unknown"
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, commit {commit}"
+
+
+def table_of(first: str, *others: str) -> Table:
+    """Return a table whose first column is text and whose others are figures."""
+    table = Table()
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table

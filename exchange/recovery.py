@@ -1,0 +1,62 @@
+"""A shard's state as its log gives it: from the newest usable snapshot, then event by event.
+
+Read ``Replica``. A matcher that restores makes one up to the head; a standby keeps one
+near it while it waits, so that little is left to read when its turn comes.
+"""
+
+import logging
+
+from exchange.codec import chain_after, decode_event
+from exchange.domain.engine import State, check_state, evolve
+from exchange.domain.values import Position, Shard
+from exchange.ports import EMPTY_CHAIN, EventStore, Head
+from exchange.snapshots import newest_usable
+
+logger = logging.getLogger(__name__)
+
+
+class LogCorrupt(Exception):
+    """The log does not give the chain or the state that its head recorded."""
+
+
+class Replica:
+    """The state after the events up to ``state.position``, and the hash chain there."""
+
+    def __init__(self, shard: Shard, events: EventStore) -> None:
+        self.state = State()
+        self.chain = EMPTY_CHAIN
+        self._shard = shard
+        self._events = events
+
+    async def begin(self, up_to: Position) -> None:
+        """Start from the newest usable snapshot at or before a position, else from nothing."""
+        found = await newest_usable(self._events.snapshots(up_to=up_to))
+        if found is not None:
+            self.state, snapshot = found
+            self.chain = snapshot.chain
+            fields = {"shard": self._shard, "position": snapshot.position}
+            logger.info("Began from a snapshot", extra=fields)
+
+    async def advance(self, up_to: Position) -> None:
+        """Apply the events up to a position, which the log must have.
+
+        Raises:
+            UnknownEvent: One was written by another version of the software.
+        """
+        async for chunk in self._events.read(after=self.state.position, up_to=up_to):
+            self.chain = chain_after(self.chain, chunk)
+            for stored in chunk:
+                evolve(self.state, decode_event(stored))
+
+    def check(self, head: Head) -> None:
+        """Compare with what the writer of ``head`` had.
+
+        Raises:
+            LogCorrupt: The chain or the digest of the state is another.
+        """
+        place = f"shard {self._shard}: the events up to {head.position}"
+        if self.chain != head.chain:
+            raise LogCorrupt(f"{place} break the chain; `exchange verify` finds the first")
+        if self.state.digest != head.state_digest:
+            raise LogCorrupt(f"{place} give another state than their writer had")
+        check_state(self.state)

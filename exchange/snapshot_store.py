@@ -1,0 +1,103 @@
+"""Where engine snapshots are kept: a table that may be emptied at any time.
+
+The snapshotter writes them, a matcher that restores and the snapshotter itself read them,
+and a gateway leaves the wish for one.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import asyncpg
+from msgspec import Struct
+
+from exchange.domain.engine import State
+from exchange.domain.values import Position
+from exchange.ports import StoredSnapshot
+from exchange.snapshots import FORMAT_VERSION
+
+KEPT_MAX: Final = 5  # of each shard; the older ones serve only if the newer are damaged
+
+READ_SNAPSHOTS = """
+select shard, position, version, digest, resting_orders, size_bytes, taken_at
+from snapshots
+where shard = $1 and position >= $2
+order by position desc
+limit $3
+"""
+
+# With what the batch that ended there recorded: a snapshot of another log has none, or another.
+READ_SNAPSHOT = """
+select
+    snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest,
+    batches.chain
+from snapshots join batches using (shard, position)
+where shard = $1 and snapshots.position <= $2
+order by snapshots.position desc
+limit 1
+"""
+
+INSERT_SNAPSHOT = """
+insert into snapshots (shard, position, version, digest, resting_orders, size_bytes, data)
+values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (shard, position) do nothing
+"""
+
+DELETE_OLD = """
+delete from snapshots
+where shard = $1 and position < (
+    select min(position) from (
+        select position from snapshots where shard = $1 order by position desc limit $2
+    ) as kept
+)
+"""
+
+READ_BOUNDARY = """
+select position, state_digest from batches
+where shard = $1 and position >= $2
+order by position
+limit 1
+"""
+
+WISH = """
+insert into snapshot_wishes (shard, position) values ($1, $2)
+on conflict (shard) do update set position = greatest(snapshot_wishes.position, excluded.position)
+"""
+
+READ_WISH = "select position from snapshot_wishes where shard = $1"
+
+
+class SnapshotRow(Struct, frozen=True):
+    """What is known of a stored snapshot without reading it."""
+
+    shard: int
+    position: int
+    version: int
+    digest: bytes
+    resting_orders: int
+    size_bytes: int
+    taken_at: object
+
+
+async def store(connection: asyncpg.Connection, shard: int, state: State, data: bytes) -> None:
+    """Keep a snapshot, and of the older ones the newest few."""
+    orders = sum(len(book.orders) for book in state.books.values())
+    row = (shard, state.position, FORMAT_VERSION, state.digest, orders, len(data), data)
+    await connection.execute(INSERT_SNAPSHOT, *row)
+    await connection.execute(DELETE_OLD, shard, KEPT_MAX)
+
+
+async def newest(
+    connection: asyncpg.Connection, shard: int, *, at_least: int = 0
+) -> SnapshotRow | None:
+    """Return the newest snapshot of a shard at or after a position, None if there is none."""
+    rows = await connection.fetch(READ_SNAPSHOTS, shard, at_least, 1)
+    return SnapshotRow(**rows[0]) if rows else None
+
+
+async def stored_snapshots(
+    connection: asyncpg.Connection, shard: int, *, up_to: Position
+) -> AsyncIterator[StoredSnapshot]:
+    """Yield a shard's snapshots at batches' ends up to a position, newest first."""
+    while row := await connection.fetchrow(READ_SNAPSHOT, shard, up_to):
+        yield StoredSnapshot(**row)
+        up_to = Position(row["position"] - 1)

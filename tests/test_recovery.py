@@ -1,0 +1,192 @@
+"""How a matcher comes to its state: snapshots, standing by, and commands that crash it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from exchange import matcher as matcher_module
+from exchange.codec import decode_event, keyed_command_id
+from exchange.domain.commands import Command, PlaceOrder
+from exchange.domain.engine import State, decide, evolve
+from exchange.domain.events import CommandQuarantined, Event
+from exchange.matcher import CRASHES_MAX
+from exchange.ports import EMPTY_CHAIN, StoredSnapshot
+from exchange.recovery import LogCorrupt
+from exchange.snapshots import FORMAT_VERSION, encode
+from tests.test_matcher import World, place, unkeyed
+
+pytestmark = pytest.mark.anyio
+
+
+def snapshot(world: World) -> StoredSnapshot:
+    """Return a snapshot of what the log of ``world`` gives now."""
+    state = State()
+    for stored in world.log:
+        evolve(state, decode_event(stored))
+    head = world.head
+    return StoredSnapshot(
+        head.position, FORMAT_VERSION, encode(state), head.state_digest, head.chain
+    )
+
+
+async def world_with_snapshot() -> tuple[World, StoredSnapshot]:
+    """Return a world of two batches, and a snapshot taken between them."""
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    taken = snapshot(world)
+    world.send(place("o2", price=101), unkeyed(2))
+    await world.match_all()
+    return world, taken
+
+
+async def test_a_snapshot_and_the_tail_give_what_the_whole_log_gives() -> None:
+    world, taken = await world_with_snapshot()
+    whole = world.matcher()
+    await whole.restore()
+    await world.end()
+    world.database.snapshots[0] = [taken]
+    world.database.events[0][: taken.position] = [  # what it is of is not read again
+        msgspec.structs.replace(e, data="") for e in world.log[: taken.position]
+    ]
+
+    shortened = world.matcher()
+    await shortened.restore()
+
+    assert shortened.state.digest == whole.state.digest
+    assert shortened.state.position == whole.state.position
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda taken: msgspec.structs.replace(taken, data=taken.data[:-5]),
+        lambda taken: msgspec.structs.replace(taken, version=FORMAT_VERSION + 1),
+        lambda taken: msgspec.structs.replace(taken, digest=bytes(32)),
+    ],
+    ids=["cut", "of a later format", "of another state"],
+)
+async def test_a_snapshot_that_cannot_be_used_is_set_aside(
+    spoil: Callable[[StoredSnapshot], StoredSnapshot], caplog: pytest.LogCaptureFixture
+) -> None:
+    world, taken = await world_with_snapshot()
+    world.database.snapshots[0] = [spoil(taken)]
+
+    matcher = world.matcher()
+    await matcher.restore()
+
+    assert matcher.state.digest == world.head.state_digest
+    assert "Set a snapshot aside" in caplog.text
+
+
+async def test_a_snapshot_with_another_chain_does_not_pass() -> None:
+    world, taken = await world_with_snapshot()
+    world.database.snapshots[0] = [msgspec.structs.replace(taken, chain=EMPTY_CHAIN)]
+
+    with pytest.raises(LogCorrupt):
+        await world.matcher().restore()
+
+
+async def test_a_standby_follows_and_takes_over_when_the_writer_is_gone() -> None:
+    world = World()
+    writer = asyncio.create_task(world.matcher().run())
+    await world.decided(writer)
+    standby = world.matcher()
+    standing_by = asyncio.create_task(standby.run())
+    world.send(place("o1"), unkeyed(1))
+    await world.decided(writer)
+    assert world.head.epoch == 1
+
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    await world.end()
+    world.send(place("o2"), unkeyed(2))
+    await world.decided(standing_by)
+
+    assert world.head.epoch == 2
+    assert standby.state.digest == world.head.state_digest
+    standing_by.cancel()
+    await asyncio.gather(standing_by, return_exceptions=True)
+
+
+class Poison(Exception):
+    """What an order with the id ``poison`` makes of the matcher."""
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(state: State, command: Command, **known: Any) -> list[Event]:
+        if isinstance(command, PlaceOrder) and command.order_id == "poison":
+            raise Poison
+        return decide(state, command, **known)
+
+    monkeypatch.setattr(matcher_module, "decide", crash)
+
+
+async def crash_until_decided(world: World) -> int:
+    """Restart the matcher until all is decided, and return how often it crashed."""
+    crashes = 0
+    while True:
+        matcher = world.matcher()
+        running = asyncio.create_task(matcher.run())
+        await world.decided(running)
+        running.cancel()
+        (ended,) = await asyncio.gather(running, return_exceptions=True)
+        await world.end()
+        if not isinstance(ended, ExceptionGroup):
+            return crashes
+        assert ended.subgroup(Poison)
+        crashes += 1
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_command_that_crashes_the_matcher_is_quarantined_and_the_rest_goes_on() -> None:
+    world = World()
+    before = [place(f"before-{n}") for n in range(3)]
+    after = [place(f"after-{n}") for n in range(3)]
+    for number, order in enumerate([*before, place("poison"), *after]):
+        world.send(order, keyed_command_id("a", str(number)))
+
+    crashes = await crash_until_decided(world)
+
+    events = [decode_event(stored) for stored in world.log]
+    (quarantined,) = [e for e in events if isinstance(e, CommandQuarantined)]
+    assert quarantined.crashes == CRASHES_MAX
+    assert crashes == CRASHES_MAX + 1  # in a batch of many, and then alone
+    resting = world.database.heads[0].state_digest
+    fresh = world.matcher()
+    await fresh.restore()
+    assert fresh.state.digest == resting
+    assert set(fresh.state.books["BTC-USD"].orders) == {o.order_id for o in (*before, *after)}
+
+
+@pytest.mark.usefixtures("poisoned")
+async def test_a_resend_of_a_quarantined_command_is_refused_and_crashes_nothing() -> None:
+    world = World()
+    world.send(place("poison"), keyed_command_id("a", "key"))
+    await crash_until_decided(world)
+
+    world.send(place("poison"), keyed_command_id("a", "key"))
+    crashes = await crash_until_decided(world)
+
+    assert crashes == 0
+    assert world.outcomes[-1].conflict
+
+
+async def test_a_command_that_came_after_the_restart_is_no_suspect() -> None:
+    world = World()
+    await world.match_all()
+    await world.match_all()
+    running = asyncio.create_task(world.matcher().run())
+    while not world.database.writers:
+        await asyncio.sleep(0)
+    world.send(place("o1"), unkeyed(1))
+
+    await world.decided(running)
+
+    assert world.database.attempts == {}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
