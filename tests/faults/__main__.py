@@ -76,8 +76,7 @@ def _shower(progress: Progress, options: Options) -> "Shower":
 
 def _faults_of(options: Options) -> list[int]:
     return [
-        sum(map(len, planned.lanes.values())) + planned.kill_everything
-        for planned in options.rounds()
+        sum(map(len, burst.lanes.values())) + burst.kill_everything for burst in options.bursts()
     ]
 
 

@@ -27,13 +27,21 @@ LIVE = "select projection, generation from live"
 
 
 class Monitor:
-    """Samples in the background while it is entered; knows whether all has been caught up."""
+    """Samples in the background while it is entered; tells when all has been caught up."""
 
     def __init__(self, stage: Stage, history: HistoryFile) -> None:
         self._stage = stage
         self._history = history
         self._tasks: list[asyncio.Task[None]] = []
-        self.level_since = 0.0  # the start of the last sample in which nothing lagged
+        self._wanted: dict[int, int] | None = None  # the heads that somebody waits for
+        self._caught_up = asyncio.Event()
+
+    async def until_caught_up(self, timeout_s: float) -> None:
+        """Wait until every read model has reached where the log is now."""
+        self._wanted = None
+        self._caught_up.clear()
+        async with asyncio.timeout(timeout_s):
+            await self._caught_up.wait()
 
     async def __aenter__(self) -> "Monitor":
         self._tasks = [
@@ -64,8 +72,9 @@ class Monitor:
             heads={str(shard): position for shard, position in heads.items()},
             reached=reached,
         )
-        if behind(heads, reached) == 0:
-            self.level_since = began
+        self._wanted = self._wanted or heads
+        if has_reached(self._wanted, reached):
+            self._caught_up.set()
 
     async def _watch_processes(self) -> None:
         while True:
@@ -81,10 +90,9 @@ class Monitor:
             self._history.note("process", name=name, pid=pid, rss=rss, files=files)
 
 
-def behind(heads: dict[int, int], reached: dict[str, dict[str, int]]) -> int:
-    """Return by how many events the read model that lags most does."""
-    return max(
-        head - reached[name].get(str(shard), -1)
+def has_reached(heads: dict[int, int], reached: dict[str, dict[str, int]]) -> bool:
+    return all(
+        reached[name].get(str(shard), -1) >= head
         for name in PROJECTIONS
         for shard, head in heads.items()
     )

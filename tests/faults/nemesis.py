@@ -13,7 +13,7 @@ from typing import Any
 
 from exchange.stack.process import ManagedProcess
 from tests.faults.history import HistoryFile
-from tests.faults.schedule import EVERYTHING, Fault, Round
+from tests.faults.schedule import EVERYTHING, Burst, Fault
 from tests.faults.stage import Stage, kill
 
 TAKE_OVER_TIMEOUT_S = 30.0
@@ -32,20 +32,23 @@ class Nemesis:
         self._stage = stage
         self._history = history
 
-    async def run(self, rounds: list[Round], at_quiet: Callable[[], Awaitable[None]]) -> None:
-        """Do all rounds; ``at_quiet`` is awaited after each."""
-        for planned in rounds:
+    async def run(
+        self, bursts: list[Burst], pace_s: float, until_in_order: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do all bursts, each ``pace_s`` after the one before or when all is in order again."""
+        began_s = time.monotonic()
+        for number, burst in enumerate(bursts):
+            await asyncio.sleep(began_s + number * pace_s - time.monotonic())
             async with asyncio.TaskGroup() as lanes:
-                for faults in planned.lanes.values():
+                for faults in burst.lanes.values():
                     lanes.create_task(self._lane(faults))
-            if planned.kill_everything:
+            if burst.kill_everything:
                 await self._do(Fault(EVERYTHING, 0, 0.0, 0.0))
-            await at_quiet()
+            await until_in_order()
 
     async def _lane(self, faults: list[Fault]) -> None:
-        began_s = time.monotonic()
         for fault in faults:
-            await asyncio.sleep(began_s + fault.at_s - time.monotonic())
+            await asyncio.sleep(fault.after_s)
             await self._do(fault)
 
     async def _do(self, fault: Fault) -> None:

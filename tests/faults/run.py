@@ -1,6 +1,6 @@
 """One run: the exchange on its stage under load, the nemesis, then the judges.
 
-Read ``run``. The load, the subscribers and the monitor work throughout; after each round the
+Read ``run``. The load, the subscribers and the monitor work throughout; after each burst the
 run waits until all is in order and looks at what is cheap to see. The judges come last, when
 the load has its last answer and every read model is where the log is.
 """
@@ -20,7 +20,7 @@ from tests.faults.checkers import HEAL_MAX_S, Evidence
 from tests.faults.history import HistoryFile, read_history
 from tests.faults.monitor import Monitor
 from tests.faults.nemesis import Nemesis
-from tests.faults.schedule import KINDS, Round, plan
+from tests.faults.schedule import KINDS, Burst, plan
 from tests.faults.stage import SHARDS, Stage, staged
 from tests.load import Load, Pace
 from tests.processes import INSTRUMENTS
@@ -32,7 +32,7 @@ TRADERS = 8
 PACE = Pace(pause_s=0.05, resolve_timeout_s=120.0, echoes=0.02)
 SUBSCRIBERS = 4
 DROP_AFTER_S = (3.0, 15.0)
-COMMANDS_AT_QUIET = 2 * TRADERS
+COMMANDS_IN_ORDER = 2 * TRADERS
 QUIET_TIMEOUT_S = 2 * HEAL_MAX_S  # beyond what may be: the judges then say by how much
 POLL_S = 0.1
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
@@ -52,7 +52,7 @@ class Options:
     seed: int
     kinds: Sequence[str] = KINDS
 
-    def rounds(self) -> list[Round]:
+    def bursts(self) -> list[Burst]:
         return plan(self.minutes, self.seed, self.kinds, SHARDS)
 
 
@@ -122,10 +122,12 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
     async with Monitor(stage, history) as monitor:
         load = Load(urls, NAMES, traders=TRADERS, pace=PACE, history=history)
         async with load:
-            await load.until_resolved(COMMANDS_AT_QUIET)
-            await nemesis.run(options.rounds(), lambda: _at_quiet(stage, load, monitor))
+            await load.until_resolved(COMMANDS_IN_ORDER)
+            bursts = options.bursts()
+            pace_s = 60 * options.minutes / len(bursts)
+            await nemesis.run(bursts, pace_s, lambda: _until_in_order(stage, load, monitor))
         loaded.set()
-        await _until_level(monitor)
+        await monitor.until_caught_up(QUIET_TIMEOUT_S)
         await _until_told(stage, subscribers, following)
     for subscriber, task in zip(subscribers, following, strict=True):
         if task.done():
@@ -135,19 +137,11 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
         subscriber.note_end()
 
 
-async def _at_quiet(stage: Stage, load: Load, monitor: Monitor) -> None:
-    """Wait until all is in order after a round, and look at what is cheap to see."""
-    await load.until_resolved(COMMANDS_AT_QUIET, QUIET_TIMEOUT_S)
-    await _until_level(monitor)
+async def _until_in_order(stage: Stage, load: Load, monitor: Monitor) -> None:
+    """Wait until all is in order after a burst, and look at what is cheap to see."""
+    await load.until_resolved(COMMANDS_IN_ORDER, QUIET_TIMEOUT_S)
+    await monitor.until_caught_up(QUIET_TIMEOUT_S)
     assert await stage.ask(COUNT_GAPS) == 0, "positions have gaps"
-
-
-async def _until_level(monitor: Monitor) -> None:
-    """Wait until every read model has reached where the log is now."""
-    wanted, deadline_s = time.time(), time.monotonic() + QUIET_TIMEOUT_S
-    while monitor.level_since < wanted:
-        assert time.monotonic() < deadline_s, "the read models do not catch up"
-        await asyncio.sleep(POLL_S)
 
 
 async def _until_told(

@@ -1,9 +1,9 @@
 """Which faults happen when: a plan that a seed and a duration determine.
 
-A run has rounds. In a round some lanes work side by side, each doing its faults one after the
-other; a round ends with everything killed at once, when all lanes are done. So faults of
-different lanes overlap, in ways that the seed and the machine decide, and after each round
-there is a quiet point.
+A run is a row of bursts. In a burst some lanes work side by side, each doing a few faults one
+after the other without waiting for anything to heal, so that faults overlap in ways that the
+seed and the machine decide. After a burst the run waits until all is in order: the time from
+a fault's end until then is its heal time. Some bursts end with everything killed at once.
 """
 
 import math
@@ -37,45 +37,50 @@ COUNTS: dict[str, tuple[str, int]] = {
     "hold Redis": ("services", 4),
 }
 EVERYTHING = "kill everything"
-ROUNDS = 10  # in REFERENCE_MINUTES; each ends with EVERYTHING
+EVERYTHING_COUNT = 11
 KINDS = (*COUNTS, EVERYTHING)
-ROUND_END_S = 25.0  # of a round's time, for killing everything, healing and looking
+BURSTS_A_MINUTE = 3
+BURSTS_MIN = 4
+FIRST_AT_S = 2.0  # faults begin up to this much later than their burst, so that load is on
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: what, to which of several (a number to be taken modulo), when in its round."""
+    """One fault: what, and to which of several (a number to be taken modulo).
+
+    ``after_s`` is the wait before it, ``lasts_s`` how long it lasts if it is one that lasts.
+    """
 
     kind: str
     target: int
-    at_s: float
+    after_s: float
     lasts_s: float
 
 
 @dataclass(frozen=True)
-class Round:
-    """The faults of each lane, and whether everything is killed at the end."""
+class Burst:
+    """The faults of each lane, and whether everything is killed in the end."""
 
     lanes: dict[str, list[Fault]]
     kill_everything: bool
 
 
-def plan(minutes: float, seed: int, kinds: Sequence[str] = KINDS, shards: int = 2) -> list[Round]:
-    """Return the rounds of a run; each of ``kinds`` happens at least once."""
+def plan(minutes: float, seed: int, kinds: Sequence[str] = KINDS, shards: int = 2) -> list[Burst]:
+    """Return the bursts of a run; each of ``kinds`` happens at least once."""
     chance = random.Random(seed)
-    rounds = _scaled(ROUNDS, minutes)
-    lasting_s = minutes * 60 / rounds
-    faulty_s = max(lasting_s / 2, lasting_s - ROUND_END_S)
+    bursts = max(BURSTS_MIN, round(BURSTS_A_MINUTE * minutes))
     lanes = _lanes(minutes, chance, kinds, shards)
+    endings = _scaled(EVERYTHING_COUNT, minutes) if EVERYTHING in kinds else 0
     return [
-        Round(
+        Burst(
             {
-                name: _timed(faults[number::rounds], faulty_s, chance)
+                name: [_timed(fault, chance) for fault in faults[number::bursts]]
                 for name, faults in lanes.items()
             },
-            EVERYTHING in kinds,
+            # Spread evenly, the last burst among them.
+            (number + 1) * endings // bursts > number * endings // bursts,
         )
-        for number in range(rounds)
+        for number in range(bursts)
     ]
 
 
@@ -94,14 +99,8 @@ def _lanes(
     return lanes
 
 
-def _timed(
-    faults: Sequence[tuple[str, int]], faulty_s: float, chance: random.Random
-) -> list[Fault]:
-    step_s = faulty_s / max(1, len(faults))
-    return [
-        Fault(kind, target, (number + chance.random() / 2) * step_s, chance.uniform(0.5, 3.0))
-        for number, (kind, target) in enumerate(faults)
-    ]
+def _timed(fault: tuple[str, int], chance: random.Random) -> Fault:
+    return Fault(*fault, after_s=chance.uniform(0, FIRST_AT_S), lasts_s=chance.uniform(0.5, 3.0))
 
 
 def _scaled(count: int, minutes: float) -> int:
