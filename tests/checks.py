@@ -54,7 +54,9 @@ async def check_log(connection: asyncpg.Connection) -> list[StoredEvent]:
         check_positions(events, head["position"])
         check_chain(events, head["chain"])
         check_replay(events, head["state_digest"])
-        check_batches(events, [batch for batch in batches if batch["shard"] == head["shard"]])
+        mine = [batch for batch in batches if batch["shard"] == head["shard"]]
+        check_batches(events, mine)
+        check_states(events, mine)
     check_orders_add_up(log)
     check_matching(log)
     return log
@@ -103,6 +105,7 @@ def check_orders_add_up(log: Sequence[StoredEvent]) -> None:
                 resting[data["order_id"]] += data["quantity"]
             case "OrderCancelled":
                 left[data["order_id"]] -= data["quantity"]
+                assert left[data["order_id"]] == 0, "a cancel left something, or took too much"
                 if data["price"] is not None:
                     resting[data["order_id"]] -= data["quantity"]
     assert {k: v for k, v in left.items() if v} == {k: v for k, v in resting.items() if v}
@@ -114,6 +117,10 @@ def check_batches(events: Sequence[StoredEvent], batches: Sequence[Record]) -> N
     for earlier, later in pairwise(batches):
         assert earlier["epoch"] <= later["epoch"], "a fenced writer appended"
         assert earlier["next_offset"] < later["next_offset"], "an offset was decided twice"
+
+
+def check_states(events: Sequence[StoredEvent], batches: Sequence[Record]) -> None:
+    """B: replaying the log gives the state that each batch recorded."""
     ends = iter(batches)
     end = next(ends, None)
     state = State()

@@ -23,6 +23,7 @@ from tests.checks import (
     check_positions,
     check_positions_sum_to_zero,
     check_replay,
+    check_states,
 )
 from tests.faults.history import Line, Recorded
 from tests.load import is_outcome
@@ -71,8 +72,9 @@ def check_a(evidence: Evidence) -> None:
 
 def check_b(evidence: Evidence) -> None:
     """The state rebuilt from the log is the one that the matcher recorded."""
-    for head, events, _ in evidence.shards():
+    for head, events, batches in evidence.shards():
         check_replay(events, head["state_digest"])
+        check_states(events, batches)
 
 
 def check_c(evidence: Evidence) -> None:
