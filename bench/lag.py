@@ -116,7 +116,6 @@ async def sample(
     connection: asyncpg.Connection, redis: Redis, lag: Lag, sampling: asyncio.Event
 ) -> None:
     """Note again and again how long each checkpoint has been behind the head."""
-    live = dict(await connection.fetch(READ_GENERATIONS))
     heads: list[tuple[float, int]] = []  # the time before the head was seen at each position
     last_s = time.monotonic()
     while True:
@@ -126,6 +125,7 @@ async def sample(
         now_s = time.monotonic()
         # The checkpoints first, so that a head that moves meanwhile makes them look worse.
         reached = dict(await connection.fetch(READ_CHECKPOINTS))
+        live = dict(await connection.fetch(READ_GENERATIONS))
         for name in IN_REDIS:
             reached[name] = (await reached_model(redis, name, live[name], [0]))[0]
         head = (await read_heads(connection))[0]

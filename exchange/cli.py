@@ -14,6 +14,8 @@ from rich.console import Console
 
 from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
+from exchange.gateway.app import INTERFACE
+from exchange.gateway.description.requests_file import requests_file
 from exchange.processes import (
     run_gateway,
     run_matcher,
@@ -29,6 +31,8 @@ from exchange.stack.migrations import migrate as upgrade
 from exchange.stack.probe import Gateway, is_healthy, register_first_instrument
 from exchange.tools import command as tools
 from exchange.tools.command import ToolError
+from exchange.tools.snapshotting import snapshot
+from exchange.tools.verifying import verify_log
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -112,9 +116,12 @@ def reset(
 
 
 @app.command()
-def matcher(shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")]) -> None:
-    """Decide the commands of some shards."""
-    _process(lambda settings: run_matcher(settings, shard))
+def matcher(
+    shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")],
+    standby: Annotated[bool, typer.Option(help="Beside a matcher that runs.")] = False,
+) -> None:
+    """Decide the commands of some shards; if another matcher does, stand by to take over."""
+    _process(lambda settings: run_matcher(settings, shard, standby=standby))
 
 
 @app.command()
@@ -129,11 +136,19 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
     _process(lambda settings: run_gateway(settings, port))
 
 
+@app.command()
+def requests() -> None:
+    """Print requests to send from an editor (docs/exchange.http)."""
+    print(requests_file(INTERFACE), end="")
+
+
 app.command()(tools.load)
 app.command()(tools.fixtures)
 app.command()(tools.status)
 app.command()(tools.book)
 app.command()(tools.trades)
+app.command("verify")(verify_log)
+app.command()(snapshot)
 
 
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

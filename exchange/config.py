@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 PORT_MAX = 65_535
 GATEWAYS_MAX = 64  # one core each; more than any machine here has
+STANDBYS_MAX = 1  # of each matcher; a second one would only wait behind the first
 SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine here fills more
 MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
 POOL_MIN = 3  # the projector listens on one and follows on others
@@ -62,6 +63,7 @@ class Settings:
     port: int
     gateways: int
     matchers: int
+    standbys: int
     shards: int
     kafka_topic: str
     kafka_bootstrap_servers: str
@@ -117,15 +119,29 @@ class Settings:
         """Where the projector's metrics are read; 0 is nowhere."""
         return self.metrics_port
 
-    def matcher_metrics_port(self, shard: int) -> int:
+    def matcher_metrics_port(self, shard: int, *, standby: bool = False) -> int:
         """Return where a matcher's metrics are read, by its first shard; 0 is nowhere."""
-        return self.metrics_port + 1 + shard if self.metrics_port else 0
+        if not self.metrics_port:
+            return 0
+        return self.metrics_port + 1 + shard + (self.shards if standby else 0)
+
+    @property
+    def metrics_ports(self) -> list[int]:
+        """Where the projector's and all matchers' metrics are read; none if they are not."""
+        if not self.metrics_port:
+            return []
+        matchers = range(self.matchers)
+        found = [self.projector_metrics_port, *map(self.matcher_metrics_port, matchers)]
+        if self.standbys:
+            found += [self.matcher_metrics_port(index, standby=True) for index in matchers]
+        return found
 
     @property
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
         pools = (self.gateways + 1) * self.database_pool_max  # and the projector
-        return self.shards * SHARD_CONNECTIONS + pools + OTHER_CONNECTIONS
+        writers = self.shards * (1 + self.standbys)
+        return writers * SHARD_CONNECTIONS + pools + OTHER_CONNECTIONS
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which a child process reads these settings."""
@@ -135,6 +151,7 @@ class Settings:
             "PORT": str(self.port),
             "GATEWAYS": str(self.gateways),
             "MATCHERS": str(self.matchers),
+            "STANDBYS": str(self.standbys),
             "SHARDS": str(self.shards),
             "KAFKA_TOPIC": self.kafka_topic,
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
@@ -212,6 +229,7 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "port": port,
         "gateways": gateways,
         "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
+        "standbys": variables.integer("STANDBYS", 0, least=0, most=STANDBYS_MAX),
         "shards": shards,
         "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
         **_limit_fields(variables),
@@ -248,7 +266,7 @@ def _limit_fields(variables: Variables) -> dict[str, int]:
 
 def _observation_fields(variables: Variables, shards: int) -> dict[str, Any]:
     metrics_port = variables.integer("METRICS_PORT", 9464, least=0, most=PORT_MAX)
-    if metrics_port + shards > PORT_MAX:
+    if metrics_port + 2 * shards > PORT_MAX:  # a standby may double them
         raise SettingsError(f"METRICS_PORT={metrics_port}: leaves no ports for {shards} shards.")
     collector = variables.text("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
     traces = f"{collector.rstrip('/')}/v1/traces"

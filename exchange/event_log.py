@@ -64,8 +64,9 @@ READ_TRACES = """
 select position, traceparent from traces where shard = $1 and position > $2 and position <= $3
 """
 
+# Not the time in the data: an event that this version cannot read has a time too.
 READ_EVENT_TIMES = """
-select shard, position, (data->>'time_ms')::bigint as time_ms
+select shard, position, (extract(epoch from recorded_at) * 1000)::bigint as time_ms
 from events
 join unnest($1::smallint[], $2::bigint[]) as place (shard, position) using (shard, position)
 """
@@ -123,7 +124,7 @@ async def read_traces(
 async def read_event_times(
     connection: asyncpg.Connection, places: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], int]:
-    """Return the times, in milliseconds since the epoch, of events by shard and position."""
+    """Return when events were recorded, in milliseconds since the epoch, by shard and position."""
     shards, positions = [shard for shard, _ in places], [position for _, position in places]
     rows = await connection.fetch(READ_EVENT_TIMES, shards, positions)
     return {(row["shard"], row["position"]): row["time_ms"] for row in rows}

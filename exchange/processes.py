@@ -53,10 +53,11 @@ def serve_until_stopped(main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(_until_signal(main))
 
 
-async def run_matcher(settings: Settings, shards: Sequence[int]) -> None:
+async def run_matcher(settings: Settings, shards: Sequence[int], *, standby: bool) -> None:
     """Match the commands of ``shards``; the first failure ends the process."""
     metrics = MatcherMetrics()
-    serve_metrics(metrics.registry, settings.host, settings.matcher_metrics_port(min(shards)))
+    port = settings.matcher_metrics_port(min(shards), standby=standby)
+    serve_metrics(metrics.registry, settings.host, port)
     async with AsyncExitStack() as opened:
         opened.enter_context(_tracing(settings, "matcher"))
         redis = await opened.enter_async_context(_redis(settings))

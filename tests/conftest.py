@@ -22,6 +22,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import settings as hypothesis_settings
 from redis import Redis
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -45,6 +46,10 @@ TEMPLATE = "exchange_template"
 DROP_TIMEOUT_S = 20.0
 # Begun last, one worker would run them while the other has nothing left to do.
 LONGEST = ("tests/faults/test_nemesis.py", "tests/faults", "tests/stack/test_whole.py")
+
+# The machine may be busy: how long an example takes says nothing.
+hypothesis_settings.register_profile("exchange", deadline=None)
+hypothesis_settings.load_profile("exchange")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
 """The ports in memory, held to the same contract as the real adapters.
 
-``MemoryDatabase`` is what outlives a writer: several ``MemoryEventStore``s may open it
-one after the other, as processes do. Stored events are kept encoded.
+``MemoryTopic`` and ``MemoryDatabase`` are the servers: they outlive a writer, and several
+adapters may open them, one after the other or at once, as processes do. Stored events are
+kept encoded. An adapter reaches its server through a ``Link``; this one is short and never
+fails, and the simulation has others.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -23,6 +27,19 @@ from exchange.ports import (
     StoredSnapshot,
     Trace,
 )
+
+READ_CHUNK_EVENTS = 3  # so that short logs are read in several
+
+T = TypeVar("T")
+
+
+class Link:
+    """The way from an adapter to its server and back."""
+
+    async def call(self, what: str, effect: Callable[[], T]) -> T:  # noqa: ARG002
+        """Let the server carry out ``effect`` and return what it answers."""
+        await asyncio.sleep(0)
+        return effect()
 
 
 class MemoryTopic:
@@ -46,12 +63,13 @@ class MemoryTopic:
 class MemoryCommandLog:
     """A ``CommandLog`` over a ``MemoryTopic``."""
 
-    def __init__(self, topic: MemoryTopic) -> None:
+    def __init__(self, topic: MemoryTopic, link: Link | None = None) -> None:
         self._topic = topic
+        self._link = link or Link()
         self._next = 0
 
     async def topic_id(self) -> str:
-        return self._topic.topic_id
+        return await self._link.call("describe", lambda: self._topic.topic_id)
 
     async def seek(self, offset: Offset) -> None:
         self._next = offset
@@ -65,111 +83,160 @@ class MemoryCommandLog:
         while self._next == len(self._topic.records):
             self._topic.appended.clear()
             await self._topic.appended.wait()
-        records = self._topic.records[self._next : self._next + limit]
+        records = await self._link.call(
+            "poll", lambda: self._topic.records[self._next : self._next + limit]
+        )
         self._next += len(records)
         return records
 
 
 @dataclass
 class MemoryDatabase:
-    """What is committed, and the claims that open batches are about to commit."""
+    """What is committed, and what open transactions hold: names, and heads about to move."""
 
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
+    batches: dict[int, list[Head]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     traces: dict[int, list[Trace]] = field(default_factory=dict)
     pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
+    moving: dict[int, "MemoryBatch"] = field(default_factory=dict)
     writers: dict[int, "MemoryEventStore"] = field(default_factory=dict)
     links: dict[int, bytes] = field(default_factory=dict)
     snapshots: dict[int, list[StoredSnapshot]] = field(default_factory=dict)
     starts: dict[int, tuple[int, int]] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
-    ended: asyncio.Condition = field(default_factory=asyncio.Condition)
+    on_commit: Callable[[Head], None] = lambda _head: None
+    _waiting: list["asyncio.Future[None]"] = field(default_factory=list)
+
+    def next_end(self) -> "asyncio.Future[None]":
+        """Return what is done when a transaction has ended, whichever is the next."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    def tell_end(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
 
 class MemoryEventStore:
-    """An ``EventStore`` over a ``MemoryDatabase``."""
+    """An ``EventStore`` over a ``MemoryDatabase``: the sessions of one writer."""
 
-    def __init__(self, database: MemoryDatabase, shard: Shard) -> None:
+    def __init__(self, database: MemoryDatabase, shard: Shard, link: Link | None = None) -> None:
         self.database = database
-        self._shard = shard
+        self.link = link or Link()
+        self.shard = shard
+        self.open: list[MemoryBatch] = []
         self._batches = asyncio.Semaphore(2)
-        self._open: set[MemoryBatch] = set()
 
     async def __aexit__(self, *error: object) -> None:
         """End the connections, and with them the transactions that are open."""
-        for batch in list(self._open):
-            await batch.abandon()
-        if self.database.writers.get(self._shard) is self:
-            del self.database.writers[self._shard]
+        self.end()
 
     async def is_free(self) -> bool:
-        await asyncio.sleep(0)
-        return self.database.writers.get(self._shard) in (None, self)
+        return await self.link.call("ask for the lock", self._is_free)
 
     async def position(self) -> Position:
-        head = self.database.heads.get(self._shard)
-        return Position(0) if head is None else head.position
+        return await self.link.call("ask how far", self._position)
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
-        for snapshot in reversed(self.database.snapshots.get(self._shard, [])):
+        for snapshot in reversed(self.database.snapshots.get(self.shard, [])):
             if snapshot.position <= up_to:
                 yield snapshot
 
     async def count_start(self, offset: Offset) -> bool:
-        place, starts = self.database.starts.get(self._shard, (-1, 0))
-        starts = starts + 1 if place == offset else 1
-        self.database.starts[self._shard] = (offset, starts)
-        return starts > 1 or self.database.attempts.get(self._shard, (-1, 0))[0] == offset
+        return await self.link.call("count start", partial(self._count_start, offset))
 
     async def count_attempt(self, offset: Offset) -> int:
-        place, attempts = self.database.attempts.get(self._shard, (-1, 0))
-        attempts = attempts + 1 if place == offset else 1
-        self.database.attempts[self._shard] = (offset, attempts)
-        return attempts
+        return await self.link.call("count attempt", partial(self._count_attempt, offset))
 
     async def take_over(self, topic_id: str) -> Head:
-        heads = self.database.heads
-        empty = Head(
-            self._shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
-        )
-        head = heads.get(self._shard, empty)
-        if head.topic_id != topic_id:
-            raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
-        self.database.writers[self._shard] = self
-        heads[self._shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
-        return heads[self._shard]
+        return await self.link.call("take over", partial(self._take_over, topic_id))
 
     async def read(
         self, *, after: Position, up_to: Position
     ) -> AsyncIterator[Sequence[StoredEvent]]:
-        events = self.database.events.get(self._shard, [])[after:up_to]
-        for start in range(0, len(events), 3):
-            yield events[start : start + 3]
+        for start in range(after, up_to, READ_CHUNK_EVENTS):
+            end = min(up_to, start + READ_CHUNK_EVENTS)
+            yield await self.link.call("read", partial(self._slice, start, end))
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
-        batch = MemoryBatch(self.database, self._ended)
-        self._open.add(batch)
+        batch = self.make_batch(self._batches)
+        self.open.append(batch)
         return batch
 
-    def _ended(self, batch: "MemoryBatch") -> None:
-        if batch in self._open:
-            self._open.remove(batch)
-            self._batches.release()
+    def make_batch(self, batches: asyncio.Semaphore) -> "MemoryBatch":
+        return MemoryBatch(self, batches)
+
+    def end(self) -> None:
+        """Roll back what is open, as a server does when its client is gone or was ended."""
+        for batch in list(self.open):
+            batch.end()
+        if self.database.writers.get(self.shard) is self:
+            del self.database.writers[self.shard]
+
+    def _is_free(self) -> bool:
+        return self.database.writers.get(self.shard) in (None, self)
+
+    def _position(self) -> Position:
+        head = self.database.heads.get(self.shard)
+        return Position(0) if head is None else head.position
+
+    def _count_start(self, offset: Offset) -> bool:
+        place, starts = self.database.starts.get(self.shard, (-1, 0))
+        starts = starts + 1 if place == offset else 1
+        self.database.starts[self.shard] = (offset, starts)
+        return starts > 1 or self.database.attempts.get(self.shard, (-1, 0))[0] == offset
+
+    def _count_attempt(self, offset: Offset) -> int:
+        place, attempts = self.database.attempts.get(self.shard, (-1, 0))
+        attempts = attempts + 1 if place == offset else 1
+        self.database.attempts[self.shard] = (offset, attempts)
+        return attempts
+
+    def _take_over(self, topic_id: str) -> Head:
+        earlier = self.database.writers.get(self.shard)
+        if earlier is not None and earlier is not self:
+            earlier.end()
+        nothing = bytes(len(EMPTY_CHAIN))
+        empty = Head(self.shard, 0, Position(0), topic_id, Offset(0), EMPTY_CHAIN, nothing)
+        head = self.database.heads.get(self.shard, empty)
+        if head.topic_id != topic_id:
+            raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
+        self.database.writers[self.shard] = self
+        head = self.database.heads[self.shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
+        return head
+
+    def _slice(self, start: int, end: int) -> list[StoredEvent]:
+        return self.database.events.get(self.shard, [])[start:end]
 
 
 class MemoryBatch:
     """A ``Batch`` that keeps its claims to itself until it commits."""
 
-    def __init__(self, database: MemoryDatabase, on_end: Callable[["MemoryBatch"], None]) -> None:
-        self._database = database
-        self._on_end = on_end
+    def __init__(self, store: MemoryEventStore, batches: asyncio.Semaphore) -> None:
+        self._store = store
+        self._database = store.database
+        self._call = store.link.call
+        self._batches = batches
         self._claims: dict[str, Claim] = {}
+        self._begun = False
+        self._ended = False
 
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
-        holders = [await self._claim(c) for c in sorted(claims, key=lambda c: c.name)]
-        return [holder for holder in holders if holder is not None]
+        wanted = sorted(claims, key=lambda claim: claim.name)
+        holders: list[Claim] = []
+        while wanted:
+            ended = self._database.next_end()
+            taken = await self._call("claim", partial(self._take, wanted, holders))
+            wanted = wanted[taken:]
+            if wanted:
+                await ended
+        return holders
 
     async def append(
         self,
@@ -180,38 +247,81 @@ class MemoryBatch:
         links: bytes,
         traces: Sequence[Trace] = (),
     ) -> None:
-        stored = self._database.heads.get(expected.shard)
-        if stored != expected:
-            await self.abandon()
-            raise StaleWriter(f"{stored} is not {expected}")
-        self._database.heads[expected.shard] = head
-        self._database.events.setdefault(expected.shard, []).extend(events)
-        self._database.claims |= self._claims
-        self._database.links[expected.shard] = self._database.links.get(expected.shard, b"") + links
-        self._database.traces.setdefault(expected.shard, []).extend(traces)
-        await self._end()
+        commit = partial(self._commit, events, head, links, traces)
+        if not self._begun:
+            await self._locked("append", lambda: self._move(expected) and commit())
+            return
+        await self._locked("insert", lambda: self._move(expected))
+        await self._call("commit", commit)
 
     async def abandon(self) -> None:
-        await self._end()
+        await self._call("roll back", self.end)
 
-    async def _claim(self, claim: Claim) -> Claim | None:
-        async with self._database.ended:
-            await self._database.ended.wait_for(
-                lambda: self._database.pending.get(claim.name) in (None, self)
-            )
-        holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
-        if holder is None:
-            self._claims[claim.name] = claim
-            self._database.pending[claim.name] = self
-        return holder
-
-    async def _end(self) -> None:
+    def end(self) -> None:
+        """End the transaction; what it did not commit is gone."""
+        if self._ended:
+            return
+        self._ended = True
+        self._store.open.remove(self)
         for name in self._claims:
             del self._database.pending[name]
-        self._claims = {}
-        self._on_end(self)
-        async with self._database.ended:
-            self._database.ended.notify_all()
+        if self._database.moving.get(self._store.shard) is self:
+            del self._database.moving[self._store.shard]
+        self._batches.release()
+        self._database.tell_end()
+
+    async def _locked(self, what: str, effect: Callable[[], bool]) -> None:
+        """Try until no other transaction has the head's row locked."""
+        while True:
+            ended = self._database.next_end()
+            if await self._call(what, effect):
+                return
+            await ended
+
+    def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
+        """Take names up to the first that another transaction is about to take."""
+        self._check_open()
+        self._begun = True
+        for number, claim in enumerate(wanted):
+            if self._database.pending.get(claim.name) not in (None, self):
+                return number
+            holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
+            if holder is not None:
+                holders.append(holder)
+                continue
+            self._claims[claim.name] = claim
+            self._database.pending[claim.name] = self
+        return len(wanted)
+
+    def _move(self, expected: Head) -> bool:
+        self._check_open()
+        shard = self._store.shard
+        if self._database.moving.get(shard) not in (None, self):
+            return False
+        stored = self._database.heads.get(shard)
+        if stored != expected:
+            self.end()
+            raise StaleWriter(f"{stored} is not {expected}")
+        self._database.moving[shard] = self
+        return True
+
+    def _commit(
+        self, events: Sequence[StoredEvent], head: Head, links: bytes, traces: Sequence[Trace]
+    ) -> bool:
+        self._check_open()
+        self._database.links[head.shard] = self._database.links.get(head.shard, b"") + links
+        self._database.traces.setdefault(head.shard, []).extend(traces)
+        self._database.heads[head.shard] = head
+        self._database.batches.setdefault(head.shard, []).append(head)
+        self._database.events.setdefault(head.shard, []).extend(events)
+        self._database.claims |= self._claims
+        self.end()
+        self._database.on_commit(head)
+        return True
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ConnectionError("the server has ended this session")
 
 
 class MemoryOutcomes:
@@ -221,6 +331,9 @@ class MemoryOutcomes:
         self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
 
     async def publish(self, gateway: str, message: bytes) -> None:
+        self.deliver(gateway, message)
+
+    def deliver(self, gateway: str, message: bytes) -> None:
         for on_message in self._listeners.get(gateway, []):
             on_message(message)
 

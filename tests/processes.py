@@ -46,8 +46,8 @@ class Exchange:
         self.settings = settings
         run = RunDirectory(directory)
         run.prepare()
-        self.gateways, self.matchers, (self.projector,) = exchange_processes(settings, run)
-        self.standbys: list[ManagedProcess] = []
+        tiers = exchange_processes(settings, run)
+        self.gateways, self.standbys, self.matchers, (self.projector,) = tiers
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
@@ -61,13 +61,6 @@ class Exchange:
 
     async def stop(self) -> None:
         await asyncio.gather(*(process.stop() for process in reversed(self.processes)))
-
-    def add_standbys(self) -> None:
-        """Give each matcher a second one of the same shards, which waits to take over."""
-        for matcher in self.matchers:
-            name = matcher.name.replace("matcher", "standby")
-            log = matcher.log_path.with_stem(name)
-            self.standbys.append(ManagedProcess(name, matcher.argv, log, env=matcher.env))
 
     async def kill_and_restart(self, process: ManagedProcess) -> None:
         """Kill -9, then start again as the supervisor would."""

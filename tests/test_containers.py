@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from exchange.cli import app
 from exchange.config import PROJECT
 
-OURS = ("prepare", "matcher", "projector", "gateway", "register")
+OURS = ("prepare", "matcher", "standby", "projector", "gateway", "register")
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 SETTINGS = set(re.findall(r"^# ([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchange import matcher as matcher_module
@@ -89,10 +89,9 @@ class World:
 
     async def decided(self, running: "asyncio.Task[None]") -> None:
         """Wait until the head has passed all that is in the topic, or the matcher failed."""
-        async with self.database.ended:
-            while self.next_offset < len(self.topic.records) and not running.done():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.database.ended.wait(), 0.1)
+        while self.next_offset < len(self.topic.records) and not running.done():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.database.next_end(), 0.1)
 
     @property
     def next_offset(self) -> int:
@@ -151,6 +150,7 @@ command_ids = st.one_of(
 scripts = st.lists(st.tuples(commands, command_ids), max_size=25)
 
 
+@settings(deadline=None)
 @given(scripts, st.lists(st.integers(1, 4), max_size=20))
 async def test_any_batching_gives_the_same_log_head_and_outcomes(
     script: list[tuple[PlaceOrder, UUID]], batch_sizes: list[int]
@@ -168,6 +168,7 @@ async def test_any_batching_gives_the_same_log_head_and_outcomes(
     assert sorted(split.outcomes, key=lambda o: o.offset) == at_once.outcomes
 
 
+@settings(deadline=None)
 @given(scripts, st.lists(st.integers(1, 4), max_size=20))
 async def test_resending_every_keyed_command_changes_nothing(
     script: list[tuple[PlaceOrder, UUID]], batch_sizes: list[int]
@@ -186,6 +187,7 @@ async def test_resending_every_keyed_command_changes_nothing(
     assert matcher.state.digest == once.head.state_digest
 
 
+@settings(deadline=None)
 @given(scripts, st.lists(st.integers(1, 25), max_size=3))
 async def test_a_restart_after_any_batch_loses_and_doubles_nothing(
     script: list[tuple[PlaceOrder, UUID]], stops: list[int]

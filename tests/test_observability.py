@@ -32,7 +32,7 @@ CLIENT_SPAN = "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE}-{CLIENT_SPAN}-01"}
 UNSAMPLED = {"traceparent": f"00-{'1' * 32}-{CLIENT_SPAN}-00"}
 MALFORMED = {"traceparent": "00-zz-zz-01"}
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 PROJECTIONS = 9
 OPERATIONS = (PROJECT / "docs/operations.md").read_text()
 UP_TO_DATE = re.compile(r"^exchange_project(?:ion|or)_lag_.* 0\.0$", re.MULTILINE)
@@ -148,11 +148,13 @@ def assert_one_trace(spans: list[Span]) -> None:
         match: ("gateway", "POST /orders"),
         ("matcher", "append batch"): match,
         **{("projector", f"apply {name}"): match for name in projection_names()},
-        ("gateway", "stream"): ("projector", "apply feed"),
+        ("gateway", "stream"): tree["gateway", "stream"],
     }
+    # A subscriber gets what a slow feed does not have yet from the log, so from the matcher.
+    assert tree["gateway", "stream"] in (("projector", "apply feed"), match)
     assert len(spans) == len(tree)
     begun_ns = {span.name: span.begun_ns for span in spans}
-    hops = ("POST /orders", "match PlaceOrder", "append batch", "apply feed", "stream")
+    hops = ("POST /orders", "match PlaceOrder", "append batch", "stream")
     assert [begun_ns[name] for name in hops] == sorted(begun_ns[name] for name in hops)
     assert all(span.begun_ns <= span.ended_ns for span in spans)
 

@@ -11,14 +11,15 @@ from starlette.responses import Response
 from exchange.gateway.context import gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS, listing_of
-from exchange.gateway.problems import invalid
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import END_TIME, INSTRUMENT, INTERVAL, MIN_SEQUENCE, START_TIME
+from exchange.gateway.problems import Code, invalid
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import integer, moment_ms, query
-from exchange.gateway.responses import amount, json_response, ratio, timestamp
+from exchange.gateway.responses import Amount, amount, json_response, ratio, timestamp
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
 
 DAY_MS: Final = 24 * 60 * MINUTE_MS
-INTERVAL_MINUTES_MAX: Final = 527_040  # a leap year
 BUCKETS_MAX: Final = 10_080  # a week of minutes: some 2.5 MB of JSON
 TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999, the last that ISO 8601 writes plainly
 
@@ -28,14 +29,14 @@ class AggregateView(Struct, frozen=True):
 
     time_bucket: str
     trade_count: int
-    total_quantity: Raw
-    avg_price: Raw
-    min_price: Raw
-    max_price: Raw
-    open_price: Raw
-    close_price: Raw
-    total_volume: Raw
-    vwap: Raw
+    total_quantity: Amount
+    avg_price: Amount
+    min_price: Amount
+    max_price: Amount
+    open_price: Amount
+    close_price: Amount
+    total_volume: Amount
+    vwap: Amount
 
 
 class AnalyticsView(Struct, frozen=True):
@@ -46,15 +47,23 @@ class AnalyticsView(Struct, frozen=True):
     end_time: str
     interval_minutes: int
     aggregates: list[AggregateView]
-    overall_vwap: Raw | None
+    overall_vwap: Amount | None
     sequence: int
 
 
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE),
+        answers={200: (AnalyticsView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_analytics(request: Request) -> Response:
     """``GET /market/analytics``."""
     gateway = gateway_of(request)
-    parameters = query(request, "instrument", "start_time", "end_time", "interval", "min_sequence")
-    interval = integer(parameters, "interval", 1, least=1, most=INTERVAL_MINUTES_MAX)
+    parameters = query(request)
+    interval = integer(parameters, INTERVAL)
     start_ms, end_ms = _times(parameters)
     first, last = start_ms // MINUTE_MS, end_ms // MINUTE_MS
     if (last - first) // interval + 1 > BUCKETS_MAX:

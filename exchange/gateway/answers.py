@@ -20,7 +20,7 @@ from exchange.domain.events import (
 from exchange.domain.values import RejectReason
 from exchange.gateway.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.requests import wants_async
-from exchange.gateway.responses import json_response
+from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.submission import Decision, Pending
 
 REPLAYED_HEADER: Final = "Idempotent-Replayed"
@@ -84,8 +84,8 @@ def pending_response(
     headers = {"Location": f"/commands/{command_id}?at={pending.shard}:{pending.offset}"}
     if wants_async(request):
         headers["Preference-Applied"] = "respond-async"
-    document = {"command_id": str(command_id), **fields, "status": "pending"}
-    return json_response(document, 202, headers)
+    view = PendingView(str(command_id), "pending", **fields)
+    return json_response(view, 202, headers)
 
 
 def replay_headers(decision: Decision) -> dict[str, str]:

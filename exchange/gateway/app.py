@@ -28,6 +28,7 @@ from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
 from exchange.gateway.context import Gateway
+from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.edge import Edge
 from exchange.gateway.health import Health
 from exchange.gateway.holdings import get_positions
@@ -58,7 +59,7 @@ BACKLOG: Final = 2048
 HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
 
 # The most frequent first: Starlette tries them in order.
-ROUTES: Final = (
+INTERFACE: Final = (
     Route("/orders", place_order, methods=["POST"]),
     Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
     Route("/orders/{order_id}", get_order, methods=["GET"]),
@@ -80,6 +81,7 @@ ROUTES: Final = (
     Route("/livez", get_liveness, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),
 )
+ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
 
 
 def create_app(

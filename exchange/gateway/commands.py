@@ -1,9 +1,10 @@
 """What became of a command: for those who did not wait, or whose wait ended early."""
 
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,21 +22,72 @@ from exchange.event_log import find_command, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.instruments import RegisteredView, registered
-from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, invalid
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import AT, COMMAND_ID
+from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import place, query
-from exchange.gateway.responses import json_response
+from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.settlement import CutView, cut
 from exchange.gateway.submission import Decision, decision_of
 
 RETRY_LATER: Final = 503
 
 
+class AcceptedOrder(PlacedView, frozen=True):
+    """The outcome of an order, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedCancel(CancelledView, frozen=True):
+    """The outcome of a cancel, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedInstrument(RegisteredView, frozen=True):
+    """The outcome of a registration, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedCut(CutView, frozen=True):
+    """A shard's part in the closing of a settlement cycle."""
+
+    status: Literal["accepted"]
+
+
+class RefusedView(Struct, frozen=True):
+    """The outcome of a command that was refused, with the problem that it would have got."""
+
+    command_id: str
+    status: Literal["refused"]
+    problem: ProblemView
+
+
+ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
+    PlacedView: AcceptedOrder,
+    CancelledView: AcceptedCancel,
+    RegisteredView: AcceptedInstrument,
+    CutView: AcceptedCut,
+}
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(COMMAND_ID,),
+        query=(AT,),
+        answers={200: (PendingView, *ACCEPTED.values(), RefusedView)},
+        problems=(Code.COMMAND_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_command(request: Request) -> Response:
     """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none."""
     gateway = gateway_of(request)
     command_id = _command_id(request.path_params["command_id"])
-    parameters = query(request, "at")
+    parameters = query(request)
     shard, offset = place(parameters["at"], "at") if "at" in parameters else (0, -1)
     async with log_connection(gateway.engine) as connection:
         # In this order: what the offsets count as decided is visible to the next statement.
@@ -45,8 +97,8 @@ async def get_command(request: Request) -> Response:
         return json_response(await _decided(gateway, decision_of(stored), command_id))
     if offset < next_offsets.get(shard, 0):
         raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
-    document = {"command_id": str(command_id), "status": "pending"}
-    return json_response(document, headers={"Retry-After": str(RETRY_AFTER_S)})
+    view = PendingView(str(command_id), "pending")
+    return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _command_id(text: str) -> UUID:
@@ -56,16 +108,15 @@ def _command_id(text: str) -> UUID:
         raise invalid("command_id", "must be a UUID") from None
 
 
-async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> dict[str, object]:
+async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> Struct:
     """Return what the command's own request would have got, and whether it was accepted."""
-    known: dict[str, object] = {"command_id": str(command_id)}
     try:
         view = await _outcome(gateway, decision, command_id)
     except Problem as problem:
         if problem.code.status == RETRY_LATER:
             raise
-        return {**known, "status": "refused", "problem": problem.document()}
-    return {**known, "status": "accepted", **msgspec.structs.asdict(view)}
+        return RefusedView(str(command_id), "refused", problem.view())
+    return ACCEPTED[type(view)](**msgspec.structs.asdict(view), status="accepted")
 
 
 async def _outcome(

@@ -6,9 +6,11 @@ the matcher left it, whatever the read models have seen.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 from uuid import UUID
 
-from msgspec import Raw, Struct
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from exchange.codec import command_claim, is_keyed
 from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder
@@ -45,7 +47,7 @@ from exchange.gateway.order_states import (
 from exchange.gateway.problems import Code, Problem, invalid, order_not_found, telling
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import OrderBody, is_null, to_units
-from exchange.gateway.responses import OrderView, TradeView, timestamp, trade
+from exchange.gateway.responses import Amount, OrderView, TradeView, timestamp, trade
 from exchange.gateway.submission import Decision, Pending
 
 
@@ -61,20 +63,40 @@ class Origin(Struct, frozen=True):
     on_handed_over: Callable[[], None] | None = None
 
 
+Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
+
+
 class PlacedView(Struct, frozen=True):
     """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
 
     order: OrderView
     trades: list[TradeView]
-    orderbook: Raw | None
+    orderbook: Book | None
     sequence: int
     command_id: str
+
+
+class CancelledOrderView(Struct, frozen=True, kw_only=True):
+    """A cancelled order; what only the read model or the log tells is left out if both are away."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: str
+    status: str
+    updated_at: str
+    reason: str | UnsetType
+    type: str | UnsetType = UNSET
+    price: Amount | UnsetType | None = UNSET
+    quantity: Amount | UnsetType = UNSET
+    filled_quantity: Amount | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
 
 
 class CancelledView(Struct, frozen=True):
     """What a cancel answers."""
 
-    order: OrderView | dict[str, str]
+    order: CancelledOrderView
     sequence: int
     command_id: str
 
@@ -171,7 +193,9 @@ async def cancelled_view(
         order = await order_after(gateway, listing, event.order_id, decision.sequence)
     except Problem:
         order = None
-    view = order_view(order, listing) if order is not None else _known_of(event)
+    view = _known_of(event)
+    if order is not None:
+        view = CancelledOrderView(**msgspec.structs.asdict(order_view(order, listing)))
     return CancelledView(view, decision.sequence, str(command_id))
 
 
@@ -299,14 +323,14 @@ async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> 
     return await book_after(gateway, listing, decision.sequence)
 
 
-def _known_of(event: OrderCancelled) -> dict[str, str]:
+def _known_of(event: OrderCancelled) -> CancelledOrderView:
     """Return what the event alone tells, where neither read model nor log could be asked."""
-    return {
-        "order_id": event.order_id,
-        "client_id": event.client_id,
-        "instrument": event.instrument,
-        "side": event.side.value,
-        "status": "cancelled",
-        "updated_at": timestamp(event.time_ms),
-        "reason": event.reason.value,
-    }
+    return CancelledOrderView(
+        order_id=event.order_id,
+        client_id=event.client_id,
+        instrument=event.instrument,
+        side=event.side.value,
+        status="cancelled",
+        updated_at=timestamp(event.time_ms),
+        reason=event.reason.value,
+    )

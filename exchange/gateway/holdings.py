@@ -7,10 +7,19 @@ from starlette.responses import Response
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import CLIENT_ID, MIN_SEQUENCE
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import check_id, query
-from exchange.gateway.responses import amount, json_response, ratio, sequence_text, timestamp
+from exchange.gateway.responses import (
+    Amount,
+    amount,
+    json_response,
+    ratio,
+    sequence_text,
+    timestamp,
+)
 from exchange.gateway.ticker import last_trade
 from projections.positions import NAME, ClientPosition, list_positions
 
@@ -23,12 +32,12 @@ class PositionView(Struct, frozen=True):
     """
 
     instrument: str
-    net_quantity: Raw
-    total_cost: Raw
-    avg_price: Raw | None
-    realised_pnl: Raw
-    unrealised_pnl: Raw | None
-    mark_price: Raw | None
+    net_quantity: Amount
+    total_cost: Amount
+    avg_price: Amount | None
+    realised_pnl: Amount
+    unrealised_pnl: Amount | None
+    mark_price: Amount | None
     last_updated: str
     sequence: int
 
@@ -41,12 +50,21 @@ class PositionsView(Struct, frozen=True):
     sequence: str
 
 
+@operation(
+    Operation(
+        tag="market",
+        path=(CLIENT_ID,),
+        query=(MIN_SEQUENCE,),
+        answers={200: (PositionsView,)},
+        problems=READING,
+    )
+)
 async def get_positions(request: Request) -> Response:
     """``GET /market/positions/{client_id}``."""
     gateway = gateway_of(request)
     client_id = check_id(request.path_params["client_id"], "client_id")
     shard = 0 if gateway.shards == 1 else None
-    wanted = min_sequence(query(request, "min_sequence"), shard)
+    wanted = min_sequence(query(request), shard)
     await gateway.freshness.reach(NAME, wanted)
     async with model_connection(gateway.engine) as connection:
         rows, reached = await list_positions(connection, client_id)

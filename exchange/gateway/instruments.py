@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 from zlib import crc32
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +15,8 @@ from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Price, Quantity
 from exchange.gateway.answers import check_accepted, pending_response, replay_headers
 from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.operation import COMMANDING, READING, Operation, operation
+from exchange.gateway.parameters import MIN_SEQUENCE, PREFER
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import (
@@ -25,7 +27,7 @@ from exchange.gateway.requests import (
     to_units,
     wants_async,
 )
-from exchange.gateway.responses import amount, json_response, sequence_text
+from exchange.gateway.responses import Amount, PendingView, amount, json_response, sequence_text
 from exchange.gateway.submission import Decision, Pending
 from projections.instruments import NAME, InstrumentRow, list_instruments
 
@@ -40,8 +42,8 @@ class InstrumentView(Struct, frozen=True):
     quote: str
     price_scale: int
     quantity_scale: int
-    tick_size: Raw
-    lot_size: Raw
+    tick_size: Amount
+    lot_size: Amount
     shard: int
     state: str
 
@@ -54,9 +56,38 @@ class RegisteredView(Struct, frozen=True):
     command_id: str
 
 
+class InstrumentsView(Struct, frozen=True):
+    """What ``GET /instruments`` answers."""
+
+    instruments: list[InstrumentView]
+    sequence: str
+
+
+@operation(
+    Operation(
+        tag="instruments",
+        headers=(PREFER,),
+        body=InstrumentBody,
+        body_required=True,
+        examples={
+            "register": {
+                "instrument": "ETH-USD",
+                "base": "ETH",
+                "quote": "USD",
+                "price_scale": 2,
+                "quantity_scale": 8,
+                "tick_size": 0.01,
+                "lot_size": "0.00000001",
+            }
+        },
+        answers={201: (RegisteredView,), 200: (RegisteredView,), 202: (PendingView,)},
+        problems=(*COMMANDING, Code.INSTRUMENT_EXISTS),
+    )
+)
 async def register_instrument(request: Request) -> Response:
     """``POST /instruments``: 201 if it is new, 200 if it was registered just so before."""
     gateway = gateway_of(request)
+    query(request)
     body = decode(await request.body(), INSTRUMENT_BODY)
     shard = _shard(body, gateway.shards)
     command_id = registration_command_id(body.instrument)
@@ -69,15 +100,22 @@ async def register_instrument(request: Request) -> Response:
     return json_response(view, 200 if answer.replayed else 201, replay_headers(answer))
 
 
+@operation(
+    Operation(
+        tag="instruments",
+        query=(MIN_SEQUENCE,),
+        answers={200: (InstrumentsView,)},
+        problems=READING,
+    )
+)
 async def list_all(request: Request) -> Response:
     """``GET /instruments``."""
     gateway = gateway_of(request)
-    parameters = query(request, "min_sequence")
+    parameters = query(request)
     await gateway.freshness.reach(NAME, min_sequence(parameters, shard=None))
     async with model_connection(gateway.engine) as connection:
         rows, reached = await list_instruments(connection)
-    document = {"instruments": [_listed(row) for row in rows], "sequence": sequence_text(reached)}
-    return json_response(document)
+    return json_response(InstrumentsView([_listed(row) for row in rows], sequence_text(reached)))
 
 
 def registered(decision: Decision, command_id: UUID) -> RegisteredView:

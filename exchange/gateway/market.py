@@ -3,18 +3,23 @@
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.codec import Depth
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.problems import Problem
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
+from exchange.gateway.parameters import limit as limit_of
+from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import CATCH_UP_WAIT_MS, answering, min_sequence, model_connection
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
+    DepthView,
     JSONBytes,
+    TradeView,
     amount,
     book,
     cursor_text,
@@ -27,20 +32,45 @@ from projections.book import BookView, read_book
 from projections.checkpoints import read_live_generation
 from projections.redis_model import await_position
 
-INSTRUMENT_DEFAULT: Final = "BTC-USD"
-LEVELS_DEFAULT: Final = 20
-LEVELS_MAX: Final = 100
-TRADES_DEFAULT: Final = 50
-TRADES_MAX: Final = 1_000
+INSTRUMENT_DEFAULT: Final = str(INSTRUMENT.default)
+TRADES_LIMIT: Final = limit_of(50, 1_000, "trades")
 AVERAGE_DECIMALS: Final = 8  # beyond the price's own; an average need not terminate
 BOOK_WAIT_MS: Final = 250  # an order's answer rather has no book than comes late
 
 
+class OrderbookView(Struct, frozen=True):
+    """What ``GET /market/orderbook`` answers: best levels first."""
+
+    instrument: str
+    bids: list[DepthView]
+    asks: list[DepthView]
+    timestamp: str
+    sequence: int
+
+
+class TradesView(Struct, frozen=True):
+    """What ``GET /market/trades`` answers: newest first."""
+
+    instrument: str
+    trades: list[TradeView]
+    count: int
+    next_cursor: str | None
+    sequence: int
+
+
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, LEVELS, MIN_SEQUENCE),
+        answers={200: (OrderbookView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_orderbook(request: Request) -> Response:
     """``GET /market/orderbook``."""
     gateway = gateway_of(request)
-    parameters = query(request, "instrument", "levels", "min_sequence")
-    levels = integer(parameters, "levels", LEVELS_DEFAULT, least=1, most=LEVELS_MAX)
+    parameters = query(request)
+    levels = integer(parameters, LEVELS)
     listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
     view = await read_depth(gateway, listing, wanted, levels, CATCH_UP_WAIT_MS)
@@ -53,17 +83,25 @@ async def get_orderbook(request: Request) -> Response:
 async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
     """Return the book at or after a position for the answer to an order, None if there is none."""
     try:
-        view = await read_depth(gateway, listing, sequence, LEVELS_DEFAULT, BOOK_WAIT_MS)
+        view = await read_depth(gateway, listing, sequence, LEVELS.default, BOOK_WAIT_MS)
     except Problem:
         return None
     return Raw(f"{{{_sides(view, listing)}}}".encode())
 
 
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, TRADES_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (TradesView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_trades(request: Request) -> Response:
     """``GET /market/trades``: newest first."""
     gateway = gateway_of(request)
-    parameters = query(request, "instrument", "limit", "cursor", "min_sequence")
-    limit = integer(parameters, "limit", TRADES_DEFAULT, least=1, most=TRADES_MAX)
+    parameters = query(request)
+    limit = integer(parameters, TRADES_LIMIT)
     before = cursor(parameters, 1)
     listing = await listing_of(gateway, parameters)
     await gateway.freshness.reach(trades.NAME, min_sequence(parameters, listing.shard))
@@ -71,14 +109,14 @@ async def get_trades(request: Request) -> Response:
         rows, reached = await trades.list_trades(
             connection, listing.instrument, before=before[0] if before else None, limit=limit
         )
-    document = {
-        "instrument": listing.instrument,
-        "trades": [_trade(row, listing) for row in rows],
-        "count": len(rows),
-        "next_cursor": cursor_text(rows[-1].position) if len(rows) == limit else None,
-        "sequence": reached.get(listing.shard, 0),
-    }
-    return json_response(document)
+    view = TradesView(
+        instrument=listing.instrument,
+        trades=[_trade(row, listing) for row in rows],
+        count=len(rows),
+        next_cursor=cursor_text(rows[-1].position) if len(rows) == limit else None,
+        sequence=reached.get(listing.shard, 0),
+    )
+    return json_response(view)
 
 
 async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:
@@ -109,13 +147,13 @@ def _sides(view: BookView, listing: Listing) -> str:
     return book(depth, listing.price_scale, listing.quantity_scale)
 
 
-def _trade(row: trades.Trade, listing: Listing) -> dict[str, object]:
-    return {
-        "trade_id": row.trade_id,
-        "buy_order_id": row.buy_order_id,
-        "sell_order_id": row.sell_order_id,
-        "price": amount(row.price, listing.price_scale),
-        "quantity": amount(row.quantity, listing.quantity_scale),
-        "timestamp": timestamp(row.time_ms),
-        "sequence": row.position,
-    }
+def _trade(row: trades.Trade, listing: Listing) -> TradeView:
+    return TradeView(
+        trade_id=row.trade_id,
+        buy_order_id=row.buy_order_id,
+        sell_order_id=row.sell_order_id,
+        price=amount(row.price, listing.price_scale),
+        quantity=amount(row.quantity, listing.quantity_scale),
+        timestamp=timestamp(row.time_ms),
+        sequence=row.position,
+    )

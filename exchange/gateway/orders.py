@@ -5,24 +5,45 @@ once the model has seen all that was decided before the question.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.codec import DecidedEvent, load_event
+from exchange.domain.events import (
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    TradeExecuted,
+)
+from exchange.domain.values import Price, Quantity
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
+from exchange.gateway.operation import READING, Operation, operation
 from exchange.gateway.order_states import (
     listing_of_order,
     order_view,
     read_order,
 )
-from exchange.gateway.problems import invalid, order_not_found
+from exchange.gateway.parameters import (
+    CURSOR,
+    MIN_SEQUENCE,
+    ONLY_INSTRUMENT,
+    ORDER_ID,
+    OWNER,
+    STATUS,
+)
+from exchange.gateway.parameters import limit as limit_of
+from exchange.gateway.problems import Code, invalid, order_not_found
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
+    Amount,
+    OrderView,
     amount,
     cursor_text,
     json_response,
@@ -38,31 +59,100 @@ from projections.orders import (
     order_history,
 )
 
-LIMIT_DEFAULT: Final = 50
-LIMIT_MAX: Final = 1_000  # bounds one answer to some 300 kB
+# Bounds one answer to some 300 kB.
+ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
+EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
 
 
+def _view_type(event: type[Struct]) -> type[Struct]:
+    """Return an event's form for clients: its place and time, and amounts as decimals."""
+    fields: list[tuple[str, Any]] = [("sequence", int), ("timestamp", str)]
+    known = (field for field in msgspec.structs.fields(event) if field.name != "time_ms")
+    fields.extend((field.name, _shown(field.type)) for field in known)
+    return msgspec.defstruct(event.__name__, fields, frozen=True, tag=True, tag_field="type")
+
+
+def _shown(kind: Any) -> Any:
+    if kind in (Price, Quantity):
+        return Amount
+    return Amount | None if kind == Price | None else kind
+
+
+# What can happen to an order, as clients see it.
+EVENT_VIEWS: Final[dict[type[Struct], type[Struct]]] = {
+    event: _view_type(event)
+    for event in (OrderAccepted, OrderRejected, TradeExecuted, OrderRested, OrderCancelled)
+}
+_EVENTS: Final = {
+    "items": {
+        "anyOf": [{"$ref": f"#/components/schemas/{e.__name__}"} for e in EVENT_VIEWS.values()]
+    }
+}
+
+
+class OrderAnswerView(Struct, frozen=True):
+    """What ``GET /orders/{order_id}`` answers."""
+
+    order: OrderView
+    sequence: int
+
+
+class OrdersView(Struct, frozen=True):
+    """What ``GET /orders`` answers: newest first."""
+
+    client_id: str
+    orders: list[OrderView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+class OrderEventsView(Struct, frozen=True):
+    """What ``GET /orders/{order_id}/events`` answers: oldest first."""
+
+    order_id: str
+    events: Annotated[list[Any], Meta(extra_json_schema=_EVENTS)]
+    count: int
+    next_cursor: str | None
+    sequence: int
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        query=(MIN_SEQUENCE,),
+        answers={200: (OrderAnswerView,)},
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_order(request: Request) -> Response:
     """``GET /orders/{order_id}``."""
     gateway = gateway_of(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
-    order, reached = await _find(gateway, order_id, query(request, "min_sequence"))
+    order, reached = await _find(gateway, order_id, query(request))
     listing = await gateway.listings.get(order.instrument)
     # The row may be newer than the checkpoint, which was read before it.
     sequence = max(reached.get(order.shard, 0), order.last_position)
-    return json_response({"order": order_view(order, listing), "sequence": sequence})
+    return json_response(OrderAnswerView(order_view(order, listing), sequence))
 
 
+@operation(
+    Operation(
+        tag="trading",
+        query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (OrdersView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_orders(request: Request) -> Response:
     """``GET /orders?client_id=…``: a client's orders, newest first."""
     gateway = gateway_of(request)
-    parameters = query(
-        request, "client_id", "status", "instrument", "limit", "cursor", "min_sequence"
-    )
+    parameters = query(request)
     if "client_id" not in parameters:
         raise invalid("client_id", "is required")
     client_id = check_id(parameters["client_id"], "client_id")
-    instrument, limit = parameters.get("instrument"), _limit(parameters)
+    instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")
     before = cursor(parameters, 3, shard_at=1)
@@ -78,35 +168,44 @@ async def get_orders(request: Request) -> Response:
             before=OrderCursor(*before) if before else None,
             limit=limit,
         )
-    document = {
-        "client_id": client_id,
-        "orders": [order_view(o, await gateway.listings.get(o.instrument)) for o in orders],
-        "count": len(orders),
-        "next_cursor": _next_page(orders, limit),
-        "sequence": sequence_text(reached),
-    }
-    return json_response(document)
+    view = OrdersView(
+        client_id=client_id,
+        orders=[order_view(o, await gateway.listings.get(o.instrument)) for o in orders],
+        count=len(orders),
+        next_cursor=_next_page(orders, limit),
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
 
 
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (OrderEventsView,)},
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_order_events(request: Request) -> Response:
     """``GET /orders/{order_id}/events``: all that happened to an order, oldest first."""
     gateway = gateway_of(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
-    parameters = query(request, "limit", "cursor", "min_sequence")
-    limit = _limit(parameters)
+    parameters = query(request)
+    limit = integer(parameters, EVENTS_LIMIT)
     (after,) = cursor(parameters, 1) or (0,)
     order, _ = await _find(gateway, order_id, parameters)
     listing = await gateway.listings.get(order.instrument)
     async with model_connection(gateway.engine) as connection:
         stored, reached = await order_history(connection, order_id, after=after, limit=limit)
-    document = {
-        "order_id": order_id,
-        "events": [_event_view(load_event(event), listing) for event in stored],
-        "count": len(stored),
-        "next_cursor": cursor_text(stored[-1].position) if len(stored) == limit else None,
-        "sequence": reached.get(order.shard, 0),
-    }
-    return json_response(document)
+    view = OrderEventsView(
+        order_id=order_id,
+        events=[_event_view(load_event(event), listing) for event in stored],
+        count=len(stored),
+        next_cursor=cursor_text(stored[-1].position) if len(stored) == limit else None,
+        sequence=reached.get(order.shard, 0),
+    )
+    return json_response(view)
 
 
 async def _find(
@@ -127,24 +226,16 @@ async def _find(
     return order, reached
 
 
-def _event_view(decided: DecidedEvent, listing: Listing) -> dict[str, object]:
+def _event_view(decided: DecidedEvent, listing: Listing) -> Struct:
     """Return an event with its amounts as decimals and its time as text."""
     fields = msgspec.structs.asdict(decided.event)
-    view: dict[str, object] = {
-        "sequence": decided.position,
-        "type": type(decided.event).__name__,
-        "timestamp": timestamp(fields.pop("time_ms")),
-    }
+    time = timestamp(fields.pop("time_ms"))
     for name, value in fields.items():
         if isinstance(value, int):
             scale = listing.price_scale if name == "price" else listing.quantity_scale
-            value = amount(value, scale)
-        view[name] = value
-    return view
-
-
-def _limit(parameters: Mapping[str, str]) -> int:
-    return integer(parameters, "limit", LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
+            fields[name] = amount(value, scale)
+    view = EVENT_VIEWS[type(decided.event)]
+    return view(sequence=decided.position, timestamp=time, **fields)
 
 
 def _status(parameters: Mapping[str, str]) -> OrderStatus | None:

@@ -7,23 +7,68 @@ from starlette.responses import Response
 
 from exchange.gateway.answers import pending_response, replayed_headers
 from exchange.gateway.context import gateway_of
-from exchange.gateway.entry import Entered, Origin, cancel, place
+from exchange.gateway.entry import CancelledView, Entered, Origin, PlacedView, cancel, place
+from exchange.gateway.operation import COMMANDING, Operation, operation
+from exchange.gateway.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
+from exchange.gateway.problems import Code
 from exchange.gateway.requests import (
     CANCEL_BODY,
     ORDER_BODY,
     CancelBody,
+    OrderBody,
     address_of,
     check_id,
     decode,
     idempotency_key,
+    query,
     wants_async,
 )
-from exchange.gateway.responses import json_response
+from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.submission import Pending
 
 
+@operation(
+    Operation(
+        tag="trading",
+        headers=(IDEMPOTENCY_KEY, PREFER),
+        body=OrderBody,
+        body_required=True,
+        examples={
+            "limit": {
+                "idempotency_key": "abc-123",
+                "order_id": "order-1",
+                "client_id": "client-A",
+                "instrument": "BTC-USD",
+                "side": "buy",
+                "type": "limit",
+                "price": 70150.5,
+                "quantity": 0.25,
+            },
+            "market": {
+                "client_id": "client-B",
+                "instrument": "BTC-USD",
+                "side": "sell",
+                "type": "market",
+                "quantity": 0.1,
+            },
+        },
+        answers={201: (PlacedView,), 202: (PendingView,)},
+        problems=(
+            *COMMANDING,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.ORDER_ID_TAKEN,
+            Code.ORDER_ID_RESERVED,
+            Code.PRICE_REQUIRED,
+            Code.PRICE_NOT_ALLOWED,
+            Code.OFF_TICK,
+            Code.OFF_LOT,
+            Code.RATE_LIMITED,
+        ),
+    )
+)
 async def place_order(request: Request) -> Response:
     """``POST /orders``."""
+    query(request)
     body = decode(await request.body(), ORDER_BODY)
     key = idempotency_key(request, body.idempotency_key)
     entered = await place(gateway_of(request), body, key, _origin(request))
@@ -31,8 +76,26 @@ async def place_order(request: Request) -> Response:
     return _response(request, entered, 201, {"Location": location})
 
 
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        headers=(IDEMPOTENCY_KEY, PREFER),
+        body=CancelBody,
+        examples={"cancel": {"client_id": "client-A"}},
+        answers={200: (CancelledView,), 202: (PendingView,)},
+        problems=(
+            *COMMANDING,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.ORDER_NOT_FOUND,
+            Code.ORDER_NOT_OPEN,
+            Code.RATE_LIMITED,
+        ),
+    )
+)
 async def cancel_order(request: Request) -> Response:
     """``POST /orders/{order_id}/cancel``."""
+    query(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
     text = await request.body()
     body = decode(text, CANCEL_BODY) if text else CancelBody()

@@ -7,9 +7,10 @@ the two. A handler raises ``Problem``; nothing else turns errors into responses.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
 from exchange.domain.values import RejectReason
@@ -90,6 +91,32 @@ REFUSALS: Final = {
 }
 
 
+class ProblemMembers(Struct, frozen=True, kw_only=True):
+    """What a problem says; beyond the first four, what its code has."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+    field: str | UnsetType = UNSET
+    outcome: str | UnsetType = UNSET
+    order_id: str | UnsetType = UNSET
+    order_status: str | UnsetType = UNSET
+    instrument: str | UnsetType = UNSET
+    cycle_id: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    sequence: int | UnsetType = UNSET
+    command_id: str | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET
+    remaining: int | UnsetType = UNSET
+
+
+class ProblemView(ProblemMembers, frozen=True, kw_only=True):
+    """An error (RFC 9457)."""
+
+    type: str
+
+
 class Problem(Exception):
     """An error for the client: its code, one sentence, and what else helps to act on it."""
 
@@ -109,10 +136,9 @@ class Problem(Exception):
         if code.status == UNAVAILABLE:
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
 
-    def document(self) -> dict[str, object]:
-        """Return the members of the problem document."""
+    def members(self) -> dict[str, Any]:
+        """Return what the problem says, however it is sent."""
         return {
-            "type": f"urn:exchange:problem:{self.code.code}",
             "title": self.code.title,
             "status": self.code.status,
             "code": self.code.code,
@@ -120,9 +146,13 @@ class Problem(Exception):
             **self.fields,
         }
 
+    def view(self) -> ProblemView:
+        """Return the problem document."""
+        return ProblemView(type=f"urn:exchange:problem:{self.code.code}", **self.members())
+
     def response(self) -> Response:
         return Response(
-            _encoder.encode(self.document()),
+            _encoder.encode(self.view()),
             self.code.status,
             self.headers,
             PROBLEM_MEDIA_TYPE,

@@ -15,10 +15,10 @@ from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Final, NoReturn, TypeVar
+from typing import Annotated, Final, NoReturn, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 from starlette.requests import Request
 
 from exchange.domain.values import (
@@ -32,6 +32,8 @@ from exchange.domain.values import (
     Scale,
     Side,
 )
+from exchange.gateway.operation import OPERATIONS
+from exchange.gateway.parameters import WholeNumber
 from exchange.gateway.problems import Code, Problem, invalid
 
 DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on some parser
@@ -57,6 +59,19 @@ _NAME_IN_ERROR = re.compile(r"field `(.*)`")
 
 T = TypeVar("T")
 
+DECIMAL_PATTERN: Final = r"^(0|[1-9][0-9]*)(\.[0-9]+)?$"
+_AMOUNT: Final = (
+    {"type": "number", "exclusiveMinimum": 0},
+    {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": AMOUNT_CHARACTERS_MAX - 2},
+)
+AmountIn = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_AMOUNT]})]
+PriceIn = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_AMOUNT, {"type": "null"}]})]
+
+
+def null() -> Raw:
+    """Return what a price is that was not given."""
+    return NULL
+
 
 class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /orders``."""
@@ -65,8 +80,8 @@ class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
     instrument: InstrumentName
     side: Side
     type: OrderType
-    quantity: Raw
-    price: Raw = NULL
+    quantity: AmountIn
+    price: PriceIn = field(default_factory=null)
     order_id: Id | None = None
     idempotency_key: Id | None = None
 
@@ -98,8 +113,8 @@ class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
     quote: Id
     price_scale: Scale
     quantity_scale: Scale
-    tick_size: Raw
-    lot_size: Raw
+    tick_size: AmountIn
+    lot_size: AmountIn
     shard: int | None = None
 
 
@@ -190,9 +205,12 @@ def wants_async(request: Request) -> bool:
     return "respond-async" in [p.strip().lower() for p in preferences.split(",")]
 
 
-def query(request: Request, *names: str) -> Mapping[str, str]:
-    """Return the query parameters, each of which must be known and given once."""
+def query(request: Request) -> Mapping[str, str]:
+    """Return the query parameters, each of which must be declared and given once."""
     parameters: dict[str, str] = {}
+    if not request.scope["query_string"]:
+        return parameters
+    names = [parameter.name for parameter in OPERATIONS[request.scope["endpoint"]].query]
     for name, value in request.query_params.multi_items():
         if name not in names:
             raise invalid(name[:ID_CHARACTERS_MAX], "is not a parameter of this resource")
@@ -209,15 +227,14 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
-def integer(
-    parameters: Mapping[str, str], name: str, default: int, *, least: int, most: int
-) -> int:
+def integer(parameters: Mapping[str, str], declared: WholeNumber) -> int:
     """Return an integer parameter within its bounds."""
-    text = parameters.get(name)
+    text = parameters.get(declared.name)
     if text is None:
-        return default
-    if not _INTEGER.fullmatch(text) or not least <= int(text) <= most:
-        raise invalid(name, f"must be a whole number from {least} to {most}")
+        return declared.default
+    if not _INTEGER.fullmatch(text) or not declared.least <= int(text) <= declared.most:
+        bounds = f"from {declared.least} to {declared.most}"
+        raise invalid(declared.name, f"must be a whole number {bounds}")
     return int(text)
 
 

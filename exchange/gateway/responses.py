@@ -8,10 +8,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from exchange.codec import Depth
@@ -22,6 +22,8 @@ SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
 
 encoder: Final = msgspec.json.Encoder()
 
+Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"})]
+
 
 class OrderView(Struct, frozen=True):
     """An order as clients see it."""
@@ -31,9 +33,9 @@ class OrderView(Struct, frozen=True):
     instrument: str
     side: str
     type: str
-    price: Raw | None
-    quantity: Raw
-    filled_quantity: Raw
+    price: Amount | None
+    quantity: Amount
+    filled_quantity: Amount
     status: str
     created_at: str
     updated_at: str
@@ -46,10 +48,34 @@ class TradeView(Struct, frozen=True):
     trade_id: str
     buy_order_id: str
     sell_order_id: str
-    price: Raw
-    quantity: Raw
+    price: Amount
+    quantity: Amount
     timestamp: str
     sequence: int
+
+
+class DepthView(Struct, frozen=True):
+    """A level of a book, with the sum of the quantities up to it."""
+
+    price: Amount
+    quantity: Amount
+    cumulative: Amount
+
+
+class BookView(Struct, frozen=True):
+    """The two sides of a book, best levels first."""
+
+    bids: list[DepthView]
+    asks: list[DepthView]
+
+
+class PendingView(Struct, frozen=True):
+    """The answer to a command that will be decided."""
+
+    command_id: str
+    status: Literal["pending"]
+    order_id: str | UnsetType = UNSET
+    instrument: str | UnsetType = UNSET
 
 
 class JSONBytes(Response):

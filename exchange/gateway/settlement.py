@@ -22,6 +22,9 @@ from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed
 from exchange.gateway.answers import check_accepted, replayed_headers
 from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.operation import COMMANDING, READING, Operation, operation
+from exchange.gateway.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
+from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import (
@@ -36,6 +39,7 @@ from exchange.gateway.requests import (
     query,
 )
 from exchange.gateway.responses import (
+    Amount,
     amount,
     cursor_text,
     json_response,
@@ -54,10 +58,8 @@ from projections.settlement import (
 )
 
 CYCLE_MAX: Final = 2**31 - 2
-CYCLES_DEFAULT: Final = 20
-CYCLES_MAX: Final = 100  # each is looked up on every shard
-CLIENTS_DEFAULT: Final = 100
-CLIENTS_MAX: Final = 1_000
+CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each is looked up on every shard
+CLIENTS_LIMIT: Final = limit_of(100, 1_000, "clients")
 SEEN_WAIT_MS: Final = 1_000  # for the read model to have the cuts that were just made
 
 
@@ -83,15 +85,15 @@ class ObligationView(Struct, frozen=True):
     """What a client is to receive (or to deliver, if negative) for an instrument's trades."""
 
     instrument: str
-    net_quantity: Raw
-    net_amount: Raw
+    net_quantity: Amount
+    net_amount: Amount
 
 
 class CurrencyView(Struct, frozen=True):
     """What a client is to receive (or to deliver, if negative) of a currency."""
 
     currency: str
-    net_amount: Raw
+    net_amount: Amount
 
 
 class ClientObligationsView(Struct, frozen=True):
@@ -129,9 +131,19 @@ class ClosedView(Struct, frozen=True):
     pending: list[int]
 
 
+@operation(
+    Operation(
+        tag="settlement",
+        body=CloseBody,
+        examples={"close": {"cycle": 1}},
+        answers={201: (ClosedView,), 200: (ClosedView,), 202: (ClosedView,)},
+        problems=(*COMMANDING, Code.CYCLE_NOT_OPEN, Code.CYCLE_CLOSED),
+    )
+)
 async def close_cycle(request: Request) -> Response:
     """``POST /settlement/cycles/close``: 201 if this closed it, 200 if it was closed before."""
     gateway = gateway_of(request)
+    query(request)
     if header(request, b"idempotency-key") is not None:
         raise invalid("Idempotency-Key", "is not used here: name the cycle, which is the key")
     text = await request.body()
@@ -148,11 +160,19 @@ async def close_cycle(request: Request) -> Response:
     return json_response(view, 200 if replayed else 201, replayed_headers(replayed))
 
 
+@operation(
+    Operation(
+        tag="settlement",
+        query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (CyclesView,)},
+        problems=READING,
+    )
+)
 async def get_cycles(request: Request) -> Response:
     """``GET /settlement/cycles``."""
     gateway = gateway_of(request)
-    parameters = query(request, "limit", "cursor", "min_sequence")
-    limit = integer(parameters, "limit", CYCLES_DEFAULT, least=1, most=CYCLES_MAX)
+    parameters = query(request)
+    limit = integer(parameters, CYCLES_LIMIT)
     before = cursor(parameters, 1)
     await gateway.freshness.reach(NAME, min_sequence(parameters, _only_shard(gateway)))
     async with model_connection(gateway.engine) as connection:
@@ -165,11 +185,20 @@ async def get_cycles(request: Request) -> Response:
     return json_response(CyclesView(views, len(views), more, sequence_text(reached)))
 
 
+@operation(
+    Operation(
+        tag="settlement",
+        path=(CYCLE_ID,),
+        query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (CycleObligationsView,)},
+        problems=(Code.CYCLE_NOT_FOUND, *READING),
+    )
+)
 async def get_cycle(request: Request) -> Response:
     """``GET /settlement/cycles/{cycle_id}``: who owes what; of the open one, so far."""
     gateway = gateway_of(request)
-    parameters = query(request, "client_id", "limit", "cursor", "min_sequence")
-    limit = integer(parameters, "limit", CLIENTS_DEFAULT, least=1, most=CLIENTS_MAX)
+    parameters = query(request)
+    limit = integer(parameters, CLIENTS_LIMIT)
     client_id, after = parameters.get("client_id"), id_cursor(parameters)
     if client_id is not None:
         check_id(client_id, "client_id")

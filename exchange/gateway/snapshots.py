@@ -14,6 +14,9 @@ from exchange import snapshot_store
 from exchange.event_log import EVENTS_CHANNEL, read_heads
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.market import listing_of
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import INSTRUMENT
+from exchange.gateway.problems import Code
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import SNAPSHOT_BODY, SnapshotBody, decode, query
 from exchange.gateway.responses import json_response, timestamp
@@ -46,10 +49,20 @@ class TakenView(Struct, frozen=True):
     sequence: int
 
 
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT,),
+        body=SnapshotBody,
+        examples={"snapshot": {"instrument": "BTC-USD"}},
+        answers={201: (TakenView,), 202: (TakenView,)},
+        problems=(Code.MALFORMED, Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def take_snapshot(request: Request) -> Response:
     """``POST /market/orderbook/snapshot``: 201, or 202 if it takes longer; asking again is safe."""
     gateway = gateway_of(request)
-    parameters = dict(query(request, "instrument"))
+    parameters = dict(query(request))
     text = await request.body()
     body = decode(text, SNAPSHOT_BODY) if text else SnapshotBody()
     if body.instrument is not None:

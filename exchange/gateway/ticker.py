@@ -11,9 +11,12 @@ from starlette.responses import Response
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS, listing_of, read_depth
+from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.parameters import INSTRUMENT, MIN_SEQUENCE
+from exchange.gateway.problems import Code
 from exchange.gateway.reading import CATCH_UP_WAIT_MS, answering, min_sequence, model_connection
 from exchange.gateway.requests import query
-from exchange.gateway.responses import amount, json_response, ratio, timestamp
+from exchange.gateway.responses import Amount, amount, json_response, ratio, timestamp
 from projections import ticker
 from projections.book import BookView
 from projections.checkpoints import read_live_generation
@@ -27,15 +30,15 @@ DAY_MINUTES: Final = 24 * 60
 class DayView(Struct, frozen=True):
     """The trades of the last 24 hours, by whole minutes; null where there were none."""
 
-    open: Raw | None
-    high: Raw | None
-    low: Raw | None
-    close: Raw | None
-    change: Raw | None
-    change_percent: Raw | None
-    quantity: Raw
-    volume: Raw
-    vwap: Raw | None
+    open: Amount | None
+    high: Amount | None
+    low: Amount | None
+    close: Amount | None
+    change: Amount | None
+    change_percent: Amount | None
+    quantity: Amount
+    volume: Amount
+    vwap: Amount | None
     trade_count: int
 
 
@@ -43,23 +46,31 @@ class TickerView(Struct, frozen=True):
     """What ``GET /market/ticker`` answers; null where there is no trade, bid or ask."""
 
     instrument: str
-    last_price: Raw | None
-    last_quantity: Raw | None
+    last_price: Amount | None
+    last_quantity: Amount | None
     last_side: str | None
     last_time: str | None
-    best_bid: Raw | None
-    best_bid_quantity: Raw | None
-    best_ask: Raw | None
-    best_ask_quantity: Raw | None
+    best_bid: Amount | None
+    best_bid_quantity: Amount | None
+    best_ask: Amount | None
+    best_ask_quantity: Amount | None
     day: DayView
     timestamp: str
     sequence: int
 
 
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, MIN_SEQUENCE),
+        answers={200: (TickerView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
 async def get_ticker(request: Request) -> Response:
     """``GET /market/ticker``."""
     gateway = gateway_of(request)
-    parameters = query(request, "instrument", "min_sequence")
+    parameters = query(request)
     listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
     last, reached = await last_trade(gateway, listing, wanted)

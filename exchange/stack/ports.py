@@ -26,10 +26,8 @@ def listeners(settings: Settings) -> list[Listener]:
         Listener(settings.host, settings.port + index, "PORT", "HOST")
         for index in range(settings.gateways)
     ]
-    if settings.metrics_port:
-        ports = [settings.projector_metrics_port]
-        ports += [settings.matcher_metrics_port(index) for index in range(settings.matchers)]
-        found += [Listener(settings.host, port, "METRICS_PORT", "HOST") for port in ports]
+    ports = settings.metrics_ports
+    found += [Listener(settings.host, port, "METRICS_PORT", "HOST") for port in ports]
     if settings.kafka_is_local:
         port = settings.local_kafka_port
         found += [Listener(LOOPBACK, number, "LOCAL_KAFKA_PORT") for number in (port, port + 1)]

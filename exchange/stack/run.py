@@ -130,7 +130,13 @@ def exchange_processes(
         process(f"matcher-{index}", "matcher", *shard_arguments(settings, index))
         for index in range(settings.matchers)
     )
-    return tuple(gateways), tuple(matchers), (process("projector", "projector"),)
+    standbys = (
+        process(f"standby-{index}", "matcher", *shard_arguments(settings, index), "--standby")
+        for index in range(settings.matchers if settings.standbys else 0)
+    )
+    # The standbys before the matchers, or they would take over.
+    tiers = tuple(gateways), tuple(standbys), tuple(matchers)
+    return *tiers, (process("projector", "projector"),)
 
 
 def shard_arguments(settings: Settings, matcher: int) -> list[str]:
@@ -194,11 +200,7 @@ class Screen:
 
 def _metrics_urls(settings: Settings) -> list[str]:
     """Return where projector and matchers are scraped."""
-    if not settings.metrics_port:
-        return []
-    matchers = [settings.matcher_metrics_port(index) for index in range(settings.matchers)]
-    ports = (settings.projector_metrics_port, *matchers)
-    return [f"http://{settings.host}:{port}/metrics" for port in ports]
+    return [f"http://{settings.host}:{port}/metrics" for port in settings.metrics_ports]
 
 
 def _psql() -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sized
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -23,6 +23,7 @@ from exchange.tools.tape import Tape
 
 INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0
+TOTAL = 2_000
 LEVELS_MAX = 1_000
 TRADES_MAX = 1_000
 
@@ -39,11 +40,20 @@ class ToolError(Exception):
 
 def load(
     base_url: BaseUrl = "",
-    connections: Annotated[int, typer.Option(envvar="CONCURRENT_REQUESTS", min=1, max=2_000)] = 100,
+    connections: Annotated[
+        int, typer.Option(envvar="CONCURRENT_REQUESTS", min=1, max=2_000, help="At once.")
+    ] = 100,
     total: Annotated[
-        int, typer.Option(envvar="TOTAL_REQUESTS", min=0, help="0: until the time is up.")
-    ] = 2_000,
-    duration: Annotated[float, typer.Option(envvar="DURATION_SECONDS", min=0.1)] = 60.0,
+        int | None,
+        typer.Option(
+            envvar="TOTAL_REQUESTS",
+            min=0,
+            help="Orders; 0: until the time is up. By default 2000, or the whole file.",
+        ),
+    ] = None,
+    duration: Annotated[
+        float, typer.Option(envvar="DURATION_SECONDS", min=0.1, help="Seconds at most.")
+    ] = 60.0,
     rate: Annotated[
         float, typer.Option(min=0, help="Orders a second; 0: as fast as answers come.")
     ] = 0.0,
@@ -56,12 +66,13 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Send orders and measure how many are taken and how long each waits."""
-    plan = Plan(address(base_url), connections, total, duration, rate, websocket)
     mix = Mix(seed, instrument, f"load-{time.time_ns():x}")
     try:
-        orders = iter(read_fixtures(file)) if file else mix.orders()
+        fixed = read_fixtures(file) if file else None
+        planned = planned_total(total, fixed)
+        plan = Plan(address(base_url), connections, planned, duration, rate, websocket)
         measured = Measured()
-        _run(plan, orders, measured, quiet=as_json)
+        _run(plan, mix.orders() if fixed is None else iter(fixed), measured, quiet=as_json)
     except (Unreachable, MixError) as error:
         raise ToolError(str(error)) from error
     if as_json:
@@ -126,6 +137,13 @@ def trades(
             _answered(tape.show_following(url, following, _notice))
 
 
+def planned_total(told: int | None, fixed: Sized | None) -> int:
+    """Return how many orders to send: as told, else the whole file, else the usual number."""
+    if told is not None:
+        return told
+    return TOTAL if fixed is None else len(fixed)
+
+
 def address(base_url: str) -> str:
     """Return where the exchange is: as told, else where the settings have it."""
     if base_url:
@@ -158,7 +176,8 @@ def _run(plan: Plan, orders: Any, measured: Measured, *, quiet: bool) -> None:
             completed = report.done(plan, measured)
             bar.update(task, completed=completed, description=report.line(measured))
             if next(told):
-                console.print(report.line(measured), highlight=False)
+                left_s = report.left_s(plan, measured)
+                console.print(f"{report.line(measured)}  {left_s:.0f} s left", highlight=False)
 
         try:
             asyncio.run(run_load(plan, orders, measured, tell))

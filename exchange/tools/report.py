@@ -42,6 +42,12 @@ def done(plan: Plan, measured: Measured) -> float:
     return min(1.0, max(by_time, by_count))
 
 
+def left_s(plan: Plan, measured: Measured) -> float:
+    """Return how long a load will go on, if it goes on as it did."""
+    share = done(plan, measured)
+    return measured.seconds * (1 - share) / share if share else plan.duration_s
+
+
 def document(plan: Plan, measured: Measured) -> dict[str, Any]:
     """Return the result for a script."""
     return {

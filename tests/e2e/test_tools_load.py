@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from exchange.cli import app
 from exchange.tools import report
+from exchange.tools.command import planned_total
 from exchange.tools.load import Measured, Plan, Unreachable, run_load
 from exchange.tools.mix import Mix
 from tests.processes import Exchange
@@ -87,6 +88,20 @@ def test_latency_counts_from_the_intended_time() -> None:
     counted = {bound: count for bound, count in report.histogram(measured) if count}
     assert counted == {1: 2, 5: 1, 50: 2, 1_000: 1}
     assert measured.success == 5 / 6
+
+
+def test_time_left_is_that_of_the_nearer_limit() -> None:
+    measured = Measured(seconds=5.0, sent=30)
+
+    assert report.left_s(plan(NOWHERE, total=60, duration_s=20.0), measured) == 5.0
+    assert report.left_s(plan(NOWHERE, total=0, duration_s=20.0), measured) == 15.0
+
+
+def test_a_file_is_sent_whole_unless_a_number_is_told() -> None:
+    orders = range(3_000)
+
+    assert [planned_total(told, orders) for told in (None, 5, 0)] == [3_000, 5, 0]
+    assert planned_total(None, None) == 2_000
 
 
 def test_a_report_fits_a_terminal() -> None:

@@ -42,9 +42,10 @@ class Nemesis:
             async with asyncio.TaskGroup() as lanes:
                 for faults in burst.lanes.values():
                     lanes.create_task(self._lane(faults))
+            await until_in_order()
             if burst.kill_everything:
                 await self._do(Fault(EVERYTHING, 0, 0.0, 0.0))
-            await until_in_order()
+                await until_in_order()
 
     async def _lane(self, faults: list[Fault]) -> None:
         for fault in faults:

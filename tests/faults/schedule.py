@@ -3,7 +3,7 @@
 A run is a row of bursts. In a burst some lanes work side by side, each doing a few faults one
 after the other without waiting for anything to heal, so that faults overlap in ways that the
 seed and the machine decide. After a burst the run waits until all is in order: the time from
-a fault's end until then is its heal time. Some bursts end with everything killed at once.
+a fault's end until then is its heal time. After some bursts everything is killed at once.
 """
 
 import math
@@ -40,7 +40,7 @@ EVERYTHING = "kill everything"
 EVERYTHING_COUNT = 11
 KINDS = (*COUNTS, EVERYTHING)
 BURSTS_A_MINUTE = 3
-BURSTS_MIN = 4
+BURSTS_MIN = 6
 FIRST_AT_S = 2.0  # faults begin up to this much later than their burst, so that load is on
 
 
@@ -59,7 +59,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Burst:
-    """The faults of each lane, and whether everything is killed in the end."""
+    """The faults of each lane, and whether everything is killed when they have healed."""
 
     lanes: dict[str, list[Fault]]
     kill_everything: bool

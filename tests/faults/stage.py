@@ -108,7 +108,6 @@ class Stage:
 
     async def _start_exchange(self) -> None:
         self.exchange = Exchange(self.settings, self.run.path)
-        self.exchange.add_standbys()
         for process in self.exchange.processes:
             process.env = await self._environment(process)
             process.backoff = BACKOFF
@@ -224,6 +223,7 @@ def _settings(kafka: str, database_url: str, redis_url: str, port: int) -> Setti
         Settings.load({}, dotenv=None),
         shards=SHARDS,
         matchers=SHARDS,
+        standbys=True,
         gateways=GATEWAYS,
         port=port,
         kafka_bootstrap_servers=kafka,
@@ -232,6 +232,7 @@ def _settings(kafka: str, database_url: str, redis_url: str, port: int) -> Setti
         kafka_is_local=False,
         database_is_local=False,
         redis_is_local=False,
+        metrics_port=0,
         snapshot_events=5_000,
         snapshot_seconds=10,
     )

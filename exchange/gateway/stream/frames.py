@@ -6,12 +6,21 @@ subscriber that has seen S: ``sequence <= S`` is a repetition, ``prev_sequence >
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
+from exchange.gateway.entry import CancelledView, PlacedView
 from exchange.gateway.listings import Listing
-from exchange.gateway.responses import OrderView, TradeView, amount, encoder
+from exchange.gateway.problems import ProblemMembers
+from exchange.gateway.responses import (
+    Amount,
+    DepthView,
+    OrderView,
+    TradeView,
+    amount,
+    encoder,
+)
 from exchange.gateway.stream.messages import Channel
 
 HEARTBEAT_MS: Final = 1_000
@@ -30,16 +39,8 @@ class Frame(Struct, frozen=True, gc=False):
 class LevelView(Struct, frozen=True):
     """A level of a book that changed; quantity 0 removes it."""
 
-    price: Raw
-    quantity: Raw
-
-
-class DepthView(Struct, frozen=True):
-    """A level of a book, with the sum of the quantities up to it."""
-
-    price: Raw
-    quantity: Raw
-    cumulative: Raw
+    price: Amount
+    quantity: Amount
 
 
 class Connected(Struct, frozen=True, tag="connected"):
@@ -98,7 +99,7 @@ class Orders(Struct, frozen=True, tag="orders"):
 class BookSnapshot(Struct, frozen=True, tag="orderbook"):
     """The whole book, best levels first; ``kind`` is ``snapshot``."""
 
-    kind: str
+    kind: Literal["snapshot"]
     instrument: str
     bids: list[DepthView]
     asks: list[DepthView]
@@ -109,7 +110,7 @@ class BookSnapshot(Struct, frozen=True, tag="orderbook"):
 class BookDelta(Struct, frozen=True, tag="orderbook"):
     """The levels that changed, with their quantities now; ``kind`` is ``delta``."""
 
-    kind: str
+    kind: Literal["delta"]
     instrument: str
     bids: list[LevelView]
     asks: list[LevelView]
@@ -122,12 +123,12 @@ class Ticker(Struct, frozen=True, tag="ticker"):
     """The last trade and the best levels; null where there is none."""
 
     instrument: str
-    last_price: Raw | None
-    last_quantity: Raw | None
-    best_bid: Raw | None
-    best_bid_quantity: Raw | None
-    best_ask: Raw | None
-    best_ask_quantity: Raw | None
+    last_price: Amount | None
+    last_quantity: Amount | None
+    best_bid: Amount | None
+    best_bid_quantity: Amount | None
+    best_ask: Amount | None
+    best_ask_quantity: Amount | None
     timestamp: str
     sequence: int
     prev_sequence: int
@@ -145,6 +146,40 @@ class Pong(Struct, frozen=True, tag="pong"):
 
     timestamp: str
     id: str | UnsetType = UNSET
+
+
+class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
+    """The answer to an order; ``replayed`` if an earlier one had its key."""
+
+    replayed: bool
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+
+
+class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=True):
+    """The answer to a cancel; ``replayed`` if an earlier one had its key."""
+
+    replayed: bool
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+
+
+class OrderPending(Struct, frozen=True, tag="order_pending"):
+    """An order or cancel was not decided in time; ``location`` is where to ask."""
+
+    order_id: str
+    command_id: str
+    status: Literal["pending"]
+    location: str
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+
+
+class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
+    """A message was refused, or cannot be answered: the problem that HTTP would answer."""
+
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
 
 
 def text_of(message: Struct) -> str:

@@ -9,11 +9,11 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct, field
 
 from exchange.domain.values import Id, InstrumentName, OrderType, Side
 from exchange.gateway.problems import Code, Problem, invalid
-from exchange.gateway.requests import NULL, OrderBody, decode
+from exchange.gateway.requests import AmountIn, OrderBody, PriceIn, decode, null
 
 INSTRUMENT_DEFAULT: Final = "BTC-USD"
 REPEATABLE: Final = frozenset(("type",))
@@ -59,9 +59,9 @@ class PlaceOrderMessage(Struct, frozen=True, forbid_unknown_fields=True):
     client_id: Id
     instrument: InstrumentName
     side: Side
-    quantity: Raw
+    quantity: AmountIn
     order_type: OrderType | None = None
-    price: Raw = NULL
+    price: PriceIn = field(default_factory=null)
     order_id: Id | None = None
     idempotency_key: Id | None = None
     id: Id | None = None

@@ -21,14 +21,18 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exchange import tracing
 from exchange.gateway.context import Gateway
-from exchange.gateway.entry import CancelledView, Entered, Origin, PlacedView, cancel, place
+from exchange.gateway.entry import Entered, Origin, PlacedView, cancel, place
 from exchange.gateway.problems import Code, Problem
-from exchange.gateway.responses import encoder, timestamp
+from exchange.gateway.responses import timestamp
 from exchange.gateway.stream.frames import (
     HEARTBEAT_MS,
+    CancelAnswer,
     Connected,
+    Error,
     Frame,
     Heartbeat,
+    OrderAnswer,
+    OrderPending,
     Pong,
     Subscribed,
     Unsubscribed,
@@ -222,23 +226,23 @@ class Session:
     ) -> None:
         try:
             with tracing.span("stream order", kind=SpanKind.SERVER):
-                document = await order(Origin(self._address, on_handed_over=handed_over.set))
+                message = await order(Origin(self._address, on_handed_over=handed_over.set))
         except Problem as problem:
             self._refuse(problem, echo)
         except Exception:
             logger.exception("An order on the stream crashed")
             self._refuse(Problem(Code.INTERNAL, "The mistake was logged."), echo)
         else:
-            self._put(encoder.encode({**document, **echo}).decode())
+            self._put(text_of(msgspec.structs.replace(message, **echo)))
         finally:
             handed_over.set()
 
-    async def _place(self, message: PlaceOrderMessage, origin: Origin) -> dict[str, Any]:
+    async def _place(self, message: PlaceOrderMessage, origin: Origin) -> "_Entered":
         key = message.idempotency_key
         entered = await place(self._gateway, message.body(), key, origin)
-        return _entered("order_accepted", entered)
+        return _entered(entered)
 
-    async def _cancel(self, message: CancelMessage, origin: Origin) -> dict[str, Any]:
+    async def _cancel(self, message: CancelMessage, origin: Origin) -> "_Entered":
         entered = await cancel(
             self._gateway,
             message.order_id,
@@ -246,7 +250,7 @@ class Session:
             message.idempotency_key,
             origin,
         )
-        return _entered("order_cancelled", entered)
+        return _entered(entered)
 
     async def _write(self) -> None:
         while True:
@@ -277,7 +281,7 @@ class Session:
             self.close(TRY_AGAIN, f"slow {self._sequences()}")
 
     def _refuse(self, problem: Problem, echo: Mapping[str, str]) -> None:
-        self._put(encoder.encode({**problem.document(), "type": "error", **echo}).decode())
+        self._put(text_of(Error(**{**problem.members(), **echo})))
 
     def _strike(self, problem: Problem) -> None:
         self._strikes = self._strikes + 1 if problem.code in UNREADABLE else 0
@@ -307,7 +311,8 @@ class Session:
             logger.debug("A connection could not be closed in order", extra={"code": code})
 
 
-_Order = Callable[[Origin], Awaitable[dict[str, Any]]]
+_Entered = OrderAnswer | CancelAnswer | OrderPending
+_Order = Callable[[Origin], Awaitable[_Entered]]
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
@@ -316,18 +321,15 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _entered(kind: str, entered: Entered) -> dict[str, Any]:
+def _entered(entered: Entered) -> _Entered:
     answer = entered.answer
     if isinstance(answer, Pending):
-        return {
-            "type": "order_pending",
-            "order_id": entered.order_id,
-            "command_id": str(entered.command_id),
-            "status": "pending",
-            "location": f"/commands/{entered.command_id}?at={answer.shard}:{answer.offset}",
-        }
-    assert isinstance(answer, PlacedView | CancelledView)
-    return {"type": kind, **msgspec.structs.asdict(answer), "replayed": entered.replayed}
+        location = f"/commands/{entered.command_id}?at={answer.shard}:{answer.offset}"
+        return OrderPending(entered.order_id, str(entered.command_id), "pending", location)
+    fields = {**msgspec.structs.asdict(answer), "replayed": entered.replayed}
+    if isinstance(answer, PlacedView):
+        return OrderAnswer(**fields)
+    return CancelAnswer(**fields)
 
 
 def _too_fast() -> Problem:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange import tracing
 from exchange.codec import DecidedEvent, load_event
 from exchange.event_log import read_events, read_heads
+from exchange.event_log import read_traces as log_traces
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import (
     CATCH_UP_WAIT_MS,
@@ -77,19 +79,21 @@ class ShardFeed:
         return events
 
     async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the contexts of the sampled ones among the next events, as the feed tells."""
-        if not tracing.is_on() or self._generation is None:
+        """Return the contexts of the sampled ones among the next events.
+
+        Those of the feed's writing, or of the matcher where the feed does not have them yet.
+        """
+        if not tracing.is_on():
             return []
-        try:
-            return await read_traces(
-                self._redis,
-                self._generation,
-                self.shard,
-                after=self.position,
-                up_to=events[-1].position,
-            )
-        except ReadModelUnavailable:
-            return []
+        after, up_to = self.position, events[-1].position
+        with suppress(ReadModelUnavailable, Problem):
+            found = await self._traces_of_feed(after, up_to)
+            if found:
+                return found
+            async with log_connection(self._engine) as connection:
+                noted = await log_traces(connection, self.shard, after=after, up_to=up_to)
+            return list(noted.values())
+        return []
 
     def advance(self, events: Sequence[DecidedEvent]) -> None:
         """Note that subscribers have got these events, which come after ``position``."""
@@ -131,6 +135,12 @@ class ShardFeed:
                 limit=READ_EVENTS_MAX,
             )
         return [load_event(event) for event in stored]
+
+    async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
+        if self._generation is None:
+            return []
+        place = (self._redis, self._generation, self.shard)
+        return await read_traces(*place, after=after, up_to=up_to)
 
     async def _from_feed(self) -> list[DecidedEvent]:
         try:

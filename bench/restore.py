@@ -1,0 +1,277 @@
+"""How soon does a matcher have its books again, with an engine snapshot and without?
+
+Workload: a log of a million events of the load's mix (30 % at the market, uniform prices, 100
+clients), decided by the engine and copied into PostgreSQL with its batches, chain and digests; a
+snapshot that leaves a tail of 100,000 events, as many as the default settings let come between
+two. Measured is ``Matcher.restore`` whole, on real Kafka and PostgreSQL: the lock, the take-over,
+the snapshot, the events, chain and digest compared, the invariants checked, the seek in Kafka.
+
+The floor is measured in the same run, in turns: the same events are read, and nothing is done.
+
+Not included: starting Python and its imports (about half a second), and a book that is large: a
+resting order costs some microseconds more.
+"""
+
+import argparse
+import asyncio
+import gc
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.venue import free_ports, local_services, machine, settings_for, table_of
+from exchange.codec import abridge_links, chain_links, store_event
+from exchange.command_log import KafkaCommandLog
+from exchange.config import Settings
+from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
+from exchange.domain.engine import State, decide, evolve
+from exchange.domain.values import (
+    Offset,
+    OrderType,
+    Position,
+    Price,
+    Quantity,
+    Shard,
+    Side,
+)
+from exchange.event_store import PostgresEventStore
+from exchange.matcher import Matcher
+from exchange.ports import EMPTY_CHAIN, StoredEvent
+from exchange.processes import GARBAGE_OBJECTS_MAX
+from exchange.snapshot_store import store
+from exchange.snapshots import encode
+from exchange.stack.directory import RunDirectory
+from exchange.stack.kafka import ensure_topic
+from exchange.stack.migrations import migrate
+from exchange.stack.services import remove
+
+SHARD: Final = Shard(0)
+BATCH_COMMANDS: Final = 100
+TAIL_EVENTS: Final = 100_000
+MARKET_SHARE: Final = 0.3
+TIME_MS: Final = 1_790_000_000_000
+EVENT_COLUMNS: Final = (
+    "shard", "position", "instrument", "type", "version", "data", "command_id", "kafka_offset",
+)  # fmt: skip
+BATCH_COLUMNS: Final = (
+    "shard", "position", "epoch", "next_offset", "chain", "state_digest", "links",
+)  # fmt: skip
+
+
+INSERT_HEAD = """
+insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+values ($1, 1, $2, $3, 0, $4, $5)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of each round."""
+
+    events: int
+    floor_s: list[float] = field(default_factory=list)
+    whole_log_s: list[float] = field(default_factory=list)
+    snapshot_s: list[float] = field(default_factory=list)
+
+
+class SilentOutcomes:
+    """A restore tells nobody anything."""
+
+    async def publish(self, gateway: str, message: bytes) -> None:
+        raise AssertionError(f"{gateway} was sent {message!r}")
+
+
+class LogMaker:
+    """Decides the load's mix and keeps what a matcher would have stored."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.chain = EMPTY_CHAIN
+        self.offset = 0
+        self._commands = _commands()
+
+    def batch(self) -> tuple[list[StoredEvent], tuple[object, ...]]:
+        """Return the events of the next batch, and its row."""
+        events = [
+            e for command in islice(self._commands, BATCH_COMMANDS) for e in self._do(command)
+        ]
+        links = chain_links(self.chain, events)
+        self.chain = links[-1]
+        row = (
+            SHARD, self.state.position, 1, self.offset, self.chain, self.state.digest,
+            abridge_links(links),
+        )  # fmt: skip
+        return events, row
+
+    def _do(self, command: Command) -> Iterator[StoredEvent]:
+        command_id = UUID(int=self.offset | 7 << 76 | 2 << 62)
+        for event in decide(self.state, command, time_ms=TIME_MS + self.offset):
+            evolve(self.state, event)
+            yield store_event(
+                event,
+                shard=SHARD,
+                position=self.state.position,
+                command_id=command_id,
+                kafka_offset=Offset(self.offset),
+            )
+        self.offset += 1
+
+
+def _commands() -> Iterator[Command]:
+    chance = Random(1)
+    yield RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
+    while True:
+        market = chance.random() < MARKET_SHARE
+        yield PlaceOrder(
+            order_id=f"{chance.getrandbits(128):032x}-BTC-USD",
+            client_id=f"load-{chance.randrange(100)}",
+            instrument="BTC-USD",
+            side=chance.choice((Side.BUY, Side.SELL)),
+            order_type=OrderType.MARKET if market else OrderType.LIMIT,
+            price=None if market else Price(chance.randint(6_950_000, 7_050_000)),
+            quantity=Quantity(chance.randint(1, 1_000) * 100_000),
+        )
+
+
+async def write_log(connection: asyncpg.Connection, topic_id: str, events: int) -> None:
+    """Write the log, its head, and a snapshot ``TAIL_EVENTS`` before its end."""
+    maker = LogMaker()
+    stored = False
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Writing the log", total=events)
+        while maker.state.position < events:
+            made, row = maker.batch()
+            await connection.copy_records_to_table(
+                "events", records=map(msgspec.structs.astuple, made), columns=EVENT_COLUMNS
+            )
+            await connection.copy_records_to_table("batches", records=[row], columns=BATCH_COLUMNS)
+            if not stored and maker.state.position >= events - TAIL_EVENTS:
+                await store(connection, SHARD, maker.state, encode(maker.state))
+                stored = True
+            progress.update(task, completed=maker.state.position)
+    await connection.execute(
+        INSERT_HEAD,
+        SHARD,
+        maker.state.position,
+        topic_id,
+        maker.chain,
+        maker.state.digest,
+    )
+    await connection.execute("vacuum analyze events")
+
+
+@asynccontextmanager
+async def matcher_on(settings: Settings) -> AsyncIterator[tuple[Matcher, PostgresEventStore]]:
+    """Lend a matcher that has not restored yet."""
+    async with AsyncExitStack() as opened:
+        commands = await opened.enter_async_context(
+            KafkaCommandLog(settings.kafka_bootstrap_servers, settings.kafka_topic, SHARD)
+        )
+        events = await opened.enter_async_context(PostgresEventStore(settings.database_url, SHARD))
+        yield Matcher(SHARD, commands, events, SilentOutcomes()), events
+
+
+async def restore_s(settings: Settings) -> float:
+    """Restore once."""
+    async with matcher_on(settings) as (matcher, _events):
+        begun_s = time.perf_counter()
+        await matcher.restore()
+        return time.perf_counter() - begun_s
+
+
+async def read_s(settings: Settings) -> float:
+    """Read all events once."""
+    async with matcher_on(settings) as (_matcher, events):
+        up_to: Position = await events.position()
+        begun_s = time.perf_counter()
+        async for _chunk in events.read(after=Position(0), up_to=up_to):
+            pass
+        return time.perf_counter() - begun_s
+
+
+async def measure(events: int, rounds: int) -> Measured:
+    """Write a log on services of its own and restore from it."""
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
+    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
+    run.prepare()
+    ports = free_ports(5)
+    services = local_services(run, ports)
+    settings = settings_for(services, ports[4])
+    try:
+        await services.start()
+        await migrate(settings.sqlalchemy_url)
+        await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, 1)
+        return await _rounds(settings, events, rounds)
+    finally:
+        await services.stop()
+        remove(run)
+        shutil.rmtree(run.path)
+
+
+async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
+    connection = await asyncpg.connect(settings.database_url)
+    async with matcher_on(settings) as (matcher, _events):
+        topic_id = await matcher._commands.topic_id()
+    await write_log(connection, topic_id, events)
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS_MAX)  # as the process has it
+    measured = Measured(await connection.fetchval("select position from head"))
+    for _ in range(rounds):
+        measured.floor_s.append(await read_s(settings))
+        measured.snapshot_s.append(await restore_s(settings))
+    await connection.execute("delete from snapshots")
+    for _ in range(rounds):
+        measured.floor_s.append(await read_s(settings))
+        measured.whole_log_s.append(await restore_s(settings))
+    await connection.close()
+    return measured
+
+
+def show(measured: Measured) -> None:
+    """Print the medians, with the floor beside them."""
+    floor_s = statistics.median(measured.floor_s)
+    table = table_of("", "median s", "worst s", "events/s", "times the floor")
+    for name, seconds in (
+        ("reading alone (floor)", measured.floor_s),
+        ("restore from the whole log", measured.whole_log_s),
+        ("restore from a snapshot", measured.snapshot_s),
+    ):
+        median = statistics.median(seconds)
+        rate = "" if seconds is measured.snapshot_s else f"{measured.events / median:,.0f}"
+        row = (f"{median:.2f}", f"{max(seconds):.2f}", rate, f"{median / floor_s:.2f}")
+        table.add_row(name, *row)
+    console = Console()
+    console.print(f"{measured.events:,} events; {machine()}")
+    console.print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    arguments = parser.parse_args()
+    measured = asyncio.run(measure(arguments.events, arguments.rounds))
+    if arguments.json:
+        print(msgspec.json.encode(measured).decode())
+    else:
+        show(measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The AsyncAPI 3 document: every message of the stream, from the types that it is made of."""
+
+from inspect import getdoc
+from typing import Any, Final
+
+from msgspec import Struct
+
+from exchange.gateway.description.schemas import schemas_of
+from exchange.gateway.responses import BookView
+from exchange.gateway.stream import frames
+from exchange.gateway.stream.messages import MESSAGES
+
+CHANNEL: Final = "stream"
+REF: Final = "#/channels/stream/messages/"
+
+# What the gateway sends: the types of ``frames`` that have a tag.
+SENT: Final[tuple[type[Struct], ...]] = tuple(
+    kind
+    for kind in vars(frames).values()
+    if isinstance(kind, type) and issubclass(kind, Struct) and kind.__struct_config__.tag
+)
+
+
+def document() -> dict[str, Any]:
+    """Return the document."""
+    schemas, components = schemas_of((*MESSAGES.values(), *SENT, BookView))
+    received = {
+        f"client.{kind}": _received(kind, message, schema)
+        for (kind, message), schema in zip(MESSAGES.items(), schemas, strict=False)
+    }
+    sent = {
+        message.__name__: _sent(message, schema)
+        for message, schema in zip(SENT, schemas[len(MESSAGES) :], strict=False)
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Exchange stream",
+            "version": "1",
+            "description": "What happens, as it happens, and order entry over a WebSocket.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {CHANNEL: {"address": "/stream", "messages": {**received, **sent}}},
+        "operations": {
+            "ask": _operation("receive", received),
+            "tell": _operation("send", sent),
+        },
+        "components": {"schemas": components},
+    }
+
+
+def _operation(action: str, messages: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{CHANNEL}"},
+        "messages": [{"$ref": REF + name} for name in messages],
+    }
+
+
+def _received(kind: str, message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
+    payload = {"allOf": [schema, {"properties": {"type": {"const": kind}}}]}
+    return {"name": kind, "summary": getdoc(message), "payload": payload}
+
+
+def _sent(message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
+    name = message.__struct_config__.tag
+    return {"name": name, "summary": getdoc(message), "payload": schema}

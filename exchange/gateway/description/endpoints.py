@@ -1,0 +1,61 @@
+"""Where the descriptions are served. They are made when first asked for, and kept."""
+
+from collections.abc import Callable
+from functools import cache
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exchange.gateway.description import asyncapi, openapi
+from exchange.gateway.description.page import page
+from exchange.gateway.description.requests_file import requests_file
+from exchange.gateway.operation import JSON, Handler, Operation, operation
+from exchange.gateway.requests import query
+
+HTML = "text/html"
+PLAIN = "text/plain"
+
+
+def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
+    """Return the routes that describe an interface and themselves."""
+    routes: list[Route] = []
+
+    def whole() -> tuple[Route, ...]:
+        return (*interface, *routes)
+
+    def openapi_json() -> bytes:
+        return msgspec.json.encode(openapi.document(whole()))
+
+    def asyncapi_json() -> bytes:
+        return msgspec.json.encode(asyncapi.document())
+
+    def html() -> bytes:
+        return page(openapi.document(whole()), asyncapi.document()).encode()
+
+    def requests_http() -> bytes:
+        return requests_file(interface).encode()
+
+    routes += [
+        _route("/openapi.json", "get_openapi", "the interface over HTTP", JSON, openapi_json),
+        _route("/asyncapi.json", "get_asyncapi", "the stream", JSON, asyncapi_json),
+        _route("/docs", "get_docs", "both, to read", HTML, html),
+        _route("/requests.http", "get_requests", "requests for an editor", PLAIN, requests_http),
+    ]
+    return tuple(routes)
+
+
+def _route(path: str, name: str, meaning: str, media_type: str, make: Callable[[], bytes]) -> Route:
+    content = cache(make)
+
+    async def answer(request: Request) -> Response:
+        query(request)
+        return Response(content(), media_type=media_type)
+
+    answer.__name__ = name
+    answer.__doc__ = f"``GET {path}``: {meaning}."
+    handler: Handler = operation(
+        Operation(tag="documents", answers={200: ()}, media_type=media_type)
+    )(answer)
+    return Route(path, handler, methods=["GET"])

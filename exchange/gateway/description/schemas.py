@@ -1,0 +1,34 @@
+"""Types to JSON Schema 2020-12, in a form that readers other than Python understand."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+REF_TEMPLATE: Final = "#/components/schemas/{name}"
+
+# Python's end of text, and what no JSON in UTF-8 can have: other readers know neither.
+_ONLY_PYTHON: Final = ((r"\Z", "$"), (r"\ud800-\udfff", ""))
+
+
+def schemas_of(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the schemas of some types, and the components that these refer to."""
+    schemas, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
+    return [_portable(schema) for schema in schemas], _portable(components)
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """Return the schema of a type that refers to no other."""
+    schema: dict[str, Any] = _portable(msgspec.json.schema(kind))
+    return schema
+
+
+def _portable(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _portable(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_portable(value) for value in part]
+    if isinstance(part, str):
+        for python, everywhere in _ONLY_PYTHON:
+            part = part.replace(python, everywhere)
+    return part

@@ -1,0 +1,91 @@
+"""What may stand beside a request's body: each parameter, declared once.
+
+``requests`` validates by these declarations and ``description`` documents them.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+
+from exchange.domain.values import Id
+from projections.orders import OrderStatus
+
+PLACE: Final = "[0-9]{1,4}:[0-9]{1,18}"
+
+Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_=-]+$", max_length=512)]
+Sequences = Annotated[str, Meta(pattern=rf"^([0-9]{{1,18}}|{PLACE}(,{PLACE})*)$")]
+Place = Annotated[str, Meta(pattern=f"^{PLACE}$")]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Digits = Annotated[str, Meta(pattern="^[0-9]{1,10}$")]
+
+
+class Parameter(Struct, frozen=True):
+    """A parameter: its name, its type as msgspec knows it, and what it means."""
+
+    name: str
+    type: Any
+    meaning: str
+    required: bool = False
+    default: str | int | None = None
+    example: str | int | None = None
+
+
+class WholeNumber(Parameter, frozen=True, kw_only=True):
+    """A whole number from ``least`` to ``most``, ``default`` if it is left out."""
+
+    type: Any = int
+    default: int
+    least: int
+    most: int
+
+
+def limit(default: int, most: int, what: str) -> WholeNumber:
+    """Declare how many of something an answer may have."""
+    return WholeNumber(
+        name="limit", meaning=f"how many {what}", default=default, least=1, most=most
+    )
+
+
+INSTRUMENT: Final = Parameter("instrument", Id, "which instrument", default="BTC-USD")
+ONLY_INSTRUMENT: Final = Parameter("instrument", Id, "only orders of this instrument")
+OWNER: Final = Parameter("client_id", Id, "whose orders", required=True, example="client-A")
+ONLY_CLIENT: Final = Parameter("client_id", Id, "only this client's")
+STATUS: Final = Parameter("status", OrderStatus, "only orders with this status")
+LEVELS: Final = WholeNumber(
+    name="levels", meaning="how many levels of each side", default=20, least=1, most=100
+)
+START_TIME: Final = Parameter(
+    "start_time", Time, "ISO 8601, UTC without an offset; by default a day before end_time"
+)
+END_TIME: Final = Parameter("end_time", Time, "ISO 8601; by default now")
+INTERVAL: Final = WholeNumber(
+    name="interval",
+    meaning="minutes",
+    default=1,
+    least=1,
+    most=527_040,  # a leap year
+)
+CURSOR: Final = Parameter("cursor", Cursor, "the next_cursor of an earlier answer")
+MIN_SEQUENCE: Final = Parameter(
+    "min_sequence", Sequences, "wait until the answer has seen this sequence, or these positions"
+)
+AT: Final = Parameter("at", Place, "where the command waits, as in Location")
+
+ORDER_ID: Final = Parameter("order_id", Id, "which order", required=True, example="order-1")
+CLIENT_ID: Final = Parameter("client_id", Id, "which client", required=True, example="client-A")
+COMMAND_ID: Final = Parameter(
+    "command_id",
+    Uuid,
+    "which command",
+    required=True,
+    example="01990000-0000-7000-8000-000000000000",
+)
+CYCLE_ID: Final = Parameter("cycle_id", Digits, "which cycle", required=True, example="1")
+
+IDEMPOTENCY_KEY: Final = Parameter(
+    "Idempotency-Key", Id, "makes a retry safe; bare or as a quoted string"
+)
+PREFER: Final = Parameter(
+    "Prefer", str, "respond-async: do not wait for the outcome", example="respond-async"
+)

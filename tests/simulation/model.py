@@ -1,0 +1,95 @@
+"""A read model in memory: sums that show at once whether an event was applied twice or never.
+
+``Follower`` is the product's; only the stores are simulated. The model and its checkpoint
+change in one step on the server, as a transaction or a script does it.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from exchange.codec import DecidedEvent, load_event
+from exchange.domain.events import OrderCancelled, OrderRested, TradeExecuted
+from exchange.domain.values import Side
+from projections.tail import Chunk, ShardTail
+from tests.fakes import Link, MemoryDatabase
+
+NOWHERE = create_async_engine("postgresql+asyncpg://nowhere")  # never connected to
+
+
+@dataclass
+class ModelStore:
+    """Net quantity by client, open quantity by side and price; how far it is."""
+
+    checkpoint: int | None = None
+    net: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    levels: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+
+
+class MemoryModel:
+    """A ``Projection`` over a ``ModelStore``."""
+
+    name = "memory"
+    tables: tuple[Table, ...] = ()
+
+    def __init__(self, store: ModelStore, link: Link) -> None:
+        self._store = store
+        self._link = link
+
+    async def resume(self, generation: int, shard: int) -> int:  # noqa: ARG002
+        return await self._link.call("resume", self._resume)
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:  # noqa: ARG002
+        return dict.fromkeys(shards, self._store.checkpoint or 0)
+
+    async def apply(
+        self,
+        generation: int,  # noqa: ARG002
+        after: int,
+        events: Sequence[DecidedEvent],
+    ) -> bool:
+        return await self._link.call("apply", lambda: self._apply(after, events))
+
+    def _resume(self) -> int:
+        if self._store.checkpoint is None:
+            self._store.checkpoint = 0
+        return self._store.checkpoint
+
+    def _apply(self, after: int, events: Sequence[DecidedEvent]) -> bool:
+        if self._store.checkpoint != after:
+            return False
+        for decided in events:
+            self._count(decided)
+        self._store.checkpoint = events[-1].position
+        return True
+
+    def _count(self, decided: DecidedEvent) -> None:
+        match decided.event:
+            case TradeExecuted() as trade:
+                sign = 1 if trade.taker_side is Side.BUY else -1
+                self._store.net[trade.taker_client_id] += sign * trade.quantity
+                self._store.net[trade.maker_client_id] -= sign * trade.quantity
+                level = (trade.taker_side.opposite.value, trade.price)
+                self._store.levels[level] -= trade.quantity
+            case OrderRested() as rested:
+                self._store.levels[rested.side.value, rested.price] += rested.quantity
+            case OrderCancelled() as cancelled if cancelled.price is not None:
+                self._store.levels[cancelled.side.value, cancelled.price] -= cancelled.quantity
+            case _:
+                pass
+
+
+class MemoryTail(ShardTail):
+    """A ``ShardTail`` that reads a ``MemoryDatabase``."""
+
+    def __init__(self, database: MemoryDatabase, link: Link) -> None:
+        super().__init__(NOWHERE, 0)
+        self._database = database
+        self._link = link
+
+    async def _fetch(self, after: int, limit: int) -> Chunk:
+        events = await self._link.call("fetch", lambda: self._database.events.get(0, [])[after:])
+        return Chunk([load_event(stored) for stored in events[:limit]])
