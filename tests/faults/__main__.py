@@ -27,6 +27,10 @@ from tests.faults.schedule import KINDS
 DIRECTORY = PROJECT / ".run" / "faults"
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long faults go on.")] = 2.0,
     seed: Annotated[int | None, typer.Option(help="Which faults, when.")] = None,
@@ -100,4 +104,4 @@ def _short(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tests.faults.history import HistoryFile
-from tests.faults.stage import Stage
+from tests.faults.stage import DATABASE_ERRORS, Stage
 from tests.projections.models import PROJECTIONS, REDIS_PROJECTIONS, stored_checkpoints
 
 PROGRESS_EVERY_S = 0.5
 PROCESSES_EVERY_S = 5.0
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError)
+AWAY = (*DATABASE_ERRORS, RedisError)
 HEADS = "select shard, position from head"
 LIVE = "select projection, generation from live"
 

@@ -42,6 +42,14 @@ GATEWAYS = 2
 BACKOFF = Backoff(first_s=0.2, longest_s=2.0)
 ASK_TIMEOUT_S = 30.0  # a restarted PostgreSQL answers long before
 ASK_PAUSE_S = 0.1
+# The last one is what asyncpg says of a server that dies between two messages.
+DATABASE_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 # Of the session that holds a shard's lock: the port that it comes from.
 READ_WRITER_PORT = """
@@ -155,7 +163,7 @@ class Stage:
             try:
                 async with self.database() as connection:
                     return await connection.fetchval(query, *arguments)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DATABASE_ERRORS:
                 if time.monotonic() > deadline_s:
                     raise
             await asyncio.sleep(ASK_PAUSE_S)
@@ -166,7 +174,7 @@ class Stage:
         try:
             yield connection
         finally:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*DATABASE_ERRORS):
                 await connection.close(timeout=5)
 
     def redis(self) -> Redis:
@@ -223,7 +231,7 @@ def _settings(kafka: str, database_url: str, redis_url: str, port: int) -> Setti
         Settings.load({}, dotenv=None),
         shards=SHARDS,
         matchers=SHARDS,
-        standbys=True,
+        standbys=1,
         gateways=GATEWAYS,
         port=port,
         kafka_bootstrap_servers=kafka,
