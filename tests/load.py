@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class Answer:
 
     status: int
     body: dict[str, Any]
+    at_s: float = 0.0
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Command:
     body: dict[str, Any]
     answers: list[Answer] = field(default_factory=list)
     attempts: int = 0
+    number: int = 0
+    invoked_s: float = 0.0
 
     @property
     def outcome(self) -> Answer | None:
@@ -48,6 +52,16 @@ class History:
     """Everything that the load did, in the order in which it began."""
 
     commands: list[Command] = field(default_factory=list)
+    resolved: int = 0
+
+    def invoked(self, command: Command) -> None:
+        """Take note of a command that is about to be sent for the first time."""
+        self.commands.append(command)
+
+    def answered(self, command: Command, answer: Answer | None) -> None:
+        """Take note of what an attempt brought; None is a connection that broke."""
+        if answer is not None:
+            command.answers.append(answer)
 
     @property
     def unresolved(self) -> list[Command]:
@@ -59,17 +73,36 @@ def is_outcome(answer: Answer) -> bool:
     return answer.status in (200, 201) or 400 <= answer.status < 500
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How a trader behaves: its rest between commands, its patience, and its echoes.
+
+    An echo is a command that is sent once more after its outcome is known; ``echoes`` is the
+    share of those.
+    """
+
+    pause_s: float = 0.0
+    resolve_timeout_s: float = RESOLVE_TIMEOUT_S
+    echoes: float = 0.0
+
+
 class Trader:
     """One client that trades at random, one command after the other."""
 
     def __init__(
-        self, client_id: str, instruments: Sequence[str], urls: Sequence[str], history: History
+        self,
+        client_id: str,
+        instruments: Sequence[str],
+        urls: Sequence[str],
+        history: History,
+        pace: Pace,
     ) -> None:
         self.client_id = client_id
         self._random = random.Random(client_id)
         self._instruments = instruments
         self._urls = urls
         self._history = history
+        self._pace = pace
         self._sent = 0
         self._open: list[str] = []
 
@@ -77,9 +110,31 @@ class Trader:
         """Send commands until told to stop; the last one is resolved too."""
         while not until.is_set():
             command = self._next_command()
-            self._history.commands.append(command)
-            await resolve(command, http, self._urls, self._random)
+            self._history.invoked(command)
+            await self._resolve(command, http)
             self._remember(command)
+            await asyncio.sleep(self._pace.pause_s)
+
+    async def _resolve(self, command: Command, http: httpx.AsyncClient) -> None:
+        """Send a command, again and again, until its outcome is known; some once more then."""
+        deadline_s = time.monotonic() + self._pace.resolve_timeout_s
+        while command.outcome is None and time.monotonic() < deadline_s:
+            await self._attempt(command, http)
+            if command.outcome is None:
+                await asyncio.sleep(RESEND_PAUSE_S)
+        if command.outcome is not None:
+            self._history.resolved += 1
+            if self._random.random() < self._pace.echoes:
+                await self._attempt(command, http)
+
+    async def _attempt(self, command: Command, http: httpx.AsyncClient) -> None:
+        command.attempts += 1
+        answer = None
+        with suppress(httpx.TransportError):
+            url = self._random.choice(self._urls) + command.path
+            response = await http.post(url, json=command.body)
+            answer = Answer(response.status_code, response.json(), time.time())
+        self._history.answered(command, answer)
 
     def _next_command(self) -> Command:
         self._sent += 1
@@ -113,23 +168,6 @@ class Trader:
             self._open.append(order["order_id"])
 
 
-async def resolve(
-    command: Command, http: httpx.AsyncClient, urls: Sequence[str], rng: random.Random
-) -> None:
-    """Send ``command``, again and again, until its outcome is known."""
-    deadline_s = time.monotonic() + RESOLVE_TIMEOUT_S
-    while command.outcome is None and time.monotonic() < deadline_s:
-        command.attempts += 1
-        try:
-            response = await http.post(rng.choice(urls) + command.path, json=command.body)
-        except httpx.TransportError:
-            await asyncio.sleep(RESEND_PAUSE_S)
-            continue
-        command.answers.append(Answer(response.status_code, response.json()))
-        if command.outcome is None:
-            await asyncio.sleep(RESEND_PAUSE_S)
-
-
 class Load:
     """Traders at work in the background, between ``async with`` and its end.
 
@@ -143,11 +181,13 @@ class Load:
         *,
         traders: int = 8,
         name: str = "client",
+        pace: Pace = Pace(),
+        history: History | None = None,
     ) -> None:
-        self.history = History()
-        self._urls = urls
+        self.history = history or History()
         self._traders = [
-            Trader(f"{name}-{number}", instruments, urls, self.history) for number in range(traders)
+            Trader(f"{name}-{number}", instruments, urls, self.history, pace)
+            for number in range(traders)
         ]
         self._stop = asyncio.Event()
         self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S)
@@ -166,11 +206,8 @@ class Load:
 
     async def until_resolved(self, more: int, timeout_s: float = RESOLVE_TIMEOUT_S) -> None:
         """Wait until ``more`` further commands are resolved: the exchange works (again)."""
-        wanted = self._resolved() + more
+        wanted = self.history.resolved + more
         deadline_s = time.monotonic() + timeout_s
-        while self._resolved() < wanted:
+        while self.history.resolved < wanted:
             assert time.monotonic() < deadline_s, f"no {more} answers within {timeout_s} s"
             await asyncio.sleep(0.02)
-
-    def _resolved(self) -> int:
-        return len(self.history.commands) - len(self.history.unresolved)

@@ -11,16 +11,29 @@ from contextlib import suppress
 from typing import Any
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import WebSocketException
 
 DROP_AFTER_S = (0.2, 2.0)
-RECEIVE_S = 5.0
+RECEIVE_S = 5.0  # a gateway that lives sends a heartbeat each second
+RECONNECT_PAUSE_S = 0.2
+AWAY = 500  # an error's status from here on: the gateway cannot serve now
+
+
+class Unavailable(Exception):
+    """The gateway cannot serve a subscription at the moment."""
 
 
 class Subscriber:
     """Follows an instrument, from a random moment on, through random disconnections."""
 
-    def __init__(self, number: int, urls: list[str], instrument: str) -> None:
+    def __init__(
+        self,
+        number: int,
+        urls: list[str],
+        instrument: str,
+        drop_after_s: tuple[float, float] = DROP_AFTER_S,
+    ) -> None:
+        self.number = number
         self.instrument = instrument
         self.start: int | None = None  # the sequence after which it has followed the trades
         self.reached = 0  # everything up to this sequence has been told
@@ -28,6 +41,7 @@ class Subscriber:
         self.book: dict[str, dict[Any, Any]] = {"bids": {}, "asks": {}}
         self.drops = 0
         self._random = random.Random(number)
+        self._drop_after_s = drop_after_s
         self._urls = urls
         self._trade_sequence = 0
         self._book_sequence = 0
@@ -36,14 +50,21 @@ class Subscriber:
         """Follow and drop at random until told to stop; then stay connected."""
         await asyncio.sleep(self._random.random())
         while True:
-            async with connect(f"{self._random.choice(self._urls)}/stream") as socket:
-                await self._subscribe(socket)
-                limit_s = None if until.is_set() else self._random.uniform(*DROP_AFTER_S)
-                with suppress(TimeoutError, ConnectionClosed):
-                    async with asyncio.timeout(limit_s):
-                        while True:
-                            self._take(json.loads(await socket.recv()))
+            limit_s = None if until.is_set() else self._random.uniform(*self._drop_after_s)
+            with suppress(TimeoutError, OSError, WebSocketException, Unavailable):
+                async with asyncio.timeout(limit_s):
+                    await self._follow_once()
             self.drops += 1
+            await asyncio.sleep(self._random.random() * RECONNECT_PAUSE_S)
+
+    async def _follow_once(self) -> None:
+        url = f"{self._random.choice(self._urls)}/stream"
+        async with connect(url, open_timeout=RECEIVE_S, close_timeout=1) as socket:
+            await self._subscribe(socket)
+            while True:
+                async with asyncio.timeout(RECEIVE_S):
+                    message = json.loads(await socket.recv())
+                self.take(message)
 
     async def _subscribe(self, socket: Any) -> None:
         trades: dict[str, Any] = {
@@ -57,7 +78,8 @@ class Subscriber:
         book = {"type": "subscribe", "channels": ["orderbook"], "instrument": self.instrument}
         await socket.send(json.dumps(book))
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def take(self, message: dict[str, Any]) -> None:
+        """Check a message and keep what it tells."""
         match message["type"]:
             case "subscribed" if message["channels"] == ["trades"]:
                 self._begin(message["sequence"])
@@ -67,6 +89,8 @@ class Subscriber:
                 self._take_book(message)
             case "heartbeat":
                 self.reached = message["sequences"].get(self.instrument, self.reached)
+            case "error" if message["status"] >= AWAY:
+                raise Unavailable
             case "error":
                 raise AssertionError(message)
 

@@ -46,7 +46,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers={host}:{controller_port}
 listeners=CLIENT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=CLIENT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=CLIENT://{host}:{advertised_port},CONTROLLER://{host}:{controller_port}
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
@@ -87,6 +87,7 @@ class Kafka:
     jars: Path
     port: int
     controller_port: int
+    advertised_port: int
     process: ManagedProcess
 
     @classmethod
@@ -99,10 +100,12 @@ class Kafka:
         controller_port: int,
         log_path: Path,
         pid_path: Path,
+        advertised_port: int | None = None,
     ) -> "Kafka":
+        """Describe the broker; clients are told to come to ``advertised_port`` if it is given."""
         argv = (java(), *JVM_OPTIONS, "-cp", f"{jars}/*", "kafka.Kafka", "server.properties")
         process = ManagedProcess("Kafka", argv, log_path=log_path, pid_path=pid_path, cwd=directory)
-        return cls(directory, jars, port, controller_port, process)
+        return cls(directory, jars, port, controller_port, advertised_port or port, process)
 
     @property
     def address(self) -> str:
@@ -119,7 +122,10 @@ class Kafka:
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         properties = PROPERTIES.format(
-            host=LOOPBACK, port=self.port, controller_port=self.controller_port
+            host=LOOPBACK,
+            port=self.port,
+            advertised_port=self.advertised_port,
+            controller_port=self.controller_port,
         )
         (self.directory / "server.properties").write_text(properties)
         if not (self.directory / "data" / "meta.properties").exists():

@@ -49,12 +49,20 @@ class LocalServices:
             await service.stop()
 
 
-def kafka_in(run: RunDirectory, *, jars: Path, port: int, controller_port: int) -> Kafka:
+def kafka_in(
+    run: RunDirectory,
+    *,
+    jars: Path,
+    port: int,
+    controller_port: int,
+    advertised_port: int | None = None,
+) -> Kafka:
     return Kafka.at(
         run.path / "kafka",
         jars=jars,
         port=port,
         controller_port=controller_port,
+        advertised_port=advertised_port,
         log_path=run.log_of("kafka"),
         pid_path=run.pid_of("kafka"),
     )

@@ -203,3 +203,26 @@ async def follow_and_compare(seed: int, database_url: str, redis: Redis, batches
         if follower.book:
             found = {side: dict(levels) for side, levels in follower.book.items()}
             assert {s: {p: q / 1000 for p, q in book[s]} for s in ("bids", "asks")} == found
+
+
+async def test_a_follower_may_resume_from_where_this_stream_is_not_yet(
+    database_url: str, redis: Redis
+) -> None:
+    async with (
+        LogWriter.open(database_url) as writer,
+        hub_at(database_url, redis) as hub,
+    ):
+        await writer.append(registrations(0))
+        await join(hub, Follower(), Channel.TRADES)
+        for seed in range(10):
+            await writer.append_random(random.Random(seed), 5)
+            follower = Follower()
+            await hub.subscribe(
+                follower,
+                LISTING,
+                frozenset((Channel.TRADES,)),
+                client_id=None,
+                from_sequence=writer.position,  # as another gateway may have told it already
+                announce=follower.begin,
+            )
+            assert follower.start == writer.position

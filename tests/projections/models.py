@@ -30,6 +30,8 @@ POSTGRES_PROJECTIONS = ("instruments", "orders", "positions", "settlement", "tra
 REDIS_PROJECTIONS = ("book", "feed", "ticker")
 PROJECTIONS = tuple(sorted(POSTGRES_PROJECTIONS + REDIS_PROJECTIONS))
 
+Models = dict[str, dict[Any, Any]]
+
 READ_MODEL = """
 select * from {table} where generation = (select generation from live where projection = $1)
 """
@@ -47,22 +49,51 @@ async def read_log(connection: asyncpg.Connection) -> list[StoredEvent]:
 async def assert_models_equal_folds(connection: asyncpg.Connection, redis: Redis) -> None:
     """Compare every live read model with the fold of the log; both must be at the heads."""
     log = await read_log(connection)
-    assert await stored_instruments(connection) == fold_instruments(log)
-    assert await stored_orders(connection) == fold_orders(log)
-    assert await stored_histories(connection) == fold_histories(log)
-    assert await stored_trades(connection) == fold_trades(log)
-    assert await stored_positions(connection) == fold_positions(log)
-    assert await stored_minutes(connection) == fold_minutes(log)
-    assert await stored_obligations(connection) == fold_obligations(log)
-    assert await stored_cycles(connection) == fold_cycles(log)
     heads = await read_heads(connection)
-    assert await stored_last_trades(connection, redis, list(heads)) == fold_last_trades(log)
+    check_models(await stored_models(connection, redis, list(heads)), fold_models(log))
     await assert_feed_ends_the_log(connection, redis, heads)
-    assert await stored_book(connection, redis, list(heads)) == fold_book(log)
     assert await stored_checkpoints(connection) == {
         (name, shard): position
         for name in POSTGRES_PROJECTIONS
         for shard, position in heads.items()
+    }
+
+
+def check_models(stored: Models, folded: Models) -> None:
+    """F: every read model equals the fold of the log."""
+    for name, model in folded.items():
+        assert stored[name] == model, f"{name} differs from the fold of the log"
+
+
+async def stored_models(connection: asyncpg.Connection, redis: Redis, shards: list[int]) -> Models:
+    """Return every live read model by its name."""
+    return {
+        "instruments": await stored_instruments(connection),
+        "orders": await stored_orders(connection),
+        "histories": await stored_histories(connection),
+        "trades": await stored_trades(connection),
+        "positions": await stored_positions(connection),
+        "minutes": await stored_minutes(connection),
+        "obligations": await stored_obligations(connection),
+        "cycles": await stored_cycles(connection),
+        "last trades": await stored_last_trades(connection, redis, shards),
+        "book": await stored_book(connection, redis, shards),
+    }
+
+
+def fold_models(log: list[StoredEvent]) -> Models:
+    """Return what every read model must be after ``log``."""
+    return {
+        "instruments": fold_instruments(log),
+        "orders": fold_orders(log),
+        "histories": fold_histories(log),
+        "trades": fold_trades(log),
+        "positions": fold_positions(log),
+        "minutes": fold_minutes(log),
+        "obligations": fold_obligations(log),
+        "cycles": fold_cycles(log),
+        "last trades": fold_last_trades(log),
+        "book": fold_book(log),
     }
 
 

@@ -229,8 +229,8 @@ class _Shard:
         from_sequence: int | None,
         announce: Callable[[int], None],
     ) -> None:
-        if from_sequence is not None and from_sequence > self._feed.position:
-            raise invalid("from_sequence", f"the log has come to {self._feed.position} only")
+        if from_sequence is not None:
+            await self._until_reached(from_sequence)
         instrument = self._instruments.get(listing.instrument)
         if instrument is None:
             instrument = _Instrument(listing)
@@ -250,6 +250,17 @@ class _Shard:
         self._offer_state(outlet, instrument, channels)
         for channel in resumed:
             self._catch_up(outlet, instrument, subscription, channel, from_sequence or 0)
+
+    async def _until_reached(self, sequence: int) -> None:
+        """Wait until this stream is where another gateway's may have been a moment before."""
+        if sequence <= self._feed.position:
+            return
+        head = await self._feed.head()
+        if sequence > head:
+            raise invalid("from_sequence", f"the log has come to {head} only")
+        await self._feed.until(sequence)
+        if self.has_ended:  # while this waited
+            raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
 
     def unsubscribe(
         self,

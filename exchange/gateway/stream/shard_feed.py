@@ -56,8 +56,16 @@ class ShardFeed:
         Raises:
             Problem: 503, the log cannot be read.
         """
+        self.position = await self.head()
+
+    async def head(self) -> int:
+        """Return the position of the last event that is in the log now.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
         async with log_connection(self._engine) as connection:
-            self.position = (await read_heads(connection)).get(self.shard, 0)
+            return (await read_heads(connection)).get(self.shard, 0)
 
     async def read(self) -> list[DecidedEvent]:
         """Return the next events, none if there were none for a while.

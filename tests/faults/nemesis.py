@@ -1,0 +1,175 @@
+"""The nemesis: does the faults of a plan to the exchange on its stage, and notes each.
+
+Read ``Nemesis.run``. A fault is noted when it is over, with what was seen of it: how long a
+take-over took, how a thawed zombie ended. Whether all is well is not judged here.
+"""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from exchange.stack.process import ManagedProcess
+from tests.faults.history import HistoryFile
+from tests.faults.schedule import EVERYTHING, Burst, Fault
+from tests.faults.stage import Stage, kill
+
+TAKE_OVER_TIMEOUT_S = 30.0
+ZOMBIE_TIMEOUT_S = 30.0  # it must notice and exit within this
+POLL_S = 0.05
+DELAY_S = 0.05  # of each chunk over a slow link
+
+Found = dict[str, Any]
+
+
+class Nemesis:
+    """Does planned faults; ``done`` counts them by kind."""
+
+    def __init__(self, stage: Stage, history: HistoryFile) -> None:
+        self.done: Counter[str] = Counter()
+        self._stage = stage
+        self._history = history
+
+    async def run(
+        self, bursts: list[Burst], pace_s: float, until_in_order: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do all bursts, each ``pace_s`` after the one before or when all is in order again."""
+        began_s = time.monotonic()
+        for number, burst in enumerate(bursts):
+            await asyncio.sleep(began_s + number * pace_s - time.monotonic())
+            async with asyncio.TaskGroup() as lanes:
+                for faults in burst.lanes.values():
+                    lanes.create_task(self._lane(faults))
+            await until_in_order()
+            if burst.kill_everything:
+                await self._do(Fault(EVERYTHING, 0, 0.0, 0.0))
+                await until_in_order()
+
+    async def _lane(self, faults: list[Fault]) -> None:
+        for fault in faults:
+            await asyncio.sleep(fault.after_s)
+            await self._do(fault)
+
+    async def _do(self, fault: Fault) -> None:
+        began = time.time()
+        verb, _, what = fault.kind.partition(" ")
+        match verb, what:
+            case "kill", "matcher":
+                found = await self._kill_matcher(fault)
+            case "kill", "standby":
+                found = await self._kill_standby(fault)
+            case "freeze", "matcher":
+                found = await self._freeze_matcher(fault)
+            case "kill", "everything":
+                found = await self._kill_everything()
+            case "kill", _:
+                found = self._kill(self._one_of(what, fault))
+            case "freeze", "Kafka":
+                found = await self._freeze(self._stage.services[what].process, fault)
+            case "freeze", _:
+                found = await self._freeze(self._one_of(what, fault), fault)
+            case "restart", _:
+                found = await self._restart(what)
+            case "flush", _:
+                found = await self._flush()
+            case _:
+                found = await self._disturb(verb, what, fault)
+        self.done[fault.kind] += 1
+        self._history.note("fault", fault=fault.kind, **{"target": "", "began": began, **found})
+
+    def _one_of(self, what: str, fault: Fault) -> ManagedProcess:
+        exchange = self._stage.exchange
+        candidates = {"gateway": exchange.gateways, "projector": [exchange.projector]}[what]
+        return candidates[fault.target % len(candidates)]
+
+    def _kill(self, victim: ManagedProcess) -> Found:
+        kill(victim)
+        return {"target": victim.name}
+
+    async def _kill_matcher(self, fault: Fault) -> Found:
+        victim = await self._stage.working(fault.target)
+        epoch = await self._stage.epoch(fault.target)
+        began, died = time.time(), time.monotonic()
+        kill(victim)
+        await self._until_taken_over(fault.target, epoch)
+        return {
+            "target": victim.name,
+            "began": began,
+            "ended": began,
+            "take_over_s": round(time.monotonic() - died, 3),
+        }
+
+    async def _kill_standby(self, fault: Fault) -> Found:
+        working = await self._stage.working(fault.target)
+        victim = next(m for m in self._stage.pair(fault.target) if m is not working)
+        return self._kill(victim)
+
+    async def _freeze_matcher(self, fault: Fault) -> Found:
+        """Freeze the working matcher until another one took over, then thaw the zombie."""
+        victim = await self._stage.working(fault.target)
+        epoch, starts = await self._stage.epoch(fault.target), victim.starts
+        began, froze = time.time(), time.monotonic()
+        victim.signal(signal.SIGSTOP)
+        try:
+            await self._until_taken_over(fault.target, epoch)
+            took_over_s = time.monotonic() - froze
+            await asyncio.sleep(fault.lasts_s / 3)
+        finally:
+            victim.signal(signal.SIGCONT)
+        found = {"target": victim.name, "began": began, "take_over_s": round(took_over_s, 3)}
+        thawed = time.time()
+        ended = await _comes(lambda: victim.starts > starts, ZOMBIE_TIMEOUT_S)
+        return {**found, "ended": thawed, "zombie_ended": ended}
+
+    async def _freeze(self, victim: ManagedProcess, fault: Fault) -> Found:
+        victim.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            victim.signal(signal.SIGCONT)
+        return {"target": victim.name}
+
+    async def _restart(self, what: str) -> Found:
+        service = self._stage.services[what]
+        await service.process.kill()
+        await service.start()
+        return {"target": what}
+
+    async def _flush(self) -> Found:
+        async with self._stage.redis() as redis:
+            await redis.flushall()
+        return {"target": "Redis"}
+
+    async def _disturb(self, verb: str, what: str, fault: Fault) -> Found:
+        """Cut, slow or hold the links of one process to a service, or of all of them."""
+        names = ["all", *self._stage.processes]
+        name = names[fault.target % len(names)]
+        links = self._stage.links(what, name) or self._stage.links(what)
+        match verb:
+            case "cut":
+                disturbed = [link.cut(fault.lasts_s) for link in links]
+            case "slow":
+                disturbed = [link.slow(fault.lasts_s, DELAY_S) for link in links]
+            case _:
+                disturbed = [link.hold(fault.lasts_s) for link in links]
+        await asyncio.gather(*disturbed)
+        return {"target": name}
+
+    async def _kill_everything(self) -> Found:
+        await self._stage.kill_everything()
+        return {}
+
+    async def _until_taken_over(self, shard: int, epoch: int) -> None:
+        deadline_s = time.monotonic() + TAKE_OVER_TIMEOUT_S
+        while await self._stage.epoch(shard) == epoch:
+            assert time.monotonic() < deadline_s, f"nobody took over shard {shard}"
+            await asyncio.sleep(POLL_S)
+
+
+async def _comes(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline_s:
+        await asyncio.sleep(POLL_S)
+    return condition()

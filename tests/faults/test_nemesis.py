@@ -1,0 +1,76 @@
+"""A minute of ``make faults``, with every kind of fault at least once, and what a plan promises."""
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.report import document, report
+from tests.faults.run import Options, run
+from tests.faults.schedule import EVERYTHING, KINDS, plan
+
+MINUTE = 1.0
+WANTED_IN_20_MINUTES = {
+    "kill matcher": 100,
+    "freeze matcher": 30,
+    "kill standby": 30,
+    "kill gateway": 30,
+    "kill projector": 30,
+    "restart Kafka": 10,
+    "restart PostgreSQL": 10,
+    "restart Redis": 10,
+    "flush Redis": 10,
+    EVERYTHING: 10,
+}
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that PostgreSQL's own user may reach, unlike pytest's."""
+    path = Path(tempfile.mkdtemp(prefix="exchange-faults-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+async def test_a_minute_of_every_fault_breaks_no_invariant(directory: Path) -> None:
+    seed = random.randrange(10_000)
+    evidence = await run(Options(MINUTE, seed), directory)
+
+    made = report(evidence, seed=seed, minutes=MINUTE)
+
+    assert made.failures == {}, document(made)
+    assert {row.fault for row in made.rows} == set(KINDS)
+    assert sum(row.lost + row.doubled for row in made.rows) == 0
+
+
+def test_a_plan_is_what_its_seed_and_its_minutes_say() -> None:
+    assert plan(5, seed=1) == plan(5, seed=1)
+    assert plan(5, seed=1) != plan(5, seed=2)
+
+
+def test_twenty_minutes_have_as_many_faults_as_are_wanted() -> None:
+    planned = _counted(20)
+
+    assert [kind for kind, wanted in WANTED_IN_20_MINUTES.items() if planned[kind] < wanted] == []
+
+
+def test_the_briefest_run_has_each_fault_once() -> None:
+    assert set(_counted(0.1)) == set(KINDS)
+
+
+def test_a_run_may_be_limited_to_some_faults() -> None:
+    assert set(_counted(20, ("flush Redis", "kill gateway"))) == {"flush Redis", "kill gateway"}
+
+
+def _counted(minutes: float, kinds: tuple[str, ...] = KINDS) -> Counter[str]:
+    bursts = plan(minutes, seed=1, kinds=kinds)
+    counted = Counter(f.kind for burst in bursts for lane in burst.lanes.values() for f in lane)
+    counted[EVERYTHING] = sum(burst.kill_everything for burst in bursts)
+    return +counted
