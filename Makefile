@@ -9,12 +9,8 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup run load fixtures test test-long faults check fmt lint types imports bench lock clean reset
-=======
-.PHONY: help setup run load fixtures snapshot verify test test-long simulate mutants faults check fmt lint types imports \
-	bench lock clean reset
->>>>>>> main
+.PHONY: help setup run load fixtures snapshot verify test test-long simulate mutants faults check fmt lint types \
+	imports bench lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,14 +41,12 @@ test-long: $(INSTALLED) ## run every test, those that take minutes too
 	@$(PY) -m exchange setup
 	$(PY) -m pytest $(WORKERS)
 
-<<<<<<< HEAD
 faults: $(INSTALLED) ## do faults to the whole exchange: MINUTES=2 SEED=1 FAULTS="kill matcher,flush Redis"
 	@$(PY) -m exchange setup
 	@$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults "$(FAULTS)")
 =======
 simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
 	@$(PY) -m tests.simulation $(SEEDS)
->>>>>>> main
 
 mutants: $(INSTALLED) ## plant bugs one by one and see that the tests catch them
 	@$(PY) -m tests.mutants
