@@ -41,10 +41,10 @@ test-long: $(INSTALLED) ## run every test, those that take minutes too
 	@$(PY) -m exchange setup
 	$(PY) -m pytest $(WORKERS)
 
-faults: $(INSTALLED) ## do faults to the whole exchange: MINUTES=2 SEED=1 FAULTS="kill matcher,flush Redis"
+faults: $(INSTALLED) ## do faults to a whole exchange: MINUTES=2 SEED=1 FAULTS=...
 	@$(PY) -m exchange setup
 	@$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults "$(FAULTS)")
-=======
+
 simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
 	@$(PY) -m tests.simulation $(SEEDS)
 
@@ -72,6 +72,7 @@ bench: $(INSTALLED) ## measure orders per second, latency, fan-out and lag
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
 	$(PY) -m bench.lag
+	$(PY) -m bench.restore
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
 	$(COMPILE) --group pyproject.toml:dev --group pyproject.toml:local pyproject.toml -o requirements.lock
