@@ -7,7 +7,7 @@ Command ids tell what they are: version 8 (a hash of client and key) when the
 client gave an idempotency key, version 7 (made by the gateway) when it did not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -236,6 +236,18 @@ def load_event(stored: StoredEvent) -> DecidedEvent:
     )
 
 
+def decode_event_lines(lines: bytes) -> list[Event]:
+    """Read events of the current version, one a line.
+
+    Raises:
+        ValueError: One cannot be read.
+    """
+    try:
+        return _event_decoder.decode_lines(lines)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 def encode_event_data(event: Event) -> bytes:
     """Return an event of the current version as text."""
     return _encoder.encode(event)
@@ -251,14 +263,24 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
 
     Event by event, so that any batching of the same events gives the same chain.
     """
+    return links_over(chain, [hashed_columns(stored) for stored in events])
+
+
+def hashed_columns(stored: StoredEvent) -> bytes:
+    """Return what the chain covers of an event; PostgreSQL writes the same in ``event_log``."""
+    columns = (
+        f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
+        f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}"
+        f"\x1f{stored.data}"
+    )
+    return columns.encode()
+
+
+def links_over(chain: bytes, columns: Iterable[bytes]) -> list[bytes]:
+    """Return the hash chain after each event, given each one's columns as they are hashed."""
     links: list[bytes] = []
-    for stored in events:
-        columns = (
-            f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
-            f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}"
-            f"\x1f{stored.data}"
-        )
-        chain = sha256(chain + columns.encode()).digest()
+    for text in columns:
+        chain = sha256(chain + text).digest()
         links.append(chain)
     return links
 

@@ -26,7 +26,7 @@ SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine he
 MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
 POOL_MIN = 3  # the projector listens on one and follows on others
 POOL_MAX = 100  # more queries at once than one PostgreSQL has cores for
-SHARD_CONNECTIONS = 4  # of a matcher: to hold the shard, to show that it lives, and two to append
+SHARD_CONNECTIONS = 6  # of a matcher: to hold the shard, show that it lives, restore; two append
 OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 
 

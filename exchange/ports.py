@@ -11,6 +11,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 
 EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
@@ -186,6 +187,18 @@ class EventStore(Protocol):
 
     def read(self, *, after: Position, up_to: Position) -> AsyncIterator[Sequence[StoredEvent]]:
         """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
+        ...
+
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
+        """Yield what happened above ``after`` up to ``up_to``, in parts; the log must have it all.
+
+        Raises:
+            UnknownEvent: An event was written by another version of the software.
+        """
+        ...
+
+    async def chain(self, *, after: Position, up_to: Position, chain: bytes) -> bytes:
+        """Return the hash chain at ``up_to``, given that at ``after``; may run beside a replay."""
         ...
 
     def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:

@@ -4,15 +4,30 @@ Read ``Replica``. A matcher that restores makes one up to the head; a standby ke
 near it while it waits, so that little is left to read when its turn comes.
 """
 
+import asyncio
+import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from exchange.codec import chain_after, decode_event
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.values import Position, Shard
 from exchange.ports import EMPTY_CHAIN, EventStore, Head
 from exchange.snapshots import newest_usable
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Leave the garbage collector off: a replay makes no cycles, and walks cost a quarter of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class LogCorrupt(Exception):
@@ -43,10 +58,16 @@ class Replica:
         Raises:
             UnknownEvent: One was written by another version of the software.
         """
-        async for chunk in self._events.read(after=self.state.position, up_to=up_to):
-            self.chain = chain_after(self.chain, chunk)
-            for stored in chunk:
-                evolve(self.state, decode_event(stored))
+        state = self.state
+        if state.position >= up_to:
+            return
+        chain = self._events.chain(after=state.position, up_to=up_to, chain=self.chain)
+        chained = asyncio.ensure_future(chain)
+        with _collector_off():
+            async for events in self._events.replay(after=state.position, up_to=up_to):
+                for event in events:
+                    evolve(state, event)
+        self.chain = await chained
 
     def check(self, head: Head) -> None:
         """Compare with what the writer of ``head`` had.

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
+from exchange.codec import chain_after, decode_event
+from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -168,6 +170,15 @@ class MemoryEventStore:
         for start in range(after, up_to, READ_CHUNK_EVENTS):
             end = min(up_to, start + READ_CHUNK_EVENTS)
             yield await self.link.call("read", partial(self._slice, start, end))
+
+    async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
+        async for chunk in self.read(after=after, up_to=up_to):
+            yield [decode_event(stored) for stored in chunk]
+
+    async def chain(self, *, after: Position, up_to: Position, chain: bytes) -> bytes:
+        async for chunk in self.read(after=after, up_to=up_to):
+            chain = chain_after(chain, chunk)
+        return chain
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()

@@ -8,19 +8,28 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import command_claim, keyed_command_id, order_claim
+from exchange import event_store
+from exchange.codec import (
+    chain_after,
+    command_claim,
+    decode_event,
+    keyed_command_id,
+    order_claim,
+)
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
     FoundOutcome,
+    LogGap,
     PlacedCommand,
     find_command,
     find_order_instrument,
     find_outcomes,
     read_events,
     read_heads,
+    replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import Claim, Head, StoredEvent
+from exchange.ports import EMPTY_CHAIN, Claim, Head, StoredEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -172,3 +181,42 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
 
     assert new.epoch == old.epoch + 1
     assert holders == []
+
+
+async def test_a_text_with_line_breaks_is_replayed_and_chained_as_it_is(database_url: str) -> None:
+    texts = ['{"type":"RecordRejected",\n"reason":"a","sha256":"","size_bytes":1,"time_ms":1}'] * 2
+    events = [
+        msgspec.structs.replace(event(n, KEYED, 0), type="RecordRejected", data=text)
+        for n, text in enumerate(texts, 1)
+    ]
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        after = Head(Shard(0), head.epoch, Position(2), "topic", Offset(1), b"c", b"d")
+        batch = await store.begin()
+        await batch.append(events, expected=head, head=after, links=b"")
+
+        whole: dict[str, Position] = {"after": Position(0), "up_to": Position(2)}
+        replayed = [part async for part in store.replay(**whole)]
+        chain = await store.chain(**whole, chain=EMPTY_CHAIN)
+
+    assert replayed == [[decode_event(one) for one in events]]
+    assert chain == chain_after(EMPTY_CHAIN, events)
+
+
+async def test_a_gap_stops_a_replay(connection: asyncpg.Connection) -> None:
+    await connection.execute("alter table events disable trigger refuse_changes")
+    await connection.execute("delete from events where position = 2")
+
+    with pytest.raises(LogGap):
+        await anext(aiter(replay(connection, 0, after=0, up_to=3)))
+
+
+@pytest.mark.usefixtures("connection")
+async def test_a_long_chain_is_computed_beside(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "CHAIN_BESIDE_EVENTS", 1)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        chain = await store.chain(after=Position(0), up_to=Position(3), chain=EMPTY_CHAIN)
+
+    assert chain == chain_after(EMPTY_CHAIN, EVENTS)

@@ -4,10 +4,18 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import chain_after, keyed_command_id, store_event
+from exchange.codec import chain_after, decode_event, keyed_command_id, store_event
 from exchange.domain.events import RecordRejected
 from exchange.domain.values import Offset, Position, Shard
-from exchange.ports import Claim, EventStore, ForeignTopic, Head, StaleWriter, StoredEvent
+from exchange.ports import (
+    EMPTY_CHAIN,
+    Claim,
+    EventStore,
+    ForeignTopic,
+    Head,
+    StaleWriter,
+    StoredEvent,
+)
 from tests.contracts.conftest import StoreWorld
 
 pytestmark = pytest.mark.anyio
@@ -206,6 +214,21 @@ async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) ->
     assert holders == [claim("order:a", 0, shard=0)]
     assert await stored(left, 0, 1) == [event(1, shard=0)]
     assert await stored(right, 0, 1) == [event(1, shard=1)]
+
+
+async def test_a_replay_gives_what_happened_and_the_chain(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await append(store, await store.take_over(TOPIC), 1, 2)
+    head = await append(store, head, 3, 4, 5)
+
+    parts = [part async for part in store.replay(after=Position(2), up_to=Position(4))]
+    chain = chain_after(EMPTY_CHAIN, [event(1), event(2)])
+    chain = await store.chain(after=Position(2), up_to=Position(4), chain=chain)
+
+    assert [e for part in parts for e in part] == [decode_event(event(n)) for n in (3, 4)]
+    assert chain_after(chain, [event(5)]) == head.chain
+    assert [p async for p in store.replay(after=Position(5), up_to=Position(5))] == []
+    assert await store.chain(after=Position(5), up_to=Position(5), chain=chain) == chain
 
 
 async def test_a_writer_that_lives_is_waited_for(stores: StoreWorld) -> None:
