@@ -40,7 +40,7 @@ async def test_an_order_on_the_stream_begins_a_trace(
     await collector.until(lambda spans: len(spans) >= ORDER_SPANS, TIMEOUT_S)
 
     spans = {span.name: span for span in collector.spans}
-    assert len(spans) == ORDER_SPANS
+    assert len(spans) >= ORDER_SPANS  # and one more where somebody follows the stream
     assert spans["stream order"].parent == ""
     assert spans["match PlaceOrder"].parent == spans["stream order"].id
 
