@@ -63,11 +63,14 @@ class Replica:
             return
         chain = self._events.chain(after=state.position, up_to=up_to, chain=self.chain)
         chained = asyncio.ensure_future(chain)
-        with _collector_off():
-            async for events in self._events.replay(after=state.position, up_to=up_to):
-                for event in events:
-                    evolve(state, event)
-        self.chain = await chained
+        try:
+            with _collector_off():
+                async for events in self._events.replay(after=state.position, up_to=up_to):
+                    for event in events:
+                        evolve(state, event)
+            self.chain = await chained
+        finally:
+            chained.cancel()
 
     def check(self, head: Head) -> None:
         """Compare with what the writer of ``head`` had.
