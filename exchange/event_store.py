@@ -71,10 +71,18 @@ insert into leases (shard, beat) values ($1, 1)
 on conflict (shard) do update set beat = leases.beat + 1
 """
 
+# By name, and whoever holds the lock: one that froze as it had the lock has no writer's name yet.
 TERMINATE_EARLIER_WRITERS = """
-select pg_terminate_backend(pid, $3)
-from pg_stat_activity
-where application_name = $1 and datname = current_database() and pid <> all($2::int[])
+select pg_terminate_backend(session.pid, $3)
+from pg_stat_activity as session
+where session.datname = current_database() and session.pid <> $2 and (
+    session.application_name = $1
+    or exists (
+        select from pg_locks
+        where pg_locks.pid = session.pid and pg_locks.database = session.datid
+            and locktype = 'advisory' and granted and (classid, objid, objsubid) = ($4, $5, 2)
+    )
+)
 """
 
 CREATE_HEAD = """
@@ -300,9 +308,13 @@ class PostgresEventStore:
     async def _terminate_earlier_writers(self) -> None:
         # Without this a writer stopped between its statements and its commit holds the head's
         # row lock, and its successor waits until the server's timeout ends it.
-        own = [self._control.get_server_pid()]
         ended = await self._control.fetch(
-            TERMINATE_EARLIER_WRITERS, self._application_name, own, TERMINATE_WAIT_MS
+            TERMINATE_EARLIER_WRITERS,
+            self._application_name,
+            self._control.get_server_pid(),
+            TERMINATE_WAIT_MS,
+            WRITER_LOCK_CLASS,
+            self._shard,
         )
         if ended:
             logger.warning(

@@ -1,5 +1,6 @@
 """What only Postgres can promise: append-only tables, gapless order, look-ups by command."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -154,6 +155,21 @@ async def test_a_writer_whose_lease_beats_is_waited_for(database_url: str) -> No
         deadline_s = time.monotonic() + LEASE_TIMEOUT_S + 1
         while time.monotonic() < deadline_s:
             assert not await second.is_free()
+
+
+async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(database_url: str) -> None:
+    async with (
+        PostgresEventStore(database_url, Shard(0)) as frozen,
+        PostgresEventStore(database_url, Shard(0)) as successor,
+    ):
+        assert await frozen.is_free()
+        while not await successor.is_free():
+            pass
+
+        async with asyncio.timeout(LEASE_TIMEOUT_S):
+            head = await successor.take_over("topic")
+
+    assert head.epoch == 1
 
 
 async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothing(
