@@ -7,12 +7,15 @@ output. A worker whose parent has died ends with its stretch, after some seconds
 
 import asyncio
 import sys
+from typing import Final
 
 import asyncpg
 import msgspec
 from msgspec import Struct
 
 from exchange.event_log import chain_up_to
+
+STATEMENT_TIMEOUT_S: Final = 30  # a part takes milliseconds; a database that is silent is away
 
 
 class ChainJob(Struct, frozen=True):
@@ -49,7 +52,12 @@ async def chain_in_process(job: ChainJob) -> bytes:
 
 
 async def _work(job: ChainJob) -> bytes:
-    connection = await asyncpg.connect(job.database_url)
+    connection = await asyncpg.connect(
+        job.database_url,
+        timeout=STATEMENT_TIMEOUT_S,
+        command_timeout=STATEMENT_TIMEOUT_S,
+        server_settings={"statement_timeout": f"{STATEMENT_TIMEOUT_S}s", "jit": "off"},
+    )
     try:
         return await chain_up_to(
             connection, job.shard, after=job.after, up_to=job.up_to, chain=job.chain

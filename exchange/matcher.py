@@ -52,6 +52,7 @@ from exchange.ports import (
     Batch,
     Claim,
     CommandLog,
+    CommandLogLost,
     CommandRecord,
     EventStore,
     Head,
@@ -161,6 +162,7 @@ class Matcher:
 
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
+            CommandLogLost: The topic ends before the place that the log has reached.
             LogCorrupt: The events do not give the chain or the digest of the head.
         """
         replica = Replica(self.shard, self._events)
@@ -173,10 +175,20 @@ class Matcher:
         await replica.advance(head.position)
         replica.check(head)
         self.state, self.head = replica.state, head
+        await self._refuse_truncated(head)
         await self._commands.seek(head.next_offset)
         await self._suspect()
         self._watch.restored(head, self._messages.qsize)
         logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
+
+    async def _refuse_truncated(self, head: Head) -> None:
+        end = await self._commands.end()
+        if end < head.next_offset:
+            raise CommandLogLost(
+                f"shard {self.shard}: the log has decided the commands up to offset"
+                f" {head.next_offset - 1}, but the Kafka partition ends at {end}: it was cut."
+                " Restore the topic, or start with an empty database; what was decided is whole."
+            )
 
     async def step(self, tasks: asyncio.TaskGroup) -> None:
         """Decide one batch of commands; its commit goes on in ``tasks``."""

@@ -57,6 +57,7 @@ class Replica:
 
         Raises:
             UnknownEvent: One was written by another version of the software.
+            LogCorrupt: One cannot follow those before it.
         """
         state = self.state
         if state.position >= up_to:
@@ -69,6 +70,11 @@ class Replica:
                     for event in events:
                         evolve(state, event)
             self.chain = await chained
+        except (KeyError, AssertionError) as error:
+            raise LogCorrupt(
+                f"shard {self._shard}: the event at position {state.position} cannot be applied:"
+                f" {error!r}; `exchange verify` finds the first that was changed"
+            ) from error
         finally:
             chained.cancel()
 

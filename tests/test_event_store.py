@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from exchange import event_store
+from exchange.chain_worker import ChainFailed
 from exchange.codec import (
     chain_after,
     command_claim,
@@ -236,3 +237,12 @@ async def test_a_long_chain_is_computed_beside(
         chain = await store.chain(after=Position(0), up_to=Position(3), chain=EMPTY_CHAIN)
 
     assert chain == chain_after(EMPTY_CHAIN, EVENTS)
+
+
+async def test_a_chain_that_cannot_be_computed_ends_with_what_failed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "CHAIN_BESIDE_EVENTS", 1)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        with pytest.raises(ChainFailed, match="exit code 1"):
+            await store.chain(after=Position(0), up_to=Position(3), chain=EMPTY_CHAIN)

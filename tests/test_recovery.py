@@ -13,7 +13,7 @@ from exchange.domain.commands import Command, PlaceOrder
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import CommandQuarantined, Event
 from exchange.matcher import CRASHES_MAX
-from exchange.ports import EMPTY_CHAIN, StoredSnapshot
+from exchange.ports import EMPTY_CHAIN, CommandLogLost, StoredSnapshot
 from exchange.recovery import LogCorrupt
 from exchange.snapshots import FORMAT_VERSION, encode
 from tests.test_matcher import World, place, unkeyed
@@ -190,3 +190,24 @@ async def test_a_command_that_came_after_the_restart_is_no_suspect() -> None:
     assert world.database.attempts == {}
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_topic_that_was_cut_is_refused_with_what_to_do() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    del world.topic.records[1:]
+
+    with pytest.raises(CommandLogLost, match="ends at 1: it was cut"):
+        await world.matcher().restore()
+
+
+async def test_an_event_that_cannot_follow_the_others_is_a_corrupt_log() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    del world.database.events[0][0]  # the instrument's registration
+    world.database.events[0].insert(0, world.log[0])
+
+    with pytest.raises(LogCorrupt, match="verify"):
+        await world.matcher().restore()
