@@ -24,6 +24,7 @@ COUNTDOWN = 3  # so that the log moves between two kills
 DEAD_WITHIN_S = 30.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)  # fourteen starts of a process, on a busy machine
 async def test_a_kill_at_any_boundary_loses_and_doubles_nothing(
     settings: Settings, tmp_path: Path

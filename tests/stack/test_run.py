@@ -43,14 +43,15 @@ async def test_it_starts_mends_what_dies_and_stops_everything(
     ours = [child for child in children if "exchange" in child.cmdline()]
 
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as http:
-        instruments = (await http.get("/instruments")).json()
+        while (answer := await http.get("/instruments")).status_code == 503:  # it follows soon
+            await asyncio.sleep(0.05)
     (matcher,) = (child for child in ours if "matcher" in child.cmdline())
     matcher.kill()
     await until_shown(shown, "matcher-0 was killed by signal 9", running)
     signal.raise_signal(signal.SIGINT)
     await running
 
-    assert [entry["instrument"] for entry in instruments["instruments"]] == ["BTC-USD"]
+    assert [entry["instrument"] for entry in answer.json()["instruments"]] == ["BTC-USD"]
     assert len(ours) == 3
     assert shown.getvalue().endswith("Stopped.\n")
     assert list(directory.pids.iterdir()) == []
