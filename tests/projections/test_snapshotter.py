@@ -7,15 +7,17 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange import snapshot_store
-from exchange.domain.values import Position
+from exchange.domain.commands import CancelOrder, PlaceOrder
+from exchange.domain.values import OrderType, Position, Price, Quantity, Side
 from exchange.snapshot_store import WISH, SnapshotRow, stored_snapshots
 from exchange.snapshots import newest_usable
 from projections.snapshotter import SnapshotPace, Snapshotter
 from projections.tail import ShardTail
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import SMALL_TICK, LogWriter, instruments_of, registrations
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +102,22 @@ async def test_a_state_that_differs_is_not_stored(
             await asyncio.wait_for(asyncio.shield(task), WAIT_S)
 
     assert await snapshot_store.newest(connection, 0) is None
+
+
+async def test_an_event_that_cannot_be_applied_ends_the_snapshots_alone(
+    database_url: str, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        instrument, _ = instruments_of(0)
+        order = PlaceOrder(
+            "o", "ann", instrument, Side.BUY, OrderType.LIMIT, Price(SMALL_TICK), Quantity(10)
+        )
+        *_, cancelled = await writer.append(
+            [*registrations(0), order, CancelOrder("o", instrument, None)]
+        )
+        twice = structs.replace(cancelled, position=Position(cancelled.position + 1))
+        await writer.append_events([twice])
+        async with running(engine, NEVER) as task:
+            await asyncio.wait_for(asyncio.shield(task), WAIT_S)
+
+    assert f"Snapshots end at {twice.position}" in caplog.text
