@@ -121,3 +121,25 @@ async def test_an_event_that_cannot_be_applied_ends_the_snapshots_alone(
             await asyncio.wait_for(asyncio.shield(task), WAIT_S)
 
     assert f"Snapshots end at {twice.position}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "harm", ["version = version + 1", "data = '\\x00'"], ids=["too new", "damaged"]
+)
+async def test_a_snapshot_of_no_use_gives_way_to_a_good_one(
+    harm: str, database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await write(writer, 5)
+        async with running(engine, NEVER):
+            await connection.execute(WISH, 0, writer.position)
+            good = await taken(connection, writer.position)
+        await connection.execute(f"update snapshots set {harm}")
+        usable = stored_snapshots(connection, 0, up_to=Position(writer.position))
+        assert await newest_usable(usable) is None
+        async with running(engine, SnapshotPace(1, 1)):
+            async with asyncio.timeout(WAIT_S):
+                while (row := await taken(connection, writer.position)).taken_at == good.taken_at:
+                    await asyncio.sleep(0.02)
+
+    await assert_right(connection, row)
