@@ -43,6 +43,28 @@ limit 1
 
 READ_LAST_POSITION = "select coalesce(max(position), 0) from events where shard = $1"
 
+# One statement: a matcher may begin the shard meanwhile.
+IS_WITHOUT_HEAD = """
+select not exists (select from head where shard = $1) and (
+    exists (select from events where shard = $1) or exists (select from batches where shard = $1)
+)
+"""
+
+# From shard to shard by the key: the events themselves are too many to look at.
+READ_SHARDS = """
+with recursive logged as (
+    select min(shard) as shard from events
+    union all
+    select (select min(shard) from events where events.shard > logged.shard)
+    from logged
+    where shard is not null
+)
+select shard from logged where shard is not null
+union select shard from batches
+union select shard from head
+order by shard
+"""
+
 
 class Verified(Struct, frozen=True):
     """What a walk over a shard's log found; without a ``problem`` all of it is as recorded.
@@ -76,6 +98,11 @@ class _Batch(Struct, frozen=True):
     chain: bytes
     state_digest: bytes
     links: bytes | None
+
+
+async def logged_shards(connection: asyncpg.Connection) -> list[int]:
+    """Return the shards that have an event, a batch or a head."""
+    return [row["shard"] for row in await connection.fetch(READ_SHARDS)]
 
 
 async def verify(
@@ -139,13 +166,15 @@ class _Walk:
         """
         # The head first: what is appended meanwhile is another walk's.
         head = await self._connection.fetchrow(READ_HEAD, self._shard)
-        self._up_to = 0 if head is None else head["position"]
+        if head is None:
+            await self._expect_nothing()
+            return
+        self._up_to = head["position"]
         async for batch in self._recorded():
             await self._compare(batch)
             on_progress(self._state.position - self._begun, self._up_to - self._begun)
-        if head is not None:
-            self._compare_with_head(head)
-            await self._find_strays()
+        self._compare_with_head(head)
+        await self._find_strays()
         check_state(self._state)
 
     def result(self, problem: str | None = None, position: int | None = None) -> Verified:
@@ -192,6 +221,10 @@ class _Walk:
         if self._state.digest != batch.state_digest:
             raise Differs(batch.position, "the events up to it give another state than was had")
         self._batches += 1
+
+    async def _expect_nothing(self) -> None:
+        if await self._connection.fetchval(IS_WITHOUT_HEAD, self._shard):
+            raise Differs(1, "the shard has a log and no head, so nothing says where it ends")
 
     def _compare_with_head(self, head: asyncpg.Record) -> None:
         if (self._chain, self._state.digest) != (head["chain"], head["state_digest"]):

@@ -17,12 +17,12 @@ from exchange.snapshots import FORMAT_VERSION
 
 KEPT_MAX: Final = 5  # of each shard; the older ones serve only if the newer are damaged
 
-READ_SNAPSHOTS = """
+READ_NEWEST = """
 select shard, position, version, digest, resting_orders, size_bytes, taken_at
 from snapshots
-where shard = $1 and position >= $2
+where shard = $1 and position >= $2 and version = $3
 order by position desc
-limit $3
+limit 1
 """
 
 # With what the batch that ended there recorded: a snapshot of another log has none, or another.
@@ -36,10 +36,14 @@ order by snapshots.position desc
 limit 1
 """
 
+# What is there already was of no use to who writes it again: damaged, or of another version.
 INSERT_SNAPSHOT = """
 insert into snapshots (shard, position, version, digest, resting_orders, size_bytes, data)
 values ($1, $2, $3, $4, $5, $6, $7)
-on conflict (shard, position) do nothing
+on conflict (shard, position) do update set
+    version = excluded.version, digest = excluded.digest,
+    resting_orders = excluded.resting_orders, size_bytes = excluded.size_bytes,
+    data = excluded.data, taken_at = excluded.taken_at
 """
 
 DELETE_OLD = """
@@ -89,9 +93,9 @@ async def store(connection: asyncpg.Connection, shard: int, state: State, data: 
 async def newest(
     connection: asyncpg.Connection, shard: int, *, at_least: int = 0
 ) -> SnapshotRow | None:
-    """Return the newest snapshot of a shard at or after a position, None if there is none."""
-    rows = await connection.fetch(READ_SNAPSHOTS, shard, at_least, 1)
-    return SnapshotRow(**rows[0]) if rows else None
+    """Return the newest snapshot at or after a position that this version reads, or None."""
+    row = await connection.fetchrow(READ_NEWEST, shard, at_least, FORMAT_VERSION)
+    return None if row is None else SnapshotRow(**row)
 
 
 async def stored_snapshots(

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 PACE_MS: Final = 100
 """Least time between the starts of a follower's batches: a busy log makes larger batches, not more.
 
-An idle follower still applies at once. Shorter, the transactions of five projections
+An idle follower still applies at once. Shorter, the transactions of nine projections
 take the processor from the matcher; longer, readers wait.
 """
 

@@ -117,7 +117,12 @@ class Snapshotter:
         if not chunk.events and chunk.unreadable is not None:
             raise StateDiffers(f"Snapshots end at an unknown event: {chunk.unreadable.error}")
         for decided in chunk.events:
-            evolve(self._state, decided.event)
+            try:
+                evolve(self._state, decided.event)
+            except (KeyError, AssertionError) as error:
+                raise StateDiffers(
+                    f"Snapshots end at {decided.position}, which cannot be applied: {error!r}"
+                ) from error
         return len(chunk.events)
 
     async def _is_due(self) -> bool:

@@ -3,6 +3,7 @@
 The changes are made as the owner of the tables could: with the trigger switched off.
 """
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 
@@ -13,9 +14,11 @@ from exchange.codec import decode_event
 from exchange.domain.engine import State, evolve
 from exchange.domain.values import Shard
 from exchange.ports import StoredEvent
-from exchange.replay import Verified, verify
+from exchange.replay import Verified, logged_shards, verify
 from exchange.snapshot_store import store
 from exchange.snapshots import encode
+from exchange.tools.command import ToolError
+from exchange.tools.verifying import verify_log
 from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
@@ -140,3 +143,27 @@ async def test_events_beyond_the_head_are_noticed(
     found = await verify(connection, Shard(0))
 
     assert found.problem_position == last + 1
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("lost", ["head", "head and batches", "head and events"])
+async def test_a_log_without_a_head_is_noticed(connection: asyncpg.Connection, lost: str) -> None:
+    for table in lost.split(" and "):
+        await tamper(connection, f"delete from {table}")
+
+    found = await verify(connection, Shard(0))
+
+    assert await logged_shards(connection) == [0]
+    assert found.problem_position == 1
+    assert "no head" in (found.problem or "")
+
+
+@pytest.mark.usefixtures("batches")
+async def test_a_shard_that_is_not_there_cannot_be_verified(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    await asyncio.to_thread(verify_log, 0, as_json=True)
+    with pytest.raises(ToolError, match="no shard 99; there are: 0"):
+        await asyncio.to_thread(verify_log, 99, as_json=True)

@@ -33,7 +33,7 @@ def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
 
 def _take_all(url: str) -> list[dict[str, Any]]:
     try:
-        with httpx.Client(base_url=url, timeout=REQUEST_S) as http:
+        with httpx.Client(base_url=url, timeout=REQUEST_S, trust_env=False) as http:
             listed = http.get("/instruments").raise_for_status().json()["instruments"]
             instruments = {one["shard"]: one["instrument"] for one in listed}
             return [_take(http, instruments[shard]) for shard in sorted(instruments)]

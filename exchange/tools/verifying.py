@@ -20,8 +20,7 @@ from rich.table import Table
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
-from exchange.event_log import read_heads
-from exchange.replay import Verified, verify
+from exchange.replay import Verified, logged_shards, verify
 from exchange.tools.command import AsJson, ToolError
 
 CONNECT_S: Final = 5.0
@@ -48,13 +47,22 @@ def verify_log(
 async def _verify(shard: int | None, after: int, console: Console) -> list[Verified]:
     connection = await _connect(Settings.load().database_url)
     try:
-        shards = sorted(await read_heads(connection)) if shard is None else [shard]
+        shards = await _shards(connection, shard)
         with _progress(console) as progress:
             return [await _verify_shard(connection, s, after, progress) for s in shards]
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}") from error
     finally:
         await connection.close()
+
+
+async def _shards(connection: asyncpg.Connection, wanted: int | None) -> list[int]:
+    found = await logged_shards(connection)
+    if wanted is None:
+        return found
+    if wanted not in found:
+        raise ToolError(f"There is no shard {wanted}; there are: {', '.join(map(str, found))}.")
+    return [wanted]
 
 
 async def _verify_shard(

@@ -1,4 +1,4 @@
-"""Status, book and trades in the terminal, against a running exchange."""
+"""Status, snapshots, book and trades in the terminal, against a running exchange."""
 
 import asyncio
 import json
@@ -60,6 +60,24 @@ def test_a_status_fits_a_terminal(exchange: Exchange) -> None:
     assert code == 0
     assert "positions" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_a_snapshot_of_each_shard_is_taken_whatever_proxy_is_set(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", NOWHERE)
+
+    code, text = run(exchange, "snapshot", "--json")
+    taken = json.loads(text)
+    _, table = run(exchange, "snapshot")
+
+    assert code == 0
+    shards = [one["shard"] for one in taken]
+    assert shards == sorted(set(shards))
+    assert all(one["position"] > 0 and one["size_bytes"] > 0 for one in taken)
+    assert len(table.splitlines()) == 1 + len(taken) > 1
 
 
 def test_nobody_there_is_one_line(exchange: Exchange) -> None:

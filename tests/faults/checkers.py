@@ -2,7 +2,7 @@
 
 Read ``judge``: each invariant of ``docs/faults.md`` by its letter, and what speaks against it.
 The checks of log and answers are those of ``tests/checks.py``; here are the ones that need a
-history with times: subscribers (G), healing (H) and resources (R).
+history with times: subscribers (G), healing (H), resources (R), the run's own end (X).
 """
 
 import statistics
@@ -168,6 +168,12 @@ def _check_growth(samples: Sequence[Line]) -> None:
         assert late <= early + allowed, f"{what} of {samples[0]['name']}: {early} to {late}"
 
 
+def check_x(evidence: Evidence) -> None:
+    """The run went to its end: nothing that it waited for stayed away."""
+    errors = [line["error"] for line in evidence.recorded.of("failed")]
+    assert not errors, "; ".join(errors)
+
+
 CHECKERS: dict[str, Callable[[Evidence], None]] = {
     "A": check_a,
     "B": check_b,
@@ -178,6 +184,7 @@ CHECKERS: dict[str, Callable[[Evidence], None]] = {
     "G": check_g,
     "H": check_h,
     "R": check_r,
+    "X": check_x,
 }
 
 

@@ -12,6 +12,7 @@ Each line has a time ``t`` (seconds since 1970) and a ``kind``:
 ``exit``                 a process ended: ``name``, ``code``
 ``trades``               a message to subscriber ``n``: ``prev``, ``sequence``, ``sequences``
 ``broken``               subscriber ``n`` saw a gap or a repetition: ``error``
+``failed``               the run ended early: ``error``
 ``book``                 subscriber ``n`` at the end: ``instrument``, ``start``, its book
 ======================== ==================================================================
 """

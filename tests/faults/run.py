@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from exchange.stack.process import Ending
 from tests.checks import READ_BATCHES, READ_HEADS, read_log
 from tests.faults.checkers import HEAL_MAX_S, Evidence
-from tests.faults.history import HistoryFile, read_history
+from tests.faults.history import HistoryFile, Recorded, read_history
 from tests.faults.monitor import Monitor
 from tests.faults.nemesis import Nemesis
 from tests.faults.schedule import KINDS, Burst, plan
@@ -94,7 +94,10 @@ async def run(
     directory: Path,
     show: Callable[[Nemesis, HistoryFile], None] = lambda *_: None,
 ) -> Evidence:
-    """Do a run in ``directory``, where its logs and its history stay; return the evidence."""
+    """Do a run in ``directory``, where its logs and its history stay; return the evidence.
+
+    What ends a run early is evidence too: the judges hear of it and of all that was until then.
+    """
     history = HistoryFile(directory / "history.jsonl")
 
     def on_exit(name: str, ending: Ending) -> None:
@@ -105,10 +108,12 @@ async def run(
         showing = asyncio.create_task(_keep_showing(lambda: show(nemesis, history)))
         try:
             await _play(options, stage, nemesis, history)
-            history.close()
-            return await _gather(stage, directory)
+        except Exception as error:
+            history.note("failed", error=repr(error))
         finally:
             showing.cancel()
+        history.close()
+        return await _gather(stage, directory)
 
 
 async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: HistoryFile) -> None:
@@ -119,16 +124,26 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
     ]
     loaded = asyncio.Event()
     following = [asyncio.create_task(s.follow(loaded)) for s in subscribers]
-    async with Monitor(stage, history) as monitor:
-        load = Load(urls, NAMES, traders=TRADERS, pace=PACE, history=history)
-        async with load:
-            await load.until_resolved(COMMANDS_IN_ORDER)
-            bursts = options.bursts()
-            pace_s = 60 * options.minutes / len(bursts)
-            await nemesis.run(bursts, pace_s, lambda: _until_in_order(stage, load, monitor))
-        loaded.set()
-        await monitor.until_caught_up(QUIET_TIMEOUT_S)
-        await _until_told(stage, subscribers, following)
+    try:
+        async with Monitor(stage, history) as monitor:
+            load = Load(urls, NAMES, traders=TRADERS, pace=PACE, history=history)
+            async with load:
+                await load.until_resolved(COMMANDS_IN_ORDER)
+                bursts = options.bursts()
+                pace_s = 60 * options.minutes / len(bursts)
+                await nemesis.run(bursts, pace_s, lambda: _until_in_order(stage, load, monitor))
+            loaded.set()
+            await monitor.until_caught_up(QUIET_TIMEOUT_S)
+            await _until_told(stage, subscribers, following)
+    finally:
+        await _end(subscribers, following, history)
+
+
+async def _end(
+    subscribers: Sequence[RecordingSubscriber],
+    following: Sequence[asyncio.Task[None]],
+    history: HistoryFile,
+) -> None:
     for subscriber, task in zip(subscribers, following, strict=True):
         if task.done():
             history.note("broken", n=subscriber.number, error=repr(task.exception()))
@@ -161,12 +176,20 @@ async def _until_told(
 
 
 async def _gather(stage: Stage, directory: Path) -> Evidence:
+    recorded = await asyncio.to_thread(read_history, directory / "history.jsonl")
+    try:
+        return await _stored(stage, recorded)
+    except Exception as error:
+        recorded.lines.setdefault("failed", []).append({"error": repr(error)})
+        return Evidence(recorded, [])
+
+
+async def _stored(stage: Stage, recorded: Recorded) -> Evidence:
     async with stage.database() as connection, Redis.from_url(stage.settings.redis_url) as redis:
         log = await read_log(connection)
         heads = await connection.fetch(READ_HEADS)
         batches = await connection.fetch(READ_BATCHES)
         models = await stored_models(connection, redis, [head["shard"] for head in heads])
-    recorded = await asyncio.to_thread(read_history, directory / "history.jsonl")
     return Evidence(recorded, log, heads, batches, models)
 
 

@@ -327,6 +327,10 @@ def leak_descriptors(evidence: Evidence) -> None:
         line["files"] += number * 14
 
 
+def end_early(evidence: Evidence) -> None:
+    evidence.recorded.lines["failed"] = [{"error": "nobody took over shard 0"}]
+
+
 # Which checkers turn red: the one whose invariant is broken, and those that see what follows.
 DEFECTS: dict[Defect, str] = {
     acknowledge_what_the_log_lacks: "A",
@@ -364,6 +368,7 @@ DEFECTS: dict[Defect, str] = {
     take_too_much_memory: "R",
     grow_in_memory: "R",
     leak_descriptors: "R",
+    end_early: "X",
 }
 
 

@@ -41,6 +41,7 @@ def directory() -> Iterator[Path]:
 @pytest.mark.timeout(300)
 async def test_a_minute_of_every_fault_breaks_no_invariant(directory: Path) -> None:
     seed = random.randrange(10_000)
+    print(f"seed {seed}")
     evidence = await run(Options(MINUTE, seed), directory)
 
     made = report(evidence, seed=seed, minutes=MINUTE)
@@ -48,6 +49,22 @@ async def test_a_minute_of_every_fault_breaks_no_invariant(directory: Path) -> N
     assert made.failures == {}, document(made)
     assert {row.fault for row in made.rows} == set(KINDS)
     assert sum(row.lost + row.doubled for row in made.rows) == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_run_that_ends_early_is_judged_and_fails(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.faults.run.QUIET_TIMEOUT_S", 0.0)
+
+    evidence = await run(Options(0.1, 1, ("flush Redis",)), directory)
+    made = report(evidence, seed=1, minutes=0.1)
+
+    assert "answers within 0.0 s" in made.failures["X"]
+    assert made.events == len(evidence.log) > 0
+    assert made.rows[0].fault == "flush Redis"
 
 
 def test_a_plan_is_what_its_seed_and_its_minutes_say() -> None:

@@ -155,8 +155,10 @@ MUTANTS = [
     Mutant(
         "a replay reads past the head",
         "exchange/event_log.py",
-        "where shard = $1 and position > $2 and position <= $3\norder by position\nlimit $4",
-        "where shard = $1 and position > $2 and position <= $3 + 1\norder by position\nlimit $4",
+        "    select position, version, data\n    from events\n"
+        "    where shard = $1 and position > $2 and position <= $3\n",
+        "    select position, version, data\n    from events\n"
+        "    where shard = $1 and position > $2 and position <= $3 + 1\n",
         STORE,
     ),
     Mutant(

@@ -7,15 +7,17 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange import snapshot_store
-from exchange.domain.values import Position
+from exchange.domain.commands import CancelOrder, PlaceOrder
+from exchange.domain.values import OrderType, Position, Price, Quantity, Side
 from exchange.snapshot_store import WISH, SnapshotRow, stored_snapshots
 from exchange.snapshots import newest_usable
 from projections.snapshotter import SnapshotPace, Snapshotter
 from projections.tail import ShardTail
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import SMALL_TICK, LogWriter, instruments_of, registrations
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +102,44 @@ async def test_a_state_that_differs_is_not_stored(
             await asyncio.wait_for(asyncio.shield(task), WAIT_S)
 
     assert await snapshot_store.newest(connection, 0) is None
+
+
+async def test_an_event_that_cannot_be_applied_ends_the_snapshots_alone(
+    database_url: str, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        instrument, _ = instruments_of(0)
+        order = PlaceOrder(
+            "o", "ann", instrument, Side.BUY, OrderType.LIMIT, Price(SMALL_TICK), Quantity(10)
+        )
+        *_, cancelled = await writer.append(
+            [*registrations(0), order, CancelOrder("o", instrument, None)]
+        )
+        twice = structs.replace(cancelled, position=Position(cancelled.position + 1))
+        await writer.append_events([twice])
+        async with running(engine, NEVER) as task:
+            await asyncio.wait_for(asyncio.shield(task), WAIT_S)
+
+    assert f"Snapshots end at {twice.position}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "harm", ["version = version + 1", "data = '\\x00'"], ids=["too new", "damaged"]
+)
+async def test_a_snapshot_of_no_use_gives_way_to_a_good_one(
+    harm: str, database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await write(writer, 5)
+        async with running(engine, NEVER):
+            await connection.execute(WISH, 0, writer.position)
+            good = await taken(connection, writer.position)
+        await connection.execute(f"update snapshots set {harm}")
+        usable = stored_snapshots(connection, 0, up_to=Position(writer.position))
+        assert await newest_usable(usable) is None
+        async with running(engine, SnapshotPace(1, 1)):
+            async with asyncio.timeout(WAIT_S):
+                while (row := await taken(connection, writer.position)).taken_at == good.taken_at:
+                    await asyncio.sleep(0.02)
+
+    await assert_right(connection, row)

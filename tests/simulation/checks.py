@@ -24,7 +24,7 @@ def check(
     model: ModelStore,
     crashed: Set[int],
 ) -> None:
-    """Check A to F after a run, with the letters of ``docs/operations.md``.
+    """Check A to F after a run, with the letters of ``docs/faults.md``.
 
     Only a command at an offset in ``crashed`` may have been quarantined.
     """
