@@ -201,6 +201,32 @@ async def test_a_refused_order_is_told(client: Client, follow: Follow, place: Pl
     assert update["order"]["reason"] == "duplicate_order_id"
 
 
+async def test_a_refused_order_does_not_stand_for_the_one_whose_id_it_has(
+    client: Client, follow: Follow, place: Place, http: httpx.AsyncClient, instrument: str
+) -> None:
+    name = f"taken-{id(client)}"
+    async with connected(http) as other:
+        await follow("orders", client_id="alice")
+        await other.ask(
+            type="subscribe", channels=["orders"], instrument=instrument, client_id="bob"
+        )
+        placed = (await place(order_id=name, quantity=3)).json()["order"]
+        await place(client_id="bob", order_id=name, price=7, quantity=2)
+        await place(client_id="carl", side="sell", quantity=1)
+        await place(client_id="bob", price=1)
+
+        alice = await client.collect("orders", 3)
+        bob = await other.collect("orders", 3)
+
+    traded = alice[2]["order"]
+    changed = {"filled_quantity": 1, "status": "partially_filled"}
+    assert [update["event"] for update in alice] == ["accepted", "rested", "traded"]
+    assert traded == {**placed, **changed, "updated_at": traded["updated_at"]}
+    assert [update["event"] for update in bob] == ["rejected", "accepted", "rested"]
+    assert (bob[0]["order"]["client_id"], bob[0]["order"]["price"]) == ("bob", 7)
+    assert (bob[0]["order"]["order_id"], bob[0]["order"]["quantity"]) == (name, 2)
+
+
 async def test_the_ticker_comes_at_once_and_with_each_change(
     client: Client, follow: Follow, place: Place
 ) -> None:

@@ -51,7 +51,7 @@ class KnownOrders:
         missing: dict[str, int] = {}
         for decided in events:
             event = decided.event
-            if isinstance(event, OrderAccepted | OrderRejected):
+            if isinstance(event, OrderAccepted):  # a refused one may have the id of another
                 self._know(begun(decided, event))
             for order_id in _order_ids(event):
                 if order_id not in self._orders:
@@ -106,7 +106,7 @@ def _orders_after(decided: DecidedEvent, known: KnownOrders) -> Iterator[tuple[s
         case OrderAccepted():
             yield "accepted", _after(known.get(event.order_id), event, event.quantity)
         case OrderRejected():
-            rejected = _after(known.get(event.order_id), event, event.quantity)
+            rejected = _after(begun(decided, event), event, event.quantity)
             yield "rejected", _ended(rejected, OrderStatus.REJECTED, event.reason.value)
         case TradeExecuted():
             taker, maker = known.get(event.taker_order_id), known.get(event.maker_order_id)
