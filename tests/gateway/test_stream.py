@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from exchange.gateway.stream import order_updates
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio
@@ -225,6 +226,20 @@ async def test_a_refused_order_does_not_stand_for_the_one_whose_id_it_has(
     assert [update["event"] for update in bob] == ["rejected", "accepted", "rested"]
     assert (bob[0]["order"]["client_id"], bob[0]["order"]["price"]) == ("bob", 7)
     assert (bob[0]["order"]["order_id"], bob[0]["order"]["quantity"]) == (name, 2)
+
+
+async def test_a_trade_is_told_even_if_only_one_order_is_remembered(
+    client: Client, follow: Follow, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_updates, "KNOWN_ORDERS_MAX", 1)
+    await follow("orders")
+    await place(quantity=3)
+    await place(client_id="bob", side="sell", quantity=1)
+
+    updates = await client.collect("orders", 5)
+
+    assert [u["event"] for u in updates] == ["accepted", "rested", "accepted", "traded", "traded"]
+    assert [u["order"]["client_id"] for u in updates[3:]] == ["bob", "alice"]
 
 
 async def test_the_ticker_comes_at_once_and_with_each_change(
