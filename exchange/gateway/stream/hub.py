@@ -452,6 +452,9 @@ class _Shard:
                 await outlet.room()
         except Problem as problem:
             outlet.failed(problem)
+        except Exception:
+            logger.exception("Catching up failed", extra={"shard": self._number})
+            outlet.failed(Problem(Code.INTERNAL, "The mistake was logged."))
 
     def _fail(self, outlets: Iterable[Outlet], problem: Problem) -> None:
         for outlet in list(outlets):
