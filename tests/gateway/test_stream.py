@@ -13,6 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from exchange.gateway.stream import order_updates
+from exchange.gateway.stream.hub import Hub, Outlet
+from exchange.gateway.stream.session import Session
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio
@@ -392,6 +394,38 @@ async def test_three_unreadable_messages_in_a_row_are_too_many(client: Client) -
         await client.socket.send("nonsense")
 
     assert (await client.closed())[0] == 1008
+
+
+async def test_who_is_being_cut_cannot_subscribe_any_more(
+    client: Client, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drained, subscribe, leave = Session._drained, Hub.subscribe, Hub.leave
+    inside: set[Outlet] = set()
+
+    async def drained_late(self: Session) -> None:
+        await asyncio.sleep(0.3)  # a peer that reads slowly
+        await drained(self)
+
+    async def subscribe_noted(self: Hub, outlet: Outlet, *args: Any, **options: Any) -> None:
+        await subscribe(self, outlet, *args, **options)
+        inside.add(outlet)
+
+    def leave_noted(self: Hub, outlet: Outlet) -> None:
+        leave(self, outlet)
+        inside.discard(outlet)
+
+    await follow("trades")
+    monkeypatch.setattr(Session, "_drained", drained_late)
+    monkeypatch.setattr(Hub, "subscribe", subscribe_noted)
+    monkeypatch.setattr(Hub, "leave", leave_noted)
+    for _ in range(3):
+        await client.socket.send("nonsense")
+    for _ in range(3):
+        assert (await client.next())["type"] == "error"
+    await client.send(type="subscribe", channels=["trades"])
+
+    assert (await client.closed())[0] == 1008
+    assert inside == set()
 
 
 async def test_who_talks_too_fast_is_told_and_cut(client: Client) -> None:
