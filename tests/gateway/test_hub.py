@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.gateway.listings import Listing
-from exchange.gateway.problems import Problem
+from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.stream.frames import Frame
 from exchange.gateway.stream.hub import Hub
@@ -226,3 +226,28 @@ async def test_a_follower_may_resume_from_where_this_stream_is_not_yet(
                 announce=follower.begin,
             )
             assert follower.start == writer.position
+
+
+class Broken(Follower):
+    """A subscriber that cannot be offered anything."""
+
+    def offer(self, frame: Frame) -> None:
+        raise ValueError(frame.sequence)
+
+
+async def test_a_follower_whose_catching_up_crashes_is_told(
+    database_url: str, redis: Redis
+) -> None:
+    async with (
+        LogWriter.open(database_url) as writer,
+        hub_at(database_url, redis) as hub,
+    ):
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(1), 200)
+        follower = Broken()
+        follower.begin(0)
+        await join(hub, follower, Channel.TRADES)
+        async with asyncio.timeout(SETTLE_S):
+            while follower.failure is None:
+                await asyncio.sleep(0.02)
+    assert follower.failure.code is Code.INTERNAL

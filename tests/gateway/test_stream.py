@@ -12,6 +12,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from exchange.gateway.stream import order_updates
+from exchange.gateway.stream.hub import Hub, Outlet
+from exchange.gateway.stream.session import Session
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio
@@ -201,6 +204,46 @@ async def test_a_refused_order_is_told(client: Client, follow: Follow, place: Pl
     assert update["order"]["reason"] == "duplicate_order_id"
 
 
+async def test_a_refused_order_does_not_stand_for_the_one_whose_id_it_has(
+    client: Client, follow: Follow, place: Place, http: httpx.AsyncClient, instrument: str
+) -> None:
+    name = f"taken-{id(client)}"
+    async with connected(http) as other:
+        await follow("orders", client_id="alice")
+        await other.ask(
+            type="subscribe", channels=["orders"], instrument=instrument, client_id="bob"
+        )
+        placed = (await place(order_id=name, quantity=3)).json()["order"]
+        await place(client_id="bob", order_id=name, price=7, quantity=2)
+        await place(client_id="carl", side="sell", quantity=1)
+        await place(client_id="bob", price=1)
+
+        alice = await client.collect("orders", 3)
+        bob = await other.collect("orders", 3)
+
+    traded = alice[2]["order"]
+    changed = {"filled_quantity": 1, "status": "partially_filled"}
+    assert [update["event"] for update in alice] == ["accepted", "rested", "traded"]
+    assert traded == {**placed, **changed, "updated_at": traded["updated_at"]}
+    assert [update["event"] for update in bob] == ["rejected", "accepted", "rested"]
+    assert (bob[0]["order"]["client_id"], bob[0]["order"]["price"]) == ("bob", 7)
+    assert (bob[0]["order"]["order_id"], bob[0]["order"]["quantity"]) == (name, 2)
+
+
+async def test_a_trade_is_told_even_if_only_one_order_is_remembered(
+    client: Client, follow: Follow, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_updates, "KNOWN_ORDERS_MAX", 1)
+    await follow("orders")
+    await place(quantity=3)
+    await place(client_id="bob", side="sell", quantity=1)
+
+    updates = await client.collect("orders", 5)
+
+    assert [u["event"] for u in updates] == ["accepted", "rested", "accepted", "traded", "traded"]
+    assert [u["order"]["client_id"] for u in updates[3:]] == ["bob", "alice"]
+
+
 async def test_the_ticker_comes_at_once_and_with_each_change(
     client: Client, follow: Follow, place: Place
 ) -> None:
@@ -351,6 +394,38 @@ async def test_three_unreadable_messages_in_a_row_are_too_many(client: Client) -
         await client.socket.send("nonsense")
 
     assert (await client.closed())[0] == 1008
+
+
+async def test_who_is_being_cut_cannot_subscribe_any_more(
+    client: Client, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drained, subscribe, leave = Session._drained, Hub.subscribe, Hub.leave
+    inside: set[Outlet] = set()
+
+    async def drained_late(self: Session) -> None:
+        await asyncio.sleep(0.3)  # a peer that reads slowly
+        await drained(self)
+
+    async def subscribe_noted(self: Hub, outlet: Outlet, *args: Any, **options: Any) -> None:
+        await subscribe(self, outlet, *args, **options)
+        inside.add(outlet)
+
+    def leave_noted(self: Hub, outlet: Outlet) -> None:
+        leave(self, outlet)
+        inside.discard(outlet)
+
+    await follow("trades")
+    monkeypatch.setattr(Session, "_drained", drained_late)
+    monkeypatch.setattr(Hub, "subscribe", subscribe_noted)
+    monkeypatch.setattr(Hub, "leave", leave_noted)
+    for _ in range(3):
+        await client.socket.send("nonsense")
+    for _ in range(3):
+        assert (await client.next())["type"] == "error"
+    await client.send(type="subscribe", channels=["trades"])
+
+    assert (await client.closed())[0] == 1008
+    assert inside == set()
 
 
 async def test_who_talks_too_fast_is_told_and_cut(client: Client) -> None:

@@ -12,7 +12,7 @@ Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` qu
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final, Protocol
 
 from redis.asyncio import Redis
@@ -34,12 +34,15 @@ from projections import book as books
 from projections import trades
 from projections.book import ALL_LEVELS, read_book
 from projections.checkpoints import read_live_generation
+from projections.orders import Order
 
 logger = logging.getLogger(__name__)
 
 FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
 LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
 BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
+
+_Known = dict[str, Order] | Problem  # the orders that events are about, or why they are not known
 
 
 class Outlet(Protocol):
@@ -311,41 +314,56 @@ class _Shard:
         if not events:
             return
         mine = _by_instrument(events, self._instruments)
-        await self._learn(mine, set())
         traces = await self._feed.traces(events)
+        known = await self._learn(mine)
         # From here on nothing waits: whoever joins does so before these events or after them.
         self._feed.advance(events)
         with tracing.hop("stream", traces):
             for name, of_instrument in mine.items():
                 instrument = self._instruments.get(name)
                 if instrument is not None:
-                    self._offer(instrument, of_instrument)
+                    self._offer(instrument, of_instrument, known.get(name, {}))
 
-    async def _learn(self, mine: dict[str, list[DecidedEvent]], known: set[str]) -> None:
-        """Learn the orders of every instrument whose orders are followed, when this returns."""
-        for name, instrument in list(self._instruments.items()):
+    async def _learn(self, mine: dict[str, list[DecidedEvent]]) -> dict[str, _Known]:
+        """Return the orders of every instrument whose orders are followed, when this returns."""
+        known: dict[str, _Known] = {}
+        while unlearned := self._unlearned(mine, known):
+            try:
+                known[unlearned] = await self._known.learn(mine[unlearned])
+            except Problem as problem:
+                known[unlearned] = problem
+        return known
+
+    def _unlearned(self, mine: Container[str], known: Container[str]) -> str | None:
+        for name, instrument in self._instruments.items():
             if name in mine and name not in known and instrument.follows([Channel.ORDERS]):
-                known.add(name)
-                try:
-                    await self._known.learn(mine[name])
-                except Problem as problem:
-                    self._fail(instrument.followers(Channel.ORDERS), problem)
-                return await self._learn(mine, known)
+                return name
         return None
 
-    def _offer(self, instrument: _Instrument, events: Sequence[DecidedEvent]) -> None:
+    def _offer(
+        self, instrument: _Instrument, events: Sequence[DecidedEvent], known: _Known
+    ) -> None:
         renderer = instrument.renderer
         if instrument.follows([Channel.TRADES]):
             _offer(instrument.followers(Channel.TRADES), renderer.trades(events))
-        if followers := instrument.followers(Channel.ORDERS):
-            everybody, own = renderer.orders(events, self._known)
-            for outlet in followers:
-                client_id = instrument.subscriptions[outlet].client_id
-                _offer([outlet], everybody if client_id is None else own.get(client_id))
+        if instrument.follows([Channel.ORDERS]):
+            self._offer_orders(instrument, events, known)
         if renderer.book is not None:
             _offer(instrument.followers(Channel.ORDERBOOK), renderer.delta(events))
             if instrument.follows([Channel.TICKER]):
                 _offer(instrument.followers(Channel.TICKER), renderer.ticker(events))
+
+    def _offer_orders(
+        self, instrument: _Instrument, events: Sequence[DecidedEvent], known: _Known
+    ) -> None:
+        followers = instrument.followers(Channel.ORDERS)
+        if isinstance(known, Problem):
+            self._fail(followers, known)
+            return
+        everybody, own = instrument.renderer.orders(events, known)
+        for outlet in followers:
+            client_id = instrument.subscriptions[outlet].client_id
+            _offer([outlet], everybody if client_id is None else own.get(client_id))
 
     def _offer_state(
         self, outlet: Outlet, instrument: _Instrument, channels: frozenset[Channel]
@@ -420,8 +438,7 @@ class _Shard:
                     events = await self._feed.history(after, up_to=self._feed.position)
                 mine = _of(events, instrument.listing.instrument)
                 if channel is Channel.ORDERS:
-                    await self._known.learn(mine)
-                    everybody, own = renderer.orders(mine, self._known)
+                    everybody, own = renderer.orders(mine, await self._known.learn(mine))
                     client_id = subscription.client_id
                     _offer([outlet], everybody if client_id is None else own.get(client_id))
                 else:
@@ -435,6 +452,9 @@ class _Shard:
                 await outlet.room()
         except Problem as problem:
             outlet.failed(problem)
+        except Exception:
+            logger.exception("Catching up failed", extra={"shard": self._number})
+            outlet.failed(Problem(Code.INTERNAL, "The mistake was logged."))
 
     def _fail(self, outlets: Iterable[Outlet], problem: Problem) -> None:
         for outlet in list(outlets):

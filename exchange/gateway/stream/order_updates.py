@@ -6,7 +6,7 @@ asked of the read model for orders that were placed before anybody subscribed.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -42,36 +42,38 @@ class KnownOrders:
         self._freshness = freshness
         self._orders: OrderedDict[str, Order] = OrderedDict()
 
-    async def learn(self, events: Sequence[DecidedEvent]) -> None:
-        """Know every order that the events are about, asking the read model if need be.
+    async def learn(self, events: Sequence[DecidedEvent]) -> dict[str, Order]:
+        """Return every order that the events are about, asking the read model if need be.
 
         Raises:
             Problem: 503, the model is away or does not have them in time.
         """
+        found: dict[str, Order] = {}
         missing: dict[str, int] = {}
         for decided in events:
             event = decided.event
-            if isinstance(event, OrderAccepted | OrderRejected):
-                self._know(begun(decided, event))
+            if isinstance(event, OrderAccepted):  # a refused one may have the id of another
+                found[event.order_id] = begun(decided, event)
             for order_id in _order_ids(event):
-                if order_id not in self._orders:
+                order = found.get(order_id) or self._orders.get(order_id)
+                if order is None:
                     missing[order_id] = decided.position
+                else:
+                    found[order_id] = order
         if missing:
-            await self._ask(list(missing), events[0].shard, max(missing.values()))
+            found |= await self._ask(list(missing), events[0].shard, max(missing.values()))
+        for order in found.values():
+            self._know(order)
+        return found
 
-    def get(self, order_id: str) -> Order:
-        """Return an order that was learned."""
-        self._orders.move_to_end(order_id)
-        return self._orders[order_id]
-
-    async def _ask(self, order_ids: Sequence[str], shard: int, position: int) -> None:
+    async def _ask(self, order_ids: Sequence[str], shard: int, position: int) -> dict[str, Order]:
         await self._freshness.reach(NAME, {shard: position})
         async with model_connection(self._engine) as connection:
-            for order in await find_orders(connection, order_ids):
-                self._know(order)
-        unknown = [order_id for order_id in order_ids if order_id not in self._orders]
+            found = {order.order_id: order for order in await find_orders(connection, order_ids)}
+        unknown = [order_id for order_id in order_ids if order_id not in found]
         if unknown:
             raise Problem(Code.READ_UNAVAILABLE, f"The order {unknown[0]} cannot be found.")
+        return found
 
     def _know(self, order: Order) -> None:
         self._orders[order.order_id] = order
@@ -81,7 +83,7 @@ class KnownOrders:
 
 
 def updates(
-    events: Sequence[DecidedEvent], known: KnownOrders, listing: Listing
+    events: Sequence[DecidedEvent], known: Mapping[str, Order], listing: Listing
 ) -> list[tuple[str, OrderUpdate]]:
     """Return each client and what happened to an order of his, oldest first."""
     return [
@@ -100,22 +102,22 @@ def _update(decided: DecidedEvent, what: str, after: Order, listing: Listing) ->
     return OrderUpdate(what, view, decided.position, trade(event, *place))
 
 
-def _orders_after(decided: DecidedEvent, known: KnownOrders) -> Iterator[tuple[str, Order]]:
+def _orders_after(decided: DecidedEvent, known: Mapping[str, Order]) -> Iterator[tuple[str, Order]]:
     event = decided.event
     match event:
         case OrderAccepted():
-            yield "accepted", _after(known.get(event.order_id), event, event.quantity)
+            yield "accepted", _after(known[event.order_id], event, event.quantity)
         case OrderRejected():
-            rejected = _after(known.get(event.order_id), event, event.quantity)
+            rejected = _after(begun(decided, event), event, event.quantity)
             yield "rejected", _ended(rejected, OrderStatus.REJECTED, event.reason.value)
         case TradeExecuted():
-            taker, maker = known.get(event.taker_order_id), known.get(event.maker_order_id)
+            taker, maker = known[event.taker_order_id], known[event.maker_order_id]
             yield "traded", _after(taker, event, event.taker_remaining)
             yield "traded", _after(maker, event, event.maker_remaining)
         case OrderRested():
-            yield "rested", _after(known.get(event.order_id), event, event.quantity)
+            yield "rested", _after(known[event.order_id], event, event.quantity)
         case OrderCancelled():
-            cancelled = _after(known.get(event.order_id), event, event.quantity)
+            cancelled = _after(known[event.order_id], event, event.quantity)
             yield "cancelled", _ended(cancelled, OrderStatus.CANCELLED, event.reason.value)
         case _:
             return

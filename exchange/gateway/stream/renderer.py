@@ -5,7 +5,7 @@ and the ``sequence`` of each channel's last message. The hub has one per instrum
 all who are up to date, and one for each subscriber that is catching up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -29,8 +29,9 @@ from exchange.gateway.stream.frames import (
     text_of,
 )
 from exchange.gateway.stream.messages import Channel
-from exchange.gateway.stream.order_updates import KnownOrders, updates
+from exchange.gateway.stream.order_updates import updates
 from projections.book import Level
+from projections.orders import Order
 
 SNAPSHOT: Final = "snapshot"
 DELTA: Final = "delta"
@@ -63,7 +64,7 @@ class Renderer:
         return self._frame(Channel.TRADES, last, Trades(listing.instrument, views, last, previous))
 
     def orders(
-        self, events: Sequence[DecidedEvent], known: KnownOrders
+        self, events: Sequence[DecidedEvent], known: Mapping[str, Order]
     ) -> tuple[Frame | None, dict[str, Frame]]:
         """Return the message of what happened to all orders, and to each client's."""
         found = updates(events, known, self.listing)

@@ -101,6 +101,7 @@ class Session:
             if self._closing.done() and self._closing.result()[0] == POLICY:
                 await self._drained()  # the error that says why
             await _cancelled([*tasks, *self._orders])
+            self._hub.leave(self)  # a subscription may have been under way
         if self._closing.done():
             await self._send_close(*self._closing.result())
 
@@ -142,7 +143,7 @@ class Session:
             self.close(POLICY, f"nothing was subscribed to in {SILENT_S:.0f} s")
 
     async def _read(self) -> None:
-        while True:
+        while not self._closing.done():
             try:
                 received = await self._websocket.receive()
             except WebSocketDisconnect:
