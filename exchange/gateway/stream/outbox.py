@@ -8,7 +8,10 @@ sent, from which the client can resume. Nothing is ever dropped silently.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
+
+from msgspec import Struct
 
 from exchange.gateway.stream.frames import Frame
 from exchange.gateway.stream.messages import Channel
@@ -22,24 +25,36 @@ class Overflow(Exception):
     """The queue is full of what may not be dropped."""
 
 
+class Beginning(Struct, frozen=True, gc=False):
+    """The confirmation of a subscription, and after which sequence its messages follow."""
+
+    instrument: str
+    channels: frozenset[Channel]
+    sequence: int
+    text: str
+
+
+Message = Frame | Beginning | str
+
+
 class Outbox:
     """The queue of one connection."""
 
     def __init__(self) -> None:
-        self._queue: deque[Frame | str] = deque()
+        self._queue: deque[Message] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._drained = asyncio.Event()
         self._drained.set()
-        self.sent: dict[str, int] = {}  # the last sequence by instrument
+        self._sent: dict[tuple[str, Channel], int] = {}  # the last sequence
         self.stale_books: set[str] = set()  # wait for a fresh snapshot
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, message: Frame | str) -> None:
+    def put(self, message: Message) -> None:
         """Queue a message.
 
         Raises:
@@ -64,11 +79,16 @@ class Outbox:
         self._bytes -= len(text)
         if len(self._queue) <= ROOM_FRAMES:
             self._room.set()
-        if isinstance(message, Frame):
-            self.sent[message.instrument] = max(
-                message.sequence, self.sent.get(message.instrument, 0)
-            )
+        self._note(message)
         return text
+
+    def sequences(self, followed: Iterable[tuple[str, Channel]]) -> dict[str, int]:
+        """Return by instrument the sequence up to which all of its channels were sent."""
+        found: dict[str, int] = {}
+        for place in followed:
+            if place in self._sent:
+                found[place[0]] = min(self._sent[place], found.get(place[0], self._sent[place]))
+        return found
 
     def settle(self) -> None:
         """Note that what was taken has been sent."""
@@ -83,7 +103,15 @@ class Outbox:
         """Wait until few messages are queued."""
         await self._room.wait()
 
-    def _append(self, message: Frame | str) -> None:
+    def _note(self, message: Message) -> None:
+        match message:
+            case Frame():
+                self._sent[message.instrument, message.channel] = message.sequence
+            case Beginning():
+                for channel in message.channels:
+                    self._sent[message.instrument, channel] = message.sequence
+
+    def _append(self, message: Message) -> None:
         self._queue.append(message)
         self._drained.clear()
         self._bytes += len(_text(message))
@@ -101,7 +129,7 @@ class Outbox:
         return len(self._queue) > QUEUE_FRAMES_MAX or self._bytes > QUEUE_BYTES_MAX
 
     def _drop_books(self) -> None:
-        kept: deque[Frame | str] = deque()
+        kept: deque[Message] = deque()
         for message in self._queue:
             if isinstance(message, Frame) and message.channel is Channel.ORDERBOOK:
                 self.stale_books.add(message.instrument)
@@ -111,5 +139,5 @@ class Outbox:
         self._bytes = sum(len(_text(message)) for message in kept)
 
 
-def _text(message: Frame | str) -> str:
+def _text(message: Message) -> str:
     return message if isinstance(message, str) else message.text

@@ -50,7 +50,7 @@ from exchange.gateway.stream.messages import (
     decode_message,
     echo_of,
 )
-from exchange.gateway.stream.outbox import Outbox, Overflow
+from exchange.gateway.stream.outbox import Beginning, Outbox, Overflow
 from exchange.gateway.submission import Pending
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,8 @@ class Session:
         def announce(sequence: int) -> None:
             self._subscriptions = wanted
             listed = sorted(channels)
-            self._put(text_of(Subscribed(listed, listing.instrument, sequence, **_id(message.id))))
+            told = Subscribed(listed, listing.instrument, sequence, **_id(message.id))
+            self._put(Beginning(listing.instrument, channels, sequence, text_of(told)))
 
         await self._hub.subscribe(
             self,
@@ -272,7 +273,7 @@ class Session:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._outbox.drained()
 
-    def _put(self, message: Frame | str) -> None:
+    def _put(self, message: Frame | Beginning | str) -> None:
         if self._closing.done():
             return
         try:
@@ -295,7 +296,7 @@ class Session:
         return self._tokens < 0
 
     def _sequences(self) -> str:
-        return json.dumps(self._outbox.sent, separators=(",", ":"))
+        return json.dumps(self._outbox.sequences(self._subscriptions), separators=(",", ":"))
 
     def _hello(self) -> str:
         return text_of(Connected(os.urandom(8).hex(), list(Channel), HEARTBEAT_MS, _now()))

@@ -1,0 +1,27 @@
+"""What a connection's queue says was sent."""
+
+import pytest
+
+from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.messages import Channel
+from exchange.gateway.stream.outbox import Beginning, Outbox
+
+pytestmark = pytest.mark.anyio
+
+TRADES, ORDERS = ("A", Channel.TRADES), ("A", Channel.ORDERS)
+
+
+async def test_a_channel_that_catches_up_counts_from_its_own_place() -> None:
+    outbox = Outbox()
+    outbox.put(Beginning("A", frozenset((Channel.TRADES,)), 50, "{}"))
+    outbox.put(Frame(Channel.TRADES, "A", 90, "{}"))
+    outbox.put(Beginning("A", frozenset((Channel.ORDERS,)), 10, "{}"))
+    for _ in range(3):
+        await outbox.take()
+    assert outbox.sequences((TRADES, ORDERS)) == {"A": 10}
+
+    outbox.put(Frame(Channel.ORDERS, "A", 20, "{}"))
+    await outbox.take()
+
+    assert outbox.sequences((TRADES, ORDERS)) == {"A": 20}
+    assert outbox.sequences((TRADES,)) == {"A": 90}
