@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 REQUEST_S: Final = 10.0  # an answer that takes longer counts as lost
+CLOSE_S: Final = 0.5  # who did not answer may not say goodbye either
 LATENCY_US_MAX: Final = 60_000_000
 DIGITS: Final = 3
 REPORT_EVERY_S: Final = 0.5
@@ -179,20 +180,20 @@ class StreamSender:
     def __init__(self, base_url: str) -> None:
         self._url = f"{base_url.replace('http', 'ws', 1).rstrip('/')}/stream"
         self._socket: ClientConnection | None = None
+        self._sent = 0
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._socket is not None:
-            await self._socket.close()
+        await self._close()
 
     async def send(self, order: dict[str, Any]) -> tuple[str, bool]:
         try:
             async with asyncio.timeout(REQUEST_S):
-                answer = await self._ask({**order, "id": order["idempotency_key"]})
+                answer = await self._ask({**order, "id": self._next_id()})
         except (OSError, TimeoutError, WebSocketException) as error:
-            self._socket = None
+            await self._close()
             return type(error).__name__, False
         kind = str(answer["type"])
         if kind == "error":
@@ -201,12 +202,21 @@ class StreamSender:
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._socket is None:
-            self._socket = await connect(self._url, compression=None)
+            self._socket = await connect(self._url, compression=None, close_timeout=CLOSE_S)
         await self._socket.send(json.dumps(message))
         while True:
             answer: dict[str, Any] = json.loads(await self._socket.recv())
             if answer.get("id") == message["id"]:
                 return answer
+
+    def _next_id(self) -> str:
+        self._sent += 1
+        return str(self._sent)
+
+    async def _close(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
 
 
 @cache

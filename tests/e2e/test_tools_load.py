@@ -1,5 +1,6 @@
 """The load against a real gateway: what it counts is what the exchange decided."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from io import StringIO
@@ -11,11 +12,12 @@ import httpx
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
+from websockets.asyncio.server import ServerConnection, serve
 
 from exchange.cli import app
 from exchange.tools import report
 from exchange.tools.command import planned_total
-from exchange.tools.load import Measured, Plan, Unreachable, run_load
+from exchange.tools.load import Measured, Plan, StreamSender, Unreachable, run_load
 from exchange.tools.mix import Mix
 from tests.processes import Exchange
 
@@ -61,6 +63,32 @@ async def test_every_order_of_a_load_is_in_the_exchange(
             body = {**order, "quantity": "999"}
             conflict = await http.post("/orders", json=body)
             assert conflict.status_code == 409
+
+
+async def test_orders_without_a_key_are_sent_over_the_stream_too(exchange: Exchange) -> None:
+    orders = list(islice(Mix(3, "BTC-USD", "keyless").orders(), 20))
+    for order in orders:
+        del order["idempotency_key"]
+
+    measured = await measure(plan(exchange.urls[0], total=0, websocket=True), iter(orders))
+
+    assert (measured.accepted, measured.answered) == (20, 20)
+
+
+async def test_a_stream_that_does_not_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exchange.tools.load.REQUEST_S", 0.2)
+    closed = asyncio.Event()
+
+    async def say_nothing(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+        closed.set()
+
+    async with serve(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        sender = StreamSender(f"http://127.0.0.1:{port}")
+        assert await sender.send({"type": "limit"}) == ("TimeoutError", False)
+        async with asyncio.timeout(5):
+            await closed.wait()
 
 
 async def test_a_rate_is_kept_and_refusals_are_told_apart(exchange: Exchange) -> None:
