@@ -25,7 +25,7 @@ from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.operation import COMMANDING, READING, Operation, operation
 from exchange.gateway.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.parameters import limit as limit_of
-from exchange.gateway.problems import Code, Problem, invalid
+from exchange.gateway.problems import Code, Problem, invalid, telling
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import (
     CLOSE_BODY,
@@ -254,10 +254,12 @@ async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending
 async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> CycleView:
     """Return the cycle as the read model has it after the cuts."""
     wanted = {cut.shard: cut.sequence for cut in cuts}
-    await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
-    async with model_connection(gateway.engine) as connection:
-        (found,) = await list_cycles(connection, gateway.shards, first=cycle, last=cycle)
-    return _cycle(found)
+    # The close has been decided: whoever repeats it must name this cycle, not close the next.
+    with telling(outcome="unknown", cycle_id=cycle):
+        await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
+        async with model_connection(gateway.engine) as connection:
+            (found,) = await list_cycles(connection, gateway.shards, first=cycle, last=cycle)
+        return _cycle(found)
 
 
 def _cycle(cycle: Cycle) -> CycleView:

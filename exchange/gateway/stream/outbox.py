@@ -126,7 +126,9 @@ class Outbox:
         return frame.instrument in self.stale_books
 
     def _is_full(self) -> bool:
-        return len(self._queue) > QUEUE_FRAMES_MAX or self._bytes > QUEUE_BYTES_MAX
+        # One message alone has room however long it is: else a large book would never be sent.
+        too_long = self._bytes > QUEUE_BYTES_MAX and len(self._queue) > 1
+        return too_long or len(self._queue) > QUEUE_FRAMES_MAX
 
     def _drop_books(self) -> None:
         kept: deque[Message] = deque()

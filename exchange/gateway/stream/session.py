@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -66,6 +66,7 @@ CLOSE_WAIT_S: Final = 1.0
 REASON_BYTES_MAX: Final = 123  # of a close frame (RFC 6455)
 
 POLICY: Final = 1008
+INTERNAL: Final = 1011
 RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
 
@@ -96,6 +97,7 @@ class Session:
         ends: list[asyncio.Future[Any]] = [*tasks, self._closing]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._end_if_crashed(tasks)
         finally:
             self._hub.leave(self)
             if self._closing.done() and self._closing.result()[0] == POLICY:
@@ -104,6 +106,13 @@ class Session:
             self._hub.leave(self)  # a subscription may have been under way
         if self._closing.done():
             await self._send_close(*self._closing.result())
+
+    def _end_if_crashed(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            error = task.exception() if task.done() else None
+            if error is not None and not isinstance(error, WebSocketDisconnect | OSError):
+                logger.error("A connection crashed", exc_info=error)
+                self.close(INTERNAL, Code.INTERNAL.code)
 
     def offer(self, frame: Frame) -> None:
         self._put(frame)
