@@ -85,6 +85,9 @@ async def catch_up(engine: AsyncEngine, redis: Redis, connection: asyncpg.Connec
 
 
 async def read_generation(connection: asyncpg.Connection, projection: str) -> int:
+    """Return a projection's live generation, waiting for its first to go live."""
     query = "select generation from live where projection = $1"
-    generation: int = await connection.fetchval(query, projection)
-    return generation
+    async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
+        while (generation := await connection.fetchval(query, projection)) is None:
+            await asyncio.sleep(0.02)
+    return int(generation)
