@@ -14,7 +14,7 @@ from exchange.config import Settings
 from exchange.stack.process import ManagedProcess
 from tests.faults.test_kills import check_everything
 from tests.load import Load
-from tests.processes import INSTRUMENTS, running
+from tests.processes import INSTRUMENTS, Exchange, running
 
 pytestmark = pytest.mark.anyio
 
@@ -35,10 +35,9 @@ async def test_a_standby_takes_over_from_a_killed_and_from_a_frozen_matcher(
     with_standby: Settings, tmp_path: Path
 ) -> None:
     async with running(with_standby, tmp_path) as exchange:
-        first, second = exchange.matchers[0], exchange.standbys[0]
         async with Load(exchange.urls, [str(INSTRUMENTS[0]["instrument"])]) as load:
             await load.until_resolved(COMMANDS_BETWEEN)
-            await until_following(second)
+            first, second = await leader_and_standby(exchange)
             killed_s = await take_over_s(load, with_standby.database_url, first.kill())
             await load.until_resolved(COMMANDS_BETWEEN)
             await first.start()
@@ -52,6 +51,17 @@ async def test_a_standby_takes_over_from_a_killed_and_from_a_frozen_matcher(
     assert killed_s < AFTER_KILL_S
     assert frozen_s < AFTER_FREEZE_S
     assert code != 0
+
+
+async def leader_and_standby(exchange: Exchange) -> tuple[ManagedProcess, ManagedProcess]:
+    """Return the two matchers by what they do: of two that start at once, either may lead."""
+    matcher, standby = exchange.matchers[0], exchange.standbys[0]
+    async with asyncio.timeout(EXIT_TIMEOUT_S):
+        while True:
+            for first, second in ((matcher, standby), (standby, matcher)):
+                if "Standing by" in second.log_path.read_text():
+                    return first, second
+            await asyncio.sleep(0.05)
 
 
 async def until_following(standby: ManagedProcess) -> None:
