@@ -10,8 +10,9 @@ import random
 from contextlib import suppress
 from typing import Any
 
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+
+from exchange.tools.following import connected
 
 DROP_AFTER_S = (0.2, 2.0)
 RECEIVE_S = 5.0  # a gateway that lives sends a heartbeat each second
@@ -59,7 +60,7 @@ class Subscriber:
 
     async def _follow_once(self) -> None:
         url = f"{self._random.choice(self._urls)}/stream"
-        async with connect(url, open_timeout=RECEIVE_S, close_timeout=1) as socket:
+        async with connected(url, open_timeout=RECEIVE_S, close_timeout=1) as socket:
             await self._subscribe(socket)
             while True:
                 async with asyncio.timeout(RECEIVE_S):

@@ -6,7 +6,8 @@ trades up to a sequence goes on after it, and one that keeps a book begins with 
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final
 
@@ -34,6 +35,20 @@ def stream_url(base_url: str) -> str:
     return f"{base_url.replace('http', 'ws', 1).rstrip('/')}/stream"
 
 
+@asynccontextmanager
+async def connected(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
+    """Connect to a stream, with the options of ``connect``, and leave no socket behind.
+
+    One whose farewell is cancelled would else stay open, half closed, for as long as it is kept.
+    """
+    socket = await connect(url, **options)
+    try:
+        async with socket:
+            yield socket
+    finally:
+        socket.transport.abort()
+
+
 def read(text: str | bytes) -> Message:
     """Read a message without rounding its numbers."""
     message: Message = json.loads(text, parse_float=Decimal)
@@ -58,7 +73,8 @@ async def follow(
     while True:
         try:
             url = stream_url(base_url)
-            async with connect(url, compression=None, max_size=SNAPSHOT_BYTES_MAX) as socket:
+            options = {"compression": None, "max_size": SNAPSHOT_BYTES_MAX}
+            async with connected(url, **options) as socket:
                 await socket.send(json.dumps(subscription()))
                 await _first(socket)
                 tell("")

@@ -39,7 +39,7 @@ COUNTS: dict[str, tuple[str, int]] = {
 EVERYTHING = "kill everything"
 EVERYTHING_COUNT = 11
 KINDS = (*COUNTS, EVERYTHING)
-BURSTS_A_MINUTE = 3
+BURSTS_A_MINUTE = 2
 BURSTS_MIN = 6
 FIRST_AT_S = 2.0  # faults begin up to this much later than their burst, so that load is on
 
