@@ -112,8 +112,9 @@ def document(made: Report) -> dict[str, Any]:
 
 
 def show(made: Report, console: Console) -> None:
-    table = Table("fault", title=f"{made.faults} faults, seed {made.seed}", title_justify="left")
-    for heading in ("times", "lost", "doubled", "worst heal s", "worst take-over s"):
+    table = Table(title=f"{made.faults} faults, seed {made.seed}", title_justify="left")
+    table.add_column("fault", no_wrap=True)
+    for heading in ("times", "lost", "doubled", "heal max s", "take-over max s"):
         table.add_column(heading, justify="right")
     for row in made.rows:
         cells = (row.times, row.lost, row.doubled, row.worst_heal_s, row.worst_take_over_s)
