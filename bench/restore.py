@@ -199,7 +199,7 @@ async def read_s(settings: Settings) -> float:
     async with matcher_on(settings) as (_matcher, events):
         up_to: Position = await events.position()
         begun_s = time.perf_counter()
-        async for _chunk in events.read(after=Position(0), up_to=up_to):
+        async for _part in events.replay(after=Position(0), up_to=up_to):
             pass
         return time.perf_counter() - begun_s
 

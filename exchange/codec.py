@@ -7,7 +7,7 @@ Command ids tell what they are: version 8 (a hash of client and key) when the
 client gave an idempotency key, version 7 (made by the gateway) when it did not.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -32,7 +32,7 @@ from exchange.domain.values import (
     Shard,
     instrument_of_exchange_order_id,
 )
-from exchange.ports import CommandRecord, StoredEvent
+from exchange.ports import CommandRecord, HashedLines, StoredEvent
 
 EVENT_VERSION: Final = 1
 KEYED_COMMAND_ID_VERSION: Final = 8
@@ -263,26 +263,34 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
 
     Event by event, so that any batching of the same events gives the same chain.
     """
-    return links_over(chain, [hashed_columns(stored) for stored in events])
-
-
-def hashed_columns(stored: StoredEvent) -> bytes:
-    """Return what the chain covers of an event; PostgreSQL writes the same in ``event_log``."""
-    columns = (
-        f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
-        f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}"
-        f"\x1f{stored.data}"
-    )
-    return columns.encode()
-
-
-def links_over(chain: bytes, columns: Iterable[bytes]) -> list[bytes]:
-    """Return the hash chain after each event, given each one's columns as they are hashed."""
     links: list[bytes] = []
-    for text in columns:
-        chain = sha256(chain + text).digest()
+    for stored in events:
+        chain = sha256(chain + _hashed_columns(stored) + stored.data.encode()).digest()
         links.append(chain)
     return links
+
+
+def chain_over(chain: bytes, lines: HashedLines) -> bytes:
+    """Return the hash chain after these events."""
+    columns, texts = lines.columns.split(b"\n"), lines.texts.split(b"\n")
+    for before, text in zip(columns, texts, strict=True):
+        chain = sha256(chain + before + text).digest()
+    return chain
+
+
+def hashed_lines(events: Sequence[StoredEvent]) -> HashedLines:
+    """Return what the chain covers of some events, which have no line breaks."""
+    columns = b"\n".join(_hashed_columns(stored) for stored in events)
+    return HashedLines(columns, "\n".join(stored.data for stored in events).encode())
+
+
+def _hashed_columns(stored: StoredEvent) -> bytes:
+    """Return what the chain covers of an event before its text; ``event_log`` makes the same."""
+    columns = (
+        f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
+        f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}\x1f"
+    )
+    return columns.encode()
 
 
 def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:

@@ -5,9 +5,8 @@ way asks by the command's place in Kafka; it trusts no place without the command
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -18,15 +17,11 @@ from exchange.codec import (
     command_claim,
     decode_event,
     decode_event_lines,
-    hashed_columns,
     is_keyed,
-    links_over,
     order_claim,
 )
 from exchange.domain.events import Event
-from exchange.ports import Claim, StoredEvent
-
-T = TypeVar("T")
+from exchange.ports import Claim, HashedLines, LogBroken, Replayed, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
 
@@ -41,34 +36,23 @@ order by position
 limit $4
 """
 
-# Many events as one text, a line for each: taking them out of rows would cost a replay more than
-# all else. First what they say, then what the chain is computed over.
+# Many events as two texts, a line for each: taking them out of rows would cost a replay more than
+# all else. They are what the chain is computed over, and the second is what is decoded. The
+# aggregates take the lines as the inner query orders them; ordering them again is a third of it.
 READ_LINES = """
 select
     count(*) as events, max(position) as position, min(version) as oldest, max(version) as newest,
-    convert_to(string_agg(data::text, E'\\n' order by position), 'UTF8') as lines
-from (
-    select position, version, data
-    from events
-    where shard = $1 and position > $2 and position <= $3
-    order by position
-    limit $4
-) as part
-"""
-
-READ_COLUMNS = """
-select
-    count(*) as events, max(position) as position,
     convert_to(
         string_agg(
             concat_ws(
                 E'\\x1f', shard, position, coalesce(instrument, ''), type, version,
-                encode(uuid_send(command_id), 'hex'), kafka_offset, data
+                encode(uuid_send(command_id), 'hex'), kafka_offset, ''
             ),
-            E'\\n' order by position
+            E'\\n'
         ),
         'UTF8'
-    ) as lines
+    ) as columns,
+    string_agg(json_send(data), '\\x0a'::bytea) as texts
 from (
     select shard, position, instrument, type, version, data, command_id, kafka_offset
     from events
@@ -129,10 +113,6 @@ select name, shard, kafka_offset, body_hash from claims where name = any($1::tex
 """
 
 
-class LogGap(Exception):
-    """The log lacks an event that its head says is there."""
-
-
 class PlacedCommand(Struct, frozen=True):
     """A command in Kafka whose outcome somebody looks for in the log."""
 
@@ -160,90 +140,56 @@ async def read_events(
 
 async def replay(
     connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
-) -> AsyncIterator[list[Event]]:
-    """Yield what happened on a shard above ``after`` up to ``up_to``, in parts.
+) -> AsyncIterator[Replayed]:
+    """Yield a shard's log above ``after`` up to ``up_to``, in parts.
+
+    The server makes the next part while one is worked through.
 
     Raises:
-        LogGap: An event between the two is missing.
+        LogBroken: An event between the two is missing, or one has line breaks in its text.
         UnknownEvent: One was written by another version of the software.
     """
-    form = _Form(READ_LINES, _events_of, decode_event)
-    async for events in _parts(connection, form, shard, after, up_to):
-        yield events
-
-
-async def chain_up_to(
-    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int, chain: bytes
-) -> bytes:
-    """Return the hash chain at ``up_to``, given that at ``after``.
-
-    Raises:
-        LogGap: An event between the two is missing.
-    """
-    form = _Form(READ_COLUMNS, _columns_of, hashed_columns)
-    async for columns in _parts(connection, form, shard, after, up_to):
-        chain = links_over(chain, columns)[-1]
-    return chain
-
-
-@dataclass(frozen=True, slots=True)
-class _Form(Generic[T]):
-    """What is wanted of each event: how many are read at once, and how one alone is.
-
-    ``read`` gives None where a part must be read event by event: one is of an older version,
-    or has line breaks in its text.
-    """
-
-    query: str
-    read: Callable[[asyncpg.Record], list[T] | None]
-    read_one: Callable[[StoredEvent], T]
-
-
-async def _parts(
-    connection: asyncpg.Connection, form: _Form[T], shard: int, after: int, up_to: int
-) -> AsyncIterator[list[T]]:
-    """Yield parts of a shard's log; the server makes the next one while one is worked through."""
 
     def ask() -> asyncio.Task[asyncpg.Record]:
         return asyncio.create_task(
-            connection.fetchrow(form.query, shard, after, up_to, PART_EVENTS)
+            connection.fetchrow(READ_LINES, shard, after, up_to, PART_EVENTS)
         )
 
     if after >= up_to:
         return
     ahead = ask()
     while after < up_to:
-        part = await ahead
-        begin = after
+        part, begin = await ahead, after
         if part["position"] is None or part["position"] - begin != part["events"]:
-            raise LogGap(f"shard {shard}: an event soon after position {begin} is missing")
+            raise LogBroken(f"shard {shard}: an event soon after position {begin} is missing")
+        lines = HashedLines(part["columns"], part["texts"])
+        if {lines.columns.count(b"\n"), lines.texts.count(b"\n")} != {part["events"] - 1}:
+            raise LogBroken(f"shard {shard}: an event after position {begin} has line breaks")
         after = part["position"]
         if after < up_to:
             ahead = ask()
             await asyncio.sleep(0)  # so that the request is sent
-        found = form.read(part)
-        if found is None:
+        events = _decoded(part)
+        if events is None:
             await asyncio.wait({ahead})  # a connection does one thing at a time
             stored = await read_events(
                 connection, shard, after=begin, up_to=after, limit=PART_EVENTS
             )
-            found = [form.read_one(one) for one in stored]
-        yield found
+            events = [decode_event(one) for one in stored]
+        yield Replayed(events, lines)
 
 
-def _events_of(part: asyncpg.Record) -> list[Event] | None:
+def _decoded(part: asyncpg.Record) -> list[Event] | None:
+    """Return a part's events, None if it must be read event by event.
+
+    One is of an older version then, or cannot be read, which names it.
+    """
     if not part["oldest"] == part["newest"] == EVENT_VERSION:
         return None
     try:
-        events = decode_event_lines(part["lines"])
+        return decode_event_lines(part["texts"])
     except ValueError:
         return None
-    return events if len(events) == part["events"] else None
-
-
-def _columns_of(part: asyncpg.Record) -> list[bytes] | None:
-    columns: list[bytes] = part["lines"].split(b"\n")
-    return columns if len(columns) == part["events"] else None
 
 
 async def read_events_with_text(

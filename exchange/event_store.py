@@ -15,15 +15,14 @@ from typing import Any, Final, Self
 
 import asyncpg
 
-from exchange.chain_worker import ChainJob, chain_in_process
-from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
-from exchange.event_log import chain_up_to, read_claims, read_events, replay
+from exchange.event_log import read_claims, replay
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
     ForeignTopic,
     Head,
+    Replayed,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -33,9 +32,7 @@ from exchange.snapshot_store import stored_snapshots
 
 logger = logging.getLogger(__name__)
 
-READ_CHUNK_EVENTS: Final = 2_000  # bounds the memory of one read; larger ones are no faster
 TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
-CHAIN_BESIDE_EVENTS: Final = 50_000  # beyond it a process of its own is worth its start
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
@@ -177,7 +174,6 @@ class PostgresEventStore:
         self._shard = shard
         self._application_name = f"exchange matcher shard {shard}"
         self._control: asyncpg.Connection
-        self._chainer: asyncpg.Connection  # the chain is walked beside the events
         self._connections: list[asyncpg.Connection] = []
         self._locked = False
         self._beat = -1  # of the writer that lives, and when it was first seen
@@ -188,7 +184,6 @@ class PostgresEventStore:
     async def __aenter__(self) -> Self:
         waiting = f"{self._application_name} waiting"
         self._control = await self._connect(application_name=waiting)
-        self._chainer = await self._connect(application_name=waiting)
         return self
 
     async def __aexit__(
@@ -200,7 +195,7 @@ class PostgresEventStore:
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
-        for connection in (*self._connections, self._chainer, self._control):
+        for connection in (*self._connections, self._control):
             connection.terminate()
 
     async def is_free(self) -> bool:
@@ -241,26 +236,8 @@ class PostgresEventStore:
             self._idle.put_nowait(connection)
         return Head(**row)
 
-    async def read(
-        self, *, after: Position, up_to: Position
-    ) -> AsyncIterator[Sequence[StoredEvent]]:
-        while after < up_to:
-            chunk = await read_events(
-                self._control, self._shard, after=after, up_to=up_to, limit=READ_CHUNK_EVENTS
-            )
-            assert chunk, f"shard {self._shard} has no event after {after}, its head says {up_to}"
-            yield chunk
-            after = chunk[-1].position
-
-    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
         return replay(self._control, self._shard, after=after, up_to=up_to)
-
-    async def chain(self, *, after: Position, up_to: Position, chain: bytes) -> bytes:
-        if up_to - after > CHAIN_BESIDE_EVENTS:
-            job = ChainJob(self._database_url, self._shard, after, up_to, chain)
-            return await chain_in_process(job)
-        place: dict[str, Any] = {"after": after, "up_to": up_to, "chain": chain}
-        return await chain_up_to(self._chainer, self._shard, **place)
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
         async for snapshot in stored_snapshots(self._control, self._shard, up_to=up_to):

@@ -167,9 +167,11 @@ class Matcher:
         """
         replica = Replica(self.shard, self._events)
         await replica.begin(await self._events.position())
-        if not await self._events.is_free():
-            self._report_standing_by(replica)
+        standing_by = False
         while not await self._events.is_free():
+            if not standing_by:
+                self._report_standing_by(replica)
+                standing_by = True
             await replica.advance(await self._events.position())
         head = await self._events.take_over(await self._commands.topic_id())
         await replica.advance(head.position)

@@ -44,6 +44,20 @@ class StoredEvent(Struct, frozen=True, gc=False):
     kafka_offset: Offset
 
 
+class HashedLines(Struct, frozen=True, gc=False):
+    """What the hash chain covers of some events, a line for each: its text, and what is before."""
+
+    columns: bytes
+    texts: bytes
+
+
+class Replayed(Struct, frozen=True, gc=False):
+    """A part of the log: what happened, and what the hash chain covers of it."""
+
+    events: list[Event]
+    lines: HashedLines
+
+
 class Claim(Struct, frozen=True, gc=False):
     """A name taken for ever (an idempotency key, an order id) and the command that took it.
 
@@ -94,6 +108,10 @@ class StoredSnapshot(Struct, frozen=True):
 
 class StaleWriter(Exception):
     """Another writer moved the head. Stop; do not retry."""
+
+
+class LogBroken(Exception):
+    """The log lacks an event that its head says is there, or one is not as a matcher wrote it."""
 
 
 class ForeignTopic(Exception):
@@ -185,20 +203,13 @@ class EventStore(Protocol):
         """
         ...
 
-    def read(self, *, after: Position, up_to: Position) -> AsyncIterator[Sequence[StoredEvent]]:
-        """Yield the events with positions above ``after`` up to ``up_to``, in chunks."""
-        ...
-
-    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
-        """Yield what happened above ``after`` up to ``up_to``, in parts; the log must have it all.
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
+        """Yield the log above ``after`` up to ``up_to``, in parts.
 
         Raises:
+            LogBroken: It does not have all of it, or not as a matcher wrote it.
             UnknownEvent: An event was written by another version of the software.
         """
-        ...
-
-    async def chain(self, *, after: Position, up_to: Position, chain: bytes) -> bytes:
-        """Return the hash chain at ``up_to``, given that at ``after``; may run beside a replay."""
         ...
 
     def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:

@@ -4,12 +4,12 @@ Read ``Replica``. A matcher that restores makes one up to the head; a standby ke
 near it while it waits, so that little is left to read when its turn comes.
 """
 
-import asyncio
 import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from exchange.codec import chain_over
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.values import Position, Shard
 from exchange.ports import EMPTY_CHAIN, EventStore, Head
@@ -56,27 +56,24 @@ class Replica:
         """Apply the events up to a position, which the log must have.
 
         Raises:
+            LogBroken: One is missing.
             UnknownEvent: One was written by another version of the software.
             LogCorrupt: One cannot follow those before it.
         """
         state = self.state
         if state.position >= up_to:
             return
-        chain = self._events.chain(after=state.position, up_to=up_to, chain=self.chain)
-        chained = asyncio.ensure_future(chain)
         try:
             with _collector_off():
-                async for events in self._events.replay(after=state.position, up_to=up_to):
-                    for event in events:
+                async for part in self._events.replay(after=state.position, up_to=up_to):
+                    for event in part.events:
                         evolve(state, event)
-            self.chain = await chained
+                    self.chain = chain_over(self.chain, part.lines)
         except (KeyError, AssertionError) as error:
             raise LogCorrupt(
                 f"shard {self._shard}: the event at position {state.position} cannot be applied:"
                 f" {error!r}; `exchange verify` finds the first that was changed"
             ) from error
-        finally:
-            chained.cancel()
 
     def check(self, head: Head) -> None:
         """Compare with what the writer of ``head`` had.

@@ -14,8 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exchange.codec import chain_after, decode_event
-from exchange.domain.events import Event
+from exchange.codec import decode_event, hashed_lines
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -24,6 +23,7 @@ from exchange.ports import (
     CommandRecord,
     ForeignTopic,
     Head,
+    Replayed,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -164,21 +164,11 @@ class MemoryEventStore:
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
-    async def read(
-        self, *, after: Position, up_to: Position
-    ) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
         for start in range(after, up_to, READ_CHUNK_EVENTS):
             end = min(up_to, start + READ_CHUNK_EVENTS)
-            yield await self.link.call("read", partial(self._slice, start, end))
-
-    async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
-        async for chunk in self.read(after=after, up_to=up_to):
-            yield [decode_event(stored) for stored in chunk]
-
-    async def chain(self, *, after: Position, up_to: Position, chain: bytes) -> bytes:
-        async for chunk in self.read(after=after, up_to=up_to):
-            chain = chain_after(chain, chunk)
-        return chain
+            part = await self.link.call("read", partial(self._slice, start, end))
+            yield Replayed([decode_event(stored) for stored in part], hashed_lines(part))
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()

@@ -9,19 +9,14 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange import event_store
-from exchange.chain_worker import ChainFailed
 from exchange.codec import (
-    chain_after,
     command_claim,
-    decode_event,
     keyed_command_id,
     order_claim,
 )
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
     FoundOutcome,
-    LogGap,
     PlacedCommand,
     find_command,
     find_order_instrument,
@@ -31,7 +26,7 @@ from exchange.event_log import (
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import EMPTY_CHAIN, Claim, Head, StoredEvent
+from exchange.ports import Claim, Head, LogBroken, StoredEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -200,49 +195,22 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
     assert holders == []
 
 
-async def test_a_text_with_line_breaks_is_replayed_and_chained_as_it_is(database_url: str) -> None:
-    texts = ['{"type":"RecordRejected",\n"reason":"a","sha256":"","size_bytes":1,"time_ms":1}'] * 2
-    events = [
-        msgspec.structs.replace(event(n, KEYED, 0), type="RecordRejected", data=text)
-        for n, text in enumerate(texts, 1)
-    ]
+async def test_a_text_that_no_matcher_wrote_stops_a_replay(database_url: str) -> None:
+    text = '{"type":"RecordRejected",\n"reason":"a","sha256":"","size_bytes":1,"time_ms":1}'
+    broken = msgspec.structs.replace(event(1, KEYED, 0), type="RecordRejected", data=text)
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
-        after = Head(Shard(0), head.epoch, Position(2), "topic", Offset(1), b"c", b"d")
+        after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
         batch = await store.begin()
-        await batch.append(events, expected=head, head=after, links=b"")
+        await batch.append([broken], expected=head, head=after, links=b"")
 
-        whole: dict[str, Position] = {"after": Position(0), "up_to": Position(2)}
-        replayed = [part async for part in store.replay(**whole)]
-        chain = await store.chain(**whole, chain=EMPTY_CHAIN)
-
-    assert replayed == [[decode_event(one) for one in events]]
-    assert chain == chain_after(EMPTY_CHAIN, events)
+        with pytest.raises(LogBroken, match="after position 0 has line breaks"):
+            await anext(aiter(store.replay(after=Position(0), up_to=Position(1))))
 
 
 async def test_a_gap_stops_a_replay(connection: asyncpg.Connection) -> None:
     await connection.execute("alter table events disable trigger refuse_changes")
     await connection.execute("delete from events where position = 2")
 
-    with pytest.raises(LogGap):
+    with pytest.raises(LogBroken, match="after position 0 is missing"):
         await anext(aiter(replay(connection, 0, after=0, up_to=3)))
-
-
-@pytest.mark.usefixtures("connection")
-async def test_a_long_chain_is_computed_beside(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_store, "CHAIN_BESIDE_EVENTS", 1)
-    async with PostgresEventStore(database_url, Shard(0)) as store:
-        chain = await store.chain(after=Position(0), up_to=Position(3), chain=EMPTY_CHAIN)
-
-    assert chain == chain_after(EMPTY_CHAIN, EVENTS)
-
-
-async def test_a_chain_that_cannot_be_computed_ends_with_what_failed(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_store, "CHAIN_BESIDE_EVENTS", 1)
-    async with PostgresEventStore(database_url, Shard(0)) as store:
-        with pytest.raises(ChainFailed, match="exit code 1"):
-            await store.chain(after=Position(0), up_to=Position(3), chain=EMPTY_CHAIN)

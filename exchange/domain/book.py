@@ -17,7 +17,9 @@ Invariants, checked by ``check_invariants`` in tests and after every replay:
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct, field
 
 from exchange.domain.values import Price, Quantity, Scale, Side
 
@@ -35,8 +37,7 @@ class Instrument:
     lot_size: Quantity
 
 
-@dataclass(slots=True)
-class RestingOrder:
+class RestingOrder(Struct, gc=False):
     """An order on the book; ``priority`` is the position of the event that rested it.
 
     ``hashed`` is its share in the digest when that was last asked for, 0 before.
@@ -51,8 +52,7 @@ class RestingOrder:
     hashed: int = 0
 
 
-@dataclass(slots=True)
-class Level:
+class Level(Struct):
     """All orders at one price, oldest first, and the sum of what they have left."""
 
     orders: OrderedDict[str, RestingOrder] = field(default_factory=OrderedDict)

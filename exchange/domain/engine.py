@@ -124,7 +124,7 @@ def decide(
 
 def evolve(state: State, event: Event) -> None:
     """Apply one event: the only function that changes a state."""
-    state.position = Position(state.position + 1)
+    state.position += 1  # type: ignore[assignment]  # calling the type costs a tenth of this
     state.time_ms = event.time_ms
     match event:  # the most frequent first: a replay is as fast as this
         case OrderAccepted():
@@ -369,7 +369,7 @@ def _reduce(state: State, instrument: str, order_id: str, quantity: int) -> None
     book = state.books[instrument]
     order = book.orders[order_id]
     book.reduce(order, quantity)
-    if not order.remaining:
+    if order.hashed and not order.remaining:
         _shift_digest(state, -order.hashed)
 
 

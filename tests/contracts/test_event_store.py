@@ -4,8 +4,8 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import chain_after, decode_event, keyed_command_id, store_event
-from exchange.domain.events import RecordRejected
+from exchange.codec import chain_after, chain_over, decode_event, keyed_command_id, store_event
+from exchange.domain.events import Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -56,9 +56,13 @@ async def append(store: EventStore, head: Head, *positions: int) -> Head:
     return after
 
 
-async def stored(store: EventStore, after: int, up_to: int) -> list[StoredEvent]:
-    chunks = [c async for c in store.read(after=Position(after), up_to=Position(up_to))]
-    return [e for chunk in chunks for e in chunk]
+async def replayed(store: EventStore, after: int, up_to: int) -> list[Event]:
+    parts = [part async for part in store.replay(after=Position(after), up_to=Position(up_to))]
+    return [e for part in parts for e in part.events]
+
+
+def happened(*positions: int, shard: int = 0) -> list[Event]:
+    return [decode_event(event(p, shard)) for p in positions]
 
 
 async def test_an_empty_log_has_a_head_at_zero(stores: StoreWorld) -> None:
@@ -67,7 +71,7 @@ async def test_an_empty_log_has_a_head_at_zero(stores: StoreWorld) -> None:
     head = await store.take_over(TOPIC)
 
     assert head == Head(Shard(0), 1, Position(0), TOPIC, Offset(0), bytes(32), bytes(32))
-    assert await stored(store, 0, 0) == []
+    assert await replayed(store, 0, 0) == []
 
 
 async def test_events_come_back_as_they_were_appended(stores: StoreWorld) -> None:
@@ -77,8 +81,8 @@ async def test_events_come_back_as_they_were_appended(stores: StoreWorld) -> Non
     head = await append(store, head, 1, 2, 3, 4)
     await append(store, head, 5)
 
-    assert await stored(store, 0, 5) == [event(p) for p in (1, 2, 3, 4, 5)]
-    assert await stored(store, 2, 4) == [event(3), event(4)]
+    assert await replayed(store, 0, 5) == happened(1, 2, 3, 4, 5)
+    assert await replayed(store, 2, 4) == happened(3, 4)
 
 
 async def test_a_successor_finds_the_head_that_was_left(stores: StoreWorld) -> None:
@@ -98,7 +102,7 @@ async def test_a_batch_may_move_only_the_offset(stores: StoreWorld) -> None:
     head = await append(store, head)
     await append(store, head, 2)
 
-    assert await stored(store, 0, 2) == [event(1), event(2)]
+    assert await replayed(store, 0, 2) == happened(1, 2)
 
 
 async def test_a_stale_writer_appends_nothing(stores: StoreWorld) -> None:
@@ -109,7 +113,7 @@ async def test_a_stale_writer_appends_nothing(stores: StoreWorld) -> None:
     with pytest.raises(StaleWriter):
         await append(store, old, 1)
 
-    assert await stored(store, 0, 1) == [event(1)]
+    assert await replayed(store, 0, 1) == happened(1)
 
 
 async def test_a_stale_writer_claims_nothing(stores: StoreWorld) -> None:
@@ -212,8 +216,8 @@ async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) ->
     )
 
     assert holders == [claim("order:a", 0, shard=0)]
-    assert await stored(left, 0, 1) == [event(1, shard=0)]
-    assert await stored(right, 0, 1) == [event(1, shard=1)]
+    assert await replayed(left, 0, 1) == happened(1, shard=0)
+    assert await replayed(right, 0, 1) == happened(1, shard=1)
 
 
 async def test_a_replay_gives_what_happened_and_the_chain(stores: StoreWorld) -> None:
@@ -221,14 +225,13 @@ async def test_a_replay_gives_what_happened_and_the_chain(stores: StoreWorld) ->
     head = await append(store, await store.take_over(TOPIC), 1, 2)
     head = await append(store, head, 3, 4, 5)
 
-    parts = [part async for part in store.replay(after=Position(2), up_to=Position(4))]
     chain = chain_after(EMPTY_CHAIN, [event(1), event(2)])
-    chain = await store.chain(after=Position(2), up_to=Position(4), chain=chain)
+    async for part in store.replay(after=Position(2), up_to=Position(5)):
+        chain = chain_over(chain, part.lines)
 
-    assert [e for part in parts for e in part] == [decode_event(event(n)) for n in (3, 4)]
-    assert chain_after(chain, [event(5)]) == head.chain
-    assert [p async for p in store.replay(after=Position(5), up_to=Position(5))] == []
-    assert await store.chain(after=Position(5), up_to=Position(5), chain=chain) == chain
+    assert await replayed(store, 2, 4) == happened(3, 4)
+    assert chain == head.chain
+    assert await replayed(store, 5, 5) == []
 
 
 async def test_a_writer_that_lives_is_waited_for(stores: StoreWorld) -> None:
@@ -259,7 +262,7 @@ async def test_a_successor_ends_what_its_predecessor_left_open(stores: StoreWorl
     with pytest.raises(SESSION_ENDED):
         await left.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
     await after.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
-    assert await stored(second, 0, 1) == [event(1)]
+    assert await replayed(second, 0, 1) == happened(1)
 
 
 async def test_a_start_where_an_earlier_one_ended_is_suspicious(stores: StoreWorld) -> None:

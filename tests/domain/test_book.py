@@ -1,9 +1,9 @@
 """The book alone: sides, levels and the checks that later tests lean on."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
 from exchange.domain.values import Price, Quantity, Side

@@ -155,10 +155,10 @@ MUTANTS = [
     Mutant(
         "a replay reads past the head",
         "exchange/event_log.py",
-        "    select position, version, data\n    from events\n"
-        "    where shard = $1 and position > $2 and position <= $3\n",
-        "    select position, version, data\n    from events\n"
-        "    where shard = $1 and position > $2 and position <= $3 + 1\n",
+        "    where shard = $1 and position > $2 and position <= $3\n"
+        "    order by position\n    limit $4\n) as part",
+        "    where shard = $1 and position > $2 and position <= $3 + 1\n"
+        "    order by position\n    limit $4\n) as part",
         STORE,
     ),
     Mutant(
