@@ -48,11 +48,12 @@ def _expect(
     passed_over: bool,
 ) -> Expected:
     command = _read(record.value)
+    if command is None or record.command_id is None:
+        command = {"type": "Unreadable", **_fingerprint(record.value)}
     if passed_over:
         command = {"type": "QuarantinedRecord", **_fingerprint(record.value)}
-    if command is None or record.command_id is None:
-        unreadable = {"type": "Unreadable", **_fingerprint(record.value)}
-        return Expected(record.offset, None, oracle.execute(unreadable, record.time_ms, False))
+    if record.command_id is None or command["type"] == "Unreadable":
+        return Expected(record.offset, None, oracle.execute(command, record.time_ms, False))
     command_id = UUID(bytes=record.command_id)
     if command_id.version == 8:
         body = _body(command)
