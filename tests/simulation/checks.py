@@ -14,14 +14,14 @@ from tests.fakes import MemoryDatabase, MemoryTopic
 from tests.projections.folds import fold_book, fold_positions
 from tests.simulation.clients import Answer, Gateway
 from tests.simulation.expected import Expected, expect
-from tests.simulation.model import ModelStore
+from tests.simulation.model import Model
 
 
 def check(
     topic: MemoryTopic,
     database: MemoryDatabase,
     gateway: Gateway,
-    model: ModelStore,
+    model: Model,
     crashed: Set[int],
 ) -> None:
     """Check A to F after a run, with the letters of ``docs/faults.md``.
@@ -74,7 +74,7 @@ def check_answers(gateway: Gateway, expected: Sequence[Expected], crashed: Set[i
         assert answer == _answer(expected[answer.offset], answer), expected[answer.offset]
 
 
-def check_model(model: ModelStore, log: Sequence[StoredEvent], head: Head) -> None:
+def check_model(model: Model, log: Sequence[StoredEvent], head: Head) -> None:
     """F: the read model is the fold of the log, and C: positions sum to zero."""
     assert model.checkpoint == head.position
     folded = fold_positions(log)

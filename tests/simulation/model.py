@@ -4,9 +4,10 @@
 change in one step on the server, as a transaction or a script does it.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -17,16 +18,38 @@ from exchange.domain.values import Side
 from projections.tail import Chunk, ShardTail
 from tests.fakes import Link, MemoryDatabase
 
+UNSYNCED_COMMITS: Final = 5  # a read model's store may answer before they are on its disk
+
 NOWHERE = create_async_engine("postgresql+asyncpg://nowhere")  # never connected to
 
 
 @dataclass
-class ModelStore:
+class Model:
     """Net quantity by client, open quantity by side and price; how far it is."""
 
     checkpoint: int | None = None
     net: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     levels: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+
+
+class ModelStore:
+    """The model's server, which may lose what it had committed last."""
+
+    def __init__(self) -> None:
+        self.model = Model()
+        self._earlier: deque[Model] = deque(maxlen=UNSYNCED_COMMITS)
+
+    def begin(self) -> Model:
+        """Return the model for a change that is committed at once."""
+        now = self.model
+        self._earlier.append(Model(now.checkpoint, now.net.copy(), now.levels.copy()))
+        return now
+
+    def lose_tail(self) -> None:
+        """Crash: be again what was on the disk, model and checkpoint alike."""
+        if self._earlier:
+            self.model = self._earlier[0]
+            self._earlier.clear()
 
 
 class MemoryModel:
@@ -43,7 +66,7 @@ class MemoryModel:
         return await self._link.call("resume", self._resume)
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:  # noqa: ARG002
-        return dict.fromkeys(shards, self._store.checkpoint or 0)
+        return dict.fromkeys(shards, self._store.model.checkpoint or 0)
 
     async def apply(
         self,
@@ -54,32 +77,34 @@ class MemoryModel:
         return await self._link.call("apply", lambda: self._apply(after, events))
 
     def _resume(self) -> int:
-        if self._store.checkpoint is None:
-            self._store.checkpoint = 0
-        return self._store.checkpoint
+        model = self._store.model
+        if model.checkpoint is None:
+            model.checkpoint = 0
+        return model.checkpoint
 
     def _apply(self, after: int, events: Sequence[DecidedEvent]) -> bool:
-        if self._store.checkpoint != after:
+        if self._store.model.checkpoint != after:
             return False
+        model = self._store.begin()
         for decided in events:
-            self._count(decided)
-        self._store.checkpoint = events[-1].position
+            _count(model, decided)
+        model.checkpoint = events[-1].position
         return True
 
-    def _count(self, decided: DecidedEvent) -> None:
-        match decided.event:
-            case TradeExecuted() as trade:
-                sign = 1 if trade.taker_side is Side.BUY else -1
-                self._store.net[trade.taker_client_id] += sign * trade.quantity
-                self._store.net[trade.maker_client_id] -= sign * trade.quantity
-                level = (trade.taker_side.opposite.value, trade.price)
-                self._store.levels[level] -= trade.quantity
-            case OrderRested() as rested:
-                self._store.levels[rested.side.value, rested.price] += rested.quantity
-            case OrderCancelled() as cancelled if cancelled.price is not None:
-                self._store.levels[cancelled.side.value, cancelled.price] -= cancelled.quantity
-            case _:
-                pass
+
+def _count(model: Model, decided: DecidedEvent) -> None:
+    match decided.event:
+        case TradeExecuted() as trade:
+            sign = 1 if trade.taker_side is Side.BUY else -1
+            model.net[trade.taker_client_id] += sign * trade.quantity
+            model.net[trade.maker_client_id] -= sign * trade.quantity
+            model.levels[trade.taker_side.opposite.value, trade.price] -= trade.quantity
+        case OrderRested() as rested:
+            model.levels[rested.side.value, rested.price] += rested.quantity
+        case OrderCancelled() as cancelled if cancelled.price is not None:
+            model.levels[cancelled.side.value, cancelled.price] -= cancelled.quantity
+        case _:
+            pass
 
 
 class MemoryTail(ShardTail):

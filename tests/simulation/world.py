@@ -68,6 +68,7 @@ class Report:
     head: Head
     kills: int
     freezes: int
+    lost_tails: int
     snapshots: int
     quarantined: int
 
@@ -83,7 +84,7 @@ class World:
         self.topic = MemoryTopic()
         self.database = MemoryDatabase(on_commit=self._notify)
         self.channel = MemoryOutcomes()
-        self.model = ModelStore()
+        self.model_store = ModelStore()
         gateway_link = StormyLink(loop, self.weather)
         self.gateway = Gateway(self.topic, self.database, self.channel, gateway_link)
         self.processes: dict[str, Process] = {}
@@ -92,6 +93,7 @@ class World:
         self.failures: list[BaseException] = []
         self.kills = 0
         self.freezes = 0
+        self.lost_tails = 0
         self.quarantined: set[int] = set()  # passed over, or nearly
         self._tails: dict[str, MemoryTail] = {}
 
@@ -106,7 +108,7 @@ class World:
     def healed(self) -> bool:
         head = self.database.heads.get(0)
         done = head is not None and head.next_offset == len(self.topic.records)
-        return done and head is not None and self.model.checkpoint == head.position
+        return done and head is not None and self.model_store.model.checkpoint == head.position
 
     async def _supervise(self, name: str, body: Body) -> None:
         """Start a process again whenever it has ended."""
@@ -142,7 +144,7 @@ class World:
     async def _project(self, process: Process) -> None:
         link = self._link(process)
         tail = self._tails[process.name] = MemoryTail(self.database, link)
-        model = MemoryModel(self.model, link)
+        model = MemoryModel(self.model_store, link)
         watch = FollowerWatch(METRICS, model.name, 1, 0)
         place = Place(model.name, 1, 0)
         await Follower(NOWHERE, model, place, tail, 5, watch).run()
@@ -246,7 +248,7 @@ class Nemesis:
         self._world = world
         self._chance = world.chance
         menu = [self._kill, self._freeze, self._jump, self._garbage, self._duplicate]
-        menu += [self._poison]
+        menu += [self._poison, self._lose_tail]
         self._menu = self._chance.sample(menu, self._chance.randint(1, len(menu)))
         self._poisoned = False
         self._pause_s_max = self._chance.choice([0.05, 0.3, 1.0])
@@ -291,6 +293,11 @@ class Nemesis:
         command_id = keyed_command_id("dan", "deadly")
         self._world.topic.produce(encode_command(command), command_id=command_id.bytes)
 
+    def _lose_tail(self) -> None:
+        """Crash the read model's server, whose newest commits were not on its disk yet."""
+        self._world.model_store.lose_tail()
+        self._world.lost_tails += 1
+
     def _victim(self) -> Process:
         return self._chance.choice(list(self._world.processes.values()))
 
@@ -309,7 +316,8 @@ def simulate(seed: int, crash: Crash | None = None) -> Report:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(_live(world, seed))
         assert not world.failures, world.failures
-        check(world.topic, world.database, world.gateway, world.model, world.quarantined)
+        model = world.model_store.model
+        check(world.topic, world.database, world.gateway, model, world.quarantined)
         return _report(world, seed)
     finally:
         matcher_module.BATCH_EVENTS_MAX = bound  # type: ignore[misc]
@@ -324,6 +332,7 @@ def _report(world: World, seed: int) -> Report:
         world.database.heads[0],
         world.kills,
         world.freezes,
+        world.lost_tails,
         snapshots=len(world.database.snapshots.get(0, [])),
         quarantined=sum(e.type == "CommandQuarantined" for e in log),
     )
