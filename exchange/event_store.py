@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -40,6 +41,9 @@ TERMINATE_WAIT_MS: Final = 5_000
 LEASE_BEAT_S: Final = 1.0
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
+# The SQLSTATE classes that say that the server could not, whoever had asked: read-only; deadlock,
+# serialization failure; no disk, memory or connection left; not in the state for it; its system.
+SERVER_CLASSES: Final = frozenset({"25", "40", "53", "55", "58"})
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
 # A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
@@ -113,6 +117,11 @@ update crash_watch set
     tried_offset = $2
 where shard = $1
 returning attempts
+"""
+
+FORGIVE_ATTEMPT = """
+update crash_watch set attempts = attempts - 1
+where shard = $1 and tried_offset = $2 and attempts > 0
 """
 
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
@@ -319,13 +328,14 @@ class PostgresBatch:
         # Sorted, so that two shards that want the same names cannot deadlock.
         wanted = sorted(claims, key=lambda claim: claim.name)
         names = [claim.name for claim in wanted]
-        taken = await self._connection.fetch(
-            TAKE_CLAIMS,
-            names,
-            [claim.shard for claim in wanted],
-            [claim.kafka_offset for claim in wanted],
-            [claim.body_hash for claim in wanted],
-        )
+        async with self._forgiving(claims[0].shard, claims[0].kafka_offset):
+            taken = await self._connection.fetch(
+                TAKE_CLAIMS,
+                names,
+                [claim.shard for claim in wanted],
+                [claim.kafka_offset for claim in wanted],
+                [claim.body_hash for claim in wanted],
+            )
         missed = set(names).difference(row["name"] for row in taken)
         if not missed:
             return []
@@ -342,19 +352,20 @@ class PostgresBatch:
     ) -> None:
         if traces:
             await self._begin()
-        moved = await self._connection.fetch(
-            APPEND_BATCH,
-            expected.shard,
-            expected.epoch,
-            expected.position,
-            expected.next_offset,
-            head.position,
-            head.next_offset,
-            head.chain,
-            head.state_digest,
-            *_columns(events),
-            links,
-        )
+        async with self._forgiving(expected.shard, expected.next_offset):
+            moved = await self._connection.fetch(
+                APPEND_BATCH,
+                expected.shard,
+                expected.epoch,
+                expected.position,
+                expected.next_offset,
+                head.position,
+                head.next_offset,
+                head.chain,
+                head.state_digest,
+                *_columns(events),
+                links,
+            )
         if not moved:
             await self.abandon()
             raise StaleWriter(
@@ -376,6 +387,17 @@ class PostgresBatch:
         if not self._begun:
             await self._connection.execute("begin")
             self._begun = True
+
+    @asynccontextmanager
+    async def _forgiving(self, shard: Shard, offset: Offset) -> AsyncIterator[None]:
+        """Do not count it as the command's fault when the server could not; raise all the same."""
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "")[:2] in SERVER_CLASSES:
+                await self._connection.execute("rollback")
+                await self._connection.execute(FORGIVE_ATTEMPT, shard, offset)
+            raise
 
     async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
         await self._connection.execute(

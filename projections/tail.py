@@ -31,7 +31,7 @@ LISTEN_CHECK_TIMEOUT_S: Final = 5.0
 
 
 class Unreadable(Struct, frozen=True):
-    """An event that this version of the software cannot decode."""
+    """An event that this version of the software cannot decode, or that is missing."""
 
     type: str
     position: int
@@ -112,11 +112,7 @@ class ShardTail:
                     driver, self.shard, after=after, up_to=stored[-1].position
                 )
                 self._remember(found)
-        if stored:
-            assert stored[-1].position == after + len(stored), (
-                f"the log of shard {self.shard} has a gap after position {after}"
-            )
-        return _decode(stored)
+        return _decode(stored, after)
 
     def _remember(self, traces: Mapping[int, str]) -> None:
         self._traces |= traces
@@ -165,12 +161,15 @@ async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
     return True
 
 
-def _decode(stored: Sequence[StoredEvent]) -> Chunk:
+def _decode(stored: Sequence[StoredEvent], after: int) -> Chunk:
     """Decode up to the first event that cannot be, which the next read then begins with."""
     events: list[DecidedEvent] = []
-    for one in stored:
+    for position, one in enumerate(stored, after + 1):
+        if one.position != position:
+            error = f"the log of shard {one.shard} has no event at position {position}"
+            return Chunk(events, Unreadable("", position, error))
         try:
             events.append(load_event(one))
-        except UnknownEvent as error:
-            return Chunk(events, Unreadable(one.type, one.position, str(error)))
+        except UnknownEvent as unknown:
+            return Chunk(events, Unreadable(one.type, one.position, str(unknown)))
     return Chunk(events)

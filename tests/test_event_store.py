@@ -27,6 +27,7 @@ from exchange.event_log import (
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
 from exchange.ports import Claim, Head, LogBroken, StoredEvent
+from tests.failures import plant_failures
 
 pytestmark = pytest.mark.anyio
 
@@ -193,6 +194,38 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
 
     assert new.epoch == old.epoch + 1
     assert holders == []
+
+
+@pytest.mark.parametrize(
+    ("code", "attempts"),
+    [
+        pytest.param("53100", 1, id="disk full"),
+        pytest.param("40P01", 1, id="deadlock"),
+        pytest.param("40001", 1, id="serialization failure"),
+        pytest.param("25006", 1, id="read-only"),
+        pytest.param("22P05", 2, id="a text that cannot be stored"),
+    ],
+)
+@pytest.mark.parametrize("table", ["events", "claims"])
+async def test_what_the_server_could_not_do_is_not_the_command_s_fault(
+    database_url: str, table: str, code: str, attempts: int
+) -> None:
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        await store.count_start(Offset(0))
+        await store.count_attempt(Offset(0))
+        await plant_failures(database_url, table, code)
+        after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
+        batch = await store.begin()
+
+        async def decide() -> None:
+            await batch.claim([Claim("name", Shard(0), Offset(0), b"body")])
+            await batch.append([event(1, KEYED, 0)], expected=head, head=after, links=b"")
+
+        with pytest.raises(asyncpg.PostgresError) as failed:
+            await decide()
+        assert failed.value.sqlstate == code
+        assert await store.count_attempt(Offset(0)) == attempts
 
 
 async def test_a_text_that_no_matcher_wrote_stops_a_replay(database_url: str) -> None:

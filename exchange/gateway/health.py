@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
-BEHIND_AFTER_S: Final = 5.0  # a projector in order is a tenth of a second behind
+BEHIND_AFTER_S: Final = 3.0  # a projector in order is a tenth of a second behind
 
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"

@@ -1,8 +1,10 @@
 """Followers at different places share one window, and each gets just what follows its place."""
 
 import asyncio
+import random
 from typing import cast
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from exchange.domain.events import RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from projections import tail as tail_module
 from projections.tail import Chunk, ShardTail
+from tests.projections.logs import LogWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -63,3 +66,21 @@ async def test_a_read_gives_just_what_follows(
         async with asyncio.TaskGroup() as tasks:
             for start, pause in followers:
                 tasks.create_task(follow(tail, start, reads=12, pause=pause))
+
+
+async def test_a_missing_event_ends_what_can_be_read(
+    database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    async with LogWriter.open(database_url, 0) as writer:
+        await writer.append_random(random.Random(1), 10)
+    await connection.execute("alter table events disable trigger refuse_changes")
+    await connection.execute("delete from events where position = 3")
+    tail = ShardTail(engine, 0)
+
+    before = await tail.read(after=0, limit=10)
+    at_it = await tail.read(after=2, limit=10)
+
+    assert [e.position for e in before.events] == [1, 2]
+    assert at_it.events == []
+    assert at_it.unreadable is not None
+    assert at_it.unreadable.error == "the log of shard 0 has no event at position 3"

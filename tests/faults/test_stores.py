@@ -1,0 +1,189 @@
+"""A store that answers, but cannot: no partial batch, nothing stale, and all is well again after.
+
+PostgreSQL's refusals are raised by a trigger with the code that the server would use;
+read-only it is made, and Redis is given no memory.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from exchange.config import Settings
+from exchange.matcher import CRASHES_MAX
+from exchange.stack.process import Backoff, Ending, ManagedProcess
+from tests.failures import count_failures, plant_failures, uproot_failures
+from tests.faults.test_kills import check_everything
+from tests.load import Answer, Command, Load
+from tests.processes import INSTRUMENTS, Exchange, running
+
+pytestmark = pytest.mark.anyio
+
+COMMANDS_BETWEEN = 30
+FAILURES = CRASHES_MAX + 2  # would be the command's own, but for the code
+
+BACKOFF = Backoff(first_s=0.2, longest_s=0.2)
+RECOVERED_WITHIN_S = 30.0
+NOTICED_WITHIN_S = 5.0
+NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
+MEMORY_BYTES = "1"
+
+READ_QUARANTINED = "select count(*) from events where type = 'CommandQuarantined'"
+
+
+@asynccontextmanager
+async def trading(
+    settings: Settings, directory: Path
+) -> AsyncIterator[tuple[Exchange, Load, list[Ending]]]:
+    """An exchange under load whose matcher is started again when it ends, and how it ended."""
+    endings: list[Ending] = []
+
+    def note(_process: ManagedProcess, ending: Ending, _wait_s: float) -> None:
+        endings.append(ending)
+
+    async with running(settings, directory) as exchange:
+        matcher = exchange.matchers[0]
+        matcher.backoff = BACKOFF
+        watch = asyncio.create_task(matcher.keep_running(note))
+        async with Load(exchange.urls, NAMES) as load:
+            await load.until_resolved(COMMANDS_BETWEEN)
+            yield exchange, load, endings
+            await load.until_resolved(COMMANDS_BETWEEN, RECOVERED_WITHIN_S)
+        await check_everything(settings, load)
+        watch.cancel()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("53100", id="disk full"),
+        pytest.param("40P01", id="deadlock", marks=pytest.mark.long),
+        pytest.param("40001", id="serialization failure", marks=pytest.mark.long),
+    ],
+)
+async def test_matcher_and_projector_survive_what_postgresql_refuses(
+    settings: Settings, tmp_path: Path, code: str
+) -> None:
+    async with trading(settings, tmp_path) as (exchange, load, endings):
+        for table in ("events", "positions"):
+            await plant_failures(settings.database_url, table, code, FAILURES)
+        await load.until_resolved(COMMANDS_BETWEEN, RECOVERED_WITHIN_S)
+        for table in ("events", "positions"):
+            await until_over(settings.database_url, table)
+        assert exchange.projector.running
+    connection = await asyncpg.connect(settings.database_url)
+    quarantined = await connection.fetchval(READ_QUARANTINED)
+    await connection.close()
+
+    assert len(endings) == FAILURES
+    assert 0 not in endings
+    assert quarantined == 0
+
+
+async def test_a_matcher_survives_a_database_that_is_read_only(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with trading(settings, tmp_path) as (exchange, load, endings):
+        await set_read_only(settings.database_url, on=True)
+        async with asyncio.timeout(RECOVERED_WITHIN_S):
+            while not endings:
+                await asyncio.sleep(0.05)
+        careful = order()
+        refused = await send(exchange, load, careful)
+        await set_read_only(settings.database_url, on=False)
+        await load.until_resolved(COMMANDS_BETWEEN, RECOVERED_WITHIN_S)
+        accepted = await send(exchange, load, careful)
+
+    assert 0 not in endings
+    assert refused.status in (202, 503), refused
+    assert accepted.status == 201, accepted
+
+
+async def test_redis_without_memory_stops_no_trade_and_shows_no_old_book(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with (
+        Redis.from_url(settings.redis_url) as redis,
+        trading(settings, tmp_path) as (exchange, load, endings),
+    ):
+        memory = str((await redis.config_get("maxmemory"))["maxmemory"])
+        try:
+            await redis.config_set("maxmemory", MEMORY_BYTES)
+            placed = await send(exchange, load, order())
+            sequence = int(placed.body["sequence"])
+            await until_not_current(exchange)
+            book = await read_book(exchange, sequence)
+        finally:
+            await redis.config_set("maxmemory", memory)
+        given_s = time.monotonic()
+        while (await read_book(exchange, sequence)).status_code != 200:
+            assert time.monotonic() < given_s + NOTICED_WITHIN_S
+            await asyncio.sleep(0.05)
+
+    assert placed.status == 201, placed
+    assert book.status_code == 503, book.text
+    assert endings == []
+
+
+def order() -> Command:
+    body: dict[str, Any] = {
+        "client_id": "careful", "instrument": NAMES[0], "side": "buy", "type": "limit",
+        "price": 1, "quantity": 1, "idempotency_key": "once",
+    }  # fmt: skip
+    return Command("/orders", body)
+
+
+async def send(exchange: Exchange, load: Load, command: Command) -> Answer:
+    """Send a command, maybe not for the first time, and let the load's history know."""
+    if not command.attempts:
+        load.history.invoked(command)
+    command.attempts += 1
+    async with httpx.AsyncClient(timeout=15) as http:
+        response = await http.post(exchange.urls[0] + command.path, json=command.body)
+    answer = Answer(response.status_code, response.json(), time.time())
+    load.history.answered(command, answer)
+    return answer
+
+
+async def read_book(exchange: Exchange, sequence: int) -> httpx.Response:
+    parameters: dict[str, str | int] = {"instrument": NAMES[0], "min_sequence": sequence}
+    async with httpx.AsyncClient(timeout=15) as http:
+        return await http.get(f"{exchange.urls[0]}/market/orderbook", params=parameters)
+
+
+async def until_not_current(exchange: Exchange) -> None:
+    """Wait until the exchange says itself that something is behind."""
+    async with asyncio.timeout(NOTICED_WITHIN_S), httpx.AsyncClient() as http:
+        while (await http.get(f"{exchange.urls[0]}/healthz")).json()["status"] == "healthy":
+            await asyncio.sleep(0.05)
+
+
+async def set_read_only(database_url: str, *, on: bool) -> None:
+    """Let every session that begins be read-only, and end those that are there."""
+    connection = await asyncpg.connect(
+        database_url, server_settings={"default_transaction_read_only": "off"}
+    )
+    name = await connection.fetchval("select current_database()")
+    mode = "on" if on else "off"
+    await connection.execute(f'alter database "{name}" set default_transaction_read_only = {mode}')
+    await connection.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = $1 and pid <> pg_backend_pid()",
+        name,
+    )
+    await connection.close()
+
+
+async def until_over(database_url: str, table: str) -> None:
+    """Wait until a table has been written to again, and take its failures out."""
+    async with asyncio.timeout(RECOVERED_WITHIN_S):
+        while await count_failures(database_url, table) <= FAILURES:
+            await asyncio.sleep(0.05)
+    await uproot_failures(database_url, table)
