@@ -1,7 +1,9 @@
 """Twenty subscribers that join, drop and resume during load: none misses or repeats anything."""
 
 import asyncio
+import json
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -10,11 +12,12 @@ import httpx
 import pytest
 
 from exchange.event_log import read_heads
+from exchange.tools.following import connected
 from tests.load import Load
 from tests.processes import INSTRUMENTS, Exchange
 from tests.projections.folds import fold_trades
 from tests.projections.models import read_log
-from tests.subscribers import Subscriber
+from tests.subscribers import DROP_AFTER_S, Subscriber
 
 pytestmark = pytest.mark.anyio
 
@@ -22,22 +25,36 @@ SUBSCRIBERS = 20
 LOAD_S = 4.0
 LONG_LOAD_S = 60.0
 SETTLE_S = 20.0
+NEVER = (300.0, 300.0)
+STORM_CONNECTIONS = 500
+STORM_S = 1.0
+NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
 
 
-async def assert_nothing_is_missed(exchange: Exchange, load_s: float) -> None:
-    names = [instrument["instrument"] for instrument in INSTRUMENTS]
-    urls = [url.replace("http", "ws", 1) for url in exchange.urls]
-    subscribers = [Subscriber(n, urls, names[n % 2]) for n in range(SUBSCRIBERS)]
+def subscribers_of(exchange: Exchange, drop_after_s: tuple[float, float]) -> list[Subscriber]:
+    return [
+        Subscriber(n, streams_of(exchange), NAMES[n % 2], drop_after_s) for n in range(SUBSCRIBERS)
+    ]
+
+
+def streams_of(exchange: Exchange) -> list[str]:
+    return [url.replace("http", "ws", 1) for url in exchange.urls]
+
+
+async def assert_nothing_is_missed(
+    exchange: Exchange, subscribers: list[Subscriber], name: str, happening: Awaitable[None]
+) -> None:
+    """Put the exchange under load until something has happened, and compare with the log."""
     loaded = asyncio.Event()
     tasks = [asyncio.create_task(s.follow(loaded)) for s in subscribers]
-    async with Load(exchange.urls, names, name=f"watched-{load_s}"):
-        await asyncio.sleep(load_s)
+    async with Load(exchange.urls, NAMES, name=name):
+        await happening
     loaded.set()
     connection = await asyncpg.connect(exchange.settings.database_url)
     try:
         heads = await read_heads(connection)
         shards = await shards_of(exchange)
-        await until_told(subscribers, tasks, {name: heads[shards[name]] for name in names})
+        await until_told(subscribers, tasks, {name: heads[shards[name]] for name in NAMES})
         log = await read_log(connection)
     finally:
         await connection.close()
@@ -46,13 +63,12 @@ async def assert_nothing_is_missed(exchange: Exchange, load_s: float) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks)
     await assert_same_books(exchange, subscribers)
-    traded = [t for t in fold_trades(log).values() if t["instrument"] in names]
+    traded = [t for t in fold_trades(log).values() if t["instrument"] in NAMES]
     for subscriber in subscribers:
         assert subscriber.start is not None
         mine = [t for t in traded if t["instrument"] == subscriber.instrument]
         expected = [t["position"] for t in mine if t["position"] > subscriber.start]
         assert [trade["sequence"] for trade in subscriber.trades] == expected
-    assert sum(subscriber.drops for subscriber in subscribers) >= SUBSCRIBERS
     assert sum(len(subscriber.trades) for subscriber in subscribers) > SUBSCRIBERS
 
 
@@ -88,11 +104,43 @@ async def shards_of(exchange: Exchange) -> dict[str, int]:
     return {instrument["instrument"]: instrument["shard"] for instrument in listed}
 
 
+async def storm(urls: list[str]) -> None:
+    """Connect, subscribe and break off, over and over within a second, as when a network fails."""
+    began_s = time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(STORM_CONNECTIONS):
+            await asyncio.sleep(began_s + number / STORM_CONNECTIONS * STORM_S - time.monotonic())
+            tasks.create_task(connect_briefly(urls[number % len(urls)], NAMES[number % 2]))
+
+
+async def connect_briefly(url: str, instrument: str) -> None:
+    async with connected(f"{url}/stream", open_timeout=SETTLE_S) as socket:
+        subscription = {"type": "subscribe", "channels": ["trades", "orderbook"]}
+        await socket.send(json.dumps({**subscription, "instrument": instrument}))
+        async with asyncio.timeout(SETTLE_S):
+            while json.loads(await socket.recv())["type"] != "subscribed":
+                pass
+        socket.transport.abort()
+
+
 async def test_nothing_is_missed_through_drops_and_resumes(exchange: Exchange) -> None:
-    await assert_nothing_is_missed(exchange, LOAD_S)
+    subscribers = subscribers_of(exchange, DROP_AFTER_S)
+    await assert_nothing_is_missed(exchange, subscribers, "watched", asyncio.sleep(LOAD_S))
+
+    assert sum(subscriber.drops for subscriber in subscribers) >= SUBSCRIBERS
 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_nothing_is_missed_in_a_minute(exchange: Exchange) -> None:
-    await assert_nothing_is_missed(exchange, LONG_LOAD_S)
+    subscribers = subscribers_of(exchange, DROP_AFTER_S)
+    await assert_nothing_is_missed(exchange, subscribers, "long", asyncio.sleep(LONG_LOAD_S))
+
+    assert sum(subscriber.drops for subscriber in subscribers) >= SUBSCRIBERS
+
+
+async def test_a_storm_of_reconnects_disturbs_nobody(exchange: Exchange) -> None:
+    subscribers = subscribers_of(exchange, NEVER)
+    await assert_nothing_is_missed(exchange, subscribers, "calm", storm(streams_of(exchange)))
+
+    assert sum(subscriber.drops for subscriber in subscribers) == 0

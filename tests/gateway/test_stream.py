@@ -438,6 +438,18 @@ async def test_who_talks_too_fast_is_told_and_cut(client: Client) -> None:
     assert (await client.closed())[0] == 1008
 
 
+async def test_who_pings_too_often_is_cut(client: Client) -> None:
+    for _ in range(15):  # a burst of a client that measures is none
+        await client.socket.ping()
+    await client.send(type="ping")
+    assert (await client.next())["type"] == "pong"
+    with suppress(ConnectionClosed):
+        for _ in range(100):
+            await client.socket.ping()
+
+    assert await client.closed() == (1008, "more than 10 pings a second")
+
+
 async def test_a_message_that_is_too_long_ends_the_connection(client: Client) -> None:
     await client.socket.send("x" * 70_000)
 

@@ -1,20 +1,32 @@
-"""What Hypercorn leaves open about WebSockets, closed: compression and endless messages.
+"""What Hypercorn leaves open about WebSockets, closed: compression, endless messages, pings.
 
 Hypercorn 0.18 always offers permessage-deflate, which inflates without bound (400 kB on the
-wire become 470 MB), and goes on collecting a message that is too long for as long as a
-client ignores that it was told so. Neither is a setting, so ``harden`` replaces the two
-parts of it, once, before the server starts.
+wire become 470 MB), goes on collecting a message that is too long for as long as a client
+ignores that it was told so, and answers any number of pings, of which the application never
+hears. None is a setting, so ``harden`` replaces the two parts of it, once, before the server
+starts.
 """
+
+import time
+from typing import Any, Final
 
 from hypercorn.protocol import h11, ws_stream
 from hypercorn.protocol.events import StreamClosed
-from wsproto.events import CloseConnection
+from wsproto.events import CloseConnection, Event, Pong
+from wsproto.frame_protocol import CloseReason
 
 MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less than one
+PINGS_PER_SECOND_MAX: Final = 10
+PINGS_BURST_MAX: Final = 20  # two seconds of them
 
 
 class BoundedStream(ws_stream.WSStream):
-    """Ends when we close it or a message is too long, whatever its client does."""
+    """Ends when we close it, or its client sends too long a message or too many pings."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pings_left = float(PINGS_BURST_MAX)
+        self._pinged_s = time.monotonic()
 
     async def _handle_events(self) -> None:
         if self.state is ws_stream.ASGIWebsocketState.CLOSED:
@@ -24,6 +36,22 @@ class BoundedStream(ws_stream.WSStream):
         if self.buffer.length > self.buffer.max_length:
             self.buffer.clear()
             await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _send_wsproto_event(self, event: Event) -> None:
+        if not isinstance(event, Pong) or self._may_ping():
+            await super()._send_wsproto_event(event)
+        elif self.state is not ws_stream.ASGIWebsocketState.CLOSED:
+            self.state = ws_stream.ASGIWebsocketState.CLOSED
+            reason = f"more than {PINGS_PER_SECOND_MAX} pings a second"
+            await super()._send_wsproto_event(CloseConnection(CloseReason.POLICY_VIOLATION, reason))
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+    def _may_ping(self) -> bool:
+        now_s = time.monotonic()
+        earned = (now_s - self._pinged_s) * PINGS_PER_SECOND_MAX
+        self._pings_left = min(self._pings_left + earned, PINGS_BURST_MAX) - 1
+        self._pinged_s = now_s
+        return self._pings_left >= 0
 
     async def _heed_close(self) -> None:
         """Drop what comes after our close, which nobody takes, but for the client's own."""
