@@ -368,3 +368,12 @@ def test_outcomes_come_back_with_events_as_stored() -> None:
     assert decoded.outcomes[1:] == outcomes[1:]
     assert msgspec.structs.replace(decoded.outcomes[0], events=[]) == Outcome(1, 5, 8)
     assert [bytes(event) for event in decoded.outcomes[0].events] == [data, data]
+
+
+def test_what_a_later_version_tells_beside_an_outcome_is_passed_over() -> None:
+    sent = OutcomeMessage(3, {}, [Outcome(7, 1, first_position=5)])
+    told = json.loads(encode_outcomes(sent))
+    told["mood"] = "good"
+    told["outcomes"][0]["colour"] = "red"
+
+    assert decode_outcomes(json.dumps(told).encode()) == sent
