@@ -265,7 +265,7 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
     """
     links: list[bytes] = []
     for stored in events:
-        chain = sha256(chain + _hashed_columns(stored) + stored.data.encode()).digest()
+        chain = _link(chain, hashed_columns(stored), stored.data.encode())
         links.append(chain)
     return links
 
@@ -274,17 +274,11 @@ def chain_over(chain: bytes, lines: HashedLines) -> bytes:
     """Return the hash chain after these events."""
     columns, texts = lines.columns.split(b"\n"), lines.texts.split(b"\n")
     for before, text in zip(columns, texts, strict=True):
-        chain = sha256(chain + before + text).digest()
+        chain = _link(chain, before, text)
     return chain
 
 
-def hashed_lines(events: Sequence[StoredEvent]) -> HashedLines:
-    """Return what the chain covers of some events, which have no line breaks."""
-    columns = b"\n".join(_hashed_columns(stored) for stored in events)
-    return HashedLines(columns, "\n".join(stored.data for stored in events).encode())
-
-
-def _hashed_columns(stored: StoredEvent) -> bytes:
+def hashed_columns(stored: StoredEvent) -> bytes:
     """Return what the chain covers of an event before its text; ``event_log`` makes the same."""
     columns = (
         f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
@@ -293,9 +287,8 @@ def _hashed_columns(stored: StoredEvent) -> bytes:
     return columns.encode()
 
 
-def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:
-    """Return the hash chain after all ``events``."""
-    return chain_links(chain, events)[-1] if events else chain
+def _link(chain: bytes, columns: bytes, text: bytes) -> bytes:
+    return sha256(chain + columns + text).digest()
 
 
 def abridge_links(links: Sequence[bytes]) -> bytes:

@@ -21,9 +21,21 @@ from exchange.codec import (
     order_claim,
 )
 from exchange.domain.events import Event
-from exchange.ports import Claim, HashedLines, LogBroken, Replayed, StoredEvent
+from exchange.ports import Claim, HashedLines, LogCorrupt, Replayed, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
+
+# The SQLSTATE classes that say something of the server and not of the statement.
+SERVER_CLASSES: Final = frozenset(
+    {
+        "25",  # invalid transaction state: read-only during a fail-over
+        "40",  # transaction rollback: deadlock, serialization failure
+        "53",  # insufficient resources: disk, memory, connections
+        "55",  # object not in the required state, lock not available
+        "57",  # operator intervention: shutdown, cancelled, timeout
+        "58",  # system error, external to the server
+    }
+)
 
 EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
 
@@ -146,7 +158,7 @@ async def replay(
     The server makes the next part while one is worked through.
 
     Raises:
-        LogBroken: An event between the two is missing, or one has line breaks in its text.
+        LogCorrupt: An event between the two is missing, or one has line breaks in its text.
         UnknownEvent: One was written by another version of the software.
     """
 
@@ -161,10 +173,10 @@ async def replay(
     while after < up_to:
         part, begin = await ahead, after
         if part["position"] is None or part["position"] - begin != part["events"]:
-            raise LogBroken(f"shard {shard}: an event soon after position {begin} is missing")
+            raise LogCorrupt(f"shard {shard}: an event soon after position {begin} is missing")
         lines = HashedLines(part["columns"], part["texts"])
         if {lines.columns.count(b"\n"), lines.texts.count(b"\n")} != {part["events"] - 1}:
-            raise LogBroken(f"shard {shard}: an event after position {begin} has line breaks")
+            raise LogCorrupt(f"shard {shard}: an event after position {begin} has line breaks")
         after = part["position"]
         if after < up_to:
             ahead = ask()

@@ -10,14 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
 import asyncpg
 
 from exchange.domain.values import Offset, Position, Shard
-from exchange.event_log import read_claims, replay
+from exchange.event_log import SERVER_CLASSES, read_claims, replay
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
@@ -41,9 +41,6 @@ TERMINATE_WAIT_MS: Final = 5_000
 LEASE_BEAT_S: Final = 1.0
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
-# The SQLSTATE classes that say that the server could not, whoever had asked: read-only; deadlock,
-# serialization failure; no disk, memory or connection left; not in the state for it; its system.
-SERVER_CLASSES: Final = frozenset({"25", "40", "53", "55", "58"})
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
 # A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
@@ -324,22 +321,8 @@ class PostgresBatch:
     async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
         if not claims:
             return []
-        await self._begin()
-        # Sorted, so that two shards that want the same names cannot deadlock.
-        wanted = sorted(claims, key=lambda claim: claim.name)
-        names = [claim.name for claim in wanted]
         async with self._forgiving(claims[0].shard, claims[0].kafka_offset):
-            taken = await self._connection.fetch(
-                TAKE_CLAIMS,
-                names,
-                [claim.shard for claim in wanted],
-                [claim.kafka_offset for claim in wanted],
-                [claim.body_hash for claim in wanted],
-            )
-        missed = set(names).difference(row["name"] for row in taken)
-        if not missed:
-            return []
-        return await read_claims(self._connection, list(missed))
+            return await self._claim(claims)
 
     async def append(
         self,
@@ -350,9 +333,9 @@ class PostgresBatch:
         links: bytes,
         traces: Sequence[Trace] = (),
     ) -> None:
-        if traces:
-            await self._begin()
         async with self._forgiving(expected.shard, expected.next_offset):
+            if traces:
+                await self._begin()
             moved = await self._connection.fetch(
                 APPEND_BATCH,
                 expected.shard,
@@ -366,22 +349,39 @@ class PostgresBatch:
                 *_columns(events),
                 links,
             )
-        if not moved:
-            await self.abandon()
-            raise StaleWriter(
-                f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
-                f" position {expected.position}: another matcher took over"
-            )
-        if traces:
-            await self._note(traces, expected)
-        if self._begun:
-            await self._connection.execute("commit")
+            if not moved:
+                await self.abandon()
+                raise StaleWriter(
+                    f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
+                    f" position {expected.position}: another matcher took over"
+                )
+            if traces:
+                await self._note(traces, expected)
+            if self._begun:
+                await self._connection.execute("commit")
         self._idle.put_nowait(self._connection)
 
     async def abandon(self) -> None:
         if self._begun:
             await self._connection.execute("rollback")
         self._idle.put_nowait(self._connection)
+
+    async def _claim(self, claims: Sequence[Claim]) -> list[Claim]:
+        await self._begin()
+        # Sorted, so that two shards that want the same names cannot deadlock.
+        wanted = sorted(claims, key=lambda claim: claim.name)
+        names = [claim.name for claim in wanted]
+        taken = await self._connection.fetch(
+            TAKE_CLAIMS,
+            names,
+            [claim.shard for claim in wanted],
+            [claim.kafka_offset for claim in wanted],
+            [claim.body_hash for claim in wanted],
+        )
+        missed = set(names).difference(row["name"] for row in taken)
+        if not missed:
+            return []
+        return await read_claims(self._connection, list(missed))
 
     async def _begin(self) -> None:
         if not self._begun:
@@ -395,8 +395,10 @@ class PostgresBatch:
             yield
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "")[:2] in SERVER_CLASSES:
-                await self._connection.execute("rollback")
-                await self._connection.execute(FORGIVE_ATTEMPT, shard, offset)
+                # A server that can do nothing at all did not count the attempt either.
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await self._connection.execute("rollback")
+                    await self._connection.execute(FORGIVE_ATTEMPT, shard, offset)
             raise
 
     async def _note(self, traces: Sequence[Trace], expected: Head) -> None:

@@ -110,8 +110,8 @@ class StaleWriter(Exception):
     """Another writer moved the head. Stop; do not retry."""
 
 
-class LogBroken(Exception):
-    """The log lacks an event that its head says is there, or one is not as a matcher wrote it."""
+class LogCorrupt(Exception):
+    """The log is not as its matchers wrote it; ``exchange verify`` finds the first difference."""
 
 
 class ForeignTopic(Exception):
@@ -207,7 +207,7 @@ class EventStore(Protocol):
         """Yield the log above ``after`` up to ``up_to``, in parts.
 
         Raises:
-            LogBroken: It does not have all of it, or not as a matcher wrote it.
+            LogCorrupt: An event is missing, or has a form that no matcher writes.
             UnknownEvent: An event was written by another version of the software.
         """
         ...
@@ -221,7 +221,10 @@ class EventStore(Protocol):
         ...
 
     async def count_attempt(self, offset: Offset) -> int:
-        """Count, durably, that the command at ``offset`` is tried alone; return which try it is."""
+        """Count, durably, that the command at ``offset`` is tried alone; return which try it is.
+
+        One that ended because the store could not do what was asked of it is not counted.
+        """
         ...
 
     async def begin(self) -> Batch:

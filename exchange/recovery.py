@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from exchange.codec import chain_over
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.values import Position, Shard
-from exchange.ports import EMPTY_CHAIN, EventStore, Head
+from exchange.ports import EMPTY_CHAIN, EventStore, Head, LogCorrupt
 from exchange.snapshots import newest_usable
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ def _collector_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-class LogCorrupt(Exception):
-    """The log does not give the chain or the state that its head recorded."""
 
 
 class Replica:
@@ -56,9 +52,8 @@ class Replica:
         """Apply the events up to a position, which the log must have.
 
         Raises:
-            LogBroken: One is missing.
             UnknownEvent: One was written by another version of the software.
-            LogCorrupt: One cannot follow those before it.
+            LogCorrupt: One is missing, or cannot follow those before it.
         """
         state = self.state
         if state.position >= up_to:
@@ -79,11 +74,14 @@ class Replica:
         """Compare with what the writer of ``head`` had.
 
         Raises:
-            LogCorrupt: The chain or the digest of the state is another.
+            LogCorrupt: The chain or the digest is another, or the state breaks an invariant.
         """
         place = f"shard {self._shard}: the events up to {head.position}"
         if self.chain != head.chain:
             raise LogCorrupt(f"{place} break the chain; `exchange verify` finds the first")
         if self.state.digest != head.state_digest:
             raise LogCorrupt(f"{place} give another state than their writer had")
-        check_state(self.state)
+        try:
+            check_state(self.state)
+        except AssertionError as error:
+            raise LogCorrupt(f"{place} give a state that cannot be: {error}") from error

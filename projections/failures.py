@@ -14,24 +14,13 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from exchange.cancellation import heed_cancellation
+from exchange.event_log import SERVER_CLASSES
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_MIN_S: Final = 0.1
+CONNECTION_CLASS: Final = "08"  # of SQLSTATEs
 BACKOFF_MAX_S: Final = 2.0  # a store that is back is used well within the 5 s we promise
-
-# The SQLSTATE classes that say something of the server and not of the statement.
-_SERVER_CLASSES: Final = frozenset(
-    {
-        "08",  # connection exception
-        "25",  # invalid transaction state: read-only during a fail-over
-        "40",  # transaction rollback: deadlock, serialization failure
-        "53",  # insufficient resources: disk, memory, connections
-        "55",  # object not in the required state, lock not available
-        "57",  # operator intervention: shutdown, cancelled
-        "58",  # system error, external to the server
-    }
-)
 
 # What Redis answers with when it is its own state that keeps it from doing what was asked.
 _REDIS_STATES: Final = ("OOM", "LOADING", "READONLY", "BUSY", "MISCONF")
@@ -40,7 +29,7 @@ _REDIS_STATES: Final = ("OOM", "LOADING", "READONLY", "BUSY", "MISCONF")
 def is_store_failure(error: BaseException) -> bool:
     """Tell whether ``error`` may pass when a store comes back."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "")[:2] in _SERVER_CLASSES
+        return (error.sqlstate or "")[:2] in SERVER_CLASSES | {CONNECTION_CLASS}
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # that one is a value that cannot be encoded
     # The driver's own confusion over a connection that was cut between two messages.

@@ -4,11 +4,11 @@ A test names orders by number: order 3 is ``order-3`` of ``client-3`` unless it 
 otherwise. Everything happens at ``TIME_MS`` on ``BTC_USD`` unless it says otherwise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
-from exchange.codec import store_event
+from exchange.codec import chain_links, store_event
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -340,3 +340,8 @@ def stored(event: Event, position: int = 1) -> StoredEvent:
 
 def _price(price: int | None) -> Price | None:
     return None if price is None else Price(price)
+
+
+def chain_after(chain: bytes, events: Sequence[StoredEvent]) -> bytes:
+    """Return the hash chain after all ``events``."""
+    return chain_links(chain, events)[-1] if events else chain

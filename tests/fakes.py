@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exchange.codec import decode_event, hashed_lines
+from exchange.codec import decode_event, hashed_columns
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -22,7 +22,9 @@ from exchange.ports import (
     CommandLogLost,
     CommandRecord,
     ForeignTopic,
+    HashedLines,
     Head,
+    LogCorrupt,
     Replayed,
     StaleWriter,
     StoredEvent,
@@ -77,7 +79,7 @@ class MemoryCommandLog:
         self._next = offset
 
     async def end(self) -> Offset:
-        return Offset(len(self._topic.records))
+        return await self._link.call("ask for the end", lambda: Offset(len(self._topic.records)))
 
     async def read(self, limit: int) -> list[CommandRecord]:
         if self._next > len(self._topic.records):
@@ -151,7 +153,8 @@ class MemoryEventStore:
         return await self.link.call("ask how far", self._position)
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
-        for snapshot in reversed(self.database.snapshots.get(self.shard, [])):
+        snapshots = await self.link.call("read snapshots", self._snapshots)
+        for snapshot in reversed(snapshots):
             if snapshot.position <= up_to:
                 yield snapshot
 
@@ -168,7 +171,9 @@ class MemoryEventStore:
         for start in range(after, up_to, READ_CHUNK_EVENTS):
             end = min(up_to, start + READ_CHUNK_EVENTS)
             part = await self.link.call("read", partial(self._slice, start, end))
-            yield Replayed([decode_event(stored) for stored in part], hashed_lines(part))
+            if [stored.position for stored in part] != list(range(start + 1, end + 1)):
+                raise LogCorrupt(f"an event after position {start} is missing")
+            yield Replayed([decode_event(stored) for stored in part], _hashed_lines(part))
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
@@ -185,6 +190,9 @@ class MemoryEventStore:
             batch.end()
         if self.database.writers.get(self.shard) is self:
             del self.database.writers[self.shard]
+
+    def _snapshots(self) -> list[StoredSnapshot]:
+        return list(self.database.snapshots.get(self.shard, []))
 
     def _is_free(self) -> bool:
         return self.database.writers.get(self.shard) in (None, self)
@@ -348,3 +356,8 @@ class MemoryOutcomes:
 
     def listen(self, gateway: str, on_message: Callable[[bytes], None]) -> None:
         self._listeners.setdefault(gateway, []).append(on_message)
+
+
+def _hashed_lines(events: Sequence[StoredEvent]) -> HashedLines:
+    columns = b"\n".join(hashed_columns(stored) for stored in events)
+    return HashedLines(columns, "\n".join(stored.data for stored in events).encode())

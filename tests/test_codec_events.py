@@ -14,7 +14,6 @@ from exchange import codec
 from exchange.codec import (
     DecidedEvent,
     UnknownEvent,
-    chain_after,
     decode_event_data,
     load_event,
 )
@@ -30,6 +29,7 @@ from tests.builders import (
     accepted_market,
     cancel_rejected,
     cancelled,
+    chain_after,
     close_rejected,
     closed,
     instrument_rejected,

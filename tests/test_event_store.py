@@ -26,7 +26,7 @@ from exchange.event_log import (
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import Claim, Head, LogBroken, StoredEvent
+from exchange.ports import Claim, Head, LogCorrupt, StoredEvent
 from tests.failures import plant_failures
 
 pytestmark = pytest.mark.anyio
@@ -237,7 +237,7 @@ async def test_a_text_that_no_matcher_wrote_stops_a_replay(database_url: str) ->
         batch = await store.begin()
         await batch.append([broken], expected=head, head=after, links=b"")
 
-        with pytest.raises(LogBroken, match="after position 0 has line breaks"):
+        with pytest.raises(LogCorrupt, match="after position 0 has line breaks"):
             await anext(aiter(store.replay(after=Position(0), up_to=Position(1))))
 
 
@@ -245,5 +245,5 @@ async def test_a_gap_stops_a_replay(connection: asyncpg.Connection) -> None:
     await connection.execute("alter table events disable trigger refuse_changes")
     await connection.execute("delete from events where position = 2")
 
-    with pytest.raises(LogBroken, match="after position 0 is missing"):
+    with pytest.raises(LogCorrupt, match="after position 0 is missing"):
         await anext(aiter(replay(connection, 0, after=0, up_to=3)))

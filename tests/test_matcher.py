@@ -29,8 +29,7 @@ from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, Reg
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.matcher import Matcher
-from exchange.ports import CommandRecord, ForeignTopic, Head, StaleWriter, StoredEvent
-from exchange.recovery import LogCorrupt
+from exchange.ports import CommandRecord, ForeignTopic, Head, LogCorrupt, StaleWriter, StoredEvent
 from tests.fakes import (
     MemoryBatch,
     MemoryCommandLog,

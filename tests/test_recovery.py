@@ -12,9 +12,9 @@ from exchange.codec import decode_event, keyed_command_id
 from exchange.domain.commands import Command, PlaceOrder
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import CommandQuarantined, Event
+from exchange.domain.values import Position
 from exchange.matcher import CRASHES_MAX
-from exchange.ports import EMPTY_CHAIN, CommandLogLost, StoredSnapshot
-from exchange.recovery import LogCorrupt
+from exchange.ports import EMPTY_CHAIN, CommandLogLost, LogCorrupt, StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, encode
 from tests.test_matcher import World, place, unkeyed
 
@@ -206,8 +206,18 @@ async def test_an_event_that_cannot_follow_the_others_is_a_corrupt_log() -> None
     world = World()
     world.send(place("o1"), unkeyed(1))
     await world.match_all()
-    del world.database.events[0][0]  # the instrument's registration
-    world.database.events[0].insert(0, world.log[0])
+    # In the place of the instrument's registration.
+    world.database.events[0][0] = msgspec.structs.replace(world.log[1], position=Position(1))
 
     with pytest.raises(LogCorrupt, match="verify"):
+        await world.matcher().restore()
+
+
+async def test_a_missing_event_is_a_corrupt_log() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    del world.database.events[0][1]
+
+    with pytest.raises(LogCorrupt, match="missing"):
         await world.matcher().restore()

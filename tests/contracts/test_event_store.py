@@ -4,7 +4,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import chain_after, chain_over, decode_event, keyed_command_id, store_event
+from exchange.codec import chain_over, decode_event, keyed_command_id, store_event
 from exchange.domain.events import Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
@@ -16,6 +16,7 @@ from exchange.ports import (
     StaleWriter,
     StoredEvent,
 )
+from tests.builders import chain_after
 from tests.contracts.conftest import StoreWorld
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,7 @@ SESSION_ENDED = (ConnectionError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 def event(position: int, shard: int = 0) -> StoredEvent:
     return store_event(
-        RecordRejected(reason=f"number {position}", sha256="00", size_bytes=1, time_ms=position),
+        RecordRejected(f"{position} of {shard}", sha256="00", size_bytes=1, time_ms=position),
         shard=Shard(shard),
         position=Position(position),
         command_id=keyed_command_id("client", str(position)),

@@ -18,6 +18,7 @@ from tests.faults.stage import Stage, kill
 
 TAKE_OVER_TIMEOUT_S = 30.0
 ZOMBIE_TIMEOUT_S = 30.0  # it must notice and exit within this
+UP_TIMEOUT_S = 10.0  # what died is started again after two seconds at most
 POLL_S = 0.05
 DELAY_S = 0.05  # of each chunk over a slow link
 
@@ -65,7 +66,7 @@ class Nemesis:
             case "kill", "everything":
                 found = await self._kill_everything()
             case "kill", _:
-                found = self._kill(self._one_of(what, fault))
+                found = await self._kill(self._one_of(what, fault))
             case "freeze", "Kafka":
                 found = await self._freeze(self._stage.services[what].process, fault)
             case "freeze", _:
@@ -84,9 +85,13 @@ class Nemesis:
         candidates = {"gateway": exchange.gateways, "projector": [exchange.projector]}[what]
         return candidates[fault.target % len(candidates)]
 
-    def _kill(self, victim: ManagedProcess) -> Found:
+    async def _kill(self, victim: ManagedProcess) -> Found:
+        await _until_up(victim)
+        began, starts = time.time(), victim.starts
         kill(victim)
-        return {"target": victim.name}
+        died = await _comes(lambda: not victim.running or victim.starts > starts, UP_TIMEOUT_S)
+        assert died, f"{victim.name} survived a kill -9"
+        return {"target": victim.name, "began": began, "ended": began}
 
     async def _kill_matcher(self, fault: Fault) -> Found:
         victim = await self._stage.working(fault.target)
@@ -104,7 +109,7 @@ class Nemesis:
     async def _kill_standby(self, fault: Fault) -> Found:
         working = await self._stage.working(fault.target)
         victim = next(m for m in self._stage.pair(fault.target) if m is not working)
-        return self._kill(victim)
+        return await self._kill(victim)
 
     async def _freeze_matcher(self, fault: Fault) -> Found:
         """Freeze the working matcher until another one took over, then thaw the zombie."""
@@ -124,6 +129,7 @@ class Nemesis:
         return {**found, "ended": thawed, "zombie_ended": ended}
 
     async def _freeze(self, victim: ManagedProcess, fault: Fault) -> Found:
+        await _until_up(victim)
         victim.signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(fault.lasts_s)
@@ -158,14 +164,20 @@ class Nemesis:
         return {"target": name}
 
     async def _kill_everything(self) -> Found:
+        ended = time.time()
         await self._stage.kill_everything()
-        return {}
+        return {"ended": ended}
 
     async def _until_taken_over(self, shard: int, epoch: int) -> None:
         deadline_s = time.monotonic() + TAKE_OVER_TIMEOUT_S
         while await self._stage.epoch(shard) == epoch:
             assert time.monotonic() < deadline_s, f"nobody took over shard {shard}"
             await asyncio.sleep(POLL_S)
+
+
+async def _until_up(victim: ManagedProcess) -> None:
+    """Wait until there is somebody to do a fault to: another one may have come first."""
+    assert await _comes(lambda: victim.running, UP_TIMEOUT_S), f"{victim.name} is not started"
 
 
 async def _comes(condition: Callable[[], bool], timeout_s: float) -> bool:

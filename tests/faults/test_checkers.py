@@ -11,11 +11,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from exchange.codec import chain_after, keyed_command_id, store_event
+from exchange.codec import keyed_command_id, store_event
 from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
 from exchange.ports import StoredEvent
+from tests.builders import chain_after
 from tests.faults.checkers import Evidence, judge
 from tests.faults.history import Line, recorded
 from tests.load import Answer

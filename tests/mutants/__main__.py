@@ -35,6 +35,8 @@ def main(
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="exchange-mutants-") as name, Progress() as progress:
         tree = copy_tree(Path(name))
+        for tests in dict.fromkeys(mutant.tests for mutant in wanted):
+            check_tests_pass(tree, tests)
         task = progress.add_task("", total=len(wanted))
         for mutant in wanted:
             begun_s = time.monotonic()
@@ -62,6 +64,12 @@ def copy_tree(directory: Path) -> Path:
     return directory
 
 
+def check_tests_pass(tree: Path, tests: tuple[str, ...]) -> None:
+    """See that tests pass as long as nothing is planted: their failing says something then."""
+    if _run(tree, tests) != 0:
+        raise SystemExit(f"{' '.join(tests)}: fails without a planted bug")
+
+
 def is_caught(tree: Path, mutant: Mutant) -> bool:
     """Plant a bug, run its tests, and take it out again."""
     path = tree / mutant.path
@@ -69,18 +77,22 @@ def is_caught(tree: Path, mutant: Mutant) -> bool:
     assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.path} has changed"
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-xq", f"--timeout={TEST_TIMEOUT_S}", *mutant.tests],
-            cwd=tree,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return _run(tree, mutant.tests) == FAILED
     finally:
         path.write_text(text)
+
+
+def _run(tree: Path, tests: tuple[str, ...]) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-xq", f"--timeout={TEST_TIMEOUT_S}", *tests],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode not in (0, FAILED):
-        raise SystemExit(f"{mutant.name}: pytest could not run\n{done.stdout}{done.stderr}")
-    return done.returncode == FAILED
+        raise SystemExit(f"{' '.join(tests)}: pytest could not run\n{done.stdout}{done.stderr}")
+    return done.returncode
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 ENGINE = ("tests/domain/test_engine.py",)
 SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubles_anything",)
 RECOVERY = ("tests/test_recovery.py",)
+LOG = ("tests/test_event_store.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -160,6 +161,34 @@ MUTANTS = [
         "    where shard = $1 and position > $2 and position <= $3 + 1\n"
         "    order by position\n    limit $4\n) as part",
         STORE,
+    ),
+    Mutant(
+        "a replay passes over a gap",
+        "exchange/event_log.py",
+        'part["position"] - begin != part["events"]',
+        'part["position"] < part["events"]',
+        LOG,
+    ),
+    Mutant(
+        "the chain of a replay leaves out where an event came from",
+        "exchange/codec.py",
+        "        chain = _link(chain, before, text)\n",
+        "        chain = _link(chain, b'', text)\n",
+        STORE,
+    ),
+    Mutant(
+        "a full disk is the fault of the command that met it",
+        "exchange/event_store.py",
+        'if (error.sqlstate or "")[:2] in SERVER_CLASSES:',
+        "if error.sqlstate is None:",
+        LOG,
+    ),
+    Mutant(
+        "a projection passes over an event that is missing",
+        "projections/tail.py",
+        "        if one.position != position:\n",
+        "        if one.position < position:\n",
+        ("tests/projections/test_tail.py",),
     ),
     Mutant(
         "a follower goes on from memory when its checkpoint was moved",

@@ -45,11 +45,13 @@ class ModelStore:
         self._earlier.append(Model(now.checkpoint, now.net.copy(), now.levels.copy()))
         return now
 
-    def lose_tail(self) -> None:
-        """Crash: be again what was on the disk, model and checkpoint alike."""
-        if self._earlier:
-            self.model = self._earlier[0]
-            self._earlier.clear()
+    def lose_tail(self) -> bool:
+        """Crash: be what was on the disk, model and checkpoint alike; tell if that is less."""
+        if not self._earlier:
+            return False
+        self.model = self._earlier[0]
+        self._earlier.clear()
+        return True
 
 
 class MemoryModel:

@@ -295,8 +295,7 @@ class Nemesis:
 
     def _lose_tail(self) -> None:
         """Crash the read model's server, whose newest commits were not on its disk yet."""
-        self._world.model_store.lose_tail()
-        self._world.lost_tails += 1
+        self._world.lost_tails += self._world.model_store.lose_tail()
 
     def _victim(self) -> Process:
         return self._chance.choice(list(self._world.processes.values()))
