@@ -5,6 +5,7 @@ open adapters on it as processes would.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Protocol
@@ -18,6 +19,7 @@ from exchange.domain.values import Offset, Shard
 from exchange.event_store import PostgresEventStore
 from exchange.outcomes import OutcomeSubscriber, RedisOutcomes
 from exchange.ports import CommandLog, EventStore, OutcomeChannel
+from exchange.stack.kafka import admin_client, ensure_topic
 from tests.conftest import Services
 from tests.fakes import (
     MemoryCommandLog,
@@ -28,12 +30,16 @@ from tests.fakes import (
 )
 
 COMMAND_ID = keyed_command_id("client", "key")
+ADMIN_S = 10.0
+ADMIN_POLL_S = 0.05
 
 
 class CommandWorld(Protocol):
     """A topic of one partition."""
 
     async def produce(self, value: bytes) -> Offset: ...
+
+    async def recreate(self) -> None: ...
 
     async def open(self) -> CommandLog: ...
 
@@ -58,6 +64,9 @@ class MemoryCommands:
 
     async def produce(self, value: bytes) -> Offset:
         return self._topic.produce(value, command_id=COMMAND_ID.bytes, reply_to=b"gateway:7")
+
+    async def recreate(self) -> None:
+        self._topic = MemoryTopic("another")
 
     async def open(self) -> CommandLog:
         return MemoryCommandLog(self._topic)
@@ -86,6 +95,16 @@ class KafkaCommands:
         assert delivery.error is None
         assert delivery.shard == 0
         return Offset(delivery.offset)
+
+    async def recreate(self) -> None:
+        await asyncio.to_thread(self._delete)
+        await ensure_topic(self._servers, self._topic, 1)
+
+    def _delete(self) -> None:
+        admin = admin_client(self._servers)
+        admin.delete_topics([self._topic])[self._topic].result()
+        while self._topic in admin.list_topics(timeout=ADMIN_S).topics:
+            time.sleep(ADMIN_POLL_S)
 
     async def open(self) -> CommandLog:
         log = KafkaCommandLog(self._servers, self._topic, Shard(0))

@@ -83,6 +83,17 @@ async def test_the_topic_id_stays_the_same(commands: CommandWorld) -> None:
     assert await first.topic_id() == await second.topic_id() != ""
 
 
+async def test_a_topic_that_was_recreated_has_another_id(commands: CommandWorld) -> None:
+    await commands.produce(b"first")
+    before = await (await commands.open()).topic_id()
+
+    await commands.recreate()
+    log = await commands.open()
+
+    assert await log.topic_id() != before
+    assert await log.end() == 0
+
+
 async def test_the_end_is_where_the_next_command_goes(commands: CommandWorld) -> None:
     log = await commands.open()
     await log.seek(Offset(0))

@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from projections import follower
 from projections.checkpoints import (
     ReadModelStale,
     ReadModelUnavailable,
@@ -124,6 +125,35 @@ async def test_a_second_generation_is_filled_beside_the_live_one_and_takes_over(
         Generation("orders", 1, "retired", live=False),
         Generation("orders", 2, "live", live=True),
     ]
+
+
+async def test_a_generation_whose_projector_is_killed_at_half_is_filled_by_the_next(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follower, "BATCH_EVENTS_MAX", 10)
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(2), 400)
+        async with projector():
+            await catch_up(engine, redis, connection)
+        generation = await create_generation(connection, "orders", TABLES)
+        async with projector(pace_ms=20):
+            while not await _position(connection, generation):
+                await asyncio.sleep(0.01)
+        half = await _position(connection, generation)
+        await assert_models_equal_folds(connection, redis)  # what is read is still the first
+        async with projector():
+            while (await _position(connection, generation)) < writer.position:
+                await asyncio.sleep(0.02)
+            await switch_live(connection, "orders", generation)
+
+    assert 0 < half < writer.position
+    await assert_models_equal_folds(connection, redis)
 
 
 async def test_a_failed_generation_is_tried_again_by_the_next_projector(
