@@ -71,13 +71,14 @@ class Proxy:
             near.transport.abort()
             return
         port: int = far.get_extra_info("sockname")[1]
-        self._links[port] = (near, far)
+        link = self._links[port] = (near, far)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, far))
                 tasks.create_task(self._pump(answers, near))
         finally:
-            del self._links[port]
+            if self._links.get(port) is link:  # else the system has used the port again
+                del self._links[port]
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -7,6 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from bench.venue import machine
 from tests.checks import doubled, events_by_command, lost
 from tests.faults.checkers import CHECKERS, Evidence, calls, heal_times, judge
 from tests.faults.history import Line
@@ -91,6 +92,7 @@ def _by_fault(faults: list[Line], commands: list[Command]) -> Counter[str]:
 def document(made: Report) -> dict[str, Any]:
     """Return the report for a script."""
     return {
+        "machine": machine(),
         "seed": made.seed,
         "minutes": made.minutes,
         "faults": [
@@ -120,8 +122,10 @@ def show(made: Report, console: Console) -> None:
         cells = (row.times, row.lost, row.doubled, row.worst_heal_s, row.worst_take_over_s)
         table.add_row(row.fault, *("" if cell is None else str(cell) for cell in cells))
     console.print(table)
-    told = ", ".join(f"{count:,} {name}" for name, count in made.calls.items())
-    console.print(f"{told}; {made.events:,} events in the log")
+    commands, *answers = made.calls.items()
+    told = ", ".join(f"{count:,} {name}" for name, count in answers)
+    console.print(f"{machine()}: {commands[1]:,} commands, whose attempts were {told};")
+    console.print(f"{made.events:,} events in the log")
     for letter, check in CHECKERS.items():
         verdict = made.failures.get(letter)
         words = str(check.__doc__).strip()

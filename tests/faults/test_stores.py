@@ -6,20 +6,23 @@ read-only it is made, and Redis is given no memory.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import pytest
 from redis.asyncio import Redis
 
-from exchange.config import Settings
+from exchange.config import LOOPBACK, Settings
 from exchange.matcher import CRASHES_MAX
 from exchange.stack.process import Backoff, Ending, ManagedProcess
 from tests.failures import count_failures, plant_failures, uproot_failures
+from tests.faults.proxy import Proxy
 from tests.faults.test_kills import check_everything
 from tests.load import Answer, Command, Load
 from tests.processes import INSTRUMENTS, Exchange, running
@@ -33,6 +36,7 @@ BACKOFF = Backoff(first_s=0.2, longest_s=0.2)
 RECOVERED_WITHIN_S = 30.0
 NOTICED_WITHIN_S = 5.0
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
+AWAY_S = 30.0
 MEMORY_BYTES = "1"
 
 READ_QUARANTINED = "select count(*) from events where type = 'CommandQuarantined'"
@@ -126,6 +130,34 @@ async def test_redis_without_memory_stops_no_trade_and_shows_no_old_book(
         while (await read_book(exchange, sequence)).status_code != 200:
             assert time.monotonic() < given_s + NOTICED_WITHIN_S
             await asyncio.sleep(0.05)
+
+    assert placed.status == 201, placed
+    assert book.status_code == 503, book.text
+    assert endings == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [Proxy.cut, Proxy.hold], ids=["cut", "silent"])
+async def test_redis_away_for_half_a_minute_stops_no_trade_and_shows_no_old_book(
+    settings: Settings, tmp_path: Path, fault: Callable[[Proxy, float], Coroutine[Any, Any, None]]
+) -> None:
+    url = urlsplit(settings.redis_url)
+    assert url.port is not None
+    proxy = Proxy(url.port)
+    await proxy.start()
+    behind = replace(settings, redis_url=url._replace(netloc=f"{LOOPBACK}:{proxy.port}").geturl())
+    async with trading(behind, tmp_path) as (exchange, load, endings):
+        away = asyncio.create_task(fault(proxy, AWAY_S))
+        await until_not_current(exchange)
+        placed = await send(exchange, load, order())
+        sequence = int(placed.body["sequence"])
+        book = await read_book(exchange, sequence)
+        await away
+        back_s = time.monotonic()
+        while (await read_book(exchange, sequence)).status_code != 200:
+            assert time.monotonic() < back_s + NOTICED_WITHIN_S
+            await asyncio.sleep(0.05)
+    await proxy.stop()
 
     assert placed.status == 201, placed
     assert book.status_code == 503, book.text
