@@ -183,6 +183,7 @@ class Screen:
         url = gateways[0].url
         rows = {
             "HTTP": "  ".join(gateway.url for gateway in gateways),
+            "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{url}/healthz    metrics: {url}/metrics",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",

@@ -17,13 +17,14 @@ from exchange.tools import ladder, report, tape
 from exchange.tools import status as status_tool
 from exchange.tools.following import Refused
 from exchange.tools.ladder import Ladder
-from exchange.tools.load import Measured, Plan, Unreachable, run_load
+from exchange.tools.load import Measured, Plan, Unreachable, check_reachable, run_load
 from exchange.tools.mix import Mix, MixError, read_fixtures, write_fixtures
 from exchange.tools.tape import Tape
 
 INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0
 TOTAL = 2_000
+DURATION_S = 60.0
 LEVELS_MAX = 1_000
 TRADES_MAX = 1_000
 
@@ -48,12 +49,13 @@ def load(
         typer.Option(
             envvar="TOTAL_REQUESTS",
             min=0,
-            help="Orders; 0: until the time is up. By default 2000, or the whole file.",
+            help="Orders; 0: while it is time. By default the whole file, else 2000.",
         ),
     ] = None,
     duration: Annotated[
-        float, typer.Option(envvar="DURATION_SECONDS", min=0.1, help="Seconds at most.")
-    ] = 60.0,
+        float | None,
+        typer.Option(envvar="DURATION_SECONDS", min=0.1, help="Seconds at most. By default 60."),
+    ] = None,
     rate: Annotated[
         float, typer.Option(min=0, help="Orders a second; 0: as fast as answers come.")
     ] = 0.0,
@@ -69,8 +71,9 @@ def load(
     mix = Mix(seed, instrument, f"load-{time.time_ns():x}")
     try:
         fixed = read_fixtures(file) if file else None
-        planned = planned_total(total, fixed)
-        plan = Plan(address(base_url), connections, planned, duration, rate, websocket)
+        planned = planned_total(total, fixed, timed=duration is not None)
+        duration_s = DURATION_S if duration is None else duration
+        plan = Plan(address(base_url), connections, planned, duration_s, rate, websocket)
         measured = Measured()
         _run(plan, mix.orders() if fixed is None else iter(fixed), measured, quiet=as_json)
     except (Unreachable, MixError) as error:
@@ -79,6 +82,8 @@ def load(
         print(json.dumps(report.document(plan, measured), indent=2))
     else:
         report.show(Console(), plan, measured)
+    if not measured.accepted:
+        raise typer.Exit(1)
 
 
 def fixtures(
@@ -112,8 +117,10 @@ def book(
     """Show an order book as it changes, until Ctrl-C."""
     shows = ladder.show_once if once else ladder.show_live
     console = Console(highlight=False)
+    url = address(base_url)
     with suppress(KeyboardInterrupt):
-        _answered(shows(console, address(base_url), Ladder(instrument), levels))
+        _answered(check_reachable(url))
+        _answered(shows(console, url, Ladder(instrument), levels, Notices()))
 
 
 def trades(
@@ -134,28 +141,39 @@ def trades(
             show(trade)
         if follow:
             following = Tape(instrument, sequence, show)
-            _answered(tape.show_following(url, following, _notice))
+            _answered(tape.show_following(url, following, Notices()))
 
 
-def planned_total(told: int | None, fixed: Sized | None) -> int:
-    """Return how many orders to send: as told, else the whole file, else the usual number."""
+def planned_total(told: int | None, fixed: Sized | None, *, timed: bool = False) -> int:
+    """Return how many orders to send: as told, else the whole file, else while it is time."""
     if told is not None:
         return told
-    return TOTAL if fixed is None else len(fixed)
+    if fixed is not None:
+        return len(fixed)
+    return 0 if timed else TOTAL
 
 
 def address(base_url: str) -> str:
     """Return where the exchange is: as told, else where the settings have it."""
     if base_url:
+        if not base_url.startswith(("http://", "https://")):
+            raise ToolError(f"{base_url} is no address: it has to begin with http:// or https://.")
         return base_url.rstrip("/")
     settings = Settings.load()
     return f"http://{settings.host}:{settings.port}"
 
 
-def _notice(text: str) -> None:
-    """Say on the other stream, where no script reads it, what became of the connection."""
-    if text:
-        Console(stderr=True).print(text, style="yellow", highlight=False)
+class Notices:
+    """Says on the other stream, where no script reads it, what becomes of the connection."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._lost = False
+
+    def __call__(self, notice: str) -> None:
+        if notice or self._lost:
+            self._console.print(notice or "connected again", style="yellow", soft_wrap=True)
+        self._lost = bool(notice)
 
 
 def _answered(work: Coroutine[Any, Any, Answer]) -> Answer:

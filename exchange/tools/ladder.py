@@ -78,8 +78,10 @@ class Ladder:
         return "no bids" if asks else "no asks" if bids else "nothing rests"
 
 
-async def show_once(console: Console, base_url: str, ladder: Ladder, count: int) -> None:
-    """Print the book as it is now.
+async def show_once(
+    console: Console, base_url: str, ladder: Ladder, count: int, tell: Callable[[str], None]
+) -> None:
+    """Print the book as it is now; ``tell`` gets a line when the connection is lost.
 
     Raises:
         Refused: The exchange does not show it.
@@ -89,15 +91,20 @@ async def show_once(console: Console, base_url: str, ladder: Ladder, count: int)
         ladder.take(message)
         return bool(ladder.timestamp)
 
-    await follow(base_url, ladder.subscription, take, ladder.tell)
+    await follow(base_url, ladder.subscription, take, tell)
     if console.is_terminal:
         console.print(picture(ladder, count))
     else:
         _write(console, ladder, count)
 
 
-async def show_live(console: Console, base_url: str, ladder: Ladder, count: int) -> None:
+async def show_live(
+    console: Console, base_url: str, ladder: Ladder, count: int, tell: Callable[[str], None]
+) -> None:
     """Show the book as it changes, until cancelled.
+
+    A terminal's picture has the notice when the connection is lost in its title; beside plain
+    lines ``tell`` gets it.
 
     Raises:
         Refused: The exchange does not show it.
@@ -107,7 +114,8 @@ async def show_live(console: Console, base_url: str, ladder: Ladder, count: int)
         ladder.take(message)
         return False
 
-    following = follow(base_url, ladder.subscription, take, ladder.tell)
+    told = ladder.tell if console.is_terminal else tell
+    following = follow(base_url, ladder.subscription, take, told)
     if not console.is_terminal:
         await _beside(following, lambda: _write(console, ladder, count), ladder, LINES_EVERY_S)
         return

@@ -65,7 +65,8 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        return self.answered / self.seconds if self.seconds else 0.0
+        """Accepted orders a second: what failed at once must not make a load look fast."""
+        return self.accepted / self.seconds if self.seconds else 0.0
 
     @property
     def success(self) -> float:
@@ -78,7 +79,9 @@ class Measured:
     def note(self, outcome: str, latency_s: float, *, accepted: bool) -> None:
         self.answers[outcome] += 1
         self.accepted += accepted
-        self.latencies.record_value(min(LATENCY_US_MAX, max(1, int(latency_s * 1_000_000))))
+        if accepted:
+            latency_us = int(latency_s * 1_000_000)
+            self.latencies.record_value(min(LATENCY_US_MAX, max(1, latency_us)))
 
 
 class Sender(Protocol):
@@ -99,7 +102,7 @@ async def run_load(
     Raises:
         Unreachable: Nobody answers.
     """
-    await _check(plan.base_url)
+    await check_reachable(plan.base_url)
     started_s = time.perf_counter()
     pace = _Pace(plan, orders, measured, started_s)
     workers = [asyncio.create_task(_work(plan, pace, measured)) for _ in range(plan.connections)]
@@ -224,12 +227,17 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def _check(base_url: str) -> None:
+async def check_reachable(base_url: str) -> None:
+    """Ask whether anybody is there.
+
+    Raises:
+        Unreachable: Nobody answers.
+    """
     try:
         async with httpx.AsyncClient(timeout=REQUEST_S, trust_env=False) as http:
             await http.get(f"{base_url}/livez")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
+        reason = str(error).rstrip(".") or type(error).__name__
         raise Unreachable(
             f"No exchange answers at {base_url}: {reason}. Start one with `make run`."
         ) from error

@@ -112,9 +112,11 @@ def test_latency_counts_from_the_intended_time() -> None:
     for milliseconds in (1, 3, 30, 30, 700):
         measured.note("201", milliseconds / 1000, accepted=True)
     measured.note("429 rate.limited", 0.0005, accepted=False)
+    measured.seconds = 2.0
 
     counted = {bound: count for bound, count in report.histogram(measured) if count}
-    assert counted == {1: 2, 5: 1, 50: 2, 1_000: 1}
+    assert counted == {1: 1, 5: 1, 50: 2, 1_000: 1}
+    assert measured.rate == 2.5
     assert measured.success == 5 / 6
 
 
@@ -130,6 +132,7 @@ def test_a_file_is_sent_whole_unless_a_number_is_told() -> None:
 
     assert [planned_total(told, orders) for told in (None, 5, 0)] == [3_000, 5, 0]
     assert planned_total(None, None) == 2_000
+    assert planned_total(None, None, timed=True) == 0
 
 
 def test_a_report_fits_a_terminal() -> None:

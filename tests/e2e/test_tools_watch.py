@@ -81,10 +81,12 @@ def test_a_snapshot_of_each_shard_is_taken_whatever_proxy_is_set(
 
 
 def test_nobody_there_is_one_line(exchange: Exchange) -> None:
-    for command in ("status", "trades"):
+    for command in ("status", "trades", "book"):
         result = CliRunner().invoke(app, [command, "--base-url", NOWHERE])
         assert isinstance(result.exception, ToolError)
         assert str(result.exception).startswith(f"No exchange answers at {NOWHERE}")
+    result = CliRunner().invoke(app, ["status", "--base-url", "localhost:3000"])
+    assert str(result.exception).startswith("localhost:3000 is no address")
     with pytest.raises(AssertionError, match=r"instrument\.not_found"):
         run(exchange, "book", "NOPE", "--once")
 
@@ -112,7 +114,7 @@ async def test_a_live_book_follows_the_exchange(
     name = await new_instrument(http)
     ladder = Ladder(name)
     console = Console(quiet=True)
-    showing = asyncio.create_task(show_live(console, exchange.urls[0], ladder, 5))
+    showing = asyncio.create_task(show_live(console, exchange.urls[0], ladder, 5, say))
 
     for price in (9, 8):
         await http.post("/orders", json=order(name, "buy", price, 1))

@@ -1,5 +1,6 @@
 """``make simulate SEEDS=1000-9999``: live as many lives as wanted, on all cores."""
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -32,6 +33,7 @@ class Rate(ProgressColumn):
 
 def live(seed: int) -> tuple[int, str | None]:
     """Return the seed and, if it failed, why."""
+    logging.disable()  # many lives at once: what each of them logs says nothing here
     try:
         simulate(seed)
     except Exception as error:
