@@ -6,6 +6,7 @@ A seed that fails prints the command that lives it again.
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -30,6 +31,8 @@ def test_the_seeds_meet_every_fault() -> None:
     """Calm seas would show nothing."""
     reports = [simulate(seed) for seed in range(20)]
 
+    acts = sum((report.acts for report in reports), Counter[str]())
+    assert min(acts[name] for name in ("jump", "garbage", "duplicate")) > 50
     assert sum(report.kills for report in reports) > 50
     assert sum(report.freezes for report in reports) > 50
     assert sum(report.lost_tails for report in reports) > 20

@@ -7,6 +7,7 @@ the product's own; ``weather`` says what happens between them and the servers.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Report:
     lost_tails: int
     snapshots: int
     quarantined: int
+    acts: Counter[str]
 
 
 class World:
@@ -94,6 +96,7 @@ class World:
         self.kills = 0
         self.freezes = 0
         self.lost_tails = 0
+        self.acts: Counter[str] = Counter()
         self.quarantined: set[int] = set()  # passed over, or nearly
         self._tails: dict[str, MemoryTail] = {}
 
@@ -256,7 +259,9 @@ class Nemesis:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._chance.random() * self._pause_s_max)
-            self._chance.choice(self._menu)()
+            act = self._chance.choice(self._menu)
+            act()
+            self._world.acts[act.__name__.removeprefix("_")] += 1
 
     def _kill(self) -> None:
         self._victim().kill()
@@ -334,6 +339,7 @@ def _report(world: World, seed: int) -> Report:
         world.lost_tails,
         snapshots=len(world.database.snapshots.get(0, [])),
         quarantined=sum(e.type == "CommandQuarantined" for e in log),
+        acts=world.acts,
     )
 
 
