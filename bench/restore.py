@@ -52,7 +52,7 @@ from exchange.event_log import PART_EVENTS, READ_LINES
 from exchange.event_store import PostgresEventStore
 from exchange.matcher import Matcher
 from exchange.ports import EMPTY_CHAIN, StoredEvent
-from exchange.processes import GARBAGE_OBJECTS_MAX
+from exchange.processes.running import GARBAGE_OBJECTS_MAX
 from exchange.snapshot_store import store
 from exchange.snapshots import encode
 from exchange.stack.directory import RunDirectory

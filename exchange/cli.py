@@ -1,7 +1,8 @@
 """The command line: one command for each process of the exchange, and for its operators.
 
 ``processes`` puts the parts of each together. What a person did wrong ends in one line and exit
-code 1 (2 for wrong arguments), never in a traceback.
+code 1 (2 for wrong arguments), never in a traceback. A command imports what it needs when it is
+called: most start a process that others wait for.
 """
 
 import asyncio
@@ -14,21 +15,8 @@ from rich.console import Console
 
 from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
-from exchange.gateway.app import INTERFACE
-from exchange.gateway.description.requests_file import requests_file
-from exchange.processes import (
-    run_gateway,
-    run_matcher,
-    run_projections,
-    serve_until_stopped,
-)
-from exchange.stack import run as stack
-from exchange.stack import services
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
-from exchange.stack.kafka import ensure_topic
-from exchange.stack.migrations import migrate as upgrade
-from exchange.stack.probe import Gateway, is_healthy, register_first_instrument
 from exchange.tools import command as tools
 from exchange.tools.command import ToolError
 from exchange.tools.snapshotting import snapshot
@@ -50,6 +38,8 @@ def main() -> None:
 @app.command()
 def setup() -> None:
     """Fetch what the local stack needs."""
+    from exchange.stack import run as stack
+
     settings = Settings.load()
     RUN_DIRECTORY.prepare()
     if settings.kafka_is_local:
@@ -59,6 +49,8 @@ def setup() -> None:
 @app.command()
 def run() -> None:
     """Start the whole exchange and keep it running until Ctrl-C."""
+    from exchange.stack import run as stack
+
     settings = Settings.load()
     logs.configure(settings.log_format, "warning")  # the screen says the rest
     asyncio.run(stack.run(settings, RUN_DIRECTORY, Console()))
@@ -67,6 +59,8 @@ def run() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
+    from exchange.stack.migrations import migrate as upgrade
+
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
     asyncio.run(upgrade(settings.sqlalchemy_url))
@@ -75,6 +69,9 @@ def migrate() -> None:
 @app.command()
 def prepare() -> None:
     """Bring the database's schema and the Kafka topic up to date: once, before all else starts."""
+    from exchange.stack.kafka import ensure_topic
+    from exchange.stack.migrations import migrate as upgrade
+
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
     asyncio.run(upgrade(settings.sqlalchemy_url))
@@ -88,6 +85,8 @@ def register(
     port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
 ) -> None:
     """Register BTC-USD, unless it is registered."""
+    from exchange.stack.probe import Gateway, register_first_instrument
+
     asyncio.run(register_first_instrument(Gateway(host, port), typer.echo))
 
 
@@ -98,6 +97,8 @@ def healthy(
     port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
 ) -> None:
     """Exit with 0 if a part of the exchange is healthy, as a gateway sees it."""
+    from exchange.stack.probe import Gateway, is_healthy
+
     if not asyncio.run(is_healthy(Gateway(host, port), part)):
         raise typer.Exit(1)
 
@@ -107,6 +108,8 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the data of the local stack: orders, trades, everything."""
+    from exchange.stack import services
+
     if not yes:
         typer.confirm(f"Delete all data in {RUN_DIRECTORY.path}?", abort=True)
     RUN_DIRECTORY.prepare()
@@ -121,24 +124,33 @@ def matcher(
     standby: Annotated[bool, typer.Option(help="Beside a matcher that runs.")] = False,
 ) -> None:
     """Decide the commands of some shards; if another matcher does, stand by to take over."""
+    from exchange.processes.matcher import run_matcher
+
     _process(lambda settings: run_matcher(settings, shard, standby=standby))
 
 
 @app.command()
 def projector() -> None:
     """Keep the read models up to date."""
+    from exchange.processes.projector import run_projections
+
     _process(run_projections)
 
 
 @app.command()
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
+    from exchange.processes.gateway import run_gateway
+
     _process(lambda settings: run_gateway(settings, port))
 
 
 @app.command()
 def requests() -> None:
     """Print requests to send from an editor (docs/exchange.http)."""
+    from exchange.gateway.app import INTERFACE
+    from exchange.gateway.description.requests_file import requests_file
+
     print(requests_file(INTERFACE), end="")
 
 
@@ -152,6 +164,8 @@ app.command()(snapshot)
 
 
 def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    from exchange.processes.running import serve_until_stopped
+
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
     serve_until_stopped(work(settings))

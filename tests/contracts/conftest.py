@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 import pytest
+from confluent_kafka import TopicCollection
 from redis.asyncio import Redis
 
 from exchange.codec import OutcomeMessage, decode_outcomes, keyed_command_id
@@ -99,11 +100,20 @@ class KafkaCommands:
     async def recreate(self) -> None:
         await asyncio.to_thread(self._delete)
         await ensure_topic(self._servers, self._topic, 1)
+        await asyncio.to_thread(self._await, there=True)
 
     def _delete(self) -> None:
         admin = admin_client(self._servers)
         admin.delete_topics([self._topic])[self._topic].result()
-        while self._topic in admin.list_topics(timeout=ADMIN_S).topics:
+        self._await(there=False)
+
+    def _await(self, *, there: bool) -> None:
+        """Wait until every part of the broker knows that the topic is there, or is not."""
+        admin = admin_client(self._servers)
+        topics = TopicCollection([self._topic])
+        while (self._topic in admin.list_topics(timeout=ADMIN_S).topics) != there or (
+            there and admin.describe_topics(topics)[self._topic].exception() is not None
+        ):
             time.sleep(ADMIN_POLL_S)
 
     async def open(self) -> CommandLog:

@@ -40,7 +40,7 @@ EVERYTHING = "kill everything"
 EVERYTHING_COUNT = 11
 KINDS = (*COUNTS, EVERYTHING)
 BURSTS_A_MINUTE = 2
-BURSTS_MIN = 6
+BURSTS_MIN = 3
 FIRST_AT_S = 2.0  # faults begin up to this much later than their burst, so that load is on
 
 

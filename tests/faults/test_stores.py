@@ -30,7 +30,7 @@ from tests.processes import INSTRUMENTS, Exchange, running
 pytestmark = pytest.mark.anyio
 
 COMMANDS_BETWEEN = 30
-FAILURES = CRASHES_MAX + 2  # would be the command's own, but for the code
+FAILURES = CRASHES_MAX + 1  # would be the command's own, but for the code
 
 BACKOFF = Backoff(first_s=0.2, longest_s=0.2)
 RECOVERED_WITHIN_S = 30.0
@@ -91,6 +91,7 @@ async def test_matcher_and_projector_survive_what_postgresql_refuses(
     assert quarantined == 0
 
 
+@pytest.mark.long
 async def test_a_matcher_survives_a_database_that_is_read_only(
     settings: Settings, tmp_path: Path
 ) -> None:

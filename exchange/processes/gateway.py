@@ -1,0 +1,53 @@
+"""The gateway's process."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+from exchange.command_log import CommandProducer
+from exchange.config import Settings
+from exchange.gateway.app import create_app, serve
+from exchange.gateway.limits import Limit, Limits
+from exchange.processes.pool import engine_of
+from exchange.processes.running import redis_client, tracing_as
+
+
+async def run_gateway(settings: Settings, port: int) -> None:
+    """Serve HTTP on ``port`` until asked to stop, then finish what is in flight."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    producer = CommandProducer(
+        settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
+    )
+    async with AsyncExitStack() as opened:
+        opened.enter_context(tracing_as("gateway", settings))
+        engine = await opened.enter_async_context(engine_of(settings))
+        redis = await opened.enter_async_context(redis_client(settings))
+        app = create_app(
+            engine=engine,
+            redis=redis,
+            producer=producer,
+            shards=settings.shards,
+            order_wait_ms=settings.order_wait_ms,
+            stream_origins=settings.stream_origins,
+            limits=_limits(settings),
+        )
+        failing = asyncio.create_task(_stop_when_failed(producer, stopping))
+        await serve(app, settings.host, port, stopping)
+        failing.cancel()
+    if producer.failed.is_set():
+        raise SystemExit("The Kafka client failed for good: see the log above.")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        orders=Limit(settings.rate_limit_orders_per_second, settings.rate_limit_orders_burst),
+        cancels=Limit(settings.rate_limit_cancels_per_second, settings.rate_limit_cancels_burst),
+        address=Limit(settings.rate_limit_address_per_second, settings.rate_limit_address_burst),
+    )
+
+
+async def _stop_when_failed(producer: CommandProducer, stopping: asyncio.Event) -> None:
+    await producer.failed.wait()
+    stopping.set()

@@ -1,0 +1,45 @@
+"""The matcher's process: one or several shards, on the same loop."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from exchange.command_log import KafkaCommandLog
+from exchange.config import Settings
+from exchange.domain.values import Shard
+from exchange.event_store import PostgresEventStore
+from exchange.matcher import Matcher
+from exchange.matcher_watch import MatcherMetrics
+from exchange.metrics_server import serve_metrics
+from exchange.outcomes import RedisOutcomes
+from exchange.processes.running import redis_client, tracing_as
+
+
+async def run_matcher(settings: Settings, shards: Sequence[int], *, standby: bool) -> None:
+    """Match the commands of ``shards``; the first failure ends the process."""
+    metrics = MatcherMetrics()
+    port = settings.matcher_metrics_port(min(shards), standby=standby)
+    serve_metrics(metrics.registry, settings.host, port)
+    async with AsyncExitStack() as opened:
+        opened.enter_context(tracing_as("matcher", settings))
+        redis = await opened.enter_async_context(redis_client(settings))
+        matchers = [await _matcher(settings, Shard(s), redis, metrics, opened) for s in shards]
+        async with asyncio.TaskGroup() as tasks:
+            for matcher in matchers:
+                tasks.create_task(matcher.run())
+
+
+async def _matcher(
+    settings: Settings,
+    shard: Shard,
+    redis: Redis,
+    metrics: MatcherMetrics,
+    opened: AsyncExitStack,
+) -> Matcher:
+    commands = await opened.enter_async_context(
+        KafkaCommandLog(settings.kafka_bootstrap_servers, settings.kafka_topic, shard)
+    )
+    events = await opened.enter_async_context(PostgresEventStore(settings.database_url, shard))
+    return Matcher(shard, commands, events, RedisOutcomes(redis), metrics)

@@ -1,0 +1,31 @@
+"""The pool of connections to PostgreSQL that gateway and projector use."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from exchange.config import Settings
+
+POOL_WAIT_S: Final = 2  # then a reader is told, rather than left in a queue
+STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
+
+
+@asynccontextmanager
+async def engine_of(settings: Settings, **session: str) -> AsyncIterator[AsyncEngine]:
+    """Lend a pool whose sessions have these settings."""
+    engine = create_async_engine(
+        settings.sqlalchemy_url,
+        pool_size=settings.database_pool_max,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_S,
+        connect_args={
+            "timeout": STORE_TIMEOUT_S,
+            "server_settings": {"application_name": "exchange", "jit": "off", **session},
+        },
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
