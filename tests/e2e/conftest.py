@@ -1,8 +1,9 @@
 """One running exchange per topology, shared by the tests of this folder.
 
 Every test here runs twice: with one of each process, and with two shards, two matchers
-and two gateways; those that put the exchange under load do so on one of each in
-``make test-long`` only. Tests use clients and instruments of their own names where they count.
+and two gateways; the seed's examples and those that put the exchange under load do so on
+one of each in ``make test-long`` only. Tests use clients and instruments of their own names
+where they count.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -28,14 +29,20 @@ TOPOLOGIES = {
     "two shards": {"shards": 2, "matchers": 2, "gateways": 2},
 }
 
-UNDER_LOAD = ("test_statistics", "test_subscribers", "test_tools_load", "test_tools_watch")
+LONG_ON_ONE = (
+    "test_seed",
+    "test_statistics",
+    "test_subscribers",
+    "test_tools_load",
+    "test_tools_watch",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the load on the smaller topology to the long run."""
+    """Leave what takes long on the smaller topology to the long run."""
     for item in items:
-        loads = Path(item.path).stem in UNDER_LOAD
-        if loads and item.path.parent == Path(__file__).parent and "one of each" in item.name:
+        takes_long = Path(item.path).stem in LONG_ON_ONE
+        if takes_long and item.path.parent == Path(__file__).parent and "one of each" in item.name:
             item.add_marker(pytest.mark.long)
 
 
