@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -13,10 +14,11 @@ from starlette.responses import Response
 from exchange import snapshot_store
 from exchange.event_log import EVENTS_CHANNEL, read_heads
 from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.listings import Listing
 from exchange.gateway.market import listing_of
 from exchange.gateway.operation import READING, Operation, operation
 from exchange.gateway.parameters import INSTRUMENT
-from exchange.gateway.problems import Code
+from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import SNAPSHOT_BODY, SnapshotBody, decode, query
 from exchange.gateway.responses import json_response, timestamp
@@ -62,17 +64,26 @@ class TakenView(Struct, frozen=True):
 async def take_snapshot(request: Request) -> Response:
     """``POST /market/orderbook/snapshot``: 201, or 202 if it takes longer; asking again is safe."""
     gateway = gateway_of(request)
-    parameters = dict(query(request))
+    parameters = query(request)
     text = await request.body()
     body = decode(text, SNAPSHOT_BODY) if text else SnapshotBody()
-    if body.instrument is not None:
-        parameters["instrument"] = body.instrument
-    listing = await listing_of(gateway, parameters)
+    listing = await _listing(gateway, parameters, body)
     wanted = await _wish(gateway, listing.shard)
     row = await _taken(gateway, listing.shard, wanted)
     if row is None:
         return json_response(TakenView(None, wanted, wanted), 202)
     return json_response(TakenView(_view(row, listing.instrument), wanted, row.position), 201)
+
+
+async def _listing(gateway: Gateway, parameters: Mapping[str, str], body: SnapshotBody) -> Listing:
+    """Return the listing that query or body names, or the default one."""
+    if body.instrument is None:
+        return await listing_of(gateway, parameters)
+    named = await listing_of(gateway, {"instrument": body.instrument})
+    if "instrument" in parameters and await listing_of(gateway, parameters) != named:
+        detail = "The query names another instrument than the body: name one."
+        raise Problem(Code.INVALID, detail, field="instrument")
+    return named
 
 
 async def _wish(gateway: Gateway, shard: int) -> int:

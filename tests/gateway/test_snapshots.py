@@ -45,3 +45,26 @@ async def test_an_instrument_that_is_not_there(http: httpx.AsyncClient) -> None:
     response = await http.post("/market/orderbook/snapshot", params={"instrument": "NONE"})
 
     assert (response.status_code, response.json()["code"]) == (404, "instrument.not_found")
+
+
+@pytest.mark.parametrize(("named", "status"), [("NONE", 404), ("\tr", 422)])
+async def test_a_query_beside_a_body_is_not_passed_over(
+    named: str, status: int, http: httpx.AsyncClient
+) -> None:
+    response = await http.post(
+        "/market/orderbook/snapshot", params={"instrument": named}, json={"instrument": "BTC-USD"}
+    )
+
+    assert response.status_code == status, response.text
+
+
+async def test_query_and_body_have_to_name_one_instrument(
+    http: httpx.AsyncClient, instrument: str
+) -> None:
+    response = await http.post(
+        "/market/orderbook/snapshot",
+        params={"instrument": instrument},
+        json={"instrument": "BTC-USD"},
+    )
+
+    assert (response.status_code, response.json()["field"]) == (422, "instrument")
