@@ -32,7 +32,7 @@ from exchange.domain.values import (
     Shard,
     instrument_of_exchange_order_id,
 )
-from exchange.ports import CommandRecord, HashedLines, StoredEvent
+from exchange.ports import CommandRecord, StoredEvent
 
 EVENT_VERSION: Final = 1
 KEYED_COMMAND_ID_VERSION: Final = 8
@@ -265,30 +265,13 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
     """
     links: list[bytes] = []
     for stored in events:
-        chain = _link(chain, hashed_columns(stored), stored.data.encode())
+        columns = (
+            f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
+            f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}\x1f"
+        )
+        chain = sha256(chain + columns.encode() + stored.data.encode()).digest()
         links.append(chain)
     return links
-
-
-def chain_over(chain: bytes, lines: HashedLines) -> bytes:
-    """Return the hash chain after these events."""
-    columns, texts = lines.columns.split(b"\n"), lines.texts.split(b"\n")
-    for before, text in zip(columns, texts, strict=True):
-        chain = _link(chain, before, text)
-    return chain
-
-
-def hashed_columns(stored: StoredEvent) -> bytes:
-    """Return what the chain covers of an event before its text; ``event_log`` makes the same."""
-    columns = (
-        f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
-        f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}\x1f"
-    )
-    return columns.encode()
-
-
-def _link(chain: bytes, columns: bytes, text: bytes) -> bytes:
-    return sha256(chain + columns + text).digest()
 
 
 def abridge_links(links: Sequence[bytes]) -> bytes:

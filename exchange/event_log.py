@@ -21,7 +21,7 @@ from exchange.codec import (
     order_claim,
 )
 from exchange.domain.events import Event
-from exchange.ports import Claim, HashedLines, LogCorrupt, Replayed, StoredEvent
+from exchange.ports import Claim, LogCorrupt, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
 
@@ -48,25 +48,15 @@ order by position
 limit $4
 """
 
-# Many events as two texts, a line for each: taking them out of rows would cost a replay more than
-# all else. They are what the chain is computed over, and the second is what is decoded. The
-# aggregates take the lines as the inner query orders them; ordering them again is a third of it.
+# Many events as one text, a line for each: taking them out of rows would cost a replay more than
+# all else. The aggregate takes the lines as the inner query orders them; ordering them again is a
+# third of it.
 READ_LINES = """
 select
     count(*) as events, max(position) as position, min(version) as oldest, max(version) as newest,
-    convert_to(
-        string_agg(
-            concat_ws(
-                E'\\x1f', shard, position, coalesce(instrument, ''), type, version,
-                encode(uuid_send(command_id), 'hex'), kafka_offset, ''
-            ),
-            E'\\n'
-        ),
-        'UTF8'
-    ) as columns,
-    string_agg(json_send(data), '\\x0a'::bytea) as texts
+    string_agg(json_send(data), '\\x0a'::bytea) as lines
 from (
-    select shard, position, instrument, type, version, data, command_id, kafka_offset
+    select position, version, data
     from events
     where shard = $1 and position > $2 and position <= $3
     order by position
@@ -152,13 +142,13 @@ async def read_events(
 
 async def replay(
     connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
-) -> AsyncIterator[Replayed]:
-    """Yield a shard's log above ``after`` up to ``up_to``, in parts.
+) -> AsyncIterator[list[Event]]:
+    """Yield what happened above ``after`` up to ``up_to``, in parts.
 
     The server makes the next part while one is worked through.
 
     Raises:
-        LogCorrupt: An event between the two is missing, or one has line breaks in its text.
+        LogCorrupt: An event between the two is missing.
         UnknownEvent: One was written by another version of the software.
     """
 
@@ -174,9 +164,6 @@ async def replay(
         part, begin = await ahead, after
         if part["position"] is None or part["position"] - begin != part["events"]:
             raise LogCorrupt(f"shard {shard}: an event soon after position {begin} is missing")
-        lines = HashedLines(part["columns"], part["texts"])
-        if {lines.columns.count(b"\n"), lines.texts.count(b"\n")} != {part["events"] - 1}:
-            raise LogCorrupt(f"shard {shard}: an event after position {begin} has line breaks")
         after = part["position"]
         if after < up_to:
             ahead = ask()
@@ -188,7 +175,7 @@ async def replay(
                 connection, shard, after=begin, up_to=after, limit=PART_EVENTS
             )
             events = [decode_event(one) for one in stored]
-        yield Replayed(events, lines)
+        yield events
 
 
 def _decoded(part: asyncpg.Record) -> list[Event] | None:
@@ -199,7 +186,7 @@ def _decoded(part: asyncpg.Record) -> list[Event] | None:
     if not part["oldest"] == part["newest"] == EVENT_VERSION:
         return None
     try:
-        return decode_event_lines(part["texts"])
+        return decode_event_lines(part["lines"])
     except ValueError:
         return None
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import asyncpg
 
+from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import SERVER_CLASSES, read_claims, replay
 from exchange.ports import (
@@ -23,7 +24,6 @@ from exchange.ports import (
     Claim,
     ForeignTopic,
     Head,
-    Replayed,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -242,7 +242,7 @@ class PostgresEventStore:
             self._idle.put_nowait(connection)
         return Head(**row)
 
-    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
         return replay(self._control, self._shard, after=after, up_to=up_to)
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:

@@ -163,7 +163,7 @@ class Matcher:
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
             CommandLogLost: The topic ends before the place that the log has reached.
-            LogCorrupt: The events do not give the chain or the digest of the head.
+            LogCorrupt: The events do not give the digest of the head.
             UnknownEvent: One was written by another version of the software.
         """
         replica = Replica(self.shard, self._events)

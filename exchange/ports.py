@@ -44,20 +44,6 @@ class StoredEvent(Struct, frozen=True, gc=False):
     kafka_offset: Offset
 
 
-class HashedLines(Struct, frozen=True, gc=False):
-    """What the hash chain covers of some events, a line for each: its text, and what is before."""
-
-    columns: bytes
-    texts: bytes
-
-
-class Replayed(Struct, frozen=True, gc=False):
-    """A part of the log: what happened, and what the hash chain covers of it."""
-
-    events: list[Event]
-    lines: HashedLines
-
-
 class Claim(Struct, frozen=True, gc=False):
     """A name taken for ever (an idempotency key, an order id) and the command that took it.
 
@@ -96,14 +82,13 @@ class Head(Struct, frozen=True):
 class StoredSnapshot(Struct, frozen=True):
     """An engine snapshot at the end of a batch, with what that batch recorded.
 
-    ``digest`` and ``chain`` are those of the batch, not what the snapshot says of itself.
+    ``digest`` is that of the batch, not what the snapshot says of itself.
     """
 
     position: Position
     version: int
     data: bytes
     digest: bytes
-    chain: bytes
 
 
 class StaleWriter(Exception):
@@ -203,11 +188,11 @@ class EventStore(Protocol):
         """
         ...
 
-    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
-        """Yield the log above ``after`` up to ``up_to``, in parts.
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
+        """Yield what happened above ``after`` up to ``up_to``, in parts.
 
         Raises:
-            LogCorrupt: An event is missing, or has a form that no matcher writes.
+            LogCorrupt: An event is missing.
             UnknownEvent: An event was written by another version of the software.
         """
         ...

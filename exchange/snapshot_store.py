@@ -28,8 +28,7 @@ limit 1
 # With what the batch that ended there recorded: a snapshot of another log has none, or another.
 READ_SNAPSHOT = """
 select
-    snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest,
-    batches.chain
+    snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest
 from snapshots join batches using (shard, position)
 where shard = $1 and snapshots.position <= $2
 order by snapshots.position desc

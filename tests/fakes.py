@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from exchange.codec import decode_event, hashed_columns
+from exchange.codec import decode_event
+from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -22,10 +23,8 @@ from exchange.ports import (
     CommandLogLost,
     CommandRecord,
     ForeignTopic,
-    HashedLines,
     Head,
     LogCorrupt,
-    Replayed,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -167,13 +166,13 @@ class MemoryEventStore:
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
-    async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[Replayed]:
+    async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
         for start in range(after, up_to, READ_CHUNK_EVENTS):
             end = min(up_to, start + READ_CHUNK_EVENTS)
             part = await self.link.call("read", partial(self._slice, start, end))
             if [stored.position for stored in part] != list(range(start + 1, end + 1)):
                 raise LogCorrupt(f"an event after position {start} is missing")
-            yield Replayed([decode_event(stored) for stored in part], _hashed_lines(part))
+            yield [decode_event(stored) for stored in part]
 
     async def begin(self) -> "MemoryBatch":
         await self._batches.acquire()
@@ -356,8 +355,3 @@ class MemoryOutcomes:
 
     def listen(self, gateway: str, on_message: Callable[[bytes], None]) -> None:
         self._listeners.setdefault(gateway, []).append(on_message)
-
-
-def _hashed_lines(events: Sequence[StoredEvent]) -> HashedLines:
-    columns = b"\n".join(hashed_columns(stored) for stored in events)
-    return HashedLines(columns, "\n".join(stored.data for stored in events).encode())

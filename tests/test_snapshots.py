@@ -13,7 +13,7 @@ from exchange import snapshot_store
 from exchange.codec import decode_event
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.values import Position, Side
-from exchange.ports import EMPTY_CHAIN, StoredSnapshot
+from exchange.ports import StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
 from tests.builders import closed, given, registered, rested
 from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists
@@ -36,9 +36,7 @@ def restored(state: State) -> State:
 
 
 def stored(state: State) -> StoredSnapshot:
-    return StoredSnapshot(
-        state.position, FORMAT_VERSION, encode(state), state.digest, chain=EMPTY_CHAIN
-    )
+    return StoredSnapshot(state.position, FORMAT_VERSION, encode(state), state.digest)
 
 
 @PROPERTY

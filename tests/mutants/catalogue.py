@@ -126,10 +126,10 @@ MUTANTS = [
         SIMULATION,
     ),
     Mutant(
-        "the chain is not checked at a restore",
+        "the digest is not checked at a restore",
         "exchange/recovery.py",
-        "if self.chain != head.chain:",
-        "if not self.chain:",
+        "if self.state.digest != head.state_digest:",
+        "if not self.state.digest:",
         RECOVERY,
     ),
     Mutant(
@@ -168,13 +168,6 @@ MUTANTS = [
         'part["position"] - begin != part["events"]',
         'part["position"] < part["events"]',
         LOG,
-    ),
-    Mutant(
-        "the chain of a replay leaves out where an event came from",
-        "exchange/codec.py",
-        "        chain = _link(chain, before, text)\n",
-        "        chain = _link(chain, b'', text)\n",
-        STORE,
     ),
     Mutant(
         "a full disk is the fault of the command that met it",
