@@ -33,14 +33,15 @@ LOCAL_BUCKETS_MAX: Final = 20_000  # some 4 MB; the ones used least lately are f
 
 # KEYS: two buckets for each request, then those to give a token back to. ARGV: how many requests,
 # then for each bucket the interval between two tokens in microseconds (0: no limit) and the burst.
-# Answers for each request how long to wait (0: taken), what is left, and until it is full again.
+# Answers for each request how long to wait (0: taken), and of the tighter of its buckets what is
+# left, until it is full again, and its burst.
 SPEND = """#!lua
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answers = {}
 local spent = 2 * tonumber(ARGV[1])
 for first = 1, spent, 2 do
-    local wait, left, full, moved = 0, nil, 0, {}
+    local wait, left, full, size, moved = 0, nil, 0, 0, {}
     for at = first, first + 1 do
         local interval, burst = tonumber(ARGV[2 * at]), tonumber(ARGV[2 * at + 1])
         if interval > 0 then
@@ -49,7 +50,7 @@ for first = 1, spent, 2 do
             wait = math.max(wait, -room)
             local tokens = math.max(0, math.floor(room / interval))
             if not left or tokens < left then
-                left, full = tokens, after - now
+                left, full, size = tokens, after - now, burst
             end
             moved[at] = after
         end
@@ -63,6 +64,7 @@ for first = 1, spent, 2 do
     answers[#answers + 1] = wait
     answers[#answers + 1] = left or -1
     answers[#answers + 1] = full
+    answers[#answers + 1] = size
 end
 for at = spent + 1, #KEYS do
     local back = tonumber(redis.call('GET', KEYS[at]) or '0') - tonumber(ARGV[2 * at])
@@ -98,7 +100,7 @@ NO_LIMITS: Final = Limits(NO_LIMIT, NO_LIMIT, NO_LIMIT)
 
 
 class Budget(Struct, frozen=True):
-    """What is left after a command: of the tighter of its two limits.
+    """What is left after a command, and the burst: of the tighter of its two limits.
 
     ``wait_us`` is 0 if the command may be sent; ``remaining`` is negative without a limit.
     """
@@ -191,11 +193,8 @@ class RateLimiter:
                 logger.warning("Redis is away; this gateway counts for itself", extra=fields)
             self._local_until_s = time.monotonic() + LOCAL_S
             return [self._local.spend(buckets) for buckets in batch]
-        triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        return [
-            Budget(wait, left, full, _tighter(buckets))
-            for buckets, (wait, left, full) in zip(batch, triples, strict=True)
-        ]
+        parts = len(Budget.__struct_fields__)
+        return [Budget(*answers[at : at + parts]) for at in range(0, len(answers), parts)]
 
     async def _run(self, batch: Sequence[Buckets], back: Sequence[Buckets]) -> list[int]:
         pairs = [pair for b in (*batch, *back) for pair in zip(b.keys, b.limits, strict=True)]
@@ -215,7 +214,7 @@ class _LocalBuckets:
     def spend(self, buckets: Buckets) -> Budget:
         now = time.monotonic_ns() // 1_000
         moved: dict[str, int] = {}
-        wait, left, full = 0, -1, 0
+        wait, left, full, size = 0, -1, 0, 0
         for key, limit in zip(buckets.keys, buckets.limits, strict=True):
             interval = limit.interval_us
             if interval:
@@ -224,10 +223,10 @@ class _LocalBuckets:
                 wait = max(wait, -room)
                 tokens = max(0, room // interval)
                 if left < 0 or tokens < left:
-                    left, full = tokens, moved[key] - now
+                    left, full, size = tokens, moved[key] - now, limit.burst
         if not wait:
             self._keep(moved)
-        return Budget(wait, left, full, _tighter(buckets))
+        return Budget(wait, left, full, size)
 
     def _keep(self, moved: dict[str, int]) -> None:
         for key, full_at in moved.items():
@@ -251,12 +250,6 @@ def _retrieve(task: "asyncio.Future[Any]") -> None:
     """Take the error of a request that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
-
-
-def _tighter(buckets: Buckets) -> int:
-    """Return the burst of the limit that is told of: the client's where there is one."""
-    client, address = buckets.limits
-    return client.burst if client.per_second else address.burst
 
 
 def _seconds(microseconds: int) -> int:

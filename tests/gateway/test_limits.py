@@ -72,6 +72,21 @@ async def test_an_address_has_a_budget_for_all_its_clients(redis: Redis) -> None
     assert [budget.wait_us > 0 for budget in budgets] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["Redis", "local"])
+async def test_the_headers_are_of_the_tighter_limit(redis: Redis, away: bool) -> None:
+    counted_by = Redis.from_url(NOWHERE) if away else redis
+    limiter = RateLimiter(counted_by, Limits(Limit(1, 10), SLOW, Limit(1, 4)))
+    (alone,) = await orders(limiter, 1, "ann")
+    fresh = await limiter.spend(limiter.buckets_of_order("ann", "192.0.2.2"))
+    for n in range(7):
+        last = await limiter.spend(limiter.buckets_of_order("ann", f"192.0.2.{n + 3}"))
+
+    assert (alone.remaining, alone.limit) == (3, 4)
+    assert (fresh.remaining, fresh.limit) == (3, 4)
+    assert (last.remaining, last.limit) == (1, 10)
+    await counted_by.aclose()
+
+
 async def test_a_token_is_given_back(redis: Redis) -> None:
     limiter = RateLimiter(redis, Limits(SLOW, SLOW, SLOW))
     await orders(limiter, 3)

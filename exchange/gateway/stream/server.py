@@ -7,13 +7,14 @@ hears. None is a setting, so ``harden`` replaces the two parts of it, once, befo
 starts.
 """
 
-import time
 from typing import Any, Final
 
 from hypercorn.protocol import h11, ws_stream
 from hypercorn.protocol.events import StreamClosed
 from wsproto.events import CloseConnection, Event, Pong
 from wsproto.frame_protocol import CloseReason
+
+from exchange.gateway.stream.token_bucket import TokenBucket
 
 MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less than one
 PINGS_PER_SECOND_MAX: Final = 10
@@ -25,8 +26,7 @@ class BoundedStream(ws_stream.WSStream):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._pings_left = float(PINGS_BURST_MAX)
-        self._pinged_s = time.monotonic()
+        self._pings = TokenBucket(PINGS_PER_SECOND_MAX, PINGS_BURST_MAX)
 
     async def _handle_events(self) -> None:
         if self.state is ws_stream.ASGIWebsocketState.CLOSED:
@@ -38,20 +38,13 @@ class BoundedStream(ws_stream.WSStream):
             await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def _send_wsproto_event(self, event: Event) -> None:
-        if not isinstance(event, Pong) or self._may_ping():
+        if not isinstance(event, Pong) or self._pings.take():
             await super()._send_wsproto_event(event)
         elif self.state is not ws_stream.ASGIWebsocketState.CLOSED:
             self.state = ws_stream.ASGIWebsocketState.CLOSED
             reason = f"more than {PINGS_PER_SECOND_MAX} pings a second"
             await super()._send_wsproto_event(CloseConnection(CloseReason.POLICY_VIOLATION, reason))
             await self.send(StreamClosed(stream_id=self.stream_id))
-
-    def _may_ping(self) -> bool:
-        now_s = time.monotonic()
-        earned = (now_s - self._pinged_s) * PINGS_PER_SECOND_MAX
-        self._pings_left = min(self._pings_left + earned, PINGS_BURST_MAX) - 1
-        self._pinged_s = now_s
-        return self._pings_left >= 0
 
     async def _heed_close(self) -> None:
         """Drop what comes after our close, which nobody takes, but for the client's own."""

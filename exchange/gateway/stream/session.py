@@ -51,6 +51,7 @@ from exchange.gateway.stream.messages import (
     echo_of,
 )
 from exchange.gateway.stream.outbox import Beginning, Outbox, Overflow
+from exchange.gateway.stream.token_bucket import TokenBucket
 from exchange.gateway.submission import Pending
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Session:
         self._subscriptions: set[tuple[str, Channel]] = set()
         self._closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._strikes = 0
-        self._tokens = float(MESSAGES_BURST_MAX)
+        self._messages = TokenBucket(MESSAGES_PER_SECOND_MAX, MESSAGES_BURST_MAX)
         self._heard_s = time.monotonic()
 
     async def run(self) -> None:
@@ -159,9 +160,9 @@ class Session:
                 return
             if received["type"] == "websocket.disconnect":
                 return
-            self._heard_s, elapsed_s = time.monotonic(), time.monotonic() - self._heard_s
+            self._heard_s = time.monotonic()
             text = (received.get("text") or "").encode() or received.get("bytes") or b""
-            if self._is_too_fast(elapsed_s):
+            if not self._messages.take():
                 self._refuse(_too_fast(), {})
                 self.close(POLICY, "too many messages a second")
                 return
@@ -298,11 +299,6 @@ class Session:
         self._strikes = self._strikes + 1 if problem.code in UNREADABLE else 0
         if self._strikes >= STRIKES_MAX:
             self.close(POLICY, f"{STRIKES_MAX} messages in a row could not be read")
-
-    def _is_too_fast(self, elapsed_s: float) -> bool:
-        filled = self._tokens + elapsed_s * MESSAGES_PER_SECOND_MAX
-        self._tokens = min(filled, MESSAGES_BURST_MAX) - 1
-        return self._tokens < 0
 
     def _sequences(self) -> str:
         return json.dumps(self._outbox.sequences(self._subscriptions), separators=(",", ":"))
