@@ -33,22 +33,19 @@ snapshot: $(INSTALLED) ## take an engine snapshot of the running exchange
 verify: $(INSTALLED) ## check the whole log against its hash chain and digests
 	@$(PY) -m exchange verify
 
-test: $(INSTALLED) ## run the tests against their own Kafka, PostgreSQL and Valkey
-	@$(PY) -m exchange setup
+test: setup ## run the tests against their own Kafka, PostgreSQL and Valkey
 	$(PY) -m pytest $(WORKERS) -m "not long"
 
-test-long: $(INSTALLED) ## run every test, those that take minutes too
-	@$(PY) -m exchange setup
+test-long: setup ## run every test, those that take minutes too
 	$(PY) -m pytest $(WORKERS)
 
-faults: $(INSTALLED) ## do faults to a whole exchange: MINUTES=2 SEED=1 FAULTS=...
-	@$(PY) -m exchange setup
+faults: setup ## do faults to a whole exchange: MINUTES=2 SEED=1 FAULTS=...
 	@$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults "$(FAULTS)")
 
 simulate: $(INSTALLED) ## simulate faults: SEEDS=5000, or SEEDS=17-17 to live one again
 	@$(PY) -m tests.simulation $(SEEDS)
 
-mutants: $(INSTALLED) ## plant bugs one by one and see that the tests catch them
+mutants: setup ## plant bugs one by one and see that the tests catch them
 	@$(PY) -m tests.mutants
 
 check: lint types imports test ## everything that CI checks
@@ -67,7 +64,7 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: $(INSTALLED) ## measure orders per second, latency, fan-out and lag
+bench: setup ## measure orders per second, latency, fan-out and lag
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
