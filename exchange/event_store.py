@@ -224,7 +224,7 @@ class PostgresEventStore:
         if not self._locked:  # its holder was frozen, and has just been ended
             await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
         await self._control.execute(NAME_SESSION, self._application_name)
-        self._beating = asyncio.create_task(self._keep_lease())
+        self._beating = asyncio.create_task(self._beat_lease())
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
@@ -241,6 +241,10 @@ class PostgresEventStore:
             self._connections.append(connection)
             self._idle.put_nowait(connection)
         return Head(**row)
+
+    async def hold(self) -> None:
+        assert self._beating is not None, "the shard was taken over"
+        await asyncio.shield(self._beating)  # it ends with the store
 
     def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
         return replay(self._control, self._shard, after=after, up_to=up_to)
@@ -264,17 +268,13 @@ class PostgresEventStore:
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
 
-    async def _keep_lease(self) -> None:
-        """Show that this matcher lives. On its own connection: restoring keeps the others busy."""
-        connection = await self._connect()
+    async def _beat_lease(self) -> None:
+        """Beat until it fails: a successor ended the connection, or will come soon anyway."""
+        connection = await self._connect()  # the others may be busy
         self._connections.append(connection)
-        try:
-            while True:
-                await connection.execute(BEAT_LEASE, self._shard)
-                await asyncio.sleep(LEASE_BEAT_S)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            # The connections that write tell what it means: if they work, nothing is wrong yet.
-            logger.warning("The lease does not beat", extra={**self._where, "error": repr(error)})
+        while True:
+            await connection.execute(BEAT_LEASE, self._shard)
+            await asyncio.sleep(LEASE_BEAT_S)
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(

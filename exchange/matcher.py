@@ -16,23 +16,18 @@ from ``restore``.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Raw, Struct
 
-from exchange.cancellation import heed_cancellation
 from exchange.codec import (
-    Depth,
     Outcome,
-    OutcomeMessage,
     ReceivedCommand,
     abridge_links,
     body_hash,
     chain_links,
     command_claim,
-    encode_outcomes,
     is_keyed,
     order_claim,
     quarantine,
@@ -44,7 +39,6 @@ from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     Offset,
     Shard,
-    Side,
     instrument_of_exchange_order_id,
 )
 from exchange.matcher_watch import MatcherMetrics, MatcherWatch, WatchedBatch
@@ -60,6 +54,7 @@ from exchange.ports import (
     StoredEvent,
 )
 from exchange.recovery import Replica
+from exchange.replies import Message, Publisher, Reply, messages_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +64,8 @@ BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command
 # same for one command as for many. Little after a small batch, so a lone client hardly waits.
 PACE_PER_COMMAND_S: Final = 0.001
 PACE_MAX_S: Final = 0.010
-OUTCOME_BYTES_MAX: Final = 256 * 1024  # one Redis message; larger ones stall its other clients
-OUTCOME_QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
-PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
-DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
-DEPTH_BYTES_MAX: Final = 2_000  # two sides of 20 levels of two numbers, roughly
 CRASHES_MAX: Final = 3  # of one command, decided alone; then the log goes on without it
-STOP_S: Final = 5.0  # how long a stop waits for the commit under way and its answers
+STOP_S: Final = 5.0  # how long a stop waits for the commit under way, and then for its answers
 
 
 class Fresh(Struct, frozen=True):
@@ -94,19 +84,11 @@ class Resent(Struct, frozen=True):
 Verdict = Fresh | Resent
 
 
-class Reply(Struct, frozen=True):
-    """An outcome for a gateway, which also shows the book of ``instrument`` if there is one."""
-
-    gateway: str
-    outcome: Outcome
-    instrument: str | None = None
-
-
 class Decided(Struct):
     """A batch after deciding: what to append, where the head goes, whom to tell."""
 
     events: list[StoredEvent]
-    outcomes: list[Reply]
+    replies: list[Reply]
 
 
 class Append(Struct, frozen=True):
@@ -135,30 +117,31 @@ class Matcher:
         self._suspects_end = Offset(0)
         self._commands = commands
         self._events = events
-        self._outcomes = outcomes
         self._watch = MatcherWatch(metrics or MatcherMetrics(), shard)
+        self._publisher = Publisher(shard, outcomes, self._watch.dropped)
         self._waiting: list[CommandRecord] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
-        self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(OUTCOME_QUEUE_MESSAGES)
 
     async def run(self) -> None:
         """Take the shard over and match until cancelled or until something fails."""
         await self.restore()
         async with asyncio.TaskGroup() as tasks:
-            publisher = tasks.create_task(self._publish())
+            holding = tasks.create_task(self._events.hold())
+            publishing = tasks.create_task(self._publisher.run())
             try:
                 while True:
                     await self.step(tasks)
             finally:
-                await self._finish()
-                publisher.cancel()
+                await self._finish(publishing)
+                publishing.cancel()
+                holding.cancel()
 
     async def restore(self) -> None:
         """Take over the shard with the state that its log gives. Call once, before ``step``.
 
         While another matcher lives this one stands by: it follows the log, and takes over
-        when the other is gone.
+        when the other is gone. All that takes long comes before that.
 
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
@@ -168,6 +151,7 @@ class Matcher:
         """
         replica = Replica(self.shard, self._events)
         await replica.begin(await self._events.position())
+        replica.check_books()
         standing_by = False
         while not await self._events.is_free():
             if not standing_by:
@@ -176,12 +160,12 @@ class Matcher:
             await replica.advance(await self._events.position())
         head = await self._events.take_over(await self._commands.topic_id())
         await replica.advance(head.position)
-        replica.check(head)
+        replica.check_digest(head)
         self.state, self.head = replica.state, head
         await self._refuse_truncated(head)
         await self._commands.seek(head.next_offset)
         await self._suspect()
-        self._watch.restored(head, self._messages.qsize)
+        self._watch.restored(head, lambda: self._publisher.waiting)
         logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
 
     async def _refuse_truncated(self, head: Head) -> None:
@@ -208,7 +192,7 @@ class Matcher:
         self._waiting = records[done:]
         links = chain_links(self.head.chain, decided.events)
         head = self._next_head(links, received[done - 1].offset)
-        messages = self._messages_of(decided)
+        messages = messages_of(self.shard, self.state, decided.replies)
         await self._settle()
         self._commit = tasks.create_task(
             self._append(watched, batch, Append(decided.events, self.head, head, links), messages)
@@ -324,7 +308,7 @@ class Matcher:
         )
         command = received.command
         instrument = command.instrument if isinstance(command, PlaceOrder) else None
-        decided.outcomes.append(Reply(received.gateway, outcome, instrument))
+        decided.replies.append(Reply(received.gateway, outcome, instrument))
 
     def _next_head(self, links: Sequence[bytes], last_offset: Offset) -> Head:
         return Head(
@@ -342,7 +326,7 @@ class Matcher:
         watched: WatchedBatch,
         batch: Batch,
         append: Append,
-        messages: Sequence[tuple[str, bytes]],
+        messages: Sequence[Message],
     ) -> None:
         with watched:
             await batch.append(
@@ -352,8 +336,7 @@ class Matcher:
                 links=abridge_links(append.links),
                 traces=watched.traces,
             )
-        for message in messages:
-            self._enqueue(message)
+        self._publisher.put(messages)
         logger.debug(
             "Appended batch",
             extra={
@@ -363,67 +346,16 @@ class Matcher:
             },
         )
 
-    def _enqueue(self, message: tuple[str, bytes]) -> None:
-        try:
-            self._messages.put_nowait(message)
-        except asyncio.QueueFull:
-            self._watch.dropped()
-            logger.warning("Dropped outcomes: Redis is too slow", extra=self._where())
-
-    async def _publish(self) -> None:
-        failing = False
-        while True:
-            gateway, message = await self._messages.get()
-            try:
-                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                    await self._outcomes.publish(gateway, message)
-                failing = False
-            except Exception as error:  # whatever it is, matching must go on without Redis
-                if not failing:
-                    logger.warning(
-                        "Cannot publish outcomes; gateways ask the log",
-                        extra={**self._where(), "error": repr(error)},
-                    )
-                failing = True
-            self._messages.task_done()
-            heed_cancellation()
-
-    def _messages_of(self, decided: Decided) -> list[tuple[str, bytes]]:
-        gateways: dict[str, list[Reply]] = {}
-        for reply in decided.outcomes:
-            gateways.setdefault(reply.gateway, []).append(reply)
-        depths: dict[str, Depth] = {}
-        return [
-            (gateway, encode_outcomes(self._message(part, depths)))
-            for gateway, replies in gateways.items()
-            for part in _parts(replies)
-        ]
-
-    def _message(self, replies: Sequence[Reply], depths: dict[str, Depth]) -> OutcomeMessage:
-        books: dict[str, Depth] = {}
-        for name in {reply.instrument for reply in replies}:
-            if name is None or name not in self.state.books:
-                continue
-            if name not in depths:
-                depths[name] = self._depth(name)
-            books[name] = depths[name]
-        return OutcomeMessage(self.shard, books, [reply.outcome for reply in replies])
-
-    def _depth(self, instrument: str) -> Depth:
-        sides = self.state.books[instrument].sides
-        return Depth(
-            self.state.position,
-            sides[Side.BUY].depth(DEPTH_LEVELS),
-            sides[Side.SELL].depth(DEPTH_LEVELS),
-        )
-
-    async def _finish(self) -> None:
+    async def _finish(self, publishing: asyncio.Task[None]) -> None:
         """Let the commit under way end and its gateways know; a stop should cost no answer."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                if self._commit is not None:
-                    await asyncio.wait({self._commit})  # its failure is the task group's to report
-                await self._messages.join()
+        if self._commit is not None:
+            # Its failure is the task group's to report.
+            await asyncio.wait({self._commit}, timeout=STOP_S)
+        drained = asyncio.create_task(self._publisher.drained())
+        # A publisher that was cancelled, since something failed, sends no more.
+        ends = {drained, publishing}
+        await asyncio.wait(ends, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
 
     def _report_standing_by(self, replica: Replica) -> None:
         fields = {"shard": self.shard, "position": replica.state.position}
@@ -447,29 +379,4 @@ def _tell_resent(received: ReceivedCommand, verdict: Resent, decided: Decided) -
     outcome = Outcome(
         received.waiter, received.offset, replay_of=verdict.first, conflict=verdict.conflict
     )
-    decided.outcomes.append(Reply(received.gateway, outcome))
-
-
-def _parts(replies: Sequence[Reply]) -> Iterator[list[Reply]]:
-    """Split replies so that each message stays near ``OUTCOME_BYTES_MAX``.
-
-    One that is larger by itself, an order that swept the book, is left to the log.
-    """
-    part: list[Reply] = []
-    names: set[str] = set()
-    size_bytes = 0
-    for reply in replies:
-        reply_bytes = sum(len(bytes(event)) for event in reply.outcome.events)
-        if reply_bytes > OUTCOME_BYTES_MAX:
-            continue
-        if reply.instrument is not None and reply.instrument not in names:
-            reply_bytes += DEPTH_BYTES_MAX
-        if part and size_bytes + reply_bytes > OUTCOME_BYTES_MAX:
-            yield part
-            part, names, size_bytes = [], set(), 0
-        part.append(reply)
-        size_bytes += reply_bytes
-        if reply.instrument is not None:
-            names.add(reply.instrument)
-    if part:
-        yield part
+    decided.replies.append(Reply(received.gateway, outcome))

@@ -82,13 +82,15 @@ class Head(Struct, frozen=True):
 class StoredSnapshot(Struct, frozen=True):
     """An engine snapshot at the end of a batch, with what that batch recorded.
 
-    ``digest`` is that of the batch, not what the snapshot says of itself.
+    ``digest`` is that of the batch and ``time_ms`` that of its last event, not what the
+    snapshot says of itself.
     """
 
     position: Position
     version: int
     data: bytes
     digest: bytes
+    time_ms: int
 
 
 class StaleWriter(Exception):
@@ -186,6 +188,10 @@ class EventStore(Protocol):
         Raises:
             ForeignTopic: The head was written from a topic with another id.
         """
+        ...
+
+    async def hold(self) -> None:
+        """Show others, until cancelled, that the writer lives; raise when that fails."""
         ...
 
     def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:

@@ -25,11 +25,12 @@ order by position desc
 limit 1
 """
 
-# With what the batch that ended there recorded: a snapshot of another log has none, or another.
+# With what the log has there: a snapshot of another log has no batch, or another.
 READ_SNAPSHOT = """
 select
-    snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest
-from snapshots join batches using (shard, position)
+    snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest,
+    (events.data->>'time_ms')::bigint as time_ms
+from snapshots join batches using (shard, position) join events using (shard, position)
 where shard = $1 and snapshots.position <= $2
 order by snapshots.position desc
 limit 1

@@ -1,7 +1,7 @@
 """Engine snapshots: a shard's state at the end of a batch, from which a replay can begin.
 
 A snapshot is a shortcut, never the truth: deleting them all loses nothing. One that is
-cut, of another format, or whose state has not the digest that its batch recorded is set
+cut, of another format, or whose state is not the one that the log has there is set
 aside, and an older one or the whole log is used. Read ``encode``, ``decode``, ``newest_usable``.
 """
 
@@ -94,7 +94,7 @@ def decode(snapshot: StoredSnapshot) -> State:
     """Return the state that a snapshot is of.
 
     Raises:
-        BadSnapshot: It is damaged, of another version, or of another state than its batch had.
+        BadSnapshot: It is damaged, of another version, or of another state than the log has.
     """
     if snapshot.version != FORMAT_VERSION:
         known = f"{FORMAT_VERSION} is known here"
@@ -109,8 +109,9 @@ def decode(snapshot: StoredSnapshot) -> State:
         )
     except (zlib.error, msgspec.MsgspecError, AssertionError, ValueError) as error:
         raise BadSnapshot(f"it is damaged: {error}") from error
-    if (state.position, state.digest) != (snapshot.position, snapshot.digest):
-        raise BadSnapshot("it is of another state than the batch at its position recorded")
+    claimed = (state.position, state.digest, state.time_ms)
+    if claimed != (snapshot.position, snapshot.digest, snapshot.time_ms):
+        raise BadSnapshot("it is of another state than the log has at its position")
     return state
 
 

@@ -166,6 +166,9 @@ class MemoryEventStore:
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
+    async def hold(self) -> None:
+        await asyncio.Event().wait()
+
     async def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
         for start in range(after, up_to, READ_CHUNK_EVENTS):
             end = min(up_to, start + READ_CHUNK_EVENTS)

@@ -155,6 +155,19 @@ async def test_a_writer_whose_lease_beats_is_waited_for(database_url: str) -> No
             assert not await second.is_free()
 
 
+async def test_a_writer_that_is_overtaken_while_idle_learns_of_it(database_url: str) -> None:
+    async with (
+        PostgresEventStore(database_url, Shard(0)) as first,
+        PostgresEventStore(database_url, Shard(0)) as second,
+    ):
+        await first.take_over("topic")
+        holding = asyncio.create_task(first.hold())
+        await second.take_over("topic")
+
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await asyncio.wait_for(holding, LEASE_TIMEOUT_S)
+
+
 async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(database_url: str) -> None:
     async with (
         PostgresEventStore(database_url, Shard(0)) as frozen,

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchange import matcher as matcher_module
+from exchange import replies
 from exchange.codec import (
     Outcome,
     decode_outcomes,
@@ -269,7 +270,7 @@ async def test_a_full_batch_leaves_the_rest_for_the_next(monkeypatch: pytest.Mon
 
 
 async def test_outcomes_are_split_into_bounded_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matcher_module, "OUTCOME_BYTES_MAX", 700)
+    monkeypatch.setattr(replies, "MESSAGE_BYTES_MAX", 700)
     world = World()
     sizes: list[int] = []
     world.channel.listen("g", lambda data: sizes.append(len(decode_outcomes(data).outcomes)))
@@ -374,10 +375,34 @@ async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     assert [outcome.offset for outcome in world.outcomes] == [0]
 
 
+async def test_a_matcher_that_fails_does_not_wait_for_redis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Silent(MemoryOutcomes):
+        async def publish(self, gateway: str, message: bytes) -> None:  # noqa: ARG002
+            await asyncio.Event().wait()
+
+    world = World()
+    world.channel = Silent()
+    running = asyncio.create_task(world.matcher().run())
+    await world.decided(running)  # its outcome is on the way, and stays there
+
+    async def refuse(batch: MemoryBatch, events: Sequence[StoredEvent], **places: Any) -> None:  # noqa: ARG001
+        raise StaleWriter("it is refused")
+
+    monkeypatch.setattr(MemoryBatch, "append", refuse)
+    monkeypatch.setattr(replies, "PUBLISH_TIMEOUT_S", 60.0)
+    world.send(place("o1"), unkeyed(1))
+
+    async with asyncio.timeout(matcher_module.STOP_S / 2):
+        await asyncio.gather(running, return_exceptions=True)
+    assert isinstance(running.exception(), ExceptionGroup)
+
+
 async def test_an_outcome_too_large_for_a_message_is_left_to_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matcher_module, "OUTCOME_BYTES_MAX", 250)
+    monkeypatch.setattr(replies, "MESSAGE_BYTES_MAX", 250)
     world = World()
     world.send(place("o1"), unkeyed(1))
 

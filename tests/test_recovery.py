@@ -27,7 +27,9 @@ def snapshot(world: World) -> StoredSnapshot:
     for stored in world.log:
         evolve(state, decode_event(stored))
     head = world.head
-    return StoredSnapshot(head.position, FORMAT_VERSION, encode(state), head.state_digest)
+    return StoredSnapshot(
+        head.position, FORMAT_VERSION, encode(state), head.state_digest, state.time_ms
+    )
 
 
 async def world_with_snapshot() -> tuple[World, StoredSnapshot]:
@@ -64,8 +66,9 @@ async def test_a_snapshot_and_the_tail_give_what_the_whole_log_gives() -> None:
         lambda taken: msgspec.structs.replace(taken, data=taken.data[:-5]),
         lambda taken: msgspec.structs.replace(taken, version=FORMAT_VERSION + 1),
         lambda taken: msgspec.structs.replace(taken, digest=bytes(32)),
+        lambda taken: msgspec.structs.replace(taken, time_ms=taken.time_ms - 1),
     ],
-    ids=["cut", "of a later format", "of another state"],
+    ids=["cut", "of a later format", "of another state", "of another time"],
 )
 async def test_a_snapshot_that_cannot_be_used_is_set_aside(
     spoil: Callable[[StoredSnapshot], StoredSnapshot], caplog: pytest.LogCaptureFixture

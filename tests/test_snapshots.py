@@ -36,7 +36,9 @@ def restored(state: State) -> State:
 
 
 def stored(state: State) -> StoredSnapshot:
-    return StoredSnapshot(state.position, FORMAT_VERSION, encode(state), state.digest)
+    return StoredSnapshot(
+        state.position, FORMAT_VERSION, encode(state), state.digest, state.time_ms
+    )
 
 
 @PROPERTY

@@ -121,22 +121,22 @@ MUTANTS = [
     Mutant(
         "a standby takes over with the state that it had before",
         "exchange/matcher.py",
-        "        await replica.advance(head.position)\n        replica.check(head)\n",
+        "        await replica.advance(head.position)\n        replica.check_digest(head)\n",
         "",
         SIMULATION,
     ),
     Mutant(
         "the digest is not checked at a restore",
         "exchange/recovery.py",
-        "if self.state.digest != head.state_digest:",
-        "if not self.state.digest:",
+        "if self.digest != head.state_digest:",
+        "if not self.digest:",
         RECOVERY,
     ),
     Mutant(
         "a damaged snapshot is believed",
         "exchange/snapshots.py",
-        "if (state.position, state.digest) != (snapshot.position, snapshot.digest):",
-        "if state.position != snapshot.position:",
+        "if claimed != (snapshot.position, snapshot.digest, snapshot.time_ms):",
+        "if claimed[0] != snapshot.position:",
         RECOVERY,
     ),
     Mutant(

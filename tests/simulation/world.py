@@ -176,7 +176,7 @@ class World:
             data = data[:-5]
         if self.weather.strikes(0.2):
             version += 1
-        place = (head.position, version, data, head.state_digest)
+        place = (head.position, version, data, head.state_digest, state.time_ms)
         self.database.snapshots.setdefault(0, []).append(StoredSnapshot(*place))
 
 
