@@ -184,10 +184,10 @@ MUTANTS = [
         ("tests/projections/test_tail.py",),
     ),
     Mutant(
-        "a follower goes on from memory when its checkpoint was moved",
+        "a follower never looks at its checkpoint again",
         "projections/follower.py",
-        "        if not moved:\n            return await self._resume()\n",
-        "",
+        "                position = await self._resume()\n            self._outage.over()\n",
+        "                pass\n            self._outage.over()\n",
         SIMULATION,
     ),
     Mutant(
