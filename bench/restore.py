@@ -4,7 +4,7 @@ Workload: a log of a million events of the load's mix (30 % at the market, unifo
 clients), decided by the engine and copied into PostgreSQL with its batches, chain and digests; a
 snapshot that leaves a tail of 100,000 events, as many as the default settings let come between
 two. Measured is ``Matcher.restore`` whole, on real Kafka and PostgreSQL: the lock, the take-over,
-the snapshot, the events, chain and digest compared, the invariants checked, the seek in Kafka.
+the snapshot, the events, the digest compared, the invariants checked, the seek in Kafka.
 
 The floor is measured in the same run, in turns: the same events are read, and nothing is done.
 

@@ -121,7 +121,9 @@ def reset(
 @app.command()
 def matcher(
     shard: Annotated[list[int], typer.Option(help="A shard to run; repeatable.")],
-    standby: Annotated[bool, typer.Option(help="Beside a matcher that runs.")] = False,
+    standby: Annotated[
+        bool, typer.Option(help="Beside a matcher: on its own metrics port.")
+    ] = False,
 ) -> None:
     """Decide the commands of some shards; if another matcher does, stand by to take over."""
     from exchange.processes.matcher import run_matcher

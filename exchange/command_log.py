@@ -154,7 +154,9 @@ class KafkaCommandLog:
             if error.code() in TRANSIENT:
                 return None
             raise CommandLogLost(
-                f"partition {self._shard} of {self._topic} cannot be read: {error.str()}"
+                f"partition {self._shard} of {self._topic} cannot be read: {error.str()}."
+                " If commands were deleted that the log has not decided: restore the topic, or"
+                " start with an empty database; what was decided is whole."
             )
         headers: dict[str, Any] = dict(message.headers() or ())
         return CommandRecord(
@@ -173,7 +175,10 @@ class KafkaCommandLog:
             described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
             return str(described[self._topic].result().topic_id)
         except KafkaException as error:
-            raise CommandLogLost(f"topic {self._topic} cannot be described: {error}") from error
+            raise CommandLogLost(
+                f"topic {self._topic} cannot be described: {error}. If it was deleted: restore"
+                " it, or start with an empty database; what was decided is whole."
+            ) from error
 
     def _close(self) -> None:
         self._thread.shutdown()

@@ -3,10 +3,10 @@
 ``metadata`` also takes the tables of each read model, which its projection file
 defines. Migrations make them; a test compares the two.
 
-The log is the truth and append-only (a trigger refuses anything else); ``claims``
-can be rebuilt from it. A read model is a table partitioned by generation: each
-generation is a table of its own (``orders_g1``), and ``live`` is the pointer that
-every query reads.
+The log is the truth and append-only (a trigger refuses anything else); ``claims`` are
+the names that its commands took, kept in the same transactions. A read model is a
+table partitioned by generation: each generation is a table of its own
+(``orders_g1``), and ``live`` is the pointer that every query reads.
 """
 
 from sqlalchemy import (

@@ -1,6 +1,5 @@
 """A snapshot gives the state back, priority included, or is set aside."""
 
-import asyncio
 import random
 from collections.abc import AsyncIterator
 
@@ -15,8 +14,8 @@ from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.values import Position, Side
 from exchange.ports import StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
-from tests.builders import closed, given, registered, rested
-from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists
+from tests.builders import closed, given, rested
+from tests.domain.worlds import PROPERTY, Step, run, step_lists, take
 from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
@@ -52,10 +51,20 @@ def test_any_state_comes_back_whole(steps: list[Step]) -> None:
     assert facts(again) == facts(state)
 
 
-def test_what_follows_is_decided_as_before() -> None:
-    state, _ = run(OPENING)
-    assert restored(given(registered("ETH-EUR"), closed(3))).settlement_cycle == 4
-    assert restored(state).position == state.position
+@PROPERTY
+@over(step_lists)
+def test_what_follows_is_decided_as_before(steps: list[Step]) -> None:
+    half = len(steps) // 2
+    state, _ = run(steps[:half])
+    again = restored(state)
+
+    for step in steps[half:]:
+        assert take(again, step) == take(state, step)
+    assert facts(again) == facts(state)
+
+
+def test_the_cycle_that_is_open_is_kept() -> None:
+    assert restored(given(closed(3))).settlement_cycle == 4
 
 
 @pytest.mark.parametrize(
@@ -137,7 +146,7 @@ async def test_storing_one_twice_is_storing_it_once(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     (state,) = await states(database_url, 1)
-    await asyncio.gather(snapshot_store.store(connection, 0, state, encode(state)))
+    await snapshot_store.store(connection, 0, state, encode(state))
     await snapshot_store.store(connection, 0, state, encode(state))
 
     row = await snapshot_store.newest(connection, 0)
