@@ -13,8 +13,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from exchange.gateway.stream import order_updates
-from exchange.gateway.stream.hub import Hub, Outlet
+from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.session import Session
+from exchange.gateway.stream.subscriptions import Outlet
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio

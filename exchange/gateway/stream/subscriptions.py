@@ -1,0 +1,75 @@
+"""What connections follow: of each instrument, which channels, and who catches up.
+
+``Outlet`` is a connection as those see it who have something for it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+from exchange.gateway.listings import Listing
+from exchange.gateway.problems import Problem
+from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.messages import Channel
+from exchange.gateway.stream.renderer import Renderer
+
+
+class Outlet(Protocol):
+    """A connection, as the hub sees it."""
+
+    def offer(self, frame: Frame) -> None:
+        """Queue a message; never waits, never raises."""
+        ...
+
+    def failed(self, problem: Problem) -> None:
+        """End the connection: a subscription cannot go on."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until the queue has room again."""
+        ...
+
+
+class Subscription:
+    """What one connection follows of one instrument."""
+
+    def __init__(self) -> None:
+        self.channels: set[Channel] = set()
+        self.client_id: str | None = None
+        self.catching_up: dict[Channel, asyncio.Task[None]] = {}
+
+    def drop(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            self.channels.discard(channel)
+            task = self.catching_up.pop(channel, None)
+            if task is not None:
+                task.cancel()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.channels and not self.catching_up
+
+
+class FollowedInstrument:
+    """An instrument with subscribers; those who are up to date share its messages."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        # One who resumes has seen up to a message, not up to where this begins: so after 0.
+        self.renderer = Renderer(listing, after=0)
+        self.subscriptions: dict[Outlet, Subscription] = {}
+        self.opening: asyncio.Task[None] | None = None  # of the book
+        self.joining = 0  # connections that wait for the book
+
+    def followers(self, channel: Channel) -> list[Outlet]:
+        return [o for o, s in self.subscriptions.items() if channel in s.channels]
+
+    def follows(self, channels: Iterable[Channel]) -> bool:
+        wanted = set(channels)
+        return any(not wanted.isdisjoint(s.channels) for s in self.subscriptions.values())
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """All that goes on for its subscribers."""
+        tasks = [t for s in self.subscriptions.values() for t in s.catching_up.values()]
+        return tasks if self.opening is None else [*tasks, self.opening]
