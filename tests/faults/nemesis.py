@@ -1,7 +1,8 @@
 """The nemesis: does the faults of a plan to the exchange on its stage, and notes each.
 
 Read ``Nemesis.run``. A fault is noted when it is over, with what was seen of it: how long a
-take-over took, how a thawed zombie ended. Whether all is well is not judged here.
+take-over took, how a thawed zombie ended. Whether all is well is not judged here. A kill or a
+freeze counts only if its victim lived until then; else it is done again to the next one.
 """
 
 import asyncio
@@ -9,7 +10,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from exchange.stack.process import ManagedProcess
 from tests.faults.history import HistoryFile
@@ -19,6 +23,7 @@ from tests.faults.stage import Stage, kill
 TAKE_OVER_TIMEOUT_S = 30.0
 ZOMBIE_TIMEOUT_S = 30.0  # it must notice and exit within this
 UP_TIMEOUT_S = 10.0  # what died is started again after two seconds at most
+SIGNAL_TIMEOUT_S = 10.0  # takes milliseconds but for a machine that is busy
 POLL_S = 0.05
 DELAY_S = 0.05  # of each chunk over a slow link
 
@@ -86,18 +91,18 @@ class Nemesis:
         return candidates[fault.target % len(candidates)]
 
     async def _kill(self, victim: ManagedProcess) -> Found:
-        await _until_up(victim)
-        began, starts = time.time(), victim.starts
-        kill(victim)
-        died = await _comes(lambda: not victim.running or victim.starts > starts, UP_TIMEOUT_S)
-        assert died, f"{victim.name} survived a kill -9"
-        return {"target": victim.name, "began": began, "ended": began}
+        while True:
+            await _until_up(victim)
+            began = time.time()
+            if await has_killed(victim):
+                return {"target": victim.name, "began": began, "ended": began}
 
     async def _kill_matcher(self, fault: Fault) -> Found:
-        victim = await self._stage.working(fault.target)
-        epoch = await self._stage.epoch(fault.target)
-        began, died = time.time(), time.monotonic()
-        kill(victim)
+        while True:
+            victim, epoch = await self._stage.working(fault.target)
+            began, died = time.time(), time.monotonic()
+            if await has_killed(victim):
+                break
         await self._until_taken_over(fault.target, epoch)
         return {
             "target": victim.name,
@@ -107,16 +112,17 @@ class Nemesis:
         }
 
     async def _kill_standby(self, fault: Fault) -> Found:
-        working = await self._stage.working(fault.target)
+        working, _ = await self._stage.working(fault.target)
         victim = next(m for m in self._stage.pair(fault.target) if m is not working)
         return await self._kill(victim)
 
     async def _freeze_matcher(self, fault: Fault) -> Found:
         """Freeze the working matcher until another one took over, then thaw the zombie."""
-        victim = await self._stage.working(fault.target)
-        epoch, starts = await self._stage.epoch(fault.target), victim.starts
-        began, froze = time.time(), time.monotonic()
-        victim.signal(signal.SIGSTOP)
+        while True:
+            victim, epoch = await self._stage.working(fault.target)
+            began, froze, starts = time.time(), time.monotonic(), victim.starts
+            if await has_frozen(victim):
+                break
         try:
             await self._until_taken_over(fault.target, epoch)
             took_over_s = time.monotonic() - froze
@@ -129,8 +135,10 @@ class Nemesis:
         return {**found, "ended": thawed, "zombie_ended": ended}
 
     async def _freeze(self, victim: ManagedProcess, fault: Fault) -> Found:
-        await _until_up(victim)
-        victim.signal(signal.SIGSTOP)
+        frozen = False
+        while not frozen:
+            await _until_up(victim)
+            frozen = await has_frozen(victim)
         try:
             await asyncio.sleep(fault.lasts_s)
         finally:
@@ -178,6 +186,29 @@ class Nemesis:
 async def _until_up(victim: ManagedProcess) -> None:
     """Wait until there is somebody to do a fault to: another one may have come first."""
     assert await _comes(lambda: victim.running, UP_TIMEOUT_S), f"{victim.name} is not started"
+
+
+async def has_killed(victim: ManagedProcess) -> bool:
+    """Kill -9; tell whether that is what the process died of."""
+    if not victim.running:
+        return False
+    kill(victim)
+    async with asyncio.timeout(SIGNAL_TIMEOUT_S):
+        return await victim.wait() == -signal.SIGKILL
+
+
+async def has_frozen(victim: ManagedProcess) -> bool:
+    """Stop a process; tell whether it lived until then."""
+    victim.signal(signal.SIGSTOP)
+    seen = await _comes(lambda: not victim.running or _is_stopped(victim.pid), SIGNAL_TIMEOUT_S)
+    assert seen, f"{victim.name} does not stop"
+    return victim.running
+
+
+def _is_stopped(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    return False
 
 
 async def _comes(condition: Callable[[], bool], timeout_s: float) -> bool:

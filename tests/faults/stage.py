@@ -51,10 +51,12 @@ DATABASE_ERRORS = (
     asyncpg.InternalClientError,
 )
 
-# Of the session that holds a shard's lock: the port that it comes from.
-READ_WRITER_PORT = """
-select client_port from pg_locks join pg_stat_activity using (pid)
-where locktype = 'advisory' and classid = $1 and objid = $2 and granted
+# Of the session that holds a shard's lock: the port that it comes from. The epoch in the same
+# moment, so that only a later take-over raises it.
+READ_WRITER = """
+select array[client_port, (select epoch from head where shard = $2::int)]
+from pg_locks join pg_stat_activity using (pid)
+where locktype = 'advisory' and classid = $1 and objid = $2::int and granted
 and database = (select oid from pg_database where datname = current_database())
 """
 
@@ -141,14 +143,14 @@ class Stage:
         await asyncio.gather(*(service.process.kill() for service in self.services.values()))
         await self._local.start()
 
-    async def working(self, shard: int) -> ManagedProcess:
-        """Return the matcher that holds a shard, when there is one."""
+    async def working(self, shard: int) -> tuple[ManagedProcess, int]:
+        """Return the matcher that holds a shard, when there is one, and the epoch."""
         deadline_s = time.monotonic() + ASK_TIMEOUT_S
         while True:
-            port = await self.ask(READ_WRITER_PORT, WRITER_LOCK_CLASS, shard)
+            port, epoch = await self.ask(READ_WRITER, WRITER_LOCK_CLASS, shard) or (0, 0)
             for matcher in self.pair(shard):
                 if any(link.carries(port) for link in self.links("PostgreSQL", matcher.name)):
-                    return matcher
+                    return matcher, epoch
             assert time.monotonic() < deadline_s, f"nobody holds shard {shard}"
             await asyncio.sleep(ASK_PAUSE_S)
 

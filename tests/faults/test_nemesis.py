@@ -3,12 +3,15 @@
 import random
 import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from exchange.stack.process import ManagedProcess
+from tests.faults.nemesis import has_frozen, has_killed
 from tests.faults.report import document, report
 from tests.faults.run import Options, run
 from tests.faults.schedule import EVERYTHING, KINDS, plan
@@ -65,6 +68,26 @@ async def test_a_run_that_ends_early_is_judged_and_fails(
     assert "answers within 0.0 s" in made.failures["X"]
     assert made.events == len(evidence.log) > 0
     assert made.rows[0].fault == "flush Redis"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strike", [has_killed, has_frozen])
+async def test_a_process_that_has_just_ended_by_itself_is_no_victim(
+    tmp_path: Path, strike: Callable[[ManagedProcess], Awaitable[bool]]
+) -> None:
+    struck, ended = (
+        ManagedProcess(name, ["sleep", seconds], tmp_path / name)
+        for name, seconds in (("struck", "60"), ("ended", "0"))
+    )
+    await struck.start()
+    await ended.start()
+    time.sleep(0.2)  # noqa: ASYNC251  the loop must not notice the end
+
+    assert ended.running
+    assert not await strike(ended)
+    assert await strike(struck)
+
+    await struck.kill()
 
 
 def test_a_plan_is_what_its_seed_and_its_minutes_say() -> None:
