@@ -7,7 +7,7 @@ the read models are ``tests/projections/folds.py``, written apart from the proje
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -29,9 +29,11 @@ from events order by shard, position
 READ_HEADS = "select shard, position, chain, state_digest from head order by shard"
 
 READ_BATCHES = """
-select shard, position, epoch, next_offset, chain, state_digest
+select shard, position, epoch, next_offset, chain, state_digest, links
 from batches order by shard, position
 """
+
+LINK_BYTES = 8  # of the chain after each event, in the batch's links
 
 FIRST_EVENTS = {"OrderAccepted", "OrderRejected", "CancelRejected"}
 
@@ -69,12 +71,17 @@ def check_positions(events: Sequence[StoredEvent], head: int) -> None:
 
 def check_chain(events: Sequence[StoredEvent], expected: bytes) -> None:
     """E: the hash chain over the stored columns is the head's."""
+    assert [bytes(32), *chain_of(events)][-1] == expected
+
+
+def chain_of(events: Sequence[StoredEvent]) -> Iterator[bytes]:
+    """Yield the hash chain after each event."""
     chain = bytes(32)
     for e in events:
         columns = [e.shard, e.position, e.instrument or "", e.type, e.version]
         columns += [e.command_id.hex, e.kafka_offset, e.data]
         chain = hashlib.sha256(chain + "\x1f".join(map(str, columns)).encode()).digest()
-    assert chain == expected
+        yield chain
 
 
 def check_replay(events: Sequence[StoredEvent], digest: bytes) -> None:
@@ -114,6 +121,8 @@ def check_orders_add_up(log: Sequence[StoredEvent]) -> None:
 def check_batches(events: Sequence[StoredEvent], batches: Sequence[Record]) -> None:
     """E: batches cover the log one after the other, and no earlier epoch follows a later one."""
     assert [b["position"] for b in batches[-1:]] == [e.position for e in events[-1:]]
+    links = b"".join(chain[:LINK_BYTES] for chain in chain_of(events))
+    assert b"".join(b["links"] for b in batches) == links, "a batch is missing, or has other links"
     for earlier, later in pairwise(batches):
         assert earlier["epoch"] <= later["epoch"], "a fenced writer appended"
         assert earlier["next_offset"] < later["next_offset"], "an offset was decided twice"
@@ -131,6 +140,7 @@ def check_states(events: Sequence[StoredEvent], batches: Sequence[Record]) -> No
         if e.position == end["position"]:
             assert state.digest == end["state_digest"], "a batch recorded another state"
             end = next(ends, None)
+    assert end is None, f"a batch has no events: {end}"
 
 
 def check_matching(log: Sequence[StoredEvent]) -> None:

@@ -11,12 +11,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from exchange.codec import keyed_command_id, store_event
+from exchange.codec import abridge_links, chain_links, keyed_command_id, store_event
 from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
 from exchange.ports import StoredEvent
-from tests.builders import chain_after
 from tests.faults.checkers import Evidence, judge
 from tests.faults.history import Line, recorded
 from tests.load import Answer
@@ -56,8 +55,9 @@ def good() -> Evidence:
     for offset, (client, command) in enumerate(COMMANDS):
         events = _decided(state, command, client, offset)
         log += events
-        chain = chain_after(chain, events)
-        batches.append(_batch(state, chain, offset, epoch=1 + offset // 4))
+        links = chain_links(chain, events)
+        chain = links[-1]
+        batches.append(_batch(state, links, offset, epoch=1 + offset // 4))
         if client:
             lines += _calls(offset, client, command, events)
     evidence = Evidence(recorded(iter(lines)), log, [batches[-1]], batches, fold_models(log))
@@ -81,14 +81,15 @@ def _decided(state: State, command: Command, client: str, offset: int) -> list[S
     return stored
 
 
-def _batch(state: State, chain: bytes, offset: int, *, epoch: int) -> dict[str, Any]:
+def _batch(state: State, links: list[bytes], offset: int, *, epoch: int) -> dict[str, Any]:
     return {
         "shard": 0,
         "position": state.position,
         "epoch": epoch,
         "next_offset": offset + 1,
-        "chain": chain,
+        "chain": links[-1],
         "state_digest": state.digest,
+        "links": abridge_links(links),
     }
 
 
@@ -165,8 +166,9 @@ def follow_up(evidence: Evidence) -> None:
     chain = bytes(32)
     for batch in evidence.batches:
         events = [e for e in evidence.log if e.kafka_offset == batch["next_offset"] - 1]
-        chain = chain_after(chain, events)
-        cast("dict[str, Any]", batch)["chain"] = chain
+        links = chain_links(chain, events)
+        chain = links[-1]
+        cast("dict[str, Any]", batch).update(chain=chain, links=abridge_links(links))
     with suppress(AssertionError, KeyError):  # a log that cannot be: its models stay as they were
         evidence.models = fold_models(evidence.log)
 
@@ -220,6 +222,11 @@ def record_another_state_of_a_batch(evidence: Evidence) -> None:
     cast("dict[str, Any]", evidence.batches[3])["state_digest"] = bytes(32)
 
 
+def record_a_batch_without_events(evidence: Evidence) -> None:
+    last = evidence.batches[-1]
+    evidence.batches = [*evidence.batches, {**last, "next_offset": 99, "links": b""}]
+
+
 def accept_more_than_rests_or_trades(evidence: Evidence) -> None:
     rewrite(evidence, "OrderAccepted", quantity=9)
 
@@ -255,6 +262,10 @@ def skip_a_position(evidence: Evidence) -> None:
 def change_an_event_from_outside(evidence: Evidence) -> None:
     e = evidence.log[3]
     evidence.log[3] = msgspec.structs.replace(e, data=e.data.replace(":", ": ", 1))
+
+
+def lose_what_a_batch_recorded(evidence: Evidence) -> None:
+    evidence.batches = [*evidence.batches[:3], *evidence.batches[4:]]
 
 
 def append_by_a_fenced_writer(evidence: Evidence) -> None:
@@ -344,6 +355,7 @@ DEFECTS: dict[Defect, str] = {
     refuse_before_the_log_what_is_in_it: "A",
     record_another_state_at_the_head: "B",
     record_another_state_of_a_batch: "B",
+    record_a_batch_without_events: "B",
     accept_more_than_rests_or_trades: "C",
     cancel_more_than_rests: "BCG",
     gain_a_position_from_nobody: "CF",
@@ -352,6 +364,7 @@ DEFECTS: dict[Defect, str] = {
     trade_beyond_the_best_price: "D",
     skip_a_position: "AEG",
     change_an_event_from_outside: "E",
+    lose_what_a_batch_recorded: "E",
     append_by_a_fenced_writer: "E",
     let_a_zombie_live: "E",
     exit_as_if_all_were_well: "E",
