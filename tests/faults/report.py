@@ -1,5 +1,7 @@
 """What a run came to: a table for people, a document for scripts."""
 
+import math
+import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +17,7 @@ from tests.faults.schedule import KINDS
 from tests.load import Command
 
 BOUND: Final = 3  # no failure in N independent faults: below 3/N with 95 % confidence
+TAKE_OVER_MAX_S: Final = {"kill matcher": 2.0, "freeze matcher": 5.0}  # of a standby at work
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,23 @@ class Row:
     times: int
     lost: int
     doubled: int
-    worst_heal_s: float | None
-    worst_take_over_s: float | None
+    heals_s: list[float]  # infinite: never
+
+
+@dataclass(frozen=True)
+class TakeOvers:
+    """After all faults of one kind: the seconds until another matcher had raised the epoch."""
+
+    after: str
+    times_s: list[float]
+
+    @property
+    def limit_s(self) -> float:
+        return TAKE_OVER_MAX_S[self.after]
+
+    @property
+    def in_time(self) -> int:
+        return sum(time_s < self.limit_s for time_s in self.times_s)
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,7 @@ class Report:
     seed: int
     minutes: float
     rows: list[Row]
+    take_overs: list[TakeOvers]
     calls: dict[str, int]
     events: int
     failures: dict[str, str]
@@ -49,34 +68,28 @@ def report(evidence: Evidence, *, seed: int, minutes: float) -> Report:
     """Judge the evidence and count it."""
     history, by_command = evidence.recorded.history, events_by_command(evidence.log)
     faults = evidence.recorded.of("fault")
-    heals: dict[str, list[float | None]] = defaultdict(list)
-    for fault, healed_s in zip(faults, heal_times(evidence.recorded), strict=True):
-        heals[fault["fault"]].append(healed_s)
-    missing = _by_fault(faults, lost(history, by_command))
-    twice = _by_fault(faults, doubled(history, by_command))
+    heals: dict[str, list[float]] = defaultdict(list)
     take_overs: dict[str, list[float]] = defaultdict(list)
-    for fault in faults:
+    for fault, healed_s in zip(faults, heal_times(evidence.recorded), strict=True):
+        heals[fault["fault"]].append(math.inf if healed_s is None else healed_s)
         if "take_over_s" in fault:
             take_overs[fault["fault"]].append(fault["take_over_s"])
+    missing = _by_fault(faults, lost(history, by_command))
+    twice = _by_fault(faults, doubled(history, by_command))
     rows = [
-        Row(
-            kind,
-            len(heals[kind]),
-            missing[kind],
-            twice[kind],
-            _worst(heals[kind]),
-            max(take_overs[kind], default=None),
-        )
+        Row(kind, len(heals[kind]), missing[kind], twice[kind], heals[kind])
         for kind in KINDS
         if heals[kind]
     ]
-    counted = calls(evidence.recorded)
-    return Report(seed, minutes, rows, counted, len(evidence.log), judge(evidence))
-
-
-def _worst(times: list[float | None]) -> float | None:
-    known = [time for time in times if time is not None]
-    return None if len(known) < len(times) else round(max(known), 2)
+    return Report(
+        seed,
+        minutes,
+        rows,
+        [TakeOvers(kind, take_overs[kind]) for kind in TAKE_OVER_MAX_S if take_overs[kind]],
+        calls(evidence.recorded),
+        len(evidence.log),
+        judge(evidence),
+    )
 
 
 def _by_fault(faults: list[Line], commands: list[Command]) -> Counter[str]:
@@ -101,10 +114,21 @@ def document(made: Report) -> dict[str, Any]:
                 "times": row.times,
                 "lost": row.lost,
                 "doubled": row.doubled,
-                "worst_heal_s": row.worst_heal_s,
-                "worst_take_over_s": row.worst_take_over_s,
+                "median_heal_s": _median(row.heals_s),
+                "worst_heal_s": _worst(row.heals_s),
             }
             for row in made.rows
+        ],
+        "take_overs": [
+            {
+                "after": one.after,
+                "times": len(one.times_s),
+                "limit_s": one.limit_s,
+                "in_time": one.in_time,
+                "median_s": _median(one.times_s),
+                "worst_s": _worst(one.times_s),
+            }
+            for one in made.take_overs
         ],
         "calls": made.calls,
         "events": made.events,
@@ -113,15 +137,32 @@ def document(made: Report) -> dict[str, Any]:
     }
 
 
+def _median(times_s: list[float]) -> float | None:
+    return _known(statistics.median(times_s))
+
+
+def _worst(times_s: list[float]) -> float | None:
+    return _known(max(times_s))
+
+
+def _known(time_s: float) -> float | None:
+    return round(time_s, 2) if math.isfinite(time_s) else None
+
+
 def show(made: Report, console: Console) -> None:
-    table = Table(title=f"{made.faults} faults, seed {made.seed}", title_justify="left")
-    table.add_column("fault", no_wrap=True)
-    for heading in ("times", "lost", "doubled", "heal max s", "take-over max s"):
-        table.add_column(heading, justify="right")
+    title = f"{made.faults} faults, seed {made.seed}"
+    faults = _table(title, "fault", "times", "lost", "doubled", "heal median s", "heal max s")
     for row in made.rows:
-        cells = (row.times, row.lost, row.doubled, row.worst_heal_s, row.worst_take_over_s)
-        table.add_row(row.fault, *("" if cell is None else str(cell) for cell in cells))
-    console.print(table)
+        heal = _median(row.heals_s), _worst(row.heals_s)
+        _add(faults, row.fault, row.times, row.lost, row.doubled, *heal)
+    take_overs = _table("take-overs", "after", "times", "in time", "median s", "max s")
+    for one in made.take_overs:
+        in_time = f"{one.in_time} in {one.limit_s:g} s"
+        took = _median(one.times_s), _worst(one.times_s)
+        _add(take_overs, one.after, len(one.times_s), in_time, *took)
+    console.print(faults)
+    if made.take_overs:
+        console.print(take_overs)
     commands, *answers = made.calls.items()
     told = ", ".join(f"{count:,} {name}" for name, count in answers)
     console.print(f"{machine()}: {commands[1]:,} commands, whose attempts were {told};")
@@ -132,3 +173,15 @@ def show(made: Report, console: Console) -> None:
         console.print(f"{letter}  {'holds' if verdict is None else 'FAILS'}  {words}", markup=False)
         if verdict is not None:
             console.print(f"          {verdict}", markup=False)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, no_wrap=True, justify="right")
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    table.add_row(*("never" if cell is None else str(cell) for cell in cells))
