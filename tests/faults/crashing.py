@@ -5,10 +5,11 @@ time it gets a SIGKILL, from itself, with no line of its code run after that.
 """
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +17,18 @@ import asyncpg
 import asyncpg.transaction
 
 from exchange import cli
-from exchange.command_log import KafkaCommandLog
+from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.event_store import PostgresBatch
+from exchange.gateway.submission import Submitter
 from exchange.outcomes import RedisOutcomes
 from projections.book import BookProjection
 from projections.postgres import PostgresProjection
 from projections.tail import ShardTail
 
-Method = Callable[..., Coroutine[Any, Any, Any]]
-
 
 @dataclass(frozen=True)
 class Point:
-    """A boundary: before or after an awaited call, or when it is under way.
+    """A boundary: before or after a call, or when one that is awaited is under way.
 
     ``query`` is the call's first argument, where only such calls count.
     """
@@ -59,21 +59,39 @@ PROJECTOR_POINTS = {
     "after a script": Point(BookProjection, "apply", "after"),
 }
 
-POINTS = MATCHER_POINTS | PROJECTOR_POINTS
+GATEWAY_POINTS = {
+    "before produce": Point(CommandProducer, "produce", "before"),
+    "after produce": Point(CommandProducer, "produce", "after"),
+    "after the outcome, before answering": Point(Submitter, "heard", "before"),
+}
+
+POINTS = MATCHER_POINTS | PROJECTOR_POINTS | GATEWAY_POINTS
 
 
 def arm(point: Point, countdown: int) -> None:
     """Make the process kill itself there."""
-    original: Method = getattr(point.owner, point.method)
+    original = getattr(point.owner, point.method)
     left = countdown
 
-    async def crashing(*args: Any, **options: Any) -> Any:
+    def begin(args: Sequence[Any]) -> bool:
+        """Count a call; die before it if it is time, or tell that it is and do so later."""
         nonlocal left
         counts = point.query is None or args[1:2] == (point.query,)
         left -= counts
         dies = counts and left == 0
         if dies and point.when == "before":
             die()
+        return dies
+
+    def crashing(*args: Any, **options: Any) -> Any:
+        dies = begin(args)
+        result = original(*args, **options)
+        if dies:
+            die()
+        return result
+
+    async def crashing_awaited(*args: Any, **options: Any) -> Any:
+        dies = begin(args)
         call = asyncio.ensure_future(original(*args, **options))
         if dies and point.when == "under way":
             await asyncio.sleep(0)  # it was begun; whether it is done, only the server knows
@@ -84,7 +102,8 @@ def arm(point: Point, countdown: int) -> None:
             die()
         return result
 
-    setattr(point.owner, point.method, crashing)
+    awaited = inspect.iscoroutinefunction(original)
+    setattr(point.owner, point.method, crashing_awaited if awaited else crashing)
 
 
 def die() -> None:
