@@ -7,6 +7,7 @@ fails, and the simulation has others.
 """
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,8 +153,7 @@ class MemoryEventStore:
         return await self.link.call("ask how far", self._position)
 
     async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
-        snapshots = await self.link.call("read snapshots", self._snapshots)
-        for snapshot in reversed(snapshots):
+        for snapshot in await self.link.call("read snapshots", self._snapshots):
             if snapshot.position <= up_to:
                 yield snapshot
 
@@ -194,7 +194,21 @@ class MemoryEventStore:
             del self.database.writers[self.shard]
 
     def _snapshots(self) -> list[StoredSnapshot]:
-        return list(self.database.snapshots.get(self.shard, []))
+        """Return the last one stored at each batch's end, newest first, with what the log has."""
+        batches = self.database.batches.get(self.shard, [])
+        digests = {batch.position: batch.state_digest for batch in batches}
+        stored = {one.position: one for one in self.database.snapshots.get(self.shard, [])}
+        return [
+            msgspec.structs.replace(
+                stored[position], digest=digests[position], time_ms=self._time_ms(position)
+            )
+            for position in sorted(stored, reverse=True)
+            if position in digests
+        ]
+
+    def _time_ms(self, position: Position) -> int:
+        (event,) = self._slice(position - 1, position)
+        return decode_event(event).time_ms
 
     def _is_free(self) -> bool:
         return self.database.writers.get(self.shard) in (None, self)
@@ -231,7 +245,9 @@ class MemoryEventStore:
         return head
 
     def _slice(self, start: int, end: int) -> list[StoredEvent]:
-        return self.database.events.get(self.shard, [])[start:end]
+        events = self.database.events.get(self.shard, [])
+        begin, behind = (bisect_right(events, at, key=lambda e: e.position) for at in (start, end))
+        return events[begin:behind]
 
 
 class MemoryBatch:

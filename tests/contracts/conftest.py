@@ -10,16 +10,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+import asyncpg
 import pytest
 from confluent_kafka import TopicCollection
 from redis.asyncio import Redis
 
+from exchange import snapshot_store
 from exchange.codec import OutcomeMessage, decode_outcomes, keyed_command_id
 from exchange.command_log import CommandProducer, Delivery, KafkaCommandLog
+from exchange.domain.engine import State
 from exchange.domain.values import Offset, Shard
 from exchange.event_store import PostgresEventStore
 from exchange.outcomes import OutcomeSubscriber, RedisOutcomes
-from exchange.ports import CommandLog, EventStore, OutcomeChannel
+from exchange.ports import CommandLog, EventStore, OutcomeChannel, StoredSnapshot
+from exchange.snapshots import FORMAT_VERSION, encode
 from exchange.stack.kafka import admin_client, ensure_topic
 from tests.conftest import Services
 from tests.fakes import (
@@ -49,6 +53,14 @@ class StoreWorld(Protocol):
     """A database; ``open`` gives a writer of shard 0 that has not taken over yet."""
 
     async def open(self, shard: int = 0) -> EventStore: ...
+
+    async def keep_snapshot(self, state: State) -> None:
+        """Do what a snapshotter of shard 0 does."""
+        ...
+
+    async def lose_event(self, position: int) -> None:
+        """Take an event out of shard 0's log, as nobody may."""
+        ...
 
 
 class OutcomeWorld(Protocol):
@@ -128,6 +140,15 @@ class MemoryStores:
     async def open(self, shard: int = 0) -> EventStore:
         return MemoryEventStore(self._database, Shard(shard))
 
+    async def keep_snapshot(self, state: State) -> None:
+        of_itself = (state.digest, state.time_ms)
+        snapshot = StoredSnapshot(state.position, FORMAT_VERSION, encode(state), *of_itself)
+        self._database.snapshots.setdefault(0, []).append(snapshot)
+
+    async def lose_event(self, position: int) -> None:
+        events = self._database.events[0]
+        events[:] = [e for e in events if e.position != position]
+
 
 class PostgresStores:
     """Opens writers on one database; a shard's next one waits until the last is closed."""
@@ -139,6 +160,17 @@ class PostgresStores:
     async def open(self, shard: int = 0) -> EventStore:
         store = PostgresEventStore(self._database_url, Shard(shard))
         return await self._opened.enter_async_context(store)
+
+    async def keep_snapshot(self, state: State) -> None:
+        connection = await asyncpg.connect(self._database_url)
+        await snapshot_store.store(connection, 0, state, encode(state))
+        await connection.close()
+
+    async def lose_event(self, position: int) -> None:
+        connection = await asyncpg.connect(self._database_url)
+        await connection.execute("alter table events disable trigger refuse_changes")
+        await connection.execute("delete from events where shard = 0 and position = $1", position)
+        await connection.close()
 
 
 class MemoryChannel:

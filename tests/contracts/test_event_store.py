@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from exchange.codec import decode_event, keyed_command_id, store_event
+from exchange.domain.engine import State
 from exchange.domain.events import Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
@@ -12,9 +13,12 @@ from exchange.ports import (
     EventStore,
     ForeignTopic,
     Head,
+    LogCorrupt,
     StaleWriter,
     StoredEvent,
+    StoredSnapshot,
 )
+from exchange.snapshots import FORMAT_VERSION, encode
 from tests.builders import chain_after
 from tests.contracts.conftest import StoreWorld
 
@@ -250,6 +254,39 @@ async def test_a_successor_ends_what_its_predecessor_left_open(stores: StoreWorl
         await left.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
     await after.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
     assert await replayed(second, 0, 1) == happened(1)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 4], ids=["first", "one between", "last"])
+async def test_a_gap_stops_a_replay(stores: StoreWorld, lost: int) -> None:
+    store = await stores.open()
+    await append(store, await store.take_over(TOPIC), 1, 2, 3, 4)
+    await stores.lose_event(lost)
+
+    with pytest.raises(LogCorrupt):
+        await replayed(store, 0, 4)
+
+    assert await replayed(store, lost, 4) == happened(*range(lost + 1, 5))
+
+
+async def test_snapshots_come_newest_first_with_what_the_log_has_there(
+    stores: StoreWorld,
+) -> None:
+    store = await stores.open()
+    first = await append(store, await store.take_over(TOPIC), 1, 2)
+    second = await append(store, first, 3)
+    await append(store, second, 4)
+    states = [State(position=Position(position)) for position in range(1, 5)]
+    for number in (3, 0, 2, 1, 2):  # the first one is of no batch's end
+        await stores.keep_snapshot(states[number])
+
+    found = [snapshot async for snapshot in store.snapshots(up_to=second.position)]
+
+    assert found == [
+        StoredSnapshot(
+            head.position, FORMAT_VERSION, encode(state), head.state_digest, time_ms=head.position
+        )
+        for head, state in ((second, states[2]), (first, states[1]))
+    ]
 
 
 async def test_a_start_where_an_earlier_one_ended_is_suspicious(stores: StoreWorld) -> None:
