@@ -1,6 +1,7 @@
 """``make mutants``: plant each bug in a copy of the tree and see that its tests fail.
 
-A mutant counts as caught only if a test failed; one that cannot even be imported does not.
+A mutant counts as caught only if a test failed; one that cannot even be imported does not. A
+test that never ends fails too, and is seen by who waits for it, but found nothing out: "hung".
 """
 
 import shutil
@@ -23,6 +24,8 @@ PARTS = ("exchange", "projections", "tests", "bench", "alembic")
 FILES = ("pyproject.toml", "alembic.ini")
 TEST_TIMEOUT_S = 90
 FAILED = 1  # pytest's exit code for tests that failed, and for nothing else
+SURVIVES = "[red]NO[/red]"
+HUNG = "from pytest-timeout"  # in what it prints of one that took too long
 
 
 def main(
@@ -40,9 +43,8 @@ def main(
         task = progress.add_task("", total=len(wanted))
         for mutant in wanted:
             begun_s = time.monotonic()
-            caught = is_caught(tree, mutant)
-            survivors += not caught
-            answer = "yes" if caught else "[red]NO[/red]"
+            answer = caught(tree, mutant)
+            survivors += answer == SURVIVES
             took_s = f"{time.monotonic() - begun_s:.0f}"
             by = " ".join(test.partition("::")[0] for test in mutant.tests)
             table.add_row(mutant.name, mutant.path, by, answer, took_s)
@@ -66,23 +68,26 @@ def copy_tree(directory: Path) -> Path:
 
 def check_tests_pass(tree: Path, tests: tuple[str, ...]) -> None:
     """See that tests pass as long as nothing is planted: their failing says something then."""
-    if _run(tree, tests) != 0:
+    if _run(tree, tests).returncode != 0:
         raise SystemExit(f"{' '.join(tests)}: fails without a planted bug")
 
 
-def is_caught(tree: Path, mutant: Mutant) -> bool:
-    """Plant a bug, run its tests, and take it out again."""
+def caught(tree: Path, mutant: Mutant) -> str:
+    """Plant a bug, run its tests, and take it out again; tell how it was caught, if at all."""
     path = tree / mutant.path
     text = path.read_text()
     assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.path} has changed"
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        return _run(tree, mutant.tests) == FAILED
+        done = _run(tree, mutant.tests)
     finally:
         path.write_text(text)
+    if done.returncode != FAILED:
+        return SURVIVES
+    return "hung" if HUNG in done.stdout else "yes"
 
 
-def _run(tree: Path, tests: tuple[str, ...]) -> int:
+def _run(tree: Path, tests: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-xq", f"--timeout={TEST_TIMEOUT_S}", *tests],
         cwd=tree,
@@ -92,7 +97,7 @@ def _run(tree: Path, tests: tuple[str, ...]) -> int:
     )
     if done.returncode not in (0, FAILED):
         raise SystemExit(f"{' '.join(tests)}: pytest could not run\n{done.stdout}{done.stderr}")
-    return done.returncode
+    return done
 
 
 if __name__ == "__main__":
