@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 ENGINE = ("tests/domain/test_engine.py",)
 SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubles_anything",)
+MATCHER = ("tests/test_matcher.py",)
 RECOVERY = ("tests/test_recovery.py",)
 LOG = ("tests/test_event_store.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
@@ -70,11 +71,11 @@ MUTANTS = [
         SIMULATION,
     ),
     Mutant(
-        "a batch does not wait for the one before",
+        "a stop cancels the commit under way",
         "exchange/matcher.py",
-        "        await self._settle()\n        self._commit = ",
-        "        self._commit = ",
-        SIMULATION,
+        "await asyncio.shield(self._commit)",
+        "await self._commit",
+        MATCHER,
     ),
     Mutant(
         "the offset does not move past the last command",
