@@ -4,11 +4,14 @@ A matcher that is dead, or dies again and again, leaves Kafka and Postgres well:
 shows only in the next offset to decide, which stands still with commands beyond it.
 ``measure`` watches for that; ``settle`` waits until what is in Kafka now is decided,
 so that "not found" is never said of a command that is still on its way.
+
+Both ask for the offsets first and for the ends after: a partition that ends before what
+was decided of it has lost commands, and says nothing about any that may be on its way.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,6 +21,8 @@ from exchange.event_log import read_next_offsets
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection
+
+logger = logging.getLogger(__name__)
 
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
@@ -50,8 +55,14 @@ class Matching:
         now_s = time.monotonic()
         for shard, end in ends.items():
             following = decided.get(shard, 0)
-            self._metrics.undecided.labels(str(shard)).set(max(0, end - following))
-            self.stalled[shard] = self._stands_for_s(shard, following, end, now_s) > STALLED_AFTER_S
+            self._metrics.undecided.labels(str(shard)).set(end - following)
+            stands_s = self._stands_for_s(shard, following, end, now_s)
+            if end < following and not self.stalled.get(shard):
+                logger.error(
+                    "Kafka ends before what was decided: the topic was recreated or cut",
+                    extra={"shard": shard, "end": end, "decided": following},
+                )
+            self.stalled[shard] = end < following or stands_s > STALLED_AFTER_S
 
     def forget(self) -> None:
         """Begin anew: with a service away, nothing is known of the matchers."""
@@ -64,15 +75,19 @@ class Matching:
         Raises:
             Problem: 503, they were not in time, or nobody can tell.
         """
+        decided = await self._ask()
         try:
             ends = await self._producer.end_offsets(self._shards)
         except ConnectionError as error:
             raise Problem(Code.KAFKA_UNAVAILABLE, str(error)) from error
+        if any(end < decided.get(shard, 0) for shard, end in ends.items()):
+            raise Problem(Code.KAFKA_UNAVAILABLE, "Kafka has lost commands that were decided.")
         deadline_s = time.monotonic() + SETTLE_WAIT_S
-        while not _has_decided(await self._ask(), ends.items()):
+        while any(decided.get(shard, 0) < end for shard, end in ends.items()):
             if time.monotonic() >= deadline_s:
                 raise Problem(Code.READ_STALE, "Earlier commands are not decided yet.")
             await asyncio.sleep(SETTLE_POLL_S)
+            decided = await self._ask()
 
     def _stands_for_s(self, shard: int, following: int, end: int, now_s: float) -> float:
         offset, since_s = self._standing.get(shard, (-1, now_s))
@@ -91,10 +106,6 @@ class Matching:
     async def _decided(self) -> dict[int, int]:
         async with log_connection(self._engine) as connection:
             return await read_next_offsets(connection)
-
-
-def _has_decided(decided: dict[int, int], ends: Iterable[tuple[int, int]]) -> bool:
-    return all(decided.get(shard, 0) >= end for shard, end in ends)
 
 
 def _retrieve(task: asyncio.Task[dict[int, int]]) -> None:

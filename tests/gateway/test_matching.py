@@ -1,0 +1,34 @@
+"""How far the log is with what Kafka has: what health, metrics and "not found" make of it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from exchange.command_log import CommandProducer
+from tests.gateway.conftest import Venue, gateway_at
+
+pytestmark = pytest.mark.anyio
+
+
+class Lost(CommandProducer):
+    """Finds every partition empty, as one that was recreated is."""
+
+    async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
+        return dict.fromkeys(shards, 0)
+
+
+async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies_nothing(
+    venue: Venue, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    lost = Lost(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+    async with gateway_at(venue, lost) as http:
+        health = await http.get("/healthz")
+        metrics = (await http.get("/metrics")).text
+        cancelled = await http.post("/orders/nobody/cancel")
+
+    assert (health.status_code, health.json()["matching"]) == (503, {"0": "unhealthy"})
+    assert 'exchange_undecided_commands{shard="0"} -' in metrics
+    assert (cancelled.status_code, cancelled.json()["code"]) == (503, "kafka.unavailable")
+    assert "Kafka ends before what was decided" in caplog.text
