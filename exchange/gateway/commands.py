@@ -1,5 +1,12 @@
-"""What became of a command: for those who did not wait, or whose wait ended early."""
+"""What became of a command: for those who did not wait, or whose wait ended early.
 
+Some ask after a 503 whose outcome is unknown, and would send again if told that there is
+no such command. So "not found" is only said when Kafka answers, all that it has is decided,
+and both are so again a moment later: a broker that was away may answer this question
+before it reads the command, which waits on another connection or still with its producer.
+"""
+
+import asyncio
 from typing import Final, Literal
 from uuid import UUID
 
@@ -30,8 +37,11 @@ from exchange.gateway.requests import place, query
 from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.settlement import CutView, cut
 from exchange.gateway.submission import Decision, decision_of
+from exchange.ports import StoredEvent
 
 RETRY_LATER: Final = 503
+# A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
+LATE_S: Final = 1.0
 
 
 class AcceptedOrder(PlacedView, frozen=True):
@@ -80,7 +90,12 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
         path=(COMMAND_ID,),
         query=(AT,),
         answers={200: (PendingView, *ACCEPTED.values(), RefusedView)},
-        problems=(Code.COMMAND_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(
+            Code.COMMAND_NOT_FOUND,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.KAFKA_UNAVAILABLE,
+            *READING,
+        ),
     )
 )
 async def get_command(request: Request) -> Response:
@@ -93,12 +108,11 @@ async def get_command(request: Request) -> Response:
         # In this order: what the offsets count as decided is visible to the next statement.
         next_offsets = await read_next_offsets(connection)
         stored = await find_command(connection, command_id)
-    if stored:
-        return json_response(await _decided(gateway, decision_of(stored), command_id))
-    if offset < next_offsets.get(shard, 0):
-        raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
-    view = PendingView(str(command_id), "pending")
-    return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
+    if not stored and offset >= next_offsets.get(shard, 0):
+        view = PendingView(str(command_id), "pending")
+        return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
+    decision = decision_of(stored or await _find_late(gateway, command_id))
+    return json_response(await _decided(gateway, decision, command_id))
 
 
 def _command_id(text: str) -> UUID:
@@ -106,6 +120,22 @@ def _command_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise invalid("command_id", "must be a UUID") from None
+
+
+async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
+    """Return the events of a command that may have been on its way.
+
+    Raises:
+        Problem: 404, it was not; 503, it cannot be told.
+    """
+    await gateway.matching.settle()
+    await asyncio.sleep(LATE_S)
+    await gateway.matching.settle()
+    async with log_connection(gateway.engine) as connection:
+        stored = await find_command(connection, command_id)
+    if not stored:
+        raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
+    return stored
 
 
 async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> Struct:

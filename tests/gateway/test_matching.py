@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from uuid import uuid4
 
 import pytest
 
@@ -27,8 +28,10 @@ async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies
         health = await http.get("/healthz")
         metrics = (await http.get("/metrics")).text
         cancelled = await http.post("/orders/nobody/cancel")
+        asked = await http.get(f"/commands/{uuid4()}?at=0:0")
 
     assert (health.status_code, health.json()["matching"]) == (503, {"0": "unhealthy"})
     assert 'exchange_undecided_commands{shard="0"} -' in metrics
-    assert (cancelled.status_code, cancelled.json()["code"]) == (503, "kafka.unavailable")
+    for denied in (cancelled, asked):
+        assert (denied.status_code, denied.json()["code"]) == (503, "kafka.unavailable")
     assert "Kafka ends before what was decided" in caplog.text

@@ -8,6 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -51,6 +53,22 @@ class Unanswered(CommandProducer):
             on_delivery=on_delivery,
             traceparent=traceparent,
         )
+
+
+class Unconfirmed(CommandProducer):
+    """Reports every command as timed out, and sends it all the same, maybe later."""
+
+    def __init__(self, venue: Venue, sends_after_s: float = 0) -> None:
+        self._later = asyncio.get_running_loop()
+        self._sends_after_s = sends_after_s
+        super().__init__(venue.services.kafka_bootstrap_servers, venue.topic, loop=self._later)
+
+    def produce(
+        self, shard: int, *, on_delivery: Callable[[Delivery], None], **fields: Any
+    ) -> None:
+        send = partial(super().produce, shard, on_delivery=lambda _: None, **fields)
+        self._later.call_later(self._sends_after_s, send)
+        self._later.call_soon(on_delivery, Delivery(-1, -1, "timed out"))
 
 
 class Full(CommandProducer):
@@ -194,6 +212,34 @@ async def test_a_replay_of_what_is_not_decided_yet_is_pending(
         again = await http.post("/orders", json=body)
 
     assert (again.status_code, again.json()["status"]) == (202, "pending")
+
+
+async def test_a_command_of_unknown_outcome_is_not_denied_while_kafka_has_it(
+    idle_venue: Venue,
+) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with gateway_at(idle_venue, Unconfirmed(idle_venue)) as http:
+        unknown = await http.post("/orders", json=order("BTC-USD"))
+        location = f"/commands/{unknown.json()['command_id']}"
+        undecided = await http.get(location)
+        async with matching(idle_venue):
+            decided = await http.get(location)
+
+    assert (unknown.status_code, unknown.json()["outcome"]) == (503, "unknown")
+    assert (undecided.status_code, undecided.json()["code"]) == (503, "read.stale")
+    assert (decided.status_code, decided.json()["status"]) == (200, "accepted")
+
+
+async def test_a_command_that_comes_into_kafka_after_the_answer_unknown_is_not_denied(
+    venue: Venue,
+) -> None:
+    async with gateway_at(venue, Unconfirmed(venue, sends_after_s=0.5)) as http:
+        unknown = await http.post("/orders", json=order("BTC-USD", price=1))
+        found = await http.get(f"/commands/{unknown.json()['command_id']}")
+
+    assert (unknown.status_code, unknown.json()["outcome"]) == (503, "unknown")
+    assert (found.status_code, found.json()["status"]) == (200, "accepted")
 
 
 async def accepted_orders(venue: Venue) -> int:
