@@ -37,7 +37,7 @@ client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
 REQUEST_TIMEOUT_S: Final = 10
-END_TIMEOUT_S: Final = 1  # a question that health and requests ask
+END_TIMEOUT_S: Final = 0.8  # who waits for an earlier one, then for another, has 2 s for both
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
 FETCH_AGAIN_MS: Final = 2  # at most this much later than the broker has them
 PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told

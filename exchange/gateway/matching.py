@@ -7,11 +7,14 @@ so that "not found" is never said of a command that is still on its way.
 
 Both ask for the offsets first and for the ends after: a partition that ends before what
 was decided of it has lost commands, and says nothing about any that may be on its way.
+All who wait share their questions, so that many of them hold one thread and one
+connection, and the health probe does not wait behind them.
 """
 
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,12 +24,13 @@ from exchange.event_log import read_next_offsets
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection
+from exchange.gateway.shared import Shared
 
 logger = logging.getLogger(__name__)
 
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
-SETTLE_POLL_S: Final = 0.02  # one query for all who wait
+SETTLE_POLL_S: Final = 0.02
 
 
 class Matching:
@@ -36,11 +40,10 @@ class Matching:
         self, engine: AsyncEngine, producer: CommandProducer, shards: int, metrics: Metrics
     ) -> None:
         self._engine = engine
-        self._producer = producer
-        self._shards = range(shards)
+        self._decided = Shared(self._read_decided)
+        self._ends = Shared(partial(producer.end_offsets, range(shards)))
         self._metrics = metrics
         self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
-        self._asking: asyncio.Task[dict[int, int]] | None = None
         self.stalled: dict[int, bool] = {}
 
     async def measure(self) -> None:
@@ -50,8 +53,8 @@ class Matching:
             Problem: Postgres does not answer.
             ConnectionError: Kafka does not.
         """
-        decided = await self._decided()
-        ends = await self._producer.end_offsets(self._shards)
+        decided = await self._decided.ask()
+        ends = await self._ends.ask()
         now_s = time.monotonic()
         for shard, end in ends.items():
             following = decided.get(shard, 0)
@@ -75,9 +78,9 @@ class Matching:
         Raises:
             Problem: 503, they were not in time, or nobody can tell.
         """
-        decided = await self._ask()
+        decided = await self._decided.ask()
         try:
-            ends = await self._producer.end_offsets(self._shards)
+            ends = await self._ends.ask()
         except ConnectionError as error:
             raise Problem(Code.KAFKA_UNAVAILABLE, str(error)) from error
         if any(end < decided.get(shard, 0) for shard, end in ends.items()):
@@ -87,7 +90,7 @@ class Matching:
             if time.monotonic() >= deadline_s:
                 raise Problem(Code.READ_STALE, "Earlier commands are not decided yet.")
             await asyncio.sleep(SETTLE_POLL_S)
-            decided = await self._ask()
+            decided = await self._decided.ask()
 
     def _stands_for_s(self, shard: int, following: int, end: int, now_s: float) -> float:
         offset, since_s = self._standing.get(shard, (-1, now_s))
@@ -96,19 +99,6 @@ class Matching:
         self._standing[shard] = (offset, since_s)
         return now_s - since_s
 
-    async def _ask(self) -> dict[int, int]:
-        # An answer that was asked for earlier is at worst too old, and then one asks again.
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._decided())
-            self._asking.add_done_callback(_retrieve)
-        return await asyncio.shield(self._asking)
-
-    async def _decided(self) -> dict[int, int]:
+    async def _read_decided(self) -> dict[int, int]:
         async with log_connection(self._engine) as connection:
             return await read_next_offsets(connection)
-
-
-def _retrieve(task: asyncio.Task[dict[int, int]]) -> None:
-    """Take the error of a query whose askers have all gone."""
-    if not task.cancelled():
-        task.exception()

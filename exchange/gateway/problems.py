@@ -175,6 +175,8 @@ def telling(**fields: object) -> Iterator[None]:
     try:
         yield
     except Problem as problem:
-        if problem.code.status == UNAVAILABLE:
-            problem.fields.update(fields)
-        raise
+        if problem.code.status != UNAVAILABLE:
+            raise
+        # Not into the problem itself: others, who asked for something else, may share it.
+        known = {**problem.fields, **fields}
+        raise Problem(problem.code, problem.detail, headers=problem.headers, **known) from problem

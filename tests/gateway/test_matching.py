@@ -1,15 +1,24 @@
 """How far the log is with what Kafka has: what health, metrics and "not found" make of it."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
 
 from exchange.command_log import CommandProducer
+from exchange.gateway.matching import Matching
+from exchange.gateway.metrics import Metrics
+from exchange.gateway.problems import Code, Problem, telling
+from exchange.gateway.shared import Shared
 from tests.gateway.conftest import Venue, gateway_at
 
 pytestmark = pytest.mark.anyio
+
+ASKERS = 50
+KAFKA_AWAY_S = 2.0
+BUSY_MACHINE_S = 0.5  # fifty clients and their gateway share this process
 
 
 class Lost(CommandProducer):
@@ -17,6 +26,20 @@ class Lost(CommandProducer):
 
     async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(shards, 0)
+
+
+class Slow(CommandProducer):
+    """Takes its time to tell the ends, and counts how often it is asked."""
+
+    def __init__(self, venue: Venue) -> None:
+        self.asked = 0
+        loop = asyncio.get_running_loop()
+        super().__init__(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+
+    async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
+        self.asked += 1
+        await asyncio.sleep(0.2)
+        return await super().end_offsets(shards)
 
 
 async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies_nothing(
@@ -35,3 +58,54 @@ async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies
     for denied in (cancelled, asked):
         assert (denied.status_code, denied.json()["code"]) == (503, "kafka.unavailable")
     assert "Kafka ends before what was decided" in caplog.text
+
+
+async def test_many_who_wait_share_two_questions_at_most(venue: Venue) -> None:
+    slow = Slow(venue)
+    matching = Matching(venue.engine, slow, 1, Metrics())
+
+    await asyncio.gather(*(matching.settle() for _ in range(ASKERS)))
+
+    assert 1 <= slow.asked <= 2
+
+
+async def test_nobody_gets_an_answer_to_a_question_from_before_they_came() -> None:
+    asked = 0
+
+    async def question() -> int:
+        nonlocal asked
+        asked += 1
+        number = asked
+        await asyncio.sleep(0.01)
+        return number
+
+    shared = Shared(question)
+    first = [asyncio.create_task(shared.ask()) for _ in range(3)]
+    while not asked:
+        await asyncio.sleep(0)
+    later = [asyncio.create_task(shared.ask()) for _ in range(3)]
+
+    assert await asyncio.gather(*first, *later) == [1, 1, 1, 2, 2, 2]
+    assert await shared.ask() == 3
+
+
+async def test_without_kafka_many_who_wait_are_all_told_in_time(venue: Venue) -> None:
+    away = CommandProducer("127.0.0.1:9", venue.topic, loop=asyncio.get_running_loop())
+    async with gateway_at(venue, away) as http:
+        started_s = time.monotonic()
+        responses = await asyncio.gather(
+            *(http.post("/orders/nobody/cancel") for _ in range(ASKERS))
+        )
+        took_s = time.monotonic() - started_s
+
+    assert {(r.status_code, r.json()["code"]) for r in responses} == {(503, "kafka.unavailable")}
+    assert took_s < KAFKA_AWAY_S + BUSY_MACHINE_S
+
+
+def test_a_problem_that_is_shared_says_to_nobody_what_only_another_knows() -> None:
+    shared = Problem(Code.READ_UNAVAILABLE, "The database does not answer.")
+
+    with pytest.raises(Problem) as told, telling(outcome="none"):
+        raise shared
+
+    assert (told.value.fields, shared.fields) == ({"outcome": "none"}, {})
