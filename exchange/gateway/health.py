@@ -103,6 +103,12 @@ class Health:
             return DEGRADED
         return HEALTHY
 
+    def due(self, shard: int) -> int:
+        """Return what a read model in order has seen by now: where the head was 3 s ago."""
+        latest_s = time.monotonic() - BEHIND_AFTER_S
+        past = (heads for at_s, heads in reversed(self._heads) if at_s <= latest_s)
+        return next(past, {}).get(shard, 0)
+
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
@@ -154,14 +160,14 @@ class Health:
             live = {n: await read_live_generation(connection, n) for n in IN_REDIS if n in reached}
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
+        self._note_heads(heads)
         for name, generation in live.items():
             reached[name] = await self._redis_positions(name, generation, list(heads))
         await self._measure_lag_seconds(reached, heads)
         for shard, position in heads.items():
             self._metrics.head.labels(str(shard)).set(position)
-        due = self._due(heads)
         self.projections = {
-            name: self._lag(name, reached.get(name, {}), heads, due) for name in READ_MODELS
+            name: self._lag(name, reached.get(name, {}), heads) for name in READ_MODELS
         }
 
     async def _measure_lag_seconds(
@@ -192,26 +198,17 @@ class Health:
         except ReadModelUnavailable:
             return {}
 
-    def _due(self, heads: Mapping[int, int]) -> Mapping[int, int]:
-        """Return where the heads were when a projection had to have seen by now."""
+    def _note_heads(self, heads: Mapping[int, int]) -> None:
         now_s = time.monotonic()
         self._heads.append((now_s, heads))
         while len(self._heads) > 1 and self._heads[1][0] <= now_s - BEHIND_AFTER_S:
             self._heads.popleft()
-        oldest_s, oldest = self._heads[0]
-        return oldest if oldest_s <= now_s - BEHIND_AFTER_S else {}
 
-    def _lag(
-        self,
-        name: str,
-        reached: Mapping[int, int],
-        heads: Mapping[int, int],
-        due: Mapping[int, int],
-    ) -> str:
+    def _lag(self, name: str, reached: Mapping[int, int], heads: Mapping[int, int]) -> str:
         for shard, position in heads.items():
             lag = max(0, position - reached.get(shard, 0))
             self._metrics.lag.labels(name, str(shard)).set(lag)
-        behind = any(reached.get(shard, 0) < position for shard, position in due.items())
+        behind = any(reached.get(shard, 0) < self.due(shard) for shard in heads)
         return DEGRADED if behind else HEALTHY
 
 

@@ -131,7 +131,7 @@ async def read_depth(
     """Return a book at or after a position.
 
     Raises:
-        Problem: 503, the model is not there or did not get there in time.
+        Problem: 503, the model is not there, is behind, or did not get there in time.
     """
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, BOOK)
@@ -139,7 +139,19 @@ async def read_depth(
     with answering():
         if sequence:
             await await_position(gateway.redis, BOOK, *place, sequence, timeout_ms=wait_ms)
-        return await read_book(gateway.redis, *place, listing.instrument, levels)
+        view = await read_book(gateway.redis, *place, listing.instrument, levels)
+    check_current(gateway, listing, BOOK, view.position)
+    return view
+
+
+def check_current(gateway: Gateway, listing: Listing, model: str, position: int) -> None:
+    """Refuse what a model tells that stands still, although Redis has it.
+
+    Raises:
+        Problem: 503, the model has not seen what it had to see by now.
+    """
+    if position < gateway.health.due(listing.shard):
+        raise Problem(Code.READ_STALE, f"The {model} is behind, at {position}.")
 
 
 def _sides(view: BookView, listing: Listing) -> str:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.market import AVERAGE_DECIMALS, listing_of, read_depth
+from exchange.gateway.market import AVERAGE_DECIMALS, check_current, listing_of, read_depth
 from exchange.gateway.operation import READING, Operation, operation
 from exchange.gateway.parameters import INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.problems import Code
@@ -86,15 +86,18 @@ async def last_trade(
     """Return an instrument's last trade at or after a position, and the one it is as of.
 
     Raises:
-        Problem: 503, the model is not there or did not get there in time.
+        Problem: 503, the model is not there, is behind, or did not get there in time.
     """
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, ticker.NAME)
     with answering():
         if wanted:
-            place = (ticker.NAME, generation, listing.shard, wanted)
-            await await_position(gateway.redis, *place, timeout_ms=CATCH_UP_WAIT_MS)
-        return await read_last_trade(gateway.redis, generation, listing.shard, listing.instrument)
+            model = (ticker.NAME, generation, listing.shard)
+            await await_position(gateway.redis, *model, wanted, timeout_ms=CATCH_UP_WAIT_MS)
+        place = (generation, listing.shard, listing.instrument)
+        last, reached = await read_last_trade(gateway.redis, *place)
+    check_current(gateway, listing, ticker.NAME, reached)
+    return last, reached
 
 
 async def _day(gateway: Gateway, listing: Listing) -> list[Bucket]:

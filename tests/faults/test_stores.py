@@ -122,18 +122,35 @@ async def test_redis_without_memory_stops_no_trade_and_shows_no_old_book(
         try:
             await redis.config_set("maxmemory", MEMORY_BYTES)
             placed = await send(exchange, load, order())
-            sequence = int(placed.body["sequence"])
-            await until_not_current(exchange)
-            book = await read_book(exchange, sequence)
+            book = await until_book_is(503, exchange)
         finally:
             await redis.config_set("maxmemory", memory)
-        given_s = time.monotonic()
-        while (await read_book(exchange, sequence)).status_code != 200:
-            assert time.monotonic() < given_s + NOTICED_WITHIN_S
-            await asyncio.sleep(0.05)
+        await until_book_is(200, exchange, placed)
 
     assert placed.status == 201, placed
-    assert book.status_code == 503, book.text
+    assert book.json()["code"] == "read.stale", book.text
+    assert endings == []
+
+
+@pytest.mark.long
+async def test_a_projector_cut_from_redis_stops_no_trade_and_leaves_no_old_book(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with (
+        redis_proxy(settings) as (proxy, behind),
+        trading(settings, tmp_path) as (exchange, load, endings),
+    ):
+        exchange.projector.env = {**behind.environment(), "PYTHONUNBUFFERED": "1"}
+        await exchange.kill_and_restart(exchange.projector)
+        await until_book_is(200, exchange)
+        away = asyncio.create_task(proxy.cut(2 * NOTICED_WITHIN_S))
+        placed = await send(exchange, load, order())
+        book = await until_book_is(503, exchange)
+        await away
+        await until_book_is(200, exchange, placed)
+
+    assert (placed.status, bool(placed.body["orderbook"])) == (201, True), placed
+    assert book.json()["code"] == "read.stale", book.text
     assert endings == []
 
 
@@ -142,27 +159,32 @@ async def test_redis_without_memory_stops_no_trade_and_shows_no_old_book(
 async def test_redis_away_for_half_a_minute_stops_no_trade_and_shows_no_old_book(
     settings: Settings, tmp_path: Path, fault: Callable[[Proxy, float], Coroutine[Any, Any, None]]
 ) -> None:
+    async with (
+        redis_proxy(settings) as (proxy, behind),
+        trading(behind, tmp_path) as (exchange, load, endings),
+    ):
+        away = asyncio.create_task(fault(proxy, AWAY_S))
+        await until_book_is(503, exchange)
+        placed = await send(exchange, load, order())
+        await away
+        await until_book_is(200, exchange, placed)
+
+    assert placed.status == 201, placed
+    assert endings == []
+
+
+@asynccontextmanager
+async def redis_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, Settings]]:
+    """A proxy to Redis, and the settings of who is behind it."""
     url = urlsplit(settings.redis_url)
     assert url.port is not None
     proxy = Proxy(url.port)
     await proxy.start()
-    behind = replace(settings, redis_url=url._replace(netloc=f"{LOOPBACK}:{proxy.port}").geturl())
-    async with trading(behind, tmp_path) as (exchange, load, endings):
-        away = asyncio.create_task(fault(proxy, AWAY_S))
-        await until_not_current(exchange)
-        placed = await send(exchange, load, order())
-        sequence = int(placed.body["sequence"])
-        book = await read_book(exchange, sequence)
-        await away
-        back_s = time.monotonic()
-        while (await read_book(exchange, sequence)).status_code != 200:
-            assert time.monotonic() < back_s + NOTICED_WITHIN_S
-            await asyncio.sleep(0.05)
-    await proxy.stop()
-
-    assert placed.status == 201, placed
-    assert book.status_code == 503, book.text
-    assert endings == []
+    through = url._replace(netloc=f"{LOOPBACK}:{proxy.port}").geturl()
+    try:
+        yield proxy, replace(settings, redis_url=through)
+    finally:
+        await proxy.stop()
 
 
 def order() -> Command:
@@ -185,16 +207,18 @@ async def send(exchange: Exchange, load: Load, command: Command) -> Answer:
     return answer
 
 
-async def read_book(exchange: Exchange, sequence: int) -> httpx.Response:
-    parameters: dict[str, str | int] = {"instrument": NAMES[0], "min_sequence": sequence}
-    async with httpx.AsyncClient(timeout=15) as http:
-        return await http.get(f"{exchange.urls[0]}/market/orderbook", params=parameters)
-
-
-async def until_not_current(exchange: Exchange) -> None:
-    """Wait until the exchange says itself that something is behind."""
-    async with asyncio.timeout(NOTICED_WITHIN_S), httpx.AsyncClient() as http:
-        while (await http.get(f"{exchange.urls[0]}/healthz")).json()["status"] == "healthy":
+async def until_book_is(
+    status: int, exchange: Exchange, after: Answer | None = None
+) -> httpx.Response:
+    """Ask for the book, as it is or after an answer, until it is answered so; it must be soon."""
+    parameters: dict[str, str | int] = {"instrument": NAMES[0]}
+    if after is not None:
+        parameters["min_sequence"] = int(after.body["sequence"])
+    async with asyncio.timeout(NOTICED_WITHIN_S), httpx.AsyncClient(timeout=15) as http:
+        while True:
+            book = await http.get(f"{exchange.urls[0]}/market/orderbook", params=parameters)
+            if book.status_code == status:
+                return book
             await asyncio.sleep(0.05)
 
 

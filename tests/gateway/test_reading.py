@@ -1,11 +1,23 @@
 """Queries: shapes, pages, and how fresh a read is."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
-from tests.gateway.conftest import Place, Venue, gateway_at, matching, order, register
+from exchange.gateway import health
+from projections.projector import run_projector
+from tests.gateway.conftest import (
+    Place,
+    Venue,
+    gateway_at,
+    matching,
+    order,
+    register,
+    running,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -238,6 +250,52 @@ async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cann
     assert (order_after["filled_quantity"], order_after["status"]) == (1, "cancelled")
     assert (again.status_code, again.json()["order_status"]) == (409, "cancelled")
     assert [(r.status_code, r.json()["code"]) for r in reads] == [(503, "read.unavailable")] * 5
+
+
+async def test_a_market_that_no_projector_keeps_up_is_refused_and_can_be_traded(
+    idle_venue: Venue, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
+    redis = Redis.from_url(redis_url)
+    venue = replace(idle_venue, redis=redis)
+    async with redis, matching(venue), gateway_at(venue) as http:
+        async with running(run_projector(venue.engine, redis, pace_ms=5)):
+            await register(http, "BTC-USD")
+            await http.post("/orders", json=order("BTC-USD", quantity=2))
+            traded = await http.post("/orders", json=order("BTC-USD", side="sell"))
+            await until_shown(http, traded)
+        placed = await http.post("/orders", json=order("BTC-USD", price=9))
+        await asyncio.sleep(1)
+        left = await market(http)
+        seen = await market(http, traded)
+        async with running(run_projector(venue.engine, redis, pace_ms=5)):
+            again = await until_shown(http, placed)
+
+    book, ticker, positions = left
+    assert (placed.status_code, len(placed.json()["orderbook"]["bids"])) == (201, 2)
+    for refused in (book, ticker, *seen[:2]):
+        assert (refused.status_code, refused.json()["code"]) == (503, "read.stale")
+    assert positions.json()["positions"][0]["mark_price"] is None
+    assert again[2].json()["positions"][0]["mark_price"] == 10
+
+
+async def market(
+    http: httpx.AsyncClient, after: httpx.Response | None = None
+) -> list[httpx.Response]:
+    """Ask for the book, the ticker and a client's positions, as they are or after an answer."""
+    parameters = {} if after is None else {"min_sequence": after.json()["sequence"]}
+    paths = ("/market/orderbook", "/market/ticker", "/market/positions/alice")
+    return [await http.get(path, params=parameters) for path in paths]
+
+
+async def until_shown(http: httpx.AsyncClient, after: httpx.Response) -> list[httpx.Response]:
+    async with asyncio.timeout(10):
+        while True:
+            answers = await market(http, after)
+            if all(answer.status_code == 200 for answer in answers):
+                return answers
+            await asyncio.sleep(0.05)
 
 
 async def test_a_book_that_redis_lost_half_of_is_filled_again(
