@@ -479,16 +479,22 @@ async def test_pages_of_other_hosts_may_not_connect(
     assert refused.value.response.status_code == 403
 
 
-async def test_a_gateway_that_stops_says_where_to_resume(venue: Venue) -> None:
+async def test_a_gateway_that_stops_says_where_to_resume(
+    venue: Venue, instrument: str, place: Place
+) -> None:
     async with gateway_at(venue) as http:
         socket = await connect(url_of(http))
         client = Client(socket)
         await client.next()
-        await client.ask(type="subscribe", channels=["trades"])
+        subscribed = await client.ask(type="subscribe", channels=["trades"], instrument=instrument)
+        await place(side="sell")
+        await place(client_id="bob")
+        told = await client.next()
     code, reason = await client.closed()
 
-    assert code == 1012
-    assert reason.startswith("restart {")
+    assert subscribed["sequence"] < told["sequence"]
+    assert (code, reason[:8]) == (1012, "restart ")
+    assert json.loads(reason[8:]) == {instrument: told["sequence"]}
 
 
 async def test_a_subscription_ends_with_its_connection(http: httpx.AsyncClient) -> None:

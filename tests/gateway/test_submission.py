@@ -5,8 +5,9 @@ matcher, Kafka, the room to wait.
 """
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,12 +22,14 @@ from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.gateway import submission
 from exchange.ports import StoredEvent
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register
+from tests.gateway.test_operations import until_status
 from tests.gateway.test_placing import follow
 
 pytestmark = pytest.mark.anyio
 
 NOBODY = b"nobody:1"
-BUSY_MACHINE_S = 0.5
+# Client, gateway, matcher and projector share this process, and two such processes the machine.
+BUSY_MACHINE_S = 0.2
 
 
 class Unanswered(CommandProducer):
@@ -109,7 +112,7 @@ async def test_an_outcome_that_redis_loses_is_found_in_the_log(venue: Venue) -> 
 
 
 async def test_many_lost_outcomes_are_asked_for_together(venue: Venue) -> None:
-    async with gateway_at(venue, unanswered(venue)) as http:
+    async with gateway_at(venue, unanswered(venue), order_wait_ms=10_000) as http:
         await register(http, "LOST")
 
         responses = await asyncio.gather(
@@ -281,6 +284,29 @@ async def test_without_kafka_the_outcome_is_unknown_within_two_seconds(venue: Ve
     assert (health.status_code, health.json()["checks"]["kafka"]) == (503, "unhealthy")
 
 
+async def test_with_a_frozen_kafka_the_outcome_is_unknown_within_two_seconds(
+    venue: Venue,
+) -> None:
+    kafka = venue.services.local.kafka
+    assert kafka is not None
+    async with gateway_at(venue) as http:
+        accepted = await http.post("/orders", json=order("BTC-USD", price=1))
+        kafka.process.signal(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            response = await http.post("/orders", json=order("BTC-USD", price=1))
+            took = time.monotonic() - started
+            asked = await http.get(f"/commands/{response.json()['command_id']}")
+        finally:
+            kafka.process.signal(signal.SIGCONT)
+        await until_status(http, "healthy")
+
+    assert accepted.status_code == 201
+    assert (response.status_code, response.json()["outcome"]) == (503, "unknown")
+    assert took < 2 + BUSY_MACHINE_S
+    assert (asked.status_code, asked.json()["code"]) == (503, "kafka.unavailable")
+
+
 async def test_there_is_a_bound_on_those_who_wait(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,11 +322,21 @@ async def test_a_stop_finishes_what_is_under_way(idle_venue: Venue) -> None:
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
     async with httpx.AsyncClient(timeout=15) as outliving:
-        async with gateway_at(idle_venue, order_wait_ms=500) as http:
+        async with gateway_at(idle_venue, order_wait_ms=5_000) as http:
             url = f"{http.base_url}/orders"
             under_way = asyncio.create_task(outliving.post(url, json=order("BTC-USD")))
+            decided = asyncio.create_task(decide_late(idle_venue, under_way))
             await asyncio.sleep(0.1)
+            assert not under_way.done()
             started = time.monotonic()
 
         assert time.monotonic() - started < 5
-        assert (await under_way).status_code == 202
+        assert (await under_way).status_code == 201
+        await decided
+
+
+async def decide_late(venue: Venue, under_way: Awaitable[object]) -> None:
+    """Begin to match when the gateway has been told to stop."""
+    await asyncio.sleep(0.5)
+    async with matching(venue):
+        await under_way
