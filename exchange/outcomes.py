@@ -56,6 +56,7 @@ class OutcomeSubscriber:
         delay_s = RECONNECT_FIRST_S
         told = False
         while True:
+            heed_cancellation()  # also after an error: the client may have dropped it before
             try:
                 await self._listen()
             except (RedisError, OSError) as error:

@@ -191,6 +191,25 @@ async def test_a_channel_that_answers_no_ping_is_left_and_told_of(
 
 
 @pytest.mark.anyio
+async def test_a_channel_ends_though_redis_drops_the_cancellation_and_is_lost(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(_: OutcomeSubscriber) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise ConnectionError("cut") from None
+
+    monkeypatch.setattr(OutcomeSubscriber, "_listen", lose)
+    ear = asyncio.create_task(OutcomeSubscriber(venue.redis, "ear", lambda _: None).run())
+    await asyncio.sleep(0)
+    ear.cancel()
+    await asyncio.wait([ear], timeout=5)
+
+    assert ear.cancelled()
+
+
+@pytest.mark.anyio
 async def test_a_crash_is_a_problem_without_internals(
     venue: Venue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
