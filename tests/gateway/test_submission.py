@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 NOBODY = b"nobody:1"
 # Client, gateway, matcher and projector share this process, and two such processes the machine.
-BUSY_MACHINE_S = 0.2
+BUSY_MACHINE_S = 0.5
 
 
 class Unanswered(CommandProducer):
