@@ -16,6 +16,7 @@ from schemathesis.checks import CheckFunction, not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from exchange.config import PROJECT
+from exchange.gateway import commands
 from exchange.gateway.app import INTERFACE, ROUTES
 from exchange.gateway.description import asyncapi, openapi
 from exchange.gateway.description.requests_file import requests_file
@@ -183,7 +184,10 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     "examples", [EXAMPLES, pytest.param(EXAMPLES_LONG, marks=pytest.mark.long)]
 )
 @pytest.mark.timeout(1_800)
-async def test_the_server_does_what_its_document_says(venue: Venue, examples: int) -> None:
+async def test_the_server_does_what_its_document_says(
+    venue: Venue, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LATE_S", 0)  # "not found" would take a second each time
     async with gateway_at(venue) as http:
         url = f"{http.base_url}".rstrip("/")
         await asyncio.to_thread(explore, url, examples)
