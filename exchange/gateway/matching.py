@@ -42,6 +42,7 @@ class Matching:
         self._engine = engine
         self._decided = Shared(self._read_decided)
         self._ends = Shared(partial(producer.end_offsets, range(shards)))
+        self._shards = range(shards)
         self._metrics = metrics
         self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
         self.stalled: dict[int, bool] = {}
@@ -51,10 +52,14 @@ class Matching:
 
         Raises:
             Problem: Postgres does not answer.
-            ConnectionError: Kafka does not.
+            ConnectionError: Kafka does not, or has too few partitions.
         """
         decided = await self._decided.ask()
-        ends = await self._ends.ask()
+        try:
+            ends = await self._ends.ask()
+        except ConnectionError:
+            self._learn_nothing()
+            raise
         now_s = time.monotonic()
         for shard, end in ends.items():
             following = decided.get(shard, 0)
@@ -91,6 +96,13 @@ class Matching:
                 raise Problem(Code.READ_STALE, "Earlier commands are not decided yet.")
             await asyncio.sleep(SETTLE_POLL_S)
             decided = await self._decided.ask()
+
+    def _learn_nothing(self) -> None:
+        """Count the shards as standing still, though Kafka is there: it may not have theirs."""
+        now_s = time.monotonic()
+        for shard in self._shards:
+            _, since_s = self._standing.setdefault(shard, (-1, now_s))
+            self.stalled[shard] = now_s - since_s > STALLED_AFTER_S
 
     def _stands_for_s(self, shard: int, following: int, end: int, now_s: float) -> float:
         offset, since_s = self._standing.get(shard, (-1, now_s))

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from exchange.command_log import CommandProducer
+from exchange.gateway import matching as matching_module
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem, telling
@@ -58,6 +59,23 @@ async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies
     for denied in (cancelled, asked):
         assert (denied.status_code, denied.json()["code"]) == (503, "kafka.unavailable")
     assert "Kafka ends before what was decided" in caplog.text
+
+
+async def test_a_topic_without_a_shards_partition_is_unhealthy(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching_module, "STALLED_AFTER_S", 0.1)
+    producer = CommandProducer(
+        venue.services.kafka_bootstrap_servers, "nowhere", loop=asyncio.get_running_loop()
+    )
+    matching = Matching(venue.engine, producer, 1, Metrics())
+
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await matching.measure()
+        await asyncio.sleep(0.2)
+
+    assert matching.stalled == {0: True}
 
 
 async def test_many_who_wait_share_two_questions_at_most(venue: Venue) -> None:
