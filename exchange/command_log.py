@@ -57,6 +57,15 @@ TRANSIENT: Final = frozenset(
     (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 )
 
+# A broker that was away is the leader anew, in a later epoch than the client knows.
+OUTDATED: Final = frozenset(
+    (
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    )
+)
+
 
 class ClientLines(logging.Filter):
     """Makes fields of what the Kafka client puts before its sentences: kind, client and thread."""
@@ -318,12 +327,25 @@ class CommandProducer:
 
     def _end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
         self._admin.poll(0)  # hands over its log messages
-        asked = {TopicPartition(self._topic, shard): OffsetSpec.latest() for shard in shards}  # type: ignore[no-untyped-call]
         try:
-            found = self._admin.list_offsets(asked, request_timeout=END_TIMEOUT_S)
-            return {place.partition: future.result().offset for place, future in found.items()}
+            try:
+                ends = self._list_ends(shards)
+            except KafkaException as error:
+                if error.args[0].code() not in OUTDATED:
+                    raise
+                # The client would go on asking with the leader's epoch that it knows.
+                self._admin.list_topics(self._topic, timeout=END_TIMEOUT_S)
+                ends = self._list_ends(shards)
         except KafkaException as error:
             raise ConnectionError(f"Kafka does not tell how far it is: {error}") from error
+        if min(ends.values(), default=0) < 0:  # what the client says of one that timed out
+            raise ConnectionError("Kafka does not tell how far it is: it does not answer")
+        return ends
+
+    def _list_ends(self, shards: Sequence[int]) -> dict[int, int]:
+        asked = {TopicPartition(self._topic, shard): OffsetSpec.latest() for shard in shards}  # type: ignore[no-untyped-call]
+        found = self._admin.list_offsets(asked, request_timeout=END_TIMEOUT_S)
+        return {place.partition: future.result().offset for place, future in found.items()}
 
 
 def _delivery(error: KafkaError | None, message: Message) -> Delivery:

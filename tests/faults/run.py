@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from redis.asyncio import Redis
 
 from exchange.stack.process import Ending
@@ -156,7 +157,26 @@ async def _until_in_order(stage: Stage, load: Load, monitor: Monitor) -> None:
     """Wait until all is in order after a burst, and look at what is cheap to see."""
     await load.until_resolved(COMMANDS_IN_ORDER, QUIET_TIMEOUT_S)
     await monitor.until_caught_up(QUIET_TIMEOUT_S)
+    await _until_healthy(stage.exchange.urls)
     assert await stage.ask(COUNT_GAPS) == 0, "positions have gaps"
+
+
+async def _until_healthy(urls: Sequence[str]) -> None:
+    """Wait until every gateway says that all is well."""
+    deadline_s = time.monotonic() + QUIET_TIMEOUT_S
+    async with httpx.AsyncClient() as http:
+        for url in urls:
+            while (health := await _health(http, url)) != "healthy":
+                assert time.monotonic() < deadline_s, f"{url} is not healthy: {health}"
+                await asyncio.sleep(POLL_S)
+
+
+async def _health(http: httpx.AsyncClient, url: str) -> str:
+    try:
+        told = (await http.get(f"{url}/healthz")).json()
+    except httpx.HTTPError as error:
+        return repr(error)
+    return "healthy" if told["status"] == "healthy" else str(told)
 
 
 async def _until_told(

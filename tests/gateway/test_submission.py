@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.gateway import submission
+from exchange.gateway.matching import STALLED_AFTER_S
 from exchange.ports import StoredEvent
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register
 from tests.gateway.test_operations import until_status
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.anyio
 NOBODY = b"nobody:1"
 # Client, gateway, matcher and projector share this process, and two such processes the machine.
 BUSY_MACHINE_S = 0.5
+NEW_LEADER_S = 4.0
 
 
 class Unanswered(CommandProducer):
@@ -293,18 +295,27 @@ async def test_with_a_frozen_kafka_the_outcome_is_unknown_within_two_seconds(
         accepted = await http.post("/orders", json=order("BTC-USD", price=1))
         kafka.process.signal(signal.SIGSTOP)
         try:
+            frozen_s = time.monotonic()
             started = time.monotonic()
             response = await http.post("/orders", json=order("BTC-USD", price=1))
             took = time.monotonic() - started
             asked = await http.get(f"/commands/{response.json()['command_id']}")
+            # Long enough for the broker to be the leader anew, which its clients have to learn.
+            await asyncio.sleep(frozen_s + NEW_LEADER_S - time.monotonic())
         finally:
             kafka.process.signal(signal.SIGCONT)
         await until_status(http, "healthy")
+        await asyncio.sleep(STALLED_AFTER_S)
+        health_after = await http.get("/healthz")
+        nobody = await http.get(f"/commands/{uuid4()}")
 
     assert accepted.status_code == 201
     assert (response.status_code, response.json()["outcome"]) == (503, "unknown")
     assert took < 2 + BUSY_MACHINE_S
     assert (asked.status_code, asked.json()["code"]) == (503, "kafka.unavailable")
+    assert "does not answer" in asked.json()["detail"]
+    assert health_after.json()["status"] == "healthy"
+    assert nobody.status_code == 404
 
 
 async def test_there_is_a_bound_on_those_who_wait(
