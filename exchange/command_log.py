@@ -11,6 +11,8 @@ and no thread competes with the loop for the interpreter.
 
 import asyncio
 import logging
+import re
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ REPLY_TO_HEADER: Final = "reply-to"
 TRACE_HEADER: Final = "traceparent"  # of sampled commands only
 
 CLIENT_LINE_PARTS: Final = 3
+SAID_AGAIN_S: Final = 5.0
+SENTENCES_MAX: Final = 100  # that are remembered; there are few kinds
 
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
@@ -68,7 +72,14 @@ OUTDATED: Final = frozenset(
 
 
 class ClientLines(logging.Filter):
-    """Makes fields of what the Kafka client puts before its sentences: kind, client and thread."""
+    """Makes fields of what the Kafka client puts before its sentences: kind, client and thread.
+
+    What it says again soon, numbers aside, is left out: away, a broker is missed 20 times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_s: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple) and len(record.args) == CLIENT_LINE_PARTS:
@@ -79,6 +90,16 @@ class ClientLines(logging.Filter):
             record.kind, record.client = kind, client
             if has_thread:
                 record.client_thread = prefix.removeprefix("[thrd:")
+            return self._is_news(f"{kind} {client} {sentence or text}")
+        return True
+
+    def _is_news(self, sentence: str) -> bool:
+        known, now_s = re.sub(r"\d+", "", sentence), time.monotonic()
+        if now_s - self._told_s.get(known, -SAID_AGAIN_S) < SAID_AGAIN_S:
+            return False
+        if len(self._told_s) >= SENTENCES_MAX:
+            self._told_s.clear()
+        self._told_s[known] = now_s
         return True
 
 

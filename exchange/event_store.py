@@ -24,6 +24,7 @@ from exchange.ports import (
     Claim,
     ForeignTopic,
     Head,
+    LeaseLost,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -270,11 +271,21 @@ class PostgresEventStore:
 
     async def _beat_lease(self) -> None:
         """Beat until it fails: a successor ended the connection, or will come soon anyway."""
-        connection = await self._connect()  # the others may be busy
-        self._connections.append(connection)
-        while True:
-            await connection.execute(BEAT_LEASE, self._shard)
-            await asyncio.sleep(LEASE_BEAT_S)
+        try:
+            connection = await self._connect()  # the others may be busy
+            self._connections.append(connection)
+            while True:
+                await connection.execute(BEAT_LEASE, self._shard)
+                await asyncio.sleep(LEASE_BEAT_S)
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as error:
+            raise LeaseLost(
+                f"shard {self._shard}: another matcher took over, or PostgreSQL is away: {error}"
+            ) from error
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(

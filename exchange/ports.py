@@ -97,6 +97,10 @@ class StaleWriter(Exception):
     """Another writer moved the head. Stop; do not retry."""
 
 
+class LeaseLost(Exception):
+    """The writer cannot show that it lives: another took over, or the store is away."""
+
+
 class LogCorrupt(Exception):
     """The log is not as its matchers wrote it; ``exchange verify`` finds the first difference."""
 
@@ -191,7 +195,11 @@ class EventStore(Protocol):
         ...
 
     async def hold(self) -> None:
-        """Show others, until cancelled, that the writer lives; raise when that fails."""
+        """Show others, until cancelled, that the writer lives.
+
+        Raises:
+            LeaseLost: That failed.
+        """
         ...
 
     def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:

@@ -27,7 +27,7 @@ from exchange.event_log import (
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import Claim, Head, LogCorrupt, StoredEvent
+from exchange.ports import Claim, Head, LeaseLost, LogCorrupt, StoredEvent
 from tests.failures import plant_failures
 
 pytestmark = pytest.mark.anyio
@@ -164,7 +164,7 @@ async def test_a_writer_that_is_overtaken_while_idle_learns_of_it(database_url: 
         holding = asyncio.create_task(first.hold())
         await second.take_over("topic")
 
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        with pytest.raises(LeaseLost):
             await asyncio.wait_for(holding, LEASE_TIMEOUT_S)
 
 

@@ -167,3 +167,5 @@ async def test_a_shard_that_is_not_there_cannot_be_verified(
     await asyncio.to_thread(verify_log, 0, as_json=True)
     with pytest.raises(ToolError, match="no shard 99; there are: 0"):
         await asyncio.to_thread(verify_log, 99, as_json=True)
+    with pytest.raises(ToolError, match="nothing was checked"):
+        await asyncio.to_thread(verify_log, 0, 10**9, as_json=True)

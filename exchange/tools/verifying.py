@@ -36,6 +36,8 @@ def verify_log(
 ) -> None:
     """Check every event against the hash chain and every batch's state; exit 1 if one differs."""
     found = asyncio.run(_verify(shard, after, Console(stderr=True, quiet=as_json)))
+    if after and not any(one.events or one.problem for one in found):
+        raise ToolError(f"No log has anything after {after}: nothing was checked.")
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:

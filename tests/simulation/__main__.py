@@ -47,7 +47,10 @@ def main(
 ) -> None:
     """Simulate the exchange under faults; exit with 1 if any seed breaks an invariant."""
     first, _, last = seeds.rpartition("-")
-    wanted = range(int(first), int(last) + 1) if first else range(int(last))
+    try:
+        wanted = range(int(first), int(last) + 1) if first else range(int(last))
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r} is neither a number nor from-to, as 17-17") from None
     console = Console()
     if len(wanted) == 1:
         console.print(simulate(wanted[0]))  # with its traceback

@@ -91,3 +91,13 @@ def test_the_kafka_client_speaks_in_sentences_and_fields() -> None:
             " kind=FAIL client=rdkafka#producer-1 client_thread=k:9/bootstrap"
         )
     )
+
+
+def test_what_the_kafka_client_repeats_is_said_once() -> None:
+    filtered = ClientLines()
+    lines = [
+        logging.makeLogRecord({"msg": "%s [%s] %s", "args": ("FAIL", "producer-1", sentence)})
+        for sentence in ("refused after 1 ms", "refused after 2 ms", "timed out", "refused")
+    ]
+
+    assert [filtered.filter(line) for line in lines] == [True, False, True, True]
