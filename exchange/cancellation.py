@@ -1,6 +1,7 @@
-"""Cancellation that cannot be lost, for loops that run until they are cancelled."""
+"""Cancellation that cannot be lost, and errors of what nobody waits for any more."""
 
 import asyncio
+from typing import Any
 
 
 def heed_cancellation() -> None:
@@ -12,3 +13,9 @@ def heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def retrieve_error(task: "asyncio.Future[Any]") -> None:
+    """Take the error of a task whose askers may all have gone, so that asyncio does not warn."""
+    if not task.cancelled():
+        task.exception()

@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from exchange.cancellation import retrieve_error
 from exchange.schema import CHECKPOINTS, LIVE
 
 # Projectors do not notify of checkpoints: every NOTIFY makes commits queue for one lock, the
@@ -114,7 +115,7 @@ class SequenceWaits:
         # A waiter that gives up must not cancel the query that others wait for.
         if self._polls is None or self._polls.done():
             self._polls = asyncio.create_task(self._read())
-            self._polls.add_done_callback(_retrieve)
+            self._polls.add_done_callback(retrieve_error)
         return await asyncio.shield(self._polls)
 
     async def _read(self) -> dict[str, dict[int, int]]:
@@ -125,9 +126,3 @@ class SequenceWaits:
 def has_reached(reached: Mapping[int, int], wanted: Mapping[int, int]) -> bool:
     """Tell whether ``reached`` has every position of ``wanted``."""
     return all(reached.get(shard, 0) >= position for shard, position in wanted.items())
-
-
-def _retrieve(task: asyncio.Task[dict[str, dict[int, int]]]) -> None:
-    """Take the error of a query whose waiters have all given up."""
-    if not task.cancelled():
-        task.exception()

@@ -23,6 +23,8 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from exchange.cancellation import retrieve_error
+
 logger = logging.getLogger(__name__)
 
 MICROSECONDS: Final = 1_000_000
@@ -241,15 +243,9 @@ async def _within(seconds: float, work: Awaitable[Any]) -> Any:
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
-        task.add_done_callback(_retrieve)
+        task.add_done_callback(retrieve_error)
         raise TimeoutError(f"no answer within {seconds} s")
     return task.result()
-
-
-def _retrieve(task: "asyncio.Future[Any]") -> None:
-    """Take the error of a request that nobody waits for any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _seconds(microseconds: int) -> int:

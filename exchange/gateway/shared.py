@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from exchange.cancellation import retrieve_error
+
 Answer = TypeVar("Answer")
 
 
@@ -22,7 +24,7 @@ class Shared(Generic[Answer]):
     async def ask(self) -> Answer:
         if self._next is None:
             self._next = asyncio.create_task(self._ask_next())
-            self._next.add_done_callback(_retrieve)
+            self._next.add_done_callback(retrieve_error)
         return await asyncio.shield(self._next)
 
     async def _ask_next(self) -> Answer:
@@ -30,9 +32,3 @@ class Shared(Generic[Answer]):
             await asyncio.wait([self._under_way])
         self._under_way, self._next = self._next, None
         return await self._question()
-
-
-def _retrieve(task: "asyncio.Task[Answer]") -> None:
-    """Take the error of a question whose askers have all gone."""
-    if not task.cancelled():
-        task.exception()

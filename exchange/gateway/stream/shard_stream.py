@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange import tracing
-from exchange.cancellation import heed_cancellation
+from exchange.cancellation import heed_cancellation, retrieve_error
 from exchange.codec import DecidedEvent
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Code, Problem, invalid
@@ -122,7 +122,8 @@ class ShardStream:
         subscription.channels |= channels - resumed
         self._offer_state(outlet, instrument, channels)
         for channel in resumed:
-            self._catch_up(outlet, instrument, subscription, channel, from_sequence or 0)
+            work = self._resume(outlet, instrument, subscription, channel, from_sequence or 0)
+            subscription.catching_up[channel] = asyncio.create_task(work)
 
     async def _until_reached(self, sequence: int) -> None:
         """Wait until this stream is where another gateway's may have been a moment before."""
@@ -249,7 +250,7 @@ class ShardStream:
             while instrument.renderer.book is None:
                 if instrument.opening is None or instrument.opening.done():
                     instrument.opening = asyncio.create_task(self._read_book(instrument))
-                    instrument.opening.add_done_callback(_retrieve)
+                    instrument.opening.add_done_callback(retrieve_error)
                 await asyncio.shield(instrument.opening)
         finally:
             instrument.joining -= 1
@@ -278,17 +279,6 @@ class ShardStream:
         renderer.follow_book(book, _of(newest, listing.instrument))
         book.position = self._feed.position
         renderer.open_book(book)
-
-    def _catch_up(
-        self,
-        outlet: Outlet,
-        instrument: FollowedInstrument,
-        subscription: Subscription,
-        channel: Channel,
-        after: int,
-    ) -> None:
-        work = self._resume(outlet, instrument, subscription, channel, after)
-        subscription.catching_up[channel] = asyncio.create_task(work)
 
     async def _resume(
         self,
@@ -371,9 +361,3 @@ def _by_instrument(
         if name in found:
             found[name].append(decided)
     return {name: mine for name, mine in found.items() if mine}
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take the error of an opening whose askers have all gone."""
-    if not task.cancelled():
-        task.exception()
