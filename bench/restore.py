@@ -201,7 +201,7 @@ async def read_s(settings: Settings) -> float:
         up_to = await connection.fetchval("select position from head")
         begun_s, after = time.perf_counter(), 0
         while after < up_to:
-            part = await connection.fetchrow(READ_LINES, SHARD, after, up_to, PART_EVENTS)
+            part = await connection.fetchrow(READ_LINES, SHARD, after, up_to, PART_EVENTS, [])
             after = part["position"]
         return time.perf_counter() - begun_s
     finally:

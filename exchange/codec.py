@@ -1,15 +1,16 @@
 """Bytes to commands and events and back, and the hashes over them.
 
-What is here may be in the log for ever: a change of an event's shape gets a new
-version and an upcaster in ``UPCASTERS``, never another meaning for old bytes.
+What is here may be in the log for ever: an event of a changed form gets an upcaster in
+``UPCASTERS``, a new value an entry in ``LATER_VALUES``, old bytes never another meaning.
 
 Command ids tell what they are: version 8 (a hash of client and key) when the
 client gave an idempotency key, version 7 (made by the gateway) when it did not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -34,15 +35,27 @@ from exchange.domain.values import (
 )
 from exchange.ports import CommandRecord, StoredEvent
 
-EVENT_VERSION: Final = 1
 KEYED_COMMAND_ID_VERSION: Final = 8
 LINK_BYTES: Final = 8  # finds the event that was changed; that one was, the whole chain proves
 BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
 WAITER_MAX: Final = 2**53
 REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
 
-UPCASTERS: Final[dict[tuple[str, int], Callable[[str], str]]] = {}
-"""From a type and an old version to the function that lifts its text by one version."""
+UPCASTERS: Final[dict[str, tuple[Callable[[str], str], ...]]] = {}
+"""By type of event: the functions that lift its text from version 1 to 2, from 2 to 3 and so on.
+
+A type that is not here has its first form. A form is new only where an older reader would
+misread it: a field that it may pass over makes none.
+"""
+
+LATER_VALUES: Final[dict[str, Mapping[StrEnum, int]]] = {}
+"""By type of event: from which version on an event may have a value that older readers lack.
+
+Only events with such a value are of that version, so that older readers read all others and
+an upgrade can be taken back until the first of them. The value asks for no upcaster.
+"""
+
+_SomeCommand = TypeVar("_SomeCommand", bound=Command)
 
 _encoder = msgspec.json.Encoder()
 _command_decoder: Final[msgspec.json.Decoder[ClientCommand]] = msgspec.json.Decoder(ClientCommand)
@@ -111,7 +124,7 @@ _outcome_decoder = msgspec.json.Decoder(OutcomeMessage)
 
 def encode_command(command: ClientCommand) -> bytes:
     """Return the value of a Kafka record."""
-    return _encoder.encode(command)
+    return _encoder.encode(_without_defaults(command))
 
 
 def decode_command(value: bytes) -> ClientCommand:
@@ -189,7 +202,11 @@ def order_claim(order_id: str) -> str:
 
 
 def body_hash(command: Command) -> bytes:
-    """Hash what the client asked; what a gateway made (an order id) is left out."""
+    """Hash what the client asked; what a gateway made (an order id) is left out.
+
+    Claims hold these hashes for ever, so the one of a request that an earlier build could make
+    never changes: a later field enters it only where it differs from its default.
+    """
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
             command = msgspec.structs.replace(command, order_id="")  # no client can choose that
@@ -202,7 +219,7 @@ def body_hash(command: Command) -> bytes:
             | QuarantinedRecord()
         ):
             pass
-    return sha256(_encoder.encode(command)).digest()[:BODY_HASH_BYTES]
+    return sha256(_encoder.encode(_without_defaults(command))).digest()[:BODY_HASH_BYTES]
 
 
 def store_event(
@@ -214,15 +231,36 @@ def store_event(
         position=position,
         instrument=getattr(event, "instrument", None),
         type=type(event).__name__,
-        version=EVENT_VERSION,
+        version=event_version(event),
         data=_encoder.encode(event).decode(),
         command_id=command_id,
         kafka_offset=kafka_offset,
     )
 
 
+def event_version(event: Event) -> int:
+    """Return the version that an event is stored with: the lowest whose readers read it."""
+    name = type(event).__name__
+    version = _form(name)
+    later = LATER_VALUES.get(name)
+    if later is None:
+        return version
+    values = [value for value in msgspec.structs.astuple(event) if isinstance(value, StrEnum)]
+    return max(version, *(later.get(value, 1) for value in values))
+
+
+def lift_event_data(name: str, version: int, data: str) -> str | None:
+    """Return the text of an event of type ``name`` in its present form; None if none is known."""
+    form = _form(name)
+    if not 1 <= version <= max(form, *LATER_VALUES.get(name, {}).values(), 1):
+        return None
+    for upcast in UPCASTERS.get(name, ())[version - 1 :]:
+        data = upcast(data)
+    return data
+
+
 def load_event(stored: StoredEvent) -> DecidedEvent:
-    """Read a stored event, lifting old versions to the current one.
+    """Read a stored event, lifting older forms to the present one.
 
     Raises:
         UnknownEvent: Its type or version is not known here.
@@ -237,7 +275,7 @@ def load_event(stored: StoredEvent) -> DecidedEvent:
 
 
 def decode_event_lines(lines: bytes) -> list[Event]:
-    """Read events of the current version, one a line.
+    """Read events in their present form, one a line.
 
     Raises:
         ValueError: One cannot be read.
@@ -249,12 +287,12 @@ def decode_event_lines(lines: bytes) -> list[Event]:
 
 
 def encode_event_data(event: Event) -> bytes:
-    """Return an event of the current version as text."""
+    """Return an event as text, in its present form."""
     return _encoder.encode(event)
 
 
 def decode_event_data(data: bytes | Raw) -> Event:
-    """Read an event of the current version from its text."""
+    """Read an event from its text in the present form."""
     return _event_decoder.decode(data)
 
 
@@ -290,23 +328,37 @@ def decode_outcomes(data: bytes) -> OutcomeMessage:
 
 
 def decode_event(stored: StoredEvent) -> Event:
-    """Read what happened, lifting old versions to the current one.
+    """Read what happened, lifting older forms to the present one.
 
     Raises:
         UnknownEvent: Its type or version is not known here.
     """
-    version, data = stored.version, stored.data
-    while version < EVENT_VERSION:
-        upcast = UPCASTERS.get((stored.type, version))
-        if upcast is None:
-            break
-        version, data = version + 1, upcast(data)
-    if version != EVENT_VERSION:
+    data = lift_event_data(stored.type, stored.version, stored.data)
+    if data is None:
         raise UnknownEvent(_place_of(stored, f"version {stored.version} is not known"))
     try:
         return _event_decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise UnknownEvent(_place_of(stored, str(error))) from error
+
+
+def _form(name: str) -> int:
+    """Return the version that a type of event has had since its form last changed."""
+    return 1 + len(UPCASTERS.get(name, ()))
+
+
+def _without_defaults(command: _SomeCommand) -> _SomeCommand:
+    """Have fields that equal their defaults left out: msgspec leaves out what *is* the default."""
+    defaults = command.__struct_defaults__
+    if not defaults:
+        return command
+    fields = command.__struct_fields__[-len(defaults) :]
+    equal = {
+        name: default
+        for name, default in zip(fields, defaults, strict=True)
+        if getattr(command, name) == default
+    }
+    return msgspec.structs.replace(command, **equal)
 
 
 def _place_of(stored: StoredEvent, problem: str) -> str:

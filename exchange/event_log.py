@@ -13,11 +13,12 @@ import asyncpg
 from msgspec import Struct
 
 from exchange.codec import (
-    EVENT_VERSION,
+    UPCASTERS,
     command_claim,
     decode_event,
     decode_event_lines,
     is_keyed,
+    lift_event_data,
     order_claim,
 )
 from exchange.domain.events import Event
@@ -50,13 +51,16 @@ limit $4
 
 # Many events as one text, a line for each: taking them out of rows would cost a replay more than
 # all else. The aggregate takes the lines as the inner query orders them; ordering them again is a
-# third of it.
+# third of it. Only events that may be of another form than the present one are named one by one.
 READ_LINES = """
 select
-    count(*) as events, max(position) as position, min(version) as oldest, max(version) as newest,
+    count(*) as events, max(position) as position,
+    array_agg(position) filter (where versioned) as positions,
+    array_agg(type) filter (where versioned) as types,
+    array_agg(version) filter (where versioned) as versions,
     string_agg(json_send(data), '\\x0a'::bytea) as lines
 from (
-    select position, version, data
+    select position, type, version, version <> 1 or type = any($5::text[]) as versioned, data
     from events
     where shard = $1 and position > $2 and position <= $3
     order by position
@@ -154,7 +158,7 @@ async def replay(
 
     def ask() -> asyncio.Task[asyncpg.Record]:
         return asyncio.create_task(
-            connection.fetchrow(READ_LINES, shard, after, up_to, PART_EVENTS)
+            connection.fetchrow(READ_LINES, shard, after, up_to, PART_EVENTS, list(UPCASTERS))
         )
 
     if after >= up_to:
@@ -168,7 +172,7 @@ async def replay(
         if after < up_to:
             ahead = ask()
             await asyncio.sleep(0)  # so that the request is sent
-        events = _decoded(part)
+        events = _decoded(part, begin)
         if events is None:
             await asyncio.wait({ahead})  # a connection does one thing at a time
             stored = await read_events(
@@ -178,17 +182,31 @@ async def replay(
         yield events
 
 
-def _decoded(part: asyncpg.Record) -> list[Event] | None:
-    """Return a part's events, None if it must be read event by event.
-
-    One is of an older version then, or cannot be read, which names it.
-    """
-    if not part["oldest"] == part["newest"] == EVENT_VERSION:
+def _decoded(part: asyncpg.Record, begin: int) -> list[Event] | None:
+    """Return a part's events, None if one cannot be read: event by event it is named."""
+    lines = part["lines"] if part["positions"] is None else _lifted(part, begin)
+    if lines is None:
         return None
     try:
-        return decode_event_lines(part["lines"])
+        return decode_event_lines(lines)
     except ValueError:
         return None
+
+
+def _lifted(part: asyncpg.Record, begin: int) -> bytes | None:
+    """Return a part's lines in their present form, None if a version is not known."""
+    lines: list[bytes] = part["lines"].split(b"\n")
+    if len(lines) != part["events"]:
+        return None
+    for position, name, version in zip(
+        part["positions"], part["types"], part["versions"], strict=True
+    ):
+        at = position - begin - 1
+        lifted = lift_event_data(name, version, lines[at].decode())
+        if lifted is None:
+            return None
+        lines[at] = lifted.encode()
+    return b"\n".join(lines)
 
 
 async def read_events_with_text(

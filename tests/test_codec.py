@@ -35,7 +35,13 @@ from exchange.codec import (
     registration_command_id,
     reply_address,
 )
-from exchange.domain.commands import ClientCommand, Command, MalformedRecord
+from exchange.domain.commands import (
+    ClientCommand,
+    Command,
+    MalformedRecord,
+    PlaceOrder,
+    QuarantinedRecord,
+)
 from exchange.domain.engine import State, decide
 from exchange.domain.values import Side
 from tests.builders import (
@@ -43,6 +49,7 @@ from tests.builders import (
     OFFSET,
     TIME_MS,
     cancel,
+    close,
     malformed,
     place,
     place_market,
@@ -348,6 +355,56 @@ def test_the_body_hash_covers_every_field_and_the_kind() -> None:
     ]
 
     assert len({body_hash(body) for body in bodies}) == len(bodies)
+
+
+@pytest.mark.parametrize(
+    ("command", "hashed"),
+    [
+        (register(tick=5, lot=10), "7c9e3ae545142d90c1c15af234544f02"),
+        (place(1, BUY, price=1000, quantity=10), "fee14c91e2e2ce455a457a111519bc24"),
+        (place_market(1, SELL, quantity=10), "7520871ab336c54c60126e2c92f04702"),
+        (
+            msgspec.structs.replace(place(1, BUY, price=1000, quantity=10), order_id=MADE_ID),
+            "f2a387039dc144ae36623235c1f37e42",
+        ),
+        (cancel(1), "7da76922444828164c50c412e01e2423"),
+        (cancel(1, client=1), "bc1d131bdbfa87c27cc59befbc94e28b"),
+        (close(7), "97b2fee8a12e4b7255004d8c8356b730"),
+        (malformed(), "6bf2192898667346cfb9650bef07c2d0"),
+        (QuarantinedRecord("ab", 7, 3), "9b3b835579bdd110da1eabac0db35308"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_body_hash_is_what_claims_already_hold(command: Command, hashed: str) -> None:
+    assert body_hash(command).hex() == hashed
+
+
+class LaterOrder(PlaceOrder, frozen=True, tag="PlaceOrder"):
+    """``PlaceOrder`` as a later build may have it."""
+
+    display: int = 100_000
+    mood: str | None = None
+
+
+def later(**fields: object) -> LaterOrder:
+    # Through JSON, as a gateway gets it: values that equal the defaults and are not the same.
+    body = {**msgspec.to_builtins(ORDER), **fields}
+    return msgspec.json.decode(msgspec.json.encode(body), type=LaterOrder)
+
+
+def test_a_field_that_commands_gain_later_leaves_what_does_not_use_it_as_it_was() -> None:
+    unused = later(display=100_000, mood=None)
+
+    assert unused.display is not LaterOrder.__struct_defaults__[0]
+    assert body_hash(unused) == body_hash(later()) == body_hash(ORDER)
+    assert encode_command(unused) == encode_command(ORDER)
+
+
+def test_a_field_that_commands_gain_later_is_hashed_and_sent_where_it_is_used() -> None:
+    used = later(display=7)
+
+    assert len({body_hash(used), body_hash(later(display=8)), body_hash(ORDER)}) == 3
+    assert json.loads(encode_command(used)) == {**json.loads(encode_command(ORDER)), "display": 7}
 
 
 # Outcomes

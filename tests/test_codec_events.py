@@ -19,7 +19,7 @@ from exchange.codec import (
 )
 from exchange.domain.commands import MalformedRecord
 from exchange.domain.events import CommandQuarantined, Event, OrderRested
-from exchange.domain.values import Position, RejectReason, Shard, Side
+from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
     COMMAND_ID,
@@ -212,31 +212,75 @@ def test_an_upcaster_lifts_an_old_text_before_it_is_read(monkeypatch: pytest.Mon
         return text.replace('"limit"', '"price"')
 
     event = rested(1, BUY, price=1000, quantity=10)
-    current = stored(event)
-    old_text = current.data.replace('"price"', '"limit"')
-    monkeypatch.setitem(codec.UPCASTERS, ("OrderRested", 0), name_price)
+    old = stored(event)
+    old_text = old.data.replace('"price"', '"limit"')
+    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (name_price,))
 
-    lifted = load_event(msgspec.structs.replace(current, version=0, data=old_text))
+    lifted = load_event(msgspec.structs.replace(old, data=old_text))
 
-    assert lifted == load_event(current)
+    assert stored(event).version == 2
+    assert lifted == load_event(stored(event))
 
 
 def test_upcasters_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     event = rested(1, BUY, price=1000, quantity=10)
-    current = stored(event)
-    oldest = current.data.replace('"price":1000', '"price":10')
-    monkeypatch.setattr(codec, "EVENT_VERSION", 3)
-    monkeypatch.setitem(
-        codec.UPCASTERS, ("OrderRested", 1), lambda text: text.replace(":10,", ":100,", 1)
+    oldest = stored(event).data.replace('"price":1000', '"price":10')
+    lifts = (
+        lambda text: text.replace(":10,", ":100,", 1),
+        lambda text: text.replace(":100,", ":1000,", 1),
     )
-    monkeypatch.setitem(
-        codec.UPCASTERS, ("OrderRested", 2), lambda text: text.replace(":100,", ":1000,", 1)
-    )
+    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", lifts)
 
-    lifted = load_event(msgspec.structs.replace(current, version=1, data=oldest)).event
+    lifted = load_event(msgspec.structs.replace(stored(event), version=1, data=oldest)).event
 
+    assert stored(event).version == 3
     assert isinstance(lifted, OrderRested)
     assert lifted == event
+
+
+def test_a_form_that_changed_leaves_all_other_types_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (str,))
+
+    for event in EVENTS:
+        assert stored(event).version == (2 if isinstance(event, OrderRested) else 1)
+        assert load_event(stored(event)).event == event
+
+
+def test_only_events_with_a_later_value_are_of_a_later_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later = {CancelReason.MARKET_REMAINDER: 2}
+    monkeypatch.setitem(codec.LATER_VALUES, "OrderCancelled", later)
+    old, new = (
+        cancelled(1, BUY, price=1000, quantity=10),
+        remainder_cancelled(1, BUY, quantity=10),
+    )
+
+    assert (stored(old).version, stored(new).version) == (1, 2)
+    assert [load_event(stored(event)).event for event in (old, new)] == [old, new]
+
+
+def test_a_version_beyond_the_later_values_is_not_guessed_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later = {CancelReason.MARKET_REMAINDER: 2}
+    monkeypatch.setitem(codec.LATER_VALUES, "OrderCancelled", later)
+    event = stored(remainder_cancelled(1, BUY, quantity=10))
+
+    with pytest.raises(UnknownEvent, match="version 3 is not known"):
+        load_event(msgspec.structs.replace(event, version=3))
+
+
+def test_every_later_value_is_one_of_its_events() -> None:
+    kinds = {kind.__name__: kind for kind in get_args(Event)}
+
+    assert codec.UPCASTERS.keys() <= kinds.keys()
+    for name, later in codec.LATER_VALUES.items():
+        enums = {f.type for f in msgspec.structs.fields(kinds[name]) if isinstance(f.type, type)}
+        assert {type(value) for value in later} <= enums
+        assert min(later.values()) > 1
 
 
 def test_the_chain_is_what_logs_already_hold() -> None:

@@ -9,13 +9,15 @@ import asyncpg
 import msgspec
 import pytest
 
+from exchange import codec, event_log
 from exchange.codec import (
+    UnknownEvent,
     command_claim,
     decode_event,
     keyed_command_id,
     order_claim,
 )
-from exchange.domain.values import Offset, Position, Shard
+from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.event_log import (
     FoundOutcome,
     PlacedCommand,
@@ -28,6 +30,7 @@ from exchange.event_log import (
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
 from exchange.ports import Claim, Head, LeaseLost, LogCorrupt, StoredEvent
+from tests.builders import closed, rested, stored
 from tests.failures import plant_failures
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +257,40 @@ async def test_a_text_with_line_breaks_is_one_event_all_the_same(database_url: s
         (events,) = [part async for part in store.replay(after=Position(0), up_to=Position(1))]
 
         assert events == [decode_event(broken)]
+
+
+async def test_events_of_older_forms_are_lifted_without_a_second_read(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "read_events", None)
+    resting = rested(1, Side.BUY, price=1000, quantity=10)
+    old = [stored(closed(1)), stored(resting, 2), stored(closed(2), 3)]
+    upcasters = (lambda text: text.replace('"price":1000', '"price":2000'),)
+    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", upcasters)
+    new = stored(resting, 4)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        after = Head(Shard(0), head.epoch, Position(4), "topic", Offset(1), b"c", b"d")
+        batch = await store.begin()
+        await batch.append([*old, new], expected=head, head=after, links=b"")
+
+        (events,) = [part async for part in store.replay(after=Position(1), up_to=Position(4))]
+
+    lifted = rested(1, Side.BUY, price=2000, quantity=10)
+    assert [e.version for e in (*old, new)] == [1, 1, 1, 2]
+    assert events == [lifted, closed(2), resting]
+
+
+async def test_a_replay_names_an_event_that_is_newer_than_this_build(database_url: str) -> None:
+    newer = msgspec.structs.replace(stored(closed(1)), version=2)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
+        batch = await store.begin()
+        await batch.append([newer], expected=head, head=after, links=b"")
+
+        with pytest.raises(UnknownEvent, match="position 1 of shard 0: version 2 is not known"):
+            await anext(aiter(store.replay(after=Position(0), up_to=Position(1))))
 
 
 async def test_a_gap_stops_a_replay(connection: asyncpg.Connection) -> None:

@@ -2,6 +2,9 @@
 
 Every amount is already an integer of the instrument's scales; the gateway
 converted it once. Decoding one from JSON enforces the bounds written here.
+
+A field that has its default is not written. So a field that is added with a default leaves
+the bytes of every earlier request as they were, and with them the hash that its claim holds.
 """
 
 from typing import Annotated
@@ -20,7 +23,9 @@ from exchange.domain.values import (
 )
 
 
-class RegisterInstrument(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class RegisterInstrument(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Open a book for an instrument on the shard that receives this."""
 
     instrument: InstrumentName
@@ -32,7 +37,7 @@ class RegisterInstrument(Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     lot_size: QuantityUnits
 
 
-class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Trade what crosses; rest what is left of a limit order."""
 
     order_id: Id
@@ -44,7 +49,7 @@ class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     quantity: QuantityUnits
 
 
-class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Take an order off the book; ``client_id``, when given, must own it."""
 
     order_id: Id
@@ -52,13 +57,17 @@ class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     client_id: Id | None
 
 
-class CloseSettlementCycle(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class CloseSettlementCycle(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Close a settlement cycle, and all before it, on the shard that receives this."""
 
     cycle: CycleNumber
 
 
-class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class MalformedRecord(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Stands for a Kafka record that is no command, so that the log tells of it.
 
     ``sha256`` is the hex digest of the record's bytes.
@@ -69,7 +78,9 @@ class MalformedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     size_bytes: int
 
 
-class QuarantinedRecord(Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class QuarantinedRecord(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Stands for a Kafka record that crashed the matcher, so that the log goes on without it.
 
     ``sha256`` is the hex digest of the record's bytes; ``crashes`` is how often it was tried alone.
