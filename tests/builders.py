@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
+from msgspec import UNSET, UnsetType
+
 from exchange.codec import chain_links, store_event
 from exchange.domain.commands import (
     CancelOrder,
@@ -291,6 +293,7 @@ def cancelled(
     reason: CancelReason = CancelReason.REQUESTED,
     client: int | None = None,
     instrument: str = BTC_USD,
+    asked_by: int | UnsetType | None = None,
 ) -> OrderCancelled:
     return OrderCancelled(
         order_id=order_name(order),
@@ -301,19 +304,25 @@ def cancelled(
         quantity=Quantity(quantity),
         reason=reason,
         time_ms=TIME_MS,
+        asked_by=_asked_by(asked_by),
     )
 
 
 def remainder_cancelled(order: int, side: Side, *, quantity: int) -> OrderCancelled:
     """End a market order that found too little to trade with."""
     reason = CancelReason.MARKET_REMAINDER
-    return cancelled(order, side, price=None, quantity=quantity, reason=reason)
+    return cancelled(order, side, price=None, quantity=quantity, reason=reason, asked_by=UNSET)
 
 
 def cancel_rejected(
-    order: int, reason: RejectReason, *, instrument: str = BTC_USD
+    order: int,
+    reason: RejectReason,
+    *,
+    instrument: str = BTC_USD,
+    asked_by: int | UnsetType | None = None,
 ) -> CancelRejected:
-    return CancelRejected(order_name(order), instrument, reason, time_ms=TIME_MS)
+    asked = _asked_by(asked_by)
+    return CancelRejected(order_name(order), instrument, reason, time_ms=TIME_MS, asked_by=asked)
 
 
 def record_rejected(command: MalformedRecord) -> RecordRejected:
@@ -336,6 +345,10 @@ def stored(event: Event, position: int = 1) -> StoredEvent:
         command_id=COMMAND_ID,
         kafka_offset=OFFSET,
     )
+
+
+def _asked_by(client: int | UnsetType | None) -> str | UnsetType | None:
+    return client_name(client) if isinstance(client, int) else client
 
 
 def _price(price: int | None) -> Price | None:

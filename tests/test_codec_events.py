@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from exchange import codec
 from exchange.codec import (
@@ -101,7 +102,7 @@ STORED_TEXTS: list[tuple[Event, str]] = [
         ),
     ),
     (
-        cancelled(1, BUY, price=1000, quantity=10),
+        cancelled(1, BUY, price=1000, quantity=10, asked_by=UNSET),
         (
             '{"type":"OrderCancelled","order_id":"order-1","client_id":"client-1",'
             '"instrument":"BTC-USD","side":"buy","price":1000,"quantity":10,"reason":"requested",'
@@ -117,7 +118,7 @@ STORED_TEXTS: list[tuple[Event, str]] = [
         ),
     ),
     (
-        cancel_rejected(1, RejectReason.NOT_OWNER),
+        cancel_rejected(1, RejectReason.NOT_OWNER, asked_by=UNSET),
         (
             '{"type":"CancelRejected","order_id":"order-1","instrument":"BTC-USD",'
             '"reason":"not_owner","time_ms":1700000000000}'
@@ -151,8 +152,29 @@ STORED_TEXTS: list[tuple[Event, str]] = [
 ]
 EVENTS = [event for event, _ in STORED_TEXTS]
 
+# What logs hold that are younger than who asked for a cancel.
+LATER_TEXTS: list[tuple[Event, str]] = [
+    (
+        cancelled(1, BUY, price=1000, quantity=10, asked_by=None),
+        (
+            '{"type":"OrderCancelled","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","price":1000,"quantity":10,"reason":"requested",'
+            '"time_ms":1700000000000,"asked_by":null}'
+        ),
+    ),
+    (
+        cancel_rejected(1, RejectReason.NOT_OWNER, asked_by=2),
+        (
+            '{"type":"CancelRejected","order_id":"order-1","instrument":"BTC-USD",'
+            '"reason":"not_owner","time_ms":1700000000000,"asked_by":"client-2"}'
+        ),
+    ),
+]
 
-@pytest.mark.parametrize(("event", "text"), STORED_TEXTS, ids=lambda value: type(value).__name__)
+
+@pytest.mark.parametrize(
+    ("event", "text"), STORED_TEXTS + LATER_TEXTS, ids=lambda value: type(value).__name__
+)
 def test_an_event_is_stored_as_logs_already_have_it(event: Event, text: str) -> None:
     instrument = getattr(event, "instrument", None)
 

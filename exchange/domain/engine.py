@@ -304,11 +304,18 @@ def _cancel(state: State, command: CancelOrder, now_ms: int) -> Event:
         quantity=Quantity(order.remaining),
         reason=CancelReason.REQUESTED,
         time_ms=now_ms,
+        asked_by=command.client_id,
     )
 
 
 def _cancel_rejected(command: CancelOrder, reason: RejectReason, now_ms: int) -> CancelRejected:
-    return CancelRejected(command.order_id, command.instrument, reason, time_ms=now_ms)
+    return CancelRejected(
+        command.order_id,
+        command.instrument,
+        reason,
+        time_ms=now_ms,
+        asked_by=command.client_id,
+    )
 
 
 def _register(state: State, command: RegisterInstrument, now_ms: int) -> Event:

@@ -5,7 +5,7 @@ Events suffice alone: a reader needs no other state than the events before them.
 stamped the command, and never runs backwards within a shard.
 """
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from exchange.domain.values import (
     CancelReason,
@@ -99,7 +99,9 @@ class OrderRested(Struct, frozen=True, tag=True, gc=False):
 class OrderCancelled(Struct, frozen=True, tag=True, gc=False):
     """``quantity`` of an order will never trade.
 
-    ``price`` is the level that it leaves; None when it was never on the book.
+    ``price`` is the level that it leaves; None when it was never on the book. ``asked_by`` is
+    the client that the cancel named, None if it named none; it is unset where nobody asked, and
+    in logs that are older than the field.
     """
 
     order_id: str
@@ -110,15 +112,17 @@ class OrderCancelled(Struct, frozen=True, tag=True, gc=False):
     quantity: Quantity
     reason: CancelReason
     time_ms: int
+    asked_by: str | UnsetType | None = UNSET
 
 
 class CancelRejected(Struct, frozen=True, tag=True, gc=False):
-    """A cancel was refused and changed nothing."""
+    """A cancel was refused and changed nothing; ``asked_by`` is as in ``OrderCancelled``."""
 
     order_id: str
     instrument: str
     reason: RejectReason
     time_ms: int
+    asked_by: str | UnsetType | None = UNSET
 
 
 class SettlementCycleClosed(Struct, frozen=True, tag=True, gc=False):

@@ -64,10 +64,13 @@ ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
 EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
 
 
+UNSHOWN: Final = {"time_ms", "asked_by"}  # the one is the timestamp, the other of the log alone
+
+
 def _view_type(event: type[Struct]) -> type[Struct]:
     """Return an event's form for clients: its place and time, and amounts as decimals."""
     fields: list[tuple[str, Any]] = [("sequence", int), ("timestamp", str)]
-    known = (field for field in msgspec.structs.fields(event) if field.name != "time_ms")
+    known = (field for field in msgspec.structs.fields(event) if field.name not in UNSHOWN)
     fields.extend((field.name, _shown(field.type)) for field in known)
     return msgspec.defstruct(event.__name__, fields, frozen=True, tag=True, tag_field="type")
 
@@ -228,13 +231,14 @@ async def _find(
 
 def _event_view(decided: DecidedEvent, listing: Listing) -> Struct:
     """Return an event with its amounts as decimals and its time as text."""
-    fields = msgspec.structs.asdict(decided.event)
-    time = timestamp(fields.pop("time_ms"))
+    told = msgspec.structs.asdict(decided.event)
+    fields = {name: value for name, value in told.items() if name not in UNSHOWN}
     for name, value in fields.items():
         if isinstance(value, int):
             scale = listing.price_scale if name == "price" else listing.quantity_scale
             fields[name] = amount(value, scale)
     view = EVENT_VIEWS[type(decided.event)]
+    time = timestamp(decided.event.time_ms)
     return view(sequence=decided.position, timestamp=time, **fields)
 
 

@@ -118,6 +118,7 @@ class Oracle:
             "type": "CancelRejected",
             "order_id": command["order_id"],
             "instrument": command["instrument"],
+            "asked_by": command["client_id"],
         }
         if command["instrument"] not in self.instruments:
             return {**refused, "reason": "unknown_instrument"}
@@ -127,7 +128,8 @@ class Oracle:
         if command["client_id"] not in (None, order["client_id"]):
             return {**refused, "reason": "not_owner"}
         self.resting.remove(order)
-        return {"type": "OrderCancelled", **order, "reason": "requested"}
+        asked_by = command["client_id"]
+        return {"type": "OrderCancelled", **order, "reason": "requested", "asked_by": asked_by}
 
     def _register(self, command: Message) -> Message:
         if command["instrument"] in self.instruments:

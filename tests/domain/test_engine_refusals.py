@@ -125,9 +125,11 @@ def test_a_cancel_takes_what_is_left_off_the_book() -> None:
 def test_an_owner_may_cancel_and_nobody_else() -> None:
     state = given(rested(1, BUY, price=1000, quantity=10, client=7))
 
-    assert when(state, cancel(1, client=8)) == [cancel_rejected(1, RejectReason.NOT_OWNER)]
+    assert when(state, cancel(1, client=8)) == [
+        cancel_rejected(1, RejectReason.NOT_OWNER, asked_by=8)
+    ]
     assert when(state, cancel(1, client=7)) == [
-        cancelled(1, BUY, price=1000, quantity=10, client=7)
+        cancelled(1, BUY, price=1000, quantity=10, client=7, asked_by=7)
     ]
 
 
