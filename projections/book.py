@@ -61,25 +61,25 @@ APPLY = (
     MOVE
     + """
 if #KEYS % 2 ~= 1 then
-    return redis.error_reply('ERR book: malformed batch')
+    return redis.error_reply('MALFORMED book batch')
 end
 local at = 4
 for key = 2, #KEYS, 2 do
     local levels = tonumber(ARGV[at])
     if not levels then
-        return redis.error_reply('ERR book: malformed batch')
+        return redis.error_reply('MALFORMED book batch')
     end
     for _ = 1, levels do
         -- A score is exact up to 2^53, which has 16 digits; a sum of quantities may be larger.
         if not (amount(ARGV[at + 1], 16) and amount(ARGV[at + 2], 32)) then
-            return redis.error_reply('ERR book: malformed level')
+            return redis.error_reply('MALFORMED book level')
         end
         at = at + 2
     end
     at = at + 1
 end
 if at ~= #ARGV + 1 then
-    return redis.error_reply('ERR book: malformed batch')
+    return redis.error_reply('MALFORMED book batch')
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
 at = 4

@@ -1,7 +1,10 @@
 """Which errors are a store's, to be waited out, and which are the event's, to stop at.
 
-A store that is away comes back and the projector goes on from what is stored there.
-Anything else would fail again for ever, so it must not be retried.
+A store that is away comes back and the projector goes on from what is stored there. So
+does one that fails over, is out of memory, or lacks a grant or a migration. The event is
+blamed only if the store says that a value is to blame: PostgreSQL by the class of its
+error, Redis by the answer of our own scripts. That would fail again for ever, so it must
+not be retried.
 """
 
 import asyncio
@@ -10,50 +13,35 @@ from collections.abc import Mapping
 from typing import Final
 
 import asyncpg
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+from redis.exceptions import RedisError, ResponseError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from exchange.cancellation import heed_cancellation
-from exchange.event_log import SERVER_CLASSES
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_MIN_S: Final = 0.1
-CONNECTION_CLASS: Final = "08"  # of SQLSTATEs
 BACKOFF_MAX_S: Final = 2.0  # a store that is back is used well within the 5 s we promise
 
-# What Redis answers with when it is its own state that keeps it from doing what was asked.
-_REDIS_STATES: Final = ("OOM", "LOADING", "READONLY", "BUSY", "MISCONF")
+# The SQLSTATE classes that blame a value: cardinality, data, integrity, a limit that it exceeds.
+VALUE_CLASSES: Final = frozenset({"21", "22", "23", "54"})
+MALFORMED: Final = "MALFORMED"  # how our scripts begin when they refuse a batch
 
 
 def is_store_failure(error: BaseException) -> bool:
-    """Tell whether ``error`` may pass when a store comes back."""
+    """Tell whether ``error`` may pass when a store comes back, or is put right."""
+    if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__:
+        return is_store_failure(error.orig.__cause__)  # the driver's own, which says more
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "")[:2] in SERVER_CLASSES | {CONNECTION_CLASS}
+        return (error.sqlstate or "")[:2] not in VALUE_CLASSES
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # that one is a value that cannot be encoded
     # The driver's own confusion over a connection that was cut between two messages.
     if isinstance(error, asyncpg.InternalClientError):
         return True
     if isinstance(error, ResponseError):
-        return _is_state_of_redis(error)
-    if isinstance(error, DBAPIError) and _is_of_a_value(error):
-        return False
+        return not str(error).startswith(MALFORMED)
     return isinstance(error, OSError | TimeoutError | SQLAlchemyError | RedisError)
-
-
-def _is_state_of_redis(error: ResponseError) -> bool:
-    # The client takes the prefix from those that it has classes for.
-    known = isinstance(error, ReadOnlyError | OutOfMemoryError)
-    return known or str(error).startswith(_REDIS_STATES)
-
-
-def _is_of_a_value(error: DBAPIError) -> bool:
-    """Tell whether the statement or what was given to it is to blame."""
-    if isinstance(error, DataError | ProgrammingError | IntegrityError):
-        return True
-    # SQLAlchemy puts the driver's into none of these classes.
-    return isinstance(error.orig and error.orig.__cause__, asyncpg.DataError)
 
 
 class Outage:

@@ -41,7 +41,7 @@ APPLY = (
     MOVE
     + """
 if #ARGV % 3 ~= 1 or (#ARGV - 4) / 3 ~= ARGV[2] - ARGV[1] then
-    return redis.error_reply('ERR feed: malformed batch')
+    return redis.error_reply('MALFORMED feed batch')
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
 local position = tonumber(ARGV[1])

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.cancellation import heed_cancellation
 from exchange.event_log import read_event_times, read_heads
 from projections.book import BookProjection
-from projections.checkpoints import has_reached
+from projections.checkpoints import ReadModelUnavailable, has_reached
 from projections.failures import Outage, is_store_failure
 from projections.feed import FeedProjection
 from projections.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
@@ -113,9 +113,8 @@ class Projector:
         self._keep_followers(tasks, active, heads)
         self._keep_snapshotters(tasks, heads)
         live = {g.projection for g in mine if g.live}
-        for generation in active:
-            if generation.projection not in live:
-                await self._go_live_if_caught_up(generation)
+        waiting = [generation for generation in active if generation.projection not in live]
+        await asyncio.gather(*map(self._go_live_if_caught_up, waiting))
 
     async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
         """Tell how far each follower is behind, in events and by the age of the oldest of them."""
@@ -169,14 +168,23 @@ class Projector:
         return Follower(self._engine, projection, place, tail, self._pace_ms, watch)
 
     async def _go_live_if_caught_up(self, generation: Generation) -> None:
-        """Let queries read a projection's first generation, once it is where the log was."""
-        wanted = self._heads_at_start or {}
+        """Let queries read a projection's first generation, once it is where the log was.
+
+        One whose store is away is not there yet, which keeps no other from going live.
+        """
+        try:
+            await self._go_live_if_at(generation, self._heads_at_start or {})
+        except Exception as error:
+            if not (isinstance(error, ReadModelUnavailable) or is_store_failure(error)):
+                raise
+
+    async def _go_live_if_at(self, generation: Generation, wanted: Mapping[int, int]) -> None:
+        fields = {"projection": generation.projection, "generation": generation.generation}
         projection = self._projections[generation.projection]
         reached = await projection.reached(generation.generation, list(wanted))
         if has_reached(reached, wanted):
             async with driver_connection(self._engine) as driver:
                 await switch_live(driver, generation.projection, generation.generation)
-            fields = {"projection": generation.projection, "generation": generation.generation}
             logger.info("A projection went live", extra=fields)
 
     def _wake(self, shard: int) -> None:

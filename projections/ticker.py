@@ -38,7 +38,7 @@ APPLY = (
     MOVE
     + """
 if #ARGV % 2 ~= 1 then
-    return redis.error_reply('ERR ticker: malformed batch')
+    return redis.error_reply('MALFORMED ticker batch')
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
 for at = 4, #ARGV, 2 do

@@ -56,7 +56,9 @@ def projector(database_url: str, redis_url: str) -> RunProjector:
     """Run a projector with clients of its own, as its process does."""
 
     @asynccontextmanager
-    async def running(pace_ms: int = 5) -> AsyncIterator[asyncio.Task[None]]:
+    async def running(
+        pace_ms: int = 5, redis_url: str = redis_url
+    ) -> AsyncIterator[asyncio.Task[None]]:
         engine = make_engine(database_url, "projector")
         async with Redis.from_url(redis_url) as redis:
             task = asyncio.create_task(run_projector(engine, redis, pace_ms=pace_ms))

@@ -16,6 +16,7 @@ from exchange.domain.events import OrderCancelled
 from exchange.domain.values import CancelReason, Offset, Position, Quantity, Shard, Side
 from exchange.ports import StoredEvent
 from projections.checkpoints import SequenceWaits
+from tests.conftest import free_ports
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, RunProjector, catch_up
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import (
@@ -108,6 +109,22 @@ async def test_a_projector_that_is_restarted_often_resumes(
             await catch_up(engine, redis, connection)
 
     await assert_models_equal_folds(connection, redis)
+
+
+async def test_models_go_live_though_redis_is_away_when_they_are_first_made(
+    database_url: str, engine: AsyncEngine, connection: asyncpg.Connection, projector: RunProjector
+) -> None:
+    nowhere = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        async with projector(redis_url=nowhere) as task:
+            await until("select count(*) from live", connection, len(POSTGRES_PROJECTIONS))
+            await writer.append_random(random.Random(6), 20)
+            for name in POSTGRES_PROJECTIONS:
+                heads = {0: writer.position}
+                await SequenceWaits(engine).reach(name, heads, timeout_ms=CATCH_UP_TIMEOUT_MS)
+
+            assert not task.done(), task
 
 
 async def test_an_event_that_one_projection_cannot_apply_stops_only_that_one(
