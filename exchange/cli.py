@@ -128,7 +128,7 @@ def matcher(
     """Decide the commands of some shards; if another matcher does, stand by to take over."""
     from exchange.processes.matcher import run_matcher
 
-    _process(lambda settings: run_matcher(settings, shard, standby=standby))
+    _cancelled(lambda settings: run_matcher(settings, shard, standby=standby))
 
 
 @app.command()
@@ -136,7 +136,7 @@ def projector() -> None:
     """Keep the read models up to date."""
     from exchange.processes.projector import run_projections
 
-    _process(run_projections)
+    _cancelled(run_projections)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
     """Serve HTTP."""
     from exchange.processes.gateway import run_gateway
 
-    _process(lambda settings: run_gateway(settings, port))
+    _process(lambda settings, stopping: run_gateway(settings, port, stopping))
 
 
 @app.command()
@@ -165,9 +165,15 @@ app.command("verify")(verify_log)
 app.command()(snapshot)
 
 
-def _process(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+def _cancelled(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    from exchange.processes.running import cancelled_by
+
+    _process(lambda settings, stopping: cancelled_by(stopping, work(settings)))
+
+
+def _process(work: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     from exchange.processes.running import serve_until_stopped
 
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
-    serve_until_stopped(work(settings))
+    serve_until_stopped(lambda stopping: work(settings, stopping))

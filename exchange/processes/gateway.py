@@ -1,7 +1,6 @@
 """The gateway's process."""
 
 import asyncio
-import signal
 from contextlib import AsyncExitStack
 
 from exchange.command_log import CommandProducer
@@ -12,11 +11,8 @@ from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
 
 
-async def run_gateway(settings: Settings, port: int) -> None:
+async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) -> None:
     """Serve HTTP on ``port`` until asked to stop, then finish what is in flight."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     producer = CommandProducer(
         settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
     )

@@ -1,13 +1,14 @@
 """Running a process until it is told to stop, and what every one of them may need.
 
-``serve_until_stopped`` runs one until SIGTERM or SIGINT, which cancels it; everything it
-opened is closed on the way out.
+``serve_until_stopped`` runs one, and sets an event at SIGTERM or SIGINT: nothing else handles
+signals. A process that has something to finish first is given the event; ``cancelled_by`` is for
+those that can end at any moment. Everything that was opened is closed on the way out.
 """
 
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
@@ -24,13 +25,13 @@ REDIS_CONNECTIONS_MAX: Final = 64
 GARBAGE_OBJECTS_MAX: Final = 50_000  # about 10 MB between two collections
 
 
-def serve_until_stopped(main: Coroutine[Any, Any, None]) -> None:
-    """Run a process's coroutine to its end, or until a signal asks it to stop."""
+def serve_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a process to its end; the event that it is given says that it is asked to stop."""
     # A hundred requests under way are more new objects than Python's default threshold, so the
     # collector would walk the heap for every few of them: a tenth of a gateway's time.
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS_MAX)
-    uvloop.run(_until_signal(main))
+    uvloop.run(_told_of_signals(work))
 
 
 def tracing_as(role: str, settings: Settings) -> AbstractContextManager[None]:
@@ -60,11 +61,21 @@ async def redis_client(settings: Settings) -> AsyncIterator[Redis]:
         yield client
 
 
-async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
+async def cancelled_by(stopping: asyncio.Event, main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, or cancel it as soon as ``stopping`` is set."""
     task = asyncio.ensure_future(main)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    asked = asyncio.create_task(stopping.wait())
+    asked.add_done_callback(lambda _: task.cancel())
     try:
         await task
     except asyncio.CancelledError:
         return
+    finally:
+        asked.cancel()
+
+
+async def _told_of_signals(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await work(stopping)
