@@ -32,7 +32,7 @@ from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.edge import Edge
 from exchange.gateway.health import Health
 from exchange.gateway.holdings import get_positions
-from exchange.gateway.instruments import list_all, register_instrument
+from exchange.gateway.instruments import get_instruments, register_instrument
 from exchange.gateway.limits import NO_LIMITS, Limits, RateLimiter
 from exchange.gateway.listings import Listings
 from exchange.gateway.market import get_orderbook, get_trades
@@ -75,7 +75,7 @@ INTERFACE: Final = (
     Route("/orders", get_orders, methods=["GET"]),
     Route("/orders/{order_id}/events", get_order_events, methods=["GET"]),
     Route("/commands/{command_id}", get_command, methods=["GET"]),
-    Route("/instruments", list_all, methods=["GET"]),
+    Route("/instruments", get_instruments, methods=["GET"]),
     Route("/instruments", register_instrument, methods=["POST"]),
     Route("/healthz", get_health, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),

@@ -108,7 +108,7 @@ async def register_instrument(request: Request) -> Response:
         problems=READING,
     )
 )
-async def list_all(request: Request) -> Response:
+async def get_instruments(request: Request) -> Response:
     """``GET /instruments``."""
     gateway = gateway_of(request)
     parameters = query(request)

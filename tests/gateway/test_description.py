@@ -45,6 +45,12 @@ def test_every_route_is_declared_and_in_the_document() -> None:
     }
 
 
+def test_what_only_reads_is_named_by_what_it_gets() -> None:
+    reading = [item["get"]["operationId"] for item in OPENAPI["paths"].values() if "get" in item]
+
+    assert [name for name in reading if not name.startswith("get_")] == []
+
+
 def test_every_parameter_in_a_path_is_described() -> None:
     for route in ROUTES:
         declared = {parameter.name for parameter in OPERATIONS[route.endpoint].path}
