@@ -1,6 +1,7 @@
 """Bugs to plant, one at a time, and the tests that must then fail.
 
-Each replaces one text, which is in its file exactly once, by another that still runs. They
+Each replaces one text, which is in its file exactly once, by another that still runs and names
+only what the file names too: one that dies of a name that is gone is caught by any test. They
 are the mistakes that this design is most afraid of, not those that a tool would think of.
 """
 
@@ -66,7 +67,7 @@ MUTANTS = [
         "an outcome is told before the commit",
         "exchange/matcher.py",
         "        with watched:\n            await batch.append(",
-        "        for message in messages:\n            self._enqueue(message)\n"
+        "        self._publisher.put(messages)\n"
         "        with watched:\n            await batch.append(",
         SIMULATION,
     ),
