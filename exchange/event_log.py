@@ -311,7 +311,7 @@ async def _find_replays(
         (c.shard, c.offset): FoundOutcome(
             [],
             replay_of=(holder.shard, holder.kafka_offset),
-            conflict=holder.body_hash != c.body_hash,
+            conflict=holder.conflicts_with(c.body_hash),
         )
         for c in commands
         if (holder := holders.get(command_claim(c.command_id))) is not None

@@ -238,7 +238,7 @@ class Matcher:
         holders = await self._take(batch, [(command_claim(r.command_id), r) for r in keyed])
         resent = {
             r.offset: Resent(
-                (holder.shard, holder.kafka_offset), holder.body_hash != body_hash(r.command)
+                (holder.shard, holder.kafka_offset), holder.conflicts_with(body_hash(r.command))
             )
             for r in keyed
             if (holder := holders[command_claim(r.command_id)]) and not self._is_mine(holder, r)

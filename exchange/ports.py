@@ -15,6 +15,7 @@ from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 
 EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
+UNKNOWN_BODY: Final = b""  # in the place of a hash: the log cannot tell any more what was asked
 
 
 class CommandRecord(Struct, frozen=True, gc=False):
@@ -47,13 +48,18 @@ class StoredEvent(Struct, frozen=True, gc=False):
 class Claim(Struct, frozen=True, gc=False):
     """A name taken for ever (an idempotency key, an order id) and the command that took it.
 
-    ``body_hash`` covers what the client asked, so that a resent key with another body shows.
+    ``body_hash`` covers what the client asked, so that a resent key with another body shows. It
+    is ``UNKNOWN_BODY`` in a claim that was made again from events which do not tell all of it.
     """
 
     name: str
     shard: Shard
     kafka_offset: Offset
     body_hash: bytes
+
+    def conflicts_with(self, body_hash: bytes) -> bool:
+        """Tell whether something else was asked; where nobody knows, a resend is believed."""
+        return self.body_hash not in (UNKNOWN_BODY, body_hash)
 
 
 class Trace(Struct, frozen=True, gc=False):

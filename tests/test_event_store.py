@@ -29,7 +29,7 @@ from exchange.event_log import (
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import Claim, Head, LeaseLost, LogCorrupt, StoredEvent
+from exchange.ports import UNKNOWN_BODY, Claim, Head, LeaseLost, LogCorrupt, StoredEvent
 from tests.builders import closed, rested, stored
 from tests.failures import plant_failures
 
@@ -67,7 +67,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-@pytest.mark.parametrize("table", ["events", "batches"])
+@pytest.mark.parametrize("table", ["events", "batches", "claims"])
 @pytest.mark.parametrize("statement", ["update {} set shard = 1", "delete from {}", "truncate {}"])
 async def test_the_log_refuses_change(
     connection: asyncpg.Connection, table: str, statement: str
@@ -78,6 +78,16 @@ async def test_the_log_refuses_change(
         await connection.execute("set session_replication_role = replica")
 
     assert await read_events(connection, 0, after=0, up_to=9, limit=9) == EVENTS
+
+
+@pytest.mark.parametrize("statement", ["delete from head", "truncate head"])
+async def test_a_head_can_move_and_not_be_lost(
+    connection: asyncpg.Connection, statement: str
+) -> None:
+    with pytest.raises(asyncpg.RestrictViolationError, match="head is append-only"):
+        await connection.execute(statement)
+
+    assert await read_heads(connection) == {0: 3}
 
 
 async def test_a_batch_wakes_those_who_listen(database_url: str) -> None:
@@ -136,6 +146,18 @@ async def test_a_resend_with_another_body_is_found_as_a_conflict(
     found = await find_outcomes(connection, [PlacedCommand(0, 1, KEYED, b"other body")])
 
     assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0), conflict=True)}
+
+
+async def test_a_resend_of_what_the_log_cannot_tell_any_more_is_believed(
+    connection: asyncpg.Connection,
+) -> None:
+    forgotten = keyed_command_id("client", "forgotten")
+    name = command_claim(forgotten)
+    await connection.execute("insert into claims values ($1, 0, 0, $2)", name, UNKNOWN_BODY)
+
+    found = await find_outcomes(connection, [PlacedCommand(0, 1, forgotten, b"any body")])
+
+    assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0))}
 
 
 async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(

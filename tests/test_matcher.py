@@ -19,6 +19,7 @@ from exchange import matcher as matcher_module
 from exchange import replies
 from exchange.codec import (
     Outcome,
+    command_claim,
     decode_outcomes,
     encode_command,
     keyed_command_id,
@@ -30,7 +31,15 @@ from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, Reg
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.matcher import Matcher
-from exchange.ports import CommandRecord, ForeignTopic, Head, LogCorrupt, StaleWriter, StoredEvent
+from exchange.ports import (
+    UNKNOWN_BODY,
+    CommandRecord,
+    ForeignTopic,
+    Head,
+    LogCorrupt,
+    StaleWriter,
+    StoredEvent,
+)
 from tests.fakes import (
     MemoryBatch,
     MemoryCommandLog,
@@ -216,6 +225,22 @@ async def test_the_same_key_and_body_gets_the_first_outcome_again() -> None:
     await world.match_all()
 
     assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first))
+
+
+async def test_a_resend_of_what_the_log_cannot_tell_any_more_gets_the_first_outcome() -> None:
+    world = World()
+    key = keyed_command_id("a", "key")
+    first = world.send(place("o1"), key)
+    await world.match_all()
+    name = command_claim(key)
+    world.database.claims[name] = msgspec.structs.replace(
+        world.database.claims[name], body_hash=UNKNOWN_BODY
+    )
+
+    world.send(place("o2"), key)
+    await world.match_all()
+
+    assert world.outcomes[-1] == Outcome(waiter=2, offset=2, replay_of=(0, first))
 
 
 async def test_the_same_key_with_another_body_is_a_conflict_and_takes_no_order_id() -> None:

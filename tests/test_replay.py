@@ -24,6 +24,7 @@ from tests.projections.logs import LogWriter, registrations
 pytestmark = pytest.mark.anyio
 
 BATCHES = 12
+GUARDED = ("events", "batches", "claims", "head")
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def tamper(connection: asyncpg.Connection, statement: str, *arguments: object) -> None:
     async with connection.transaction():
-        for table in ("events", "batches"):
+        for table in GUARDED:
             await connection.execute(f"alter table {table} disable trigger refuse_changes")
         await connection.execute(statement, *arguments)
-        for table in ("events", "batches"):
+        for table in GUARDED:
             await connection.execute(f"alter table {table} enable always trigger refuse_changes")
 
 

@@ -102,8 +102,8 @@ MUTANTS = [
     Mutant(
         "another body under a resent key is no conflict",
         "exchange/matcher.py",
-        "holder.body_hash != body_hash(r.command)",
-        "holder.body_hash == b''",
+        "holder.conflicts_with(body_hash(r.command))",
+        "holder.conflicts_with(holder.body_hash)",
         SIMULATION,
     ),
     Mutant(
