@@ -1,6 +1,6 @@
 """Bytes to validated input: what a client may send, and decimals to units, exactly.
 
-A body is read twice on purpose. ``_check_json`` refuses what is no JSON that two
+A body is read twice on purpose. ``check_json`` refuses what is no JSON that two
 readers would understand alike (duplicate keys, NaN, deep nesting; 400), since
 msgspec takes the last of duplicate keys; it costs 4 µs. Then msgspec decodes it
 into a frozen struct and refuses the wrong shape, naming the field (422).
@@ -40,6 +40,7 @@ DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on som
 AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
 UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
 
+EXPLANATION_CHARACTERS_MAX: Final = 200  # the decoder quotes a value whole
 SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,9 +54,8 @@ _NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,2
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_STRINGS_OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*"')
-_PATH_IN_ERROR = re.compile(r" - at `\$\.?(.*)`$")
-_NAME_IN_ERROR = re.compile(r"field `(.*)`")
+# A string that is not closed runs to the end: else each quote in it would be tried as its start.
+_STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 T = TypeVar("T")
 
@@ -125,15 +125,22 @@ SNAPSHOT_BODY: Final = msgspec.json.Decoder(SnapshotBody)
 INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 
-def decode(
-    body: bytes, decoder: msgspec.json.Decoder[T], *, repeatable: frozenset[str] = frozenset()
-) -> T:
-    """Read a body, in which only the ``repeatable`` keys may occur twice; the last one counts.
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Read a body.
 
     Raises:
         Problem: 400 if it is no JSON, 422 naming the field if it has another shape.
     """
-    _check_json(body, repeatable)
+    check_json(body)
+    return read_checked(body, decoder)
+
+
+def read_checked(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Read a body that ``check_json`` has passed.
+
+    Raises:
+        Problem: As ``decode``.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -337,7 +344,16 @@ def _judge(repeatable: frozenset[str]) -> json.JSONDecoder:
     )
 
 
-def _check_json(body: bytes, repeatable: frozenset[str]) -> None:
+def check_json(body: bytes, repeatable: frozenset[str] = frozenset()) -> None:
+    """Refuse what two readers of JSON would not understand alike.
+
+    Args:
+        body: Any bytes.
+        repeatable: The keys that may occur twice; the last one counts.
+
+    Raises:
+        Problem: 400, it is such a body.
+    """
     try:
         text = body.decode()
         _check_depth(text)
@@ -356,6 +372,10 @@ def _check_depth(text: str) -> None:
             raise ValueError(f"nested deeper than {DEPTH_MAX} levels")
 
 
+# How the decoder's messages begin that name a field, and how the others end.
+_NAMING: Final = ("Object contains unknown field `", "Object missing required field `")
+_PATH: Final = " - at `$"
+
 # What the decoder says, and what it means to somebody who does not know our types.
 _EXPLANATIONS: Final = (
     ("Object missing required field", "is required"),
@@ -372,10 +392,20 @@ _CHOICES: Final = {
 
 
 def _wrong_shape(message: str) -> Problem:
-    path = _PATH_IN_ERROR.search(message)
-    name = _NAME_IN_ERROR.search(message)
-    field = (path and path[1]) or (name and name[1]) or "body"
+    field = _field_of(message)
     return invalid(field[:ID_CHARACTERS_MAX], _explained(field, message))
+
+
+def _field_of(message: str) -> str:
+    """Return which field an error of the decoder is about.
+
+    The message may quote all that a client sent, so it is taken apart without a pattern.
+    """
+    for words in _NAMING:
+        if message.startswith(words):
+            return message.removeprefix(words).rpartition("`")[0]
+    _, found, path = message.rpartition(_PATH)
+    return (found and path.removesuffix("`").removeprefix(".")) or "body"
 
 
 def _explained(field: str, message: str) -> str:
@@ -386,4 +416,4 @@ def _explained(field: str, message: str) -> str:
     if "Invalid enum value" in message and field in _CHOICES:
         return _CHOICES[field]
     found = (plain for words, plain in _EXPLANATIONS if words in message)
-    return next(found, _PATH_IN_ERROR.sub("", message))
+    return next(found, (message.rpartition(_PATH)[0] or message)[:EXPLANATION_CHARACTERS_MAX])

@@ -14,6 +14,7 @@ from websockets.typing import Origin
 
 from exchange.gateway.stream import order_updates
 from exchange.gateway.stream.hub import Hub
+from exchange.gateway.stream.server import MESSAGE_BYTES_MAX
 from exchange.gateway.stream.session import Session
 from exchange.gateway.stream.subscriptions import Outlet
 from tests.gateway.conftest import Place, Venue, gateway_at, order
@@ -451,10 +452,61 @@ async def test_who_pings_too_often_is_cut(client: Client) -> None:
     assert await client.closed() == (1008, "more than 10 pings a second")
 
 
-async def test_a_message_that_is_too_long_ends_the_connection(client: Client) -> None:
-    await client.socket.send("x" * 70_000)
+@pytest.mark.parametrize("message", ["x" * 70_000, "\U0001f600" * 20_000, b"x" * 70_000])
+@pytest.mark.parametrize("fragment", [None, 1_000], ids=["whole", "in fragments"])
+async def test_a_message_of_too_many_bytes_ends_the_connection(
+    message: str | bytes, fragment: int | None, client: Client
+) -> None:
+    size = fragment or len(message)
+    parts = [message[at : at + size] for at in range(0, len(message), size)]
+    with suppress(ConnectionClosed):
+        await client.socket.send(parts if fragment else message)
 
     assert (await client.closed())[0] == 1009
+
+
+async def test_a_message_of_just_as_many_bytes_as_may_be_is_read(client: Client) -> None:
+    text = '{"type":"ping","x":"' + "\U0001f600" * 16_378
+    await client.socket.send(text + "x" * (MESSAGE_BYTES_MAX - 2 - len(text.encode())) + '"}')
+
+    assert (await client.next())["code"] == "request.invalid"
+
+
+BROKEN_FRAMES = {
+    "unmasked": (b"\x81\x01x", 1002),
+    "no UTF-8": (b"\x81\x81\0\0\0\0\xff", 1007),
+    "reserved opcode": (b"\x83\x80\0\0\0\0", 1002),
+    "reserved bit": (b"\xc1\x80\0\0\0\0", 1002),
+    "long ping": (b"\x89\xfe\0\x7e\0\0\0\0" + bytes(126), 1002),
+    "continuation of nothing": (b"\x80\x80\0\0\0\0", 1002),
+    "close code 999": (b"\x88\x82\0\0\0\0\x03\xe7", 1002),
+    "close code 1005": (b"\x88\x82\0\0\0\0\x03\xed", 1002),
+    "close code 1006": (b"\x88\x82\0\0\0\0\x03\xee", 1002),
+    "close of one byte": (b"\x88\x81\0\0\0\0\x03", 1002),
+}
+
+
+@pytest.mark.parametrize(("frame", "code"), BROKEN_FRAMES.values(), ids=BROKEN_FRAMES.keys())
+async def test_a_broken_frame_is_answered_with_a_close(
+    frame: bytes, code: int, client: Client
+) -> None:
+    client.socket.transport.write(frame)
+
+    assert (await client.closed())[0] == code
+
+
+async def test_another_version_of_the_protocol_is_426(http: httpx.AsyncClient) -> None:
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "8",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+
+    answer = await http.get("/stream", headers=headers)
+
+    assert answer.status_code == 426
+    assert answer.headers["Sec-WebSocket-Version"] == "13"
 
 
 async def test_compression_is_not_negotiated(http: httpx.AsyncClient) -> None:

@@ -13,7 +13,14 @@ from msgspec import Meta, Struct, field
 
 from exchange.domain.values import Id, InstrumentName, OrderType, Side
 from exchange.gateway.problems import Code, Problem, invalid
-from exchange.gateway.requests import AmountIn, OrderBody, PriceIn, decode, null
+from exchange.gateway.requests import (
+    AmountIn,
+    OrderBody,
+    PriceIn,
+    check_json,
+    null,
+    read_checked,
+)
 
 INSTRUMENT_DEFAULT: Final = "BTC-USD"
 REPEATABLE: Final = frozenset(("type",))
@@ -144,13 +151,14 @@ def decode_message(text: bytes) -> Message:
     Raises:
         Problem: It is no JSON, of no known type, or of another shape.
     """
-    kind = decode(text, _KIND, repeatable=REPEATABLE).type
+    check_json(text, REPEATABLE)
+    kind = read_checked(text, _KIND).type
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise Problem(
             Code.STREAM_TYPE, f"Known types are {', '.join(sorted(MESSAGES))}.", field="type"
         )
-    return decode(text, decoder, repeatable=REPEATABLE)
+    return read_checked(text, decoder)
 
 
 def echo_of(text: bytes) -> dict[str, str]:
