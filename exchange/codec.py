@@ -5,6 +5,8 @@ What is here may be in the log for ever: an event of a changed form gets an upca
 
 Command ids tell what they are: version 8 (a hash of client and key) when the
 client gave an idempotency key, version 7 (made by the gateway) when it did not.
+Version 4 (a hash of the bytes) stands for a record that is no command. It is no
+identity: the same bytes twice are told of twice in the log, and change nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +35,10 @@ from exchange.domain.values import (
     Shard,
     instrument_of_exchange_order_id,
 )
-from exchange.ports import CommandRecord, StoredEvent
+from exchange.ports import UNKNOWN_BODY, Claim, CommandRecord, StoredEvent
 
 KEYED_COMMAND_ID_VERSION: Final = 8
+UNKEYED_COMMAND_ID_VERSION: Final = 7
 LINK_BYTES: Final = 8  # finds the event that was changed; that one was, the whole chain proves
 BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
 WAITER_MAX: Final = 2**53
@@ -143,7 +146,7 @@ def receive(record: CommandRecord) -> ReceivedCommand:
     """Decode a record; one that cannot be decoded becomes a ``MalformedRecord``."""
     command: Command
     try:
-        command_id = UUID(bytes=record.command_id)
+        command_id = _command_id(record)
         command = decode_command(record.value)
     except (ValueError, TypeError) as error:
         digest = sha256(record.value).hexdigest()
@@ -159,7 +162,7 @@ def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
     """
     digest = sha256(record.value).hexdigest()
     try:
-        command_id = UUID(bytes=record.command_id)
+        command_id = _command_id(record)
     except (ValueError, TypeError):
         command_id = UUID(hex=digest[:32], version=4)
     command = QuarantinedRecord(digest, len(record.value), crashes)
@@ -191,9 +194,19 @@ def is_keyed(command_id: UUID) -> bool:
     return command_id.version == KEYED_COMMAND_ID_VERSION
 
 
+def is_unkeyed(command_id: UUID) -> bool:
+    """Tell whether a gateway made the id: a second record with it is the first one, sent again."""
+    return command_id.version == UNKEYED_COMMAND_ID_VERSION
+
+
 def command_claim(command_id: UUID) -> str:
-    """Name the claim of a keyed command."""
+    """Name the claim of a keyed command; one without a key holds its own by its events."""
     return f"command:{command_id.hex}"
+
+
+def unkeyed_claim(command_id: UUID, shard: int, offset: int) -> Claim:
+    """Return what the events of a command without a key are: its claim, though without a hash."""
+    return Claim(command_claim(command_id), Shard(shard), Offset(offset), UNKNOWN_BODY)
 
 
 def order_claim(order_id: str) -> str:
@@ -363,6 +376,14 @@ def _without_defaults(command: _SomeCommand) -> _SomeCommand:
 
 def _place_of(stored: StoredEvent, problem: str) -> str:
     return f"{stored.type} at position {stored.position} of shard {stored.shard}: {problem}"
+
+
+def _command_id(record: CommandRecord) -> UUID:
+    """Return a record's command id; one of another form could not be found when it is resent."""
+    command_id = UUID(bytes=record.command_id)
+    if not (is_keyed(command_id) or is_unkeyed(command_id)):
+        raise ValueError(f"its command id {command_id} is neither of version 7 nor of version 8")
+    return command_id
 
 
 def _received(record: CommandRecord, command: Command, command_id: UUID) -> ReceivedCommand:

@@ -20,6 +20,7 @@ from exchange.codec import (
     is_keyed,
     lift_event_data,
     order_claim,
+    unkeyed_claim,
 )
 from exchange.domain.events import Event
 from exchange.ports import Claim, LogCorrupt, StoredEvent
@@ -76,12 +77,13 @@ join unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
 order by shard, position
 """
 
-# The predicate on the version is what lets the partial index serve this.
-READ_EVENTS_OF_UNKEYED_COMMAND = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-where command_id = $1 and substr(command_id::text, 15, 1) = '7'
-order by shard, position
+# The predicate on the version is what lets the partial index serve this. A log of before such ids
+# were looked up may have a command twice: the first one counts.
+PLACES_OF_UNKEYED_COMMANDS: Final = """
+    select distinct on (command_id) command_id, shard, kafka_offset
+    from events
+    where command_id = any($1::uuid[]) and substr(command_id::text, 15, 1) = '7'
+    order by command_id, shard, position
 """
 
 READ_ORDER_INSTRUMENT = """
@@ -286,12 +288,19 @@ async def find_outcomes(
 
 async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list[StoredEvent]:
     """Return the events that a command caused; none if the log does not know it."""
-    if not is_keyed(command_id):
-        return _stored(await connection.fetch(READ_EVENTS_OF_UNKEYED_COMMAND, command_id))
-    claims = await read_claims(connection, [command_claim(command_id)])
+    if is_keyed(command_id):
+        claims = await read_claims(connection, [command_claim(command_id)])
+    else:
+        claims = await find_unkeyed(connection, [command_id])
     if not claims:
         return []
     return await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
+
+
+async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUID]) -> list[Claim]:
+    """Return the places of those commands without a key that the log has, as claims."""
+    rows = await connection.fetch(PLACES_OF_UNKEYED_COMMANDS, command_ids)
+    return [unkeyed_claim(*row) for row in rows]
 
 
 async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -> str | None:
@@ -305,8 +314,11 @@ async def _find_replays(
 ) -> dict[tuple[int, int], FoundOutcome]:
     if not commands:
         return {}
-    names = [command_claim(c.command_id) for c in commands]
-    holders = {claim.name: claim for claim in await read_claims(connection, names)}
+    names = [command_claim(c.command_id) for c in commands if is_keyed(c.command_id)]
+    unkeyed = [c.command_id for c in commands if not is_keyed(c.command_id)]
+    claims = await read_claims(connection, names) if names else []
+    claims += await find_unkeyed(connection, unkeyed) if unkeyed else []
+    holders = {claim.name: claim for claim in claims}
     return {
         (c.shard, c.offset): FoundOutcome(
             [],

@@ -13,12 +13,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import UUID
 
 import asyncpg
 
+from exchange.codec import command_claim, is_keyed, unkeyed_claim
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
-from exchange.event_log import SERVER_CLASSES, read_claims, replay
+from exchange.event_log import (
+    PLACES_OF_UNKEYED_COMMANDS,
+    SERVER_CLASSES,
+    find_unkeyed,
+    read_claims,
+    replay,
+)
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
@@ -51,6 +59,9 @@ WRITER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S + 5}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "jit": "off",
+    # Every statement of a writer has an index. A plan that was made while a table was small must
+    # not go on reading all of it when it is large.
+    "enable_seqscan": "off",
 }
 
 # Tried again and again, not queued for: a waiter that is frozen must not be handed the lock.
@@ -124,13 +135,33 @@ where shard = $1 and tried_offset = $2 and attempts > 0
 
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
 
-TAKE_CLAIMS = """
-insert into claims (name, shard, kafka_offset, body_hash)
-select name, shard, kafka_offset, body_hash
-from unnest($1::text[], $2::smallint[], $3::bigint[], $4::bytea[])
-    as wanted (name, shard, kafka_offset, body_hash)
-on conflict (name) do nothing
-returning name
+# Keys and what else a command takes, in one statement. The second insert reads the first one's
+# result, so it begins when that has ended; both go by name: two shards that want the same names
+# cannot deadlock. ``known`` is what the log has of commands without a key.
+TAKE_CLAIMS = f"""
+with known as materialized ({PLACES_OF_UNKEYED_COMMANDS}), taken as (
+    insert into claims (name, shard, kafka_offset, body_hash)
+    select name, shard, kafka_offset, body_hash
+    from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
+        as wanted (name, shard, kafka_offset, body_hash)
+    order by name
+    on conflict (name) do nothing
+    returning name
+), taken_with as (
+    insert into claims (name, shard, kafka_offset, body_hash)
+    select distinct on (name) name, shard, kafka_offset, body_hash
+    from unnest($6::text[], $7::smallint[], $8::bigint[], $9::bytea[], $10::text[], $11::uuid[])
+        as wanted (name, shard, kafka_offset, body_hash, key, unkeyed)
+    where key in (select name from taken)
+        or unkeyed is not null and unkeyed not in (select command_id from known)
+    order by name, kafka_offset
+    on conflict (name) do nothing
+    returning name
+)
+select name, null::uuid as command_id, null::smallint as shard, null::bigint as kafka_offset
+from taken
+union all select name, null, null, null from taken_with
+union all select null, command_id, shard, kafka_offset from known
 """
 
 APPEND_BATCH = """
@@ -329,11 +360,11 @@ class PostgresBatch:
         self._idle = idle
         self._begun = False
 
-    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
-        if not claims:
-            return []
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        if not claims:  # nothing to roll back, so no transaction yet
+            return await find_unkeyed(self._connection, unkeyed) if unkeyed else []
         async with self._forgiving(claims[0].shard, claims[0].kafka_offset):
-            return await self._claim(claims)
+            return await self._claim(claims, unkeyed)
 
     async def append(
         self,
@@ -377,22 +408,21 @@ class PostgresBatch:
             await self._connection.execute("rollback")
         self._idle.put_nowait(self._connection)
 
-    async def _claim(self, claims: Sequence[Claim]) -> list[Claim]:
+    async def _claim(self, claims: Sequence[Claim], unkeyed: Sequence[UUID]) -> list[Claim]:
         await self._begin()
-        # Sorted, so that two shards that want the same names cannot deadlock.
-        wanted = sorted(claims, key=lambda claim: claim.name)
-        names = [claim.name for claim in wanted]
-        taken = await self._connection.fetch(
+        alone = [claim for claim in claims if claim.of is None]
+        of_commands = [(claim, claim.of) for claim in claims if claim.of is not None]
+        rows = await self._connection.fetch(
             TAKE_CLAIMS,
-            names,
-            [claim.shard for claim in wanted],
-            [claim.kafka_offset for claim in wanted],
-            [claim.body_hash for claim in wanted],
+            unkeyed,
+            *_claim_columns(alone),
+            *_claim_columns([claim for claim, _ in of_commands]),
+            [command_claim(of) if is_keyed(of) else None for _, of in of_commands],
+            [None if is_keyed(of) else of for _, of in of_commands],
         )
-        missed = set(names).difference(row["name"] for row in taken)
-        if not missed:
-            return []
-        return await read_claims(self._connection, list(missed))
+        known = [unkeyed_claim(*row[1:]) for row in rows if row["command_id"] is not None]
+        missed = {claim.name for claim in claims}.difference(row["name"] for row in rows)
+        return known + (await read_claims(self._connection, list(missed)) if missed else [])
 
     async def _begin(self) -> None:
         if not self._begun:
@@ -420,6 +450,15 @@ class PostgresBatch:
             [trace.position for trace in traces],
             [trace.traceparent for trace in traces],
         )
+
+
+def _claim_columns(claims: Sequence[Claim]) -> list[list[Any]]:
+    return [
+        [claim.name for claim in claims],
+        [claim.shard for claim in claims],
+        [claim.kafka_offset for claim in claims],
+        [claim.body_hash for claim in claims],
+    ]
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 Read ``step``; it is the whole write side. Per batch it
 
-1. takes the batch's claims, so that a resent key or a taken order id is known;
+1. takes the batch's claims, so that a resent command or a taken order id is known;
 2. decides every command in memory, each on the state the previous one left;
 3. waits until the batch before is durable, then appends this one's events and
    moves the head in one transaction, while the next batch is already being read,
@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 from msgspec import Raw, Struct
 
@@ -29,10 +30,12 @@ from exchange.codec import (
     chain_links,
     command_claim,
     is_keyed,
+    is_unkeyed,
     order_claim,
     quarantine,
     receive,
     store_event,
+    unkeyed_claim,
 )
 from exchange.domain.commands import PlaceOrder
 from exchange.domain.engine import State, decide, evolve
@@ -43,6 +46,7 @@ from exchange.domain.values import (
 )
 from exchange.matcher_watch import MatcherMetrics, MatcherWatch, WatchedBatch
 from exchange.ports import (
+    UNKNOWN_BODY,
     Batch,
     Claim,
     CommandLog,
@@ -122,6 +126,9 @@ class Matcher:
         self._waiting: list[CommandRecord] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
+        # The commands without a key of the last batch, whose commit may be under way: who claims
+        # for the next one would not see them in the log. The batch before that one is durable.
+        self._under_way: dict[str, Claim] = {}
 
     async def run(self) -> None:
         """Take the shard over and match until cancelled or until something fails."""
@@ -186,6 +193,7 @@ class Matcher:
         verdicts = await self._claim(batch, received)
         self._watch.deciding()
         decided, done = self._decide(received, verdicts)
+        self._under_way = self._unkeyed(received[:done], verdicts)
         watched = self._watch.decided(received[:done], decided.events)
         pace_s = min(PACE_MAX_S, done * PACE_PER_COMMAND_S)
         self._gather_until_s = asyncio.get_running_loop().time() + pace_s
@@ -230,39 +238,63 @@ class Matcher:
         await asyncio.sleep(max(0.0, self._gather_until_s - loop.time()))
 
     async def _claim(self, batch: Batch, received: Sequence[ReceivedCommand]) -> list[Verdict]:
-        """Take the keys of the batch, then the order ids of the commands that are fresh.
+        """Take the ids of the batch's commands, and the order ids of those that are fresh.
 
-        Two rounds, because a refused resend must not take an order id.
+        A refused resend must not take an order id. A command without a key takes nothing: its
+        id is in the events of the log, and here while the batch before may not be there yet.
         """
-        keyed = [r for r in received if is_keyed(r.command_id)]
-        holders = await self._take(batch, [(command_claim(r.command_id), r) for r in keyed])
-        resent = {
-            r.offset: Resent(
-                (holder.shard, holder.kafka_offset), holder.conflicts_with(body_hash(r.command))
-            )
-            for r in keyed
-            if (holder := holders[command_claim(r.command_id)]) and not self._is_mine(holder, r)
-        }
-        chosen = {r.offset: name for r in received if (name := _chosen_order_claim(r)) is not None}
-        fresh = [r for r in received if r.offset in chosen and r.offset not in resent]
-        holders = await self._take(batch, [(chosen[r.offset], r) for r in fresh])
-        taken = {r.offset for r in fresh if not self._is_mine(holders[chosen[r.offset]], r)}
-        return [resent.get(r.offset) or Fresh(r.offset in taken) for r in received]
+        holders = dict(self._under_way)
+        named = [(r, _command_claim(r), _chosen_order_claim(r)) for r in received]
+        claims: list[Claim] = []
+        unkeyed: list[UUID] = []
+        for r, name, order_name in named:
+            if name is None or name in holders:
+                continue
+            keyed = is_keyed(r.command_id)
+            body = body_hash(r.command) if keyed or order_name is not None else UNKNOWN_BODY
+            if keyed:
+                holders[name] = Claim(name, self.shard, r.offset, body)
+                claims.append(holders[name])
+            else:
+                holders[name] = unkeyed_claim(r.command_id, self.shard, r.offset)
+                unkeyed.append(r.command_id)
+            if order_name is not None:
+                claims.append(Claim(order_name, self.shard, r.offset, body, of=r.command_id))
+        holders |= {claim.name: claim for claim in await batch.claim(claims, unkeyed=unkeyed)}
+        return [self._verdict(*one, holders) for one in named]
 
-    async def _take(
-        self, batch: Batch, wanted: Sequence[tuple[str, ReceivedCommand]]
-    ) -> dict[str, Claim]:
-        """Return who holds each name now; within the batch the first command wins."""
-        claims: dict[str, Claim] = {}
-        for name, r in wanted:
-            if name not in claims:
-                claims[name] = Claim(name, self.shard, r.offset, body_hash(r.command))
-        taken = await batch.claim(list(claims.values()))
-        return claims | {claim.name: claim for claim in taken}
+    def _verdict(
+        self,
+        received: ReceivedCommand,
+        name: str | None,
+        order_name: str | None,
+        holders: dict[str, Claim],
+    ) -> Verdict:
+        """Tell what a command is by who holds its names; of those free, it holds them from now."""
+        if name is not None and not self._is_mine(first := holders[name], received):
+            conflict = first.conflicts_with(body_hash(received.command))
+            return Resent((first.shard, first.kafka_offset), conflict)
+        if order_name is None:
+            return Fresh(order_id_taken=False)
+        first = holders.setdefault(
+            order_name, Claim(order_name, self.shard, received.offset, UNKNOWN_BODY)
+        )
+        return Fresh(order_id_taken=not self._is_mine(first, received))
 
     def _is_mine(self, holder: Claim, received: ReceivedCommand) -> bool:
         # By place, not by newness: a command left over from the last batch claimed already.
         return (holder.shard, holder.kafka_offset) == (self.shard, received.offset)
+
+    def _unkeyed(
+        self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
+    ) -> dict[str, Claim]:
+        """Return where the commands without a key that were just decided stand, or first stood."""
+        claims: dict[str, Claim] = {}
+        for r, verdict in zip(received, verdicts, strict=False):
+            if is_unkeyed(r.command_id):
+                first = verdict.first if isinstance(verdict, Resent) else (self.shard, r.offset)
+                claims[command_claim(r.command_id)] = unkeyed_claim(r.command_id, *first)
+        return claims
 
     def _decide(
         self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
@@ -363,6 +395,13 @@ class Matcher:
 
     def _where(self) -> dict[str, object]:
         return {"shard": self.shard, "position": self.state.position}
+
+
+def _command_claim(received: ReceivedCommand) -> str | None:
+    """Name what a command is known by; a record that is none is known by nothing."""
+    command_id = received.command_id
+    named = is_keyed(command_id) or is_unkeyed(command_id)
+    return command_claim(command_id) if named else None
 
 
 def _chosen_order_claim(received: ReceivedCommand) -> str | None:

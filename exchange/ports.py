@@ -50,12 +50,14 @@ class Claim(Struct, frozen=True, gc=False):
 
     ``body_hash`` covers what the client asked, so that a resent key with another body shows. It
     is ``UNKNOWN_BODY`` in a claim that was made again from events which do not tell all of it.
+    With ``of``, the id of a command, the name is taken only if that command is no resent one.
     """
 
     name: str
     shard: Shard
     kafka_offset: Offset
     body_hash: bytes
+    of: UUID | None = None
 
     def conflicts_with(self, body_hash: bytes) -> bool:
         """Tell whether something else was asked; where nobody knows, a resend is believed."""
@@ -146,11 +148,15 @@ class CommandLogLost(Exception):
 class Batch(Protocol):
     """One transaction of the event store: the batch's claims, then its events and head."""
 
-    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
         """Take names, waiting for writers that are about to take them.
 
+        A command without a key, one of ``unkeyed``, takes no name: its events hold its id. Keys
+        are taken before the names that are ``of`` a command; of those, the first command's wins.
+
         Returns:
-            The holder of each name that was taken before, by another command.
+            The holder of each name that was taken before, by another command; and for each of
+            ``unkeyed`` that the log has, the place of the first one, as a claim without a hash.
         """
         ...
 

@@ -4,6 +4,10 @@ Read ``_fold``. A batch's effect on an order is folded in Python first: an order
 begins in the batch is inserted as it is at the batch's end, an earlier one gets what
 the batch added. Exact for any split into batches, since a filled quantity only adds up.
 
+An older log may begin an order twice: a record without a key that Kafka held twice was once
+decided twice. Its row is the order as it began last, as in an answer that is folded from
+the log; its history has all of its events, and no trade is missing elsewhere.
+
 A refused order has a row too; but one that was refused because its id was taken has
 not, as the id belongs to another order, of which it changes nothing.
 """
@@ -124,6 +128,22 @@ from unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::
     as new (order_id, shard, instrument, client_id, side, order_type, price, quantity,
         filled_quantity, status, reason, command_id, created_ms, updated_ms, position,
         last_position)
+on conflict (generation, order_id) do update set
+    shard = excluded.shard,
+    instrument = excluded.instrument,
+    client_id = excluded.client_id,
+    side = excluded.side,
+    order_type = excluded.order_type,
+    price = excluded.price,
+    quantity = excluded.quantity,
+    filled_quantity = excluded.filled_quantity,
+    status = excluded.status,
+    reason = excluded.reason,
+    command_id = excluded.command_id,
+    created_ms = excluded.created_ms,
+    updated_ms = excluded.updated_ms,
+    position = excluded.position,
+    last_position = excluded.last_position
 """
 
 # A status of null means that the batch did not change it.
@@ -357,9 +377,8 @@ class _Batch:
         return change
 
     def begin(self, decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> _Change:
-        if event.order_id in self.begun:
-            raise ValueError(f"order {event.order_id} begins twice")
         self.begun[event.order_id] = (decided, event)
+        self.changes.pop(event.order_id, None)  # of an order that began before under this id
         return self.change(event.order_id, decided)
 
     def fill(self, order_id: str, decided: DecidedEvent, quantity: int, remaining: int) -> None:

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
-from exchange.codec import decode_event
+from exchange.codec import command_claim, decode_event, is_keyed, unkeyed_claim
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
@@ -262,7 +263,25 @@ class MemoryBatch:
         self._begun = False
         self._ended = False
 
-    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        known = await self._call("look up", partial(self._known, unkeyed)) if unkeyed else []
+        holders = await self._claim([claim for claim in claims if claim.of is None])
+        resent = {claim.name for claim in known}
+        won = {claim.name for claim in claims} - {claim.name for claim in holders}
+        fresh = [
+            claim
+            for claim in sorted(claims, key=lambda claim: claim.kafka_offset)
+            if claim.of is not None
+            and (command_claim(claim.of) in won if is_keyed(claim.of) else True)
+            and command_claim(claim.of) not in resent
+        ]
+        first = {claim.name: claim for claim in reversed(fresh)}
+        holders += await self._claim(list(first.values()))
+        left = {claim.name for claim in claims if claim.of is not None} - first.keys()
+        holders += [c for name in left if (c := self._database.claims.get(name)) is not None]
+        return known + holders
+
+    async def _claim(self, claims: Sequence[Claim]) -> list[Claim]:
         wanted = sorted(claims, key=lambda claim: claim.name)
         holders: list[Claim] = []
         while wanted:
@@ -313,6 +332,17 @@ class MemoryBatch:
                 return
             await ended
 
+    def _known(self, unkeyed: Sequence[UUID]) -> list[Claim]:
+        """Return the first event's place of each command that the log has."""
+        self._check_open()
+        places: dict[UUID, Claim] = {}
+        for _, events in sorted(self._database.events.items()):
+            for event in events:
+                if event.command_id in unkeyed:
+                    claim = unkeyed_claim(event.command_id, event.shard, event.kafka_offset)
+                    places.setdefault(event.command_id, claim)
+        return list(places.values())
+
     def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
         """Take names up to the first that another transaction is about to take."""
         self._check_open()
@@ -324,7 +354,7 @@ class MemoryBatch:
             if holder is not None:
                 holders.append(holder)
                 continue
-            self._claims[claim.name] = claim
+            self._claims[claim.name] = msgspec.structs.replace(claim, of=None)
             self._database.pending[claim.name] = self
         return len(wanted)
 

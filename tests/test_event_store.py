@@ -50,7 +50,7 @@ EVENTS = [event(1, KEYED, 0), event(2, KEYED, 0), event(3, UNKEYED, 2)]
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A log in which offset 0 was decided, 1 was a resend of it and 2 had no key."""
+    """A log in which offset 0 was decided, 1 was a resend of it, 2 had no key and 3 was 2 again."""
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         batch = await store.begin()
@@ -60,7 +60,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
                 Claim(order_claim("mine"), Shard(0), Offset(0), b"body"),
             ]
         )
-        after = Head(Shard(0), head.epoch, Position(3), "topic", Offset(3), b"c", b"d")
+        after = Head(Shard(0), head.epoch, Position(3), "topic", Offset(4), b"c", b"d")
         await batch.append(EVENTS, expected=head, head=after, links=b"")
     connection = await asyncpg.connect(database_url)
     yield connection
@@ -115,6 +115,21 @@ async def test_a_command_is_found_by_its_key_or_its_id(connection: asyncpg.Conne
     assert await find_command(connection, keyed_command_id("client", "other")) == []
 
 
+async def test_of_a_command_that_an_older_log_has_twice_the_first_counts(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    again = [msgspec.structs.replace(EVENTS[2], position=Position(4), kafka_offset=Offset(9))]
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        after = Head(Shard(0), head.epoch, Position(4), "topic", Offset(10), b"c", b"d")
+        await (await store.begin()).append(again, expected=head, head=after, links=b"")
+
+    assert await find_command(connection, UNKEYED) == EVENTS[2:]
+    assert await find_outcomes(connection, [PlacedCommand(0, 5, UNKEYED, b"body")]) == {
+        (0, 5): FoundOutcome([], replay_of=(0, 2))
+    }
+
+
 async def test_an_order_is_found_by_the_id_that_its_client_chose(
     connection: asyncpg.Connection,
 ) -> None:
@@ -129,7 +144,8 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
             PlacedCommand(0, 0, KEYED, b"body"),
             PlacedCommand(0, 1, KEYED, b"body"),
             PlacedCommand(0, 2, UNKEYED, b"body"),
-            PlacedCommand(0, 3, UNKEYED, b"not decided yet"),
+            PlacedCommand(0, 3, UNKEYED, b"body"),
+            PlacedCommand(0, 4, UNKEYED, b"not decided yet"),
         ],
     )
 
@@ -137,6 +153,7 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
         (0, 0): FoundOutcome(EVENTS[:2]),
         (0, 1): FoundOutcome([], replay_of=(0, 0)),
         (0, 2): FoundOutcome(EVENTS[2:]),
+        (0, 3): FoundOutcome([], replay_of=(0, 2)),
     }
 
 
@@ -164,7 +181,8 @@ async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
     connection: asyncpg.Connection,
 ) -> None:
     """A topic that was recreated uses its offsets again."""
-    found = await find_outcomes(connection, [PlacedCommand(0, 0, UNKEYED, b"body")])
+    never_decided = UUID("01934b6e-7a3c-7cc0-9fb0-0123456789ac")
+    found = await find_outcomes(connection, [PlacedCommand(0, 0, never_decided, b"body")])
 
     assert found == {}
 

@@ -179,15 +179,14 @@ async def test_any_batching_gives_the_same_log_head_and_outcomes(
 
 @settings(deadline=None)
 @given(scripts, st.lists(st.integers(1, 4), max_size=20))
-async def test_resending_every_keyed_command_changes_nothing(
+async def test_resending_every_command_changes_nothing(
     script: list[tuple[PlaceOrder, UUID]], batch_sizes: list[int]
 ) -> None:
     once, twice = World(), World()
     for command, command_id in script:
         once.send(command, command_id)
         twice.send(command, command_id)
-        if command_id.version == 8:
-            twice.send(command, command_id)
+        twice.send(command, command_id)
 
     await once.match_all()
     matcher = await twice.match_all(batch_sizes)
@@ -253,6 +252,40 @@ async def test_the_same_key_with_another_body_is_a_conflict_and_takes_no_order_i
 
     assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first), conflict=True)
     assert [e.type for e in world.log[3:]] == ["OrderAccepted", "OrderRested"]
+
+
+@pytest.mark.parametrize("batch_sizes", [[], [2], [1, 1, 1, 1]], ids=["one", "apart", "each"])
+@pytest.mark.parametrize("side", list(Side), ids=["filled", "refused"])
+async def test_a_record_without_a_key_that_kafka_has_twice_has_one_effect(
+    side: Side, batch_sizes: list[int]
+) -> None:
+    world = World()
+    world.send(place("resting"), unkeyed(1))
+    price = None if side is Side.SELL else Price(100)
+    order = PlaceOrder(
+        "0" * 32 + "-BTC-USD", "b", "BTC-USD", side, OrderType.MARKET, price, Quantity(2)
+    )
+    first = world.send(order, unkeyed(2))
+    await world.match_all(batch_sizes)
+    once = list(world.log)
+    world.send(order, unkeyed(2))
+    world.send(order, unkeyed(2))
+
+    await world.match_all(batch_sizes)
+
+    assert world.log == once
+    assert [o.replay_of for o in world.outcomes] == [None, None, None, (0, first), (0, first)]
+
+
+async def test_an_id_that_could_not_be_found_again_is_no_command() -> None:
+    world = World()
+    world.send(place("o1"), UUID(int=(4 << 76) | (2 << 62)))
+
+    await world.match_all()
+
+    refused = load_event(world.log[-1]).event
+    assert isinstance(refused, RecordRejected)
+    assert "neither of version 7 nor of version 8" in refused.reason
 
 
 async def test_an_order_id_is_taken_for_ever() -> None:

@@ -1,10 +1,17 @@
 import asyncio
+from uuid import UUID
 
 import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import decode_event, keyed_command_id, store_event
+from exchange.codec import (
+    command_claim,
+    decode_event,
+    keyed_command_id,
+    store_event,
+    unkeyed_claim,
+)
 from exchange.domain.engine import State
 from exchange.domain.events import Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
@@ -38,8 +45,14 @@ def event(position: int, shard: int = 0) -> StoredEvent:
     )
 
 
-def claim(name: str, offset: int, shard: int = 0, body: bytes = b"body") -> Claim:
-    return Claim(name, Shard(shard), Offset(offset), body)
+def claim(
+    name: str, offset: int, shard: int = 0, body: bytes = b"body", of: UUID | None = None
+) -> Claim:
+    return Claim(name, Shard(shard), Offset(offset), body, of)
+
+
+def unkeyed_id(number: int) -> UUID:
+    return UUID(int=(7 << 76) | (2 << 62) | number)
 
 
 def moved(head: Head, events: list[StoredEvent], commands: int) -> Head:
@@ -171,6 +184,52 @@ async def test_a_name_is_claimed_once_and_its_holder_told(stores: StoreWorld) ->
     await second.append(
         [event(2)], expected=head_after, head=moved(head_after, [event(2)], 1), links=b""
     )
+
+
+async def test_an_order_id_of_a_resent_command_stays_free(stores: StoreWorld) -> None:
+    key, unkeyed = keyed_command_id("client", "key"), unkeyed_id(1)
+    store = await stores.open()
+    head = await store.take_over(TOPIC)
+    first = await store.begin()
+    assert await first.claim([claim(command_claim(key), 0)]) == []
+    events = [msgspec.structs.replace(event(1), command_id=unkeyed)]
+    head_after = moved(head, events, 1)
+    await first.append(events, expected=head, head=head_after, links=b"")
+
+    second = await store.begin()
+    wanted = [
+        claim(command_claim(key), 1),
+        claim("order:a", 1, of=key),
+        claim("order:b", 2, of=unkeyed),
+        claim("order:b", 4, of=unkeyed_id(3)),
+        claim("order:b", 5, of=unkeyed_id(4)),
+    ]
+    holders = await second.claim(wanted, unkeyed=[unkeyed, unkeyed_id(3), unkeyed_id(4)])
+    await second.append(
+        [event(2)], expected=head_after, head=moved(head_after, [event(2)], 5), links=b""
+    )
+
+    assert sorted(holders, key=lambda holder: holder.name) == sorted(
+        [unkeyed_claim(unkeyed, 0, 0), claim(command_claim(key), 0)], key=lambda c: c.name
+    )
+    third = await store.begin()
+    assert await third.claim([claim("order:a", 6), claim("order:b", 6)]) == [claim("order:b", 4)]
+    await third.abandon()
+
+
+async def test_a_command_without_a_key_is_found_by_its_id_for_ever(stores: StoreWorld) -> None:
+    store, other = await stores.open(), await stores.open(shard=1)
+    head = await store.take_over(TOPIC)
+    await other.take_over(TOPIC)
+    first = await store.begin()
+    assert await first.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)]) == []
+    events = [msgspec.structs.replace(event(p), command_id=unkeyed_id(1)) for p in (1, 2, 3)]
+    await first.append(events, expected=head, head=moved(head, events, 3), links=b"")
+
+    for batch in (await store.begin(), await other.begin()):
+        holders = await batch.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)])
+        assert holders == [unkeyed_claim(unkeyed_id(1), 0, 0)]
+        await batch.abandon()
 
 
 async def test_a_claim_waits_for_the_batch_that_is_about_to_take_it(stores: StoreWorld) -> None:

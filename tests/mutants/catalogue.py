@@ -95,23 +95,30 @@ MUTANTS = [
     Mutant(
         "a resent key is decided again",
         "exchange/matcher.py",
-        "if (holder := holders[command_claim(r.command_id)]) and not self._is_mine(holder, r)",
-        "if (holder := holders[command_claim(r.command_id)]) and holder.kafka_offset < 0",
+        "if name is not None and not self._is_mine(first := holders[name], received):",
+        "if name is not None and (first := holders[name]).kafka_offset < 0:",
         SIMULATION,
     ),
     Mutant(
         "another body under a resent key is no conflict",
         "exchange/matcher.py",
-        "holder.conflicts_with(body_hash(r.command))",
-        "holder.conflicts_with(holder.body_hash)",
+        "first.conflicts_with(body_hash(received.command))",
+        "first.conflicts_with(first.body_hash)",
         SIMULATION,
     ),
     Mutant(
         "a taken order id is not noticed",
         "exchange/matcher.py",
-        "taken = {r.offset for r in fresh if not self._is_mine(holders[chosen[r.offset]], r)}",
-        "taken = {r.offset for r in fresh if r.offset < 0 and holders}",
+        "order_id_taken=not self._is_mine(first, received)",
+        "order_id_taken=first.kafka_offset < 0",
         SIMULATION,
+    ),
+    Mutant(
+        "a record without a key is decided again while its batch commits",
+        "exchange/matcher.py",
+        "holders = dict(self._under_way)",
+        "holders: dict[str, Claim] = {}",
+        MATCHER,
     ),
     Mutant(
         "a command that crashes the matcher is tried for ever",
@@ -151,8 +158,8 @@ MUTANTS = [
     Mutant(
         "a taken name is taken again",
         "exchange/event_store.py",
-        "on conflict (name) do nothing\nreturning name",
-        "on conflict (name) do update set shard = excluded.shard\nreturning name",
+        "on conflict (name) do nothing\n    returning name\n), taken_with",
+        "on conflict (name) do update set shard = 0\n    returning name\n), taken_with",
         STORE,
     ),
     Mutant(

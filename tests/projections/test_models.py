@@ -15,7 +15,7 @@ from projections.orders import orders_projection
 from projections.postgres import PostgresProjection
 from projections.projector import all_projections
 from tests.projections.conftest import RunProjector, catch_up
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import LogWriter, doubled, registrations
 from tests.projections.models import assert_models_equal_folds, read_log, stored_orders
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ async def write_two_shards(database_url: str, chance: random.Random, batches: in
         LogWriter.open(database_url, 1, taken=taken) as second,
     ):
         for writer in (first, second):
-            await writer.append(registrations(writer.shard))
+            await writer.append(registrations(writer.shard) + doubled(writer.shard))
         for _ in range(batches):
             await chance.choice((first, second)).append_random(chance, chance.randint(1, 40))
 

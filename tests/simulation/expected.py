@@ -21,7 +21,7 @@ MADE_ORDER_ID = re.compile(r"[0-9a-f]{32}-BTC-USD")
 
 @dataclass
 class Expected:
-    """The events of one record, or the earlier record whose key it repeats."""
+    """The events of one record, or the earlier record whose id it repeats."""
 
     offset: int
     command_id: UUID | None
@@ -55,12 +55,11 @@ def _expect(
     if record.command_id is None or command["type"] == "Unreadable":
         return Expected(record.offset, None, oracle.execute(command, record.time_ms, False))
     command_id = UUID(bytes=record.command_id)
-    if command_id.version == 8:
-        body = _body(command)
-        first, first_body = keys.setdefault(command_id, (record.offset, body))
-        if first != record.offset:
-            conflict = body != first_body
-            return Expected(record.offset, command_id, replay_of=first, conflict=conflict)
+    body = _body(command)
+    first, first_body = keys.setdefault(command_id, (record.offset, body))
+    if first != record.offset:
+        conflict = command_id.version == 8 and body != first_body
+        return Expected(record.offset, command_id, replay_of=first, conflict=conflict)
     chosen = command["type"] == "PlaceOrder" and not MADE_ORDER_ID.fullmatch(command["order_id"])
     taken = chosen and command["order_id"] in order_ids
     if chosen:

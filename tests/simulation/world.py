@@ -282,9 +282,9 @@ class Nemesis:
         self._world.topic.produce(junk, command_id=self._chance.choice([None, b"short", bytes(16)]))
 
     def _duplicate(self) -> None:
-        """Put a keyed record a second time, as a producer does that was not answered."""
-        keyed = [r for r in self._world.topic.records if _is_keyed(r)]
-        record = self._chance.choice(keyed)
+        """Put a command a second time, as a producer does that was not answered."""
+        commands = [r for r in self._world.topic.records if _is_command(r)]
+        record = self._chance.choice(commands)
         self._world.topic.produce(record.value, command_id=record.command_id)
 
     def _poison(self) -> None:
@@ -395,6 +395,6 @@ def _is_expected(error: BaseException) -> bool:
     return isinstance(error, StaleWriter | ConnectionError)
 
 
-def _is_keyed(record: CommandRecord) -> bool:
-    # The version's nibble; keyed ids are of version 8.
-    return len(record.command_id or b"") == 16 and (record.command_id or b"")[6] >> 4 == 8
+def _is_command(record: CommandRecord) -> bool:
+    # The version's nibble: 8 is a hash of a key, 7 was made by a gateway.
+    return len(record.command_id or b"") == 16 and (record.command_id or b"")[6] >> 4 in (7, 8)
