@@ -10,11 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
+
+Network = IPv4Network | IPv6Network
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
@@ -33,7 +36,17 @@ OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed proces
 SNAPSHOT_EVENTS_MAX = 100_000_000
 DAY_S = 86_400
 RATE_MAX = 1_000_000  # tokens are whole microseconds apart
-RATE_LIMITS = (("orders", 100, 500), ("cancels", 100, 500), ("address", 5_000, 10_000))
+PARTS = ("per_second", "burst")
+RATE_LIMITS = (
+    ("orders", 100, 500),
+    ("cancels", 100, 500),
+    ("address", 5_000, 10_000),
+    ("retries", 100, 500),
+    ("operations", 10, 100),
+    ("history", 50, 500),
+)
+RATE_LIMIT_FIELDS = [f"rate_limit_{n}_{part}" for n, *_ in RATE_LIMITS for part in PARTS]
+CONNECTIONS_MAX = 2_000  # of the stream: each may hold some megabytes of queue
 
 
 SAMPLERS = (
@@ -78,6 +91,9 @@ class Settings:
     kafka_home: Path | None
     order_wait_ms: int
     stream_origins: tuple[str, ...]
+    stream_connections_per_address: int
+    trusted_proxies: tuple[Network, ...]
+    cancels_name_owner: bool
     snapshot_events: int
     snapshot_seconds: int
     rate_limit_orders_per_second: int
@@ -86,6 +102,12 @@ class Settings:
     rate_limit_cancels_burst: int
     rate_limit_address_per_second: int
     rate_limit_address_burst: int
+    rate_limit_retries_per_second: int
+    rate_limit_retries_burst: int
+    rate_limit_operations_per_second: int
+    rate_limit_operations_burst: int
+    rate_limit_history_per_second: int
+    rate_limit_history_burst: int
     projector_pace_ms: int
     database_pool_max: int
     metrics_port: int
@@ -158,15 +180,13 @@ class Settings:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "ORDER_WAIT_MS": str(self.order_wait_ms),
-            "RATE_LIMIT_ORDERS_PER_SECOND": str(self.rate_limit_orders_per_second),
-            "RATE_LIMIT_ORDERS_BURST": str(self.rate_limit_orders_burst),
-            "RATE_LIMIT_CANCELS_PER_SECOND": str(self.rate_limit_cancels_per_second),
-            "RATE_LIMIT_CANCELS_BURST": str(self.rate_limit_cancels_burst),
-            "RATE_LIMIT_ADDRESS_PER_SECOND": str(self.rate_limit_address_per_second),
-            "RATE_LIMIT_ADDRESS_BURST": str(self.rate_limit_address_burst),
+            **{name.upper(): str(getattr(self, name)) for name in RATE_LIMIT_FIELDS},
             "SNAPSHOT_EVENTS": str(self.snapshot_events),
             "SNAPSHOT_SECONDS": str(self.snapshot_seconds),
             "STREAM_ORIGINS": ",".join(self.stream_origins),
+            "STREAM_CONNECTIONS_PER_ADDRESS": str(self.stream_connections_per_address),
+            "TRUSTED_PROXIES": ",".join(map(str, self.trusted_proxies)),
+            "CANCELS_NAME_OWNER": "yes" if self.cancels_name_owner else "no",
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
             "DATABASE_POOL_MAX": str(self.database_pool_max),
             "METRICS_PORT": str(self.metrics_port),
@@ -202,6 +222,17 @@ class Variables:
             raise SettingsError(f"{name}={text}: must be a number from 0 to 1.")
         return float(text)
 
+    def words(self, name: str) -> list[str]:
+        return [word for part in self.text(name).split(",") if (word := part.strip())]
+
+    def networks(self, name: str) -> tuple[Network, ...]:
+        try:
+            return tuple(map(ip_network, self.words(name)))
+        except ValueError as error:
+            raise SettingsError(
+                f"{name}: {error}; name addresses or networks, such as 10.0.0.0/8."
+            ) from None
+
     def port(self, name: str, default: int) -> int:
         return self.integer(name, default, least=1, most=PORT_MAX)
 
@@ -224,8 +255,10 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
     if port + gateways - 1 > PORT_MAX:
         raise SettingsError(f"PORT={port}: leaves no ports for {gateways} gateways.")
     shards = variables.integer("SHARDS", 1, least=1, most=SHARDS_MAX)
+    host = variables.text("HOST", LOOPBACK)
+    name_owner = "no" if _is_loopback(host) else "yes"
     return {
-        "host": variables.text("HOST", LOOPBACK),
+        "host": host,
         "port": port,
         "gateways": gateways,
         "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
@@ -238,9 +271,13 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
             "SNAPSHOT_EVENTS", 100_000, least=1, most=SNAPSHOT_EVENTS_MAX
         ),
         "snapshot_seconds": variables.integer("SNAPSHOT_SECONDS", 60, least=1, most=DAY_S),
-        "stream_origins": tuple(
-            origin.strip() for origin in variables.text("STREAM_ORIGINS").split(",") if origin
+        "stream_origins": tuple(variables.words("STREAM_ORIGINS")),
+        "stream_connections_per_address": variables.integer(
+            "STREAM_CONNECTIONS_PER_ADDRESS", 500, least=1, most=CONNECTIONS_MAX
         ),
+        "trusted_proxies": variables.networks("TRUSTED_PROXIES"),
+        "cancels_name_owner": variables.choice("CANCELS_NAME_OWNER", name_owner, ("yes", "no"))
+        == "yes",
         "projector_pace_ms": variables.integer(
             "PROJECTOR_PACE_MS", 100, least=0, most=MILLISECONDS_MAX
         ),
@@ -252,11 +289,18 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
     }
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _limit_fields(variables: Variables) -> dict[str, int]:
     """Return the rate limits; 0 a second is no limit."""
     fields: dict[str, int] = {}
     for name, per_second, burst in RATE_LIMITS:
-        for part, default, least in (("per_second", per_second, 0), ("burst", burst, 1)):
+        for part, default, least in zip(PARTS, (per_second, burst), (0, 1), strict=True):
             variable = f"RATE_LIMIT_{name}_{part}".upper()
             fields[variable.lower()] = variables.integer(
                 variable, default, least=least, most=RATE_MAX

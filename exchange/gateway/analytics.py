@@ -8,10 +8,11 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.gateway.admission import charge_history
 from exchange.gateway.context import gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS, listing_of
-from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.operation import PAGING, Operation, operation
 from exchange.gateway.parameters import END_TIME, INSTRUMENT, INTERVAL, MIN_SEQUENCE, START_TIME
 from exchange.gateway.problems import Code, invalid
 from exchange.gateway.reading import min_sequence, model_connection
@@ -56,7 +57,7 @@ class AnalyticsView(Struct, frozen=True):
         tag="market",
         query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE),
         answers={200: (AnalyticsView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
     )
 )
 async def get_analytics(request: Request) -> Response:
@@ -68,6 +69,8 @@ async def get_analytics(request: Request) -> Response:
     first, last = start_ms // MINUTE_MS, end_ms // MINUTE_MS
     if (last - first) // interval + 1 > BUCKETS_MAX:
         raise invalid("interval", f"gives more than {BUCKETS_MAX} intervals: choose longer ones")
+    if "start_time" in parameters or "end_time" in parameters:
+        await charge_history(request)
     listing = await listing_of(gateway, parameters)
     await gateway.freshness.reach(NAME, min_sequence(parameters, listing.shard))
     async with model_connection(gateway.engine) as connection:

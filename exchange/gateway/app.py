@@ -24,6 +24,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.command_log import CommandProducer
+from exchange.config import CONNECTIONS_MAX, Network
 from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
@@ -93,6 +94,9 @@ def create_app(
     order_wait_ms: int,
     stream_origins: Sequence[str] = (),
     limits: Limits = NO_LIMITS,
+    proxies: Sequence[Network] = (),
+    cancels_name_owner: bool = False,
+    connections_per_address: int = CONNECTIONS_MAX,
 ) -> "Application":
     """Return the application; it starts and stops its background work with the lifespan.
 
@@ -102,8 +106,11 @@ def create_app(
         producer: Started and stopped here; the caller closes the other two.
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
-        stream_origins: The web pages, beside those of this host, that may use the stream.
-        limits: How many commands clients may send.
+        stream_origins: The web pages, beside those of this host, that may act and use the stream.
+        limits: How much clients may ask for.
+        proxies: Who is believed about whose requests it passes on.
+        cancels_name_owner: Whether a cancel must say whose order it is.
+        connections_per_address: How many connections of the stream one address may have.
     """
     # Every query here reads, and none needs a snapshot common to two: a transaction would cost
     # two more trips to the database.
@@ -122,9 +129,12 @@ def create_app(
         matching=matching,
         health=Health(engine, redis, producer, matching, metrics),
         limiter=RateLimiter(redis, limits),
+        proxies=proxies,
+        cancels_name_owner=cancels_name_owner,
     )
 
-    stream = Stream(gateway, Hub(engine, redis, gateway.freshness), stream_origins)
+    hub = Hub(engine, redis, gateway.freshness)
+    stream = Stream(gateway, hub, stream_origins, connections_per_address)
     background = Background(gateway, producer, stream)
     # Asked for when somebody reads the metrics: keeping them up to date would cost each order.
     metrics.waiters.set_function(lambda: submitter.waiters)
@@ -150,7 +160,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
-    edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES})
+    edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES}, stream_origins)
     return Application(edge, background, stream, grace_s=submitter.longest_wait_s + ANSWER_S)
 
 
@@ -180,6 +190,8 @@ async def serve(app: Application | ASGIApp, host: str, port: int, shutdown: asyn
 
     async def until_stopped() -> None:
         await any_set(shutdown, background.failed)
+        # First of all: what is taken from now on, nobody might be there to answer.
+        app.stream.gateway.stopping.set()
         # Hypercorn would end these as a mistake (1011), without a word on where to resume.
         await app.stream.close(app.grace_s)
 

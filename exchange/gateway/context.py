@@ -1,6 +1,7 @@
 """What every handler works with: made once by ``app.create_app``, reached from a request."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -8,6 +9,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
+from exchange.config import Network
 from exchange.gateway.health import Health
 from exchange.gateway.limits import RateLimiter
 from exchange.gateway.listings import Listings
@@ -21,7 +23,11 @@ TAIL_SCANS_MAX: Final = 2  # each may hold a connection for half a second; reads
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of one gateway process; ``shards`` is the number of Kafka partitions."""
+    """The parts of one gateway process; ``shards`` is the number of Kafka partitions.
+
+    ``proxies`` are believed about whose requests they pass on. ``cancels_name_owner`` makes every
+    cancel say whose order it is. Once ``stopping`` is set, no command is taken any more.
+    """
 
     shards: int
     engine: AsyncEngine
@@ -33,6 +39,9 @@ class Gateway:
     matching: Matching
     health: Health
     limiter: RateLimiter
+    proxies: Sequence[Network] = ()
+    cancels_name_owner: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
 
 

@@ -12,15 +12,18 @@ is therefore drained beside the answer, and the connection is closed.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exchange import tracing
+from exchange.gateway.admission import BUDGET
+from exchange.gateway.limits import UNLIMITED, Budget
 from exchange.gateway.metrics import Metrics
-from exchange.gateway.problems import Code, Problem
+from exchange.gateway.origins import SAFE_METHODS, may_act
+from exchange.gateway.problems import Code, Problem, invalid
 from exchange.tracing import Spanned
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,11 @@ logger = logging.getLogger(__name__)
 URL_BYTES_MAX: Final = 2 * 1024
 HEADER_BYTES_MAX: Final = 16 * 1024
 BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600
+# Of these the first value counts to one reader and the last to another. ``Idempotency-Key`` is one
+# too: ``requests`` compares what its values mean.
+COUNT_ONCE: Final = frozenset(
+    {b"host", b"content-length", b"content-type", b"content-encoding", b"origin", b"traceparent"}
+)
 LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
 BODY_WAIT_S: Final = 10.0
 LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
@@ -41,8 +49,15 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 class Edge:
     """The outermost ASGI application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[object, str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Mapping[object, str],
+        origins: Sequence[str] = (),
+    ) -> None:
         self._app = app
+        self._origins = origins
         self._metrics = metrics
         self._routes = routes
 
@@ -51,7 +66,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        answer = _Answer(send)
+        answer = _Answer(scope, send)
         with _span_of(scope) as span:
             try:
                 await self._admit(scope, receive, answer)
@@ -67,6 +82,7 @@ class Edge:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await _checked_body(scope, receive)
+            self._check_origin(scope)
         except _Disconnected:
             return
         except Problem as problem:
@@ -78,6 +94,12 @@ class Edge:
         if body is not None:
             receive = _whole(body, receive)
         await self._app(scope, receive, send)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse what a page of another site asks a browser to do here."""
+        if scope["method"] not in SAFE_METHODS and not may_act(scope, self._origins):
+            detail = "This page's origin is not among STREAM_ORIGINS; nothing was done."
+            raise Problem(Code.FOREIGN_ORIGIN, detail, outcome="none")
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
@@ -97,17 +119,25 @@ def _span_of(scope: Scope) -> Spanned:
 
 
 class _Answer:
-    """Passes an answer on and remembers its status; 499 if there was none."""
+    """Passes an answer on, with what is left of the budget, and remembers its status.
 
-    __slots__ = ("_send", "status")
+    The status is 499 if there was no answer.
+    """
 
-    def __init__(self, send: Send) -> None:
+    __slots__ = ("_scope", "_send", "status")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
         self.status = 499
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            budget: Budget = self._scope.get(BUDGET, UNLIMITED)
+            told = [(k.lower().encode(), v.encode()) for k, v in budget.headers.items()]
+            if told:
+                message["headers"] = [*message["headers"], *told]
         await self._send(message)
 
 
@@ -118,13 +148,17 @@ class _Disconnected(Exception):
 class _Head:
     """What the headers say of a request's size and body."""
 
-    __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type")
+    __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type", "twice")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.header_bytes = 0
         self.length = self.chunked = self.coding = self.media_type = b""
+        self.twice = b""
+        once: dict[bytes, bytes] = {}
         for name, value in headers:
             self.header_bytes += len(name) + len(value)
+            if name in COUNT_ONCE and once.setdefault(name, value) != value:
+                self.twice = name
             if name == b"content-length":
                 self.length = value
             elif name == b"transfer-encoding":
@@ -149,6 +183,9 @@ async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
         raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
     if head.header_bytes > HEADER_BYTES_MAX:
         raise Problem(Code.HEADERS_TOO_LARGE, f"Headers may have {HEADER_BYTES_MAX} bytes.")
+    if head.twice:
+        name = head.twice.decode().title()
+        raise invalid(name, "is given twice, with different values")
     if body:
         _check_media_type(head)
     return body

@@ -5,15 +5,14 @@ What it answers is built from the events of this one command, so it is the order
 the matcher left it, whatever the read models have seen.
 """
 
-from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from exchange.codec import command_claim, is_keyed
-from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder
+from exchange.codec import body_hash, command_claim, is_keyed
+from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.events import (
     CancelRejected,
     OrderCancelled,
@@ -27,6 +26,7 @@ from exchange.domain.values import (
     instrument_of_exchange_order_id,
 )
 from exchange.event_log import read_claims
+from exchange.gateway.admission import Origin, admit, over_limit
 from exchange.gateway.answers import (
     check_accepted,
     command_id_for,
@@ -35,7 +35,7 @@ from exchange.gateway.answers import (
     uuid7,
 )
 from exchange.gateway.context import Gateway
-from exchange.gateway.limits import Buckets, Budget
+from exchange.gateway.limits import Kind, Receipt
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import book_after
 from exchange.gateway.order_states import (
@@ -49,19 +49,7 @@ from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import OrderBody, is_null, to_units
 from exchange.gateway.responses import Amount, OrderView, TradeView, timestamp, trade
 from exchange.gateway.submission import Decision, Pending
-
-
-class Origin(Struct, frozen=True):
-    """Where a command came from.
-
-    ``wait`` tells whether somebody waits for its outcome; ``on_handed_over`` is called when
-    Kafka's client has it, so that the next command of the same client comes after it.
-    """
-
-    address: str
-    wait: bool = True
-    on_handed_over: Callable[[], None] | None = None
-
+from exchange.ports import Claim
 
 Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
 
@@ -102,15 +90,11 @@ class CancelledView(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """What became of a command: its view, or its place in Kafka while it is not decided.
-
-    ``budget`` is what is left of the limits.
-    """
+    """What became of a command: its view, or its place in Kafka while it is not decided."""
 
     command_id: UUID
     order_id: str
     answer: PlacedView | CancelledView | Pending
-    budget: Budget
     replayed: bool = False
 
 
@@ -121,39 +105,39 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
         Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
     """
     command_id = command_id_for(body.client_id, key)
+    admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
     with telling(outcome="none"):
         listing = await gateway.listings.get(body.instrument)
     command = _place_command(body, listing)
-    buckets = gateway.limiter.buckets_of_order(body.client_id, origin.address)
-    budget = await _spend(gateway, buckets, command_id)
-    answer = await _submit(gateway, listing, command, command_id, origin, buckets)
+    answer = await _enter(gateway, admitted, listing, command, command_id, origin)
     if isinstance(answer, Pending):
-        return Entered(command_id, command.order_id, answer, budget)
+        return Entered(command_id, command.order_id, answer)
     view = await placed_view(gateway, listing, answer, command_id)
-    return Entered(command_id, view.order.order_id, view, budget, answer.replayed)
+    return Entered(command_id, view.order.order_id, view, answer.replayed)
 
 
 async def cancel(
     gateway: Gateway, order_id: str, client_id: str | None, key: str | None, origin: Origin
 ) -> Entered:
-    """Cancel an order; ``client_id``, when given, must own it.
+    """Cancel an order; ``client_id``, when given, must own it, and must be given if set so.
 
     Raises:
         Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
     """
     if key is not None and client_id is None:
         raise invalid("client_id", "is needed with an idempotency key, which is the client's")
+    if client_id is None and gateway.cancels_name_owner:
+        raise invalid("client_id", "is required here: a cancel names the order's owner")
     command_id = command_id_for(client_id, key)
-    buckets = gateway.limiter.buckets_of_cancel(client_id, origin.address)
-    budget = await _spend(gateway, buckets, command_id)
+    admitted = await _admit(gateway, Kind.CANCELS, client_id, command_id, origin)
     with telling(outcome="none"):
         listing = await settled_listing(gateway, order_id)
     command = CancelOrder(order_id, listing.instrument, client_id)
-    answer = await _submit(gateway, listing, command, command_id, origin, buckets)
+    answer = await _enter(gateway, admitted, listing, command, command_id, origin)
     if isinstance(answer, Pending):
-        return Entered(command_id, order_id, answer, budget)
+        return Entered(command_id, order_id, answer)
     view = await cancelled_view(gateway, listing, answer, command_id)
-    return Entered(command_id, order_id, view, budget, answer.replayed)
+    return Entered(command_id, order_id, view, answer.replayed)
 
 
 async def placed_view(
@@ -199,41 +183,65 @@ async def cancelled_view(
     return CancelledView(view, decision.sequence, str(command_id))
 
 
-async def _spend(gateway: Gateway, buckets: Buckets, command_id: UUID) -> Budget:
-    """Take what a command costs; one whose key is claimed is a retry, and costs nothing.
+async def _admit(
+    gateway: Gateway, kind: Kind, client_id: str | None, command_id: UUID, origin: Origin
+) -> Receipt | Claim:
+    """Spend what a command costs.
+
+    Returns:
+        The receipt; or, where nothing is left, who holds the command's key: it is answered from
+        the log then. What the retries may cost the log is bounded by a budget of their own.
 
     Raises:
-        Problem: 429, nothing is left.
+        Problem: 429, nothing is left; 503, the gateway stops or the log cannot be read.
     """
-    budget = await gateway.limiter.spend(buckets)
-    if budget.wait_us and not await _is_claimed(gateway, command_id):
-        gateway.metrics.rate_limited.inc()
-        raise Problem(
-            Code.RATE_LIMITED,
-            f"Nothing was sent; try again in {budget.retry_after_s} s.",
-            headers=budget.headers,
-            outcome="none",
-            retry_after=budget.retry_after_s,
-            remaining=max(0, budget.remaining),
-        )
-    return budget
+    receipt = await admit(gateway, kind, client_id, origin)
+    if not receipt.budget.wait_us:
+        return receipt
+    claim = await _earlier(gateway, client_id, command_id, origin)
+    if claim is None:
+        raise over_limit(gateway, receipt.budget, outcome="none")
+    return claim
 
 
-async def _is_claimed(gateway: Gateway, command_id: UUID) -> bool:
+async def _earlier(
+    gateway: Gateway, client_id: str | None, command_id: UUID, origin: Origin
+) -> Claim | None:
+    """Return who holds a command's key, None if nobody does or a question is too much now."""
     if not is_keyed(command_id):
-        return False
+        return None
+    retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
+    if retry.budget.wait_us:
+        return None
     with telling(outcome="none"):
         async with log_connection(gateway.engine) as connection:
-            return bool(await read_claims(connection, [command_claim(command_id)]))
+            claims = await read_claims(connection, [command_claim(command_id)])
+    return claims[0] if claims else None
+
+
+async def _enter(
+    gateway: Gateway,
+    admitted: Receipt | Claim,
+    listing: Listing,
+    command: PlaceOrder | CancelOrder,
+    command_id: UUID,
+    origin: Origin,
+) -> Decision | Pending:
+    if isinstance(admitted, Receipt):
+        return await _submit(gateway, admitted, listing, command, command_id, origin)
+    first = (admitted.shard, admitted.kafka_offset)
+    conflict = admitted.body_hash != body_hash(command)
+    answer = await gateway.submitter.replayed(first, command_id, conflict=conflict)
+    return answer if origin.wait else Pending(*first)
 
 
 async def _submit(
     gateway: Gateway,
+    receipt: Receipt,
     listing: Listing,
-    command: ClientCommand,
+    command: PlaceOrder | CancelOrder,
     command_id: UUID,
     origin: Origin,
-    buckets: Buckets,
 ) -> Decision | Pending:
     answer = await gateway.submitter.submit(
         listing.shard,
@@ -245,7 +253,10 @@ async def _submit(
     if isinstance(answer, Pending):
         return answer
     if answer.replayed:
-        gateway.limiter.give_back(buckets)
+        # It cost a retry, not an order; where retries have nothing left, it cost an order.
+        retry = await gateway.limiter.spend(Kind.RETRIES, command.client_id, origin.address)
+        if not retry.budget.wait_us:
+            gateway.limiter.give_back(receipt)
     else:
         gateway.metrics.decided(answer.events)
     return answer
@@ -295,7 +306,8 @@ async def _not_open(
 ) -> Problem:
     with telling(outcome="unknown", command_id=str(command_id)):
         order = await order_after(gateway, listing, event.order_id, decision.sequence)
-    if order is None:
+    if order is None or (event.asked_by and event.asked_by != order.client_id):
+        # The matcher knows no owner of an order that is closed: its status is the owner's business.
         return order_not_found(event.order_id)
     return Problem(
         Code.ORDER_NOT_OPEN,

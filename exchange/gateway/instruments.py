@@ -13,6 +13,7 @@ from exchange.codec import registration_command_id
 from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Price, Quantity
+from exchange.gateway.admission import admit_operation
 from exchange.gateway.answers import check_accepted, pending_response, replay_headers
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.operation import COMMANDING, READING, Operation, operation
@@ -81,7 +82,7 @@ class InstrumentsView(Struct, frozen=True):
             }
         },
         answers={201: (RegisteredView,), 200: (RegisteredView,), 202: (PendingView,)},
-        problems=(*COMMANDING, Code.INSTRUMENT_EXISTS),
+        problems=(*COMMANDING, Code.INSTRUMENT_EXISTS, Code.RATE_LIMITED),
     )
 )
 async def register_instrument(request: Request) -> Response:
@@ -89,6 +90,7 @@ async def register_instrument(request: Request) -> Response:
     gateway = gateway_of(request)
     query(request)
     body = decode(await request.body(), INSTRUMENT_BODY)
+    await admit_operation(request)
     shard = _shard(body, gateway.shards)
     command_id = registration_command_id(body.instrument)
     answer = await _submit(gateway, request, shard, _command(body))

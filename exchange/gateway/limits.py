@@ -1,9 +1,12 @@
-"""Rate limits: how many commands a client, and an address, may send.
+"""Rate limits: how much a client, and an address, may ask for.
 
 Read ``RateLimiter.spend``. A bucket is one number in Redis, the time at which it would be
 full again: taking a token moves it by the interval between two tokens, and there is none
 while it is further off than the burst allows (the generic cell rate algorithm; ITU-T
 I.371, "virtual scheduling"). All gateways share the buckets.
+
+Who spends gets a receipt. Only a receipt can be given back, and only to where its token
+was taken: a refusal took none, and what the gateway counted for itself is not Redis's.
 
 Commands that arrive while Redis is being asked are asked about together in the next
 request, so that a busy gateway pays for few. While Redis is away, or slow, the gateway
@@ -17,6 +20,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
+from enum import StrEnum
 from typing import Any, Final, cast
 
 from msgspec import Struct
@@ -35,38 +39,30 @@ LOCAL_BUCKETS_MAX: Final = 20_000  # some 4 MB; the ones used least lately are f
 
 # KEYS: two buckets for each request, then those to give a token back to. ARGV: how many requests,
 # then for each bucket the interval between two tokens in microseconds (0: no limit) and the burst.
-# Answers for each request how long to wait (0: taken), and of the tighter of its buckets what is
-# left, until it is full again, and its burst.
+# Answers for each bucket how long it takes to be full again if a token is taken. One is taken of
+# both buckets of a request if both have one.
 SPEND = """#!lua
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answers = {}
 local spent = 2 * tonumber(ARGV[1])
 for first = 1, spent, 2 do
-    local wait, left, full, size, moved = 0, nil, 0, 0, {}
+    local taken, moved = true, {}
     for at = first, first + 1 do
         local interval, burst = tonumber(ARGV[2 * at]), tonumber(ARGV[2 * at + 1])
+        answers[at] = 0
         if interval > 0 then
-            local after = math.max(tonumber(redis.call('GET', KEYS[at]) or '0'), now) + interval
-            local room = burst * interval - (after - now)
-            wait = math.max(wait, -room)
-            local tokens = math.max(0, math.floor(room / interval))
-            if not left or tokens < left then
-                left, full, size = tokens, after - now, burst
-            end
-            moved[at] = after
+            moved[at] = math.max(tonumber(redis.call('GET', KEYS[at]) or '0'), now) + interval
+            answers[at] = moved[at] - now
+            taken = taken and answers[at] <= burst * interval
         end
     end
-    if wait == 0 then
+    if taken then
         for at, after in pairs(moved) do
-            local kept_ms = math.ceil((after - now) / 1000)
+            local kept_ms = math.ceil(answers[at] / 1000)
             redis.call('SET', KEYS[at], string.format('%.0f', after), 'PX', kept_ms)
         end
     end
-    answers[#answers + 1] = wait
-    answers[#answers + 1] = left or -1
-    answers[#answers + 1] = full
-    answers[#answers + 1] = size
 end
 for at = spent + 1, #KEYS do
     local back = tonumber(redis.call('GET', KEYS[at]) or '0') - tonumber(ARGV[2 * at])
@@ -78,8 +74,22 @@ return answers
 """
 
 
+class Kind(StrEnum):
+    """What has a budget of its own.
+
+    ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
+    instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a place in the past.
+    """
+
+    ORDERS = "orders"
+    CANCELS = "cancels"
+    RETRIES = "retries"
+    OPERATIONS = "operations"
+    HISTORY = "history"
+
+
 class Limit(Struct, frozen=True):
-    """How many commands a second, and how many at once; a rate of 0 is no limit."""
+    """How many a second, and how many at once; a rate of 0 is no limit."""
 
     per_second: int
     burst: int
@@ -89,22 +99,44 @@ class Limit(Struct, frozen=True):
         return MICROSECONDS // self.per_second if self.per_second else 0
 
 
-class Limits(Struct, frozen=True):
-    """The limits of each client for orders and for cancels, and of each address for both."""
-
-    orders: Limit
-    cancels: Limit
-    address: Limit
-
-
 NO_LIMIT: Final = Limit(0, 0)
-NO_LIMITS: Final = Limits(NO_LIMIT, NO_LIMIT, NO_LIMIT)
+
+
+class Limits(Struct, frozen=True):
+    """The limits of each client, by kind; ``address`` is that of an address for its orders.
+
+    It is for its cancels too, counted apart. Of the other kinds an address has as much as a client.
+    """
+
+    orders: Limit = NO_LIMIT
+    cancels: Limit = NO_LIMIT
+    address: Limit = NO_LIMIT
+    retries: Limit = NO_LIMIT
+    operations: Limit = NO_LIMIT
+    history: Limit = NO_LIMIT
+
+    def of(self, kind: Kind) -> tuple[Limit, Limit]:
+        """Return what a client has, and what an address has."""
+        match kind:
+            case Kind.ORDERS:
+                return self.orders, self.address
+            case Kind.CANCELS:
+                return self.cancels, self.address
+            case Kind.RETRIES:
+                return self.retries, self.retries
+            case Kind.OPERATIONS:
+                return self.operations, self.operations
+            case Kind.HISTORY:
+                return self.history, self.history
+
+
+NO_LIMITS: Final = Limits()
 
 
 class Budget(Struct, frozen=True):
-    """What is left after a command, and the burst: of the tighter of its two limits.
+    """What is left after a request, and the burst: of the tighter of its two limits.
 
-    ``wait_us`` is 0 if the command may be sent; ``remaining`` is negative without a limit.
+    ``wait_us`` is 0 if the request may go on; ``remaining`` is negative without a limit.
     """
 
     wait_us: int
@@ -113,27 +145,45 @@ class Budget(Struct, frozen=True):
     limit: int
 
     @property
+    def is_unlimited(self) -> bool:
+        return self.remaining < 0
+
+    @property
     def headers(self) -> dict[str, str]:
         """The headers that say so; none without a limit."""
-        if self.remaining < 0 and not self.wait_us:
+        if self.is_unlimited:
             return {}
-        headers = {
+        return {
             "RateLimit-Limit": str(self.limit),
-            "RateLimit-Remaining": str(max(0, self.remaining)),
-            "RateLimit-Reset": str(_seconds(self.full_us)),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_s),
         }
-        return headers | ({"Retry-After": str(self.retry_after_s)} if self.wait_us else {})
+
+    @property
+    def reset_s(self) -> int:
+        return _seconds(self.full_us)
 
     @property
     def retry_after_s(self) -> int:
         return _seconds(self.wait_us)
 
 
+UNLIMITED: Final = Budget(0, -1, 0, 0)
+
+
 class Buckets(Struct, frozen=True):
-    """The buckets that a command takes from: its client's, if it names one, and its address's."""
+    """The buckets that a request takes from: its client's, if it names one, and its address's."""
 
     keys: tuple[str, str]
     limits: tuple[Limit, Limit]
+
+
+class Receipt(Struct, frozen=True):
+    """What was spent: ``taken_from`` has the buckets that lost a token, None if none did."""
+
+    budget: Budget
+    taken_from: Buckets | None = None
+    is_local: bool = False
 
 
 class RateLimiter:
@@ -142,61 +192,62 @@ class RateLimiter:
     def __init__(self, redis: Redis, limits: Limits) -> None:
         self._redis = redis
         self._limits = limits
-        self._waiting: list[tuple[Buckets, asyncio.Future[Budget]]] = []
+        self._waiting: list[tuple[Buckets, asyncio.Future[Receipt]]] = []
         self._given_back: list[Buckets] = []
         self._asking: asyncio.Task[None] | None = None
         self._local = _LocalBuckets()
         self._local_until_s = 0.0
 
-    def buckets_of_order(self, client_id: str, address: str) -> Buckets:
-        return self._buckets("orders", client_id, address, self._limits.orders)
-
-    def buckets_of_cancel(self, client_id: str | None, address: str) -> Buckets:
-        limit = NO_LIMIT if client_id is None else self._limits.cancels
-        return self._buckets("cancels", client_id or "", address, limit)
-
-    async def spend(self, buckets: Buckets) -> Budget:
-        """Take a token from both buckets if both have one."""
+    async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
+        """Take a token from the client's bucket and the address's if both have one."""
+        buckets = self._buckets(kind, client_id, address)
         if not any(limit.per_second for limit in buckets.limits):
-            return Budget(0, -1, 0, 0)
+            return Receipt(UNLIMITED)
         if time.monotonic() < self._local_until_s:
             return self._local.spend(buckets)
-        future: asyncio.Future[Budget] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting.append((buckets, future))
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all())
         return await future
 
-    def give_back(self, buckets: Buckets) -> None:
-        """Return a token, with the next request: the command turned out to be a replay."""
-        if any(limit.per_second for limit in buckets.limits):
-            self._given_back = [*self._given_back[-REQUESTS_MAX:], buckets]
+    def give_back(self, receipt: Receipt) -> None:
+        """Return the tokens that were taken, if any were; Redis gets them with the next request."""
+        if receipt.taken_from is None:
+            return
+        if receipt.is_local:
+            self._local.give_back(receipt.taken_from)
+        else:
+            self._given_back = [*self._given_back[-REQUESTS_MAX:], receipt.taken_from]
 
-    def _buckets(self, kind: str, client_id: str, address: str, limit: Limit) -> Buckets:
+    def _buckets(self, kind: Kind, client_id: str | None, address: str) -> Buckets:
         # One hash tag: a script may then use all of them, on a cluster too.
-        keys = (f"{{limits}}:{kind}:client:{client_id}", f"{{limits}}:{kind}:address:{address}")
-        return Buckets(keys, (limit, self._limits.address))
+        keys = (
+            f"{{limits}}:{kind}:client:{client_id or ''}",
+            f"{{limits}}:{kind}:address:{address}",
+        )
+        own, of_address = self._limits.of(kind)
+        return Buckets(keys, (NO_LIMIT if client_id is None else own, of_address))
 
     async def _ask_all(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:REQUESTS_MAX], self._waiting[REQUESTS_MAX:]
-            budgets = await self._ask([buckets for buckets, _ in batch])
-            for (_, future), budget in zip(batch, budgets, strict=True):
+            receipts = await self._ask([buckets for buckets, _ in batch])
+            for (_, future), receipt in zip(batch, receipts, strict=True):
                 if not future.done():
-                    future.set_result(budget)
+                    future.set_result(receipt)
 
-    async def _ask(self, batch: Sequence[Buckets]) -> list[Budget]:
+    async def _ask(self, batch: Sequence[Buckets]) -> list[Receipt]:
         back, self._given_back = self._given_back[:REQUESTS_MAX], []
         try:
-            answers = await _within(REDIS_WAIT_S, self._run(batch, back))
+            full_us = await _within(REDIS_WAIT_S, self._run(batch, back))
         except (RedisError, OSError, TimeoutError) as error:
             if time.monotonic() - self._local_until_s > LOCAL_S:
                 fields = {"error": repr(error)}
                 logger.warning("Redis is away; this gateway counts for itself", extra=fields)
             self._local_until_s = time.monotonic() + LOCAL_S
             return [self._local.spend(buckets) for buckets in batch]
-        parts = len(Budget.__struct_fields__)
-        return [Budget(*answers[at : at + parts]) for at in range(0, len(answers), parts)]
+        return [_receipt(buckets, full_us[2 * n : 2 * n + 2]) for n, buckets in enumerate(batch)]
 
     async def _run(self, batch: Sequence[Buckets], back: Sequence[Buckets]) -> list[int]:
         pairs = [pair for b in (*batch, *back) for pair in zip(b.keys, b.limits, strict=True)]
@@ -213,22 +264,24 @@ class _LocalBuckets:
     def __init__(self) -> None:
         self._full_at: OrderedDict[str, int] = OrderedDict()
 
-    def spend(self, buckets: Buckets) -> Budget:
+    def spend(self, buckets: Buckets) -> Receipt:
         now = time.monotonic_ns() // 1_000
-        moved: dict[str, int] = {}
-        wait, left, full, size = 0, -1, 0, 0
-        for key, limit in zip(buckets.keys, buckets.limits, strict=True):
-            interval = limit.interval_us
-            if interval:
-                moved[key] = max(self._full_at.get(key, 0), now) + interval
-                room = limit.burst * interval - (moved[key] - now)
-                wait = max(wait, -room)
-                tokens = max(0, room // interval)
-                if left < 0 or tokens < left:
-                    left, full, size = tokens, moved[key] - now, limit.burst
-        if not wait:
+        limited = [
+            (key, limit.interval_us)
+            for key, limit in zip(buckets.keys, buckets.limits, strict=True)
+            if limit.per_second
+        ]
+        moved = {key: max(self._full_at.get(key, 0), now) + us for key, us in limited}
+        full_us = [moved.get(key, now) - now for key in buckets.keys]
+        receipt = _receipt(buckets, full_us, is_local=True)
+        if receipt.taken_from is not None:
             self._keep(moved)
-        return Budget(wait, left, full, size)
+        return receipt
+
+    def give_back(self, buckets: Buckets) -> None:
+        for key, limit in zip(buckets.keys, buckets.limits, strict=True):
+            if key in self._full_at:
+                self._full_at[key] -= limit.interval_us
 
     def _keep(self, moved: dict[str, int]) -> None:
         for key, full_at in moved.items():
@@ -236,6 +289,25 @@ class _LocalBuckets:
             self._full_at.move_to_end(key)
         while len(self._full_at) > LOCAL_BUCKETS_MAX:
             self._full_at.popitem(last=False)
+
+
+def _receipt(buckets: Buckets, full_us: Sequence[int], *, is_local: bool = False) -> Receipt:
+    """Tell what became of a request from how long its buckets take to be full with it."""
+    told = [
+        _budget(limit, after_us)
+        for limit, after_us in zip(buckets.limits, full_us, strict=True)
+        if limit.per_second
+    ]
+    # All that is told is of one bucket: of the one that makes wait longest, else the emptier one.
+    tighter = max(told, key=lambda budget: (budget.wait_us, -budget.remaining))
+    return Receipt(tighter, None if tighter.wait_us else buckets, is_local)
+
+
+def _budget(limit: Limit, after_us: int) -> Budget:
+    room_us = limit.burst * limit.interval_us - after_us
+    if room_us < 0:  # the token was not taken
+        return Budget(-room_us, 0, after_us - limit.interval_us, limit.burst)
+    return Budget(0, room_us // limit.interval_us, after_us, limit.burst)
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> Any:

@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.codec import Depth
+from exchange.gateway.admission import charge_history
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.operation import PAGING, READING, Operation, operation
 from exchange.gateway.parameters import CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem
@@ -94,7 +95,7 @@ async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw |
         tag="market",
         query=(INSTRUMENT, TRADES_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (TradesView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
     )
 )
 async def get_trades(request: Request) -> Response:
@@ -103,6 +104,8 @@ async def get_trades(request: Request) -> Response:
     parameters = query(request)
     limit = integer(parameters, TRADES_LIMIT)
     before = cursor(parameters, 1)
+    if before:
+        await charge_history(request)
     listing = await listing_of(gateway, parameters)
     await gateway.freshness.reach(trades.NAME, min_sequence(parameters, listing.shard))
     async with model_connection(gateway.engine) as connection:

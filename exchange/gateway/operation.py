@@ -26,10 +26,12 @@ EVERYWHERE: Final = (
     Code.MEDIA_TYPE,
     Code.HEADERS_TOO_LARGE,
     Code.HTTP_VERSION,
+    Code.FOREIGN_ORIGIN,
     Code.INVALID,
     Code.INTERNAL,
 )
 READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE)
+PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a place in the past
 COMMANDING: Final = (
     Code.MALFORMED,
     Code.IDEMPOTENCY_CONFLICT,

@@ -5,9 +5,10 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.gateway.admission import origin_of
 from exchange.gateway.answers import pending_response, replayed_headers
 from exchange.gateway.context import gateway_of
-from exchange.gateway.entry import CancelledView, Entered, Origin, PlacedView, cancel, place
+from exchange.gateway.entry import CancelledView, Entered, PlacedView, cancel, place
 from exchange.gateway.operation import COMMANDING, Operation, operation
 from exchange.gateway.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
 from exchange.gateway.problems import Code
@@ -16,7 +17,6 @@ from exchange.gateway.requests import (
     ORDER_BODY,
     CancelBody,
     OrderBody,
-    address_of,
     check_id,
     decode,
     idempotency_key,
@@ -71,7 +71,8 @@ async def place_order(request: Request) -> Response:
     query(request)
     body = decode(await request.body(), ORDER_BODY)
     key = idempotency_key(request, body.idempotency_key)
-    entered = await place(gateway_of(request), body, key, _origin(request))
+    origin = origin_of(request, wait=not wants_async(request))
+    entered = await place(gateway_of(request), body, key, origin)
     location = f"/orders/{quote(entered.order_id, safe='')}"
     return _response(request, entered, 201, {"Location": location})
 
@@ -100,21 +101,15 @@ async def cancel_order(request: Request) -> Response:
     text = await request.body()
     body = decode(text, CANCEL_BODY) if text else CancelBody()
     key = idempotency_key(request, body.idempotency_key)
-    entered = await cancel(gateway_of(request), order_id, body.client_id, key, _origin(request))
+    origin = origin_of(request, wait=not wants_async(request))
+    entered = await cancel(gateway_of(request), order_id, body.client_id, key, origin)
     return _response(request, entered, 200, {})
-
-
-def _origin(request: Request) -> Origin:
-    return Origin(address_of(request), wait=not wants_async(request))
 
 
 def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:
     if isinstance(entered.answer, Pending):
-        response = pending_response(
+        return pending_response(
             request, entered.answer, entered.command_id, order_id=entered.order_id
         )
-    else:
-        headers |= replayed_headers(entered.replayed)
-        response = json_response(entered.answer, status, headers)
-    response.headers.update(entered.budget.headers)
-    return response
+    headers |= replayed_headers(entered.replayed)
+    return json_response(entered.answer, status, headers)

@@ -40,6 +40,7 @@ class Code(Enum):
     URI_TOO_LONG = "request.uri_too_long", 414, "The URL is too long"
     MEDIA_TYPE = "request.media_type", 415, "The body is not plain application/json"
     HEADERS_TOO_LARGE = "request.headers_too_large", 431, "The headers are too large"
+    FOREIGN_ORIGIN = "request.origin", 403, "Pages of this origin may not act here"
     HTTP_VERSION = "request.http_version", 505, "Only HTTP/1.1 is spoken here"
 
     ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"
@@ -64,10 +65,14 @@ class Code(Enum):
     COMMAND_QUARANTINED = "command.quarantined", 500, "The command crashed the matcher"
 
     ORIGIN = "stream.origin", 403, "Pages of this origin may not connect"
-    RATE_LIMITED = "rate.limited", 429, "Too many commands"
+    RATE_LIMITED = "rate.limited", 429, "Too many commands, or questions about the past"
     STREAM_TYPE = "stream.unknown_type", 422, "There is no such message"
     STREAM_TOO_FAST = "stream.too_fast", 429, "Too many messages a second"
-    STREAM_TOO_MANY = "stream.too_many", 429, "Too many subscriptions or orders at once"
+    STREAM_TOO_MANY = (
+        "stream.too_many",
+        429,
+        "Too many of something at once",
+    )
 
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
     BUSY = "gateway.busy", 503, "Too many commands wait for their outcome"

@@ -20,9 +20,10 @@ from exchange.codec import cycle_command_id
 from exchange.domain.commands import CloseSettlementCycle
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed
+from exchange.gateway.admission import admit_operation, charge_history
 from exchange.gateway.answers import check_accepted, replayed_headers
 from exchange.gateway.context import Gateway, gateway_of
-from exchange.gateway.operation import COMMANDING, READING, Operation, operation
+from exchange.gateway.operation import COMMANDING, PAGING, Operation, operation
 from exchange.gateway.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem, invalid, telling
@@ -33,7 +34,7 @@ from exchange.gateway.requests import (
     check_id,
     cursor,
     decode,
-    header,
+    header_lines,
     id_cursor,
     integer,
     query,
@@ -137,17 +138,18 @@ class ClosedView(Struct, frozen=True):
         body=CloseBody,
         examples={"close": {"cycle": 1}},
         answers={201: (ClosedView,), 200: (ClosedView,), 202: (ClosedView,)},
-        problems=(*COMMANDING, Code.CYCLE_NOT_OPEN, Code.CYCLE_CLOSED),
+        problems=(*COMMANDING, Code.CYCLE_NOT_OPEN, Code.CYCLE_CLOSED, Code.RATE_LIMITED),
     )
 )
 async def close_cycle(request: Request) -> Response:
     """``POST /settlement/cycles/close``: 201 if this closed it, 200 if it was closed before."""
     gateway = gateway_of(request)
     query(request)
-    if header(request, b"idempotency-key") is not None:
+    if header_lines(request, b"idempotency-key"):
         raise invalid("Idempotency-Key", "is not used here: name the cycle, which is the key")
     text = await request.body()
     body = decode(text, CLOSE_BODY) if text else CloseBody()
+    await admit_operation(request)
     cycle = await _cycle_to_close(gateway, body.cycle)
     answers = await asyncio.gather(*(_close(gateway, s, cycle) for s in range(gateway.shards)))
     decisions = [answer for answer in answers if isinstance(answer, Decision)]
@@ -165,7 +167,7 @@ async def close_cycle(request: Request) -> Response:
         tag="settlement",
         query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (CyclesView,)},
-        problems=READING,
+        problems=PAGING,
     )
 )
 async def get_cycles(request: Request) -> Response:
@@ -174,6 +176,8 @@ async def get_cycles(request: Request) -> Response:
     parameters = query(request)
     limit = integer(parameters, CYCLES_LIMIT)
     before = cursor(parameters, 1)
+    if before:
+        await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequence(parameters, _only_shard(gateway)))
     async with model_connection(gateway.engine) as connection:
         current, reached = await read_open_cycle(connection, gateway.shards)
@@ -191,7 +195,7 @@ async def get_cycles(request: Request) -> Response:
         path=(CYCLE_ID,),
         query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (CycleObligationsView,)},
-        problems=(Code.CYCLE_NOT_FOUND, *READING),
+        problems=(Code.CYCLE_NOT_FOUND, *PAGING),
     )
 )
 async def get_cycle(request: Request) -> Response:
@@ -202,6 +206,8 @@ async def get_cycle(request: Request) -> Response:
     client_id, after = parameters.get("client_id"), id_cursor(parameters)
     if client_id is not None:
         check_id(client_id, "client_id")
+    if after is not None:
+        await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequence(parameters, _only_shard(gateway)))
     number = _cycle_number(request.path_params["cycle_id"])
     async with model_connection(gateway.engine) as connection:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from exchange import snapshot_store
 from exchange.event_log import EVENTS_CHANNEL, read_heads
+from exchange.gateway.admission import admit_operation
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import listing_of
@@ -58,7 +59,13 @@ class TakenView(Struct, frozen=True):
         body=SnapshotBody,
         examples={"snapshot": {"instrument": "BTC-USD"}},
         answers={201: (TakenView,), 202: (TakenView,)},
-        problems=(Code.MALFORMED, Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(
+            Code.MALFORMED,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.RATE_LIMITED,
+            Code.BUSY,
+            *READING,
+        ),
     )
 )
 async def take_snapshot(request: Request) -> Response:
@@ -67,6 +74,7 @@ async def take_snapshot(request: Request) -> Response:
     parameters = query(request)
     text = await request.body()
     body = decode(text, SNAPSHOT_BODY) if text else SnapshotBody()
+    await admit_operation(request)
     listing = await _listing(gateway, parameters, body)
     wanted = await _wish(gateway, listing.shard)
     row = await _taken(gateway, listing.shard, wanted)

@@ -225,8 +225,30 @@ class Submitter:
         books = {name: BookView(depth) for name, depth in message.books.items()}
         for outcome in message.outcomes:
             waiter = self._waiters.get(outcome.waiter)
-            if waiter is not None:
+            if waiter is None:
+                continue
+            if waiter.wait:
                 waiter.answer(_Heard(message.shard, outcome, books))
+            else:  # decided before Kafka's report came, which would have told the same place
+                waiter.answer(Pending(message.shard, outcome.offset))
+
+    async def replayed(
+        self, first: tuple[int, int], command_id: UUID, *, conflict: bool
+    ) -> Decision | Pending:
+        """Return the outcome of the first command with a key, which may not be decided yet.
+
+        Raises:
+            Problem: 409, that one asked for something else; 503, the log cannot be read.
+        """
+        if conflict:
+            raise Problem(
+                Code.IDEMPOTENCY_CONFLICT,
+                "An earlier request with this key asked for something else; nothing was done.",
+            )
+        with telling(outcome="unknown", command_id=str(command_id)):
+            async with log_connection(self._engine) as connection:
+                events = await read_events_at(connection, *first)
+        return decision_of(events, replayed=True) if events else Pending(*first)
 
     def stop(self) -> None:
         """End what goes on in the background; no command may be under way any more."""
@@ -259,11 +281,13 @@ class Submitter:
             case Delivery():
                 raise self._undelivered(answer, waiter)
             case FoundOutcome(replay_of=first) if first is not None:
-                return await self._replayed(first, waiter, conflict=answer.conflict)
+                return await self.replayed(first, waiter.command_id, conflict=answer.conflict)
             case FoundOutcome():
                 return decision_of(answer.events)
             case _Heard(outcome=outcome) if outcome.replay_of is not None:
-                return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
+                return await self.replayed(
+                    outcome.replay_of, waiter.command_id, conflict=outcome.conflict
+                )
             case _Heard():
                 book_view = _book_of(answer, waiter.command)
                 return Decision(_decided_events(answer, waiter.command_id), book_view)
@@ -278,20 +302,6 @@ class Submitter:
             outcome=outcome,
             command_id=str(waiter.command_id),
         )
-
-    async def _replayed(
-        self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
-    ) -> Decision | Pending:
-        """Return the outcome of the first command with the key, which may not be decided yet."""
-        if conflict:
-            raise Problem(
-                Code.IDEMPOTENCY_CONFLICT,
-                "An earlier request with this key asked for something else; nothing was done.",
-            )
-        with telling(outcome="unknown", command_id=str(waiter.command_id)):
-            async with log_connection(self._engine) as connection:
-                events = await read_events_at(connection, *first)
-        return decision_of(events, replayed=True) if events else Pending(*first)
 
     def _arm(self) -> None:
         if self._timer is None:

@@ -28,6 +28,9 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             order_wait_ms=settings.order_wait_ms,
             stream_origins=settings.stream_origins,
             limits=_limits(settings),
+            proxies=settings.trusted_proxies,
+            cancels_name_owner=settings.cancels_name_owner,
+            connections_per_address=settings.stream_connections_per_address,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping)
@@ -41,6 +44,11 @@ def _limits(settings: Settings) -> Limits:
         orders=Limit(settings.rate_limit_orders_per_second, settings.rate_limit_orders_burst),
         cancels=Limit(settings.rate_limit_cancels_per_second, settings.rate_limit_cancels_burst),
         address=Limit(settings.rate_limit_address_per_second, settings.rate_limit_address_burst),
+        retries=Limit(settings.rate_limit_retries_per_second, settings.rate_limit_retries_burst),
+        operations=Limit(
+            settings.rate_limit_operations_per_second, settings.rate_limit_operations_burst
+        ),
+        history=Limit(settings.rate_limit_history_per_second, settings.rate_limit_history_burst),
     )
 
 

@@ -86,6 +86,7 @@ async def gateway_at(
     shards: int = 1,
     stream_origins: tuple[str, ...] = (),
     limits: Limits = NO_LIMITS,
+    **who: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""
     app = create_app(
@@ -96,6 +97,7 @@ async def gateway_at(
         order_wait_ms=order_wait_ms,
         stream_origins=stream_origins,
         limits=limits,
+        **who,
     )
     (port,) = free_ports(1)
     shutdown = asyncio.Event()

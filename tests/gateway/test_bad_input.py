@@ -113,6 +113,41 @@ async def test_what_has_another_shape_is_422_and_named(
 
 
 @pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Idempotency-Key", ["d1", "d2"]),
+        ("Idempotency-Key", ["d1", '"d1"', "d2"]),
+        ("Content-Type", ["application/json", "text/plain"]),
+        ("Content-Type", ["text/plain", "application/json"]),
+        ("Content-Encoding", ["gzip", ""]),
+        ("Origin", ["http://localhost", "http://127.0.0.1"]),
+    ],
+)
+async def test_a_header_that_counts_once_has_one_value(
+    http: httpx.AsyncClient, name: str, values: list[str]
+) -> None:
+    lines = [(name, value) for value in values]
+    if name != "Content-Type":
+        lines.append(("Content-Type", "application/json"))
+    response = await http.post("/orders", content=body(), headers=lines)
+
+    check(response, 422, "request.invalid")
+    assert response.json()["field"] == name
+
+
+async def test_a_header_may_say_the_same_twice(http: httpx.AsyncClient) -> None:
+    lines = [
+        ("Idempotency-Key", "said-twice"),
+        ("Idempotency-Key", '"said-twice"'),
+        *2 * [*JSON.items()],
+    ]
+    response = await http.post("/orders", content=body(), headers=lines)
+
+    assert response.status_code == 201
+    assert response.headers.get("Idempotent-Replayed") is None
+
+
+@pytest.mark.parametrize(
     ("path", "field"),
     [
         ("/market/orderbook?levels=0", "levels"),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.conftest import Place, order
+from tests.gateway.conftest import Place, Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio
 
@@ -287,6 +287,27 @@ async def test_who_does_not_wait_is_told_where_to_ask(
     assert found.json()["sequence"] == decided["sequence"]
 
 
+@pytest.mark.parametrize(
+    ("preferences", "waits"),
+    [
+        (["return=minimal", "respond-async"], False),
+        (["return=minimal, Respond-Async; urgent"], False),
+        (["respond-async", "respond-async"], False),
+        (['note="a, respond-async, b"'], True),
+        (['note="' + '\\"' * 7_000], True),
+        (["respond-async=no"], True),
+    ],
+)
+async def test_preferences_of_several_lines_add_up(
+    http: httpx.AsyncClient, instrument: str, preferences: list[str], waits: bool
+) -> None:
+    headers = [("Prefer", preference) for preference in preferences]
+
+    response = await http.post("/orders", json=order(instrument), headers=headers)
+
+    assert response.status_code == (201 if waits else 202)
+
+
 async def test_an_order_that_is_on_its_way_can_be_cancelled(
     http: httpx.AsyncClient, instrument: str, place: Place
 ) -> None:
@@ -343,3 +364,34 @@ async def follow(http: httpx.AsyncClient, location: str) -> dict[str, Any]:
             if answer["status"] != "pending":
                 return answer
             await asyncio.sleep(0.01)
+
+
+async def test_a_stranger_learns_nothing_of_an_order_that_is_closed(
+    http: httpx.AsyncClient, place: Place
+) -> None:
+    order_id = (await place()).json()["order"]["order_id"]
+    path = f"/orders/{order_id}/cancel"
+    open_still = await http.post(path, json={"client_id": "mallory"})
+    assert (await http.post(path, json={"client_id": "alice"})).status_code == 200
+    closed = await http.post(path, json={"client_id": "mallory"})
+    owner = await http.post(path, json={"client_id": "alice"})
+    wait = {"Prefer": "respond-async"}
+    later = await http.post(path, json={"client_id": "mallory"}, headers=wait)
+    outcome = await follow(http, later.headers["Location"])
+
+    assert (closed.status_code, closed.json()) == (404, open_still.json())
+    assert (owner.status_code, owner.json()["order_status"]) == (409, "cancelled")
+    assert outcome["problem"]["code"] == "order.not_found"
+
+
+async def test_cancels_may_have_to_name_the_owner(venue: Venue) -> None:
+    async with gateway_at(venue, cancels_name_owner=True) as http:
+        name = "OWNED-USD"
+        await register(http, name)
+        order_id = (await http.post("/orders", json=order(name))).json()["order"]["order_id"]
+        path = f"/orders/{order_id}/cancel"
+        nobodys = [await http.post(path), await http.post(path, json={})]
+        owners = await http.post(path, json={"client_id": "alice"})
+
+    assert {(a.status_code, a.json()["field"]) for a in nobodys} == {(422, "client_id")}
+    assert owners.status_code == 200

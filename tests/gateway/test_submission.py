@@ -8,6 +8,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from exchange.ports import StoredEvent
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register
 from tests.gateway.test_operations import until_status
 from tests.gateway.test_placing import follow
+from tests.gateway.test_stream import Client, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +78,13 @@ class Unconfirmed(CommandProducer):
         self._later.call_soon(on_delivery, Delivery(-1, -1, "timed out"))
 
 
+class Unreported(CommandProducer):
+    """Sends every command and never hears of it again."""
+
+    def produce(self, shard: int, **fields: Any) -> None:
+        super().produce(shard, **{**fields, "on_delivery": lambda _: None})
+
+
 class Full(CommandProducer):
     """Has no room."""
 
@@ -111,6 +120,21 @@ async def test_an_outcome_that_redis_loses_is_found_in_the_log(venue: Venue) -> 
     assert conflict.json()["code"] == "idempotency.conflict"
     assert cancelled.json()["order"]["filled_quantity"] == 1
     assert "exchange_gateway_lookups_total 0.0" not in metrics
+
+
+async def test_who_does_not_wait_gets_202_even_if_the_outcome_is_there_first(
+    venue: Venue,
+) -> None:
+    loop = asyncio.get_running_loop()
+    producer = Unreported(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+    async with gateway_at(venue, producer) as http:
+        response = await http.post(
+            "/orders", json=order("BTC-USD", price=1), headers={"Prefer": "respond-async"}
+        )
+        decided = await follow(http, response.headers["Location"])
+
+    assert (response.status_code, response.json()["status"]) == (202, "pending")
+    assert decided["status"] == "accepted"
 
 
 async def test_many_lost_outcomes_are_asked_for_together(venue: Venue) -> None:
@@ -344,6 +368,47 @@ async def test_a_stop_finishes_what_is_under_way(idle_venue: Venue) -> None:
         assert time.monotonic() - started < 5
         assert (await under_way).status_code == 201
         await decided
+
+
+async def test_a_stop_refuses_new_commands_first_and_answers_those_it_took(
+    idle_venue: Venue,
+) -> None:
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with AsyncExitStack() as outliving:
+        async with gateway_at(idle_venue, order_wait_ms=10_000) as http:
+            client = await outliving.enter_async_context(connected(http))
+            url = f"{http.base_url}/orders"
+            await client.send(**order("BTC-USD", id="taken"))
+            await until_told(http, "exchange_gateway_waiters 1.0")
+            late = asyncio.create_task(send_late(url, client, idle_venue))
+        refused, on_stream, taken = await late
+        code, _ = await client.closed()
+
+    assert (refused["code"], refused["outcome"]) == ("gateway.busy", "none")
+    assert (on_stream["code"], on_stream["outcome"], on_stream["id"]) == (
+        "gateway.busy",
+        "none",
+        "late",
+    )
+    assert (taken["type"], taken["id"], code) == ("order_accepted", "taken", 1012)
+
+
+async def send_late(url: str, client: Client, venue: Venue) -> list[dict[str, Any]]:
+    """Send orders once the gateway stops; then let it end, by deciding what it waits for."""
+    async with asyncio.timeout(15), httpx.AsyncClient(timeout=15) as http:
+        answer = await http.post(url, json=order("NOWHERE-USD"))
+        while answer.status_code == 404:  # it does not stop yet
+            answer = await http.post(url, json=order("NOWHERE-USD"))
+    on_stream = await client.ask(**order("BTC-USD", id="late"))
+    async with matching(venue):
+        return [answer.json(), on_stream, await client.next()]
+
+
+async def until_told(http: httpx.AsyncClient, line: str) -> None:
+    async with asyncio.timeout(15):
+        while line not in (await http.get("/metrics")).text:
+            await asyncio.sleep(0.02)
 
 
 async def decide_late(venue: Venue, under_way: Awaitable[object]) -> None:

@@ -61,6 +61,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT=xml: must be one of human, json"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must look like postgresql://"),
         ({"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
+        ({"TRUSTED_PROXIES": "10.0.0.1/8"}, "TRUSTED_PROXIES: 10.0.0.1/8 has host bits set; name"),
+        ({"TRUSTED_PROXIES": "proxy"}, "TRUSTED_PROXIES: 'proxy' does not appear to be"),
+        ({"CANCELS_NAME_OWNER": "maybe"}, "CANCELS_NAME_OWNER=maybe: must be one of yes, no"),
     ],
 )
 def test_a_bad_value_is_named(environ: dict[str, str], message: str) -> None:
@@ -120,3 +123,26 @@ def test_the_database_has_room_for_every_process() -> None:
     settings = load(SHARDS="64", GATEWAYS="4", DATABASE_POOL_MAX="20")
 
     assert settings.database_connections == 64 * 6 + 5 * 20 + 100
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("::", True)],
+)
+def test_cancels_name_their_owner_where_strangers_come(host: str, named: bool) -> None:
+    assert load(HOST=host).cancels_name_owner == named
+    assert load(HOST=host, CANCELS_NAME_OWNER="no").cancels_name_owner is False
+
+
+def test_a_child_process_knows_who_may_act_and_how_often() -> None:
+    settings = load(
+        TRUSTED_PROXIES="10.0.0.0/8, ::1",
+        CANCELS_NAME_OWNER="yes",
+        STREAM_ORIGINS="https://a.example",
+        STREAM_CONNECTIONS_PER_ADDRESS="7",
+        RATE_LIMIT_HISTORY_BURST="3",
+    )
+    child = Settings.load(settings.environment(), dotenv=None)
+
+    names = [n for n in dir(settings) if n.startswith(("rate_", "stream_", "trusted_", "cancels_"))]
+    assert [getattr(child, n) for n in names] == [getattr(settings, n) for n in names]

@@ -2,47 +2,56 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from exchange.config import CONNECTIONS_MAX
+from exchange.gateway.addresses import address_of
 from exchange.gateway.context import Gateway
+from exchange.gateway.origins import may_act
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.stream.frames import HEARTBEAT_MS
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.session import Session
 
-CONNECTIONS_MAX: Final = 2_000  # each may hold some megabytes of queue
-ANY_ORIGIN: Final = "*"
-
 
 @dataclass(eq=False)
 class Stream:
-    """The connections of one gateway; ``origins`` are the web pages that may connect."""
+    """The connections of one gateway.
+
+    ``origins`` are the web pages that may connect, beside those of the gateway's own host.
+    """
 
     gateway: Gateway
     hub: Hub
     origins: Sequence[str] = ()
+    connections_per_address: int = CONNECTIONS_MAX
+    by_address: Counter[str] = field(default_factory=Counter)
     sessions: set[Session] = field(default_factory=set)
     stopping: bool = False
 
     async def connect(self, websocket: WebSocket) -> None:
         """``/stream``: serve one connection."""
-        refusal = self._refusal(websocket)
+        address = address_of(websocket.scope, self.gateway.proxies)
+        refusal = self._refusal(websocket, address)
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
         session = Session(websocket, self.gateway, self.hub)
         self.sessions.add(session)
+        self.by_address[address] += 1
         self.gateway.metrics.stream_clients.inc()
         try:
             await session.run()
         finally:
             self.sessions.discard(session)
+            self.by_address[address] -= 1
+            if not self.by_address[address]:
+                del self.by_address[address]
             self.gateway.metrics.stream_clients.dec()
 
     async def beat(self) -> None:
@@ -61,17 +70,14 @@ class Stream:
             await asyncio.gather(*ends)
         await self.hub.stop()
 
-    def _refusal(self, websocket: WebSocket) -> Response | None:
+    def _refusal(self, websocket: WebSocket, address: str) -> Response | None:
         if self.stopping or len(self.sessions) >= CONNECTIONS_MAX:
             return Problem(Code.BUSY, "No more connections are taken here.").response()
-        if not self._is_allowed(websocket):
+        if not may_act(websocket.scope, self.origins):
             detail = "This page's origin is not among STREAM_ORIGINS."
             return Problem(Code.ORIGIN, detail).response()
+        if self.by_address[address] >= self.connections_per_address:
+            most = self.connections_per_address
+            detail = f"An address has at most {most} connections (STREAM_CONNECTIONS_PER_ADDRESS)."
+            return Problem(Code.STREAM_TOO_MANY, detail).response()
         return None
-
-    def _is_allowed(self, websocket: WebSocket) -> bool:
-        """Tell whether a page may connect: of the same host, or named; programs name no origin."""
-        origin = websocket.headers.get("origin")
-        if origin is None or ANY_ORIGIN in self.origins or origin in self.origins:
-            return True
-        return urlsplit(origin).netloc == websocket.headers.get("host")

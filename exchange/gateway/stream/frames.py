@@ -11,6 +11,7 @@ from typing import Final, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from exchange.gateway.entry import CancelledView, PlacedView
+from exchange.gateway.limits import Budget
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import ProblemMembers
 from exchange.gateway.responses import (
@@ -148,12 +149,28 @@ class Pong(Struct, frozen=True, tag="pong"):
     id: str | UnsetType = UNSET
 
 
+class RateLimitView(Struct, frozen=True):
+    """What is left of the budget that a message was charged to; ``reset`` is in seconds."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+def rate_limit(budget: Budget) -> dict[str, RateLimitView]:
+    """Return the field that says what is left; none without a limit."""
+    if budget.is_unlimited:
+        return {}
+    return {"rate_limit": RateLimitView(budget.limit, budget.remaining, budget.reset_s)}
+
+
 class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
     """The answer to an order; ``replayed`` if an earlier one had its key."""
 
     replayed: bool
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
 
 
 class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=True):
@@ -162,6 +179,7 @@ class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=Tr
     replayed: bool
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
 
 
 class OrderPending(Struct, frozen=True, tag="order_pending"):
@@ -173,6 +191,7 @@ class OrderPending(Struct, frozen=True, tag="order_pending"):
     location: str
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
 
 
 class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
@@ -180,6 +199,7 @@ class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
 
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
 
 
 def text_of(message: Struct) -> str:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -20,8 +20,11 @@ from opentelemetry.trace import SpanKind
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exchange import tracing
+from exchange.gateway.addresses import address_of
+from exchange.gateway.admission import Origin, charge
 from exchange.gateway.context import Gateway
-from exchange.gateway.entry import Entered, Origin, PlacedView, cancel, place
+from exchange.gateway.entry import Entered, PlacedView, cancel, place
+from exchange.gateway.limits import Budget, Kind
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.responses import timestamp
 from exchange.gateway.stream.frames import (
@@ -36,6 +39,7 @@ from exchange.gateway.stream.frames import (
     Pong,
     Subscribed,
     Unsubscribed,
+    rate_limit,
     text_of,
 )
 from exchange.gateway.stream.hub import Hub
@@ -71,6 +75,8 @@ INTERNAL: Final = 1011
 RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
 
+_Echo = dict[str, Any]  # what the answer to a message repeats of it, and what is left of its budget
+
 UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
 
 
@@ -82,7 +88,7 @@ class Session:
         self._gateway = gateway
         self._hub = hub
         self._outbox = Outbox()
-        self._address = websocket.client.host if websocket.client else ""
+        self._address = address_of(websocket.scope, gateway.proxies)
         self._orders: set[asyncio.Task[None]] = set()
         self._subscriptions: set[tuple[str, Channel]] = set()
         self._closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
@@ -169,7 +175,7 @@ class Session:
             await self._heed(text)
 
     async def _heed(self, text: bytes) -> None:
-        echo = echo_of(text)
+        echo: _Echo = {**echo_of(text)}
         try:
             await self._act(decode_message(text), echo)
         except Problem as problem:
@@ -178,10 +184,10 @@ class Session:
         else:
             self._strikes = 0
 
-    async def _act(self, message: Message, echo: Mapping[str, str]) -> None:
+    async def _act(self, message: Message, echo: _Echo) -> None:
         match message:
             case Subscribe():
-                await self._subscribe(message)
+                await self._subscribe(message, echo)
             case Unsubscribe():
                 await self._unsubscribe(message)
             case Ping():
@@ -191,8 +197,11 @@ class Session:
             case CancelMessage():
                 await self._enter(partial(self._cancel, message), echo)
 
-    async def _subscribe(self, message: Subscribe) -> None:
+    async def _subscribe(self, message: Subscribe, echo: _Echo) -> None:
         channels = frozenset(message.channels)
+        if message.from_sequence is not None:
+            origin = self._origin(echo)
+            await charge(self._gateway, Kind.HISTORY, message.client_id, origin)
         listing = await self._gateway.listings.get(message.instrument)
         wanted = self._subscriptions | {(listing.instrument, channel) for channel in channels}
         if len(wanted) > SUBSCRIPTIONS_MAX:
@@ -222,7 +231,7 @@ class Session:
         listed = sorted(channels)
         self._put(text_of(Unsubscribed(listed, listing.instrument, **_id(message.id))))
 
-    async def _enter(self, order: "_Order", echo: Mapping[str, str]) -> None:
+    async def _enter(self, order: "_Order", echo: _Echo) -> None:
         """Start an order and return when Kafka's client has it: the next must not overtake it."""
         if len(self._orders) >= ORDERS_IN_FLIGHT_MAX:
             detail = f"A connection has at most {ORDERS_IN_FLIGHT_MAX} orders under way."
@@ -233,12 +242,10 @@ class Session:
         task.add_done_callback(self._orders.discard)
         await handed_over.wait()
 
-    async def _answer(
-        self, order: "_Order", handed_over: asyncio.Event, echo: Mapping[str, str]
-    ) -> None:
+    async def _answer(self, order: "_Order", handed_over: asyncio.Event, echo: _Echo) -> None:
         try:
             with tracing.span("stream order", kind=SpanKind.SERVER):
-                message = await order(Origin(self._address, on_handed_over=handed_over.set))
+                message = await order(self._origin(echo, handed_over.set))
         except Problem as problem:
             self._refuse(problem, echo)
         except Exception:
@@ -248,6 +255,12 @@ class Session:
             self._put(text_of(msgspec.structs.replace(message, **echo)))
         finally:
             handed_over.set()
+
+    def _origin(self, echo: _Echo, on_handed_over: Callable[[], None] | None = None) -> Origin:
+        def tell(budget: Budget) -> None:
+            echo.update(rate_limit(budget))
+
+        return Origin(self._address, tell, on_handed_over=on_handed_over)
 
     async def _place(self, message: PlaceOrderMessage, origin: Origin) -> "_Entered":
         key = message.idempotency_key
@@ -292,7 +305,7 @@ class Session:
             self._gateway.metrics.stream_slow.inc()
             self.close(TRY_AGAIN, f"slow {self._sequences()}")
 
-    def _refuse(self, problem: Problem, echo: Mapping[str, str]) -> None:
+    def _refuse(self, problem: Problem, echo: _Echo) -> None:
         self._put(text_of(Error(**{**problem.members(), **echo})))
 
     def _strike(self, problem: Problem) -> None:

@@ -1,0 +1,58 @@
+"""Which web pages may act here: a browser sends what any page asks it to, and names the page.
+
+Programs name no origin. A page is let in if an operator named it, or if it comes from the
+host that it talks to. That host must be an address or ``localhost``: any other name may be one
+that a stranger made to lead here ("DNS rebinding"), unless an operator says that it is ours.
+"""
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.types import Scope
+
+ANY_ORIGIN: Final = "*"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing
+LOCALHOST: Final = "localhost"
+
+
+def may_act(scope: Scope, named: Sequence[str]) -> bool:
+    """Tell whether the page that a request comes from, if it comes from one, may act here."""
+    origins = _values(scope["headers"], b"origin")
+    if not origins or ANY_ORIGIN in named:
+        return True
+    hosts = _values(scope["headers"], b"host")
+    if len(origins) > 1 or len(hosts) > 1:
+        return False
+    (origin,) = origins
+    return origin in [name.lower() for name in named] or any(
+        _is_own(origin, host) for host in hosts
+    )
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> set[str]:
+    return {value.decode("latin-1").lower() for name, value in headers if name == wanted}
+
+
+def _is_own(origin: str, host: str) -> bool:
+    page = _split(origin)
+    if page is None or page.netloc != host:
+        return False
+    name = page.hostname or ""
+    return name == LOCALHOST or name.endswith(f".{LOCALHOST}") or _is_address(name)
+
+
+def _split(origin: str) -> SplitResult | None:
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
