@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,9 +21,10 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Price, Quantity
+from exchange.gateway.admission import charge_history
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.operation import READING, Operation, operation
+from exchange.gateway.operation import PAGING, READING, Operation, operation
 from exchange.gateway.order_states import (
     listing_of_order,
     order_view,
@@ -67,12 +68,26 @@ EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
 UNSHOWN: Final = {"time_ms", "asked_by"}  # the one is the timestamp, the other of the log alone
 
 
+# What a trade tells of each of its two orders; the other's is nobody's business but its owner's.
+SIDES: Final = tuple(
+    f"{side}_{what}"
+    for side in ("taker", "maker")
+    for what in ("order_id", "client_id", "remaining")
+)
+
+
 def _view_type(event: type[Struct]) -> type[Struct]:
     """Return an event's form for clients: its place and time, and amounts as decimals."""
-    fields: list[tuple[str, Any]] = [("sequence", int), ("timestamp", str)]
-    known = (field for field in msgspec.structs.fields(event) if field.name not in UNSHOWN)
-    fields.extend((field.name, _shown(field.type)) for field in known)
-    return msgspec.defstruct(event.__name__, fields, frozen=True, tag=True, tag_field="type")
+    fields: list[Any] = [("sequence", int), ("timestamp", str)]
+    known = [field for field in msgspec.structs.fields(event) if field.name not in UNSHOWN]
+    for field in known:
+        if event is TradeExecuted and field.name.startswith(SIDES):
+            fields.append((field.name, _shown(field.type) | UnsetType, UNSET))
+        else:
+            fields.append((field.name, _shown(field.type)))
+    return msgspec.defstruct(
+        event.__name__, fields, frozen=True, tag=True, tag_field="type", kw_only=True
+    )
 
 
 def _shown(kind: Any) -> Any:
@@ -145,7 +160,7 @@ async def get_order(request: Request) -> Response:
         tag="trading",
         query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (OrdersView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
     )
 )
 async def get_orders(request: Request) -> Response:
@@ -159,6 +174,8 @@ async def get_orders(request: Request) -> Response:
     if instrument is not None:
         check_id(instrument, "instrument")
     before = cursor(parameters, 3, shard_at=1)
+    if before:
+        await charge_history(request, client_id)
     await gateway.freshness.reach(
         NAME, min_sequence(parameters, await _shard_of(gateway, instrument))
     )
@@ -187,7 +204,7 @@ async def get_orders(request: Request) -> Response:
         path=(ORDER_ID,),
         query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (OrderEventsView,)},
-        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *PAGING),
     )
 )
 async def get_order_events(request: Request) -> Response:
@@ -197,13 +214,14 @@ async def get_order_events(request: Request) -> Response:
     parameters = query(request)
     limit = integer(parameters, EVENTS_LIMIT)
     (after,) = cursor(parameters, 1) or (0,)
+    await charge_history(request)
     order, _ = await _find(gateway, order_id, parameters)
     listing = await gateway.listings.get(order.instrument)
     async with model_connection(gateway.engine) as connection:
         stored, reached = await order_history(connection, order_id, after=after, limit=limit)
     view = OrderEventsView(
         order_id=order_id,
-        events=[_event_view(load_event(event), listing) for event in stored],
+        events=[_event_view(load_event(event), listing, order_id) for event in stored],
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if len(stored) == limit else None,
         sequence=reached.get(order.shard, 0),
@@ -229,16 +247,21 @@ async def _find(
     return order, reached
 
 
-def _event_view(decided: DecidedEvent, listing: Listing) -> Struct:
-    """Return an event with its amounts as decimals and its time as text."""
-    told = msgspec.structs.asdict(decided.event)
-    fields = {name: value for name, value in told.items() if name not in UNSHOWN}
+def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
+    """Return an event of an order with its amounts as decimals and its time as text."""
+    event = decided.event
+    hidden = UNSHOWN
+    if isinstance(event, TradeExecuted):
+        other = "maker_" if event.taker_order_id == order_id else "taker_"
+        hidden = UNSHOWN | {name for name in SIDES if name.startswith(other)}
+    told = msgspec.structs.asdict(event)
+    fields = {name: value for name, value in told.items() if name not in hidden}
     for name, value in fields.items():
         if isinstance(value, int):
             scale = listing.price_scale if name == "price" else listing.quantity_scale
             fields[name] = amount(value, scale)
-    view = EVENT_VIEWS[type(decided.event)]
-    time = timestamp(decided.event.time_ms)
+    view = EVENT_VIEWS[type(event)]
+    time = timestamp(event.time_ms)
     return view(sequence=decided.position, timestamp=time, **fields)
 
 

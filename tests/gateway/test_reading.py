@@ -98,6 +98,8 @@ async def test_the_history_of_an_order_tells_each_event(
         "OrderCancelled",
     ]
     assert (events[2]["price"], events[2]["maker_remaining"]) == (70150.5, 0.2)
+    # Who was on the other side, and what is left of it, is not told.
+    assert not [name for name in events[2] if name.startswith(("taker_o", "taker_c", "taker_r"))]
     assert events[3]["sequence"] == cancelled["sequence"]
     assert first.json()["events"] + rest.json()["events"] == events
 
