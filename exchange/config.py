@@ -46,7 +46,7 @@ RATE_LIMITS = (
     ("history", 50, 500),
 )
 RATE_LIMIT_FIELDS = [f"rate_limit_{n}_{part}" for n, *_ in RATE_LIMITS for part in PARTS]
-CONNECTIONS_MAX = 2_000  # of the stream: each may hold some megabytes of queue
+CONNECTIONS_MAX = 2_000  # of the stream: as many as a gateway takes
 
 
 SAMPLERS = (

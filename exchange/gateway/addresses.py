@@ -9,12 +9,12 @@ Whoever has one IPv6 address has at least 2^64 of them, so a whole /64 counts as
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from starlette.types import Scope
 
-from exchange.config import Network
+Network = IPv4Network | IPv6Network
 
 FORWARDED_FOR: Final = b"x-forwarded-for"
 HOPS_MAX: Final = 16  # more proxies than any way here has

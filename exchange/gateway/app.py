@@ -24,7 +24,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.command_log import CommandProducer
-from exchange.config import CONNECTIONS_MAX, Network
+from exchange.gateway.addresses import Network
 from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
@@ -46,7 +46,7 @@ from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
 from exchange.gateway.snapshots import take_snapshot
-from exchange.gateway.stream.endpoint import Stream
+from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.server import MESSAGE_BYTES_MAX, harden
 from exchange.gateway.submission import Submitter

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
-from exchange.config import Network
+from exchange.gateway.addresses import Network
 from exchange.gateway.health import Health
 from exchange.gateway.limits import RateLimiter
 from exchange.gateway.listings import Listings

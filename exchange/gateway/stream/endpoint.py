@@ -5,11 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from exchange.config import CONNECTIONS_MAX
 from exchange.gateway.addresses import address_of
 from exchange.gateway.context import Gateway
 from exchange.gateway.origins import may_act
@@ -17,6 +17,8 @@ from exchange.gateway.problems import Code, Problem
 from exchange.gateway.stream.frames import HEARTBEAT_MS
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.session import Session
+
+CONNECTIONS_MAX: Final = 2_000  # each may hold some megabytes of queue
 
 
 @dataclass(eq=False)
