@@ -74,7 +74,7 @@ async def test_an_untouched_log_is_as_recorded(
 
 
 async def test_a_shard_without_a_log_is_as_recorded(connection: asyncpg.Connection) -> None:
-    assert await verify(connection, Shard(7)) == Verified(7, 0, 0, 0, 0, 0, "00" * 32)
+    assert await verify(connection, Shard(7)) == Verified(7, 0, 0, 0, 0, 0, "00" * 32, "00" * 32, 0)
 
 
 @pytest.mark.parametrize("with_snapshot", [False, True], ids=["from zero", "from a snapshot"])

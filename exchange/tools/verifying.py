@@ -1,13 +1,16 @@
 """``exchange verify``: walks the log and says whether all of it is as it was recorded."""
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 import asyncpg
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,11 +23,14 @@ from rich.table import Table
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
-from exchange.replay import Verified, logged_shards, verify
+from exchange.replay import Unreachable, Verified, logged_shards, verify
 from exchange.tools.command import AsJson, ToolError
 
 CONNECT_S: Final = 5.0
 DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
+KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):([1-9][0-9]{0,18}):([0-9a-f]{64})", re.ASCII)
+
+Chains = dict[int, dict[int, bytes]]  # by shard and position
 
 
 def verify_log(
@@ -32,10 +38,18 @@ def verify_log(
     after: Annotated[
         int, typer.Option(min=0, help="Begin at the batch's end at or before this position.")
     ] = 0,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARD:POSITION:CHAIN",
+            help="A chain that was kept: of the matcher's log, or of an earlier walk; repeatable.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every event against the hash chain and every batch's state; exit 1 if one differs."""
-    found = asyncio.run(_verify(shard, after, Console(stderr=True, quiet=as_json)))
+    """Check the log against its chain, states, claims and heads; exit 1 if something differs."""
+    chains = kept_chains(expect or [])
+    found = asyncio.run(_verify(shard, after, chains, Console(stderr=True, quiet=as_json)))
     if after and not any(one.events or one.problem for one in found):
         raise ToolError(f"No log has anything after {after}: nothing was checked.")
     if as_json:
@@ -46,12 +60,34 @@ def verify_log(
         raise typer.Exit(1)
 
 
-async def _verify(shard: int | None, after: int, console: Console) -> list[Verified]:
+def kept_chains(texts: Iterable[str]) -> Chains:
+    """Read chains as ``--expect`` takes them."""
+    chains: Chains = defaultdict(dict)
+    for text in texts:
+        matched = KEPT_CHAIN.fullmatch(text)
+        if matched is None:
+            raise typer.BadParameter(f"{text} is not SHARD:POSITION:CHAIN with 64 hex digits")
+        shard, position, chain = int(matched[1]), int(matched[2]), bytes.fromhex(matched[3])
+        if chains[shard].setdefault(position, chain) != chain:
+            raise typer.BadParameter(f"two chains are given of position {position}, shard {shard}")
+    return chains
+
+
+async def _verify(
+    shard: int | None, after: int, chains: Chains, console: Console
+) -> list[Verified]:
     connection = await _connect(Settings.load().database_url)
     try:
         shards = await _shards(connection, shard)
+        for kept in chains.keys() - set(shards):
+            raise ToolError(f"A chain of shard {kept} is expected, and it is not walked.")
         with _progress(console) as progress:
-            return [await _verify_shard(connection, s, after, progress) for s in shards]
+            return [
+                await _verify_shard(connection, s, after, chains.get(s, {}), progress)
+                for s in shards
+            ]
+    except Unreachable as error:
+        raise ToolError(f"A chain is expected that cannot be compared: {error}.") from error
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}") from error
     finally:
@@ -68,13 +104,18 @@ async def _shards(connection: asyncpg.Connection, wanted: int | None) -> list[in
 
 
 async def _verify_shard(
-    connection: asyncpg.Connection, shard: int, after: int, progress: Progress
+    connection: asyncpg.Connection,
+    shard: int,
+    after: int,
+    chains: dict[int, bytes],
+    progress: Progress,
 ) -> Verified:
     task = progress.add_task(f"shard {shard}", total=None)
     return await verify(
         connection,
         Shard(shard),
         after=after,
+        expected=chains,
         on_progress=lambda done, all_of_them: progress.update(
             task, completed=done, total=all_of_them
         ),
@@ -101,17 +142,23 @@ def _progress(console: Console) -> Progress:
 
 
 def _show(console: Console, found: Sequence[Verified]) -> None:
-    table = Table("shard", "positions", "batches", "resting", "state digest", "log", box=None)
+    headings = ("shard", "positions", "batches", "claims", "resting", "state digest", "log")
+    table = Table(*headings, box=None)
     for one in found:
         verdict = "as recorded"
         if one.problem is not None:
-            verdict = f"[red]event {one.problem_position}: {one.problem}[/red]"
+            event = "" if one.problem_position is None else f"event {one.problem_position}: "
+            verdict = f"[red]{escape(event + one.problem)}[/red]"
         table.add_row(
             str(one.shard),
             f"{one.after + 1:,} to {one.up_to:,}",
             f"{one.batches:,}",
+            f"{one.claims:,}",
             f"{one.resting_orders:,}",
             one.digest[:DIGEST_CHARACTERS],
             verdict,
         )
     console.print(table)
+    for one in found:
+        if one.problem is None and one.up_to:
+            console.print(f"--expect {one.shard}:{one.up_to}:{one.chain}", soft_wrap=True)

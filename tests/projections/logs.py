@@ -9,8 +9,17 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
+from uuid import UUID
 
-from exchange.codec import abridge_links, chain_links, keyed_command_id, store_event
+from exchange.codec import (
+    abridge_links,
+    body_hash,
+    chain_links,
+    command_claim,
+    keyed_command_id,
+    order_claim,
+    store_event,
+)
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -31,11 +40,12 @@ from exchange.domain.values import (
     instrument_of_exchange_order_id,
 )
 from exchange.event_store import PostgresEventStore
-from exchange.ports import Head, StoredEvent
+from exchange.ports import Claim, Head, StoredEvent
 
 OFFSET_MS = 250  # between two commands, so that a log spans minutes
 START_MS = 1_790_000_000_000  # a time in 2026: more than 32 bits
 CLIENTS = ("ann", "bob", "cyd", "dee")
+MADE = f"{'0' * 32}-SMALL-0"  # an order's id as the exchange makes them
 SMALL_TICK, LARGE_TICK = 5, UNITS_LIMIT // 8
 
 
@@ -61,12 +71,16 @@ class LogWriter:
     async def append(self, commands: Sequence[Command]) -> list[StoredEvent]:
         """Append the events of commands in one batch."""
         events: list[StoredEvent] = []
+        claims: list[Claim] = []
         for offset, command in enumerate(commands, self._head.next_offset):
+            claims += self._claims(command, offset)
             events += self._execute(command, offset)
-        await self.append_events(events, commands=len(commands))
+        await self.append_events(events, commands=len(commands), claims=claims)
         return events
 
-    async def append_events(self, events: Sequence[StoredEvent], *, commands: int = 1) -> None:
+    async def append_events(
+        self, events: Sequence[StoredEvent], *, commands: int = 1, claims: Sequence[Claim] = ()
+    ) -> None:
         """Append events as they are, whatever they say."""
         links = chain_links(self._head.chain, events)
         head = Head(
@@ -79,6 +93,7 @@ class LogWriter:
             state_digest=self.state.digest,
         )
         batch = await self._store.begin()
+        await batch.claim(claims)
         await batch.append(events, expected=self._head, head=head, links=abridge_links(links))
         self._head = head
 
@@ -95,12 +110,23 @@ class LogWriter:
     def position(self) -> int:
         return self._head.position
 
+    def _claims(self, command: Command, offset: int) -> list[Claim]:
+        """Return what a command takes, of which an order's id may be another's."""
+        names = [command_claim(self._command_id(offset))]
+        order_id = command.order_id if isinstance(command, PlaceOrder) else MADE
+        if instrument_of_exchange_order_id(order_id) is None and order_id not in self._taken:
+            names.append(order_claim(order_id))
+        return [Claim(name, self.shard, Offset(offset), body_hash(command)) for name in names]
+
+    def _command_id(self, offset: int) -> UUID:
+        return keyed_command_id(f"shard {self.shard}", str(offset))
+
     def _execute(self, command: Command, offset: int) -> list[StoredEvent]:
         taken = isinstance(command, PlaceOrder) and command.order_id in self._taken
         if isinstance(command, PlaceOrder) and not _is_made(command.order_id):
             self._taken.add(command.order_id)
         stored: list[StoredEvent] = []
-        command_id = keyed_command_id(f"shard {self.shard}", str(offset))
+        command_id = self._command_id(offset)
         for event in decide(
             self.state, command, time_ms=START_MS + OFFSET_MS * offset, order_id_taken=taken
         ):

@@ -1,0 +1,118 @@
+"""What batches recorded of a log, and whether events and the next batch go with it.
+
+Each function raises ``Differs`` with the position of the first event that is concerned. None of
+them needs the state; ``replay`` asks them on its walk.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from exchange.codec import LINK_BYTES
+from exchange.ports import EMPTY_CHAIN, StoredEvent
+
+
+class Differs(Exception):
+    """The log differs from what was recorded, first at ``position`` if that is of an event."""
+
+    def __init__(self, position: int | None, problem: str) -> None:
+        super().__init__(problem)
+        self.position = position
+
+
+class Recorded(Struct, frozen=True):
+    """What a batch recorded at its end; ``links`` is None in logs that are older than links."""
+
+    position: int
+    epoch: int
+    next_offset: int
+    chain: bytes
+    state_digest: bytes
+    links: bytes | None
+
+
+NOTHING: Final = Recorded(0, 0, 0, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN)), None)
+
+
+def check_follows(batch: Recorded, last: Recorded) -> None:
+    """See that a batch follows the one before it, and has a link for each of its events."""
+    if batch.links is None:
+        if last.links is not None:
+            raise Differs(batch.position, "its batch has no links of the chain")
+    elif len(batch.links) != (batch.position - last.position) * LINK_BYTES:
+        _tell_other_links(batch, last)
+    if batch.epoch < last.epoch:
+        after = f"after one of epoch {last.epoch}"
+        raise Differs(batch.position, f"its batch is of epoch {batch.epoch}, {after}")
+    if batch.next_offset <= last.next_offset:
+        raise Differs(
+            batch.position,
+            f"its batch ends at offset {batch.next_offset}, and the one before it at"
+            f" {last.next_offset}",
+        )
+
+
+def check_head(next_offset: int, epoch: int, last: Recorded) -> None:
+    """See that the head is where its last batch was, or further."""
+    if next_offset < last.next_offset:
+        raise Differs(
+            None,
+            f"the head's next offset is {next_offset}, and commands below {last.next_offset} are"
+            " in the log: they would be decided again",
+        )
+    if epoch < last.epoch:
+        raise Differs(None, f"the head is of epoch {epoch}, after a batch of epoch {last.epoch}")
+
+
+def first_events(
+    events: Sequence[StoredEvent], before: StoredEvent | None, batch: Recorded, last: Recorded
+) -> Iterator[int]:
+    """Yield the indices of each command's first event, and see that commands are in order.
+
+    ``before`` is the event before them, ``last`` the batch before theirs.
+    """
+    least = last.next_offset if before is None else max(last.next_offset, before.kafka_offset)
+    for index, event in enumerate(events):
+        offset = event.kafka_offset
+        if offset < least:
+            raise Differs(
+                event.position, f"its Kafka offset is {offset}, and all below {least} was decided"
+            )
+        if offset >= batch.next_offset:
+            raise Differs(
+                event.position,
+                f"its Kafka offset is {offset}, and its batch ends before {batch.next_offset}",
+            )
+        if before is None or before.kafka_offset != offset:
+            yield index
+        elif before.command_id != event.command_id:
+            raise Differs(event.position, "the one before it is of another command at its offset")
+        before, least = event, offset
+
+
+def first_changed(links: Sequence[bytes], batch: Recorded, first: int) -> int | None:
+    """Return the position of the first of a batch's events whose link is not the recorded one.
+
+    ``first`` is the position of the first link; the batch has as many as it has events.
+    """
+    if batch.links is None:
+        return None
+    begin = batch.position - len(batch.links) // LINK_BYTES + 1
+    for position, link in enumerate(links, first):
+        at = (position - begin) * LINK_BYTES
+        if link[:LINK_BYTES] != batch.links[at : at + LINK_BYTES]:
+            return position
+    return None
+
+
+def _tell_other_links(batch: Recorded, last: Recorded) -> None:
+    size = len(batch.links or b"")
+    begin = batch.position - size // LINK_BYTES + 1
+    if size % LINK_BYTES == 0 and begin > last.position + 1:
+        later = f"the one that ends at {batch.position} begins at {begin}"
+        raise Differs(last.position + 1, f"no batch has recorded it: {later}")
+    events = batch.position - last.position
+    raise Differs(
+        batch.position, f"its batch has {size} bytes of links for {events} events of {LINK_BYTES}"
+    )
