@@ -104,6 +104,8 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     Raises:
         Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
     """
+    check_reachable("client_id", body.client_id)
+    check_reachable("order_id", body.order_id)
     command_id = command_id_for(body.client_id, key)
     admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
     with telling(outcome="none"):
@@ -138,6 +140,15 @@ async def cancel(
         return Entered(command_id, order_id, answer)
     view = await cancelled_view(gateway, listing, answer, command_id)
     return Entered(command_id, order_id, view, answer.replayed)
+
+
+def check_reachable(field: str, id_: str | None) -> None:
+    """Refuse an id that no client can put into a path: each folds these two away.
+
+    Orders of logs that have such an id can still be cancelled, over the stream.
+    """
+    if id_ in (".", ".."):
+        raise invalid(field, "must not be '.' or '..', which cannot stand in a path")
 
 
 async def placed_view(
@@ -230,7 +241,7 @@ async def _enter(
     if isinstance(admitted, Receipt):
         return await _submit(gateway, admitted, listing, command, command_id, origin)
     first = (admitted.shard, admitted.kafka_offset)
-    conflict = admitted.body_hash != body_hash(command)
+    conflict = admitted.conflicts_with(body_hash(command))
     answer = await gateway.submitter.replayed(first, command_id, conflict=conflict)
     return answer if origin.wait else Pending(*first)
 

@@ -22,7 +22,7 @@ from exchange.domain.events import (
     OrderRejected,
     TradeExecuted,
 )
-from exchange.domain.values import instrument_of_exchange_order_id
+from exchange.domain.values import RejectReason, instrument_of_exchange_order_id
 from exchange.event_log import find_order_instrument, read_events_with_text
 from exchange.gateway.context import Gateway
 from exchange.gateway.listings import Listing
@@ -47,6 +47,8 @@ def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
         event = decided.event
         if isinstance(event, OrderAccepted):
             order = begun(decided, event)
+        elif isinstance(event, OrderRejected):
+            order = _refused(decided, event)
         elif order is not None:
             order = msgspec.structs.replace(
                 order,
@@ -159,6 +161,11 @@ def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
     )
 
 
+def _refused(decided: DecidedEvent, event: OrderRejected) -> Order:
+    status, reason = OrderStatus.REJECTED.value, event.reason.value
+    return msgspec.structs.replace(begun(decided, event), status=status, reason=reason)
+
+
 async def read_order(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
     """Return an order as the read model has it, and the positions that it is at least at."""
     async with model_connection(gateway.engine) as connection:
@@ -193,6 +200,9 @@ def _concerns(event: Event, order_id: str) -> bool:
             return order_id in (event.maker_order_id, event.taker_order_id)
         case OrderAccepted() | OrderCancelled():
             return event.order_id == order_id
+        case OrderRejected():  # unless the id was an earlier order's, which is as it was
+            taken = event.reason is RejectReason.DUPLICATE_ORDER_ID
+            return event.order_id == order_id and not taken
         case _:
             return False
 

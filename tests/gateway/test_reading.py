@@ -236,6 +236,11 @@ async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cann
 
         cancelled = await http.post(f"/orders/{placed['order_id']}/cancel")
         again = await http.post(f"/orders/{placed['order_id']}/cancel")
+        await register(http, "LOTS-USD", lot_size=1)
+        refused = await http.post(
+            "/orders", json=order("LOTS-USD", quantity=0.5, order_id="refused")
+        )
+        of_refused = await http.post("/orders/refused/cancel")
         reads = [
             await http.get(path)
             for path in (
@@ -251,6 +256,8 @@ async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cann
     order_after = cancelled.json()["order"]
     assert (order_after["filled_quantity"], order_after["status"]) == (1, "cancelled")
     assert (again.status_code, again.json()["order_status"]) == (409, "cancelled")
+    assert refused.status_code == 422, refused.text
+    assert (of_refused.status_code, of_refused.json()["order_status"]) == (409, "rejected")
     assert [(r.status_code, r.json()["code"]) for r in reads] == [(503, "read.unavailable")] * 5
 
 
