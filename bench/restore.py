@@ -63,6 +63,7 @@ from exchange.stack.services import remove
 SHARD: Final = Shard(0)
 BATCH_COMMANDS: Final = 100
 TAIL_EVENTS: Final = 100_000
+UNPRODUCED: Final = 2**40  # offsets lie so far below 0: the topic is empty, and its head at 0
 MARKET_SHARE: Final = 0.3
 TIME_MS: Final = 1_790_000_000_000
 EVENT_COLUMNS: Final = (
@@ -113,7 +114,7 @@ class LogMaker:
         links = chain_links(self.chain, events)
         self.chain = links[-1]
         row = (
-            SHARD, self.state.position, 1, self.offset, self.chain, self.state.digest,
+            SHARD, self.state.position, 1, self.offset - UNPRODUCED, self.chain, self.state.digest,
             abridge_links(links),
         )  # fmt: skip
         return events, row
@@ -127,7 +128,7 @@ class LogMaker:
                 shard=SHARD,
                 position=self.state.position,
                 command_id=command_id,
-                kafka_offset=Offset(self.offset),
+                kafka_offset=Offset(self.offset - UNPRODUCED),
             )
         self.offset += 1
 

@@ -33,6 +33,7 @@ from exchange.ports import (
     ForeignTopic,
     Head,
     LeaseLost,
+    LogCorrupt,
     StaleWriter,
     StoredEvent,
     StoredSnapshot,
@@ -93,6 +94,13 @@ where session.datname = current_database() and session.pid <> $2 and (
             and locktype = 'advisory' and granted and (classid, objid, objsubid) = ($4, $5, 2)
     )
 )
+"""
+
+READ_END = """
+select
+    (select kafka_offset from events where shard = $1 and position = $2) as kafka_offset,
+    (select min(position) from events where shard = $1 and position > $2) as event,
+    (select min(position) from batches where shard = $1 and position > $2) as batch
 """
 
 CREATE_HEAD = """
@@ -273,6 +281,21 @@ class PostgresEventStore:
             self._connections.append(connection)
             self._idle.put_nowait(connection)
         return Head(**row)
+
+    async def check_end(self, head: Head) -> None:
+        row = await self._control.fetchrow(READ_END, head.shard, head.position)
+        offset, stray = row["kafka_offset"], row["event"] or row["batch"]
+        if stray is not None:
+            raise LogCorrupt(
+                f"shard {head.shard}: the head is at {head.position}, and there is an event or a"
+                f" batch at {stray}: no matcher wrote it. `exchange verify` says more."
+            )
+        if offset is not None and offset >= head.next_offset:
+            raise LogCorrupt(
+                f"shard {head.shard}: the command at offset {offset} is in the log, and the head"
+                f" would decide it again from {head.next_offset} on: the head was changed. Restore"
+                " it from a backup; its last batch has what it was."
+            )
 
     async def hold(self) -> None:
         assert self._beating is not None, "the shard was taken over"

@@ -69,6 +69,7 @@ BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command
 PACE_PER_COMMAND_S: Final = 0.001
 PACE_MAX_S: Final = 0.010
 CRASHES_MAX: Final = 3  # of one command, decided alone; then the log goes on without it
+CHAIN_EVERY_S: Final = 60.0  # what a log keeps of the chain; a minute's orders may be rewritten
 STOP_S: Final = 5.0  # how long a stop waits for the commit under way, and then for its answers
 
 
@@ -126,6 +127,7 @@ class Matcher:
         self._waiting: list[CommandRecord] = []  # read, but beyond the last batch's bound
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
+        self._told_s = 0.0
         # The commands without a key of the last batch, whose commit may be under way: who claims
         # for the next one would not see them in the log. The batch before that one is durable.
         self._under_way: dict[str, Claim] = {}
@@ -153,7 +155,7 @@ class Matcher:
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
             CommandLogLost: The topic ends before the place that the log has reached.
-            LogCorrupt: The events do not give the digest of the head.
+            LogCorrupt: The events do not give the digest of the head, or do not end with it.
             UnknownEvent: One was written by another version of the software.
         """
         replica = Replica(self.shard, self._events)
@@ -168,12 +170,15 @@ class Matcher:
         head = await self._events.take_over(await self._commands.topic_id())
         await replica.advance(head.position)
         replica.check_digest(head)
+        await self._events.check_end(head)
         self.state, self.head = replica.state, head
         await self._refuse_truncated(head)
         await self._commands.seek(head.next_offset)
         await self._suspect()
         self._watch.restored(head, lambda: self._publisher.waiting)
-        logger.info("Took over the shard", extra={**self._where(), "epoch": head.epoch})
+        self._told_s = asyncio.get_running_loop().time()
+        fields = {"epoch": head.epoch, "chain": head.chain.hex()}
+        logger.info("Took over the shard", extra={**self._where(), **fields})
 
     async def _refuse_truncated(self, head: Head) -> None:
         end = await self._commands.end()
@@ -369,6 +374,7 @@ class Matcher:
                 traces=watched.traces,
             )
         self._publisher.put(messages)
+        self._tell_chain(append.head)
         logger.debug(
             "Appended batch",
             extra={
@@ -377,6 +383,14 @@ class Matcher:
                 "events": len(append.events),
             },
         )
+
+    def _tell_chain(self, head: Head) -> None:
+        """Log the chain once a minute: a log that was rewritten differs from one kept elsewhere."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_s >= CHAIN_EVERY_S:
+            self._told_s = now_s
+            fields = {"shard": head.shard, "position": head.position, "chain": head.chain.hex()}
+            logger.info("The log's chain", extra=fields)
 
     async def _finish(self, publishing: asyncio.Task[None]) -> None:
         """Let the commit under way end and its gateways know; a stop should cost no answer."""

@@ -206,6 +206,14 @@ class EventStore(Protocol):
         """
         ...
 
+    async def check_end(self, head: Head) -> None:
+        """See that the log ends where its head says, and within the commands that it says.
+
+        Raises:
+            LogCorrupt: There is more than the head has reached, or it would decide again.
+        """
+        ...
+
     async def hold(self) -> None:
         """Show others, until cancelled, that the writer lives.
 

@@ -167,6 +167,9 @@ class MemoryEventStore:
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
+    async def check_end(self, head: Head) -> None:
+        await self.link.call("check the end", partial(self._check_end, head))
+
     async def hold(self) -> None:
         await asyncio.Event().wait()
 
@@ -244,6 +247,15 @@ class MemoryEventStore:
         self.database.writers[self.shard] = self
         head = self.database.heads[self.shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
         return head
+
+    def _check_end(self, head: Head) -> None:
+        events = self.database.events.get(self.shard, [])
+        ends = [batch.position for batch in self.database.batches.get(self.shard, [])]
+        ends += [event.position for event in events[-1:]]
+        if any(end > head.position for end in ends):
+            raise LogCorrupt(f"there is more than {head} has reached")
+        if any(event.kafka_offset >= head.next_offset for event in events[-1:]):
+            raise LogCorrupt(f"{head} would decide again")
 
     def _slice(self, start: int, end: int) -> list[StoredEvent]:
         events = self.database.events.get(self.shard, [])

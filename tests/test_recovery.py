@@ -12,7 +12,7 @@ from exchange.codec import decode_event, keyed_command_id
 from exchange.domain.commands import Command, PlaceOrder
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import CommandQuarantined, Event
-from exchange.domain.values import Position
+from exchange.domain.values import Offset, Position
 from exchange.matcher import CRASHES_MAX
 from exchange.ports import CommandLogLost, LogCorrupt, StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, decode, encode
@@ -234,3 +234,31 @@ async def test_a_missing_event_is_a_corrupt_log() -> None:
 
     with pytest.raises(LogCorrupt, match="missing"):
         await world.matcher().restore()
+
+
+async def test_a_head_that_was_moved_back_is_a_corrupt_log() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    back = msgspec.structs.replace(world.head, next_offset=Offset(1))
+    world.database.heads[0] = back
+
+    with pytest.raises(LogCorrupt, match="would decide again"):
+        await world.matcher().restore()
+
+
+async def test_a_matcher_logs_the_chain_that_verify_compares(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    world = World()
+    await world.match_all()
+    assert "The log's chain" not in caplog.text
+    monkeypatch.setattr(matcher_module, "CHAIN_EVERY_S", 0.0)
+    world.send(place("o1"), unkeyed(1))
+
+    await world.match_all()
+
+    told = [vars(record) for record in caplog.records if record.msg == "The log's chain"]
+    expected = (world.head.position, world.head.chain.hex())
+    assert [(one["position"], one["chain"]) for one in told] == [expected]

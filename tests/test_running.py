@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +51,15 @@ def test_a_process_that_fails_says_so() -> None:
 
     with pytest.raises(OSError, match="no memory"):
         serve_until_stopped(lambda stopping: cancelled_by(stopping, main()))
+
+
+def test_an_optimised_python_is_refused() -> None:
+    command = [sys.executable, "-O", "-m", "exchange", "verify"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "PYTHONOPTIMIZE" in done.stderr
 
 
 def test_one_module_alone_handles_the_signals_of_a_process() -> None:

@@ -82,6 +82,20 @@ def happened(*positions: int, shard: int = 0) -> list[Event]:
     return [decode_event(event(p, shard)) for p in positions]
 
 
+@pytest.mark.parametrize("changed", [{"next_offset": Offset(1)}, {"position": Position(1)}])
+async def test_a_head_that_is_not_where_its_log_ends_is_noticed(
+    stores: StoreWorld, changed: dict[str, int]
+) -> None:
+    store = await stores.open()
+    empty = await store.take_over(TOPIC)
+    await store.check_end(empty)
+    head = await append(store, empty, 1, 2)
+    await store.check_end(head)
+
+    with pytest.raises(LogCorrupt):
+        await store.check_end(msgspec.structs.replace(head, **changed))
+
+
 async def test_an_empty_log_has_a_head_at_zero(stores: StoreWorld) -> None:
     store = await stores.open()
 
