@@ -19,6 +19,7 @@ from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
 from exchange.tools import command as tools
 from exchange.tools.command import ToolError
+from exchange.tools.rebuilding import rebuild_claims
 from exchange.tools.snapshotting import snapshot
 from exchange.tools.verifying import verify_log
 
@@ -164,6 +165,7 @@ app.command()(tools.status)
 app.command()(tools.book)
 app.command()(tools.trades)
 app.command("verify")(verify_log)
+app.command("rebuild-claims")(rebuild_claims)
 app.command()(snapshot)
 
 

@@ -76,12 +76,12 @@ def kept_chains(texts: Iterable[str]) -> Chains:
 async def _verify(
     shard: int | None, after: int, chains: Chains, console: Console
 ) -> list[Verified]:
-    connection = await _connect(Settings.load().database_url)
+    connection = await connect(Settings.load().database_url)
     try:
         shards = await _shards(connection, shard)
         for kept in chains.keys() - set(shards):
             raise ToolError(f"A chain of shard {kept} is expected, and it is not walked.")
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             return [
                 await _verify_shard(connection, s, after, chains.get(s, {}), progress)
                 for s in shards
@@ -122,14 +122,16 @@ async def _verify_shard(
     )
 
 
-async def _connect(database_url: str) -> asyncpg.Connection:
+async def connect(database_url: str) -> asyncpg.Connection:
+    """Connect to PostgreSQL, or say that it does not answer."""
     try:
         return await asyncpg.connect(database_url, timeout=CONNECT_S)
-    except (asyncpg.PostgresError, OSError) as error:
+    except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
         raise ToolError(f"PostgreSQL does not answer, is the exchange running? {error}") from error
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Return a bar for something that is counted."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
