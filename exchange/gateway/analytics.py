@@ -17,7 +17,7 @@ from exchange.gateway.parameters import END_TIME, INSTRUMENT, INTERVAL, MIN_SEQU
 from exchange.gateway.problems import Code, invalid
 from exchange.gateway.reading import min_sequence, model_connection
 from exchange.gateway.requests import integer, moment_ms, query
-from exchange.gateway.responses import Amount, amount, json_response, ratio, timestamp
+from exchange.gateway.responses import Amount, amount, in_turns, json_response, ratio, timestamp
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
 
 DAY_MS: Final = 24 * 60 * MINUTE_MS
@@ -87,7 +87,7 @@ async def get_analytics(request: Request) -> Response:
         timestamp(start_ms),
         timestamp(end_ms),
         interval,
-        [_aggregate(bucket, listing) for bucket in buckets],
+        await in_turns(lambda bucket: _aggregate(bucket, listing), buckets),
         _overall_vwap(buckets, listing),
         reached.get(listing.shard, 0),
     )
@@ -99,12 +99,19 @@ def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
     now_ms = time.time_ns() // 1_000_000
     start_ms, end_ms = moment_ms(parameters, "start_time"), moment_ms(parameters, "end_time")
     if end_ms is None:
-        end_ms = now_ms if start_ms is None else max(now_ms, start_ms)
+        end_ms = now_ms
+        if start_ms is not None and start_ms > end_ms:
+            # Minutes count whole, and clocks differ: the present one has begun.
+            if start_ms // MINUTE_MS > end_ms // MINUTE_MS:
+                raise invalid("start_time", "must not be in the future")
+            end_ms = start_ms
+    elif not 0 <= end_ms <= TIME_MS_MAX:
+        raise invalid("end_time", "must be between the years 1970 and 9999")
     if start_ms is None:
         start_ms = max(0, end_ms - DAY_MS)
     if not 0 <= start_ms <= TIME_MS_MAX:
         raise invalid("start_time", "must be between the years 1970 and 9999")
-    if not start_ms <= end_ms <= TIME_MS_MAX:
+    if not start_ms <= end_ms:
         raise invalid("end_time", "must not be before start_time")
     return start_ms, end_ms
 

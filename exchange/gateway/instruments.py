@@ -28,7 +28,14 @@ from exchange.gateway.requests import (
     to_units,
     wants_async,
 )
-from exchange.gateway.responses import Amount, PendingView, amount, json_response, sequence_text
+from exchange.gateway.responses import (
+    Amount,
+    PendingView,
+    amount,
+    in_turns,
+    json_response,
+    sequence_text,
+)
 from exchange.gateway.submission import Decision, Pending
 from projections.instruments import NAME, InstrumentRow, list_instruments
 
@@ -90,6 +97,8 @@ async def register_instrument(request: Request) -> Response:
     gateway = gateway_of(request)
     query(request)
     body = decode(await request.body(), INSTRUMENT_BODY)
+    if body.base == body.quote:
+        raise invalid("quote", "must be another currency than base")
     await admit_operation(request)
     shard = _shard(body, gateway.shards)
     command_id = registration_command_id(body.instrument)
@@ -117,7 +126,8 @@ async def get_instruments(request: Request) -> Response:
     await gateway.freshness.reach(NAME, min_sequence(parameters, shard=None))
     async with model_connection(gateway.engine) as connection:
         rows, reached = await list_instruments(connection)
-    return json_response(InstrumentsView([_listed(row) for row in rows], sequence_text(reached)))
+    views = await in_turns(_listed, rows)
+    return json_response(InstrumentsView(views, sequence_text(reached)))
 
 
 def registered(decision: Decision, command_id: UUID) -> RegisteredView:

@@ -24,6 +24,7 @@ from exchange.gateway.responses import (
     amount,
     book,
     cursor_text,
+    in_turns,
     json_response,
     timestamp,
 )
@@ -114,7 +115,7 @@ async def get_trades(request: Request) -> Response:
         )
     view = TradesView(
         instrument=listing.instrument,
-        trades=[_trade(row, listing) for row in rows],
+        trades=await in_turns(lambda row: _trade(row, listing), rows),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].position) if len(rows) == limit else None,
         sequence=reached.get(listing.shard, 0),

@@ -47,6 +47,7 @@ from exchange.gateway.responses import (
     OrderView,
     amount,
     cursor_text,
+    in_turns,
     json_response,
     sequence_text,
     timestamp,
@@ -221,7 +222,9 @@ async def get_order_events(request: Request) -> Response:
         stored, reached = await order_history(connection, order_id, after=after, limit=limit)
     view = OrderEventsView(
         order_id=order_id,
-        events=[_event_view(load_event(event), listing, order_id) for event in stored],
+        events=await in_turns(
+            lambda event: _event_view(load_event(event), listing, order_id), stored
+        ),
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if len(stored) == limit else None,
         sequence=reached.get(order.shard, 0),

@@ -4,11 +4,12 @@ No amount passes through a float: ``decimal`` writes an integer of units as the
 shortest plain decimal, and ``Raw`` puts that text into the document as it is.
 """
 
+import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -18,11 +19,25 @@ from exchange.codec import Depth
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
 
+ROWS_AT_ONCE: Final = 200  # some 5 ms
 SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
 
 encoder: Final = msgspec.json.Encoder()
 
 Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"})]
+
+
+Row = TypeVar("Row")
+View = TypeVar("View")
+
+
+async def in_turns(render: Callable[[Row], View], rows: Sequence[Row]) -> list[View]:
+    """Render rows, and let others have the event loop in between: a week of minutes takes 0.2 s."""
+    views: list[View] = []
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        views.extend(map(render, rows[first : first + ROWS_AT_ONCE]))
+        await asyncio.sleep(0)
+    return views
 
 
 class OrderView(Struct, frozen=True):

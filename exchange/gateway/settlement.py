@@ -43,6 +43,7 @@ from exchange.gateway.responses import (
     Amount,
     amount,
     cursor_text,
+    in_turns,
     json_response,
     sequence_text,
     timestamp,
@@ -219,7 +220,7 @@ async def get_cycle(request: Request) -> Response:
             connection, number, client_id=client_id, after=after or "", limit=limit
         )
         instruments, _ = await list_instruments(connection)
-    clients = _clients(owed, {row.instrument: row for row in instruments})
+    clients = await _clients(owed, {row.instrument: row for row in instruments})
     more = cursor_text(clients[-1].client_id) if len(clients) == limit else None
     view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))
     return json_response(view)
@@ -275,13 +276,12 @@ def _cycle(cycle: Cycle) -> CycleView:
     return CycleView(cycle.cycle, state, cycle.trade_count, closed_at)
 
 
-def _clients(
+async def _clients(
     owed: Sequence[Obligation], instruments: dict[str, InstrumentRow]
 ) -> list[ClientObligationsView]:
-    return [
-        _client(client_id, list(obligations), instruments)
-        for client_id, obligations in groupby(owed, lambda obligation: obligation.client_id)
-    ]
+    by_client = groupby(owed, lambda obligation: obligation.client_id)
+    groups = [(client_id, list(obligations)) for client_id, obligations in by_client]
+    return await in_turns(lambda group: _client(*group, instruments), groups)
 
 
 def _client(
