@@ -382,6 +382,10 @@ _EXPLANATIONS: Final = (
     ("Expected `str`, got", "must be a string"),
     ("Expected `int", "must be a whole number within its bounds"),
 )
+_LENGTHS: Final = {
+    "instrument": "must be 1 to 31 characters",
+    "channels": "must name at least one channel, and each once",
+}
 _CHOICES: Final = {
     "side": "must be one of " + ", ".join(Side),
     "type": "must be one of " + ", ".join(OrderType),
@@ -410,6 +414,8 @@ def _explained(field: str, message: str) -> str:
         form = "be capitals, digits, '.', '_' or '-', such as BTC-USD"
         other = "have no slash and no control or direction characters"
         return f"must {form if field == 'instrument' else other}"
+    if "of length" in message and field in _LENGTHS:
+        return _LENGTHS[field]
     if "Invalid enum value" in message and field in _CHOICES:
         return _CHOICES[field]
     found = (plain for words, plain in _EXPLANATIONS if words in message)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from exchange.gateway import edge
-from tests.gateway.conftest import order
+from tests.gateway.conftest import order, register
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +77,7 @@ INVALID = {
     "side in capitals": (body(side="BUY"), "side"),
     "type": (body(type="stop"), "type"),
     "instrument in small letters": (body(instrument="btc-usd"), "instrument"),
+    "instrument too long": (body(instrument="A" * 32), "instrument"),
     "instrument null": (body(instrument=None), "instrument"),
     "price negative": (body(price=-1), "price"),
     "price zero": (body(price=0), "price"),
@@ -153,6 +154,8 @@ async def test_a_header_may_say_the_same_twice(http: httpx.AsyncClient) -> None:
     ("path", "field"),
     [
         ("/market/orderbook?levels=0", "levels"),
+        ("/market/analytics?start_time=2999-01-01T00:00:00Z", "start_time"),
+        ("/market/analytics?end_time=1969-01-01T00:00:00Z", "end_time"),
         ("/market/orderbook?levels=101", "levels"),
         ("/market/orderbook?levels=1.5", "levels"),
         ("/market/orderbook?levels=%D9%A1", "levels"),
@@ -360,3 +363,13 @@ async def send(http: httpx.AsyncClient, request: bytes, seconds: float = 5) -> b
     finally:
         writer.close()
     return answer
+
+
+async def test_an_instrument_has_two_currencies(http: httpx.AsyncClient) -> None:
+    check(await register(http, "USD-USD"), 422, "request.invalid")
+
+
+async def test_lengths_are_told_as_they_are(http: httpx.AsyncClient) -> None:
+    response = await http.post("/orders", json=order("A" * 32))
+
+    assert response.json()["detail"] == "instrument: must be 1 to 31 characters"
