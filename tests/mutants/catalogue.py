@@ -12,6 +12,7 @@ SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubl
 MATCHER = ("tests/test_matcher.py",)
 RECOVERY = ("tests/test_recovery.py",)
 LOG = ("tests/test_event_store.py",)
+TAMPERING = ("tests/test_tampering.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -205,5 +206,47 @@ MUTANTS = [
         "where projection = $1 and generation = $2 and shard = $3 and position = $4\n",
         "where projection = $1 and generation = $2 and shard = $3 and position >= $4 - 1000000\n",
         ("tests/projections/test_models.py", "tests/projections/test_projector.py"),
+    ),
+    Mutant(
+        "a claim that was lost is not noticed",
+        "exchange/claims.py",
+        'return f"its claim {self.name!r} is missing"',
+        "return None",
+        TAMPERING,
+    ),
+    Mutant(
+        "a claim of no command is not noticed",
+        "exchange/claims.py",
+        "!= self.held:",
+        "< self.held:",
+        TAMPERING,
+    ),
+    Mutant(
+        "a batch that was lost is not noticed",
+        "exchange/recorded.py",
+        "elif len(batch.links) != (batch.position - last.position) * LINK_BYTES:",
+        "elif len(batch.links) % LINK_BYTES:",
+        TAMPERING,
+    ),
+    Mutant(
+        "a chain that was kept is not compared",
+        "exchange/replay.py",
+        "if self._expected[position] != chains[position]:",
+        "if len(self._expected[position]) != len(chains[position]):",
+        TAMPERING,
+    ),
+    Mutant(
+        "a head that was moved back is believed",
+        "exchange/matcher.py",
+        "await self._events.check_end(head)",
+        "await self._events.position()",
+        RECOVERY,
+    ),
+    Mutant(
+        "a body that nobody knows is a conflict",
+        "exchange/ports.py",
+        "return self.body_hash not in (UNKNOWN_BODY, body_hash)",
+        "return self.body_hash != body_hash",
+        MATCHER,
     ),
 ]
