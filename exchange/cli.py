@@ -23,6 +23,7 @@ from exchange.tools.rebuilding import rebuild_claims
 from exchange.tools.snapshotting import snapshot
 from exchange.tools.verifying import verify_log
 
+PARTS = ("checks", "matching", "projections")  # of the health
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -102,6 +103,8 @@ def healthy(
     """Exit with 0 if a part of the exchange is healthy, as a gateway sees it."""
     from exchange.stack.probe import Gateway, is_healthy
 
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part} is none of {', '.join(PARTS)}.")
     if not asyncio.run(is_healthy(Gateway(host, port), part)):
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -57,6 +57,7 @@ SAMPLERS = (
     "always_on",
     "always_off",
 )
+DATABASE_PARAMETERS = {"sslmode"}
 SHARE = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", re.ASCII)
 
 
@@ -344,6 +345,17 @@ def _service_fields(variables: Variables) -> dict[str, Any]:
     }
 
 
+def reachable_host(host: str) -> str:
+    """Return an address at which a server that listens on ``host`` answers."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+
+
+def reachable_url(host: str, port: int) -> str:
+    """Return where a gateway that listens on ``host`` answers."""
+    host = reachable_host(host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def local_database_url(port: int, database: str = "exchange") -> str:
     """Return the address of the local stack's PostgreSQL."""
     return f"postgresql://exchange@{LOOPBACK}:{port}/{database}"
@@ -367,7 +379,22 @@ def _database(variables: Variables) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
         raise SettingsError("DATABASE_URL: must look like postgresql://user:password@host/name.")
+    _check_database(urlsplit(f"postgresql://{rest}"))
     return f"postgresql://{rest}"
+
+
+def _check_database(url: SplitResult) -> None:
+    """Refuse what one of the two drivers' readers of addresses would fail at."""
+    try:
+        url.port  # noqa: B018  reading it checks it
+    except ValueError as error:
+        raise SettingsError(f"DATABASE_URL: {error}.") from error
+    unknown = sorted({name for name, _ in parse_qsl(url.query)} - DATABASE_PARAMETERS)
+    if unknown:
+        raise SettingsError(
+            f"DATABASE_URL: cannot have {', '.join(unknown)}: only sslmode. Certificates are named"
+            " by PGSSLROOTCERT, PGSSLCERT and PGSSLKEY."
+        )
 
 
 def _database_parts(variables: Variables) -> str:

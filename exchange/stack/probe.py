@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from exchange.config import LOOPBACK
+from exchange.config import reachable_host, reachable_url
 from exchange.stack.errors import StackError
 
 HEALTHY_TIMEOUT_S = 600.0  # services of others may come up late; a person sees the wait
@@ -48,8 +48,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        host = reachable_host(self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return reachable_url(self.host, self.port)
 
     async def get(self, path: str) -> Answer:
         return await asyncio.to_thread(self._request, "GET", path, None)
@@ -69,11 +68,6 @@ class Gateway:
             return Answer(0, str(error))
         finally:
             connection.close()
-
-
-def reachable_host(host: str) -> str:
-    """Return an address at which a server that listens on ``host`` answers."""
-    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
 
 
 async def is_healthy(gateway: Gateway, part: str) -> bool:

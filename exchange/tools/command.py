@@ -8,11 +8,12 @@ from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
-from exchange.config import Settings
+from exchange.config import Settings, reachable_url
 from exchange.tools import ladder, report, tape
 from exchange.tools import status as status_tool
 from exchange.tools.following import Refused
@@ -93,7 +94,10 @@ def fixtures(
     output: Annotated[Path, typer.Option(help="JSON Lines.")] = Path("orders.jsonl"),
 ) -> None:
     """Write a file of orders; the same seed gives the same bytes."""
-    write_fixtures(output, Mix(seed, instrument, f"fixture-{seed}"), orders)
+    try:
+        write_fixtures(output, Mix(seed, instrument, f"fixture-{seed}"), orders)
+    except OSError as error:
+        raise ToolError(f"{output} cannot be written: {error.strerror}.") from error
     Console().print(f"Wrote {orders:,} orders to {output}.", highlight=False)
 
 
@@ -158,9 +162,13 @@ def address(base_url: str) -> str:
     if base_url:
         if not base_url.startswith(("http://", "https://")):
             raise ToolError(f"{base_url} is no address: it has to begin with http:// or https://.")
+        try:
+            urlsplit(base_url).port  # noqa: B018  reading it checks it
+        except ValueError as error:
+            raise ToolError(f"{base_url} is no address: {error}.") from error
         return base_url.rstrip("/")
     settings = Settings.load()
-    return f"http://{settings.host}:{settings.port}"
+    return reachable_url(settings.host, settings.port)
 
 
 class Notices:
