@@ -1,7 +1,10 @@
 """Cancellation that cannot be lost, and errors of what nobody waits for any more."""
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def heed_cancellation() -> None:
@@ -13,6 +16,23 @@ def heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Wait a bounded time for ``work``, which is left to end by itself.
+
+    Unlike ``asyncio.timeout`` this holds with the Redis client, which may drop a cancellation,
+    and with a database that is silent, whose driver says goodbye for seconds.
+
+    Raises:
+        TimeoutError: It takes longer.
+    """
+    task = asyncio.create_task(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.add_done_callback(retrieve_error)
+        raise TimeoutError(f"no answer within {seconds} s")
+    return task.result()
 
 
 def retrieve_error(task: "asyncio.Future[Any]") -> None:

@@ -29,6 +29,9 @@ SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine he
 MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
 POOL_MIN = 3  # the projector listens on one and follows on others
 POOL_MAX = 100  # more queries at once than one PostgreSQL has cores for
+# Of a gateway, for itself: health, outcomes and the matcher's progress take one each, scans of the
+# log's end two; three are for what a command asks (its instrument, its order, its key).
+OWN_CONNECTIONS = 8
 SHARD_CONNECTIONS = 6  # of a matcher: to hold the shard, show that it lives, restore; two append
 OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 
@@ -162,9 +165,10 @@ class Settings:
     @property
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
-        pools = (self.gateways + 1) * self.database_pool_max  # and the projector
-        writers = self.shards * (1 + self.standbys)
-        return writers * SHARD_CONNECTIONS + pools + OTHER_CONNECTIONS
+        gateways = self.gateways * (self.database_pool_max + OWN_CONNECTIONS)
+        projector = self.database_pool_max
+        writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
+        return gateways + projector + writers + OTHER_CONNECTIONS
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which a child process reads these settings."""

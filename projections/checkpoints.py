@@ -4,23 +4,19 @@ A query says what it saw by reading the checkpoint first: what it reads afterwar
 at least that new. No live generation means that the model is unavailable, which is
 not the same as empty.
 
-``SequenceWaits`` is how a reader waits until a model has seen a position. One query
-at a time serves all waiters of a process, however many they are.
+``SequenceWaits`` is how a reader waits until a model in Postgres has seen a position.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.cancellation import retrieve_error
 from exchange.schema import CHECKPOINTS, LIVE
+from projections.waits import PositionWaits, has_reached
 
-# Projectors do not notify of checkpoints: every NOTIFY makes commits queue for one lock, the
-# matcher's too. Asking often costs one query per interval and process, and only while one waits.
-WAIT_POLL_S: Final = 0.01
 QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
 
 READ_LIVE_CHECKPOINTS = select(
@@ -67,6 +63,26 @@ async def read_checkpoints(connection: AsyncConnection, projection: str) -> dict
     return {shard: position for _, shard, position in rows if shard is not None}
 
 
+async def read_checkpoint(
+    connection: AsyncConnection, projection: str, shard: int
+) -> tuple[int, int]:
+    """Return the position that the live generation has reached on a shard, and its event's time.
+
+    Both are 0 where it has seen nothing.
+
+    Raises:
+        ReadModelUnavailable: There is no live generation.
+    """
+    generation = await read_live_generation(connection, projection)
+    query = select(CHECKPOINTS.c.position, CHECKPOINTS.c.time_ms).where(
+        CHECKPOINTS.c.projection == projection,
+        CHECKPOINTS.c.generation == generation,
+        CHECKPOINTS.c.shard == shard,
+    )
+    row = (await connection.execute(query)).first()
+    return (0, 0) if row is None else (row.position, row.time_ms)
+
+
 async def read_all_checkpoints(connection: AsyncConnection) -> dict[str, dict[int, int]]:
     """Return the positions of every live projection in Postgres, by name and shard."""
     reached: dict[str, dict[int, int]] = {}
@@ -82,7 +98,7 @@ class SequenceWaits:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._polls: asyncio.Task[dict[str, dict[int, int]]] | None = None
+        self._waits: PositionWaits[tuple[str, int]] = PositionWaits(self._ask)
 
     async def reach(
         self, projection: str, wanted: Mapping[int, int], *, timeout_ms: int
@@ -97,32 +113,21 @@ class SequenceWaits:
         Raises:
             ReadModelUnavailable: There is no live generation, and none came.
             ReadModelStale: It did not get there in time.
+            TooManyWait: So many do.
         """
-        reached: dict[int, int] | None = None
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                while True:
-                    reached = (await self._poll()).get(projection)
-                    if reached is not None and has_reached(reached, wanted):
-                        return reached
-                    await asyncio.sleep(WAIT_POLL_S)
-        except TimeoutError:
-            if reached is None:
-                raise ReadModelUnavailable(f"{projection} has no live generation yet") from None
-            raise ReadModelStale(f"{projection} is at {reached}, not yet at {wanted}") from None
+        places = {(projection, shard): position for shard, position in wanted.items()}
+        found = await self._waits.reach(places, timeout_ms=timeout_ms)
+        reached = {
+            shard: found[projection, shard] for shard in wanted if (projection, shard) in found
+        }
+        if wanted and not reached:
+            raise ReadModelUnavailable(f"{projection} has no live generation yet")
+        if not has_reached(reached, wanted):
+            raise ReadModelStale(f"{projection} is at {reached}, not yet at {dict(wanted)}")
+        return reached
 
-    async def _poll(self) -> dict[str, dict[int, int]]:
-        # A waiter that gives up must not cancel the query that others wait for.
-        if self._polls is None or self._polls.done():
-            self._polls = asyncio.create_task(self._read())
-            self._polls.add_done_callback(retrieve_error)
-        return await asyncio.shield(self._polls)
-
-    async def _read(self) -> dict[str, dict[int, int]]:
+    async def _ask(self, places: Set[tuple[str, int]]) -> dict[tuple[str, int], int]:
         async with asyncio.timeout(QUERY_TIMEOUT_S), self._engine.connect() as connection:
-            return await read_all_checkpoints(connection)
-
-
-def has_reached(reached: Mapping[int, int], wanted: Mapping[int, int]) -> bool:
-    """Tell whether ``reached`` has every position of ``wanted``."""
-    return all(reached.get(shard, 0) >= position for shard, position in wanted.items())
+            reached = await read_all_checkpoints(connection)
+        # A shard of which the live generation has seen nothing yet has no checkpoint.
+        return {(name, s): reached[name].get(s, 0) for name, s in places if name in reached}

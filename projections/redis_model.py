@@ -11,10 +11,8 @@ model of another database's log is never gone on with. Redis may lose all keys, 
 choose some to evict: keep its policy ``noeviction``.
 """
 
-import asyncio
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -25,10 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.schema import HEAD
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.waits import PositionWaits
 
 logger = logging.getLogger(__name__)
-
-WAIT_POLL_S: Final = 0.01  # a poll is one small request, made only while a reader waits
 
 # KEYS: the checkpoint. ARGV: log and position that were found there ('' for nothing), log of the
 # head, position to begin after, position of the head, pattern of all keys of the shard. Answers
@@ -128,57 +125,43 @@ async def reached_model(
     Raises:
         ReadModelUnavailable: Redis is away.
     """
+    places = [(name, generation, shard) for shard in shards]
     try:
-        async with redis.pipeline(transaction=False) as pipe:
-            for shard in shards:
-                pipe.hmget(checkpoint_key(name, generation, shard), ["position", "target"])
-            found = await pipe.execute()
+        found = await _read_positions(redis, places)
     except RedisError as error:
         raise cannot_read(name, error) from error
-    positions = {
-        shard: complete_position(*checkpoint)
-        for shard, checkpoint in zip(shards, found, strict=True)
-    }
-    return {shard: position for shard, position in positions.items() if position is not None}
+    return {shard: position for (_, _, shard), position in found.items()}
 
 
-async def await_position(
-    redis: Redis, name: str, generation: int, shard: int, position: int, *, timeout_ms: int
-) -> None:
-    """Wait until a model has seen ``position``.
+class ModelWaits:
+    """Waits of this process for positions in the read models of one Redis."""
 
-    By the clock and not by a timeout: the Redis client may drop the one cancellation that a
-    timeout is, and the wait would never end.
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waits: PositionWaits[tuple[str, int, int]] = PositionWaits(self._ask)
 
-    Raises:
-        ReadModelUnavailable: Redis is away, or the model is not complete, and stayed so.
-        ReadModelStale: It did not get there in time.
-    """
-    deadline_s = time.monotonic() + timeout_ms / 1000
-    while True:
-        reached = await read_position(redis, name, generation, shard)
-        if reached is not None and reached >= position:
-            return
-        if time.monotonic() >= deadline_s:
-            break
-        await asyncio.sleep(WAIT_POLL_S)
-    if reached is None:
-        raise being_filled(name, shard)
-    raise ReadModelStale(f"the {name} is at {reached}, not yet at {position}")
+    async def reach(
+        self, name: str, generation: int, shard: int, position: int, *, timeout_ms: int
+    ) -> None:
+        """Wait until a model has seen ``position``.
 
+        Raises:
+            ReadModelUnavailable: Redis is away, or the model is not complete, and stayed so.
+            ReadModelStale: It did not get there in time.
+            TooManyWait: So many wait already.
+        """
+        place = (name, generation, shard)
+        try:
+            found = await self._waits.reach({place: position}, timeout_ms=timeout_ms)
+        except (RedisError, TimeoutError) as error:
+            raise cannot_read(name, error) from error
+        if place not in found:
+            raise being_filled(name, shard)
+        if found[place] < position:
+            raise ReadModelStale(f"the {name} is at {found[place]}, not yet at {position}")
 
-async def read_position(redis: Redis, name: str, generation: int, shard: int) -> int | None:
-    """Return how far a model is on a shard, None while it is not complete.
-
-    Raises:
-        ReadModelUnavailable: Redis is away.
-    """
-    key = checkpoint_key(name, generation, shard)
-    try:
-        position, target = await cast("Any", redis.hmget(key, ["position", "target"]))
-    except RedisError as error:
-        raise cannot_read(name, error) from error
-    return complete_position(position, target)
+    async def _ask(self, places: Set[tuple[str, int, int]]) -> dict[tuple[str, int, int], int]:
+        return await _read_positions(self._redis, list(places))
 
 
 def complete_position(position: bytes | None, target: bytes | None) -> int | None:
@@ -194,6 +177,21 @@ def cannot_read(name: str, error: Exception) -> ReadModelUnavailable:
 
 def being_filled(name: str, shard: int) -> ReadModelUnavailable:
     return ReadModelUnavailable(f"the {name} of shard {shard} is being filled")
+
+
+async def _read_positions(
+    redis: Redis, places: Sequence[tuple[str, int, int]]
+) -> dict[tuple[str, int, int], int]:
+    """Return where models are, by name, generation and shard; one not complete is left out."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for place in places:
+            pipe.hmget(checkpoint_key(*place), ["position", "target"])
+        checkpoints = await pipe.execute()
+    positions = {
+        place: complete_position(*checkpoint)
+        for place, checkpoint in zip(places, checkpoints, strict=True)
+    }
+    return {place: position for place, position in positions.items() if position is not None}
 
 
 async def _read_log(engine: AsyncEngine, shard: int) -> tuple[str, int]:

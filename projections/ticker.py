@@ -62,38 +62,35 @@ class LastTrade(Struct, frozen=True):
 _LAST_TRADE: Final = msgspec.json.Decoder(LastTrade)
 
 
-async def read_last_trade(
-    redis: Redis, generation: int, shard: int, instrument: str
-) -> tuple[LastTrade | None, int]:
-    """Return an instrument's last trade, None if it has none, and the position it is as of.
+class LastTrades(Struct, frozen=True):
+    """Last trades by instrument, after the shard's event at ``position``."""
 
-    Raises:
-        ReadModelUnavailable: Redis is away, or the model is not complete (yet).
-    """
-    trades, reached = await read_last_trades(redis, generation, shard, [instrument])
-    return trades.get(instrument), reached
+    trades: dict[str, LastTrade]
+    position: int
+    time_ms: int
 
 
 async def read_last_trades(
     redis: Redis, generation: int, shard: int, instruments: Sequence[str]
-) -> tuple[dict[str, LastTrade], int]:
-    """Return the last trades of some of a shard's instruments, and the position they are as of.
+) -> LastTrades:
+    """Return the last trades of those of a shard's instruments that have one.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
     """
     try:
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(checkpoint_key(NAME, generation, shard), ["position", "target"])
+            pipe.hmget(checkpoint_key(NAME, generation, shard), ["position", "target", "time_ms"])
             pipe.hmget(_last_key(generation, shard), list(instruments))
-            checkpoint, found = await cast("Any", pipe.execute())
+            (position, target, time_ms), found = await cast("Any", pipe.execute())
     except RedisError as error:
         raise cannot_read(NAME, error) from error
-    reached = complete_position(*checkpoint)
+    reached = complete_position(position, target)
     if reached is None:
         raise being_filled(NAME, shard)
     texts = zip(instruments, found, strict=True)
-    return {name: _LAST_TRADE.decode(text) for name, text in texts if text is not None}, reached
+    trades = {name: _LAST_TRADE.decode(text) for name, text in texts if text is not None}
+    return LastTrades(trades, reached, int(time_ms))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from exchange.gateway.market import AVERAGE_DECIMALS, listing_of
 from exchange.gateway.operation import PAGING, Operation, operation
 from exchange.gateway.parameters import END_TIME, INSTRUMENT, INTERVAL, MIN_SEQUENCE, START_TIME
 from exchange.gateway.problems import Code, invalid
-from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.reading import heavy_connection, min_sequence
 from exchange.gateway.requests import integer, moment_ms, query
 from exchange.gateway.responses import Amount, amount, in_turns, json_response, ratio, timestamp
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
@@ -72,8 +72,9 @@ async def get_analytics(request: Request) -> Response:
     if "start_time" in parameters or "end_time" in parameters:
         await charge_history(request)
     listing = await listing_of(gateway, parameters)
-    await gateway.freshness.reach(NAME, min_sequence(parameters, listing.shard))
-    async with model_connection(gateway.engine) as connection:
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    await gateway.freshness.reach(NAME, {listing.shard: wanted})
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         buckets, reached = await list_buckets(
             connection,
             listing.instrument,

@@ -28,7 +28,7 @@ from exchange.gateway.addresses import Network
 from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
 from exchange.gateway.commands import get_command
-from exchange.gateway.context import Gateway
+from exchange.gateway.context import Gateway, heavy_reads_of
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.edge import Edge
 from exchange.gateway.health import Health
@@ -51,6 +51,7 @@ from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.server import MESSAGE_BYTES_MAX, harden
 from exchange.gateway.submission import Submitter
 from exchange.gateway.ticker import get_ticker
+from projections.redis_model import ModelWaits
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +98,14 @@ def create_app(
     proxies: Sequence[Network] = (),
     cancels_name_owner: bool = False,
     connections_per_address: int = CONNECTIONS_MAX,
+    own_engine: AsyncEngine | None = None,
+    own_redis: Redis | None = None,
 ) -> "Application":
     """Return the application; it starts and stops its background work with the lifespan.
 
     Args:
-        engine: The pool of database connections.
-        redis: A client for the book and for the outcomes' channel.
+        engine: The pool of database connections for what clients read.
+        redis: A client for what they read there.
         producer: Started and stopped here; the caller closes the other two.
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
@@ -111,29 +114,38 @@ def create_app(
         proxies: Who is believed about whose requests it passes on.
         cancels_name_owner: Whether a cancel must say whose order it is.
         connections_per_address: How many connections of the stream one address may have.
+        own_engine: A pool for what this gateway itself asks: its health, and what commands need
+            of the log. No reader can take these connections. By default the other pool.
+        own_redis: The same for its health, outcomes, limits and feeds.
     """
     # Every query here reads, and none needs a snapshot common to two: a transaction would cost
     # two more trips to the database.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
+    own_redis = own_redis or redis
     metrics = Metrics()
-    submitter = Submitter(producer, engine, metrics, wait_s=order_wait_ms / 1000)
-    matching = Matching(engine, producer, shards, metrics)
+    submitter = Submitter(producer, own_engine, metrics, wait_s=order_wait_ms / 1000)
+    matching = Matching(own_engine, producer, shards, metrics)
     gateway = Gateway(
         shards=shards,
         engine=engine,
         redis=redis,
+        own_engine=own_engine,
+        own_redis=own_redis,
         metrics=metrics,
         submitter=submitter,
-        listings=Listings(engine),
+        listings=Listings(own_engine),
         freshness=Freshness(engine),
+        model_waits=ModelWaits(redis),
         matching=matching,
-        health=Health(engine, redis, producer, matching, metrics),
-        limiter=RateLimiter(redis, limits),
+        health=Health(own_engine, own_redis, producer, matching, metrics),
+        limiter=RateLimiter(own_redis, limits),
+        heavy_reads=heavy_reads_of(engine),
         proxies=proxies,
         cancels_name_owner=cancels_name_owner,
     )
 
-    hub = Hub(engine, redis, gateway.freshness)
+    hub = Hub(engine, redis, gateway.freshness, own_redis)
     stream = Stream(gateway, hub, stream_origins, connections_per_address)
     background = Background(gateway, producer, stream)
     # Asked for when somebody reads the metrics: keeping them up to date would cost each order.

@@ -32,7 +32,9 @@ class Background:
     async def running(self) -> AsyncIterator[None]:
         """Run all of them, from the first probe on, until the context ends."""
         submitter, health = self._gateway.submitter, self._gateway.health
-        subscriber = OutcomeSubscriber(self._gateway.redis, submitter.gateway_id, submitter.heard)
+        subscriber = OutcomeSubscriber(
+            self._gateway.own_redis, submitter.gateway_id, submitter.heard
+        )
         # Not awaited: with Kafka away it takes long, and reads can be served meanwhile.
         tasks = [
             asyncio.create_task(work)

@@ -225,7 +225,7 @@ async def _earlier(
     if retry.budget.wait_us:
         return None
     with telling(outcome="none"):
-        async with log_connection(gateway.engine) as connection:
+        async with log_connection(gateway.own_engine) as connection:
             claims = await read_claims(connection, [command_claim(command_id)])
     return claims[0] if claims else None
 

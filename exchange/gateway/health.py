@@ -103,6 +103,15 @@ class Health:
             return DEGRADED
         return HEALTHY
 
+    @property
+    def shards(self) -> int:
+        """How many shards the log has, as far as is known."""
+        return max(self._heads[-1][1], default=-1) + 1 if self._heads else 0
+
+    def is_away(self, service: str) -> bool:
+        """Tell whether the last probe found that a service does not answer."""
+        return self.checks[service] == UNHEALTHY
+
     def due(self, shard: int) -> int:
         """Return what a read model in order has seen by now: where the head was 3 s ago."""
         latest_s = time.monotonic() - BEHIND_AFTER_S

@@ -1,16 +1,22 @@
 """What a client holds: positions, with the profit that is realised and the one that is not."""
 
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
 from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.cancellation import within
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS
 from exchange.gateway.operation import READING, Operation, operation
 from exchange.gateway.parameters import CLIENT_ID, MIN_SEQUENCE
 from exchange.gateway.problems import Problem
-from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.reading import min_sequences, model_connection
 from exchange.gateway.requests import check_id, query
 from exchange.gateway.responses import (
     Amount,
@@ -20,8 +26,10 @@ from exchange.gateway.responses import (
     sequence_text,
     timestamp,
 )
-from exchange.gateway.ticker import last_trade
+from exchange.gateway.ticker import last_trades, live_ticker
 from projections.positions import NAME, ClientPosition, list_positions
+
+MARK_WAIT_S: Final = 0.25  # positions rather have no worth than come late
 
 
 class PositionView(Struct, frozen=True):
@@ -63,18 +71,49 @@ async def get_positions(request: Request) -> Response:
     """``GET /market/positions/{client_id}``."""
     gateway = gateway_of(request)
     client_id = check_id(request.path_params["client_id"], "client_id")
-    shard = 0 if gateway.shards == 1 else None
-    wanted = min_sequence(query(request), shard)
+    wanted = min_sequences(query(request), gateway.known_shards)
     await gateway.freshness.reach(NAME, wanted)
     async with model_connection(gateway.engine) as connection:
         rows, reached = await list_positions(connection, client_id)
-    positions = [await _position(gateway, row) for row in rows]
+    listings = [await gateway.listings.get(row.instrument) for row in rows]
+    marks = await _marks(gateway, listings)
+    positions = [
+        _position(row, listing, marks.get(listing.instrument))
+        for row, listing in zip(rows, listings, strict=True)
+    ]
     return json_response(PositionsView(client_id, positions, sequence_text(reached)))
 
 
-async def _position(gateway: Gateway, row: ClientPosition) -> PositionView:
-    listing = await gateway.listings.get(row.instrument)
-    mark = await _mark(gateway, listing)
+async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int]:
+    """Return the last price of each instrument that has one and whose shard tells in time.
+
+    Positions are told without their worth rather than late: each shard is asked once, all of
+    them together, and none while Redis is away.
+    """
+    if not listings or gateway.health.is_away("redis"):
+        return {}
+    of_shards: defaultdict[int, list[str]] = defaultdict(list)
+    for listing in listings:
+        of_shards[listing.shard].append(listing.instrument)
+    try:
+        generation = await within(MARK_WAIT_S, live_ticker(gateway))
+    except (Problem, TimeoutError):
+        return {}
+    asked = (_marks_of(gateway, generation, *item) for item in of_shards.items())
+    return {name: price for marks in await asyncio.gather(*asked) for name, price in marks.items()}
+
+
+async def _marks_of(
+    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+) -> dict[str, int]:
+    try:
+        last = await within(MARK_WAIT_S, last_trades(gateway, generation, shard, instruments))
+    except (Problem, TimeoutError):
+        return {}
+    return {name: trade.price for name, trade in last.trades.items()}
+
+
+def _position(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
     cost_scale = listing.price_scale + listing.quantity_scale
     unrealised = None if mark is None else row.net_quantity * mark - row.total_cost
     return PositionView(
@@ -88,15 +127,6 @@ async def _position(gateway: Gateway, row: ClientPosition) -> PositionView:
         last_updated=timestamp(row.updated_ms),
         sequence=row.position,
     )
-
-
-async def _mark(gateway: Gateway, listing: Listing) -> int | None:
-    """Return the last price; without Redis the position is told without its worth."""
-    try:
-        last, _ = await last_trade(gateway, listing)
-    except Problem:
-        return None
-    return None if last is None else last.price
 
 
 def _average(row: ClientPosition, listing: Listing) -> Raw | None:

@@ -19,7 +19,7 @@ from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.operation import COMMANDING, READING, Operation, operation
 from exchange.gateway.parameters import MIN_SEQUENCE, PREFER
 from exchange.gateway.problems import Code, Problem, invalid
-from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.reading import min_sequences, model_connection
 from exchange.gateway.requests import (
     INSTRUMENT_BODY,
     InstrumentBody,
@@ -123,7 +123,7 @@ async def get_instruments(request: Request) -> Response:
     """``GET /instruments``."""
     gateway = gateway_of(request)
     parameters = query(request)
-    await gateway.freshness.reach(NAME, min_sequence(parameters, shard=None))
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
         rows, reached = await list_instruments(connection)
     views = await in_turns(_listed, rows)

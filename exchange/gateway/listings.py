@@ -23,6 +23,8 @@ class Listing(Struct, frozen=True):
 
     instrument: str
     shard: int
+    base: str
+    quote: str
     price_scale: int
     quantity_scale: int
 
@@ -59,5 +61,10 @@ class Listings:
             event = decided.event
             if isinstance(event, InstrumentRegistered):
                 self._known[event.instrument] = Listing(
-                    event.instrument, decided.shard, event.price_scale, event.quantity_scale
+                    event.instrument,
+                    decided.shard,
+                    event.base,
+                    event.quote,
+                    event.price_scale,
+                    event.quantity_scale,
                 )

@@ -7,6 +7,7 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.cancellation import within
 from exchange.codec import Depth
 from exchange.gateway.admission import charge_history
 from exchange.gateway.context import Gateway, gateway_of
@@ -15,7 +16,13 @@ from exchange.gateway.operation import PAGING, READING, Operation, operation
 from exchange.gateway.parameters import CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem
-from exchange.gateway.reading import CATCH_UP_WAIT_MS, answering, min_sequence, model_connection
+from exchange.gateway.reading import (
+    CATCH_UP_WAIT_MS,
+    answering,
+    from_redis,
+    min_sequence,
+    model_connection,
+)
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
     DepthView,
@@ -32,12 +39,11 @@ from projections import trades
 from projections.book import NAME as BOOK
 from projections.book import BookView, read_book
 from projections.checkpoints import read_live_generation
-from projections.redis_model import await_position
 
 INSTRUMENT_DEFAULT: Final = str(INSTRUMENT.default)
 TRADES_LIMIT: Final = limit_of(50, 1_000, "trades")
 AVERAGE_DECIMALS: Final = 8  # beyond the price's own; an average need not terminate
-BOOK_WAIT_MS: Final = 250  # an order's answer rather has no book than comes late
+BOOK_WAIT_S: Final = 0.25  # an order's answer rather has no book than comes late
 
 
 class OrderbookView(Struct, frozen=True):
@@ -74,8 +80,8 @@ async def get_orderbook(request: Request) -> Response:
     parameters = query(request)
     levels = integer(parameters, LEVELS)
     listing = await listing_of(gateway, parameters)
-    wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
-    view = await read_depth(gateway, listing, wanted, levels, CATCH_UP_WAIT_MS)
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    view = await read_depth(gateway, listing, wanted, levels)
     return JSONBytes(
         f'{{"instrument":"{listing.instrument}",{_sides(view, listing)}'
         f',"timestamp":"{timestamp(view.time_ms)}","sequence":{view.position}}}'
@@ -84,9 +90,11 @@ async def get_orderbook(request: Request) -> Response:
 
 async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
     """Return the book at or after a position for the answer to an order, None if there is none."""
+    if gateway.health.is_away("redis"):
+        return None
     try:
-        view = await read_depth(gateway, listing, sequence, LEVELS.default, BOOK_WAIT_MS)
-    except Problem:
+        view = await within(BOOK_WAIT_S, read_depth(gateway, listing, sequence, LEVELS.default))
+    except (Problem, TimeoutError):
         return None
     return Raw(f"{{{_sides(view, listing)}}}".encode())
 
@@ -108,7 +116,8 @@ async def get_trades(request: Request) -> Response:
     if before:
         await charge_history(request)
     listing = await listing_of(gateway, parameters)
-    await gateway.freshness.reach(trades.NAME, min_sequence(parameters, listing.shard))
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    await gateway.freshness.reach(trades.NAME, {listing.shard: wanted})
     async with model_connection(gateway.engine) as connection:
         rows, reached = await trades.list_trades(
             connection, listing.instrument, before=before[0] if before else None, limit=limit
@@ -129,9 +138,7 @@ async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing
     return await gateway.listings.get(check_id(instrument, "instrument"))
 
 
-async def read_depth(
-    gateway: Gateway, listing: Listing, sequence: int, levels: int, wait_ms: int
-) -> BookView:
+async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: int) -> BookView:
     """Return a book at or after a position.
 
     Raises:
@@ -140,21 +147,35 @@ async def read_depth(
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, BOOK)
     place = (generation, listing.shard)
-    with answering():
-        if sequence:
-            await await_position(gateway.redis, BOOK, *place, sequence, timeout_ms=wait_ms)
-        view = await read_book(gateway.redis, *place, listing.instrument, levels)
-    check_current(gateway, listing, BOOK, view.position)
+    await reach_in_redis(gateway, BOOK, *place, sequence)
+    view = await from_redis(BOOK, read_book(gateway.redis, *place, listing.instrument, levels))
+    check_current(gateway, listing.shard, BOOK, view.position)
     return view
 
 
-def check_current(gateway: Gateway, listing: Listing, model: str, position: int) -> None:
+async def reach_in_redis(
+    gateway: Gateway, model: str, generation: int, shard: int, position: int
+) -> None:
+    """Wait until a read model in Redis has seen a position, if there is one.
+
+    Raises:
+        Problem: 503, it did not in time or is not there.
+    """
+    if not position:
+        return
+    with answering():
+        await gateway.model_waits.reach(
+            model, generation, shard, position, timeout_ms=CATCH_UP_WAIT_MS
+        )
+
+
+def check_current(gateway: Gateway, shard: int, model: str, position: int) -> None:
     """Refuse what a model tells that stands still, although Redis has it.
 
     Raises:
         Problem: 503, the model has not seen what it had to see by now.
     """
-    if position < gateway.health.due(listing.shard):
+    if position < gateway.health.due(shard):
         raise Problem(Code.READ_STALE, f"The {model} is behind, at {position}.")
 
 

@@ -30,14 +30,14 @@ EVERYWHERE: Final = (
     Code.INVALID,
     Code.INTERNAL,
 )
-READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE)
+READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.BUSY)
 PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a place in the past
 COMMANDING: Final = (
     Code.MALFORMED,
     Code.IDEMPOTENCY_CONFLICT,
     Code.COMMAND_UNREADABLE,
+    Code.COMMAND_QUARANTINED,
     Code.KAFKA_UNAVAILABLE,
-    Code.BUSY,
     *READING,
 )
 

@@ -78,7 +78,7 @@ async def order_after(
         async with (
             asyncio.timeout(QUERY_WAIT_S),
             gateway.tail_scans,
-            log_connection(gateway.engine) as connection,
+            log_connection(gateway.own_engine) as connection,
         ):
             tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
     except TimeoutError as error:
@@ -94,7 +94,7 @@ async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
     """
     instrument = instrument_of_exchange_order_id(order_id)
     if instrument is None:
-        async with log_connection(gateway.engine) as connection:
+        async with log_connection(gateway.own_engine) as connection:
             instrument = await find_order_instrument(connection, order_id)
     if instrument is None:
         raise order_not_found(order_id)
@@ -166,19 +166,14 @@ def _refused(decided: DecidedEvent, event: OrderRejected) -> Order:
     return msgspec.structs.replace(begun(decided, event), status=status, reason=reason)
 
 
-async def read_order(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
-    """Return an order as the read model has it, and the positions that it is at least at."""
-    async with model_connection(gateway.engine) as connection:
-        return await orders.get_order(connection, order_id)
-
-
 async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
     """Return the order as the read model has it, and the position that it is exactly as of.
 
     The model may move on between its checkpoint and the row: whichever is later counts.
     """
     try:
-        order, reached = await read_order(gateway, order_id)
+        async with model_connection(gateway.own_engine) as connection:
+            order, reached = await orders.get_order(connection, order_id)
     except Problem:
         return None, 0
     checkpoint = reached.get(shard, 0)

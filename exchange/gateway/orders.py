@@ -28,7 +28,6 @@ from exchange.gateway.operation import PAGING, READING, Operation, operation
 from exchange.gateway.order_states import (
     listing_of_order,
     order_view,
-    read_order,
 )
 from exchange.gateway.parameters import (
     CURSOR,
@@ -40,7 +39,7 @@ from exchange.gateway.parameters import (
 )
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, invalid, order_not_found
-from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.reading import heavy_connection, min_sequence, min_sequences, model_connection
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
     Amount,
@@ -60,6 +59,7 @@ from projections.orders import (
     list_orders,
     order_history,
 )
+from projections.orders import get_order as find_order
 
 # Bounds one answer to some 300 kB.
 ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
@@ -177,10 +177,8 @@ async def get_orders(request: Request) -> Response:
     before = cursor(parameters, 3, shard_at=1)
     if before:
         await charge_history(request, client_id)
-    await gateway.freshness.reach(
-        NAME, min_sequence(parameters, await _shard_of(gateway, instrument))
-    )
-    async with model_connection(gateway.engine) as connection:
+    await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         orders, reached = await list_orders(
             connection,
             client_id,
@@ -218,7 +216,7 @@ async def get_order_events(request: Request) -> Response:
     await charge_history(request)
     order, _ = await _find(gateway, order_id, parameters)
     listing = await gateway.listings.get(order.instrument)
-    async with model_connection(gateway.engine) as connection:
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         stored, reached = await order_history(connection, order_id, after=after, limit=limit)
     view = OrderEventsView(
         order_id=order_id,
@@ -236,18 +234,19 @@ async def _find(
     gateway: Gateway, order_id: str, parameters: Mapping[str, str]
 ) -> tuple[Order, dict[int, int]]:
     """Return an order; one that the model does not have is waited for before it is "not found"."""
-    wanted = parameters.get("min_sequence", "")
-    shard = None
-    if wanted and ":" not in wanted:
-        shard = (await listing_of_order(gateway, order_id)).shard
-    await gateway.freshness.reach(NAME, min_sequence(parameters, shard))
-    order, reached = await read_order(gateway, order_id)
+    await gateway.freshness.reach(NAME, await _wanted_of(gateway, parameters, order_id))
+    order, reached = await _read(gateway, order_id)
     if order is None:
         await gateway.freshness.catch_up(NAME)
-        order, reached = await read_order(gateway, order_id)
+        order, reached = await _read(gateway, order_id)
     if order is None:
         raise order_not_found(order_id)
     return order, reached
+
+
+async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
+    async with model_connection(gateway.engine) as connection:
+        return await find_order(connection, order_id)
 
 
 def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
@@ -278,10 +277,22 @@ def _status(parameters: Mapping[str, str]) -> OrderStatus | None:
         raise invalid("status", f"must be one of {', '.join(OrderStatus)}") from None
 
 
-async def _shard_of(gateway: Gateway, instrument: str | None) -> int | None:
-    if instrument is not None:
-        return (await gateway.listings.get(instrument)).shard
-    return 0 if gateway.shards == 1 else None
+async def _wanted_of(
+    gateway: Gateway, parameters: Mapping[str, str], order_id: str
+) -> dict[int, int]:
+    if ":" in parameters.get("min_sequence", ":"):
+        return min_sequences(parameters, gateway.known_shards)
+    shard = (await listing_of_order(gateway, order_id)).shard
+    return {shard: min_sequence(parameters, shard, gateway.known_shards)}
+
+
+async def _wanted(
+    gateway: Gateway, parameters: Mapping[str, str], instrument: str | None
+) -> dict[int, int]:
+    if instrument is None:
+        return min_sequences(parameters, gateway.known_shards)
+    shard = (await gateway.listings.get(instrument)).shard
+    return {shard: min_sequence(parameters, shard, gateway.known_shards)}
 
 
 def _next_page(orders: list[Order], limit: int) -> str | None:

@@ -75,7 +75,7 @@ class Code(Enum):
     )
 
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
-    BUSY = "gateway.busy", 503, "Too many commands wait for their outcome"
+    BUSY = "gateway.busy", 503, "Too much is under way here"
     READ_STALE = "read.stale", 503, "The read model has not caught up yet"
     READ_UNAVAILABLE = "read.unavailable", 503, "The read model cannot be read now"
 

@@ -1,29 +1,36 @@
 """Reading the log and the read models: how fresh, how long, and what if they are away.
 
-``log_connection`` is for the log, ``model_connection`` for the read models; both turn
-a store that fails into 503 ``read.unavailable`` and bound how long a query may take.
+``log_connection`` is for the log, ``model_connection`` for the read models and
+``heavy_connection`` for what may read much of one; they turn a store that fails into 503
+``read.unavailable`` and bound how long a query may take. ``from_redis`` does so with Redis.
 ``Freshness`` is how a read waits for what its client has seen (``min_sequence``) or
 for what was decided before it asked, so that "not found" is never said too early.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from exchange.cancellation import within
 from exchange.event_log import read_heads
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.requests import place
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits
 from projections.failures import is_store_failure
 from projections.postgres import driver_connection
+from projections.redis_model import cannot_read
+from projections.waits import TooManyWait
 
 QUERY_WAIT_S: Final = 2.0  # a read takes milliseconds; the client's patience is what counts
 CATCH_UP_WAIT_MS: Final = 1_000  # a projector in order is 100 ms behind at most
+REDIS_WAIT_S: Final = 1.0  # a book takes a millisecond
 SHARDS_IN_SEQUENCE_MAX: Final = 256
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -39,6 +46,27 @@ async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
 
 
 @asynccontextmanager
+async def heavy_connection(
+    engine: AsyncEngine, heavy_reads: asyncio.Semaphore
+) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection for a query that may take long; only so many are under way at once.
+
+    Raises:
+        Problem: 503, those before it take too long, or as ``model_connection``.
+    """
+    try:
+        async with asyncio.timeout(QUERY_WAIT_S):
+            await heavy_reads.acquire()
+    except TimeoutError as error:
+        raise Problem(Code.BUSY, "Too many long reads are under way; try again.") from error
+    try:
+        async with model_connection(engine) as connection:
+            yield connection
+    finally:
+        heavy_reads.release()
+
+
+@asynccontextmanager
 async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
     """Lend a driver's connection for queries on the log.
 
@@ -50,11 +78,26 @@ async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connectio
             yield driver
 
 
+async def from_redis(model: str, read: Coroutine[Any, Any, T]) -> T:
+    """Return what a read model in Redis tells.
+
+    Raises:
+        Problem: 503, Redis is away or too slow, or the model is not there.
+    """
+    with answering():
+        try:
+            return await within(REDIS_WAIT_S, read)
+        except TimeoutError as error:
+            raise cannot_read(model, error) from error
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Turn what a store or a read model may fail with into the answer for the client."""
     try:
         yield
+    except TooManyWait as error:
+        raise Problem(Code.BUSY, f"{error}; try again.") from error
     except ReadModelStale as error:
         raise Problem(Code.READ_STALE, str(error)) from error
     except ReadModelUnavailable as error:
@@ -80,10 +123,11 @@ class Freshness:
         Raises:
             Problem: 503, it did not in time or is not there.
         """
-        if not wanted:
+        beyond_nothing = {shard: position for shard, position in wanted.items() if position}
+        if not beyond_nothing:
             return
         with answering():
-            await self._waits.reach(projection, wanted, timeout_ms=timeout_ms)
+            await self._waits.reach(projection, beyond_nothing, timeout_ms=timeout_ms)
 
     async def catch_up(self, projection: str) -> None:
         """Wait until a read model has seen all that is in the log now.
@@ -96,18 +140,40 @@ class Freshness:
         await self.reach(projection, heads)
 
 
-def min_sequence(parameters: Mapping[str, str], shard: int | None) -> dict[int, int]:
-    """Read ``min_sequence``: ``shard:position`` joined by commas, or a position of ``shard``.
+def min_sequence(parameters: Mapping[str, str], shard: int, shards: int) -> int:
+    """Return the position of ``shard`` that ``min_sequence`` asks for, 0 if it asks for none.
 
     Raises:
-        Problem: 422, it has another form, or no shard where several are meant.
+        Problem: 422, see ``min_sequences``.
     """
     text = parameters.get("min_sequence")
-    if text is None:
-        return {}
-    if ":" not in text and shard is not None:
+    if text is not None and ":" not in text:
         text = f"{shard}:{text}"
-    parts = text.split(",")
+    return _positions(text, shards).get(shard, 0)
+
+
+def min_sequences(parameters: Mapping[str, str], shards: int) -> dict[int, int]:
+    """Return the positions that ``min_sequence`` asks for, by shard.
+
+    ``shard:position`` joined by commas, the highest of a shard that is named twice; or a
+    position alone, if there is one shard.
+
+    Raises:
+        Problem: 422, it has another form, names a shard that there is not, or none of several.
+    """
+    if shards == 1:
+        position = min_sequence(parameters, 0, shards)
+        return {0: position} if position else {}
+    return _positions(parameters.get("min_sequence"), shards)
+
+
+def _positions(text: str | None, shards: int) -> dict[int, int]:
+    parts = [] if text is None else text.split(",")
     if len(parts) > SHARDS_IN_SEQUENCE_MAX:
         raise invalid("min_sequence", "names too many shards")
-    return dict(place(part, "min_sequence") for part in parts)
+    positions: dict[int, int] = {}
+    for shard, position in (place(part, "min_sequence") for part in parts):
+        if shard >= shards:
+            raise invalid("min_sequence", f"there is no shard {shard}, the last is {shards - 1}")
+        positions[shard] = max(position, positions.get(shard, 0))
+    return positions

@@ -23,11 +23,12 @@ from exchange.domain.events import SettlementCycleClosed
 from exchange.gateway.admission import admit_operation, charge_history
 from exchange.gateway.answers import check_accepted, replayed_headers
 from exchange.gateway.context import Gateway, gateway_of
+from exchange.gateway.listings import Listing
 from exchange.gateway.operation import COMMANDING, PAGING, Operation, operation
 from exchange.gateway.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem, invalid, telling
-from exchange.gateway.reading import min_sequence, model_connection
+from exchange.gateway.reading import min_sequences, model_connection
 from exchange.gateway.requests import (
     CLOSE_BODY,
     CloseBody,
@@ -49,7 +50,6 @@ from exchange.gateway.responses import (
     timestamp,
 )
 from exchange.gateway.submission import Decision, Pending
-from projections.instruments import InstrumentRow, list_instruments
 from projections.settlement import (
     NAME,
     Cycle,
@@ -151,7 +151,8 @@ async def close_cycle(request: Request) -> Response:
     text = await request.body()
     body = decode(text, CLOSE_BODY) if text else CloseBody()
     await admit_operation(request)
-    cycle = await _cycle_to_close(gateway, body.cycle)
+    with telling(outcome="none"):
+        cycle = await _cycle_to_close(gateway, body.cycle)
     answers = await asyncio.gather(*(_close(gateway, s, cycle) for s in range(gateway.shards)))
     decisions = [answer for answer in answers if isinstance(answer, Decision)]
     cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
@@ -179,7 +180,7 @@ async def get_cycles(request: Request) -> Response:
     before = cursor(parameters, 1)
     if before:
         await charge_history(request)
-    await gateway.freshness.reach(NAME, min_sequence(parameters, _only_shard(gateway)))
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
         current, reached = await read_open_cycle(connection, gateway.shards)
         last = min(current, before[0] - 1) if before else current
@@ -209,7 +210,7 @@ async def get_cycle(request: Request) -> Response:
         check_id(client_id, "client_id")
     if after is not None:
         await charge_history(request, client_id)
-    await gateway.freshness.reach(NAME, min_sequence(parameters, _only_shard(gateway)))
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     number = _cycle_number(request.path_params["cycle_id"])
     async with model_connection(gateway.engine) as connection:
         current, reached = await read_open_cycle(connection, gateway.shards)
@@ -219,8 +220,9 @@ async def get_cycle(request: Request) -> Response:
         owed = await list_obligations(
             connection, number, client_id=client_id, after=after or "", limit=limit
         )
-        instruments, _ = await list_instruments(connection)
-    clients = await _clients(owed, {row.instrument: row for row in instruments})
+    # From the log: another read model may not have an instrument yet that this one has trades of.
+    names = {obligation.instrument for obligation in owed}
+    clients = await _clients(owed, {name: await gateway.listings.get(name) for name in names})
     more = cursor_text(clients[-1].client_id) if len(clients) == limit else None
     view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))
     return json_response(view)
@@ -277,40 +279,38 @@ def _cycle(cycle: Cycle) -> CycleView:
 
 
 async def _clients(
-    owed: Sequence[Obligation], instruments: dict[str, InstrumentRow]
+    owed: Sequence[Obligation], listings: dict[str, Listing]
 ) -> list[ClientObligationsView]:
     by_client = groupby(owed, lambda obligation: obligation.client_id)
     groups = [(client_id, list(obligations)) for client_id, obligations in by_client]
-    return await in_turns(lambda group: _client(*group, instruments), groups)
+    return await in_turns(lambda group: _client(*group, listings), groups)
 
 
 def _client(
-    client_id: str, owed: Sequence[Obligation], instruments: dict[str, InstrumentRow]
+    client_id: str, owed: Sequence[Obligation], listings: dict[str, Listing]
 ) -> ClientObligationsView:
     return ClientObligationsView(
         client_id,
-        [_obligation(obligation, instruments[obligation.instrument]) for obligation in owed],
-        _currencies(owed, instruments),
+        [_obligation(obligation, listings[obligation.instrument]) for obligation in owed],
+        _currencies(owed, listings),
     )
 
 
-def _obligation(obligation: Obligation, instrument: InstrumentRow) -> ObligationView:
+def _obligation(obligation: Obligation, listing: Listing) -> ObligationView:
     return ObligationView(
         obligation.instrument,
-        amount(obligation.net_quantity, instrument.quantity_scale),
-        amount(obligation.net_amount, _cost_scale(instrument)),
+        amount(obligation.net_quantity, listing.quantity_scale),
+        amount(obligation.net_amount, _cost_scale(listing)),
     )
 
 
-def _currencies(
-    owed: Sequence[Obligation], instruments: dict[str, InstrumentRow]
-) -> list[CurrencyView]:
+def _currencies(owed: Sequence[Obligation], listings: dict[str, Listing]) -> list[CurrencyView]:
     """Net a client's obligations by currency, exactly: at the finest scale that one has."""
     parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for obligation in owed:
-        instrument = instruments[obligation.instrument]
-        parts[instrument.base].append((obligation.net_quantity, instrument.quantity_scale))
-        parts[instrument.quote].append((obligation.net_amount, _cost_scale(instrument)))
+        listing = listings[obligation.instrument]
+        parts[listing.base].append((obligation.net_quantity, listing.quantity_scale))
+        parts[listing.quote].append((obligation.net_amount, _cost_scale(listing)))
     return [CurrencyView(currency, _sum(parts[currency])) for currency in sorted(parts)]
 
 
@@ -319,12 +319,8 @@ def _sum(parts: Sequence[tuple[int, int]]) -> Raw:
     return amount(sum(units * 10 ** (finest - scale) for units, scale in parts), finest)
 
 
-def _cost_scale(instrument: InstrumentRow) -> int:
-    return instrument.price_scale + instrument.quantity_scale
-
-
-def _only_shard(gateway: Gateway) -> int | None:
-    return 0 if gateway.shards == 1 else None
+def _cost_scale(listing: Listing) -> int:
+    return listing.price_scale + listing.quantity_scale
 
 
 def _cycle_number(text: str) -> int:

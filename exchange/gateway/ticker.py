@@ -1,5 +1,6 @@
 """The ticker: the last trade, the touch of the book, and the figures of the last 24 hours."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -10,18 +11,23 @@ from starlette.responses import Response
 
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
-from exchange.gateway.market import AVERAGE_DECIMALS, check_current, listing_of, read_depth
+from exchange.gateway.market import (
+    AVERAGE_DECIMALS,
+    check_current,
+    listing_of,
+    reach_in_redis,
+    read_depth,
+)
 from exchange.gateway.operation import READING, Operation, operation
 from exchange.gateway.parameters import INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.problems import Code
-from exchange.gateway.reading import CATCH_UP_WAIT_MS, answering, min_sequence, model_connection
+from exchange.gateway.reading import from_redis, min_sequence, model_connection
 from exchange.gateway.requests import query
 from exchange.gateway.responses import Amount, amount, json_response, ratio, timestamp
-from projections import ticker
+from projections import ticker, vwap
 from projections.book import BookView
-from projections.checkpoints import read_live_generation
-from projections.redis_model import await_position
-from projections.ticker import LastTrade, read_last_trade
+from projections.checkpoints import read_checkpoint, read_live_generation
+from projections.ticker import LastTrades, read_last_trades
 from projections.vwap import MINUTE_MS, Bucket, list_buckets
 
 DAY_MINUTES: Final = 24 * 60
@@ -40,6 +46,14 @@ class DayView(Struct, frozen=True):
     volume: Amount
     vwap: Amount | None
     trade_count: int
+
+
+class DayFigures(Struct, frozen=True):
+    """The minutes of the last 24 hours that have trades, and the event that they are as of."""
+
+    minutes: list[Bucket]
+    position: int
+    time_ms: int
 
 
 class TickerView(Struct, frozen=True):
@@ -72,38 +86,52 @@ async def get_ticker(request: Request) -> Response:
     gateway = gateway_of(request)
     parameters = query(request)
     listing = await listing_of(gateway, parameters)
-    wanted = min_sequence(parameters, listing.shard).get(listing.shard, 0)
-    last, reached = await last_trade(gateway, listing, wanted)
-    book = await read_depth(gateway, listing, wanted, 1, CATCH_UP_WAIT_MS)
-    day = await _day(gateway, listing)
-    sequence = min(reached, book.position)
-    return json_response(_view(listing, last, book, day, sequence))
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    # Beside each other: what a store that is silent costs is not to be paid three times.
+    last, book, day = await asyncio.gather(
+        _last(gateway, listing, wanted),
+        read_depth(gateway, listing, wanted, 1),
+        _day(gateway, listing, wanted),
+    )
+    return json_response(ticker_view(listing, last, book, day))
 
 
-async def last_trade(
-    gateway: Gateway, listing: Listing, wanted: int = 0
-) -> tuple[LastTrade | None, int]:
-    """Return an instrument's last trade at or after a position, and the one it is as of.
+async def live_ticker(gateway: Gateway) -> int:
+    """Return the generation of the last trades that is read now.
 
     Raises:
-        Problem: 503, the model is not there, is behind, or did not get there in time.
+        Problem: 503, there is none, or the database is away.
     """
     async with model_connection(gateway.engine) as connection:
-        generation = await read_live_generation(connection, ticker.NAME)
-    with answering():
-        if wanted:
-            model = (ticker.NAME, generation, listing.shard)
-            await await_position(gateway.redis, *model, wanted, timeout_ms=CATCH_UP_WAIT_MS)
-        place = (generation, listing.shard, listing.instrument)
-        last, reached = await read_last_trade(gateway.redis, *place)
-    check_current(gateway, listing, ticker.NAME, reached)
-    return last, reached
+        return await read_live_generation(connection, ticker.NAME)
 
 
-async def _day(gateway: Gateway, listing: Listing) -> list[Bucket]:
+async def last_trades(
+    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+) -> LastTrades:
+    """Return the last trades of some of a shard's instruments.
+
+    Raises:
+        Problem: 503, the model is not there or is behind, or Redis is away.
+    """
+    read = read_last_trades(gateway.redis, generation, shard, instruments)
+    last = await from_redis(ticker.NAME, read)
+    check_current(gateway, shard, ticker.NAME, last.position)
+    return last
+
+
+async def _last(gateway: Gateway, listing: Listing, wanted: int) -> LastTrades:
+    generation = await live_ticker(gateway)
+    await reach_in_redis(gateway, ticker.NAME, generation, listing.shard, wanted)
+    return await last_trades(gateway, generation, listing.shard, [listing.instrument])
+
+
+async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
+    await gateway.freshness.reach(vwap.NAME, {listing.shard: wanted})
     now = time.time_ns() // 1_000_000 // MINUTE_MS
     async with model_connection(gateway.engine) as connection:
-        buckets, _ = await list_buckets(
+        position, time_ms = await read_checkpoint(connection, vwap.NAME, listing.shard)
+        minutes, _ = await list_buckets(
             connection,
             listing.instrument,
             first=now - DAY_MINUTES + 1,
@@ -111,18 +139,21 @@ async def _day(gateway: Gateway, listing: Listing) -> list[Bucket]:
             interval=1,
             limit=DAY_MINUTES,
         )
-    return buckets
+    return DayFigures(minutes, position, time_ms)
 
 
-def _view(
-    listing: Listing,
-    last: LastTrade | None,
-    book: BookView,
-    day: Sequence[Bucket],
-    sequence: int,
+def ticker_view(
+    listing: Listing, last_trades: LastTrades, book: BookView, day: DayFigures
 ) -> TickerView:
+    last = last_trades.trades.get(listing.instrument)
     bid, bid_quantity = _touch(book.bids, listing)
     ask, ask_quantity = _touch(book.asks, listing)
+    # As of the model that is furthest behind: all that is told here is at least that new.
+    position, time_ms = min(
+        (last_trades.position, last_trades.time_ms),
+        (book.position, book.time_ms),
+        (day.position, day.time_ms),
+    )
     return TickerView(
         instrument=listing.instrument,
         last_price=None if last is None else amount(last.price, listing.price_scale),
@@ -133,9 +164,9 @@ def _view(
         best_bid_quantity=bid_quantity,
         best_ask=ask,
         best_ask_quantity=ask_quantity,
-        day=_day_view(listing, day),
-        timestamp=timestamp(book.time_ms),
-        sequence=sequence,
+        day=_day_view(listing, day.minutes),
+        timestamp=timestamp(time_ms),
+        sequence=position,
     )
 
 

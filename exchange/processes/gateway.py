@@ -2,13 +2,18 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Final
 
 from exchange.command_log import CommandProducer
-from exchange.config import Settings
+from exchange.config import OWN_CONNECTIONS, Settings
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.limits import Limit, Limits
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
+
+# Limits, the probe and the ear for outcomes take one each, what waits for a shard's feed another;
+# the rest is for what was given up and is still on its way.
+OWN_REDIS_CONNECTIONS: Final = 8
 
 
 async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) -> None:
@@ -18,11 +23,18 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
     )
     async with AsyncExitStack() as opened:
         opened.enter_context(tracing_as("gateway", settings))
-        engine = await opened.enter_async_context(engine_of(settings))
+        # Two clients of each store: what clients read takes no connection that commands need.
+        engine = await opened.enter_async_context(engine_of(settings, settings.database_pool_max))
+        own_engine = await opened.enter_async_context(engine_of(settings, OWN_CONNECTIONS))
         redis = await opened.enter_async_context(redis_client(settings))
+        own_redis = await opened.enter_async_context(
+            redis_client(settings, settings.shards + OWN_REDIS_CONNECTIONS)
+        )
         app = create_app(
             engine=engine,
             redis=redis,
+            own_engine=own_engine,
+            own_redis=own_redis,
             producer=producer,
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,

@@ -13,11 +13,13 @@ STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
 
 
 @asynccontextmanager
-async def engine_of(settings: Settings, **session: str) -> AsyncIterator[AsyncEngine]:
-    """Lend a pool whose sessions have these settings."""
+async def engine_of(
+    settings: Settings, connections: int, **session: str
+) -> AsyncIterator[AsyncEngine]:
+    """Lend a pool of so many connections, whose sessions have these settings."""
     engine = create_async_engine(
         settings.sqlalchemy_url,
-        pool_size=settings.database_pool_max,
+        pool_size=connections,
         max_overflow=0,
         pool_timeout=POOL_WAIT_S,
         connect_args={

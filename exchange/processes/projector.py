@@ -16,7 +16,7 @@ async def run_projections(settings: Settings) -> None:
     serve_metrics(metrics.registry, settings.host, settings.projector_metrics_port)
     with tracing_as("projector", settings):
         async with (
-            engine_of(settings, synchronous_commit="off") as engine,
+            engine_of(settings, settings.database_pool_max, synchronous_commit="off") as engine,
             redis_client(settings) as redis,
         ):
             pace = SnapshotPace(settings.snapshot_events, settings.snapshot_seconds)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import uvloop
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -21,7 +21,7 @@ from exchange import tracing
 from exchange.config import Settings
 
 REDIS_TIMEOUT_S: Final = 1.0  # a book is read in a millisecond; beyond this Redis counts as away
-REDIS_CONNECTIONS_MAX: Final = 64
+REDIS_CONNECTIONS_MAX: Final = 32  # requests on their way at once; one takes a millisecond
 GARBAGE_OBJECTS_MAX: Final = 50_000  # about 10 MB between two collections
 
 
@@ -47,17 +47,20 @@ def tracing_as(role: str, settings: Settings) -> AbstractContextManager[None]:
 
 
 @asynccontextmanager
-async def redis_client(settings: Settings) -> AsyncIterator[Redis]:
-    """Lend a client of Redis."""
-    # One retry covers a pooled connection that a restarted server closed; what is down stays down.
-    client = Redis.from_url(
+async def redis_client(
+    settings: Settings, connections: int = REDIS_CONNECTIONS_MAX
+) -> AsyncIterator[Redis]:
+    """Lend a client of Redis; who finds all its connections taken waits for one."""
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url,
-        max_connections=REDIS_CONNECTIONS_MAX,
+        max_connections=connections,
+        timeout=REDIS_TIMEOUT_S,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
+        # Covers a pooled connection that a restarted server closed; what is down stays down.
         retry=Retry(NoBackoff(), 1),
     )
-    async with client:
+    async with Redis.from_pool(pool) as client:
         yield client
 
 

@@ -25,7 +25,7 @@ from tests.projections.logs import LogWriter, registrations
 pytestmark = pytest.mark.anyio
 
 INSTRUMENT = "SMALL-0"
-LISTING = Listing(INSTRUMENT, 0, 2, 3)
+LISTING = Listing(INSTRUMENT, 0, "A", "B", 2, 3)
 SETTLE_S = 10.0
 TICK = 100  # units: the instrument's price scale is 2
 

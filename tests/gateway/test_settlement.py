@@ -3,10 +3,11 @@
 from decimal import Decimal
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
-from tests.gateway.conftest import Place, order, register
+from tests.gateway.conftest import Place, Venue, order, register
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +52,27 @@ async def test_a_cycle_nets_the_trades_between_two_cuts(
     ]
     for currency in (base, "USD"):
         assert sum(amounts(answer, currency)) == 0
+
+
+async def test_an_instrument_that_is_not_listed_yet_is_settled(
+    http: httpx.AsyncClient, venue: Venue
+) -> None:
+    name = "UNLISTED-USD"
+    blocker = await asyncpg.connect(venue.database_url)
+    async with blocker.transaction():
+        await blocker.execute("lock table instruments_g1 in exclusive mode")  # it can be read
+        await register(http, name)
+        await http.post("/orders", json=order(name, client_id="unlisted-a"))
+        sold = await http.post("/orders", json=order(name, side="sell", client_id="unlisted-b"))
+        seen = {"min_sequence": sold.json()["sequence"]}
+        cycles = await get(http, "/settlement/cycles", limit=1, **seen)
+        path = f"/settlement/cycles/{cycles['cycles'][0]['cycle_id']}"
+        answer = await get(http, path, client_id="unlisted-a")
+        listed = (await get(http, "/instruments"))["instruments"]
+    await blocker.close()
+
+    assert name not in [instrument["instrument"] for instrument in listed]
+    assert [c["currency"] for c in answer["clients"][0]["currencies"]] == ["UNLISTED", "USD"]
 
 
 def amounts(answer: dict[str, Any], currency: str) -> list[Decimal]:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from exchange.event_log import read_heads
 from projections.checkpoints import SequenceWaits
 from projections.projector import run_projector
-from projections.redis_model import await_position
+from projections.redis_model import ModelWaits
 from tests.projections.models import POSTGRES_PROJECTIONS, REDIS_PROJECTIONS
 
 CATCH_UP_TIMEOUT_MS = 20_000
@@ -83,7 +83,7 @@ async def catch_up(engine: AsyncEngine, redis: Redis, connection: asyncpg.Connec
         generation = await read_generation(connection, name)
         for shard, position in heads.items():
             place = (name, generation, shard, position)
-            await await_position(redis, *place, timeout_ms=CATCH_UP_TIMEOUT_MS)
+            await ModelWaits(redis).reach(*place, timeout_ms=CATCH_UP_TIMEOUT_MS)
 
 
 async def read_generation(connection: asyncpg.Connection, projection: str) -> int:

@@ -10,6 +10,7 @@ from exchange.gateway.listings import Listing
 from exchange.gateway.reading import Freshness
 from exchange.gateway.stream.messages import Channel
 from exchange.gateway.stream.order_updates import KnownOrders
+from exchange.gateway.stream.shard_feed import ShardFeed
 from exchange.gateway.stream.shard_stream import ShardStream
 from exchange.gateway.stream.subscriptions import Outlet
 
@@ -17,9 +18,16 @@ from exchange.gateway.stream.subscriptions import Outlet
 class Hub:
     """All subscriptions of a gateway."""
 
-    def __init__(self, engine: AsyncEngine, redis: Redis, freshness: Freshness) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        freshness: Freshness,
+        feed_redis: Redis | None = None,
+    ) -> None:
         self._engine = engine
         self._redis = redis
+        self._feed_redis = feed_redis or redis  # a feed keeps a connection while it waits
         self._freshness = freshness
         self._known = KnownOrders(engine, freshness)
         self._shards: dict[int, ShardStream] = {}
@@ -84,7 +92,13 @@ class Hub:
         async with self._starting:
             shard = self._shards.get(number)
             if shard is None or shard.has_ended:
-                shard = ShardStream(self._engine, self._redis, number, self._known, self._freshness)
+                shard = ShardStream(
+                    self._engine,
+                    self._redis,
+                    ShardFeed(self._engine, self._feed_redis, number),
+                    self._known,
+                    self._freshness,
+                )
                 await shard.start()
                 self._shards[number] = shard
             return shard

@@ -53,16 +53,16 @@ class ShardStream:
         self,
         engine: AsyncEngine,
         redis: Redis,
-        number: int,
+        feed: ShardFeed,
         known: KnownOrders,
         freshness: Freshness,
     ) -> None:
         self._engine = engine
         self._freshness = freshness
         self._redis = redis
-        self._number = number
+        self._number = feed.shard
         self._known = known
-        self._feed = ShardFeed(engine, redis, number)
+        self._feed = feed
         self._instruments: dict[str, FollowedInstrument] = {}
         self._task: asyncio.Task[None] | None = None
         self._idle_since_s: float | None = None
