@@ -9,8 +9,8 @@ visible in order.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
@@ -22,7 +22,6 @@ from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
     PLACES_OF_UNKEYED_COMMANDS,
-    SERVER_CLASSES,
     find_unkeyed,
     read_claims,
     replay,
@@ -38,6 +37,7 @@ from exchange.ports import (
     StoredEvent,
     StoredSnapshot,
     Trace,
+    UnstorableRows,
 )
 from exchange.snapshot_store import stored_snapshots
 
@@ -47,17 +47,32 @@ TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
+ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that lives can say what it is
+FORGIVE_AGAIN_S: Final = 1.0
+FORGIVE_STOP_S: Final = 10.0  # how long a stop waits for a store to take a count back
 TERMINATE_WAIT_MS: Final = 5_000
 LEASE_BEAT_S: Final = 1.0
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
+# The SQLSTATE classes that say something of the rows: data exceptions, and limits that they exceed.
+ROW_CLASSES: Final = frozenset({"22", "54"})
+NOTIFYING_FUNCTION: Final = "PreCommit_Notify"  # the queue of notifications is full: a limit too
+
+# What a statement ends with when the store, not its caller, is at fault.
+STORE_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
 # A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
 # server does when there is none. Longer than a statement may take, since a batch that has claimed
 # its names waits in its transaction for the commit of the one before.
 WRITER_SETTINGS: Final = {
-    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S + 5}s",
+    "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_S + 5}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "jit": "off",
     # Every statement of a writer has an index. A plan that was made while a table was small must
@@ -225,6 +240,7 @@ class PostgresEventStore:
         self._beat = -1  # of the writer that lives, and when it was first seen
         self._beaten_s = 0.0
         self._beating: asyncio.Task[None] | None = None
+        self._forgiving: asyncio.Task[None] | None = None
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
@@ -238,6 +254,9 @@ class PostgresEventStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._forgiving is not None:
+            await asyncio.wait({self._forgiving}, timeout=FORGIVE_STOP_S)
+            self._forgiving.cancel()
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
@@ -313,8 +332,15 @@ class PostgresEventStore:
         return suspicious
 
     async def count_attempt(self, offset: Offset) -> int:
-        attempts: int = await self._control.fetchval(COUNT_ATTEMPT, self._shard, offset)
+        try:
+            attempts: int = await self._control.fetchval(COUNT_ATTEMPT, self._shard, offset)
+        except BaseException:  # a stop as well: the server may have counted all the same
+            self._forgive(offset)
+            raise
         return attempts
+
+    async def forgive_attempt(self, offset: Offset) -> None:
+        await asyncio.shield(self._forgive(offset))
 
     async def begin(self) -> "PostgresBatch":
         return PostgresBatch(await self._idle.get(), self._idle)
@@ -322,6 +348,37 @@ class PostgresEventStore:
     @property
     def _where(self) -> dict[str, object]:
         return {"shard": self._shard}
+
+    def _forgive(self, offset: Offset) -> asyncio.Task[None]:
+        """Begin to take a count back; a stop of the matcher does not stop it at once."""
+        self._forgiving = asyncio.create_task(self._forgive_until_told(offset))
+        return self._forgiving
+
+    async def _forgive_until_told(self, offset: Offset) -> None:
+        try:
+            await self._control.execute(FORGIVE_ATTEMPT, self._shard, offset)
+            return
+        except STORE_ERRORS as error:
+            fields = {**self._where, "offset": offset, "error": repr(error)}
+            logger.warning("Cannot take the count of an attempt back yet", extra=fields)
+        while True:
+            await asyncio.sleep(FORGIVE_AGAIN_S)
+            if await self._forgave_anew(offset):
+                return
+
+    async def _forgave_anew(self, offset: Offset) -> bool:
+        """Try on a connection of its own: what failed may have cost the other one."""
+        try:
+            connection = await self._connect()
+        except STORE_ERRORS:
+            return False
+        try:
+            await connection.execute(FORGIVE_ATTEMPT, self._shard, offset)
+        except STORE_ERRORS:
+            return False
+        finally:
+            connection.terminate()
+        return True
 
     async def _beat_lease(self) -> None:
         """Beat until it fails: a successor ended the connection, or will come soon anyway."""
@@ -331,12 +388,7 @@ class PostgresEventStore:
             while True:
                 await connection.execute(BEAT_LEASE, self._shard)
                 await asyncio.sleep(LEASE_BEAT_S)
-        except (
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
+        except STORE_ERRORS as error:
             raise LeaseLost(
                 f"shard {self._shard}: another matcher took over, or PostgreSQL is away: {error}"
             ) from error
@@ -345,7 +397,7 @@ class PostgresEventStore:
         return await asyncpg.connect(
             self._database_url,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
             server_settings={
                 **WRITER_SETTINGS,
                 "application_name": self._application_name,
@@ -386,7 +438,7 @@ class PostgresBatch:
     async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
         if not claims:  # nothing to roll back, so no transaction yet
             return await find_unkeyed(self._connection, unkeyed) if unkeyed else []
-        async with self._forgiving(claims[0].shard, claims[0].kafka_offset):
+        with _telling_rows():
             return await self._claim(claims, unkeyed)
 
     async def append(
@@ -398,9 +450,9 @@ class PostgresBatch:
         links: bytes,
         traces: Sequence[Trace] = (),
     ) -> None:
-        async with self._forgiving(expected.shard, expected.next_offset):
-            if traces:
-                await self._begin()
+        if traces:
+            await self._begin()
+        with _telling_rows():
             moved = await self._connection.fetch(
                 APPEND_BATCH,
                 expected.shard,
@@ -414,16 +466,16 @@ class PostgresBatch:
                 *_columns(events),
                 links,
             )
-            if not moved:
-                await self.abandon()
-                raise StaleWriter(
-                    f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
-                    f" position {expected.position}: another matcher took over"
-                )
-            if traces:
-                await self._note(traces, expected)
-            if self._begun:
-                await self._connection.execute("commit")
+        if not moved:
+            await self.abandon()
+            raise StaleWriter(
+                f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
+                f" position {expected.position}: another matcher took over"
+            )
+        if traces:
+            await self._note(traces, expected)
+        if self._begun:
+            await self._connection.execute("commit")
         self._idle.put_nowait(self._connection)
 
     async def abandon(self) -> None:
@@ -452,19 +504,6 @@ class PostgresBatch:
             await self._connection.execute("begin")
             self._begun = True
 
-    @asynccontextmanager
-    async def _forgiving(self, shard: Shard, offset: Offset) -> AsyncIterator[None]:
-        """Do not count it as the command's fault when the server could not; raise all the same."""
-        try:
-            yield
-        except asyncpg.PostgresError as error:
-            if (error.sqlstate or "")[:2] in SERVER_CLASSES:
-                # A server that can do nothing at all did not count the attempt either.
-                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                    await self._connection.execute("rollback")
-                    await self._connection.execute(FORGIVE_ATTEMPT, shard, offset)
-            raise
-
     async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
         await self._connection.execute(
             NOTE_TRACES,
@@ -482,6 +521,22 @@ def _claim_columns(claims: Sequence[Claim]) -> list[list[Any]]:
         [claim.kafka_offset for claim in claims],
         [claim.body_hash for claim in claims],
     ]
+
+
+@contextmanager
+def _telling_rows() -> Iterator[None]:
+    """Tell rows that cannot be stored from a store that fails."""
+    try:
+        yield
+    except (asyncpg.PostgresError, ValueError) as error:  # the driver's own, of what it cannot send
+        if isinstance(error, asyncpg.PostgresError) and not _is_of_rows(error):
+            raise
+        raise UnstorableRows(f"PostgreSQL cannot store the rows: {error}") from error
+
+
+def _is_of_rows(error: asyncpg.PostgresError) -> bool:
+    state = error.sqlstate or ""
+    return state[:2] in ROW_CLASSES and error.server_source_function != NOTIFYING_FUNCTION
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

@@ -16,7 +16,8 @@ from ``restore``.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
@@ -56,6 +57,7 @@ from exchange.ports import (
     Head,
     OutcomeChannel,
     StoredEvent,
+    UnstorableRows,
 )
 from exchange.recovery import Replica
 from exchange.replies import Message, Publisher, Reply, messages_of
@@ -68,7 +70,7 @@ BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command
 # same for one command as for many. Little after a small batch, so a lone client hardly waits.
 PACE_PER_COMMAND_S: Final = 0.001
 PACE_MAX_S: Final = 0.010
-CRASHES_MAX: Final = 3  # of one command, decided alone; then the log goes on without it
+CRASHES_MAX: Final = 3  # of one command, run alone; then the log goes on without it
 CHAIN_EVERY_S: Final = 60.0  # what a log keeps of the chain; a minute's orders may be rewritten
 STOP_S: Final = 5.0  # how long a stop waits for the commit under way, and then for its answers
 
@@ -103,6 +105,7 @@ class Append(Struct, frozen=True):
     expected: Head
     head: Head
     links: list[bytes]
+    suspect: Offset | None
 
 
 class Matcher:
@@ -193,9 +196,13 @@ class Matcher:
         """Decide one batch of commands; its commit goes on in ``tasks``."""
         await self._pace()
         records = self._waiting or await self._commands.read(BATCH_COMMANDS_MAX)
-        received = await self._receive(records)
+        suspect = records[0].offset if records[0].offset < self._suspects_end else None
+        received = await self._receive(records, suspect)
         batch = await self._events.begin()
-        verdicts = await self._claim(batch, received)
+        async with self._blaming_rows(suspect):
+            verdicts = await self._claim(batch, received)
+        if suspect is not None:
+            await self._events.count_attempt(suspect)
         self._watch.deciding()
         decided, done = self._decide(received, verdicts)
         self._under_way = self._unkeyed(received[:done], verdicts)
@@ -206,10 +213,11 @@ class Matcher:
         links = chain_links(self.head.chain, decided.events)
         head = self._next_head(links, received[done - 1].offset)
         messages = messages_of(self.shard, self.state, decided.replies)
+        if suspect is not None:
+            await self._events.forgive_attempt(suspect)
         await self._settle()
-        self._commit = tasks.create_task(
-            self._append(watched, batch, Append(decided.events, self.head, head, links), messages)
-        )
+        append = Append(decided.events, self.head, head, links, suspect)
+        self._commit = tasks.create_task(self._append(watched, batch, append, messages))
         self.head = head
 
     async def _suspect(self) -> None:
@@ -219,18 +227,41 @@ class Matcher:
             end = await self._commands.end()  # a command that came later caused no crash
             self._suspects_end = Offset(min(end, begin + BATCH_COMMANDS_MAX))
 
-    async def _receive(self, records: Sequence[CommandRecord]) -> list[ReceivedCommand]:
-        """Read commands; a suspect one alone, after counting it, or not at all."""
-        first = records[0]
-        if first.offset >= self._suspects_end:
+    async def _receive(
+        self, records: Sequence[CommandRecord], suspect: Offset | None
+    ) -> list[ReceivedCommand]:
+        """Read commands; a suspect one alone."""
+        if suspect is None:
             return [receive(record) for record in records]
+        return [await self._receive_suspect(records[0])]
+
+    async def _receive_suspect(self, record: CommandRecord) -> ReceivedCommand:
+        """Read a command that may have crashed the matcher, or pass it over if it did too often.
+
+        It is counted while it is read and again while it is decided, and forgiven after each:
+        what a store does in between is not held against it.
+        """
         await self._settle()  # so that a crash is this command's and no other's
-        crashes = await self._events.count_attempt(first.offset) - 1
+        crashes = await self._events.count_attempt(record.offset) - 1
         if crashes < CRASHES_MAX:
-            return [receive(first)]
-        fields = {**self._where(), "offset": first.offset, "crashes": crashes}
-        logger.critical("Quarantined a command that crashed the matcher", extra=fields)
-        return [quarantine(first, crashes=crashes)]
+            received = receive(record)
+            body_hash(received.command)  # its claim needs it
+        else:
+            received = quarantine(record, crashes=crashes)
+            fields = {**self._where(), "offset": record.offset, "crashes": crashes}
+            logger.critical("Quarantined a command that crashed the matcher", extra=fields)
+        await self._events.forgive_attempt(record.offset)
+        return received
+
+    @asynccontextmanager
+    async def _blaming_rows(self, suspect: Offset | None) -> AsyncIterator[None]:
+        """Hold it against a suspect if its own rows cannot be stored."""
+        try:
+            yield
+        except UnstorableRows:
+            if suspect is not None:
+                await self._events.count_attempt(suspect)
+            raise
 
     async def _settle(self) -> None:
         """Wait until the batch before is durable."""
@@ -366,13 +397,14 @@ class Matcher:
         messages: Sequence[Message],
     ) -> None:
         with watched:
-            await batch.append(
-                append.events,
-                expected=append.expected,
-                head=append.head,
-                links=abridge_links(append.links),
-                traces=watched.traces,
-            )
+            async with self._blaming_rows(append.suspect):
+                await batch.append(
+                    append.events,
+                    expected=append.expected,
+                    head=append.head,
+                    links=abridge_links(append.links),
+                    traces=watched.traces,
+                )
         self._publisher.put(messages)
         self._tell_chain(append.head)
         logger.debug(

@@ -105,6 +105,10 @@ class StaleWriter(Exception):
     """Another writer moved the head. Stop; do not retry."""
 
 
+class UnstorableRows(Exception):
+    """The store refuses these very rows and would refuse them again; it is well itself."""
+
+
 class LeaseLost(Exception):
     """The writer cannot show that it lives: another took over, or the store is away."""
 
@@ -157,6 +161,9 @@ class Batch(Protocol):
         Returns:
             The holder of each name that was taken before, by another command; and for each of
             ``unkeyed`` that the log has, the place of the first one, as a claim without a hash.
+
+        Raises:
+            UnstorableRows: One of the names cannot be stored.
         """
         ...
 
@@ -176,6 +183,7 @@ class Batch(Protocol):
 
         Raises:
             StaleWriter: The stored head is not ``expected``; nothing was appended.
+            UnstorableRows: One of the events cannot be stored; nothing was appended.
         """
         ...
 
@@ -242,7 +250,15 @@ class EventStore(Protocol):
     async def count_attempt(self, offset: Offset) -> int:
         """Count, durably, that the command at ``offset`` is tried alone; return which try it is.
 
-        One that ended because the store could not do what was asked of it is not counted.
+        One that raises has counted nothing.
+        """
+        ...
+
+    async def forgive_attempt(self, offset: Offset) -> None:
+        """Take the last count back, durably: the command did no harm.
+
+        Until then a death of the process is held against the command, so what has nothing to do
+        with the command comes after it. A store that fails meanwhile is asked again and again.
         """
         ...
 

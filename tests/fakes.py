@@ -162,7 +162,20 @@ class MemoryEventStore:
         return await self.link.call("count start", partial(self._count_start, offset))
 
     async def count_attempt(self, offset: Offset) -> int:
-        return await self.link.call("count attempt", partial(self._count_attempt, offset))
+        try:
+            return await self.link.call("count attempt", partial(self._count_attempt, offset))
+        except Exception:
+            await self.forgive_attempt(offset)
+            raise
+
+    async def forgive_attempt(self, offset: Offset) -> None:
+        while True:
+            try:
+                return await self.link.call(
+                    "forgive attempt", partial(self._forgive_attempt, offset)
+                )
+            except ConnectionError:
+                await asyncio.sleep(1.0)
 
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
@@ -232,6 +245,11 @@ class MemoryEventStore:
         attempts = attempts + 1 if place == offset else 1
         self.database.attempts[self.shard] = (offset, attempts)
         return attempts
+
+    def _forgive_attempt(self, offset: Offset) -> None:
+        place, attempts = self.database.attempts.get(self.shard, (-1, 0))
+        if place == offset and attempts:
+            self.database.attempts[self.shard] = (offset, attempts - 1)
 
     def _take_over(self, topic_id: str) -> Head:
         if self.closed:

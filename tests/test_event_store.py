@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import pytest
 
-from exchange import codec, event_log
+from exchange import codec, event_log, event_store
 from exchange.codec import (
     UnknownEvent,
     command_claim,
@@ -29,7 +30,15 @@ from exchange.event_log import (
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
-from exchange.ports import UNKNOWN_BODY, Claim, Head, LeaseLost, LogCorrupt, StoredEvent
+from exchange.ports import (
+    UNKNOWN_BODY,
+    Claim,
+    Head,
+    LeaseLost,
+    LogCorrupt,
+    StoredEvent,
+    UnstorableRows,
+)
 from tests.builders import closed, rested, stored
 from tests.failures import plant_failures
 
@@ -254,23 +263,26 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
 
 
 @pytest.mark.parametrize(
-    ("code", "attempts"),
+    ("code", "error"),
     [
-        pytest.param("53100", 1, id="disk full"),
-        pytest.param("40P01", 1, id="deadlock"),
-        pytest.param("40001", 1, id="serialization failure"),
-        pytest.param("25006", 1, id="read-only"),
-        pytest.param("22P05", 2, id="a text that cannot be stored"),
+        pytest.param("53100", asyncpg.PostgresError, id="disk full"),
+        pytest.param("40P01", asyncpg.PostgresError, id="deadlock"),
+        pytest.param("25006", asyncpg.PostgresError, id="read-only"),
+        pytest.param("57014", asyncpg.PostgresError, id="a statement that took too long"),
+        pytest.param("42501", asyncpg.PostgresError, id="no grant"),
+        pytest.param("42703", asyncpg.PostgresError, id="no migration"),
+        pytest.param("23505", asyncpg.PostgresError, id="a stray batch"),
+        pytest.param("XX002", asyncpg.PostgresError, id="a damaged index"),
+        pytest.param("22P05", UnstorableRows, id="a text that cannot be stored"),
+        pytest.param("54000", UnstorableRows, id="too large a row"),
     ],
 )
 @pytest.mark.parametrize("table", ["events", "claims"])
-async def test_what_the_server_could_not_do_is_not_the_command_s_fault(
-    database_url: str, table: str, code: str, attempts: int
+async def test_only_rows_that_cannot_be_stored_are_told_as_such(
+    database_url: str, table: str, code: str, error: type[Exception]
 ) -> None:
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
-        await store.count_start(Offset(0))
-        await store.count_attempt(Offset(0))
         await plant_failures(database_url, table, code)
         after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
         batch = await store.begin()
@@ -279,10 +291,67 @@ async def test_what_the_server_could_not_do_is_not_the_command_s_fault(
             await batch.claim([Claim("name", Shard(0), Offset(0), b"body")])
             await batch.append([event(1, KEYED, 0)], expected=head, head=after, links=b"")
 
-        with pytest.raises(asyncpg.PostgresError) as failed:
+        with pytest.raises(error):
             await decide()
-        assert failed.value.sqlstate == code
-        assert await store.count_attempt(Offset(0)) == attempts
+
+
+async def test_a_value_that_the_driver_cannot_send_is_told_as_such(database_url: str) -> None:
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+        batch = await store.begin()
+
+        with pytest.raises(UnstorableRows, match="cannot store"):
+            await batch.claim([Claim("name", Shard(0), Offset(2**70), b"body")])
+
+
+async def test_a_full_queue_of_notifications_is_the_store_s_own(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its place in the server is what tells it from a row that is too large.
+    monkeypatch.setattr(event_store, "NOTIFYING_FUNCTION", "exec_stmt_raise")
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+        batch = await store.begin()
+        await plant_failures(database_url, "claims", "54000")
+
+        with pytest.raises(asyncpg.PostgresError):
+            await batch.claim([Claim("name", Shard(0), Offset(0), b"body")])
+
+
+async def test_a_count_whose_answer_was_late_is_taken_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = asyncpg.Connection.fetchval
+
+    async def answer_late(connection: asyncpg.Connection, query: str, *args: Any) -> Any:
+        answer = await ask(connection, query, *args)
+        if query == event_store.COUNT_ATTEMPT:
+            raise TimeoutError
+        return answer
+
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.count_start(Offset(0))
+        await store.count_attempt(Offset(0))
+        with monkeypatch.context() as late:
+            late.setattr(asyncpg.Connection, "fetchval", answer_late)
+            with pytest.raises(TimeoutError):
+                await store.count_attempt(Offset(0))
+    async with PostgresEventStore(database_url, Shard(0)) as successor:
+        assert await successor.count_attempt(Offset(0)) == 2
+
+
+async def test_a_count_is_taken_back_as_soon_as_the_store_can(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "FORGIVE_AGAIN_S", 0.01)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.count_start(Offset(0))
+        await store.count_attempt(Offset(0))
+        await plant_failures(database_url, "crash_watch", "53100", times=3)
+
+        await store.forgive_attempt(Offset(0))
+
+        assert await store.count_attempt(Offset(0)) == 1
 
 
 async def test_a_text_with_line_breaks_is_one_event_all_the_same(database_url: str) -> None:

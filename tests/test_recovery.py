@@ -2,23 +2,26 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
 
 from exchange import matcher as matcher_module
 from exchange.codec import decode_event, keyed_command_id
-from exchange.domain.commands import Command, PlaceOrder
+from exchange.domain.commands import CancelOrder, Command, PlaceOrder
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import CommandQuarantined, Event
-from exchange.domain.values import Offset, Position
-from exchange.matcher import CRASHES_MAX
-from exchange.ports import CommandLogLost, LogCorrupt, StoredSnapshot
+from exchange.domain.values import Offset, Position, Shard
+from exchange.matcher import CRASHES_MAX, Matcher
+from exchange.ports import CommandLogLost, LogCorrupt, StoredSnapshot, UnstorableRows
 from exchange.snapshots import FORMAT_VERSION, decode, encode
+from tests.fakes import Link, MemoryBatch, MemoryCommandLog, MemoryEventStore
 from tests.test_matcher import World, place, unkeyed
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 
 def snapshot(world: World) -> StoredSnapshot:
@@ -127,7 +130,21 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matcher_module, "decide", crash)
 
 
-async def crash_until_decided(world: World) -> int:
+class SilentLink(Link):
+    """Never comes back from one kind of call."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.silent = asyncio.Event()
+
+    async def call(self, what: str, effect: Callable[[], T]) -> T:
+        if what in (self._what, {"append": "insert"}.get(self._what)):
+            self.silent.set()
+            await asyncio.Event().wait()
+        return await super().call(what, effect)
+
+
+async def crash_until_decided(world: World, error: type[Exception] = Poison) -> int:
     """Restart the matcher until all is decided, and return how often it crashed."""
     crashes = 0
     while True:
@@ -139,7 +156,7 @@ async def crash_until_decided(world: World) -> int:
         await world.end()
         if not isinstance(ended, ExceptionGroup):
             return crashes
-        assert ended.subgroup(Poison)
+        assert ended.subgroup(error)
         crashes += 1
 
 
@@ -175,6 +192,90 @@ async def test_a_resend_of_a_quarantined_command_is_refused_and_crashes_nothing(
 
     assert crashes == 0
     assert world.outcomes[-1].conflict
+
+
+@pytest.mark.parametrize("step", ["receive", "decide", "evolve", "chain_links"])
+async def test_a_crash_anywhere_in_a_command_s_own_work_is_held_against_it(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    own = getattr(matcher_module, step)
+
+    def crash(*args: Any, **known: Any) -> Any:
+        if b"poison" in repr(args).encode():
+            raise Poison
+        return own(*args, **known)
+
+    monkeypatch.setattr(matcher_module, step, crash)
+    world = World()
+    world.send(place("poison"), keyed_command_id("a", "key"))
+
+    assert await crash_until_decided(world) == CRASHES_MAX + 1
+    assert world.log[-1].type == "CommandQuarantined"
+    assert world.database.attempts[0][1] == CRASHES_MAX
+
+
+STORE_FAILURES = [
+    TimeoutError("no answer in time"),
+    ConnectionResetError("the connection is lost"),
+    RuntimeError("anything else that a driver may raise"),
+]
+
+
+@pytest.mark.parametrize("error", STORE_FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("call", ["claim", "append"])
+async def test_a_store_that_fails_is_held_against_no_command(
+    monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    well, failures = getattr(MemoryBatch, call), iter(range(3 * CRASHES_MAX))
+
+    async def fail(batch: MemoryBatch, *args: Any, **known: Any) -> Any:
+        if next(failures, None) is not None:
+            raise error
+        return await well(batch, *args, **known)
+
+    monkeypatch.setattr(MemoryBatch, call, fail)
+    world = World()
+    world.send(place("o1"), keyed_command_id("a", "key"))
+
+    assert await crash_until_decided(world, error=type(error)) == 3 * CRASHES_MAX
+    assert [e.type for e in world.log[1:]] == ["OrderAccepted", "OrderRested"]
+
+
+@pytest.mark.parametrize("call", ["claim", "append"])
+async def test_a_matcher_that_is_killed_while_the_store_works_blames_nobody(call: str) -> None:
+    world = World()
+    world.send(place("o1"), keyed_command_id("a", "key"))
+    for _ in range(3 * CRASHES_MAX):
+        store = MemoryEventStore(world.database, Shard(0), SilentLink(call))
+        matcher = Matcher(Shard(0), MemoryCommandLog(world.topic), store, world.channel)
+        running = asyncio.create_task(matcher.run())
+        await cast(SilentLink, store.link).silent.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        store.close()
+
+    assert await crash_until_decided(world) == 0
+    assert [e.type for e in world.log[1:]] == ["OrderAccepted", "OrderRested"]
+
+
+@pytest.mark.parametrize("call", ["claim", "append"])
+async def test_rows_that_cannot_be_stored_are_held_against_their_command(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    well = getattr(MemoryBatch, call)
+
+    async def refuse(batch: MemoryBatch, rows: Any, **known: Any) -> Any:
+        if any("order:unstorable" in repr(row) or "OrderAccepted" in repr(row) for row in rows):
+            raise UnstorableRows("planted")
+        return await well(batch, rows, **known)
+
+    monkeypatch.setattr(MemoryBatch, call, refuse)
+    world = World()
+    world.send(place("unstorable"), keyed_command_id("a", "key"))
+    world.send(CancelOrder("o1", "BTC-USD", None), unkeyed(1))
+
+    assert await crash_until_decided(world, error=UnstorableRows) == CRASHES_MAX + 1
+    assert [e.type for e in world.log[1:]] == ["CommandQuarantined", "CancelRejected"]
 
 
 async def test_a_command_that_came_after_the_restart_is_no_suspect() -> None:

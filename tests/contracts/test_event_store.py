@@ -381,6 +381,19 @@ async def test_attempts_are_counted_by_command(stores: StoreWorld) -> None:
     assert await store.count_start(Offset(4))
 
 
+async def test_an_attempt_that_did_no_harm_is_taken_back(stores: StoreWorld) -> None:
+    store = await stores.open()
+    await store.count_start(Offset(4))
+
+    for _ in range(2):
+        assert await store.count_attempt(Offset(4)) == 1
+        await store.forgive_attempt(Offset(4))
+    await store.count_attempt(Offset(4))
+    await store.forgive_attempt(Offset(3))
+
+    assert await store.count_attempt(Offset(4)) == 2
+
+
 async def close(store: EventStore) -> None:
     """End a writer's connections, so that its lock is free."""
     leave = getattr(store, "__aexit__", None)

@@ -182,8 +182,8 @@ MUTANTS = [
     Mutant(
         "a full disk is the fault of the command that met it",
         "exchange/event_store.py",
-        'if (error.sqlstate or "")[:2] in SERVER_CLASSES:',
-        "if error.sqlstate is None:",
+        "    return state[:2] in ROW_CLASSES and ",
+        "    return bool(state) and ",
         LOG,
     ),
     Mutant(

@@ -8,30 +8,30 @@ the product's own; ``weather`` says what happens between them and the servers.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any
 
 from exchange import matcher as matcher_module
 from exchange.codec import (
     encode_command,
     keyed_command_id,
     load_event,
-    order_claim,
     registration_command_id,
 )
-from exchange.domain.commands import PlaceOrder, RegisterInstrument
-from exchange.domain.engine import State, evolve
+from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
+from exchange.domain.engine import State, decide, evolve
+from exchange.domain.events import Event
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Shard, Side
 from exchange.matcher import CRASHES_MAX, Matcher
-from exchange.ports import Claim, CommandRecord, Head, StaleWriter, StoredSnapshot
+from exchange.ports import CommandRecord, Head, StaleWriter, StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, encode
 from projections.follower import Follower, Place
 from projections.metrics import FollowerWatch, ProjectorMetrics
 from tests.fakes import (
-    MemoryBatch,
     MemoryCommandLog,
     MemoryDatabase,
     MemoryEventStore,
@@ -54,7 +54,7 @@ LEASE_TIMEOUT_S = 3.0
 MISJUDGED = 0.02  # a successor that takes over though the writer lives: the epoch must fence
 HOUR_MS = 3_600_000
 SNAPSHOTS = 0.1  # of the batches end in one
-DEADLY = order_claim("deadly")
+DEADLY = "deadly"
 METRICS = ProjectorMetrics()
 
 Body = Callable[[Process], Awaitable[None]]
@@ -180,14 +180,13 @@ class World:
         self.database.snapshots.setdefault(0, []).append(StoredSnapshot(*place))
 
 
-class SimulatedBatch(MemoryBatch):
-    """Kills the matcher that is about to decide a deadly command."""
-
-    def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
-        store = self._store
-        if isinstance(store, SimulatedEventStore) and any(c.name == DEADLY for c in wanted):
-            store.process.kill()
-        return super()._take(wanted, holders)
+def decide_or_die(state: State, command: Command, **known: Any) -> list[Event]:
+    """Decide a command; the deadly one kills the matcher that does."""
+    process = PROCESS.get()
+    if isinstance(command, PlaceOrder) and command.order_id == DEADLY and process is not None:
+        process.kill()
+        raise ConnectionError("the process is gone")
+    return decide(state, command, **known)
 
 
 class SimulatedEventStore(MemoryEventStore):
@@ -203,9 +202,6 @@ class SimulatedEventStore(MemoryEventStore):
             return True
         await asyncio.sleep(LOCK_POLL_S)
         return self._leased_by_nobody()
-
-    def make_batch(self, batches: asyncio.Semaphore) -> MemoryBatch:
-        return SimulatedBatch(self, batches)
 
     def _leased_by_nobody(self) -> bool:
         writer = self.database.writers.get(self.shard)
@@ -293,7 +289,7 @@ class Nemesis:
             return
         self._poisoned = True
         command = PlaceOrder(
-            "deadly", "dan", "BTC-USD", Side.BUY, OrderType.LIMIT, Price(99), Quantity(1)
+            DEADLY, "dan", "BTC-USD", Side.BUY, OrderType.LIMIT, Price(99), Quantity(1)
         )
         command_id = keyed_command_id("dan", "deadly")
         self._world.topic.produce(encode_command(command), command_id=command_id.bytes)
@@ -315,6 +311,7 @@ def simulate(seed: int, crash: Crash | None = None) -> Report:
     loop = SimulatedLoop(Random(f"loop {seed}"))
     world = World(seed, loop, crash)
     bound = matcher_module.BATCH_EVENTS_MAX
+    vars(matcher_module)["decide"] = decide_or_die
     try:
         matcher_module.BATCH_EVENTS_MAX = world.chance.choice(EVENTS_IN_BATCH)  # type: ignore[misc]
         asyncio.set_event_loop(loop)
@@ -325,6 +322,7 @@ def simulate(seed: int, crash: Crash | None = None) -> Report:
         return _report(world, seed)
     finally:
         matcher_module.BATCH_EVENTS_MAX = bound  # type: ignore[misc]
+        vars(matcher_module)["decide"] = decide
         _end(world)
 
 
