@@ -98,6 +98,11 @@ class ProjectorMetrics:
             ["shard"],
             registry=self.registry,
         )
+        self.snapshots_stopped = self._gauge(
+            "exchange_projector_snapshots_stopped",
+            "Whether the log does not give the state that the matcher had, so that none is taken",
+            "shard",
+        )
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, registry=self.registry)

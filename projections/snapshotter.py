@@ -57,7 +57,9 @@ class Snapshotter:
         self._engine = engine
         self._tail = tail
         self._pace = pace
-        self._count = (metrics or ProjectorMetrics()).snapshots.labels(str(tail.shard))
+        metrics = metrics or ProjectorMetrics()
+        self._count = metrics.snapshots.labels(str(tail.shard))
+        self._stopped = metrics.snapshots_stopped.labels(str(tail.shard))
         self._state = State()
         self._taken = 0  # the position of the last snapshot
         self._taken_s = time.monotonic()
@@ -73,6 +75,7 @@ class Snapshotter:
                     await self._follow(news)
                 except StateDiffers as error:
                     logger.critical("%s", error, extra=self._fields)
+                    self._stopped.set(1)
                     return
                 except Exception as error:
                     if not is_store_failure(error):

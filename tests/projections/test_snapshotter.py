@@ -15,6 +15,7 @@ from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Position, Price, Quantity, Side
 from exchange.snapshot_store import WISH, SnapshotRow, stored_snapshots
 from exchange.snapshots import newest_usable
+from projections.metrics import ProjectorMetrics
 from projections.snapshotter import SnapshotPace, Snapshotter
 from projections.tail import ShardTail
 from tests.projections.logs import SMALL_TICK, LogWriter, instruments_of, registrations
@@ -26,8 +27,10 @@ NEVER = SnapshotPace(events=10**9, seconds=10**6)
 
 
 @asynccontextmanager
-async def running(engine: AsyncEngine, pace: SnapshotPace) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(Snapshotter(engine, ShardTail(engine, 0), pace).run())
+async def running(
+    engine: AsyncEngine, pace: SnapshotPace, metrics: ProjectorMetrics | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(Snapshotter(engine, ShardTail(engine, 0), pace, metrics).run())
     try:
         yield task
     finally:
@@ -98,10 +101,13 @@ async def test_a_state_that_differs_is_not_stored(
         writer.state.digest_sum += 1  # as if the matcher had another state than its log gives
         await writer.append_random(random.Random(1), 5)
         await connection.execute(WISH, 0, writer.position)
-        async with running(engine, NEVER) as task:
+        metrics = ProjectorMetrics()
+        async with running(engine, NEVER, metrics) as task:
             await asyncio.wait_for(asyncio.shield(task), WAIT_S)
 
     assert await snapshot_store.newest(connection, 0) is None
+    stopped = ("exchange_projector_snapshots_stopped", {"shard": "0"})
+    assert metrics.registry.get_sample_value(*stopped) == 1
 
 
 async def test_an_event_that_cannot_be_applied_ends_the_snapshots_alone(
