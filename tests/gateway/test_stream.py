@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -12,10 +12,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from exchange.codec import DecidedEvent
 from exchange.gateway.stream import order_updates
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.server import MESSAGE_BYTES_MAX
 from exchange.gateway.stream.session import Session
+from exchange.gateway.stream.shard_feed import ShardFeed
+from exchange.gateway.stream.shard_stream import HISTORIES_MAX
 from exchange.gateway.stream.subscriptions import Outlet
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
@@ -556,3 +559,35 @@ async def test_a_subscription_ends_with_its_connection(http: httpx.AsyncClient) 
     async with asyncio.timeout(WAIT_S):
         while "exchange_stream_clients 0.0" not in (await http.get("/metrics")).text:
             await asyncio.sleep(0.02)
+
+
+async def test_few_read_the_log_at_once_however_many_resume(
+    venue: Venue, instrument: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place()
+    reading, most = 0, 0
+    history = ShardFeed.history
+
+    async def counted(
+        feed: ShardFeed, after: int, *, up_to: int | None = None
+    ) -> list[DecidedEvent]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0.02)  # so that those who could read beside this one do
+        try:
+            return await history(feed, after, up_to=up_to)
+        finally:
+            reading -= 1
+
+    monkeypatch.setattr(ShardFeed, "history", counted)
+    follow = {"type": "subscribe", "channels": ["orders", "trades"], "instrument": instrument}
+    async with gateway_at(venue) as http, AsyncExitStack() as opened:
+        clients = [await opened.enter_async_context(connected(http)) for _ in range(4)]
+        for client in clients:
+            await client.send(**follow, from_sequence=0)
+        for client in clients:
+            assert (await client.next())["type"] == "subscribed"
+            assert (await client.next())["orders"]
+
+    assert most == HISTORIES_MAX

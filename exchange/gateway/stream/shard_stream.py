@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
 LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
+HISTORIES_MAX: Final = 2  # parts of the log read at once for those who resume; the rest wait
 BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
 
 _Known = dict[str, Order] | Problem  # the orders that events are about, or why they are not known
@@ -63,6 +64,7 @@ class ShardStream:
         self._number = feed.shard
         self._known = known
         self._feed = feed
+        self._histories = asyncio.Semaphore(HISTORIES_MAX)
         self._instruments: dict[str, FollowedInstrument] = {}
         self._task: asyncio.Task[None] | None = None
         self._idle_since_s: float | None = None
@@ -295,7 +297,8 @@ class ShardStream:
                 newest = self._feed.newest(after)
                 events = newest
                 if events is None:
-                    events = await self._feed.history(after, up_to=self._feed.position)
+                    async with self._histories:
+                        events = await self._feed.history(after, up_to=self._feed.position)
                 mine = _of(events, instrument.listing.instrument)
                 if channel is Channel.ORDERS:
                     everybody, own = renderer.orders(mine, await self._known.learn(mine))
