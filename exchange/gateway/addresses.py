@@ -26,12 +26,12 @@ def address_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
     """Return the address that a request or a connection counts for; a Unix socket has none."""
     peer = scope["client"][0] if scope["client"] else ""
     if not trusted:
-        return _counted(peer)
+        return counted(peer)
     for hop in _forwarded(scope):
-        if not _is_trusted(peer, trusted) or _parsed(hop) is None:
+        if not is_trusted(peer, trusted) or _parsed(hop) is None:
             break
         peer = hop
-    return _counted(peer)
+    return counted(peer)
 
 
 def _forwarded(scope: Scope) -> list[str]:
@@ -41,13 +41,15 @@ def _forwarded(scope: Scope) -> list[str]:
     return [hop.strip() for hop in reversed(hops[-HOPS_MAX:])]
 
 
-def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
+def is_trusted(text: str, trusted: Sequence[Network]) -> bool:
+    """Tell whether an address is that of a trusted proxy."""
     address = _parsed(text)
     return address is not None and any(address in network for network in trusted)
 
 
 @lru_cache(PARSED_KEPT)
-def _counted(text: str) -> str:
+def counted(text: str) -> str:
+    """Return what an address counts as; what is none counts as it is."""
     address = _parsed(text)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> SITE_BITS << SITE_BITS, SITE_BITS)))

@@ -5,15 +5,10 @@ The routes are the whole interface; ``docs/protocol.md`` describes each.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
-from hypercorn.typing import Framework
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
@@ -44,21 +39,18 @@ from exchange.gateway.orders import get_order, get_order_events, get_orders
 from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
+from exchange.gateway.server import Caps, Server
 from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
 from exchange.gateway.snapshots import take_snapshot
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream
 from exchange.gateway.stream.hub import Hub
-from exchange.gateway.stream.server import MESSAGE_BYTES_MAX, harden
 from exchange.gateway.submission import Submitter
 from exchange.gateway.ticker import get_ticker
 from projections.redis_model import ModelWaits
 
-logger = logging.getLogger(__name__)
-
-KEEP_ALIVE_S: Final = 75.0  # longer than the idle time of common client pools
+CAPS: Final = Caps()
+NO_CONTENT: Final = 204
 ANSWER_S: Final = 3.0  # what an answer may take beside its outcome: a bounded query and more
-BACKLOG: Final = 2048
-HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
 
 # The most frequent first: Starlette tries them in order.
 INTERFACE: Final = (
@@ -101,7 +93,7 @@ def create_app(
     own_engine: AsyncEngine | None = None,
     own_redis: Redis | None = None,
 ) -> "Application":
-    """Return the application; it starts and stops its background work with the lifespan.
+    """Return the application; ``serve`` starts and stops its background work.
 
     Args:
         engine: The pool of database connections for what clients read.
@@ -156,14 +148,8 @@ def create_app(
         lambda: max((s.queued for s in stream.sessions), default=0)
     )
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with background.running():
-            yield
-
     app = Starlette(
         routes=[*ROUTES, WebSocketRoute("/stream", stream.connect)],
-        lifespan=lifespan,
         exception_handlers={
             Problem: _on_problem,
             HTTPException: _on_http_error,
@@ -173,7 +159,13 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.gateway = gateway
     edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES}, stream_origins)
-    return Application(edge, background, stream, grace_s=submitter.longest_wait_s + ANSWER_S)
+    return Application(
+        edge,
+        background,
+        stream,
+        grace_s=submitter.longest_wait_s + ANSWER_S,
+        caps=Caps(proxies=tuple(proxies)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,51 +176,38 @@ class Application:
     background: Background
     stream: Stream
     grace_s: float  # the longest that a request may take
+    caps: Caps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send)
 
 
-async def serve(app: Application | ASGIApp, host: str, port: int, shutdown: asyncio.Event) -> None:
+async def serve(
+    app: Application | ASGIApp,
+    host: str,
+    port: int,
+    shutdown: asyncio.Event,
+    caps: Caps | None = None,
+) -> None:
     """Serve until ``shutdown`` is set; then take no more, finish what is under way, return.
 
     Raises:
         Exception: What the application's work in the background died of; it ends the serving too.
     """
     if not isinstance(app, Application):
-        await _serve(app, host, port, shutdown.wait, ANSWER_S)
+        async with Server(app, host, port, ANSWER_S, caps or CAPS).serving():
+            await shutdown.wait()
         return
     background = app.background
-
-    async def until_stopped() -> None:
+    server = Server(app.edge, host, port, app.grace_s, caps or app.caps)
+    async with background.running(), server.serving():
         await any_set(shutdown, background.failed)
         # First of all: what is taken from now on, nobody might be there to answer.
         app.stream.gateway.stopping.set()
-        # Hypercorn would end these as a mistake (1011), without a word on where to resume.
+        # The server would end these as a mistake (1011), without a word on where to resume.
         await app.stream.close(app.grace_s)
-
-    await _serve(app.edge, host, port, until_stopped, app.grace_s)
     if background.failure is not None:
         raise background.failure
-
-
-async def _serve(
-    app: ASGIApp, host: str, port: int, shutdown: Callable[[], Awaitable[object]], grace_s: float
-) -> None:
-    harden()
-    config = Config()
-    config.bind = [f"{host}:{port}"]
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.keep_alive_max_requests = 2**31  # a client may keep its connection
-    config.graceful_timeout = grace_s
-    config.h11_max_incomplete_size = HEAD_BYTES_MAX
-    config.include_server_header = False
-    config.websocket_max_message_size = MESSAGE_BYTES_MAX
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    # The two libraries describe the same interface in types that mypy cannot compare.
-    await hypercorn_serve(cast("Framework", app), config, shutdown_trigger=shutdown)
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:
@@ -239,11 +218,13 @@ async def _on_problem(_request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """Say what the router says: no such path, or no such method on it."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]
     if error.status_code == Code.METHOD.status:
         headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
         detail = f"{path} does not take {request.method}."
         return Problem(Code.METHOD, detail, headers=headers).response()
+    if request.method == "OPTIONS" and path == "*":  # of the server, not of a path: a ping
+        return Response(status_code=NO_CONTENT, headers={"Allow": "GET, HEAD, POST"})
     if error.status_code == Code.ROUTE_NOT_FOUND.status:
         return Problem(Code.ROUTE_NOT_FOUND, f"There is nothing at {path}.").response()
     raise error

@@ -21,6 +21,7 @@ from exchange.domain.values import Shard
 from exchange.event_store import PostgresEventStore
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.limits import NO_LIMITS, Limits
+from exchange.gateway.server import Caps
 from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
@@ -86,6 +87,7 @@ async def gateway_at(
     shards: int = 1,
     stream_origins: tuple[str, ...] = (),
     limits: Limits = NO_LIMITS,
+    caps: Caps | None = None,
     **who: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""
@@ -101,7 +103,7 @@ async def gateway_at(
     )
     (port,) = free_ports(1)
     shutdown = asyncio.Event()
-    server = asyncio.create_task(serve(app, HOST, port, shutdown))
+    server = asyncio.create_task(serve(app, HOST, port, shutdown, caps))
     try:
         await _listening(port, server)
         async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=15) as client:

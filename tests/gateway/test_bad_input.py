@@ -320,17 +320,6 @@ async def test_what_is_no_http_is_refused_below_the_application(
     assert answer[:10] == b"HTTP/1.1 4" or answer == b""
 
 
-async def test_http_2_is_refused(http: httpx.AsyncClient) -> None:
-    upgrade = (
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
-    )
-
-    answer = await send(http, upgrade, seconds=1)
-
-    assert b"alive" not in answer
-
-
 async def test_after_all_of_this_the_gateway_is_well(http: httpx.AsyncClient) -> None:
     response = await http.get("/metrics")
 

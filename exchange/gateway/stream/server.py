@@ -1,16 +1,15 @@
-"""What Hypercorn leaves open about WebSockets, closed: compression, floods, silent ends.
+"""What Hypercorn leaves open about WebSockets, closed: floods and silent ends.
 
-Hypercorn 0.18 always offers permessage-deflate, which inflates without bound (400 kB on the
-wire become 470 MB). It counts a message's characters instead of its bytes, goes on collecting
-one that is too long for as long as a client ignores that it was told so, and answers any number
-of pings and takes any number of empty frames, of which the application never hears. It ends a
-connection with a broken frame without a Close frame. None is a setting, so ``harden`` replaces
-those parts of it, once, before the server starts.
+Hypercorn 0.18 counts a message's characters instead of its bytes, goes on collecting one that is
+too long for as long as a client ignores that it was told so, and answers any number of pings and
+takes any number of empty frames, of which the application never hears. It ends a connection with
+a broken frame without a Close frame. None is a setting, so ``connection`` makes ``BoundedStream``
+where Hypercorn would make its own.
 """
 
 from typing import Any, Final
 
-from hypercorn.protocol import h11, ws_stream
+from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import EndBody, Response, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from wsproto.connection import ConnectionState
@@ -18,7 +17,6 @@ from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 from wsproto.handshake import WEBSOCKET_VERSION
 
-from exchange.gateway.heads import bound_heads
 from exchange.gateway.stream.token_bucket import TokenBucket
 
 MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less than one
@@ -101,17 +99,6 @@ class BoundedStream(ws_stream.WSStream):
         await self.send(EndBody(self.stream_id))
 
 
-def harden() -> None:
-    """Let WebSockets neither compress nor collect without bound, and heads not backtrack."""
-    bound_heads()
-    setattr(ws_stream, "server_extensions_handshake", _no_extensions)  # noqa: B010
-    setattr(h11, "WSStream", BoundedStream)  # noqa: B010
-
-
 def _too_many(what: str) -> str:
     most = {"frames": FRAMES_PER_SECOND_MAX, "pings": PINGS_PER_SECOND_MAX}[what]
     return f"more than {most} {what} a second"
-
-
-def _no_extensions(_requested: object, _supported: object) -> None:
-    return None

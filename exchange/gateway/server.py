@@ -1,0 +1,146 @@
+"""Listening, how many connections are taken, and stopping in good order.
+
+Read ``Server.serving``. Each connection is a ``Connection`` in a task of its own. One more than
+``Caps`` allow is told so and closed before anything is read from it, so that descriptors never
+run out: without one a gateway can neither accept nor reach its stores, and says nothing.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, cast
+
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.typing import Framework
+from hypercorn.utils import wrap_app
+from msgspec import Struct
+from starlette.types import ASGIApp
+
+from exchange.gateway.addresses import Network, counted, is_trusted
+from exchange.gateway.connection import Connection
+from exchange.gateway.heads import bound_heads
+from exchange.gateway.problems import Code, Problem
+from exchange.gateway.stream.server import MESSAGE_BYTES_MAX
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 2048
+HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
+TELL_EVERY_S: Final = 10.0  # of refused connections: whoever is refused tries again at once
+
+
+class Caps(Struct, frozen=True):
+    """How many connections are taken at once: in all, and of one address.
+
+    ``proxies`` may have as many as there are: their clients share them.
+    """
+
+    total: int = 10_000  # some 20 kB each
+    of_address: int = 2_000  # more than the largest pool of one program
+    proxies: Sequence[Network] = ()
+
+
+class Server:
+    """The connections of one gateway."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int, grace_s: float, caps: Caps) -> None:
+        bound_heads()
+        # The two libraries describe the same interface in types that mypy cannot compare.
+        self._app = wrap_app(cast("Framework", app), 0, "asgi")
+        self._config = _config(host, port)
+        self._context = WorkerContext(None)
+        self._grace_s = grace_s
+        self._caps = caps
+        self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._of_address: Counter[str] = Counter()
+        self._refused = 0
+        self._tell_at_s = 0.0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Take connections; at the end take no more, and finish what is under way."""
+        (socket,) = self._config.create_sockets().insecure_sockets
+        listener = await asyncio.start_server(self._accept, sock=socket, backlog=BACKLOG)
+        logger.info("Listening", extra={"address": self._config.bind[0]})
+        try:
+            yield
+        finally:
+            listener.close()
+            await self._context.terminated.set()
+            await self._end()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        peer = writer.get_extra_info("peername")
+        if task is None or peer is None or self._context.terminated.is_set():
+            writer.close()  # the peer has gone again, or we go
+            return
+        address = counted(peer[0])
+        excess = self._excess(address)
+        if excess:
+            self._refuse(writer, address, excess)
+            return
+        connection = Connection(self._app, self._config, self._context, reader, writer)
+        self._connections[task] = connection
+        self._of_address[address] += 1
+        try:
+            await connection.run()
+        except Exception:
+            logger.exception("A connection crashed")
+        finally:
+            del self._connections[task]
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
+
+    def _excess(self, address: str) -> str:
+        """Return what there would be too much of with one more connection, nothing if it may be."""
+        if len(self._connections) >= self._caps.total:
+            return f"This gateway takes {self._caps.total} connections at once."
+        is_one_client = not is_trusted(address, self._caps.proxies)
+        if is_one_client and self._of_address[address] >= self._caps.of_address:
+            return f"One address may have {self._caps.of_address} connections at once."
+        return ""
+
+    def _refuse(self, writer: asyncio.StreamWriter, address: str, excess: str) -> None:
+        writer.write(_refusal(excess))
+        writer.close()
+        self._refused += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._tell_at_s:
+            told = {"refused": self._refused, "address": address}
+            logger.warning("Refused connections: %s", excess, extra=told)
+            self._refused, self._tell_at_s = 0, now_s + TELL_EVERY_S
+
+    async def _end(self) -> None:
+        for connection in self._connections.values():
+            connection.stop()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=self._grace_s)
+        late = dict(self._connections)
+        for task, connection in late.items():
+            connection.abort()
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def _config(host: str, port: int) -> Config:
+    config = Config()
+    config.bind = [f"{host}:{port}"]
+    config.keep_alive_max_requests = 2**31  # a client may keep its connection
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
+    config.include_server_header = False
+    config.websocket_max_message_size = MESSAGE_BYTES_MAX
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config
+
+
+def _refusal(excess: str) -> bytes:
+    answer = Problem(Code.BUSY, excess, headers={"Connection": "close"}).response()
+    lines = [b"HTTP/1.1 503 Service Unavailable"]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
