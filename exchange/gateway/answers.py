@@ -81,11 +81,17 @@ def pending_response(
     request: Request, pending: Pending, command_id: UUID, **fields: str
 ) -> Response:
     """Answer that the command will be decided, and where to ask for its outcome."""
-    headers = {"Location": f"/commands/{command_id}?at={pending.shard}:{pending.offset}"}
+    headers = {"Location": location_of(pending, command_id)}
     if wants_async(request):
         headers["Preference-Applied"] = "respond-async"
     view = PendingView(str(command_id), "pending", **fields)
     return json_response(view, 202, headers)
+
+
+def location_of(pending: Pending, command_id: UUID) -> str:
+    """Return where to ask for a command's outcome, with what it takes to tell a conflict."""
+    body = f"&body={pending.body_hash.hex()}" if pending.body_hash else ""
+    return f"/commands/{command_id}?at={pending.shard}:{pending.offset}{body}"
 
 
 def replay_headers(decision: Decision) -> dict[str, str]:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.codec import command_claim
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -25,19 +26,19 @@ from exchange.domain.events import (
     SettlementCycleClosed,
     SettlementCycleRejected,
 )
-from exchange.event_log import find_command, read_next_offsets
+from exchange.event_log import find_command, read_claims, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.entry import CancelledView, PlacedView, cancelled_view, placed_view
-from exchange.gateway.instruments import RegisteredView, registered
+from exchange.gateway.instruments import RegisteredView, other_definition, registered
 from exchange.gateway.operation import READING, Operation, operation
-from exchange.gateway.parameters import AT, COMMAND_ID
+from exchange.gateway.parameters import AT, BODY, COMMAND_ID
 from exchange.gateway.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
 from exchange.gateway.reading import log_connection
-from exchange.gateway.requests import place, query
+from exchange.gateway.requests import body_hash, place, query
 from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.settlement import CutView, cut
-from exchange.gateway.submission import Decision, decision_of
-from exchange.ports import StoredEvent
+from exchange.gateway.submission import Decision, decision_of, key_conflict
+from exchange.ports import UNKNOWN_BODY, StoredEvent
 
 RETRY_LATER: Final = 503
 # A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
@@ -88,7 +89,7 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     Operation(
         tag="trading",
         path=(COMMAND_ID,),
-        query=(AT,),
+        query=(AT, BODY),
         answers={200: (PendingView, *ACCEPTED.values(), RefusedView)},
         problems=(
             Code.COMMAND_NOT_FOUND,
@@ -99,11 +100,15 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     )
 )
 async def get_command(request: Request) -> Response:
-    """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none."""
+    """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none.
+
+    ``body`` tells the first command with a key from another one, which is in conflict with it.
+    """
     gateway = gateway_of(request)
     command_id = _command_id(request.path_params["command_id"])
     parameters = query(request)
     shard, offset = place(parameters["at"], "at") if "at" in parameters else (0, -1)
+    asked = body_hash(parameters)
     async with log_connection(gateway.engine) as connection:
         # In this order: what the offsets count as decided is visible to the next statement.
         next_offsets = await read_next_offsets(connection)
@@ -112,7 +117,7 @@ async def get_command(request: Request) -> Response:
         view = PendingView(str(command_id), "pending")
         return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
     decision = decision_of(stored or await _find_late(gateway, command_id))
-    return json_response(await _decided(gateway, decision, command_id))
+    return json_response(await _decided(gateway, decision, command_id, asked))
 
 
 def _command_id(text: str) -> UUID:
@@ -138,15 +143,33 @@ async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
     return stored
 
 
-async def _decided(gateway: Gateway, decision: Decision, command_id: UUID) -> Struct:
+async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> Struct:
     """Return what the command's own request would have got, and whether it was accepted."""
     try:
+        await _check_same(gateway, decision, command_id, asked)
         view = await _outcome(gateway, decision, command_id)
     except Problem as problem:
         if problem.code.status == RETRY_LATER:
             raise
         return RefusedView(str(command_id), "refused", problem.view())
     return ACCEPTED[type(view)](**msgspec.structs.asdict(view), status="accepted")
+
+
+async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> None:
+    """Refuse to tell the outcome of the first command with a key to who asked something else.
+
+    What a quarantined record asked is not known: its claim has the hash of what stands for it.
+    """
+    first = decision.first
+    if asked == UNKNOWN_BODY or isinstance(first, CommandQuarantined):
+        return
+    async with log_connection(gateway.engine) as connection:
+        claims = await read_claims(connection, [command_claim(command_id)])
+    if not any(claim.conflicts_with(asked) for claim in claims):
+        return
+    if isinstance(first, InstrumentRegistered | InstrumentRejected):
+        raise other_definition(first.instrument)
+    raise key_conflict()
 
 
 async def _outcome(

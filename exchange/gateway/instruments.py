@@ -153,6 +153,12 @@ def registered(decision: Decision, command_id: UUID) -> RegisteredView:
     return RegisteredView(view, decision.sequence, str(command_id))
 
 
+def other_definition(instrument: str) -> Problem:
+    """Say that a name is taken: it is the idempotency key of a registration."""
+    detail = f"{instrument} is registered with another definition."
+    return Problem(Code.INSTRUMENT_EXISTS, detail)
+
+
 async def _be_listed(gateway: Gateway, view: RegisteredView) -> None:
     """Wait for the list, so that who registers and then lists finds it; rare enough to wait."""
     with suppress(Problem):  # the instrument can be traded, whether or not the list is behind
@@ -170,8 +176,7 @@ async def _submit(
         )
     except Problem as problem:
         if problem.code is Code.IDEMPOTENCY_CONFLICT:
-            detail = f"{command.instrument} is registered with another definition."
-            raise Problem(Code.INSTRUMENT_EXISTS, detail) from problem
+            raise other_definition(command.instrument) from problem
         raise
 
 

@@ -15,6 +15,7 @@ PLACE: Final = "[0-9]{1,4}:[0-9]{1,18}"
 Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_=-]+$", max_length=512)]
 Sequences = Annotated[str, Meta(pattern=rf"^([0-9]{{1,18}}|{PLACE}(,{PLACE})*)$")]
 Place = Annotated[str, Meta(pattern=f"^{PLACE}$")]
+BodyHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Digits = Annotated[str, Meta(pattern="^[0-9]{1,10}$")]
@@ -71,6 +72,7 @@ MIN_SEQUENCE: Final = Parameter(
     "min_sequence", Sequences, "wait until the answer has seen this sequence, or these positions"
 )
 AT: Final = Parameter("at", Place, "where the command waits, as in Location")
+BODY: Final = Parameter("body", BodyHash, "a hash of what was asked under the key, as in Location")
 
 ORDER_ID: Final = Parameter("order_id", Id, "which order", required=True, example="order-1")
 CLIENT_ID: Final = Parameter("client_id", Id, "which client", required=True, example="client-A")

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 from starlette.requests import Request
 
+from exchange.codec import BODY_HASH_BYTES
 from exchange.domain.values import (
     ID_CHARACTERS_MAX,
     ID_PATTERN,
@@ -35,6 +36,7 @@ from exchange.domain.values import (
 from exchange.gateway.operation import OPERATIONS
 from exchange.gateway.parameters import WholeNumber
 from exchange.gateway.problems import Code, Problem, invalid
+from exchange.ports import UNKNOWN_BODY
 
 DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on some parser
 AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
@@ -54,6 +56,7 @@ _NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,2
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
 # A string that is not closed runs to the end: else each quote in it would be tried as its start.
 _STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
@@ -284,6 +287,16 @@ def place(text: str, field: str) -> tuple[int, int]:
     ):
         raise invalid(field, "must look like 0:123, a shard and a whole number")
     return int(shard), int(number)
+
+
+def body_hash(parameters: Mapping[str, str]) -> bytes:
+    """Return the hash in the ``body`` parameter, that of no body if it is not given."""
+    text = parameters.get("body")
+    if text is None:
+        return UNKNOWN_BODY
+    if not _BODY_HASH.fullmatch(text):
+        raise invalid("body", f"must be {2 * BODY_HASH_BYTES} hex digits, as in Location")
+    return bytes.fromhex(text)
 
 
 def _key_of(text: str) -> str:

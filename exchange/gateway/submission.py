@@ -40,6 +40,7 @@ from exchange.codec import (
     body_hash,
     decode_event_data,
     encode_command,
+    is_keyed,
     load_event,
     reply_address,
 )
@@ -57,7 +58,7 @@ from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem, telling
 from exchange.gateway.reading import log_connection
 from exchange.gateway.responses import book
-from exchange.ports import StoredEvent
+from exchange.ports import UNKNOWN_BODY, StoredEvent
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +107,15 @@ class Decision(Struct, frozen=True):
 
 
 class Pending(Struct, frozen=True):
-    """The command is in Kafka and not known to be decided yet."""
+    """The command is in Kafka and not known to be decided yet.
+
+    ``body_hash`` tells what a command with a key asked for, where that may differ from what the
+    first command with its key did.
+    """
 
     shard: int
     offset: int
+    body_hash: bytes = UNKNOWN_BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +247,7 @@ class Submitter:
             Problem: 409, that one asked for something else; 503, the log cannot be read.
         """
         if conflict:
-            raise Problem(
-                Code.IDEMPOTENCY_CONFLICT,
-                "An earlier request with this key asked for something else; nothing was done.",
-            )
+            raise key_conflict()
         with telling(outcome="unknown", command_id=str(command_id)):
             async with log_connection(self._engine) as connection:
                 events = await read_events_at(connection, *first)
@@ -277,7 +280,7 @@ class Submitter:
     async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
         match answer:
             case Pending():
-                return answer
+                return _told_later(answer, waiter)
             case Delivery():
                 raise self._undelivered(answer, waiter)
             case FoundOutcome(replay_of=first) if first is not None:
@@ -351,6 +354,14 @@ class Submitter:
             waiter.next_s = now_s + waiter.every_s
 
 
+def key_conflict() -> Problem:
+    """Say that a key was used for another request."""
+    return Problem(
+        Code.IDEMPOTENCY_CONFLICT,
+        "An earlier request with this key asked for something else; nothing was done.",
+    )
+
+
 def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
     """Return the decision that the stored events of one command are."""
     assert events, "a decided command has at least one event"
@@ -369,6 +380,12 @@ def _decided_events(heard: _Heard, command_id: UUID) -> list[DecidedEvent]:
         )
         for position, data in enumerate(outcome.events, outcome.first_position)
     ]
+
+
+def _told_later(place: Pending, waiter: _Waiter) -> Pending:
+    if not is_keyed(waiter.command_id):
+        return place
+    return Pending(place.shard, place.offset, body_hash(waiter.command))
 
 
 def _key_of(command: ClientCommand) -> str:

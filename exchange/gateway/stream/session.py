@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from exchange import tracing
 from exchange.gateway.addresses import address_of
 from exchange.gateway.admission import Origin, charge
+from exchange.gateway.answers import location_of
 from exchange.gateway.context import Gateway
 from exchange.gateway.entry import Entered, PlacedView, cancel, place
 from exchange.gateway.limits import Budget, Kind
@@ -344,7 +345,7 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
 def _entered(entered: Entered) -> _Entered:
     answer = entered.answer
     if isinstance(answer, Pending):
-        location = f"/commands/{entered.command_id}?at={answer.shard}:{answer.offset}"
+        location = location_of(answer, entered.command_id)
         return OrderPending(entered.order_id, str(entered.command_id), "pending", location)
     fields = {**msgspec.structs.asdict(answer), "replayed": entered.replayed}
     if isinstance(answer, PlacedView):
