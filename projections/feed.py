@@ -8,10 +8,12 @@ is not needed for a complete stream.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Table
@@ -73,7 +75,8 @@ async def read_feed(
 ) -> list[DecidedEvent]:
     """Return the next events of a shard above ``after`` that the feed has, in order.
 
-    The first is at ``after + 1`` unless the feed no longer has that; then it may be later.
+    The first is at ``after + 1`` unless the feed no longer has that; then it may be later. They
+    end before an event of a later version, which only the log can tell anything about.
 
     Args:
         redis: A client; while it blocks, one of its connections is taken.
@@ -92,7 +95,11 @@ async def read_feed(
         )
     except RedisError as error:
         raise cannot_read(NAME, error) from error
-    return [_event(shard, entry, fields) for entry, fields in _entries(found)]
+    events: list[DecidedEvent] = []
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        for entry, fields in _entries(found):
+            events.append(_event(shard, entry, fields))
+    return events
 
 
 def traces_key(generation: int, shard: int) -> str:

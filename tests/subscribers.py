@@ -108,7 +108,8 @@ class Subscriber:
 
     def _take_book(self, message: dict[str, Any]) -> None:
         if message["kind"] == "snapshot":
-            self.book = {"bids": {}, "asks": {}}
+            if message.get("part", 1) == 1:
+                self.book = {"bids": {}, "asks": {}}
         else:
             assert message["prev_sequence"] <= self._book_sequence < message["sequence"], "a gap"
         self._book_sequence = message["sequence"]

@@ -42,7 +42,7 @@ from exchange.gateway.reading import Freshness
 from exchange.gateway.server import Caps, Server
 from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
 from exchange.gateway.snapshots import take_snapshot
-from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream
+from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.submission import Submitter
 from exchange.gateway.ticker import get_ticker
@@ -76,6 +76,8 @@ INTERFACE: Final = (
     Route("/metrics", get_metrics, methods=["GET"]),
 )
 ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
+# Not described: whoever comes this way is told where the stream is.
+SERVED: Final = (*ROUTES, Route("/stream", refuse_plain_request, methods=["GET"]))
 
 
 def create_app(
@@ -149,7 +151,7 @@ def create_app(
     )
 
     app = Starlette(
-        routes=[*ROUTES, WebSocketRoute("/stream", stream.connect)],
+        routes=[*SERVED, WebSocketRoute("/stream", stream.connect)],
         exception_handlers={
             Problem: _on_problem,
             HTTPException: _on_http_error,
@@ -158,7 +160,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
-    edge = Edge(app, metrics, {route.endpoint: route.path for route in ROUTES}, stream_origins)
+    edge = Edge(app, metrics, {route.endpoint: route.path for route in SERVED}, stream_origins)
     return Application(
         edge,
         background,
@@ -234,7 +236,7 @@ def _methods_of(request: Request) -> set[str]:
     """Return the methods of every route that has this path; a route knows only its own."""
     path = request.scope["path"]
     return {
-        method for route in ROUTES if route.path_regex.match(path) for method in route.methods or ()
+        method for route in SERVED if route.path_regex.match(path) for method in route.methods or ()
     }
 
 

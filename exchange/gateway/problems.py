@@ -64,6 +64,7 @@ class Code(Enum):
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
     COMMAND_QUARANTINED = "command.quarantined", 500, "The command crashed the matcher"
 
+    UPGRADE = "stream.upgrade_required", 426, "The stream is a WebSocket"
     ORIGIN = "stream.origin", 403, "Pages of this origin may not connect"
     RATE_LIMITED = "rate.limited", 429, "Too many commands, or questions about the past"
     STREAM_TYPE = "stream.unknown_type", 422, "There is no such message"

@@ -48,13 +48,15 @@ class Ladder:
         if message["type"] != "orderbook":
             return
         if message["kind"] == "snapshot":
-            self.sides = {"asks": {}, "bids": {}}
+            if message.get("part", 1) == 1:
+                self.sides = {"asks": {}, "bids": {}}
         elif message["prev_sequence"] > self.sequence:
             raise Gap(f"what follows sequence {self.sequence} is missing")
         for name, side in self.sides.items():
             for level in message[name]:
                 _set(side, Decimal(level["price"]), Decimal(level["quantity"]))
-        self.sequence, self.timestamp = message["sequence"], message["timestamp"]
+        if message.get("part") == message.get("parts"):  # a large snapshot comes in parts
+            self.sequence, self.timestamp = message["sequence"], message["timestamp"]
 
     def tell(self, notice: str) -> None:
         self.notice = notice

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
@@ -18,7 +19,13 @@ from exchange.gateway.stream.frames import HEARTBEAT_MS
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.session import Session
 
+UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade"}
 CONNECTIONS_MAX: Final = 2_000  # each may hold some megabytes of queue
+
+
+async def refuse_plain_request(_request: Request) -> Response:
+    """``GET /stream`` from what is no WebSocket client: say what is here."""
+    raise Problem(Code.UPGRADE, "Connect to /stream with a WebSocket client.", headers=UPGRADE)
 
 
 @dataclass(eq=False)

@@ -3,10 +3,15 @@
 ``sequence`` is the position of the last event that a message includes, ``prev_sequence``
 the ``sequence`` of the message before it on the same channel and instrument. So for a
 subscriber that has seen S: ``sequence <= S`` is a repetition, ``prev_sequence > S`` a gap.
+
+No message is longer than ``MESSAGE_BYTES_MAX``. Trades and orders are cut between events, so
+each message has a sequence of its own; what is one state or one answer comes in numbered parts.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, Literal, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -25,16 +30,29 @@ from exchange.gateway.responses import (
 from exchange.gateway.stream.messages import Channel
 
 HEARTBEAT_MS: Final = 1_000
+MESSAGE_BYTES_MAX: Final = 256 * 1024  # clients' libraries take 1 MiB by default
+ITEM_BYTES_MAX: Final = 4 * 1024  # an order's update with its trade: six ids of 256 bytes and more
+ENVELOPE_BYTES_MAX: Final = 16 * 1024  # of an answer without its trades: 40 levels, an order
+PIECE_BYTES_MAX: Final = MESSAGE_BYTES_MAX - ENVELOPE_BYTES_MAX
+LEVELS_MAX: Final = 2_400  # of a part of a snapshot, each of 100 bytes at most
 
 
 class Frame(Struct, frozen=True, gc=False):
-    """A message of a channel as it is sent, with what a queue needs to know of it."""
+    """A message of a channel as it is sent, with what a queue needs to know of it.
+
+    ``more`` are the parts after the first, with nothing in between.
+    """
 
     channel: Channel
     instrument: str
     sequence: int
     text: str
     snapshot: bool = False
+    more: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text, *self.more)
 
 
 class LevelView(Struct, frozen=True):
@@ -74,7 +92,7 @@ class Trades(Struct, frozen=True, tag="trades"):
     """Trades, oldest first."""
 
     instrument: str
-    trades: list[TradeView]
+    trades: Sequence[TradeView]
     sequence: int
     prev_sequence: int
 
@@ -92,13 +110,16 @@ class Orders(Struct, frozen=True, tag="orders"):
     """What happened to orders, oldest first."""
 
     instrument: str
-    orders: list[OrderUpdate]
+    orders: Sequence[OrderUpdate]
     sequence: int
     prev_sequence: int
 
 
 class BookSnapshot(Struct, frozen=True, tag="orderbook"):
-    """The whole book, best levels first; ``kind`` is ``snapshot``."""
+    """The whole book, best levels first; ``kind`` is ``snapshot``.
+
+    A large one comes in ``parts`` numbered from 1: the book is whole with the last one.
+    """
 
     kind: Literal["snapshot"]
     instrument: str
@@ -106,6 +127,8 @@ class BookSnapshot(Struct, frozen=True, tag="orderbook"):
     asks: list[DepthView]
     timestamp: str
     sequence: int
+    part: int | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
 
 
 class BookDelta(Struct, frozen=True, tag="orderbook"):
@@ -165,9 +188,14 @@ def rate_limit(budget: Budget) -> dict[str, RateLimitView]:
 
 
 class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
-    """The answer to an order; ``replayed`` if an earlier one had its key."""
+    """The answer to an order; ``replayed`` if an earlier one had its key.
+
+    One with very many trades comes in ``parts`` numbered from 1, each with some of them.
+    """
 
     replayed: bool
+    part: int | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
     rate_limit: RateLimitView | UnsetType = UNSET
@@ -207,6 +235,30 @@ def text_of(message: Struct) -> str:
     return encoder.encode(message).decode()
 
 
+Item = TypeVar("Item", TradeView, OrderUpdate)
+
+
+def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Cut trades or updates so that each piece fits into a message.
+
+    What one event did to two orders stays together: a message ends at a sequence.
+    """
+    if len(items) * ITEM_BYTES_MAX <= PIECE_BYTES_MAX:
+        yield items
+        return
+    piece: list[Item] = []
+    piece_bytes = 0
+    for _, same in groupby(items, key=attrgetter("sequence")):
+        together = list(same)
+        size_bytes = sum(len(encoder.encode(item)) + 1 for item in together)
+        if piece and piece_bytes + size_bytes > PIECE_BYTES_MAX:
+            yield piece
+            piece, piece_bytes = [], 0
+        piece += together
+        piece_bytes += size_bytes
+    yield piece
+
+
 def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:
     """Return what clients see of changed levels, the better prices first."""
     return [
@@ -217,17 +269,13 @@ def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) ->
     ]
 
 
-def depth(side: Sequence[tuple[int, int]], listing: Listing) -> list[DepthView]:
-    """Return what clients see of a side, best first."""
-    views: list[DepthView] = []
+def depth(side: Sequence[tuple[int, int]], listing: Listing) -> Iterator[DepthView]:
+    """Yield what clients see of a side, best first."""
     cumulative = 0
     for price, quantity in side:
         cumulative += quantity
-        views.append(
-            DepthView(
-                amount(price, listing.price_scale),
-                amount(quantity, listing.quantity_scale),
-                amount(cumulative, listing.quantity_scale),
-            )
+        yield DepthView(
+            amount(price, listing.price_scale),
+            amount(quantity, listing.quantity_scale),
+            amount(cumulative, listing.quantity_scale),
         )
-    return views

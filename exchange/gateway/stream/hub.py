@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.listings import Listing
 from exchange.gateway.reading import Freshness
+from exchange.gateway.stream.history import HistoryTurns
 from exchange.gateway.stream.messages import Channel
 from exchange.gateway.stream.order_updates import KnownOrders
 from exchange.gateway.stream.shard_feed import ShardFeed
@@ -30,6 +31,7 @@ class Hub:
         self._feed_redis = feed_redis or redis  # a feed keeps a connection while it waits
         self._freshness = freshness
         self._known = KnownOrders(engine, freshness)
+        self._turns = HistoryTurns()
         self._shards: dict[int, ShardStream] = {}
         self._starting = asyncio.Lock()
 
@@ -70,10 +72,10 @@ class Hub:
         for shard in self._shards.values():
             shard.leave(outlet)
 
-    def refresh_book(self, outlet: Outlet, instrument: str) -> None:
+    async def refresh_book(self, outlet: Outlet, instrument: str) -> None:
         """Offer the book as it is now to a connection that missed changes."""
-        for shard in self._shards.values():
-            shard.refresh_book(outlet, instrument)
+        for shard in list(self._shards.values()):
+            await shard.refresh_book(outlet, instrument)
 
     def reached(self, outlet: Outlet) -> dict[str, int]:
         """Return up to which sequence a connection was offered everything, by instrument."""
@@ -98,6 +100,7 @@ class Hub:
                     ShardFeed(self._engine, self._feed_redis, number),
                     self._known,
                     self._freshness,
+                    self._turns,
                 )
                 await shard.start()
                 self._shards[number] = shard

@@ -7,6 +7,7 @@ asked of the read model for orders that were placed before anybody subscribed.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -30,6 +31,7 @@ from exchange.gateway.stream.frames import OrderUpdate
 from projections.orders import NAME, Order, OrderStatus, find_orders
 
 KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again
+HISTORY_ORDERS_MAX: Final = 5_000  # of all who read history: those of the last slices
 
 OrderEvent = OrderAccepted | OrderRejected | OrderRested | OrderCancelled | TradeExecuted
 
@@ -37,10 +39,25 @@ OrderEvent = OrderAccepted | OrderRejected | OrderRested | OrderCancelled | Trad
 class KnownOrders:
     """What never changes about the orders that events were about lately."""
 
-    def __init__(self, engine: AsyncEngine, freshness: Freshness) -> None:
+    def __init__(
+        self, engine: AsyncEngine, freshness: Freshness, live: "KnownOrders | None" = None
+    ) -> None:
         self._engine = engine
         self._freshness = freshness
+        self._live = live
         self._orders: OrderedDict[str, Order] = OrderedDict()
+
+    def beside(self) -> "KnownOrders":
+        """Return a smaller memory for history, which looks into this one and changes nothing in it.
+
+        All orders of a year would else crowd out those that are traded now.
+        """
+        return KnownOrders(self._engine, self._freshness, self)
+
+    def recall(self, events: Sequence[DecidedEvent]) -> dict[str, Order] | None:
+        """Return every order that the events are about, None if one has to be asked for."""
+        found, missing = self._recall(events)
+        return None if missing else found
 
     async def learn(self, events: Sequence[DecidedEvent]) -> dict[str, Order]:
         """Return every order that the events are about, asking the read model if need be.
@@ -48,6 +65,15 @@ class KnownOrders:
         Raises:
             Problem: 503, the model is away or does not have them in time.
         """
+        found, missing = self._recall(events)
+        if missing:
+            found |= await self._ask(missing, events[0].shard)
+            for order_id in missing:
+                self._know(found[order_id])
+        return found
+
+    def _recall(self, events: Sequence[DecidedEvent]) -> tuple[dict[str, Order], dict[str, int]]:
+        """Return the orders that are known, and where the others are met last."""
         found: dict[str, Order] = {}
         missing: dict[str, int] = {}
         for decided in events:
@@ -55,30 +81,44 @@ class KnownOrders:
             if isinstance(event, OrderAccepted):  # a refused one may have the id of another
                 found[event.order_id] = begun(decided, event)
             for order_id in _order_ids(event):
-                order = found.get(order_id) or self._orders.get(order_id)
+                order = found.get(order_id) or self._remembered(order_id)
                 if order is None:
                     missing[order_id] = decided.position
                 else:
                     found[order_id] = order
-        if missing:
-            found |= await self._ask(list(missing), events[0].shard, max(missing.values()))
         for order in found.values():
             self._know(order)
-        return found
+        return found, missing
 
-    async def _ask(self, order_ids: Sequence[str], shard: int, position: int) -> dict[str, Order]:
-        await self._freshness.reach(NAME, {shard: position})
-        async with model_connection(self._engine) as connection:
-            found = {order.order_id: order for order in await find_orders(connection, order_ids)}
-        unknown = [order_id for order_id in order_ids if order_id not in found]
+    async def _ask(self, missing: Mapping[str, int], shard: int) -> dict[str, Order]:
+        """Ask the read model as it is; only for an order that it lacks wait until it is there."""
+        found: dict[str, Order] = {}
+        with suppress(Problem):  # the model may be about to come; the wait below tells
+            found = await self._find(list(missing))
+        late = {order_id: at for order_id, at in missing.items() if order_id not in found}
+        if late:
+            await self._freshness.reach(NAME, {shard: max(late.values())})
+            found |= await self._find(list(late))
+        unknown = [order_id for order_id in late if order_id not in found]
         if unknown:
             raise Problem(Code.READ_UNAVAILABLE, f"The order {unknown[0]} cannot be found.")
         return found
 
+    async def _find(self, order_ids: Sequence[str]) -> dict[str, Order]:
+        async with model_connection(self._engine) as connection:
+            return {order.order_id: order for order in await find_orders(connection, order_ids)}
+
+    def _remembered(self, order_id: str) -> Order | None:
+        order = self._orders.get(order_id)
+        if order is None and self._live is not None:
+            return self._live._orders.get(order_id)
+        return order
+
     def _know(self, order: Order) -> None:
         self._orders[order.order_id] = order
         self._orders.move_to_end(order.order_id)
-        while len(self._orders) > KNOWN_ORDERS_MAX:
+        most = KNOWN_ORDERS_MAX if self._live is None else HISTORY_ORDERS_MAX
+        while len(self._orders) > most:
             self._orders.popitem(last=False)
 
 

@@ -3,7 +3,10 @@
 The policy for slow subscribers: of a book, what is queued is dropped and a fresh snapshot
 takes its place once the queue is empty; deltas are never merged. If that makes no room,
 or anything else does not fit, the connection is closed with the last sequence that was
-sent, from which the client can resume. Nothing is ever dropped silently.
+sent, from which the client can resume. Nothing is ever dropped silently, and a heartbeat that
+says that it was sent goes with it.
+
+A message that comes in parts is one entry, so that nothing can come between its parts.
 """
 
 import asyncio
@@ -18,7 +21,9 @@ from exchange.gateway.stream.messages import Channel
 
 QUEUE_FRAMES_MAX: Final = 2_000  # half a minute of messages at a hundred a second
 QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand connections at their worst fit in 4 GB
-ROOM_FRAMES: Final = 100  # one who catches up waits until so few are queued
+# One who catches up waits until so little is queued.
+ROOM_FRAMES: Final = 100
+ROOM_BYTES: Final = QUEUE_BYTES_MAX // 4
 
 
 class Overflow(Exception):
@@ -34,7 +39,20 @@ class Beginning(Struct, frozen=True, gc=False):
     text: str
 
 
-Message = Frame | Beginning | str
+class Beat(Struct, frozen=True, gc=False):
+    """A heartbeat, and what it says was sent before it."""
+
+    sequences: dict[str, int]
+    text: str
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """What a client asked for, in parts."""
+
+    texts: tuple[str, ...]
+
+
+Message = Frame | Beginning | Beat | Answer
 
 
 class Outbox:
@@ -43,6 +61,7 @@ class Outbox:
     def __init__(self) -> None:
         self._queue: deque[Message] = deque()
         self._bytes = 0
+        self._parts: deque[str] = deque()  # of the message that is being sent
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -70,17 +89,21 @@ class Outbox:
         self._news.set()
 
     async def take(self) -> str:
-        """Return the text of the next message, waiting for one."""
+        """Return the next text to send, waiting for one."""
+        if not self._parts:
+            await self._begin_next()
+        return self._parts.popleft()
+
+    async def _begin_next(self) -> None:
         while not self._queue:
             self._news.clear()
             await self._news.wait()
         message = self._queue.popleft()
-        text = _text(message)
-        self._bytes -= len(text)
-        if len(self._queue) <= ROOM_FRAMES:
-            self._room.set()
+        self._bytes -= _size(message)
+        self._parts.extend(_texts(message))
         self._note(message)
-        return text
+        if self._has_room:
+            self._room.set()
 
     def sequences(self, followed: Iterable[tuple[str, Channel]]) -> dict[str, int]:
         """Return by instrument the sequence up to which all of its channels were sent."""
@@ -92,7 +115,7 @@ class Outbox:
 
     def settle(self) -> None:
         """Note that what was taken has been sent."""
-        if not self._queue:
+        if not (self._queue or self._parts):
             self._drained.set()
 
     async def drained(self) -> None:
@@ -110,13 +133,22 @@ class Outbox:
             case Beginning():
                 for channel in message.channels:
                     self._sent[message.instrument, channel] = message.sequence
+            case Beat():
+                for place, sequence in self._sent.items():
+                    self._sent[place] = max(sequence, message.sequences.get(place[0], 0))
+            case Answer():
+                pass
 
     def _append(self, message: Message) -> None:
         self._queue.append(message)
         self._drained.clear()
-        self._bytes += len(_text(message))
-        if len(self._queue) > ROOM_FRAMES:
+        self._bytes += _size(message)
+        if not self._has_room:
             self._room.clear()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._queue) <= ROOM_FRAMES and self._bytes <= ROOM_BYTES
 
     def _is_outdated(self, frame: Frame) -> bool:
         if frame.channel is not Channel.ORDERBOOK:
@@ -135,11 +167,21 @@ class Outbox:
         for message in self._queue:
             if isinstance(message, Frame) and message.channel is Channel.ORDERBOOK:
                 self.stale_books.add(message.instrument)
-            else:
+            elif not isinstance(message, Beat):
                 kept.append(message)
         self._queue = kept
-        self._bytes = sum(len(_text(message)) for message in kept)
+        self._bytes = sum(map(_size, kept))
 
 
-def _text(message: Message) -> str:
-    return message if isinstance(message, str) else message.text
+def _texts(message: Message) -> tuple[str, ...]:
+    match message:
+        case Frame() | Answer():
+            return message.texts
+        case Beginning() | Beat():
+            return (message.text,)
+
+
+def _size(message: Message) -> int:
+    if isinstance(message, Frame):
+        return len(message.text)  # the further parts of a book are kept once for all who get them
+    return sum(map(len, _texts(message)))

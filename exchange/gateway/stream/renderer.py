@@ -1,11 +1,12 @@
 """Events of one instrument to the messages of each channel.
 
 A ``Renderer`` remembers what a channel's messages build upon: the book, the last trade,
-and the ``sequence`` of each channel's last message. The hub has one per instrument for
-all who are up to date, and one for each subscriber that is catching up.
+and the ``sequence`` of each channel's last message; of ``orders`` that of each client who is
+followed, since who follows one gets other messages than who follows all. The hub has one
+per instrument for all who are up to date, and one for each slice of history.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,23 +19,27 @@ from exchange.gateway.responses import amount, timestamp, trade
 from exchange.gateway.stream.books import LiveBook
 from exchange.gateway.stream.frames import (
     BookDelta,
-    BookSnapshot,
     Frame,
     Orders,
     OrderUpdate,
     Ticker,
     Trades,
-    depth,
     levels,
+    pieces,
     text_of,
 )
 from exchange.gateway.stream.messages import Channel
 from exchange.gateway.stream.order_updates import updates
+from exchange.gateway.stream.snapshots import Snapshots
 from projections.book import Level
 from projections.orders import Order
 
-SNAPSHOT: Final = "snapshot"
 DELTA: Final = "delta"
+
+Clients = str | None
+"""Whose orders somebody follows: one client's, or those of ``EVERYBODY``."""
+
+EVERYBODY: Final[Clients] = None
 
 _Touch = tuple[Level | None, Level | None, tuple[int, int] | None]
 
@@ -45,43 +50,48 @@ class Renderer:
     def __init__(self, listing: Listing, *, after: int) -> None:
         self.listing = listing
         self.book: LiveBook | None = None
+        self.snapshots: Snapshots | None = None  # of the book
         self.last_trade: tuple[int, int] | None = None  # price and quantity
+        self._after = after
         self._last = dict.fromkeys(Channel, after)
+        self._last_orders: dict[Clients, int] = {}
         self._ticked: _Touch | None = None
 
-    def trades(self, events: Sequence[DecidedEvent]) -> Frame | None:
-        """Return the message of the trades among the events."""
+    def trades(self, events: Sequence[DecidedEvent]) -> list[Frame]:
+        """Return the messages of the trades among the events."""
         listing = self.listing
         views = [
             trade(event, d.shard, d.position, listing.price_scale, listing.quantity_scale)
             for d in events
             if isinstance(event := d.event, TradeExecuted)
         ]
-        if not views:
-            return None
-        last = views[-1].sequence
-        previous = self._follow(Channel.TRADES, last)
-        return self._frame(Channel.TRADES, last, Trades(listing.instrument, views, last, previous))
+        frames = []
+        for piece in pieces(views) if views else ():
+            last = piece[-1].sequence
+            message = Trades(listing.instrument, piece, last, self._follow(Channel.TRADES, last))
+            frames.append(self._frame(Channel.TRADES, last, message))
+        return frames
 
     def orders(
-        self, events: Sequence[DecidedEvent], known: Mapping[str, Order]
-    ) -> tuple[Frame | None, dict[str, Frame]]:
-        """Return the message of what happened to all orders, and to each client's."""
-        found = updates(events, known, self.listing)
-        if not found:
-            return None, {}
-        last = found[-1][1].sequence
-        previous = self._follow(Channel.ORDERS, last)
-        clients: dict[str, list[OrderUpdate]] = {}
-        for client_id, update in found:
-            clients.setdefault(client_id, []).append(update)
-        own = {name: self._orders(mine, last, previous) for name, mine in clients.items()}
-        return self._orders([update for _, update in found], last, previous), own
+        self,
+        events: Sequence[DecidedEvent],
+        known: Mapping[str, Order],
+        followed: Collection[Clients],
+    ) -> dict[Clients, list[Frame]]:
+        """Return the messages of what happened to orders, for each of those who are followed."""
+        self._last_orders = {c: self._last_orders.get(c, self._after) for c in followed}
+        found: dict[Clients, list[OrderUpdate]] = {}
+        for client_id, update in updates(events, known, self.listing):
+            for clients in (EVERYBODY, client_id):
+                if clients in self._last_orders:
+                    found.setdefault(clients, []).append(update)
+        return {clients: self._orders(clients, mine) for clients, mine in found.items()}
 
     def delta(self, events: Sequence[DecidedEvent]) -> Frame | None:
         """Apply events to the book and return the message of the levels that changed."""
         book = self.book
         assert book is not None
+        self._note_trades(events)
         changed = book.apply(events)
         if not (changed[Side.BUY] or changed[Side.SELL]):
             return None
@@ -95,30 +105,15 @@ class Renderer:
             book.position,
             previous,
         )
-        return self._frame(Channel.ORDERBOOK, book.position, message)
-
-    def snapshot(self) -> Frame:
-        """Return the message of the whole book as it is now."""
-        book = self.book
-        assert book is not None
-        message = BookSnapshot(
-            SNAPSHOT,
-            self.listing.instrument,
-            depth(book.levels(Side.BUY), self.listing),
-            depth(book.levels(Side.SELL), self.listing),
-            timestamp(book.time_ms),
-            book.position,
-        )
         frame = self._frame(Channel.ORDERBOOK, book.position, message)
-        return msgspec.structs.replace(frame, snapshot=True)
+        assert self.snapshots is not None
+        self.snapshots.note(frame)
+        return frame
 
-    def ticker(self, events: Sequence[DecidedEvent]) -> Frame | None:
-        """Return the message of the ticker if it changed; the book must have the events already."""
-        self._note_trades(events)
-        touch = self._touch()
-        if touch == self._ticked:
+    def ticker(self) -> Frame | None:
+        """Return the message of the ticker if it changed since it was told last."""
+        if self._touch() == self._ticked:
             return None
-        self._ticked = touch
         frame = self.ticker_now()
         self._follow(Channel.TICKER, frame.sequence)
         return frame
@@ -127,7 +122,8 @@ class Renderer:
         """Return the message of the ticker as it is, for one who follows it from now on."""
         book = self.book
         assert book is not None
-        bid, ask, last = self._touch()
+        # All who follow it were told this already, or nobody follows it and this is the first.
+        self._ticked = bid, ask, last = self._touch()
         previous = self._last[Channel.TICKER]
         message = Ticker(
             self.listing.instrument,
@@ -148,7 +144,12 @@ class Renderer:
     def open_book(self, book: LiveBook) -> None:
         """Let the book be what deltas and tickers are made from."""
         self.book = book
+        self.snapshots = Snapshots(book, self.listing)
         self._ticked = self._touch()
+
+    def close_book(self) -> None:
+        """Forget the book: nobody needs it."""
+        self.book = self.snapshots = None
 
     def _note_trades(self, events: Iterable[DecidedEvent]) -> None:
         for decided in events:
@@ -166,9 +167,14 @@ class Renderer:
         scales = self.listing
         return amount(price, scales.price_scale), amount(quantity, scales.quantity_scale)
 
-    def _orders(self, mine: list[OrderUpdate], last: int, previous: int) -> Frame:
-        message = Orders(self.listing.instrument, mine, last, previous)
-        return self._frame(Channel.ORDERS, last, message)
+    def _orders(self, clients: Clients, mine: Sequence[OrderUpdate]) -> list[Frame]:
+        frames = []
+        for piece in pieces(mine):
+            last, previous = piece[-1].sequence, self._last_orders[clients]
+            self._last_orders[clients] = last
+            message = Orders(self.listing.instrument, piece, last, previous)
+            frames.append(self._frame(Channel.ORDERS, last, message))
+        return frames
 
     def _follow(self, channel: Channel, sequence: int) -> int:
         """Return the sequence of the channel's last message, and note that of the next."""

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -40,6 +40,7 @@ from exchange.gateway.stream.frames import (
     Pong,
     Subscribed,
     Unsubscribed,
+    pieces,
     rate_limit,
     text_of,
 )
@@ -55,7 +56,8 @@ from exchange.gateway.stream.messages import (
     decode_message,
     echo_of,
 )
-from exchange.gateway.stream.outbox import Beginning, Outbox, Overflow
+from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow
+from exchange.gateway.stream.outbox import Message as Queued
 from exchange.gateway.stream.token_bucket import TokenBucket
 from exchange.gateway.submission import Pending
 
@@ -126,7 +128,7 @@ class Session:
         self._put(frame)
 
     def failed(self, problem: Problem) -> None:
-        self.close(TRY_AGAIN, f"{problem.code.code} {self._sequences()}")
+        self.close(TRY_AGAIN, self._sequences(problem.code.code))
 
     async def room(self) -> None:
         await self._outbox.room()
@@ -147,13 +149,15 @@ class Session:
         if self._orders:
             await asyncio.wait(self._orders, timeout=wait_s)
         await self._drained()
-        self.close(RESTART, f"restart {self._sequences()}")
+        self.close(RESTART, self._sequences("restart"))
 
     def beat(self, now_s: float) -> None:
         """Send a heartbeat to one who follows something; end a connection without any purpose."""
         reached = self._hub.reached(self)
+        for instrument in self._outbox.stale_books:
+            reached.pop(instrument, None)
         if reached:
-            self._put(text_of(Heartbeat(reached, _now())))
+            self._put(Beat(reached, text_of(Heartbeat(reached, _now()))))
         if self._subscriptions or self._orders:
             self._heard_s = now_s
         elif now_s - self._heard_s > SILENT_S:
@@ -253,7 +257,7 @@ class Session:
             logger.exception("An order on the stream crashed")
             self._refuse(Problem(Code.INTERNAL, "The mistake was logged."), echo)
         else:
-            self._put(text_of(msgspec.structs.replace(message, **echo)))
+            self._put(Answer(tuple(_parts(msgspec.structs.replace(message, **echo)))))
         finally:
             handed_over.set()
 
@@ -285,26 +289,32 @@ class Session:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await self._websocket.send_text(text)
             except TimeoutError:
-                self.close(TRY_AGAIN, f"slow {self._sequences()}")
+                self.close(TRY_AGAIN, self._sequences("slow"))
                 return
             self._outbox.settle()
             if not len(self._outbox):
-                for instrument in list(self._outbox.stale_books):
-                    self._hub.refresh_book(self, instrument)
+                await self._refresh_books()
+
+    async def _refresh_books(self) -> None:
+        try:
+            for instrument in list(self._outbox.stale_books):
+                await self._hub.refresh_book(self, instrument)
+        except Problem as problem:
+            self.failed(problem)
 
     async def _drained(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._outbox.drained()
 
-    def _put(self, message: Frame | Beginning | str) -> None:
+    def _put(self, message: Queued | str) -> None:
         if self._closing.done():
             return
         try:
-            self._outbox.put(message)
+            self._outbox.put(Answer((message,)) if isinstance(message, str) else message)
         except Overflow:
             self._gateway.metrics.stream_slow.inc()
-            self.close(TRY_AGAIN, f"slow {self._sequences()}")
+            self.close(TRY_AGAIN, self._sequences("slow"))
 
     def _refuse(self, problem: Problem, echo: _Echo) -> None:
         self._put(text_of(Error(**{**problem.members(), **echo})))
@@ -314,8 +324,17 @@ class Session:
         if self._strikes >= STRIKES_MAX:
             self.close(POLICY, f"{STRIKES_MAX} messages in a row could not be read")
 
-    def _sequences(self) -> str:
-        return json.dumps(self._outbox.sequences(self._subscriptions), separators=(",", ":"))
+    def _sequences(self, before: str) -> str:
+        """Return a reason with the last sequences behind it: as many as have room, whole."""
+        told: dict[str, int] = {}
+        reason = f"{before} {{}}"
+        for instrument, sequence in sorted(self._outbox.sequences(self._subscriptions).items()):
+            told[instrument] = sequence
+            longer = f"{before} {json.dumps(told, separators=(',', ':'))}"
+            if len(longer) > REASON_BYTES_MAX:
+                break
+            reason = longer
+        return reason
 
     def _hello(self) -> str:
         return text_of(Connected(os.urandom(8).hex(), list(Channel), HEARTBEAT_MS, _now()))
@@ -340,6 +359,17 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _parts(message: _Entered) -> Iterator[str]:
+    """Yield the text of an answer; one to an order with very many trades comes in parts."""
+    trades = list(pieces(message.trades)) if isinstance(message, OrderAnswer) else []
+    if len(trades) <= 1:
+        yield text_of(message)
+        return
+    for part, some in enumerate(trades, 1):
+        numbered = {"trades": some, "part": part, "parts": len(trades)}
+        yield text_of(msgspec.structs.replace(message, **numbered))
 
 
 def _entered(entered: Entered) -> _Entered:

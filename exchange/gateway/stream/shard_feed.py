@@ -4,6 +4,9 @@ Read ``ShardFeed.read``. It takes the next events from the feed in Redis; where 
 not have the next position (trimmed, emptied, away, or its projector behind) it takes
 them from the log. A window of the newest events lets a subscriber that catches up join
 in the middle of an event loop's turn, so that nothing can come between.
+
+An event of a later version of the software, which cannot be read here, is ``Unreadable``: it
+keeps its place, and who follows its instrument cannot go on.
 """
 
 import asyncio
@@ -12,22 +15,34 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange import tracing
-from exchange.codec import DecidedEvent, load_event
+from exchange.codec import DecidedEvent, UnknownEvent, load_event
+from exchange.domain.events import (
+    CancelRejected,
+    CommandQuarantined,
+    Event,
+    InstrumentRegistered,
+    InstrumentRejected,
+    RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
+)
 from exchange.event_log import read_events, read_heads
 from exchange.event_log import read_traces as log_traces
-from exchange.gateway.problems import Problem
+from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import (
     CATCH_UP_WAIT_MS,
     answering,
     log_connection,
     model_connection,
 )
+from exchange.ports import StoredEvent
 from projections.checkpoints import ReadModelUnavailable, read_live_generation
 from projections.feed import NAME, READ_EVENTS_MAX, read_feed, read_traces
 
@@ -36,6 +51,27 @@ logger = logging.getLogger(__name__)
 BLOCK_MS: Final = 500  # then the log is asked: the feed's projector may be away
 WITHOUT_REDIS_S: Final = 0.1  # between two looks at the log while the feed is away
 WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # a subscriber that is one read behind still joins
+
+
+# No channel shows these, whatever their version.
+UNSHOWN: Final = frozenset(
+    kind.__name__
+    for kind in (
+        InstrumentRegistered,
+        InstrumentRejected,
+        CancelRejected,
+        SettlementCycleClosed,
+        SettlementCycleRejected,
+        RecordRejected,
+        CommandQuarantined,
+    )
+)
+
+
+class Unreadable(Struct, frozen=True, gc=False):
+    """Stands for an event that only a later version can read; ``instrument`` if it may matter."""
+
+    instrument: str | None
 
 
 class ShardFeed:
@@ -134,7 +170,7 @@ class ShardFeed:
                 up_to=after + READ_EVENTS_MAX if up_to is None else up_to,
                 limit=READ_EVENTS_MAX,
             )
-        return [load_event(event) for event in stored]
+        return [_loaded(event) for event in stored]
 
     async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
         if self._generation is None:
@@ -145,7 +181,7 @@ class ShardFeed:
     async def _from_feed(self) -> list[DecidedEvent]:
         try:
             generation = await self._live_generation()
-            return await read_feed(
+            events = await read_feed(
                 self._redis, generation, self.shard, self.position, block_ms=BLOCK_MS
             )
         except (ReadModelUnavailable, Problem) as error:
@@ -153,10 +189,49 @@ class ShardFeed:
             self._generation = None
             await asyncio.sleep(WITHOUT_REDIS_S)
             return []
+        if not events:
+            self._generation = None
+        return events
 
     async def _live_generation(self) -> int:
-        # Asked again after each failure; an old generation goes on being filled until then.
+        # Asked again after each failure and each silence: one that was retired is not filled.
         if self._generation is None:
             async with model_connection(self._engine) as connection:
                 self._generation = await read_live_generation(connection, NAME)
         return self._generation
+
+
+def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:
+    """Return those of the events that are an instrument's.
+
+    Raises:
+        Problem: 503, one of them cannot be read here.
+    """
+    found = [d for d in events if getattr(d.event, "instrument", None) == instrument]
+    check_readable(found)
+    return found
+
+
+def check_readable(events: Sequence[DecidedEvent]) -> None:
+    """Refuse to go on with events of which one cannot be read.
+
+    Raises:
+        Problem: 503, it is of a later version.
+    """
+    for decided in events:
+        if isinstance(decided.event, Unreadable):
+            raise Problem(
+                Code.READ_UNAVAILABLE,
+                f"The event at {decided.position} is of a later version than this gateway.",
+            )
+
+
+def _loaded(stored: StoredEvent) -> DecidedEvent:
+    try:
+        return load_event(stored)
+    except UnknownEvent as error:
+        logger.warning("The stream passes over an event", extra={"error": str(error)})
+        instrument = None if stored.type in UNSHOWN else stored.instrument
+        event = cast("Event", Unreadable(instrument))
+        place = (stored.shard, stored.position)
+        return DecidedEvent(*place, event, stored.command_id, stored.kafka_offset)

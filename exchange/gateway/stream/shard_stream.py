@@ -7,12 +7,13 @@ one that resumes is brought up to the shard's position by a task of its own. Bot
 added to the others in a turn of the event loop in which nothing else happens, so
 there is neither a gap nor a repetition.
 
-Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` queues.
+Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` queues. Nothing
+waits for the read model of orders but the channel ``orders``: it has a lane of its own.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
@@ -26,25 +27,21 @@ from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.reading import Freshness, answering, model_connection
 from exchange.gateway.stream.books import LiveBook
 from exchange.gateway.stream.frames import Frame
+from exchange.gateway.stream.history import Chapter, History, HistoryTurns
 from exchange.gateway.stream.messages import Channel
 from exchange.gateway.stream.order_updates import KnownOrders
-from exchange.gateway.stream.renderer import Renderer
-from exchange.gateway.stream.shard_feed import ShardFeed
+from exchange.gateway.stream.shard_feed import ShardFeed, check_readable, of_instrument
 from exchange.gateway.stream.subscriptions import FollowedInstrument, Outlet, Subscription
 from projections import book as books
 from projections import trades
 from projections.book import ALL_LEVELS, read_book
 from projections.checkpoints import read_live_generation
-from projections.orders import Order
 
 logger = logging.getLogger(__name__)
 
 FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
 LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
-HISTORIES_MAX: Final = 2  # parts of the log read at once for those who resume; the rest wait
 BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
-
-_Known = dict[str, Order] | Problem  # the orders that events are about, or why they are not known
 
 
 class ShardStream:
@@ -57,6 +54,7 @@ class ShardStream:
         feed: ShardFeed,
         known: KnownOrders,
         freshness: Freshness,
+        turns: HistoryTurns,
     ) -> None:
         self._engine = engine
         self._freshness = freshness
@@ -64,7 +62,7 @@ class ShardStream:
         self._number = feed.shard
         self._known = known
         self._feed = feed
-        self._histories = asyncio.Semaphore(HISTORIES_MAX)
+        self._history = History(feed, known.beside(), turns)
         self._instruments: dict[str, FollowedInstrument] = {}
         self._task: asyncio.Task[None] | None = None
         self._idle_since_s: float | None = None
@@ -108,24 +106,32 @@ class ShardStream:
             await self._until_reached(from_sequence)
         instrument = self._instruments.get(listing.instrument)
         if instrument is None:
-            instrument = FollowedInstrument(listing)
+            instrument = FollowedInstrument(listing, self._known)
             self._instruments[listing.instrument] = instrument
         if not channels.isdisjoint(BOOK_CHANNELS):
-            await self._open_book(instrument)
+            await self._open_book(instrument, to_be_shown=Channel.ORDERBOOK in channels)
             if self.has_ended:  # while this waited
                 raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
         resumed = channels - BOOK_CHANNELS if from_sequence is not None else frozenset[Channel]()
-        subscription = instrument.subscriptions.setdefault(outlet, Subscription())
+        subscription = instrument.subscriptions.get(outlet) or Subscription()
+        if Channel.ORDERS in channels and subscription.follows_orders_of_others(client_id):
+            self._tidy()
+            detail = "follows orders of another already; unsubscribe from orders first"
+            raise invalid("client_id", f"this connection {detail}, or open a second one")
+        self._history.turns.begin(len(resumed))
+        instrument.subscriptions[outlet] = subscription
         subscription.drop(channels)
-        if Channel.ORDERS in channels:
-            subscription.client_id = client_id
         position = self._feed.position
+        if Channel.ORDERS in channels:
+            subscription.clients, subscription.orders_after = client_id, position
         announce(position if from_sequence is None or not resumed else from_sequence)
         subscription.channels |= channels - resumed
         self._offer_state(outlet, instrument, channels)
         for channel in resumed:
             work = self._resume(outlet, instrument, subscription, channel, from_sequence or 0)
-            subscription.catching_up[channel] = asyncio.create_task(work)
+            task = asyncio.create_task(work)
+            task.add_done_callback(lambda _: self._history.turns.end())
+            subscription.catching_up[channel] = task
 
     async def _until_reached(self, sequence: int) -> None:
         """Wait until this stream is where another gateway's may have been a moment before."""
@@ -160,19 +166,28 @@ class ShardStream:
                 subscription.drop(Channel)
         self._tidy()
 
-    def refresh_book(self, outlet: Outlet, name: str) -> None:
+    async def refresh_book(self, outlet: Outlet, name: str) -> None:
         instrument = self._instruments.get(name)
-        if instrument is not None and outlet in instrument.followers(Channel.ORDERBOOK):
-            outlet.offer(instrument.renderer.snapshot())
+        if instrument is None or outlet not in instrument.followers(Channel.ORDERBOOK):
+            return
+        await self._open_book(instrument, to_be_shown=True)
+        if outlet in instrument.followers(Channel.ORDERBOOK):
+            self._offer_state(outlet, instrument, (Channel.ORDERBOOK,))
 
     def reached(self, outlet: Outlet) -> list[tuple[str, int]]:
         return [
-            (name, self._feed.position)
+            (name, self._reached(instrument, found))
             for name, instrument in self._instruments.items()
             if (found := instrument.subscriptions.get(outlet)) is not None
             and found.channels
             and not found.catching_up
         ]
+
+    def _reached(self, instrument: FollowedInstrument, subscription: Subscription) -> int:
+        waiting = instrument.orders.begins_at
+        if waiting is None or Channel.ORDERS not in subscription.channels:
+            return self._feed.position
+        return max(waiting - 1, subscription.orders_after)
 
     async def _step(self) -> None:
         try:
@@ -188,70 +203,54 @@ class ShardStream:
             return
         mine = _by_instrument(events, self._instruments)
         traces = await self._feed.traces(events)
-        known = await self._learn(mine)
         # From here on nothing waits: whoever joins does so before these events or after them.
         self._feed.advance(events)
         with tracing.hop("stream", traces):
-            for name, of_instrument in mine.items():
+            for name, of_one in mine.items():
                 instrument = self._instruments.get(name)
                 if instrument is not None:
-                    self._offer(instrument, of_instrument, known.get(name, {}))
+                    self._offer(instrument, of_one)
 
-    async def _learn(self, mine: dict[str, list[DecidedEvent]]) -> dict[str, _Known]:
-        """Return the orders of every instrument whose orders are followed, when this returns."""
-        known: dict[str, _Known] = {}
-        while unlearned := self._unlearned(mine, known):
-            try:
-                known[unlearned] = await self._known.learn(mine[unlearned])
-            except Problem as problem:
-                known[unlearned] = problem
-        return known
-
-    def _unlearned(self, mine: Container[str], known: Container[str]) -> str | None:
-        for name, instrument in self._instruments.items():
-            if name in mine and name not in known and instrument.follows([Channel.ORDERS]):
-                return name
-        return None
-
-    def _offer(
-        self, instrument: FollowedInstrument, events: Sequence[DecidedEvent], known: _Known
-    ) -> None:
+    def _offer(self, instrument: FollowedInstrument, events: Sequence[DecidedEvent]) -> None:
+        try:
+            check_readable(events)
+        except Problem as problem:
+            instrument.renderer.close_book()
+            self._fail(instrument.subscriptions, problem)
+            return
         renderer = instrument.renderer
-        if instrument.follows([Channel.TRADES]):
-            _offer(instrument.followers(Channel.TRADES), renderer.trades(events))
-        if instrument.follows([Channel.ORDERS]):
-            self._offer_orders(instrument, events, known)
         if renderer.book is not None:
             _offer(instrument.followers(Channel.ORDERBOOK), renderer.delta(events))
             if instrument.follows([Channel.TICKER]):
-                _offer(instrument.followers(Channel.TICKER), renderer.ticker(events))
-
-    def _offer_orders(
-        self, instrument: FollowedInstrument, events: Sequence[DecidedEvent], known: _Known
-    ) -> None:
-        followers = instrument.followers(Channel.ORDERS)
-        if isinstance(known, Problem):
-            self._fail(followers, known)
-            return
-        everybody, own = instrument.renderer.orders(events, known)
-        for outlet in followers:
-            client_id = instrument.subscriptions[outlet].client_id
-            _offer([outlet], everybody if client_id is None else own.get(client_id))
+                _offer(instrument.followers(Channel.TICKER), renderer.ticker())
+        if instrument.follows([Channel.TRADES]):
+            for frame in renderer.trades(events):
+                _offer(instrument.followers(Channel.TRADES), frame)
+        if instrument.follows([Channel.ORDERS]):
+            instrument.orders.put(events)
 
     def _offer_state(
-        self, outlet: Outlet, instrument: FollowedInstrument, channels: frozenset[Channel]
+        self, outlet: Outlet, instrument: FollowedInstrument, channels: Collection[Channel]
     ) -> None:
+        renderer = instrument.renderer
         if Channel.ORDERBOOK in channels:
-            outlet.offer(instrument.renderer.snapshot())
+            assert renderer.snapshots is not None
+            for frame in renderer.snapshots.frames():
+                outlet.offer(frame)
         if Channel.TICKER in channels:
-            outlet.offer(instrument.renderer.ticker_now())
+            outlet.offer(renderer.ticker_now())
 
-    async def _open_book(self, instrument: FollowedInstrument) -> None:
+    async def _open_book(self, instrument: FollowedInstrument, *, to_be_shown: bool) -> None:
+        """Read the book if it is not open, and have its snapshot written if it is wanted."""
         instrument.joining += 1
+        renderer = instrument.renderer
         try:
-            while instrument.renderer.book is None:
+            while renderer.snapshots is None or (to_be_shown and not renderer.snapshots.is_ready):
                 if instrument.opening is None or instrument.opening.done():
-                    instrument.opening = asyncio.create_task(self._read_book(instrument))
+                    work = renderer.snapshots.write if renderer.snapshots else None
+                    instrument.opening = asyncio.create_task(
+                        work() if work else self._read_book(instrument)
+                    )
                     instrument.opening.add_done_callback(retrieve_error)
                 await asyncio.shield(instrument.opening)
         finally:
@@ -276,9 +275,9 @@ class ShardStream:
         book = LiveBook(view)
         while (newest := self._feed.newest(book.position)) is None:
             past = await self._feed.history(book.position, up_to=self._feed.position)
-            renderer.follow_book(book, _of(past, listing.instrument))
+            renderer.follow_book(book, of_instrument(past, listing.instrument))
             book.position = max(book.position, past[-1].position)
-        renderer.follow_book(book, _of(newest, listing.instrument))
+        renderer.follow_book(book, of_instrument(newest, listing.instrument))
         book.position = self._feed.position
         renderer.open_book(book)
 
@@ -291,28 +290,20 @@ class ShardStream:
         after: int,
     ) -> None:
         """Offer what happened after a position, then let the connection be one of the others."""
-        renderer = Renderer(instrument.listing, after=after)
+        chapter = Chapter(instrument.listing, channel, subscription.clients)
+        sequence = after
         try:
-            while True:
-                newest = self._feed.newest(after)
-                events = newest
-                if events is None:
-                    async with self._histories:
-                        events = await self._feed.history(after, up_to=self._feed.position)
-                mine = _of(events, instrument.listing.instrument)
-                if channel is Channel.ORDERS:
-                    everybody, own = renderer.orders(mine, await self._known.learn(mine))
-                    client_id = subscription.client_id
-                    _offer([outlet], everybody if client_id is None else own.get(client_id))
-                else:
-                    _offer([outlet], renderer.trades(mine))
-                after = max(after, events[-1].position) if events else after
-                if after >= self._feed.position:
-                    # Nothing has waited since this was compared: the next events find it.
-                    subscription.channels.add(channel)
-                    del subscription.catching_up[channel]
-                    return
-                await outlet.room()
+            while after < self._feed.position:
+                told = await self._history.slice(chapter, after, sequence)
+                for frame in told.frames:
+                    await outlet.room()
+                    outlet.offer(frame)
+                after, sequence = told.position, told.sequence
+            # Nothing has waited since this was compared: the next events find it.
+            subscription.channels.add(channel)
+            if channel is Channel.ORDERS:
+                subscription.orders_after = after
+            del subscription.catching_up[channel]
         except Problem as problem:
             outlet.failed(problem)
         except Exception:
@@ -334,7 +325,7 @@ class ShardStream:
             if not instrument.subscriptions:
                 del self._instruments[name]
             elif not instrument.follows(BOOK_CHANNELS):
-                instrument.renderer.book = None
+                instrument.renderer.close_book()
 
     def _is_deserted(self) -> bool:
         if self._instruments:
@@ -349,10 +340,6 @@ def _offer(outlets: Iterable[Outlet], frame: Frame | None) -> None:
     if frame is not None:
         for outlet in outlets:
             outlet.offer(frame)
-
-
-def _of(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:
-    return [d for d in events if getattr(d.event, "instrument", None) == instrument]
 
 
 def _by_instrument(

@@ -4,14 +4,18 @@
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from exchange.codec import DecidedEvent
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Problem
 from exchange.gateway.stream.frames import Frame
 from exchange.gateway.stream.messages import Channel
-from exchange.gateway.stream.renderer import Renderer
+from exchange.gateway.stream.order_updates import KnownOrders
+from exchange.gateway.stream.orders_lane import OrdersLane
+from exchange.gateway.stream.renderer import EVERYBODY, Clients, Renderer
+from projections.orders import Order
 
 
 class Outlet(Protocol):
@@ -35,7 +39,8 @@ class Subscription:
 
     def __init__(self) -> None:
         self.channels: set[Channel] = set()
-        self.client_id: str | None = None
+        self.clients: Clients = EVERYBODY  # whose orders
+        self.orders_after = 0  # the orders lane may still have events from before
         self.catching_up: dict[Channel, asyncio.Task[None]] = {}
 
     def drop(self, channels: Iterable[Channel]) -> None:
@@ -45,6 +50,10 @@ class Subscription:
             if task is not None:
                 task.cancel()
 
+    def follows_orders_of_others(self, clients: Clients) -> bool:
+        follows = Channel.ORDERS in self.channels or Channel.ORDERS in self.catching_up
+        return follows and self.clients != clients
+
     @property
     def is_empty(self) -> bool:
         return not self.channels and not self.catching_up
@@ -53,8 +62,9 @@ class Subscription:
 class FollowedInstrument:
     """An instrument with subscribers; those who are up to date share its messages."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Listing, known: KnownOrders) -> None:
         self.listing = listing
+        self.orders = OrdersLane(known, self._offer_orders, self._fail_orders)
         # One who resumes has seen up to a message, not up to where this begins: so after 0.
         self.renderer = Renderer(listing, after=0)
         self.subscriptions: dict[Outlet, Subscription] = {}
@@ -72,4 +82,21 @@ class FollowedInstrument:
     def tasks(self) -> list[asyncio.Task[None]]:
         """All that goes on for its subscribers."""
         tasks = [t for s in self.subscriptions.values() for t in s.catching_up.values()]
-        return tasks if self.opening is None else [*tasks, self.opening]
+        return [*tasks, *(t for t in (self.opening, self.orders.task) if t is not None)]
+
+    def _offer_orders(self, events: Sequence[DecidedEvent], known: Mapping[str, Order]) -> None:
+        followers = [
+            (outlet, subscription)
+            for outlet, subscription in self.subscriptions.items()
+            if Channel.ORDERS in subscription.channels
+        ]
+        followed = {subscription.clients for _, subscription in followers}
+        frames = self.renderer.orders(events, known, followed)
+        for outlet, subscription in followers:
+            for frame in frames.get(subscription.clients, ()):
+                if frame.sequence > subscription.orders_after:
+                    outlet.offer(frame)
+
+    def _fail_orders(self, problem: Problem) -> None:
+        for outlet in self.followers(Channel.ORDERS):
+            outlet.failed(problem)
