@@ -17,6 +17,7 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    LimitOpenOrders,
     PlaceOrder,
     RegisterInstrument,
 )
@@ -26,6 +27,7 @@ from exchange.domain.events import (
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
     OrderRejected,
@@ -224,6 +226,8 @@ def _possible_commands(event: Event) -> list[Command]:
             ]
         case SettlementCycleClosed() | SettlementCycleRejected():
             return [CloseSettlementCycle(event.cycle)]
+        case OpenOrdersLimited():
+            return [LimitOpenOrders(event.open_orders_max)]
         case (
             InstrumentRejected()
             | RecordRejected()

@@ -23,6 +23,7 @@ from exchange.domain.commands import (
     ClientCommand,
     CloseSettlementCycle,
     Command,
+    LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
     QuarantinedRecord,
@@ -30,8 +31,10 @@ from exchange.domain.commands import (
 )
 from exchange.domain.events import Event
 from exchange.domain.values import (
+    CancelReason,
     Offset,
     Position,
+    RejectReason,
     Shard,
     instrument_of_exchange_order_id,
 )
@@ -51,7 +54,10 @@ A type that is not here has its first form. A form is new only where an older re
 misread it: a field that it may pass over makes none.
 """
 
-LATER_VALUES: Final[dict[str, Mapping[StrEnum, int]]] = {}
+LATER_VALUES: Final[dict[str, Mapping[StrEnum, int]]] = {
+    "OrderCancelled": {CancelReason.FILLS_MAX: 2},
+    "OrderRejected": {RejectReason.TOO_MANY_OPEN_ORDERS: 2},
+}
 """By type of event: from which version on an event may have a value that older readers lack.
 
 Only events with such a value are of that version, so that older readers read all others and
@@ -228,6 +234,7 @@ def body_hash(command: Command) -> bytes:
             | CancelOrder()
             | RegisterInstrument()
             | CloseSettlementCycle()
+            | LimitOpenOrders()
             | MalformedRecord()
             | QuarantinedRecord()
         ):

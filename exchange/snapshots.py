@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from exchange.domain.book import Instrument, RestingOrder
-from exchange.domain.engine import State, rebuild
+from exchange.domain.engine import OPEN_ORDERS_MAX, State, rebuild
 from exchange.domain.values import Position, Price, Quantity, Side
 from exchange.ports import StoredSnapshot
 
@@ -51,12 +51,18 @@ class _State(Struct, frozen=True, array_like=True):
     books: list[_Book]
 
 
+class _LimitedState(_State, frozen=True, array_like=True):
+    """A state with another bound on open orders than the first; the field is written only then."""
+
+    open_orders_max: int = OPEN_ORDERS_MAX
+
+
 class BadSnapshot(Exception):
     """The bytes are no snapshot of a version that is known here."""
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_State)
+_decoder = msgspec.msgpack.Decoder(_LimitedState)
 
 
 def encode(state: State) -> bytes:
@@ -74,6 +80,9 @@ def encode(state: State) -> bytes:
         for book in state.books.values()
     ]
     plain = _State(state.position, state.time_ms, state.settlement_cycle, books)
+    if state.open_orders_max != OPEN_ORDERS_MAX:
+        fields = msgspec.structs.asdict(plain)
+        plain = _LimitedState(**fields, open_orders_max=state.open_orders_max)
     return zlib.compress(_encoder.encode(plain), COMPRESSION)
 
 
@@ -106,6 +115,7 @@ def decode(snapshot: StoredSnapshot) -> State:
             plain.time_ms,
             plain.settlement_cycle,
             [(_instrument(book), _orders(book.orders)) for book in plain.books],
+            plain.open_orders_max,
         )
     except (zlib.error, msgspec.MsgspecError, AssertionError, ValueError) as error:
         raise BadSnapshot(f"it is damaged: {error}") from error

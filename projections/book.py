@@ -28,6 +28,7 @@ from exchange.domain.events import (
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
     OrderRejected,
@@ -258,6 +259,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | InstrumentRejected()
             | SettlementCycleClosed()
             | SettlementCycleRejected()
+            | OpenOrdersLimited()
             | RecordRejected()
             | CommandQuarantined()
         ):

@@ -42,6 +42,7 @@ from exchange.domain.events import (
     CommandQuarantined,
     InstrumentRegistered,
     InstrumentRejected,
+    OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
     OrderRejected,
@@ -413,6 +414,7 @@ def _fold(events: Sequence[DecidedEvent]) -> _Batch:
                 | InstrumentRejected()
                 | SettlementCycleClosed()
                 | SettlementCycleRejected()
+                | OpenOrdersLimited()
                 | RecordRejected()
                 | CommandQuarantined()
             ):

@@ -19,7 +19,7 @@ from exchange.codec import (
     load_event,
 )
 from exchange.domain.commands import MalformedRecord
-from exchange.domain.events import CommandQuarantined, Event, OrderRested
+from exchange.domain.events import CommandQuarantined, Event, OpenOrdersLimited, OrderRested
 from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
@@ -152,7 +152,7 @@ STORED_TEXTS: list[tuple[Event, str]] = [
 ]
 EVENTS = [event for event, _ in STORED_TEXTS]
 
-# What logs hold that are younger than who asked for a cancel.
+# What only younger logs hold: who asked for a cancel, and the bound on open orders.
 LATER_TEXTS: list[tuple[Event, str]] = [
     (
         cancelled(1, BUY, price=1000, quantity=10, asked_by=None),
@@ -169,18 +169,48 @@ LATER_TEXTS: list[tuple[Event, str]] = [
             '"reason":"not_owner","time_ms":1700000000000,"asked_by":"client-2"}'
         ),
     ),
+    (
+        OpenOrdersLimited(7, time_ms=TIME_MS),
+        '{"type":"OpenOrdersLimited","open_orders_max":7,"time_ms":1700000000000}',
+    ),
+]
+
+# What has a value that older readers lack, and so is of their version 2.
+LATER_VALUE_TEXTS: list[tuple[Event, str]] = [
+    (
+        cancelled(1, BUY, price=None, quantity=10, reason=CancelReason.FILLS_MAX, asked_by=UNSET),
+        (
+            '{"type":"OrderCancelled","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","price":null,"quantity":10,"reason":"fills_max",'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        rejected(place(1, BUY, price=1000, quantity=10), RejectReason.TOO_MANY_OPEN_ORDERS),
+        (
+            '{"type":"OrderRejected","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","order_type":"limit","price":1000,"quantity":10,'
+            '"reason":"too_many_open_orders","time_ms":1700000000000}'
+        ),
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("event", "text"), STORED_TEXTS + LATER_TEXTS, ids=lambda value: type(value).__name__
+    ("event", "version", "text"),
+    [
+        *((event, 1, text) for event, text in STORED_TEXTS + LATER_TEXTS),
+        *((event, 2, text) for event, text in LATER_VALUE_TEXTS),
+    ],
+    ids=lambda value: type(value).__name__,
 )
-def test_an_event_is_stored_as_logs_already_have_it(event: Event, text: str) -> None:
+def test_an_event_is_stored_as_logs_already_have_it(event: Event, version: int, text: str) -> None:
     instrument = getattr(event, "instrument", None)
 
     assert stored(event) == StoredEvent(
-        Shard(0), Position(1), instrument, type(event).__name__, 1, text, COMMAND_ID, OFFSET
+        Shard(0), Position(1), instrument, type(event).__name__, version, text, COMMAND_ID, OFFSET
     )
+    assert load_event(stored(event)).event == event
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
@@ -192,7 +222,8 @@ def test_a_stored_event_comes_back_with_its_place(event: Event) -> None:
 
 
 def test_every_kind_of_event_has_its_stored_text_here() -> None:
-    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    texts = STORED_TEXTS + LATER_TEXTS
+    assert {type(event) for event, _ in texts} == set(get_args(Event))
 
 
 def test_an_event_of_a_newer_version_is_not_guessed_at() -> None:

@@ -1,6 +1,7 @@
 """A snapshot gives the state back, priority included, or is set aside."""
 
 import random
+import zlib
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -11,10 +12,11 @@ from hypothesis import given as over
 from exchange import snapshot_store
 from exchange.codec import decode_event
 from exchange.domain.engine import State, check_state, evolve
+from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import Position, Side
 from exchange.ports import StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
-from tests.builders import closed, given, rested
+from tests.builders import TIME_MS, closed, evolve_all, given, rested
 from tests.domain.worlds import PROPERTY, Step, run, step_lists, take
 from tests.projections.logs import LogWriter, registrations
 
@@ -152,3 +154,14 @@ async def test_storing_one_twice_is_storing_it_once(
     row = await snapshot_store.newest(connection, 0)
     assert row is not None
     assert (row.position, row.digest) == (state.position, state.digest)
+
+
+def test_a_changed_bound_on_open_orders_is_kept_and_an_unchanged_one_not_written() -> None:
+    state = given(rested(1, Side.BUY, price=1000, quantity=10))
+    before = msgspec.msgpack.decode(zlib.decompress(encode(state)))
+    evolve_all(state, [OpenOrdersLimited(7, time_ms=TIME_MS)])
+
+    kept = restored(state)
+
+    assert len(before) == 4, "an earlier build reads it"
+    assert (kept.open_orders_max, kept.open_orders) == (7, {"client-1": 1})

@@ -15,6 +15,7 @@ from exchange.domain.values import (
     CycleNumber,
     Id,
     InstrumentName,
+    OpenOrdersMax,
     OrderType,
     PriceUnits,
     QuantityUnits,
@@ -65,6 +66,14 @@ class CloseSettlementCycle(
     cycle: CycleNumber
 
 
+class LimitOpenOrders(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Let each client have at most so many open orders on the shard that receives this."""
+
+    open_orders_max: OpenOrdersMax
+
+
 class MalformedRecord(
     Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -91,6 +100,8 @@ class QuarantinedRecord(
     crashes: int
 
 
-# What a gateway may send.
-ClientCommand = RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle
+# What may be in Kafka: clients' commands; the last one is an operator's.
+ClientCommand = (
+    RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle | LimitOpenOrders
+)
 Command = ClientCommand | MalformedRecord | QuarantinedRecord

@@ -6,7 +6,8 @@ verification share ``evolve``, so a state rebuilt from its events equals the one
 that wrote them.
 
 The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its
-priority included), per instrument and of the open settlement cycle. A sum can be
+priority included), per instrument, of the open settlement cycle and of the bound on
+open orders; what is as it began adds nothing. A sum can be
 kept up to date one change at a time and does not depend on the order in which things
 are visited (Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
 An order that changed is hashed when the digest is next asked for: once a batch, and
@@ -16,6 +17,7 @@ never if it has left the book by then, so that a replay hashes only what it ends
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from typing import Final, assert_never
 
 from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
@@ -23,6 +25,7 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
     QuarantinedRecord,
@@ -34,6 +37,7 @@ from exchange.domain.events import (
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
     OrderRejected,
@@ -53,6 +57,10 @@ from exchange.domain.values import (
 
 DIGEST_BYTES: Final = 32
 FIRST_CYCLE: Final = 1
+# Both decide, so no setting: whoever decides again must decide alike. The first bounds one
+# transaction, message and answer; the second, which a command changes, a client's share of memory.
+FILLS_MAX: Final = 10_000
+OPEN_ORDERS_MAX: Final = 100_000
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
 
 
@@ -61,6 +69,8 @@ class State:
     """A shard after the events up to ``position``; it holds only what still rests.
 
     ``settlement_cycle`` is the one that is open: its trades are still being made.
+    ``open_orders`` counts each client's resting orders, ``open_orders_max`` bounds the count.
+    ``unhashed`` has the books with orders that changed since the digest was last asked for.
     """
 
     position: Position = Position(0)
@@ -68,13 +78,18 @@ class State:
     books: dict[str, Book] = field(default_factory=dict)
     settlement_cycle: int = FIRST_CYCLE
     digest_sum: int = 0
+    open_orders: dict[str, int] = field(default_factory=dict)
+    open_orders_max: int = OPEN_ORDERS_MAX
+    unhashed: set[Book] = field(default_factory=set)
 
     @property
     def digest(self) -> bytes:
-        """The digest of all resting orders and instruments and of the open cycle, 32 bytes."""
-        for name, book in self.books.items():
+        """The digest of all that is decided by, 32 bytes."""
+        for book in self.unhashed:
+            name = book.instrument.name
             _shift_digest(self, sum(_rehash(name, order) for order in book.unhashed.values()))
             book.unhashed.clear()
+        self.unhashed.clear()
         return self.digest_sum.to_bytes(DIGEST_BYTES, "big")
 
 
@@ -95,7 +110,8 @@ def decide(
     Returns:
         At least one event. For an accepted ``PlaceOrder``: ``OrderAccepted``; one
         ``TradeExecuted`` per maker, best price first, oldest first within a price; then
-        ``OrderRested`` or ``OrderCancelled`` if quantity remains. Apply them all with
+        ``OrderRested`` or ``OrderCancelled`` if quantity remains. There are at most
+        ``FILLS_MAX`` trades; what remains after so many is cancelled. Apply them all with
         ``evolve`` before deciding the next command.
     """
     now_ms = max(time_ms, state.time_ms)
@@ -108,6 +124,8 @@ def decide(
             return [_register(state, command, now_ms)]
         case CloseSettlementCycle():
             return [_close_cycle(state, command, now_ms)]
+        case LimitOpenOrders():
+            return [OpenOrdersLimited(command.open_orders_max, time_ms=now_ms)]
         case MalformedRecord():
             return [
                 RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
@@ -140,6 +158,8 @@ def evolve(state: State, event: Event) -> None:
             _open_book(state, event)
         case SettlementCycleClosed():
             _open_cycle(state, event.cycle + 1)
+        case OpenOrdersLimited():
+            _limit_open_orders(state, event.open_orders_max)
         case (
             OrderRejected()
             | CancelRejected()
@@ -158,45 +178,53 @@ def rebuild(
     time_ms: int,
     settlement_cycle: int,
     books: Iterable[tuple[Instrument, Iterable[RestingOrder]]],
+    open_orders_max: int = OPEN_ORDERS_MAX,
 ) -> State:
     """Return the state that has these instruments and resting orders, oldest first."""
-    state = State(position, time_ms, settlement_cycle=settlement_cycle)
-    state.digest_sum = _cycle_hash(settlement_cycle)
+    state = State(position, time_ms)
+    _open_cycle(state, settlement_cycle)
+    _limit_open_orders(state, open_orders_max)
     for instrument, orders in books:
         book = state.books[instrument.name] = Book(instrument)
         _shift_digest(state, _instrument_hash(instrument))
         for order in orders:
-            book.rest(order)
+            _add(state, book, order)
     return state
 
 
 def check_state(state: State) -> None:
-    """Assert the invariants of every book and that the digest is the sum it claims to be."""
-    expected = _cycle_hash(state.settlement_cycle)
+    """Assert the invariants of every book, and that digest and counts are what they claim."""
+    expected = _cycle_hash(state.settlement_cycle) + _limit_hash(state.open_orders_max)
+    counted: dict[str, int] = {}
     for name, book in state.books.items():
         check_invariants(book)
+        for order in book.orders.values():
+            counted[order.client_id] = counted.get(order.client_id, 0) + 1
         expected += _instrument_hash(book.instrument)
         expected += sum(_order_hash(name, order) for order in book.orders.values())
     digest = int.from_bytes(state.digest, "big")
     assert digest == expected % _DIGEST_MODULUS, "digest differs from the state"
+    assert state.open_orders == counted, "open orders are counted wrongly"
 
 
 def _place(state: State, order: PlaceOrder, now_ms: int, order_id_taken: bool) -> list[Event]:
     book = state.books.get(order.instrument)
-    reason = _refusal(book, order, order_id_taken)
+    reason = _refusal(state, book, order, order_id_taken)
     if book is None or reason is not None:
         assert reason is not None
         return [_rejected(order, reason, now_ms)]
     events: list[Event] = [_accepted(order, now_ms)]
-    events += _trades(book, order, now_ms)
+    events += islice(_trades(book, order, now_ms), FILLS_MAX)
     last = events[-1]
     remaining = last.taker_remaining if isinstance(last, TradeExecuted) else order.quantity
     if remaining:
-        events.append(_remainder(order, remaining, now_ms))
+        events.append(_remainder(order, remaining, len(events) - 1, now_ms))
     return events
 
 
-def _refusal(book: Book | None, order: PlaceOrder, order_id_taken: bool) -> RejectReason | None:
+def _refusal(
+    state: State, book: Book | None, order: PlaceOrder, order_id_taken: bool
+) -> RejectReason | None:
     if order_id_taken:
         return RejectReason.DUPLICATE_ORDER_ID
     if book is None:
@@ -211,6 +239,11 @@ def _refusal(book: Book | None, order: PlaceOrder, order_id_taken: bool) -> Reje
         return RejectReason.OFF_TICK
     if order.quantity % book.instrument.lot_size:
         return RejectReason.OFF_LOT
+    # Whether it would rest is not asked: a client that has too many is told so early and always.
+    if order.price is not None and (
+        state.open_orders.get(order.client_id, 0) >= state.open_orders_max
+    ):
+        return RejectReason.TOO_MANY_OPEN_ORDERS
     return None
 
 
@@ -263,8 +296,9 @@ def _rejected(order: PlaceOrder, reason: RejectReason, now_ms: int) -> OrderReje
     )
 
 
-def _remainder(order: PlaceOrder, remaining: Quantity, now_ms: int) -> Event:
-    if order.price is None:
+def _remainder(order: PlaceOrder, remaining: Quantity, fills: int, now_ms: int) -> Event:
+    if fills >= FILLS_MAX or order.price is None:
+        swept = fills >= FILLS_MAX
         return OrderCancelled(
             order_id=order.order_id,
             client_id=order.client_id,
@@ -272,7 +306,7 @@ def _remainder(order: PlaceOrder, remaining: Quantity, now_ms: int) -> Event:
             side=order.side,
             price=None,
             quantity=remaining,
-            reason=CancelReason.MARKET_REMAINDER,
+            reason=CancelReason.FILLS_MAX if swept else CancelReason.MARKET_REMAINDER,
             time_ms=now_ms,
         )
     return OrderRested(
@@ -360,6 +394,12 @@ def _open_cycle(state: State, cycle: int) -> None:
     _shift_digest(state, shift)
 
 
+def _limit_open_orders(state: State, open_orders_max: int) -> None:
+    shift = _limit_hash(open_orders_max) - _limit_hash(state.open_orders_max)
+    state.open_orders_max = open_orders_max
+    _shift_digest(state, shift)
+
+
 def _rest(state: State, event: OrderRested) -> None:
     order = RestingOrder(
         order_id=event.order_id,
@@ -369,15 +409,29 @@ def _rest(state: State, event: OrderRested) -> None:
         remaining=event.quantity,
         priority=state.position,
     )
-    state.books[event.instrument].rest(order)
+    _add(state, state.books[event.instrument], order)
+
+
+def _add(state: State, book: Book, order: RestingOrder) -> None:
+    book.rest(order)
+    state.unhashed.add(book)
+    state.open_orders[order.client_id] = state.open_orders.get(order.client_id, 0) + 1
 
 
 def _reduce(state: State, instrument: str, order_id: str, quantity: int) -> None:
     book = state.books[instrument]
     order = book.orders[order_id]
     book.reduce(order, quantity)
-    if order.hashed and not order.remaining:
+    if order.remaining:
+        state.unhashed.add(book)
+        return
+    if order.hashed:
         _shift_digest(state, -order.hashed)
+    count = state.open_orders[order.client_id] - 1
+    if count:
+        state.open_orders[order.client_id] = count
+    else:
+        del state.open_orders[order.client_id]
 
 
 def _rehash(instrument: str, order: RestingOrder) -> int:
@@ -404,6 +458,12 @@ def _cycle_hash(cycle: int) -> int:
     if cycle == FIRST_CYCLE:
         return 0  # as the empty state has it
     return int.from_bytes(sha256(f"settlement cycle {cycle}".encode()).digest(), "big")
+
+
+def _limit_hash(open_orders_max: int) -> int:
+    if open_orders_max == OPEN_ORDERS_MAX:
+        return 0  # as in the logs of before it could be changed
+    return int.from_bytes(sha256(f"open orders max {open_orders_max}".encode()).digest(), "big")
 
 
 def _instrument_hash(instrument: Instrument) -> int:

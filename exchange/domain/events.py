@@ -140,6 +140,13 @@ class SettlementCycleRejected(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+class OpenOrdersLimited(Struct, frozen=True, tag=True, gc=False):
+    """From now on a client may have at most ``open_orders_max`` open orders on this shard."""
+
+    open_orders_max: int
+    time_ms: int
+
+
 class RecordRejected(Struct, frozen=True, tag=True, gc=False):
     """A Kafka record was no command; ``sha256`` is the hex digest of its bytes."""
 
@@ -169,6 +176,7 @@ Event = (
     | CancelRejected
     | SettlementCycleClosed
     | SettlementCycleRejected
+    | OpenOrdersLimited
     | RecordRejected
     | CommandQuarantined
 )

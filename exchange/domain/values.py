@@ -15,6 +15,7 @@ from msgspec import Meta
 UNITS_LIMIT: Final = 2**53  # exact in JSON readers and in Redis sorted-set scores
 SCALE_MAX: Final = 12  # 10^-12 of a coin; beyond it whole units leave no room below UNITS_LIMIT
 ID_CHARACTERS_MAX: Final = 64  # an id is an index key and a line in a log
+OPEN_ORDERS_LIMIT: Final = 10_000_000  # some 5 GB of one client's orders: no machine here has more
 
 Price = NewType("Price", int)
 Quantity = NewType("Quantity", int)
@@ -36,6 +37,7 @@ PriceUnits = Annotated[Price, Meta(gt=0, lt=UNITS_LIMIT)]
 QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]
 
 CycleNumber = Annotated[int, Meta(gt=0, lt=2**31)]
+OpenOrdersMax = Annotated[int, Meta(gt=0, le=OPEN_ORDERS_LIMIT)]
 
 EXCHANGE_ORDER_ID: Final = re.compile(r"[0-9a-f]{32}-([A-Z0-9][A-Z0-9._-]{0,30})", re.ASCII)
 
@@ -71,6 +73,7 @@ class RejectReason(StrEnum):
     ORDER_NOT_OPEN = "order_not_open"
     NOT_OWNER = "not_owner"
     CYCLE_CLOSED = "cycle_closed"
+    TOO_MANY_OPEN_ORDERS = "too_many_open_orders"
 
 
 class CancelReason(StrEnum):
@@ -78,6 +81,7 @@ class CancelReason(StrEnum):
 
     REQUESTED = "requested"
     MARKET_REMAINDER = "market_remainder"
+    FILLS_MAX = "fills_max"
 
 
 def instrument_of_exchange_order_id(order_id: str) -> str | None:

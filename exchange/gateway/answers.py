@@ -31,6 +31,7 @@ ADVICE: Final = {
     RejectReason.UNKNOWN_INSTRUMENT: "GET /instruments lists what can be traded.",
     RejectReason.OFF_TICK: "Make the price a multiple of the tick_size in GET /instruments.",
     RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size in GET /instruments.",
+    RejectReason.TOO_MANY_OPEN_ORDERS: "Cancel some, or wait until some are filled.",
     RejectReason.DUPLICATE_ORDER_ID: "An order id is taken for ever: choose another, or none.",
 }
 

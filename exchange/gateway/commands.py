@@ -21,6 +21,7 @@ from exchange.domain.events import (
     CommandQuarantined,
     InstrumentRegistered,
     InstrumentRejected,
+    OpenOrdersLimited,
     OrderCancelled,
     RecordRejected,
     SettlementCycleClosed,
@@ -183,6 +184,9 @@ async def _outcome(
             return registered(decision, command_id)
         case SettlementCycleClosed() | SettlementCycleRejected():
             return cut(decision, command_id)
+        case OpenOrdersLimited():
+            detail = "It was an operator's and has no answer here."
+            raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)
             return await cancelled_view(gateway, listing, decision, command_id)

@@ -62,6 +62,7 @@ from exchange.gateway.submission import Pending
             Code.PRICE_NOT_ALLOWED,
             Code.OFF_TICK,
             Code.OFF_LOT,
+            Code.TOO_MANY_OPEN_ORDERS,
             Code.RATE_LIMITED,
         ),
     )

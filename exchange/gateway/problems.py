@@ -46,6 +46,7 @@ class Code(Enum):
     ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"
     ORDER_NOT_OPEN = "order.not_open", 409, "The order is no longer open"
     ORDER_ID_TAKEN = "order.id_taken", 409, "Another order has this id"
+    TOO_MANY_OPEN_ORDERS = "order.too_many_open", 409, "Too many of the client's orders are open"
     ORDER_ID_RESERVED = "order.id_reserved", 422, "Ids of this form are made by the exchange"
     PRICE_REQUIRED = "order.price_required", 422, "A limit order needs a price"
     PRICE_NOT_ALLOWED = "order.price_not_allowed", 422, "A market order has no price"
@@ -93,6 +94,7 @@ REFUSALS: Final = {
     RejectReason.DUPLICATE_ORDER_ID: Code.ORDER_ID_TAKEN,
     RejectReason.ORDER_NOT_OPEN: Code.ORDER_NOT_OPEN,
     RejectReason.CYCLE_CLOSED: Code.CYCLE_CLOSED,
+    RejectReason.TOO_MANY_OPEN_ORDERS: Code.TOO_MANY_OPEN_ORDERS,
     RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # others' orders are none of the asker's business
 }
 

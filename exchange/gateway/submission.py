@@ -25,7 +25,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 from uuid import UUID
 
 from msgspec import Struct
@@ -45,7 +45,14 @@ from exchange.codec import (
     reply_address,
 )
 from exchange.command_log import CommandProducer, Delivery, NotProduced
-from exchange.domain.commands import ClientCommand, CloseSettlementCycle, PlaceOrder
+from exchange.domain.commands import (
+    CancelOrder,
+    ClientCommand,
+    CloseSettlementCycle,
+    LimitOpenOrders,
+    PlaceOrder,
+    RegisterInstrument,
+)
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
@@ -389,7 +396,13 @@ def _told_later(place: Pending, waiter: _Waiter) -> Pending:
 
 
 def _key_of(command: ClientCommand) -> str:
-    return "settlement" if isinstance(command, CloseSettlementCycle) else command.instrument
+    match command:
+        case PlaceOrder() | CancelOrder() | RegisterInstrument():
+            return command.instrument
+        case CloseSettlementCycle() | LimitOpenOrders():
+            return "settlement"
+        case _:
+            assert_never(command)
 
 
 def _book_of(heard: _Heard, command: ClientCommand) -> BookView | None:

@@ -15,7 +15,9 @@ Message = dict[str, Any]
 class Oracle:
     """All instruments, and all resting orders, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, fills_max: int = 10_000) -> None:
+        self.fills_max = fills_max
+        self.open_orders_max = 100_000
         self.instruments: dict[str, Message] = {}
         self.resting: list[Message] = []
         self.time_ms = 0
@@ -33,6 +35,9 @@ class Oracle:
             events = [self._register(command)]
         elif command["type"] == "CloseSettlementCycle":
             events = [self._close_cycle(command)]
+        elif command["type"] == "LimitOpenOrders":
+            self.open_orders_max = command["open_orders_max"]
+            events = [{**command, "type": "OpenOrdersLimited"}]
         elif command["type"] == "QuarantinedRecord":
             events = [{**command, "type": "CommandQuarantined"}]
         else:
@@ -58,7 +63,11 @@ class Oracle:
             return [{**order, "type": "OrderRejected", "reason": reason}]
         events = [{**order, "type": "OrderAccepted"}]
         left = order["quantity"]
+        fills = 0
         while left > 0:
+            if fills == self.fills_max:
+                events.append(self._cancel_rest(order, left, "fills_max"))
+                break
             maker = self._best_maker(order)
             if maker is None:
                 events.append(self._leave(order, left))
@@ -67,6 +76,7 @@ class Oracle:
             left -= quantity
             maker["quantity"] -= quantity
             events.append(trade(order, left, maker, quantity))
+            fills += 1
             if maker["quantity"] == 0:
                 self.resting.remove(maker)
         return events
@@ -87,6 +97,9 @@ class Oracle:
             return "off_tick"
         if order["quantity"] % instrument["lot_size"] != 0:
             return "off_lot"
+        open_orders = [one for one in self.resting if one["client_id"] == order["client_id"]]
+        if order["order_type"] == "limit" and len(open_orders) >= self.open_orders_max:
+            return "too_many_open_orders"
         return None
 
     def _best_maker(self, taker: Message) -> Message | None:
@@ -103,15 +116,14 @@ class Oracle:
     def _leave(self, order: Message, left: int) -> Message:
         names = {key: order[key] for key in ("order_id", "client_id", "instrument", "side")}
         if order["order_type"] == "market":
-            return {
-                "type": "OrderCancelled",
-                **names,
-                "price": None,
-                "quantity": left,
-                "reason": "market_remainder",
-            }
+            return self._cancel_rest(order, left, "market_remainder")
         self.resting.append({**names, "price": order["price"], "quantity": left})
         return {"type": "OrderRested", **names, "price": order["price"], "quantity": left}
+
+    def _cancel_rest(self, order: Message, left: int, reason: str) -> Message:
+        names = {key: order[key] for key in ("order_id", "client_id", "instrument", "side")}
+        rest = {"price": None, "quantity": left, "reason": reason}
+        return {"type": "OrderCancelled", **names, **rest}
 
     def _cancel(self, command: Message) -> Message:
         refused = {

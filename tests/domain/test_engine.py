@@ -5,9 +5,13 @@ The expectation is always the whole list. ``test_engine_refusals`` has what is r
 a matcher of another make.
 """
 
+import pytest
+from msgspec import UNSET
+
+from exchange.domain import engine
 from exchange.domain.engine import State, check_state, decide, evolve
-from exchange.domain.events import Event
-from exchange.domain.values import RejectReason, Side
+from exchange.domain.events import Event, OpenOrdersLimited, OrderAccepted
+from exchange.domain.values import CancelReason, RejectReason, Side
 from tests.builders import (
     BTC_USD,
     TIME_MS,
@@ -285,3 +289,33 @@ def test_decide_leaves_the_state_as_it_was() -> None:
 
     assert (state.digest, state.time_ms, state.position) == (digest, TIME_MS, 2)
     assert depth(state, SELL) == [(1000, 10)]
+
+
+def test_an_order_trades_with_at_most_so_many_and_the_rest_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "FILLS_MAX", 2)
+    makers = [rested(number, SELL, price=1000, quantity=10) for number in (1, 2, 3)]
+    state = given(*makers)
+
+    events = when(state, place(4, BUY, price=1000, quantity=30))
+
+    assert events == [
+        accepted(4, BUY, price=1000, quantity=30),
+        trade(maker=1, taker=4, price=1000, quantity=10, taker_remaining=20),
+        trade(maker=2, taker=4, price=1000, quantity=10, taker_remaining=10),
+        cancelled(4, BUY, price=None, quantity=10, reason=CancelReason.FILLS_MAX, asked_by=UNSET),
+    ]
+
+
+def test_a_client_with_too_many_open_orders_may_only_take() -> None:
+    first = rested(1, BUY, price=1000, quantity=10)
+    state = given(first, OpenOrdersLimited(1, time_ms=TIME_MS))
+    second = place(2, BUY, price=999, quantity=10, client=1)
+
+    assert when(state, second) == [rejected(second, RejectReason.TOO_MANY_OPEN_ORDERS)]
+    assert isinstance(when(state, place(3, BUY, price=999, quantity=10))[0], OrderAccepted)
+    market = place_market(4, BUY, quantity=10, client=1)
+    assert isinstance(when(state, market)[0], OrderAccepted)
+    evolve_all(state, when(state, cancel(1)))
+    assert isinstance(when(state, second)[0], OrderAccepted)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from exchange.domain.engine import DIGEST_BYTES, State, check_state
-from exchange.domain.events import Event
+from exchange.domain.engine import DIGEST_BYTES, OPEN_ORDERS_MAX, State, check_state, evolve
+from exchange.domain.events import Event, OpenOrdersLimited
 from exchange.domain.values import Side
 from tests.builders import (
     TIME_MS,
@@ -78,6 +78,26 @@ def test_the_digest_covers_the_open_settlement_cycle() -> None:
 
     assert len(set(digests)) == 3
     assert given(closed(2)).digest == digests[-1]
+
+
+def test_the_digest_covers_a_bound_on_open_orders_that_was_changed() -> None:
+    unchanged, changed = given(FIRST), given(FIRST, OpenOrdersLimited(7, time_ms=TIME_MS))
+    back = OpenOrdersLimited(OPEN_ORDERS_MAX, time_ms=TIME_MS)
+
+    assert changed.digest != unchanged.digest
+    evolve_all(changed, [back])
+    assert changed.digest == unchanged.digest
+
+
+def test_the_digest_asks_only_the_books_that_changed() -> None:
+    state = given(*(registered(f"I{number}-USD") for number in range(50)), FIRST)
+    assert len(state.unhashed) == 0, "what evolve_all has checked is hashed"
+
+    evolve(state, rested(2, BUY, price=1000, quantity=10))
+
+    assert state.unhashed == {state.books["BTC-USD"]}
+    assert state.digest
+    assert state.unhashed == set()
 
 
 def test_the_digest_does_not_cover_time() -> None:

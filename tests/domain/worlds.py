@@ -19,6 +19,7 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
     QuarantinedRecord,
@@ -54,7 +55,10 @@ REGISTRATIONS: Final = [BTC_USD, ETH_JPY, LATE]
 TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
 TAKEN: Final = [False] * 19 + [True]
 CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21]
-SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close", "quarantine"]
+SHAPES: Final = (
+    ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close", "quarantine", "limit"]
+)
+OPEN_ORDERS: Final = [4, 10, 30]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ def make_command(
             return registration
         case "close":
             return CloseSettlementCycle(cycle)
+        case "limit":
+            return LimitOpenOrders(OPEN_ORDERS[cycle % len(OPEN_ORDERS)])
         case "quarantine":
             return QuarantinedRecord("00" * 32, 7, 3)
         case _:

@@ -47,6 +47,7 @@ REASONS: dict[Handler, Sequence[RejectReason]] = {
         RejectReason.OFF_TICK,
         RejectReason.OFF_LOT,
         RejectReason.DUPLICATE_ORDER_ID,
+        RejectReason.TOO_MANY_OPEN_ORDERS,
     ),
     cancel_order: (
         RejectReason.UNKNOWN_INSTRUMENT,

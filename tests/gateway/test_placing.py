@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from exchange.domain import engine
 from tests.gateway.conftest import Place, Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,21 @@ async def test_what_a_market_order_cannot_fill_is_cancelled(place: Place) -> Non
     placed = response.json()["order"]
     assert (placed["status"], placed["reason"]) == ("cancelled", "market_remainder")
     assert (placed["price"], placed["filled_quantity"]) == (None, 1)
+
+
+async def test_an_order_that_trades_with_too_many_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FILLS_MAX", 2)
+    for _ in range(3):
+        await place(side="sell", quantity=1)
+
+    answer = (await place(quantity=3, client_id="bob")).json()
+
+    placed = answer["order"]
+    assert (placed["status"], placed["reason"]) == ("cancelled", "fills_max")
+    assert (placed["price"], placed["filled_quantity"], len(answer["trades"])) == (10, 2, 2)
+    assert answer["orderbook"]["asks"] == [{"price": 10, "quantity": 1, "cumulative": 1}]
 
 
 async def test_ids_made_by_the_exchange_name_the_instrument_and_are_reserved(

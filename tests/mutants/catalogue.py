@@ -58,6 +58,27 @@ MUTANTS = [
         ("tests/domain/test_oracle.py",),
     ),
     Mutant(
+        "an order trades with as many as there are",
+        "exchange/domain/engine.py",
+        "islice(_trades(book, order, now_ms), FILLS_MAX)",
+        "_trades(book, order, now_ms)",
+        ENGINE,
+    ),
+    Mutant(
+        "a filled order counts as open for ever",
+        "exchange/domain/engine.py",
+        "    count = state.open_orders[order.client_id] - 1\n",
+        "    count = state.open_orders[order.client_id]\n",
+        ENGINE,
+    ),
+    Mutant(
+        "the digest forgets a changed bound on open orders",
+        "exchange/domain/engine.py",
+        "if open_orders_max == OPEN_ORDERS_MAX:",
+        "if open_orders_max:",
+        ("tests/domain/test_engine_digest.py",),
+    ),
+    Mutant(
         "time goes backwards",
         "exchange/domain/engine.py",
         "now_ms = max(time_ms, state.time_ms)",

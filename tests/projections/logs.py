@@ -24,6 +24,7 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    LimitOpenOrders,
     PlaceOrder,
     RegisterInstrument,
 )
@@ -185,6 +186,8 @@ def _random_command(
         return chance.choice(registrations(shard))
     if kind < 0.03:
         return CloseSettlementCycle(max(1, cycle + chance.choice((-1, 0, 0, 0, 2))))
+    if kind < 0.033:
+        return LimitOpenOrders(chance.choice((10, 1_000)))
     small, large = instruments_of(shard)
     instrument = chance.choice((small, small, large))
     if kind < 0.25:

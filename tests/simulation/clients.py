@@ -26,6 +26,7 @@ from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
     CloseSettlementCycle,
+    LimitOpenOrders,
     PlaceOrder,
 )
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Side
@@ -171,8 +172,13 @@ def _command_id(client: str, chance: Random) -> UUID:
 
 
 def _command(client: str, chance: Random) -> ClientCommand:
-    makers: list[Callable[[str, Random], ClientCommand]] = [_place, _cancel, _close_cycle]
-    return chance.choices(makers, [10, 3, 1])[0](client, chance)
+    makers: list[Callable[[str, Random], ClientCommand]] = [
+        _place,
+        _cancel,
+        _close_cycle,
+        _limit,
+    ]
+    return chance.choices(makers, [20, 6, 2, 1])[0](client, chance)
 
 
 def _place(client: str, chance: Random) -> PlaceOrder:
@@ -198,3 +204,7 @@ def _cancel(client: str, chance: Random) -> CancelOrder:
 
 def _close_cycle(_client: str, chance: Random) -> CloseSettlementCycle:
     return CloseSettlementCycle(chance.randrange(1, 6))
+
+
+def _limit(_client: str, chance: Random) -> LimitOpenOrders:
+    return LimitOpenOrders(chance.choice([1, 3, 100]))

@@ -1,0 +1,52 @@
+"""The bound on open orders goes through Kafka to every shard, and the log tells of it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from exchange.config import Settings
+from exchange.processes.matcher import run_matcher
+from exchange.tools import limiting
+from exchange.tools.command import ToolError
+from exchange.tools.limiting import open_orders_max
+
+pytestmark = pytest.mark.anyio
+
+SHARDS = 2
+READ = "select shard, type, data->>'open_orders_max' as number from events order by shard"
+
+
+@pytest.fixture
+def two_shards(
+    settings: Settings, make_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    chosen = replace(settings, shards=SHARDS, kafka_topic=make_topic(SHARDS))
+    monkeypatch.setattr(Settings, "load", lambda: chosen)
+    return chosen
+
+
+async def test_every_shard_has_the_bound_in_its_log(
+    two_shards: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matching = asyncio.create_task(run_matcher(two_shards, range(SHARDS), standby=False))
+    await asyncio.to_thread(open_orders_max, 7)
+    matching.cancel()
+    await asyncio.wait({matching})
+
+    connection = await asyncpg.connect(two_shards.database_url)
+    rows = [tuple(row) for row in await connection.fetch(READ)]
+    await connection.close()
+    assert rows == [(shard, "OpenOrdersLimited", "7") for shard in range(SHARDS)]
+    line = "at most 7 open orders of each client, from position 1 on."
+    assert capsys.readouterr().out == f"Shard 0: {line}\nShard 1: {line}\n"
+
+
+@pytest.mark.usefixtures("two_shards")
+async def test_a_shard_that_nobody_decides_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiting, "DECIDED_WAIT_S", 0)
+
+    with pytest.raises(ToolError, match="by shard 0, where the command is in Kafka"):
+        await asyncio.to_thread(open_orders_max, 7)
