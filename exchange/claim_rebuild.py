@@ -13,7 +13,8 @@ import asyncpg
 from msgspec import Struct
 
 from exchange.claims import UNDECIDED_OFFSETS_MAX, ExpectedClaim, claims_of
-from exchange.codec import decode_event
+from exchange.codec import decode_event, retry_body_hash
+from exchange.domain.events import CommandRetried
 from exchange.event_log import read_events, read_heads
 from exchange.ports import StoredEvent
 
@@ -41,6 +42,18 @@ from unnest($1::text[], $2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[])
 left join claims using (name, shard, kafka_offset)
 on conflict (name) do nothing
 returning name
+"""
+
+CORRECT_CLAIMS = """
+update claims_rebuilt set body_hash = $3 where shard = $1 and kafka_offset = $2
+"""
+
+# No event tells whether a record had taken its order's id before it was quarantined.
+KEEP_EARLIER = """
+update claims_rebuilt as made set kafka_offset = old.kafka_offset, body_hash = old.body_hash
+from claims as old
+where made.shard = $1 and made.kafka_offset = $2 and starts_with(made.name, 'order:')
+    and old.name = made.name and old.shard = $1 and old.kafka_offset = $3
 """
 
 # What events do not tell of: an order's id that its batch took and left to the next one, which has
@@ -155,10 +168,22 @@ class ClaimRebuild:
                 wanted += claims_of(stored, decode_event(stored))
             before = stored
         await self._insert([one for one in wanted if not one.elsewhere])
+        for stored in events:
+            if stored.type == CommandRetried.__name__:
+                await self._note_retry(stored)
         if before is None or not events:
             return head
         self._last[shard] = before
         return before.position
+
+    async def _note_retry(self, stored: StoredEvent) -> None:
+        """Have the claims of a retry say what it asked, as the last of its events tells."""
+        event = decode_event(stored)
+        assert isinstance(event, CommandRetried), event
+        asked = retry_body_hash(event.offset, event.sha256)
+        place = (stored.shard, stored.kafka_offset)
+        await self._connection.execute(CORRECT_CLAIMS, *place, asked)
+        await self._connection.execute(KEEP_EARLIER, *place, event.offset)
 
     async def _insert(self, wanted: Sequence[ExpectedClaim]) -> None:
         made = await self._connection.fetch(

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 import asyncpg
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, structs
 
-from exchange.codec import body_hash, command_claim, is_keyed, order_claim
+from exchange.codec import body_hash, command_claim, is_keyed, order_claim, retry_body_hash
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -24,6 +24,7 @@ from exchange.domain.commands import (
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
@@ -86,13 +87,15 @@ class ExpectedClaim(Struct, frozen=True, gc=False):
     """A name that a command must hold; ``position`` is that of its first event.
 
     ``body_hashes`` are those that its body may have, none of them where no event tells it. One
-    that is ``elsewhere`` was refused to the command: an earlier one must hold it.
+    that is ``elsewhere`` was refused to the command: an earlier one must hold it. That of a retry
+    may be at the ``earlier`` offsets too, where its record was quarantined.
     """
 
     name: str
     stored: StoredEvent
     body_hashes: tuple[bytes, ...] = ()
     elsewhere: bool = False
+    earlier: tuple[int, ...] = ()
 
     def claim(self) -> Claim:
         """Return the claim as far as the log tells it."""
@@ -104,7 +107,8 @@ class ExpectedClaim(Struct, frozen=True, gc=False):
         if holder is None:
             return f"its claim {self.name!r} is missing"
         stored = self.stored
-        here = holder.kafka_offset == stored.kafka_offset and holder.shard == stored.shard
+        offsets = [stored.kafka_offset, *self.earlier]
+        here = holder.kafka_offset in offsets and holder.shard == stored.shard
         if here == self.elsewhere:
             place = f"offset {holder.kafka_offset} of shard {holder.shard}"
             return f"its claim {self.name!r} is that of the command at {place}"
@@ -131,7 +135,10 @@ def claims_of(stored: StoredEvent, event: Event) -> list[ExpectedClaim]:
 
 
 class ClaimsCheck:
-    """Looks up the claims of a walk's commands, in parts; keeps the first that differs."""
+    """Looks up the claims of a walk's commands, in parts; keeps the first that differs.
+
+    A command is looked up when the next one has begun: only its last event tells of a retry.
+    """
 
     def __init__(self, connection: asyncpg.Connection, shard: int) -> None:
         self.held = 0
@@ -141,9 +148,19 @@ class ClaimsCheck:
         self._wanted: list[ExpectedClaim] = []
 
     async def add(self, expected: Sequence[ExpectedClaim]) -> None:
-        self._wanted += expected
+        """Note what the next command must hold; all events of those before have been told."""
         if len(self._wanted) >= LOOK_UP_MAX:
             await self._look_up()
+        self._wanted += expected
+
+    def retried(self, stored: StoredEvent, event: CommandRetried) -> None:
+        """Hear that the command at this place, added before, was a retry."""
+        self._wanted = [
+            _of_retry(one, event)
+            if one.stored.kafka_offset == stored.kafka_offset and not one.elsewhere
+            else one
+            for one in self._wanted
+        ]
 
     async def finish(self, begin: int, next_offset: int) -> None:
         """Look up the rest, and for claims of nobody from the offset ``begin`` on."""
@@ -181,6 +198,18 @@ class ClaimsCheck:
 
 def _placed(row: asyncpg.Record, shard: int) -> str:
     return f"the claim {row['name']!r} is at offset {row['kafka_offset']} of shard {shard}"
+
+
+def _of_retry(one: ExpectedClaim, event: CommandRetried) -> ExpectedClaim:
+    """Return the claim of a retry: of what an operator asked.
+
+    An order's id may have been claimed by its own record, for what was asked first.
+    """
+    asked = retry_body_hash(event.offset, event.sha256)
+    if one.name == command_claim(one.stored.command_id):
+        return structs.replace(one, body_hashes=(asked,))
+    first = one.body_hashes if one.earlier else (bytes.fromhex(event.body_hash),)
+    return structs.replace(one, body_hashes=(*first, asked), earlier=(*one.earlier, event.offset))
 
 
 def _is_chosen(order_id: str) -> bool:
@@ -232,6 +261,7 @@ def _possible_commands(event: Event) -> list[Command]:
             InstrumentRejected()
             | RecordRejected()
             | CommandQuarantined()
+            | CommandRetried()
             | TradeExecuted()
             | OrderRested()
         ):

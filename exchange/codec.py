@@ -28,6 +28,8 @@ from exchange.domain.commands import (
     PlaceOrder,
     QuarantinedRecord,
     RegisterInstrument,
+    RetriedRecord,
+    RetryQuarantined,
 )
 from exchange.domain.events import Event
 from exchange.domain.values import (
@@ -64,10 +66,13 @@ Only events with such a value are of that version, so that older readers read al
 an upgrade can be taken back until the first of them. The value asks for no upcaster.
 """
 
-_SomeCommand = TypeVar("_SomeCommand", bound=Command)
+SentCommand = ClientCommand | RetryQuarantined
+"""What may be in Kafka: commands of clients, and an operator's."""
+
+_SomeCommand = TypeVar("_SomeCommand", bound=Command | RetryQuarantined)
 
 _encoder = msgspec.json.Encoder()
-_command_decoder: Final[msgspec.json.Decoder[ClientCommand]] = msgspec.json.Decoder(ClientCommand)
+_command_decoder: Final[msgspec.json.Decoder[SentCommand]] = msgspec.json.Decoder(SentCommand)
 _event_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
 
@@ -131,12 +136,12 @@ class OutcomeMessage(Struct, frozen=True):
 _outcome_decoder = msgspec.json.Decoder(OutcomeMessage)
 
 
-def encode_command(command: ClientCommand) -> bytes:
+def encode_command(command: SentCommand) -> bytes:
     """Return the value of a Kafka record."""
     return _encoder.encode(_without_defaults(command))
 
 
-def decode_command(value: bytes) -> ClientCommand:
+def decode_command(value: bytes) -> SentCommand:
     """Read the value of a Kafka record.
 
     Raises:
@@ -150,15 +155,19 @@ def decode_command(value: bytes) -> ClientCommand:
 
 def receive(record: CommandRecord) -> ReceivedCommand:
     """Decode a record; one that cannot be decoded becomes a ``MalformedRecord``."""
-    command: Command
     try:
         command_id = _command_id(record)
-        command = decode_command(record.value)
+        sent = decode_command(record.value)
     except (ValueError, TypeError) as error:
-        digest = sha256(record.value).hexdigest()
-        command_id = UUID(hex=digest[:32], version=4)
-        command = MalformedRecord(_readable(str(error)), digest, len(record.value))
+        return refuse(record, str(error))
+    command = _retried(sent) if isinstance(sent, RetryQuarantined) else sent
     return _received(record, command, command_id)
+
+
+def refuse(record: CommandRecord, reason: str) -> ReceivedCommand:
+    """Stand for a record that is no command. It claims nothing, whatever id it came with."""
+    command = _malformed(record.value, reason)
+    return _received(record, command, UUID(hex=command.sha256[:32], version=4))
 
 
 def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
@@ -195,6 +204,11 @@ def cycle_command_id(shard: int, cycle: int) -> UUID:
     return _hash_uuid("settlement cycle", str(shard), str(cycle))
 
 
+def retry_command_id(shard: int, offset: int) -> UUID:
+    """Return the id of the retry of a quarantined record: its place is the idempotency key."""
+    return _hash_uuid("retry", str(shard), str(offset))
+
+
 def is_keyed(command_id: UUID) -> bool:
     """Tell whether a resend of this command must give the first one's outcome."""
     return command_id.version == KEYED_COMMAND_ID_VERSION
@@ -229,6 +243,8 @@ def body_hash(command: Command) -> bytes:
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
             command = msgspec.structs.replace(command, order_id="")  # no client can choose that
+        case RetriedRecord(offset, digest):
+            return retry_body_hash(offset, digest)
         case (
             PlaceOrder()
             | CancelOrder()
@@ -240,6 +256,11 @@ def body_hash(command: Command) -> bytes:
         ):
             pass
     return sha256(_encoder.encode(_without_defaults(command))).digest()[:BODY_HASH_BYTES]
+
+
+def retry_body_hash(offset: int, digest: str) -> bytes:
+    """Hash what an operator asked, from what the event of a retry tells too."""
+    return sha256(f"RetriedRecord\0{offset}\0{digest}".encode()).digest()[:BODY_HASH_BYTES]
 
 
 def store_event(
@@ -407,6 +428,21 @@ def _received(record: CommandRecord, command: Command, command_id: UUID) -> Rece
         waiter,
         None if traceparent is None else traceparent.decode(errors="replace"),
     )
+
+
+def _retried(retry: RetryQuarantined) -> RetriedRecord:
+    command: ClientCommand | MalformedRecord | RetriedRecord
+    try:
+        sent = decode_command(retry.value)
+        command = _retried(sent) if isinstance(sent, RetryQuarantined) else sent
+    except ValueError as error:
+        command = _malformed(retry.value, str(error))
+    digest = sha256(retry.value).hexdigest()
+    return RetriedRecord(retry.offset, digest, body_hash(command).hex(), command)
+
+
+def _malformed(value: bytes, reason: str) -> MalformedRecord:
+    return MalformedRecord(_readable(reason), sha256(value).hexdigest(), len(value))
 
 
 def _readable(reason: str) -> str:

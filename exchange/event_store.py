@@ -156,6 +156,12 @@ update crash_watch set attempts = attempts - 1
 where shard = $1 and tried_offset = $2 and attempts > 0
 """
 
+READ_QUARANTINED = """
+select kafka_offset, data ->> 'sha256' as sha256
+from events
+where shard = $1 and kafka_offset = any($2::bigint[]) and type = 'CommandQuarantined'
+"""
+
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
 
 # Keys and what else a command takes, in one statement. The second insert reads the first one's
@@ -341,6 +347,10 @@ class PostgresEventStore:
 
     async def forgive_attempt(self, offset: Offset) -> None:
         await asyncio.shield(self._forgive(offset))
+
+    async def quarantined(self, offsets: Sequence[Offset]) -> dict[Offset, str]:
+        rows = await self._control.fetch(READ_QUARANTINED, self._shard, offsets)
+        return {row["kafka_offset"]: row["sha256"] for row in rows}
 
     async def begin(self) -> "PostgresBatch":
         return PostgresBatch(await self._idle.get(), self._idle)

@@ -16,7 +16,7 @@ from ``restore``.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
@@ -35,10 +35,12 @@ from exchange.codec import (
     order_claim,
     quarantine,
     receive,
+    refuse,
+    retry_command_id,
     store_event,
     unkeyed_claim,
 )
-from exchange.domain.commands import PlaceOrder
+from exchange.domain.commands import Command, PlaceOrder, RetriedRecord
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     Offset,
@@ -232,8 +234,13 @@ class Matcher:
     ) -> list[ReceivedCommand]:
         """Read commands; a suspect one alone."""
         if suspect is None:
-            return [receive(record) for record in records]
-        return [await self._receive_suspect(records[0])]
+            received = [receive(record) for record in records]
+        else:
+            records = records[:1]
+            received = [await self._receive_suspect(records[0])]
+        if not any(isinstance(r.command, RetriedRecord) for r in received):
+            return received
+        return await self._check_retries(records, received)
 
     async def _receive_suspect(self, record: CommandRecord) -> ReceivedCommand:
         """Read a command that may have crashed the matcher, or pass it over if it did too often.
@@ -252,6 +259,30 @@ class Matcher:
             logger.critical("Quarantined a command that crashed the matcher", extra=fields)
         await self._events.forgive_attempt(record.offset)
         return received
+
+    async def _check_retries(
+        self, records: Sequence[CommandRecord], received: Sequence[ReceivedCommand]
+    ) -> list[ReceivedCommand]:
+        """Refuse to decide again what holds no quarantine, before it can take the retry's key."""
+        await self._settle()  # so that the store tells of every command before these
+        offsets = [retry.offset for r in received for retry in _retries(r.command)]
+        quarantined = await self._events.quarantined([Offset(offset) for offset in offsets])
+        return [
+            r if reason is None else refuse(record, reason)
+            for record, r in zip(records, received, strict=True)
+            for reason in [self._refusal_of_retry(r, quarantined)]
+        ]
+
+    def _refusal_of_retry(
+        self, received: ReceivedCommand, quarantined: Mapping[Offset, str]
+    ) -> str | None:
+        retries = _retries(received.command)
+        for retry in retries:
+            if quarantined.get(Offset(retry.offset)) != retry.sha256:
+                return f"offset {retry.offset} of this shard holds no quarantine of these bytes"
+        if retries and received.command_id != retry_command_id(self.shard, retries[0].offset):
+            return f"its command id is not that of a retry of offset {retries[0].offset}"
+        return None
 
     @asynccontextmanager
     async def _blaming_rows(self, suspect: Offset | None) -> AsyncIterator[None]:
@@ -318,8 +349,10 @@ class Matcher:
         return Fresh(order_id_taken=not self._is_mine(first, received))
 
     def _is_mine(self, holder: Claim, received: ReceivedCommand) -> bool:
-        # By place, not by newness: a command left over from the last batch claimed already.
-        return (holder.shard, holder.kafka_offset) == (self.shard, received.offset)
+        # By place, not by newness: a command left over from the last batch claimed already, and
+        # a quarantined one that is retried may have before it crashed.
+        places = [received.offset, *(retry.offset for retry in _retries(received.command))]
+        return holder.shard == self.shard and holder.kafka_offset in places
 
     def _unkeyed(
         self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
@@ -374,8 +407,8 @@ class Matcher:
             first_position=stored[0].position,
             events=[Raw(event.data.encode()) for event in stored],
         )
-        command = received.command
-        instrument = command.instrument if isinstance(command, PlaceOrder) else None
+        order = _order(received.command)
+        instrument = None if order is None else order.instrument
         decided.replies.append(Reply(received.gateway, outcome, instrument))
 
     def _next_head(self, links: Sequence[bytes], last_offset: Offset) -> Head:
@@ -451,11 +484,26 @@ def _command_claim(received: ReceivedCommand) -> str | None:
 
 
 def _chosen_order_claim(received: ReceivedCommand) -> str | None:
-    command = received.command
-    if not isinstance(command, PlaceOrder):
+    order = _order(received.command)
+    if order is None or instrument_of_exchange_order_id(order.order_id) is not None:
         return None
-    made = instrument_of_exchange_order_id(command.order_id) is not None
-    return None if made else order_claim(command.order_id)
+    return order_claim(order.order_id)
+
+
+def _order(command: Command) -> PlaceOrder | None:
+    """Return the order that a command places, at once or in a retry."""
+    while isinstance(command, RetriedRecord):
+        command = command.command
+    return command if isinstance(command, PlaceOrder) else None
+
+
+def _retries(command: Command) -> list[RetriedRecord]:
+    """Return the retries in a command, outermost first: a retry may have been quarantined too."""
+    retries: list[RetriedRecord] = []
+    while isinstance(command, RetriedRecord):
+        retries.append(command)
+        command = command.command
+    return retries
 
 
 def _tell_resent(received: ReceivedCommand, verdict: Resent, decided: Decided) -> None:

@@ -262,6 +262,10 @@ class EventStore(Protocol):
         """
         ...
 
+    async def quarantined(self, offsets: Sequence[Offset]) -> dict[Offset, str]:
+        """Return the hex digests of the records among ``offsets`` that were quarantined."""
+        ...
+
     async def begin(self) -> Batch:
         """Open the next batch. At most two are open at once, and they commit in order."""
         ...

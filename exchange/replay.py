@@ -19,7 +19,7 @@ from msgspec import Struct
 from exchange.claims import ClaimsCheck, claims_of
 from exchange.codec import UnknownEvent, chain_links, decode_event
 from exchange.domain.engine import State, check_state, evolve
-from exchange.domain.events import Event
+from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
 from exchange.event_log import read_events
 from exchange.ports import EMPTY_CHAIN, StoredEvent
@@ -286,8 +286,12 @@ class _Walk:
             Differs: At the first that does not.
         """
         before, self._last_event = self._last_event, stored[-1]
-        for first in first_events(stored, before, batch, self._last):
-            await self._claims.add(claims_of(stored[first], events[first]))
+        firsts = set(first_events(stored, before, batch, self._last))
+        for index, (one, event) in enumerate(zip(stored, events, strict=True)):
+            if index in firsts:
+                await self._claims.add(claims_of(one, event))
+            if isinstance(event, CommandRetried):
+                self._claims.retried(one, event)
 
     async def _expect_nothing(self) -> None:
         if await self._connection.fetchval(IS_WITHOUT_HEAD, self._shard):

@@ -25,6 +25,7 @@ from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
@@ -262,6 +263,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | OpenOrdersLimited()
             | RecordRejected()
             | CommandQuarantined()
+            | CommandRetried()
         ):
             return None
         case _:

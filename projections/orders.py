@@ -40,6 +40,7 @@ from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
     InstrumentRegistered,
     InstrumentRejected,
     OpenOrdersLimited,
@@ -417,6 +418,7 @@ def _fold(events: Sequence[DecidedEvent]) -> _Batch:
                 | OpenOrdersLimited()
                 | RecordRejected()
                 | CommandQuarantined()
+                | CommandRetried()
             ):
                 pass
             case _:

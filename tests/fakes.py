@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from exchange.codec import command_claim, decode_event, is_keyed, unkeyed_claim
-from exchange.domain.events import Event
+from exchange.domain.events import CommandQuarantined, Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
@@ -177,6 +177,9 @@ class MemoryEventStore:
             except ConnectionError:
                 await asyncio.sleep(1.0)
 
+    async def quarantined(self, offsets: Sequence[Offset]) -> dict[Offset, str]:
+        return await self.link.call("look for quarantines", partial(self._quarantined, offsets))
+
     async def take_over(self, topic_id: str) -> Head:
         return await self.link.call("take over", partial(self._take_over, topic_id))
 
@@ -250,6 +253,15 @@ class MemoryEventStore:
         place, attempts = self.database.attempts.get(self.shard, (-1, 0))
         if place == offset and attempts:
             self.database.attempts[self.shard] = (offset, attempts - 1)
+
+    def _quarantined(self, offsets: Sequence[Offset]) -> dict[Offset, str]:
+        found = {e.kafka_offset: e for e in self.database.events.get(self.shard, [])}
+        events = {offset: decode_event(found[offset]) for offset in offsets if offset in found}
+        return {
+            offset: event.sha256
+            for offset, event in events.items()
+            if isinstance(event, CommandQuarantined)
+        }
 
     def _take_over(self, topic_id: str) -> Head:
         if self.closed:

@@ -12,7 +12,7 @@ from exchange.claim_rebuild import ClaimRebuild, Comparison
 from exchange.domain.values import Shard
 from exchange.replay import verify
 from exchange.tools.rebuilding import rebuild_claims
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import LogWriter, registrations, retried
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +38,7 @@ async def connection(
     for shard in (0, 1):
         async with LogWriter.open(database_url, shard, taken=taken) as writer:
             await writer.append(registrations(shard))
+            await writer.append(retried(shard))
             for _ in range(BATCHES):
                 await writer.append_random(chance, 30)
     connection = await asyncpg.connect(database_url)

@@ -19,7 +19,13 @@ from exchange.codec import (
     load_event,
 )
 from exchange.domain.commands import MalformedRecord
-from exchange.domain.events import CommandQuarantined, Event, OpenOrdersLimited, OrderRested
+from exchange.domain.events import (
+    CommandQuarantined,
+    CommandRetried,
+    Event,
+    OpenOrdersLimited,
+    OrderRested,
+)
 from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
@@ -146,6 +152,13 @@ STORED_TEXTS: list[tuple[Event, str]] = [
         CommandQuarantined("ab", 7, 3, time_ms=TIME_MS),
         (
             '{"type":"CommandQuarantined","sha256":"ab","size_bytes":7,"crashes":3,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        CommandRetried(42, "ab", "cd", time_ms=TIME_MS),
+        (
+            '{"type":"CommandRetried","offset":42,"sha256":"ab","body_hash":"cd",'
             '"time_ms":1700000000000}'
         ),
     ),
@@ -337,7 +350,8 @@ def test_every_later_value_is_one_of_its_events() -> None:
 
 
 def test_the_chain_is_what_logs_already_hold() -> None:
-    log = [stored(event, position) for position, event in enumerate(EVENTS, start=1)]
+    first_kinds = [event for event in EVENTS if not isinstance(event, CommandRetried)]
+    log = [stored(event, position) for position, event in enumerate(first_kinds, start=1)]
 
     assert chain_after(EMPTY_CHAIN, log).hex() == (
         "adb576766a8f80346af2cd3cd26716a86672fd04d1dce224ffc9bcab68d27c99"

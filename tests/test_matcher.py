@@ -19,6 +19,7 @@ from exchange import matcher as matcher_module
 from exchange import replies
 from exchange.codec import (
     Outcome,
+    SentCommand,
     command_claim,
     decode_outcomes,
     encode_command,
@@ -27,7 +28,7 @@ from exchange.codec import (
     registration_command_id,
     reply_address,
 )
-from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, RegisterInstrument
+from exchange.domain.commands import CancelOrder, PlaceOrder, RegisterInstrument
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.matcher import Matcher
@@ -66,7 +67,7 @@ class World:
         self.channel.listen("g", lambda data: self.outcomes.extend(decode_outcomes(data).outcomes))
         self.send(BTC, registration_command_id("BTC-USD"))
 
-    def send(self, command: ClientCommand, command_id: UUID) -> int:
+    def send(self, command: SentCommand, command_id: UUID) -> int:
         waiter = len(self.topic.records)
         return self.topic.produce(
             encode_command(command),

@@ -8,13 +8,25 @@ import msgspec
 import pytest
 
 from exchange import matcher as matcher_module
-from exchange.codec import decode_event, keyed_command_id
-from exchange.domain.commands import CancelOrder, Command, PlaceOrder
+from exchange.codec import (
+    body_hash,
+    decode_event,
+    encode_command,
+    keyed_command_id,
+    retry_command_id,
+)
+from exchange.domain.commands import (
+    CancelOrder,
+    Command,
+    PlaceOrder,
+    RetriedRecord,
+    RetryQuarantined,
+)
 from exchange.domain.engine import State, decide, evolve
-from exchange.domain.events import CommandQuarantined, Event
+from exchange.domain.events import CommandQuarantined, CommandRetried, Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.matcher import CRASHES_MAX, Matcher
-from exchange.ports import CommandLogLost, LogCorrupt, StoredSnapshot, UnstorableRows
+from exchange.ports import Claim, CommandLogLost, LogCorrupt, StoredSnapshot, UnstorableRows
 from exchange.snapshots import FORMAT_VERSION, decode, encode
 from tests.fakes import Link, MemoryBatch, MemoryCommandLog, MemoryEventStore
 from tests.test_matcher import World, place, unkeyed
@@ -192,6 +204,152 @@ async def test_a_resend_of_a_quarantined_command_is_refused_and_crashes_nothing(
 
     assert crashes == 0
     assert world.outcomes[-1].conflict
+
+
+KEY = keyed_command_id("a", "key")
+
+
+def retry(world: World, offset: int, value: bytes | None = None) -> int:
+    """Send the retry of the record at an offset, with its bytes or others."""
+    command = RetryQuarantined(
+        offset, world.topic.records[offset].value if value is None else value
+    )
+    return world.send(command, retry_command_id(0, offset))
+
+
+def kinds(world: World, offset: int) -> list[str]:
+    """Name the events of the command at an offset."""
+    return [event.type for event in world.log if event.kafka_offset == offset]
+
+
+async def quarantined(world: World, monkeypatch: pytest.MonkeyPatch, command: Command) -> int:
+    """Have a command quarantined by a matcher that it crashes, and mend the matcher."""
+
+    def crash(state: State, asked: Command, **known: Any) -> list[Event]:
+        if asked == command:
+            raise Poison
+        return decide(state, asked, **known)
+
+    monkeypatch.setattr(matcher_module, "decide", crash)
+    assert isinstance(command, PlaceOrder)
+    offset = world.send(command, KEY)
+    await crash_until_decided(world)
+    monkeypatch.setattr(matcher_module, "decide", decide)
+    assert kinds(world, offset) == ["CommandQuarantined"]
+    return offset
+
+
+async def test_a_quarantined_command_is_decided_by_its_retry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+
+    again = retry(world, offset)
+    await world.match_all()
+
+    assert kinds(world, again) == ["OrderAccepted", "OrderRested", "CommandRetried"]
+    told = decode_event(world.log[-1])
+    assert isinstance(told, CommandRetried)
+    assert (told.offset, told.body_hash) == (offset, body_hash(place("o1")).hex())
+    assert world.outcomes[-1].first_position == world.log[-3].position
+
+
+async def test_a_retry_that_is_sent_again_has_one_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+
+    first = retry(world, offset)
+    retry(world, offset)
+    await world.match_all(batch_sizes=[1, 1])
+    retry(world, offset)
+    await world.match_all()
+
+    assert [o.replay_of for o in world.outcomes[-2:]] == [(0, first)] * 2
+    assert not any(o.conflict for o in world.outcomes[-2:])
+    assert [e.type for e in world.log].count("OrderAccepted") == 1
+
+
+async def test_a_retry_of_what_was_not_quarantined_is_refused_and_takes_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+
+    of_a_registration = retry(world, 0)
+    of_other_bytes = retry(world, offset, encode_command(place("o2")))
+    of_itself = retry(world, len(world.topic.records) + 2, b"")
+    await world.match_all()
+    again = retry(world, offset)
+    await world.match_all()
+
+    for refused in (of_a_registration, of_other_bytes, of_itself):
+        assert kinds(world, refused) == ["RecordRejected"]
+    assert kinds(world, again)[-1] == "CommandRetried"
+
+
+async def test_a_retry_under_another_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+
+    value = world.topic.records[offset].value
+    again = world.send(RetryQuarantined(offset, value), keyed_command_id("a", "another"))
+    await world.match_all()
+
+    assert kinds(world, again) == ["RecordRejected"]
+
+
+async def test_a_retried_order_may_have_the_id_that_its_own_record_had_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+    # As if an earlier batch had claimed for it and left it to the next one.
+    left = Claim("order:o1", Shard(0), Offset(offset), body_hash(place("o1")))
+    world.database.claims["order:o1"] = left
+
+    again = retry(world, offset)
+    await world.match_all()
+
+    assert kinds(world, again)[0] == "OrderAccepted"
+    assert world.database.claims["order:o1"] == left
+
+
+async def test_a_retried_order_whose_id_another_has_taken_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+    world.send(place("o1"), unkeyed(1))
+
+    again = retry(world, offset)
+    await world.match_all()
+
+    assert kinds(world, again) == ["OrderRejected", "CommandRetried"]
+
+
+async def test_a_retry_that_crashes_too_is_quarantined_and_can_be_retried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    offset = await quarantined(world, monkeypatch, place("o1"))
+    monkeypatch.setattr(matcher_module, "decide", fail_retries)
+    second = retry(world, offset)
+    await crash_until_decided(world)
+    assert kinds(world, second) == ["CommandQuarantined"]
+    monkeypatch.setattr(matcher_module, "decide", decide)
+
+    again = retry(world, second)
+    await world.match_all()
+
+    last = ["CommandRetried", "CommandRetried"]
+    assert kinds(world, again) == ["OrderAccepted", "OrderRested", *last]
+
+
+def fail_retries(state: State, command: Command, **known: Any) -> list[Event]:
+    if isinstance(command, RetriedRecord):
+        raise Poison
+    return decide(state, command, **known)
 
 
 @pytest.mark.parametrize("step", ["receive", "decide", "evolve", "chain_links"])

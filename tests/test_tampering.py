@@ -21,7 +21,7 @@ from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.replay import Unreachable, logged_shards, verify
 from exchange.tools.verifying import kept_chains
 from tests.conftest import Services, drop_database, new_database
-from tests.projections.logs import MADE, SMALL_TICK, LogWriter, registrations
+from tests.projections.logs import MADE, SMALL_TICK, LogWriter, registrations, retried
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +49,8 @@ async def make_log(database_url: str) -> None:
         )
         for _ in range(4):
             await writer.append_random(chance, 30)
+        await writer.append(retried(0))
+        await writer.append_random(chance, 30)
 
 
 def order(order_id: str, client: str, side: Side, price: int) -> PlaceOrder:

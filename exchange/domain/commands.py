@@ -100,8 +100,32 @@ class QuarantinedRecord(
     crashes: int
 
 
+class RetryQuarantined(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Decide a record once more that was quarantined on the shard that receives this.
+
+    ``offset`` is where it stands in Kafka and ``value`` its bytes, which only an operator sends.
+    """
+
+    offset: Annotated[int, Meta(ge=0)]
+    value: bytes
+
+
+class RetriedRecord(Struct, frozen=True):
+    """Stands for a ``RetryQuarantined`` whose bytes were read.
+
+    ``sha256`` is the hex digest of the bytes, ``body_hash`` that of the request in them.
+    """
+
+    offset: int
+    sha256: str
+    body_hash: str
+    command: "ClientCommand | MalformedRecord | RetriedRecord"
+
+
 # What may be in Kafka: clients' commands; the last one is an operator's.
 ClientCommand = (
     RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle | LimitOpenOrders
 )
-Command = ClientCommand | MalformedRecord | QuarantinedRecord
+Command = ClientCommand | MalformedRecord | QuarantinedRecord | RetriedRecord

@@ -30,10 +30,12 @@ from exchange.domain.commands import (
     PlaceOrder,
     QuarantinedRecord,
     RegisterInstrument,
+    RetriedRecord,
 )
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
@@ -136,6 +138,11 @@ def decide(
                     command.sha256, command.size_bytes, command.crashes, time_ms=now_ms
                 )
             ]
+        case RetriedRecord(offset, digest, body_hash):
+            return [
+                *decide(state, command.command, time_ms=now_ms, order_id_taken=order_id_taken),
+                CommandRetried(offset, digest, body_hash, time_ms=now_ms),
+            ]
         case _:
             assert_never(command)
 
@@ -167,6 +174,7 @@ def evolve(state: State, event: Event) -> None:
             | SettlementCycleRejected()
             | RecordRejected()
             | CommandQuarantined()
+            | CommandRetried()
         ):
             pass
         case _:

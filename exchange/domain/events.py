@@ -165,6 +165,19 @@ class CommandQuarantined(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+class CommandRetried(Struct, frozen=True, tag=True, gc=False):
+    """The events before this one are the outcome of a record that had been quarantined.
+
+    ``offset`` is where the record stands in the shard's Kafka partition, ``sha256`` the hex digest
+    of its bytes and ``body_hash`` that of the request in them.
+    """
+
+    offset: int
+    sha256: str
+    body_hash: str
+    time_ms: int
+
+
 Event = (
     InstrumentRegistered
     | InstrumentRejected
@@ -179,6 +192,7 @@ Event = (
     | OpenOrdersLimited
     | RecordRejected
     | CommandQuarantined
+    | CommandRetried
 )
 
 

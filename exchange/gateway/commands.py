@@ -19,6 +19,7 @@ from exchange.codec import command_claim
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
     InstrumentRegistered,
     InstrumentRejected,
     OpenOrdersLimited,
@@ -190,6 +191,8 @@ async def _outcome(
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)
             return await cancelled_view(gateway, listing, decision, command_id)
+        case CommandRetried():
+            raise AssertionError(f"{event} ends an outcome and begins none")
         case _:
             listing = await gateway.listings.get(event.instrument)
             return await placed_view(gateway, listing, decision, command_id)

@@ -13,7 +13,7 @@ from exchange.codec import (
     unkeyed_claim,
 )
 from exchange.domain.engine import State
-from exchange.domain.events import Event, RecordRejected
+from exchange.domain.events import CommandQuarantined, Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     Claim,
@@ -26,7 +26,7 @@ from exchange.ports import (
     StoredSnapshot,
 )
 from exchange.snapshots import FORMAT_VERSION, encode
-from tests.builders import chain_after
+from tests.builders import OFFSET, chain_after, closed, stored
 from tests.contracts.conftest import StoreWorld
 
 pytestmark = pytest.mark.anyio
@@ -392,6 +392,21 @@ async def test_an_attempt_that_did_no_harm_is_taken_back(stores: StoreWorld) -> 
     await store.forgive_attempt(Offset(3))
 
     assert await store.count_attempt(Offset(4)) == 2
+
+
+async def test_a_quarantine_is_found_by_its_place(stores: StoreWorld) -> None:
+    store = await stores.open()
+    head = await store.take_over(TOPIC)
+    events = [
+        stored(CommandQuarantined("ab", 7, 3, time_ms=1), 1),
+        msgspec.structs.replace(stored(closed(1), 2), kafka_offset=Offset(OFFSET + 1)),
+    ]
+    batch = await store.begin()
+    await batch.append(events, expected=head, head=moved(head, events, OFFSET + 2), links=b"")
+
+    found = await store.quarantined([Offset(OFFSET), Offset(OFFSET + 1), Offset(OFFSET + 2)])
+
+    assert found == {OFFSET: "ab"}
 
 
 async def close(store: EventStore) -> None:

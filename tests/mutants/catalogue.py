@@ -88,9 +88,9 @@ MUTANTS = [
     Mutant(
         "an outcome is told before the commit",
         "exchange/matcher.py",
-        "        with watched:\n            await batch.append(",
+        "        with watched:\n            async with self._blaming_rows(",
         "        self._publisher.put(messages)\n"
-        "        with watched:\n            await batch.append(",
+        "        with watched:\n            async with self._blaming_rows(",
         SIMULATION,
     ),
     Mutant(

@@ -26,7 +26,9 @@ from exchange.domain.commands import (
     Command,
     LimitOpenOrders,
     PlaceOrder,
+    QuarantinedRecord,
     RegisterInstrument,
+    RetriedRecord,
 )
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
@@ -155,6 +157,16 @@ def registrations(shard: int) -> list[Command]:
         RegisterInstrument(small, "A", "USD", 2, 3, Price(SMALL_TICK), Quantity(10)),
         RegisterInstrument(large, "B", "USD", 12, 12, Price(LARGE_TICK), Quantity(1)),
     ]
+
+
+def retried(shard: int) -> list[Command]:
+    """Return what stands for a quarantined record, and its retry: an order that rests."""
+    small, _ = instruments_of(shard)
+    digest, price = "5a" * 32, Price(99 * SMALL_TICK)
+    order = PlaceOrder(
+        f"{3:032x}-{small}", "ann", small, Side.SELL, OrderType.LIMIT, price, Quantity(10)
+    )
+    return [QuarantinedRecord(digest, 1, 3), RetriedRecord(2, digest, "", order)]
 
 
 def doubled(shard: int) -> list[Command]:
