@@ -26,6 +26,7 @@ from exchange.event_log import (
     read_claims,
     replay,
 )
+from exchange.lease import Lease
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
@@ -51,7 +52,6 @@ ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that live
 FORGIVE_AGAIN_S: Final = 1.0
 FORGIVE_STOP_S: Final = 10.0  # how long a stop waits for a store to take a count back
 TERMINATE_WAIT_MS: Final = 5_000
-LEASE_BEAT_S: Final = 1.0
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
@@ -91,11 +91,6 @@ NAME_SESSION = "select set_config('application_name', $1, false)"
 READ_LEASE = "select beat from leases where shard = $1"
 
 READ_POSITION = "select position from head where shard = $1"
-
-BEAT_LEASE = """
-insert into leases (shard, beat) values ($1, 1)
-on conflict (shard) do update set beat = leases.beat + 1
-"""
 
 # By name, and whoever holds the lock: one that froze as it had the lock has no writer's name yet.
 TERMINATE_EARLIER_WRITERS = """
@@ -245,7 +240,7 @@ class PostgresEventStore:
         self._locked = False
         self._beat = -1  # of the writer that lives, and when it was first seen
         self._beaten_s = 0.0
-        self._beating: asyncio.Task[None] | None = None
+        self._lease: Lease | None = None
         self._forgiving: asyncio.Task[None] | None = None
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
@@ -260,12 +255,13 @@ class PostgresEventStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._forgiving is not None:
-            await asyncio.wait({self._forgiving}, timeout=FORGIVE_STOP_S)
-            self._forgiving.cancel()
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        try:
+            if self._forgiving is not None:
+                await asyncio.wait({self._forgiving}, timeout=FORGIVE_STOP_S)
+                self._forgiving.cancel()
+        finally:  # or its thread would outlive the store
+            if self._lease is not None:
+                await self._lease.stop()
         for connection in (*self._connections, self._control):
             connection.terminate()
 
@@ -289,7 +285,7 @@ class PostgresEventStore:
         if not self._locked:  # its holder was frozen, and has just been ended
             await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
         await self._control.execute(NAME_SESSION, self._application_name)
-        self._beating = asyncio.create_task(self._beat_lease())
+        self._lease = Lease(self._shard, self._connect_for_lease)
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
@@ -323,8 +319,13 @@ class PostgresEventStore:
             )
 
     async def hold(self) -> None:
-        assert self._beating is not None, "the shard was taken over"
-        await asyncio.shield(self._beating)  # it ends with the store
+        assert self._lease is not None, "the shard was taken over"
+        try:
+            await self._lease.hold()
+        except STORE_ERRORS as error:  # a successor ended the connection, or will come soon anyway
+            raise LeaseLost(
+                f"shard {self._shard}: another matcher took over, or PostgreSQL is away: {error}"
+            ) from error
 
     def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
         return replay(self._control, self._shard, after=after, up_to=up_to)
@@ -390,18 +391,9 @@ class PostgresEventStore:
             connection.terminate()
         return True
 
-    async def _beat_lease(self) -> None:
-        """Beat until it fails: a successor ended the connection, or will come soon anyway."""
-        try:
-            connection = await self._connect()  # the others may be busy
-            self._connections.append(connection)
-            while True:
-                await connection.execute(BEAT_LEASE, self._shard)
-                await asyncio.sleep(LEASE_BEAT_S)
-        except STORE_ERRORS as error:
-            raise LeaseLost(
-                f"shard {self._shard}: another matcher took over, or PostgreSQL is away: {error}"
-            ) from error
+    async def _connect_for_lease(self) -> asyncpg.Connection:
+        # A beat may be lost with the server: it need not wait for a disk that is slow.
+        return await self._connect(synchronous_commit="off")
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
         return await asyncpg.connect(

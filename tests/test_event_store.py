@@ -1,8 +1,10 @@
 """What only Postgres can promise: append-only tables, gapless order, look-ups by command."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange import codec, event_log, event_store
+from exchange import codec, event_log, event_store, lease
 from exchange.codec import (
     UnknownEvent,
     command_claim,
@@ -29,7 +31,7 @@ from exchange.event_log import (
     read_heads,
     replay,
 )
-from exchange.event_store import LEASE_TIMEOUT_S, PostgresEventStore
+from exchange.event_store import LEASE_TIMEOUT_S, READ_LEASE, PostgresEventStore
 from exchange.ports import (
     UNKNOWN_BODY,
     Claim,
@@ -46,6 +48,7 @@ pytestmark = pytest.mark.anyio
 
 KEYED = keyed_command_id("client", "key")
 UNKEYED = UUID("01934b6e-7a3c-7cc0-9fb0-0123456789ab")
+OVERTAKEN_S = 30.0  # on a busy machine
 
 
 def event(position: int, command_id: UUID, offset: int) -> StoredEvent:
@@ -55,6 +58,24 @@ def event(position: int, command_id: UUID, offset: int) -> StoredEvent:
 
 
 EVENTS = [event(1, KEYED, 0), event(2, KEYED, 0), event(3, UNKEYED, 2)]
+
+
+def is_free_for_another(database_url: str, seconds: float) -> bool:
+    """Tell whether another writer finds the shard free while this thread's loop does not turn."""
+
+    async def ask() -> bool:
+        deadline_s = time.monotonic() + seconds
+        async with PostgresEventStore(database_url, Shard(0)) as another:
+            while time.monotonic() < deadline_s:
+                if await another.is_free():
+                    return True
+        return False
+
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(lambda: asyncio.run(ask()))
+        while not asked.done():
+            sum(range(10_000))
+        return asked.result()
 
 
 @pytest.fixture
@@ -196,15 +217,44 @@ async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
     assert found == {}
 
 
-async def test_a_writer_whose_lease_beats_is_waited_for(database_url: str) -> None:
-    async with (
-        PostgresEventStore(database_url, Shard(0)) as first,
-        PostgresEventStore(database_url, Shard(0)) as second,
-    ):
-        await first.take_over("topic")
-        deadline_s = time.monotonic() + LEASE_TIMEOUT_S + 1
-        while time.monotonic() < deadline_s:
-            assert not await second.is_free()
+async def test_a_writer_that_is_busy_is_waited_for(database_url: str) -> None:
+    async with PostgresEventStore(database_url, Shard(0)) as busy:
+        await busy.take_over("topic")
+
+        assert not is_free_for_another(database_url, LEASE_TIMEOUT_S + 1)
+
+
+async def test_a_writer_that_hangs_is_overtaken_though_its_threads_run(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "HUNG_S", 2 * lease.BEAT_S)
+    async with PostgresEventStore(database_url, Shard(0)) as hung:
+        await hung.take_over("topic")
+
+        assert is_free_for_another(database_url, OVERTAKEN_S)
+
+
+async def test_a_loop_that_turns_again_beats_again(
+    database_url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.01)
+    monkeypatch.setattr(lease, "HUNG_S", 0.1)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+        time.sleep(2 * lease.HUNG_S)  # noqa: ASYNC251  hangs
+        beat = await connection.fetchval(READ_LEASE, 0)
+        async with asyncio.timeout(OVERTAKEN_S):
+            while await connection.fetchval(READ_LEASE, 0) == beat:
+                pass
+
+
+async def test_a_writer_that_is_stopped_at_once_beats_no_more(database_url: str) -> None:
+    threads = threading.active_count()
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+    async with asyncio.timeout(LEASE_TIMEOUT_S):
+        while threading.active_count() > threads:
+            await asyncio.sleep(0)
 
 
 async def test_a_writer_that_is_overtaken_while_idle_learns_of_it(database_url: str) -> None:
@@ -242,8 +292,8 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
         old = await frozen.take_over("topic")
         batch = await frozen.begin()
         await batch.claim([Claim(order_claim("mine"), Shard(0), Offset(0), b"body")])
-        assert frozen._beating is not None
-        frozen._beating.cancel()  # a frozen process sends nothing, and holds what it held
+        assert frozen._lease is not None
+        await frozen._lease.stop()  # a frozen process sends nothing, and holds what it held
 
         async with PostgresEventStore(database_url, Shard(0)) as successor:
             while not await successor.is_free():
