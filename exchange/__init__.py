@@ -7,3 +7,7 @@ the world), ``codec`` (bytes), ``matcher`` (the single writer), ``command_log``
 ``matcher_watch``, ``metrics_server`` and ``tracing`` are how one sees from outside what
 happens. The read models are beside this package, in ``projections``.
 """
+
+from typing import Final
+
+BUILD: Final = "exchange 0.1.0"  # as pyproject.toml has it; commands and errors name it

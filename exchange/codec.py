@@ -18,6 +18,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
+from exchange import BUILD
 from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
@@ -47,6 +48,8 @@ UNKEYED_COMMAND_ID_VERSION: Final = 7
 LINK_BYTES: Final = 8  # finds the event that was changed; that one was, the whole chain proves
 BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
 WAITER_MAX: Final = 2**53
+VERSION_DIGITS_MAX: Final = 4
+BUILD_BYTES_MAX: Final = 100
 REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
 
 UPCASTERS: Final[dict[str, tuple[Callable[[str], str], ...]]] = {}
@@ -66,6 +69,16 @@ Only events with such a value are of that version, so that older readers read al
 an upgrade can be taken back until the first of them. The value asks for no upcaster.
 """
 
+LATER_COMMANDS: Final[dict[str, int]] = {"LimitOpenOrders": 2, "RetryQuarantined": 2}
+"""What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
+
+An earlier matcher would take a command that uses it for no command at all. A command has the lowest
+version whose readers read it, so that only those that use something new wait for a newer matcher.
+"""
+
+OUTCOMES_VERSION: Final = 1
+"""The form of ``OutcomeMessage``: new where an older gateway would misread it."""
+
 SentCommand = ClientCommand | RetryQuarantined
 """What may be in Kafka: commands of clients, and an operator's."""
 
@@ -74,6 +87,13 @@ _SomeCommand = TypeVar("_SomeCommand", bound=Command | RetryQuarantined)
 _encoder = msgspec.json.Encoder()
 _command_decoder: Final[msgspec.json.Decoder[SentCommand]] = msgspec.json.Decoder(SentCommand)
 _event_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
+
+
+class _Tagged(Struct, frozen=True):
+    type: str
+
+
+_tag_decoder: Final[msgspec.json.Decoder[_Tagged]] = msgspec.json.Decoder(_Tagged)
 
 
 class UnknownEvent(Exception):
@@ -107,12 +127,14 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
 
     Either ``events`` (with the position of the first), or ``replay_of``: the Kafka place of
     the command that took the key earlier; ``conflict`` when that one asked something else.
+    ``versions`` are those of the events, none of them where all have their first.
     """
 
     waiter: int
     offset: int
     first_position: int = 0
     events: list[Raw] = []
+    versions: list[int] = []
     replay_of: tuple[int, int] | None = None
     conflict: bool = False
 
@@ -131,6 +153,7 @@ class OutcomeMessage(Struct, frozen=True):
     shard: int
     books: dict[str, Depth]
     outcomes: list[Outcome]
+    version: int = OUTCOMES_VERSION
 
 
 _outcome_decoder = msgspec.json.Decoder(OutcomeMessage)
@@ -151,6 +174,35 @@ def decode_command(value: bytes) -> SentCommand:
         return _command_decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def commands_version() -> int:
+    """Return the latest version of commands that this build reads."""
+    return max(LATER_COMMANDS.values(), default=1)
+
+
+def command_version(command: Struct) -> int:
+    """Return the version that a command is sent with: the lowest whose readers read it."""
+    used = (version for what, version in LATER_COMMANDS.items() if _uses(command, what))
+    return max(used, default=1)
+
+
+def version_header(version: int) -> bytes:
+    """Return the header that tells a command's version, and which build sent it."""
+    return f"{version} {BUILD}".encode()
+
+
+def version_of(record: CommandRecord) -> int:
+    """Return a record's version; without a header that can be read it is the first."""
+    number = (record.version or b"").partition(b" ")[0]
+    told = number.isdigit() and len(number) <= VERSION_DIGITS_MAX
+    return int(number) if told else 1
+
+
+def build_of(record: CommandRecord) -> str:
+    """Name the build that sent a record, as far as it says so."""
+    build = (record.version or b"").partition(b" ")[2][:BUILD_BYTES_MAX]
+    return _readable(build.decode(errors="replace")) or "a build that does not say its name"
 
 
 def receive(record: CommandRecord) -> ReceivedCommand:
@@ -334,9 +386,22 @@ def encode_event_data(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def decode_event_data(data: bytes | Raw) -> Event:
-    """Read an event from its text in the present form."""
-    return _event_decoder.decode(data)
+def decode_event_data(data: bytes | Raw, version: int) -> Event:
+    """Read an event from its text alone, lifting older forms to the present one.
+
+    Raises:
+        UnknownEvent: Its type or version is not known here.
+    """
+    try:
+        if version == 1 and not UPCASTERS:  # nearly every event there is
+            return _event_decoder.decode(data)
+        name = _tag_decoder.decode(data).type
+        lifted = lift_event_data(name, version, bytes(data).decode())
+        if lifted is None:
+            raise UnknownEvent(f"{name}: version {version} is not known")
+        return _event_decoder.decode(lifted)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UnknownEvent(str(error)) from error
 
 
 def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
@@ -366,8 +431,15 @@ def encode_outcomes(message: OutcomeMessage) -> bytes:
 
 
 def decode_outcomes(data: bytes) -> OutcomeMessage:
-    """Read a message of outcomes."""
-    return _outcome_decoder.decode(data)
+    """Read a message of outcomes.
+
+    Raises:
+        ValueError: It is of another version, or none.
+    """
+    message = _outcome_decoder.decode(data)
+    if message.version != OUTCOMES_VERSION:
+        raise ValueError(f"its version {message.version} is not {OUTCOMES_VERSION}")
+    return message
 
 
 def decode_event(stored: StoredEvent) -> Event:
@@ -388,6 +460,22 @@ def decode_event(stored: StoredEvent) -> Event:
 def _form(name: str) -> int:
     """Return the version that a type of event has had since its form last changed."""
     return 1 + len(UPCASTERS.get(name, ()))
+
+
+def _uses(command: Struct, what: str) -> bool:
+    """Tell whether a command uses what an entry of ``LATER_COMMANDS`` names."""
+    name, _, field = what.partition(".")
+    field, _, value = field.partition("=")
+    if type(command).__name__ != name:
+        return False
+    if value:
+        return bool(getattr(command, field) == value)
+    return not field or getattr(command, field) != _default_of(command, field)
+
+
+def _default_of(command: Struct, field: str) -> object:
+    fields, defaults = command.__struct_fields__, command.__struct_defaults__
+    return defaults[fields.index(field) - len(fields)]  # a later field has one
 
 
 def _without_defaults(command: _SomeCommand) -> _SomeCommand:

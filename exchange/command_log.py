@@ -31,6 +31,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from exchange.codec import version_header
 from exchange.domain.values import Offset, Shard
 from exchange.ports import CommandLogLost, CommandRecord
 
@@ -51,6 +52,7 @@ LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
 TRACE_HEADER: Final = "traceparent"  # of sampled commands only
+VERSION_HEADER: Final = "version"  # of the command's form, and the build that sent it
 
 CLIENT_LINE_PARTS: Final = 3
 SAID_AGAIN_S: Final = 5.0
@@ -196,6 +198,7 @@ class KafkaCommandLog:
             command_id=headers.get(COMMAND_ID_HEADER),
             reply_to=headers.get(REPLY_TO_HEADER),
             traceparent=headers.get(TRACE_HEADER),
+            version=headers.get(VERSION_HEADER),
         )
 
     def _describe_topic(self) -> str:
@@ -295,6 +298,7 @@ class CommandProducer:
         value: bytes,
         command_id: UUID,
         reply_to: bytes,
+        version: int,
         on_delivery: Callable[[Delivery], None],
         traceparent: str | None = None,
     ) -> None:
@@ -303,7 +307,11 @@ class CommandProducer:
         Raises:
             NotProduced: Nothing was queued.
         """
-        headers = [(COMMAND_ID_HEADER, command_id.bytes), (REPLY_TO_HEADER, reply_to)]
+        headers = [
+            (COMMAND_ID_HEADER, command_id.bytes),
+            (REPLY_TO_HEADER, reply_to),
+            (VERSION_HEADER, version_header(version)),
+        ]
         if traceparent is not None:
             headers.append((TRACE_HEADER, traceparent.encode()))
         try:

@@ -105,6 +105,12 @@ order by position
 
 READ_HEADS = "select shard, position, next_offset from head order by shard"
 
+# A writer of before the column left what its predecessor read; every version of commands is known
+# to read the first.
+READ_READABLE = """
+select shard, case when reads_epoch = epoch then reads else 1 end as reads from head
+"""
+
 READ_TRACES = """
 select position, traceparent from traces where shard = $1 and position > $2 and position <= $3
 """
@@ -243,6 +249,11 @@ async def read_event_times(
 async def read_next_offsets(connection: asyncpg.Connection) -> dict[int, int]:
     """Return the first Kafka offset of each shard that is not yet decided."""
     return {row["shard"]: row["next_offset"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_readable(connection: asyncpg.Connection) -> dict[int, int]:
+    """Return the latest version of commands that each shard's writer reads."""
+    return {row["shard"]: row["reads"] for row in await connection.fetch(READ_READABLE)}
 
 
 async def read_events_at(

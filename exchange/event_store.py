@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
-from exchange.codec import command_claim, is_keyed, unkeyed_claim
+from exchange.codec import command_claim, commands_version, is_keyed, unkeyed_claim
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
@@ -119,8 +119,9 @@ values ($1, 0, 0, $2, 0, $3, $4)
 on conflict (shard) do nothing
 """
 
+# What it reads is told with its epoch: a writer that knows nothing of it raises the epoch alone.
 RAISE_EPOCH = """
-update head set epoch = epoch + 1
+update head set epoch = epoch + 1, reads = $3, reads_epoch = epoch + 1
 where shard = $1 and topic_id = $2
 returning shard, epoch, position, topic_id, next_offset, chain, state_digest
 """
@@ -289,7 +290,7 @@ class PostgresEventStore:
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
-        row = await self._control.fetchrow(RAISE_EPOCH, self._shard, topic_id)
+        row = await self._control.fetchrow(RAISE_EPOCH, self._shard, topic_id, commands_version())
         if row is None:
             stored = await self._control.fetchval(READ_TOPIC_ID, self._shard)
             raise ForeignTopic(

@@ -23,13 +23,16 @@ from uuid import UUID
 
 from msgspec import Raw, Struct
 
+from exchange import BUILD
 from exchange.codec import (
     Outcome,
     ReceivedCommand,
     abridge_links,
     body_hash,
+    build_of,
     chain_links,
     command_claim,
+    commands_version,
     is_keyed,
     is_unkeyed,
     order_claim,
@@ -39,6 +42,7 @@ from exchange.codec import (
     retry_command_id,
     store_event,
     unkeyed_claim,
+    version_of,
 )
 from exchange.domain.commands import Command, PlaceOrder, RetriedRecord
 from exchange.domain.engine import State, decide, evolve
@@ -57,6 +61,7 @@ from exchange.ports import (
     CommandRecord,
     EventStore,
     Head,
+    NewerCommand,
     OutcomeChannel,
     StoredEvent,
     UnstorableRows,
@@ -199,7 +204,7 @@ class Matcher:
         await self._pace()
         records = self._waiting or await self._commands.read(BATCH_COMMANDS_MAX)
         suspect = records[0].offset if records[0].offset < self._suspects_end else None
-        received = await self._receive(records, suspect)
+        received = await self._receive(records[: self._readable(records)], suspect)
         batch = await self._events.begin()
         async with self._blaming_rows(suspect):
             verdicts = await self._claim(batch, received)
@@ -221,6 +226,26 @@ class Matcher:
         append = Append(decided.events, self.head, head, links, suspect)
         self._commit = tasks.create_task(self._append(watched, batch, append, messages))
         self.head = head
+
+    def _readable(self, records: Sequence[CommandRecord]) -> int:
+        """Return how many records come before the first that a newer build must decide.
+
+        Raises:
+            NewerCommand: That is the first of them. It is held against nobody.
+        """
+        reads = commands_version()
+        for number, record in enumerate(records):
+            version = version_of(record)
+            if version <= reads:
+                continue
+            if number:
+                return number
+            raise NewerCommand(
+                f"shard {self.shard}: the command at offset {record.offset} is of version"
+                f" {version}, sent by {build_of(record)}; this matcher, {BUILD}, reads"
+                f" up to {reads}. Start one of that build: nothing is lost until then."
+            )
+        return len(records)
 
     async def _suspect(self) -> None:
         """After a crash at the same place, mark the commands that may have caused it."""
@@ -401,11 +426,13 @@ class Matcher:
         if received.gateway is None:
             return
         stored = decided.events[first:]
+        versions = [event.version for event in stored]
         outcome = Outcome(
             received.waiter,
             received.offset,
             first_position=stored[0].position,
             events=[Raw(event.data.encode()) for event in stored],
+            versions=versions if any(version != 1 for version in versions) else [],
         )
         order = _order(received.command)
         instrument = None if order is None else order.instrument

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import MsgspecError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -92,7 +91,7 @@ class OutcomeSubscriber:
     def _take(self, data: bytes) -> None:
         try:
             message = decode_outcomes(data)
-        except MsgspecError as error:
+        except ValueError as error:
             # Another version's, or anybody's: its outcomes are found in the log.
             logger.warning("An outcomes message is unreadable", extra={"error": str(error)})
             return

@@ -30,6 +30,7 @@ class CommandRecord(Struct, frozen=True, gc=False):
     command_id: bytes | None
     reply_to: bytes | None
     traceparent: bytes | None = None
+    version: bytes | None = None
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -115,6 +116,10 @@ class LeaseLost(Exception):
 
 class LogCorrupt(Exception):
     """The log is not as its matchers wrote it; ``exchange verify`` finds the first difference."""
+
+
+class NewerCommand(Exception):
+    """A command is of a version that this build does not read; a newer one decides it."""
 
 
 class ForeignTopic(Exception):

@@ -75,6 +75,9 @@ HEAD = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
+    # The version of commands that the writer of an epoch reads, told at its take-over.
+    Column("reads", SmallInteger),
+    Column("reads_epoch", BigInteger),
 )
 
 # A live matcher adds one each second; a successor that waits sees by it whether it lives.

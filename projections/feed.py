@@ -13,14 +13,19 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange import tracing
-from exchange.codec import DecidedEvent, decode_event_data, encode_event_data
+from exchange.codec import (
+    DecidedEvent,
+    UnknownEvent,
+    decode_event_data,
+    encode_event_data,
+    event_version,
+)
 from exchange.domain.values import Offset, Position, Shard
 from projections.redis_model import (
     MOVE,
@@ -38,19 +43,19 @@ FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard: the last dozen seconds at
 READ_EVENTS_MAX: Final = 1_000  # bounds what one read decodes to some milliseconds
 
 # KEYS: the checkpoint, the stream. ARGV: after, position, time_ms, how many entries are kept, then
-# each event's data, command and Kafka offset; the first is at after + 1.
+# each event's data, command, Kafka offset and version; the first is at after + 1.
 APPLY = (
     MOVE
     + """
-if #ARGV % 3 ~= 1 or (#ARGV - 4) / 3 ~= ARGV[2] - ARGV[1] then
+if #ARGV % 4 ~= 0 or (#ARGV - 4) / 4 ~= ARGV[2] - ARGV[1] then
     return redis.error_reply('MALFORMED feed batch')
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[2], 'time_ms', ARGV[3])
 local position = tonumber(ARGV[1])
-for at = 5, #ARGV, 3 do
+for at = 5, #ARGV, 4 do
     position = position + 1
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], string.format('%d-0', position),
-        'e', ARGV[at], 'c', ARGV[at + 1], 'o', ARGV[at + 2])
+        'e', ARGV[at], 'c', ARGV[at + 1], 'o', ARGV[at + 2], 'v', ARGV[at + 3])
 end
 return 1
 """
@@ -76,7 +81,7 @@ async def read_feed(
     """Return the next events of a shard above ``after`` that the feed has, in order.
 
     The first is at ``after + 1`` unless the feed no longer has that; then it may be later. They
-    end before an event of a later version, which only the log can tell anything about.
+    end before an event that another version of the software wrote: the log tells of it.
 
     Args:
         redis: A client; while it blocks, one of its connections is taken.
@@ -96,7 +101,7 @@ async def read_feed(
     except RedisError as error:
         raise cannot_read(NAME, error) from error
     events: list[DecidedEvent] = []
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    with suppress(UnknownEvent):
         for entry, fields in _entries(found):
             events.append(_event(shard, entry, fields))
     return events
@@ -142,8 +147,13 @@ class FeedProjection:
         keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
         arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
         for decided in events:
-            data = encode_event_data(decided.event)
-            arguments += (data, decided.command_id.bytes, decided.kafka_offset)
+            event = decided.event
+            arguments += (
+                encode_event_data(event),
+                decided.command_id.bytes,
+                decided.kafka_offset,
+                event_version(event),
+            )
         return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
 
     async def _note_trace(self, key: str, traceparent: str, position: int) -> None:
@@ -167,7 +177,7 @@ def _event(shard: int, entry: bytes, fields: dict[bytes, bytes]) -> DecidedEvent
     return DecidedEvent(
         Shard(shard),
         Position(int(entry.partition(b"-")[0])),
-        decode_event_data(fields[b"e"]),
+        decode_event_data(fields[b"e"], int(fields.get(b"v", 1))),  # none in older entries
         UUID(bytes=fields[b"c"]),
         Offset(int(fields[b"o"])),
     )

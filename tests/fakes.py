@@ -57,10 +57,17 @@ class MemoryTopic:
         self.appended = asyncio.Event()
 
     def produce(
-        self, value: bytes, *, command_id: bytes | None = None, reply_to: bytes | None = None
+        self,
+        value: bytes,
+        *,
+        command_id: bytes | None = None,
+        reply_to: bytes | None = None,
+        version: bytes | None = None,
     ) -> Offset:
         offset = Offset(len(self.records))
-        self.records.append(CommandRecord(offset, self.time_ms, value, command_id, reply_to))
+        self.records.append(
+            CommandRecord(offset, self.time_ms, value, command_id, reply_to, version=version)
+        )
         self.appended.set()
         return offset
 

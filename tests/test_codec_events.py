@@ -231,7 +231,7 @@ def test_a_stored_event_comes_back_with_its_place(event: Event) -> None:
     expected = DecidedEvent(Shard(0), Position(9), event, COMMAND_ID, OFFSET)
 
     assert load_event(stored(event, position=9)) == expected
-    assert decode_event_data(stored(event).data.encode()) == event
+    assert decode_event_data(stored(event).data.encode(), 1) == event
 
 
 def test_every_kind_of_event_has_its_stored_text_here() -> None:

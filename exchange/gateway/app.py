@@ -118,8 +118,8 @@ def create_app(
     own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
     own_redis = own_redis or redis
     metrics = Metrics()
-    submitter = Submitter(producer, own_engine, metrics, wait_s=order_wait_ms / 1000)
     matching = Matching(own_engine, producer, shards, metrics)
+    submitter = Submitter(producer, own_engine, metrics, matching, wait_s=order_wait_ms / 1000)
     gateway = Gateway(
         shards=shards,
         engine=engine,

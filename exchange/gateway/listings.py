@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, load_event, registration_command_id
+from exchange.codec import DecidedEvent, registration_command_id
 from exchange.domain.events import InstrumentRegistered
 from exchange.event_log import find_command
 from exchange.gateway.problems import Code, Problem
-from exchange.gateway.reading import log_connection
+from exchange.gateway.reading import loaded, log_connection
 
 
 class Listing(Struct, frozen=True):
@@ -47,7 +47,7 @@ class Listings:
             return listing
         async with log_connection(self._engine) as connection:
             stored = await find_command(connection, registration_command_id(instrument))
-        self.learn([load_event(event) for event in stored])
+        self.learn(loaded(stored))
         if instrument not in self._known:
             raise Problem(
                 Code.INSTRUMENT_NOT_FOUND,

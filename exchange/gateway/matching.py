@@ -3,7 +3,8 @@
 A matcher that is dead, or dies again and again, leaves Kafka and Postgres well: it
 shows only in the next offset to decide, which stands still with commands beyond it.
 ``measure`` watches for that; ``settle`` waits until what is in Kafka now is decided,
-so that "not found" is never said of a command that is still on its way.
+so that "not found" is never said of a command that is still on its way. ``check_readable``
+holds back what an older matcher would not read.
 
 Both ask for the offsets first and for the ends after: a partition that ends before what
 was decided of it has lost commands, and says nothing about any that may be on its way.
@@ -14,13 +15,14 @@ connection, and the health probe does not wait behind them.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.command_log import CommandProducer
-from exchange.event_log import read_next_offsets
+from exchange.event_log import read_next_offsets, read_readable
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import log_connection
@@ -46,6 +48,7 @@ class Matching:
         self._metrics = metrics
         self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
         self.stalled: dict[int, bool] = {}
+        self._reads: Mapping[int, int] = {}
 
     async def measure(self) -> None:
         """Find out which shards stand still although they have commands to decide.
@@ -55,6 +58,7 @@ class Matching:
             ConnectionError: Kafka does not, or has too few partitions.
         """
         decided = await self._decided.ask()
+        self._reads = await self._read_readable()
         try:
             ends = await self._ends.ask()
         except ConnectionError:
@@ -71,6 +75,20 @@ class Matching:
                     extra={"shard": shard, "end": end, "decided": following},
                 )
             self.stalled[shard] = end < following or stands_s > STALLED_AFTER_S
+
+    def check_readable(self, shard: int, version: int) -> None:
+        """Refuse what a shard's matcher, as it was when last looked at, does not read.
+
+        Raises:
+            Problem: 503, it would have to be of a newer build.
+        """
+        reads = self._reads.get(shard, 1)
+        if version > reads:
+            detail = (
+                f"The command is of version {version} and the matcher reads up to {reads}: nothing"
+                " was sent. Leave out what is new, or try again after the upgrade."
+            )
+            raise Problem(Code.MATCHER_OLDER, detail, outcome="none")
 
     def forget(self) -> None:
         """Begin anew: with a service away, nothing is known of the matchers."""
@@ -110,6 +128,10 @@ class Matching:
             offset, since_s = following, now_s
         self._standing[shard] = (offset, since_s)
         return now_s - since_s
+
+    async def _read_readable(self) -> dict[int, int]:
+        async with log_connection(self._engine) as connection:
+            return await read_readable(connection)
 
     async def _read_decided(self) -> dict[int, int]:
         async with log_connection(self._engine) as connection:

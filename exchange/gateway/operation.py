@@ -30,7 +30,7 @@ EVERYWHERE: Final = (
     Code.INVALID,
     Code.INTERNAL,
 )
-READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.BUSY)
+READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.GATEWAY_OLDER, Code.BUSY)
 PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a place in the past
 COMMANDING: Final = (
     Code.MALFORMED,
@@ -38,6 +38,7 @@ COMMANDING: Final = (
     Code.COMMAND_UNREADABLE,
     Code.COMMAND_QUARANTINED,
     Code.KAFKA_UNAVAILABLE,
+    Code.MATCHER_OLDER,
     *READING,
 )
 

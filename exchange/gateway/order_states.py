@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from exchange.codec import DecidedEvent, load_event
+from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     Event,
     OrderAccepted,
@@ -27,9 +27,8 @@ from exchange.event_log import find_order_instrument, read_events_with_text
 from exchange.gateway.context import Gateway
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Code, Problem, order_not_found
-from exchange.gateway.reading import QUERY_WAIT_S, log_connection, model_connection
+from exchange.gateway.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
 from exchange.gateway.responses import OrderView, amount, encoder, timestamp
-from exchange.ports import StoredEvent
 from projections import orders
 from projections.orders import Order, OrderStatus
 
@@ -83,7 +82,7 @@ async def order_after(
             tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
     except TimeoutError as error:
         raise Problem(Code.READ_UNAVAILABLE, "Too many ask for the log's end.") from error
-    return fold(order, (load_event(event) for event in tail))
+    return fold(order, tail)
 
 
 async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
@@ -182,10 +181,10 @@ async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Or
 
 async def _read_tail(
     connection: asyncpg.Connection, shard: int, order_id: str, after: int, up_to: int
-) -> list[StoredEvent]:
+) -> list[DecidedEvent]:
     quoted_id = encoder.encode(order_id).decode()
     stored = await read_events_with_text(connection, shard, quoted_id, after=after, up_to=up_to)
-    return [event for event in stored if _concerns(load_event(event).event, order_id)]
+    return [decided for decided in loaded(stored) if _concerns(decided.event, order_id)]
 
 
 def _concerns(event: Event, order_id: str) -> bool:

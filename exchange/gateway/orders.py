@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import DecidedEvent, load_event
+from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     OrderAccepted,
     OrderCancelled,
@@ -39,7 +39,13 @@ from exchange.gateway.parameters import (
 )
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, invalid, order_not_found
-from exchange.gateway.reading import heavy_connection, min_sequence, min_sequences, model_connection
+from exchange.gateway.reading import (
+    heavy_connection,
+    loaded,
+    min_sequence,
+    min_sequences,
+    model_connection,
+)
 from exchange.gateway.requests import check_id, cursor, integer, query
 from exchange.gateway.responses import (
     Amount,
@@ -221,7 +227,7 @@ async def get_order_events(request: Request) -> Response:
     view = OrderEventsView(
         order_id=order_id,
         events=await in_turns(
-            lambda event: _event_view(load_event(event), listing, order_id), stored
+            lambda event: _event_view(loaded([event])[0], listing, order_id), stored
         ),
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if len(stored) == limit else None,

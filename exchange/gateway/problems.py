@@ -77,6 +77,8 @@ class Code(Enum):
     )
 
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
+    MATCHER_OLDER = "matcher.older", 503, "The matcher does not read such commands yet"
+    GATEWAY_OLDER = "gateway.older", 503, "A newer version of the exchange wrote the answer"
     BUSY = "gateway.busy", 503, "Too much is under way here"
     READ_STALE = "read.stale", 503, "The read model has not caught up yet"
     READ_UNAVAILABLE = "read.unavailable", 503, "The read model cannot be read now"

@@ -8,7 +8,7 @@ for what was decided before it asked, so that "not found" is never said too earl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
@@ -16,9 +16,11 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.cancellation import within
+from exchange.codec import DecidedEvent, UnknownEvent, load_event
 from exchange.event_log import read_heads
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.requests import place
+from exchange.ports import StoredEvent
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits
 from projections.failures import is_store_failure
 from projections.postgres import driver_connection
@@ -89,6 +91,19 @@ async def from_redis(model: str, read: Coroutine[Any, Any, T]) -> T:
             return await within(REDIS_WAIT_S, read)
         except TimeoutError as error:
             raise cannot_read(model, error) from error
+
+
+def loaded(stored: Iterable[StoredEvent], **fields: object) -> list[DecidedEvent]:
+    """Decode events of the log.
+
+    Raises:
+        Problem: 503 with ``fields``, another version of the software wrote one of them.
+    """
+    try:
+        return [load_event(event) for event in stored]
+    except UnknownEvent as error:
+        detail = f"This gateway cannot read it: {error}. One that is upgraded can."
+        raise Problem(Code.GATEWAY_OLDER, detail, headers=None, **fields) from error
 
 
 @contextmanager

@@ -24,7 +24,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final, assert_never
 from uuid import UUID
 
@@ -37,11 +39,12 @@ from exchange.codec import (
     Depth,
     Outcome,
     OutcomeMessage,
+    UnknownEvent,
     body_hash,
+    command_version,
     decode_event_data,
     encode_command,
     is_keyed,
-    load_event,
     reply_address,
 )
 from exchange.command_log import CommandProducer, Delivery, NotProduced
@@ -61,9 +64,10 @@ from exchange.event_log import (
     find_outcomes,
     read_events_at,
 )
+from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem, telling
-from exchange.gateway.reading import log_connection
+from exchange.gateway.reading import loaded, log_connection
 from exchange.gateway.responses import book
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 
@@ -129,8 +133,8 @@ class Pending(Struct, frozen=True):
 class _Heard:
     """An outcome as Redis brought it, with the books of its message."""
 
-    shard: int
     outcome: Outcome
+    events: Sequence[DecidedEvent]
     books: Mapping[str, BookView]
 
 
@@ -180,6 +184,7 @@ class Submitter:
         producer: CommandProducer,
         engine: AsyncEngine,
         metrics: Metrics,
+        matching: Matching,
         *,
         wait_s: float,
     ) -> None:
@@ -187,6 +192,7 @@ class Submitter:
         self._producer = producer
         self._engine = engine
         self._metrics = metrics
+        self._matching = matching
         self._wait_s = wait_s
         self._waiters: dict[int, _Waiter] = {}  # oldest first
         self._last_number = 0
@@ -218,6 +224,7 @@ class Submitter:
         """
         if len(self._waiters) >= WAITERS_MAX:
             raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+        self._matching.check_readable(shard, command_version(command))
         number = self._last_number = self._last_number + 1
         waiter = _Waiter(command, command_id, time.monotonic(), wait)
         self._produce(shard, waiter, number)
@@ -240,10 +247,13 @@ class Submitter:
             waiter = self._waiters.get(outcome.waiter)
             if waiter is None:
                 continue
-            if waiter.wait:
-                waiter.answer(_Heard(message.shard, outcome, books))
-            else:  # decided before Kafka's report came, which would have told the same place
+            if not waiter.wait:  # decided before Kafka's report, which would tell the same place
                 waiter.answer(Pending(message.shard, outcome.offset))
+                continue
+            # What cannot be read, as a newer matcher sent it, is left to the look-up in the log.
+            with suppress(UnknownEvent, ValueError):
+                events = _decided_events(message.shard, outcome, waiter.command_id)
+                waiter.answer(_Heard(outcome, events, books))
 
     async def replayed(
         self, first: tuple[int, int], command_id: UUID, *, conflict: bool
@@ -277,6 +287,7 @@ class Submitter:
                 reply_to=reply_address(self.gateway_id, number),
                 on_delivery=waiter.delivered,
                 traceparent=tracing.current(),
+                version=command_version(waiter.command),
             )
         except NotProduced as error:
             self._metrics.produce_failures["none"].inc()
@@ -300,7 +311,7 @@ class Submitter:
                 )
             case _Heard():
                 book_view = _book_of(answer, waiter.command)
-                return Decision(_decided_events(answer, waiter.command_id), book_view)
+                return Decision(answer.events, book_view)
 
     def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
         outcome = "none" if delivery.never_sent else "unknown"
@@ -370,22 +381,30 @@ def key_conflict() -> Problem:
 
 
 def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
-    """Return the decision that the stored events of one command are."""
+    """Return the decision that the stored events of one command are.
+
+    Raises:
+        Problem: 503, another version of the software made it.
+    """
     assert events, "a decided command has at least one event"
-    return Decision([load_event(event) for event in events], replayed=replayed)
+    command_id = str(events[0].command_id)
+    decided = loaded(events, outcome="unknown", command_id=command_id)
+    return Decision(decided, replayed=replayed)
 
 
-def _decided_events(heard: _Heard, command_id: UUID) -> list[DecidedEvent]:
-    outcome = heard.outcome
+def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[DecidedEvent]:
+    versions = outcome.versions or repeat(1, len(outcome.events))
     return [
         DecidedEvent(
-            Shard(heard.shard),
+            Shard(shard),
             Position(position),
-            decode_event_data(data),
+            decode_event_data(data, version),
             command_id,
             Offset(outcome.offset),
         )
-        for position, data in enumerate(outcome.events, outcome.first_position)
+        for position, (data, version) in enumerate(
+            zip(outcome.events, versions, strict=True), outcome.first_position
+        )
     ]
 
 

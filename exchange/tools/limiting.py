@@ -13,13 +13,13 @@ from typing import Annotated, Final
 import asyncpg
 import typer
 
-from exchange.codec import body_hash, encode_command
+from exchange.codec import body_hash, command_version, encode_command
 from exchange.command_log import CommandProducer, Delivery, NotProduced
 from exchange.config import Settings
 from exchange.domain.commands import LimitOpenOrders
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
-from exchange.event_log import FoundOutcome, PlacedCommand, find_outcomes
+from exchange.event_log import FoundOutcome, PlacedCommand, find_outcomes, read_readable
 from exchange.gateway.answers import uuid7
 from exchange.tools.command import ToolError
 from exchange.tools.verifying import connect
@@ -40,15 +40,28 @@ def open_orders_max(
 
 async def _limit(settings: Settings, number: int) -> None:
     connection = await connect(settings.database_url)
+    command = LimitOpenOrders(number)
     try:
+        await _check_readable(connection, settings.shards, command_version(command))
         async with _producer(settings) as producer:
-            places = await _send(producer, settings.shards, LimitOpenOrders(number))
+            places = await _send(producer, settings.shards, command)
         for shard, found in sorted((await _decided(connection, places)).items()):
             typer.echo(f"Shard {shard}: {_told(shard, found, number)}")
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}. Give the number again.") from error
     finally:
         await connection.close()
+
+
+async def _check_readable(connection: asyncpg.Connection, shards: int, version: int) -> None:
+    """Send nothing to anybody unless every shard's matcher reads it."""
+    reads = await read_readable(connection)
+    older = next((shard for shard in range(shards) if reads.get(shard, 1) < version), None)
+    if older is not None:
+        raise ToolError(
+            f"Nothing was sent: the matcher of shard {older} does not know this command, or has"
+            " never run. Start one of this build first."
+        )
 
 
 @asynccontextmanager
@@ -74,6 +87,7 @@ async def _send(producer: CommandProducer, shards: int, command: LimitOpenOrders
                 command_id=ids[shard],
                 reply_to=b"",  # no gateway waits: the log is asked
                 on_delivery=delivery.set_result,
+                version=command_version(command),
             )
     except NotProduced as error:
         raise ToolError(f"Kafka does not take the command: {error}.") from error
@@ -109,6 +123,5 @@ def _told(shard: int, found: FoundOutcome, number: int) -> str:
     if first.type != OpenOrdersLimited.__name__:
         raise ToolError(
             f"Shard {shard} did not do it: {first.type} is at position {first.position} of its log."
-            " Is its matcher of an earlier version?"
         )
     return f"at most {number:,} open orders of each client, from position {first.position:,} on."

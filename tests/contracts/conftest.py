@@ -102,6 +102,7 @@ class KafkaCommands:
             value=value,
             command_id=COMMAND_ID,
             reply_to=b"gateway:7",
+            version=1,
             on_delivery=delivered.set_result,
         )
         delivery = await delivered

@@ -47,6 +47,7 @@ class Unanswered(CommandProducer):
         value: bytes,
         command_id: UUID,
         reply_to: bytes,
+        version: int,
         on_delivery: Callable[[Delivery], None],
         traceparent: str | None = None,
     ) -> None:
@@ -59,6 +60,7 @@ class Unanswered(CommandProducer):
             reply_to=NOBODY,
             on_delivery=on_delivery,
             traceparent=traceparent,
+            version=version,
         )
 
 

@@ -8,6 +8,9 @@ import asyncpg
 import pytest
 
 from exchange.config import Settings
+from exchange.domain.values import Shard
+from exchange.event_log import read_readable
+from exchange.event_store import PostgresEventStore
 from exchange.processes.matcher import run_matcher
 from exchange.tools import limiting
 from exchange.tools.command import ToolError
@@ -32,11 +35,14 @@ async def test_every_shard_has_the_bound_in_its_log(
     two_shards: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matching = asyncio.create_task(run_matcher(two_shards, range(SHARDS), standby=False))
+    connection = await asyncpg.connect(two_shards.database_url)
+    async with asyncio.timeout(30):
+        while len(await read_readable(connection)) < SHARDS:
+            await asyncio.sleep(0.05)
     await asyncio.to_thread(open_orders_max, 7)
     matching.cancel()
     await asyncio.wait({matching})
 
-    connection = await asyncpg.connect(two_shards.database_url)
     rows = [tuple(row) for row in await connection.fetch(READ)]
     await connection.close()
     assert rows == [(shard, "OpenOrdersLimited", "7") for shard in range(SHARDS)]
@@ -44,9 +50,26 @@ async def test_every_shard_has_the_bound_in_its_log(
     assert capsys.readouterr().out == f"Shard 0: {line}\nShard 1: {line}\n"
 
 
-@pytest.mark.usefixtures("two_shards")
-async def test_a_shard_that_nobody_decides_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_shard_that_nobody_decides_for_is_named(
+    two_shards: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limiting, "DECIDED_WAIT_S", 0)
+    for shard in range(SHARDS):
+        async with PostgresEventStore(two_shards.database_url, Shard(shard)) as store:
+            await store.take_over("topic")
 
     with pytest.raises(ToolError, match="by shard 0, where the command is in Kafka"):
+        await asyncio.to_thread(open_orders_max, 7)
+
+
+async def test_an_older_matcher_is_sent_nothing(two_shards: Settings) -> None:
+    for shard in range(SHARDS):
+        async with PostgresEventStore(two_shards.database_url, Shard(shard)) as store:
+            await store.take_over("topic")
+    connection = await asyncpg.connect(two_shards.database_url)
+    # As builds do that know nothing of it.
+    await connection.execute("update head set epoch = epoch + 1 where shard = 1")
+    await connection.close()
+
+    with pytest.raises(ToolError, match="Nothing was sent: the matcher of shard 1 "):
         await asyncio.to_thread(open_orders_max, 7)
