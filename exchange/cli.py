@@ -24,7 +24,7 @@ from exchange.tools.rebuilding import rebuild_claims
 from exchange.tools.snapshotting import snapshot
 from exchange.tools.verifying import verify_log
 
-PARTS = ("checks", "matching", "projections")  # of the health
+PARTS = ("readiness", "checks", "matching", "projections")  # of what a gateway says of itself
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -97,11 +97,11 @@ def register(
 
 @app.command()
 def healthy(
-    part: Annotated[str, typer.Argument(help="checks, matching or projections")],
+    part: Annotated[str, typer.Argument(help="readiness, checks, matching or projections")],
     host: Annotated[str, typer.Option(help="Of a gateway.")] = LOOPBACK,
     port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
 ) -> None:
-    """Exit with 0 if a part of the exchange is healthy, as a gateway sees it."""
+    """Exit with 0 if a gateway is ready, or a part of the exchange healthy as a gateway sees it."""
     from exchange.stack.probe import Gateway, is_healthy
 
     if part not in PARTS:

@@ -139,6 +139,15 @@ SNAPSHOT_WISHES = Table(
     Column("position", BigInteger, nullable=False),
 )
 
+# Of shards whose snapshotter stopped: why.
+SNAPSHOT_FAILURES = Table(
+    "snapshot_failures",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("failure", Text, nullable=False),
+    Column("failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 GENERATIONS = Table(
     "generations",
     metadata,

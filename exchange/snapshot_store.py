@@ -69,6 +69,15 @@ on conflict (shard) do update set position = greatest(snapshot_wishes.position, 
 
 READ_WISH = "select position from snapshot_wishes where shard = $1"
 
+NOTE_FAILURE = """
+insert into snapshot_failures (shard, failure) values ($1, $2)
+on conflict (shard) do update set failure = excluded.failure, failed_at = now()
+"""
+
+FORGET_FAILURE = "delete from snapshot_failures where shard = $1"
+
+READ_FAILURES = "select shard, failure from snapshot_failures"
+
 
 class SnapshotRow(Struct, frozen=True):
     """What is known of a stored snapshot without reading it."""
@@ -83,11 +92,17 @@ class SnapshotRow(Struct, frozen=True):
 
 
 async def store(connection: asyncpg.Connection, shard: int, state: State, data: bytes) -> None:
-    """Keep a snapshot, and of the older ones the newest few."""
+    """Keep a snapshot, and of the older ones the newest few; it shows that they go on."""
     orders = sum(len(book.orders) for book in state.books.values())
     row = (shard, state.position, FORMAT_VERSION, state.digest, orders, len(data), data)
     await connection.execute(INSERT_SNAPSHOT, *row)
     await connection.execute(DELETE_OLD, shard, KEPT_MAX)
+    await connection.execute(FORGET_FAILURE, shard)
+
+
+async def read_failures(connection: asyncpg.Connection) -> dict[int, str]:
+    """Return, of each shard whose snapshotter stopped, why."""
+    return {row["shard"]: row["failure"] for row in await connection.fetch(READ_FAILURES)}
 
 
 async def newest(

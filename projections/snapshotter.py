@@ -19,7 +19,7 @@ from exchange.cancellation import heed_cancellation
 from exchange.domain.engine import State, evolve
 from exchange.domain.values import Position
 from exchange.event_log import read_heads
-from exchange.snapshot_store import READ_BOUNDARY, READ_WISH, stored_snapshots
+from exchange.snapshot_store import NOTE_FAILURE, READ_BOUNDARY, READ_WISH, stored_snapshots
 from exchange.snapshots import encode, newest_usable
 from projections.failures import Outage, is_store_failure
 from projections.metrics import ProjectorMetrics
@@ -64,6 +64,7 @@ class Snapshotter:
         self._taken = 0  # the position of the last snapshot
         self._taken_s = time.monotonic()
         self._looked_s = 0.0
+        self._difference: str | None = None
         self._outage = Outage("The snapshotter", self._fields)
 
     async def run(self) -> None:
@@ -72,10 +73,7 @@ class Snapshotter:
         try:
             while True:
                 try:
-                    await self._follow(news)
-                except StateDiffers as error:
-                    logger.critical("%s", error, extra=self._fields)
-                    self._stopped.set(1)
+                    await self._follow_until_it_differs(news)
                     return
                 except Exception as error:
                     if not is_store_failure(error):
@@ -87,6 +85,18 @@ class Snapshotter:
     @property
     def _fields(self) -> dict[str, object]:
         return {"shard": self._tail.shard}
+
+    async def _follow_until_it_differs(self, news: asyncio.Event) -> None:
+        """Follow; a difference is noted where gateways see it, however often that is tried."""
+        try:
+            if self._difference is None:
+                await self._follow(news)
+        except StateDiffers as error:
+            logger.critical("%s", error, extra=self._fields)
+            self._difference = str(error)
+            self._stopped.set(1)
+        async with driver_connection(self._engine) as driver:
+            await driver.execute(NOTE_FAILURE, self._tail.shard, self._difference)
 
     async def _follow(self, news: asyncio.Event) -> None:
         await self._begin()

@@ -34,7 +34,7 @@ from exchange.gateway.listings import Listings
 from exchange.gateway.market import get_orderbook, get_trades
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
-from exchange.gateway.operations import get_health, get_liveness, get_metrics
+from exchange.gateway.operations import get_health, get_liveness, get_metrics, get_readiness
 from exchange.gateway.orders import get_order, get_order_events, get_orders
 from exchange.gateway.placing import cancel_order, place_order
 from exchange.gateway.problems import Code, Problem
@@ -72,6 +72,7 @@ INTERFACE: Final = (
     Route("/instruments", get_instruments, methods=["GET"]),
     Route("/instruments", register_instrument, methods=["POST"]),
     Route("/healthz", get_health, methods=["GET"]),
+    Route("/readyz", get_readiness, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),
 )

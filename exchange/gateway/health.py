@@ -3,14 +3,15 @@
 ``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not
 decided (a matcher is, see ``matching``);
 ``degraded`` that they can, but answers are slower or reads are behind (Redis is
-away, a read model lags). The same probe feeds the gauges of ``/metrics``.
+away, a read model lags), or engine snapshots have stopped. The same probe feeds the
+gauges of ``/metrics``.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
@@ -25,6 +26,7 @@ from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
 from exchange.gateway.reading import log_connection, model_connection
+from exchange.snapshot_store import read_failures
 from projections import (
     book,
     feed,
@@ -86,6 +88,9 @@ class Health:
         self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
         self.projections: dict[str, str] = {}
+        self.snapshots: dict[str, str] = {}
+        self.probed_ms = time.time_ns() // 1_000_000  # when the last probe ended
+        self._probed_s = self._measured_s = time.monotonic()
         self.first_probe = asyncio.Event()
 
     @property
@@ -99,9 +104,29 @@ class Health:
         needed = (self.checks["postgres"], self.checks["kafka"], *self.matching.values())
         if UNHEALTHY in needed:
             return UNHEALTHY
+        behind = {self.reads, *self.snapshots.values()} - {HEALTHY}
+        return DEGRADED if behind else HEALTHY
+
+    @property
+    def orders(self) -> dict[str, str]:
+        """Whether commands of each shard are taken and decided, as far as the last probe knows."""
+        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+            return dict.fromkeys(map(str, range(self.shards)), UNHEALTHY)
+        return self.matching
+
+    @property
+    def reads(self) -> str:
+        """Whether read models are there and follow the log."""
+        if self.checks["postgres"] == UNHEALTHY:
+            return UNHEALTHY
         if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
             return DEGRADED
         return HEALTHY
+
+    @property
+    def age_ms(self) -> int:
+        """How long ago the last probe ended."""
+        return round(1000 * (time.monotonic() - self._probed_s))
 
     @property
     def shards(self) -> int:
@@ -129,22 +154,25 @@ class Health:
 
     async def _probe(self) -> None:
         answers = await asyncio.gather(
-            _answers(self._ping_postgres()),
-            _answers(self._ping_redis()),
+            _answers(self._ping_postgres),
+            _answers(self._ping_redis),
             self._producer.reachable(PROBE_TIMEOUT_S),
         )
         for name, up in zip(self.checks, answers, strict=True):
             self._note(name, up)
-        if self.checks["postgres"] == HEALTHY:
-            await _answers(self._measure_lag())
+        if self.checks["postgres"] == HEALTHY and await _answers(self._measure_lag):
+            self._measured_s = time.monotonic()
+        elif time.monotonic() - self._measured_s > BEHIND_AFTER_S:
+            self.projections = dict.fromkeys(READ_MODELS, DEGRADED)  # nobody knows any more
         await self._measure_matching()
+        self.probed_ms, self._probed_s = time.time_ns() // 1_000_000, time.monotonic()
 
     async def _measure_matching(self) -> None:
         if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
             self._matching.forget()
             return
         before = self.matching
-        await _answers(self._matching.measure())
+        await _answers(self._matching.measure)
         for shard, state in self.matching.items():
             if state != before.get(shard, HEALTHY):
                 logger.warning("A shard's matching changed", extra={"shard": shard, "state": state})
@@ -169,7 +197,9 @@ class Health:
             live = {n: await read_live_generation(connection, n) for n in IN_REDIS if n in reached}
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
+            stopped = await read_failures(driver)
         self._note_heads(heads)
+        self.snapshots = {str(s): DEGRADED if s in stopped else HEALTHY for s in sorted(heads)}
         for name, generation in live.items():
             reached[name] = await self._redis_positions(name, generation, list(heads))
         await self._measure_lag_seconds(reached, heads)
@@ -221,11 +251,11 @@ class Health:
         return DEGRADED if behind else HEALTHY
 
 
-async def _answers(question: Awaitable[object]) -> bool:
+async def _answers(ask: Callable[[], Awaitable[object]]) -> bool:
     """Tell whether a service answered in time."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await question
+            await ask()
     except (Problem, RedisError, OSError, TimeoutError):
         return False
     return True

@@ -1,6 +1,5 @@
 """What operators and supervisors ask: is it alive, is it healthy, what does it count."""
 
-import time
 from typing import Final
 
 from msgspec import Struct
@@ -8,11 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.context import gateway_of
-from exchange.gateway.health import UNHEALTHY
+from exchange.gateway.health import HEALTHY, UNHEALTHY
 from exchange.gateway.operation import Operation, operation
 from exchange.gateway.requests import query
 from exchange.gateway.responses import json_response, timestamp
 
+PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes four seconds at most, where nothing answers
+RETRY_AFTER_S: Final = "1"  # the next probe is done by then
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -30,6 +31,17 @@ class HealthView(Struct, frozen=True):
     checks: dict[str, str]
     matching: dict[str, str]
     projections: dict[str, str]
+    snapshots: dict[str, str]
+
+
+class ReadinessView(Struct, frozen=True):
+    """What ``GET /readyz`` answers; ``timestamp`` and ``age_ms`` are of the last probe."""
+
+    status: str
+    orders: dict[str, str]
+    reads: str
+    timestamp: str
+    age_ms: int
 
 
 @operation(Operation(tag="operating", answers={200: (LivenessView,)}))
@@ -46,12 +58,43 @@ async def get_health(request: Request) -> Response:
     health = gateway_of(request).health
     view = HealthView(
         status=health.status,
-        timestamp=timestamp(time.time_ns() // 1_000_000),
+        timestamp=timestamp(health.probed_ms),
         checks=health.checks,
         matching=health.matching,
         projections=health.projections,
+        snapshots=health.snapshots,
     )
-    return json_response(view, 503 if health.status == UNHEALTHY else 200)
+    return _told(view, is_well=health.status != UNHEALTHY)
+
+
+@operation(Operation(tag="operating", answers={200: (ReadinessView,), 503: (ReadinessView,)}))
+async def get_readiness(request: Request) -> Response:
+    """``GET /readyz``: 503 while this gateway can take no order of any shard.
+
+    A balancer asks this: one shard that stands still takes no gateway out, since all of them
+    can trade the others.
+    """
+    query(request)
+    gateway = gateway_of(request)
+    health = gateway.health
+    takes_orders = HEALTHY in health.orders.values()
+    is_known = health.age_ms <= PROBE_AGE_MS_MAX
+    is_ready = takes_orders and is_known and not gateway.stopping.is_set()
+    view = ReadinessView(
+        status="ready" if is_ready else "not_ready",
+        orders=health.orders,
+        reads=health.reads,
+        timestamp=timestamp(health.probed_ms),
+        age_ms=health.age_ms,
+    )
+    return _told(view, is_well=is_ready)
+
+
+def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
+    answer = json_response(view, 200 if is_well else 503)
+    if not is_well:
+        answer.headers["Retry-After"] = RETRY_AFTER_S
+    return answer
 
 
 @operation(Operation(tag="operating", answers={200: ()}, media_type="text/plain"))

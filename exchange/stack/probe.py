@@ -71,7 +71,9 @@ class Gateway:
 
 
 async def is_healthy(gateway: Gateway, part: str) -> bool:
-    """Tell whether a part of a gateway's health is: ``checks``, ``matching`` or ``projections``."""
+    """Tell whether a gateway is ready (``readiness``), or a part of its health is healthy."""
+    if part == "readiness":
+        return (await gateway.get("/readyz")).status == HTTPStatus.OK
     answer = await gateway.get("/healthz")
     try:
         states = msgspec.json.decode(answer.text, type=dict[str, object]).get(part)

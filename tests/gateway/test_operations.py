@@ -12,12 +12,14 @@ from exchange.codec import OutcomeMessage, encode_outcomes
 from exchange.command_log import CommandProducer
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
-from exchange.gateway import health
+from exchange.gateway import health, operations
 from exchange.gateway import matching as matching_health
 from exchange.gateway.app import ROUTES
 from exchange.gateway.listings import Listings
 from exchange.gateway.problems import REFUSALS, Code
+from exchange.gateway.reading import log_connection
 from exchange.outcomes import OutcomeSubscriber
+from exchange.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from tests.conftest import free_ports
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register, running
 
@@ -30,7 +32,9 @@ async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
 
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
     assert well.status_code == 200
-    assert set(well.json()) == {"status", "timestamp", "checks", "matching", "projections"}
+    assert set(well.json()) == {
+        *("status", "timestamp", "checks", "matching", "projections", "snapshots")
+    }
     assert well.json()["status"] == "healthy"
     assert well.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
 
@@ -83,7 +87,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
         idle = (await http.get("/healthz")).json()
         answer = await http.post("/orders", json=order("BTC-USD"))
         await until_status(http, "unhealthy")
-        stalled = await http.get("/healthz")
+        stalled, unready = await http.get("/healthz"), await http.get("/readyz")
         async with matching(idle_venue):
             await until_status(http, "degraded")  # nobody projects
         decided = (await http.get("/healthz")).json()
@@ -93,6 +97,51 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
     assert (stalled.status_code, stalled.json()["matching"]) == (503, {"0": "unhealthy"})
     assert stalled.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
     assert decided["matching"] == {"0": "healthy"}
+    assert (unready.status_code, unready.json()["orders"]) == (503, {"0": "unhealthy"})
+    assert stalled.headers["Retry-After"] == unready.headers["Retry-After"] == "1"
+
+
+@pytest.mark.anyio
+async def test_one_shard_that_stands_still_takes_no_gateway_out(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def measure(self: matching_health.Matching) -> None:
+        self.stalled = {0: False, 1: True}
+
+    monkeypatch.setattr(matching_health.Matching, "measure", measure)
+    async with gateway_at(venue) as http:
+        well, ready = await http.get("/healthz"), await http.get("/readyz")
+
+    assert (well.status_code, well.json()["status"]) == (503, "unhealthy")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert ready.json()["orders"] == {"0": "healthy", "1": "unhealthy"}
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_hangs_makes_a_gateway_unready(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway_at(venue) as http:
+        before = await http.get("/readyz")
+        monkeypatch.setattr(operations, "PROBE_AGE_MS_MAX", -1)
+        after = await http.get("/readyz")
+
+    assert (before.status_code, after.status_code) == (200, 503)
+    assert after.json()["timestamp"] >= before.json()["timestamp"]
+
+
+@pytest.mark.anyio
+async def test_snapshots_that_stopped_degrade_a_gateway(venue: Venue) -> None:
+    async with log_connection(venue.engine) as driver:
+        await driver.execute(NOTE_FAILURE, 0, "The log gives another state")
+    try:
+        async with gateway_at(venue) as http:
+            told = (await http.get("/healthz")).json()
+    finally:
+        async with log_connection(venue.engine) as driver:
+            await driver.execute(FORGET_FAILURE, 0)
+
+    assert (told["status"], told["snapshots"]) == ("degraded", {"0": "degraded"})
 
 
 async def until_status(http: httpx.AsyncClient, status: str) -> None:

@@ -108,6 +108,7 @@ async def test_a_state_that_differs_is_not_stored(
     assert await snapshot_store.newest(connection, 0) is None
     stopped = ("exchange_projector_snapshots_stopped", {"shard": "0"})
     assert metrics.registry.get_sample_value(*stopped) == 1
+    assert "gives another state" in (await snapshot_store.read_failures(connection))[0]
 
 
 async def test_an_event_that_cannot_be_applied_ends_the_snapshots_alone(
