@@ -46,6 +46,7 @@ class Subscriber:
         self._urls = urls
         self._trade_sequence = 0
         self._book_sequence = 0
+        self._book_parts_left = 0
 
     async def follow(self, until: asyncio.Event) -> None:
         """Follow and drop at random until told to stop; then stay connected."""
@@ -107,11 +108,17 @@ class Subscriber:
         self.trades += message["trades"]
 
     def _take_book(self, message: dict[str, Any]) -> None:
-        if message["kind"] == "snapshot":
-            if message.get("part", 1) == 1:
-                self.book = {"bids": {}, "asks": {}}
-        else:
+        part = message.get("part", 1)
+        if message["kind"] == "delta":
+            assert self._book_parts_left == 0, "a delta in the middle of a snapshot"
             assert message["prev_sequence"] <= self._book_sequence < message["sequence"], "a gap"
+        elif part == 1:
+            self.book = {"bids": {}, "asks": {}}
+            self._book_parts_left = message.get("parts", 1) - 1
+        else:
+            assert part == message["parts"] - self._book_parts_left + 1, "a part is missing"
+            assert message["sequence"] == self._book_sequence, "a part of another book"
+            self._book_parts_left -= 1
         self._book_sequence = message["sequence"]
         for side in ("bids", "asks"):
             for level in message[side]:

@@ -16,7 +16,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 PAUSE_S: Final = (0.2, 5.0)  # before connecting again: the first, and the longest
 SILENT_S: Final = 10.0  # heartbeats come each second
-SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024  # a book of some millions of levels
 
 Message = dict[str, Any]
 Take = Callable[[Message], bool]
@@ -73,8 +72,7 @@ async def follow(
     while True:
         try:
             url = stream_url(base_url)
-            options = {"compression": None, "max_size": SNAPSHOT_BYTES_MAX}
-            async with connected(url, **options) as socket:
+            async with connected(url, compression=None) as socket:
                 await socket.send(json.dumps(subscription()))
                 await _first(socket)
                 tell("")

@@ -34,6 +34,7 @@ class Ladder:
         self.sequence = 0
         self.timestamp = ""
         self.notice = ""
+        self._part = 0
         self.sides: dict[str, dict[Decimal, Decimal]] = {"asks": {}, "bids": {}}
 
     def subscription(self) -> Message:
@@ -42,21 +43,30 @@ class Ladder:
     def take(self, message: Message) -> None:
         """Apply a message of the channel ``orderbook``; pass over any other.
 
+        A large snapshot comes in parts: the book is what it says once the last one is there.
+
         Raises:
             Gap: It does not follow what was seen.
         """
         if message["type"] != "orderbook":
             return
+        part, parts = message.get("part", 1), message.get("parts", 1)
         if message["kind"] == "snapshot":
-            if message.get("part", 1) == 1:
-                self.sides = {"asks": {}, "bids": {}}
+            self._begin_part(part)
         elif message["prev_sequence"] > self.sequence:
             raise Gap(f"what follows sequence {self.sequence} is missing")
         for name, side in self.sides.items():
             for level in message[name]:
                 _set(side, Decimal(level["price"]), Decimal(level["quantity"]))
-        if message.get("part") == message.get("parts"):  # a large snapshot comes in parts
+        self._part = part
+        if part == parts:
             self.sequence, self.timestamp = message["sequence"], message["timestamp"]
+
+    def _begin_part(self, part: int) -> None:
+        if part == 1:
+            self.sides = {"asks": {}, "bids": {}}
+        elif part != self._part + 1:
+            raise Gap(f"part {self._part + 1} of the book is missing")
 
     def tell(self, notice: str) -> None:
         self.notice = notice

@@ -3,21 +3,26 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from exchange.domain.values import Offset, Position
 from exchange.gateway.listings import Listing
 from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import Freshness
 from exchange.gateway.stream.frames import Frame
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.messages import Channel
+from exchange.gateway.stream.order_updates import KnownOrders
 from exchange.ports import StoredEvent
+from projections.orders import Order
 from projections.projector import run_projector
 from tests.projections.folds import fold_book, fold_histories, fold_trades
 from tests.projections.logs import LogWriter, registrations
@@ -44,9 +49,14 @@ class Follower:
         self.errors: list[tuple[int, dict[str, Any]]] = []
 
     def offer(self, frame: Frame) -> None:
-        message = json.loads(frame.text)
-        if frame.snapshot:
+        for text in frame.texts:
+            self._take(frame, json.loads(text))
+
+    def _take(self, frame: Frame, message: dict[str, Any]) -> None:
+        if frame.snapshot and message.get("part", 1) == 1:
             self.book = {"bids": {}, "asks": {}}
+        elif frame.snapshot:
+            pass
         elif frame.channel is not Channel.TICKER or self.ticker:
             seen = self.seen[frame.channel]
             if not message["prev_sequence"] <= seen < message["sequence"]:
@@ -107,7 +117,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-async def join(hub: Hub, follower: Follower, channel: Channel) -> None:
+async def join(hub: Hub, follower: Follower, channel: Channel, listing: Listing = LISTING) -> None:
     """Subscribe; after the first time from where the follower was."""
     resumed = None if follower.start is None else follower.seen[channel]
     if channel in (Channel.ORDERBOOK, Channel.TICKER):
@@ -116,7 +126,7 @@ async def join(hub: Hub, follower: Follower, channel: Channel) -> None:
         try:
             await hub.subscribe(
                 follower,
-                LISTING,
+                listing,
                 frozenset((channel,)),
                 client_id=None,
                 from_sequence=resumed,
@@ -226,6 +236,94 @@ async def test_a_follower_may_resume_from_where_this_stream_is_not_yet(
                 announce=follower.begin,
             )
             assert follower.start == writer.position
+
+
+async def test_orders_that_must_be_asked_for_hold_nothing_else_up(
+    database_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, released, find = asyncio.Event(), asyncio.Event(), KnownOrders._find
+
+    async def find_late(self: KnownOrders, order_ids: Sequence[str]) -> dict[str, Order]:
+        asked.set()
+        await released.wait()
+        return await find(self, order_ids)
+
+    monkeypatch.setattr(KnownOrders, "_find", find_late)
+    chance = random.Random(5)
+    orders, trades, late = Follower(), Follower(), Follower()
+    async with (
+        LogWriter.open(database_url) as writer,
+        hub_at(database_url, redis) as hub,
+    ):
+        log = await writer.append(registrations(0))
+        log += await writer.append_random(chance, 100)
+        await join(hub, orders, Channel.ORDERS)
+        await join(hub, trades, Channel.TRADES)
+        async with asyncio.timeout(SETTLE_S):
+            while not asked.is_set():
+                log += await writer.append_random(chance, 5)
+                await until_all_is_told(hub, [trades], writer.position)
+        log += await writer.append_random(chance, 50)
+        await until_all_is_told(hub, [trades], writer.position)
+        assert hub.reached(orders)[INSTRUMENT] < writer.position
+        await join(hub, late, Channel.ORDERS)
+        released.set()
+        await until_all_is_told(hub, [orders, late], writer.position)
+        log += await writer.append_random(chance, 50)
+        await until_all_is_told(hub, [orders, late], writer.position)
+    for follower in (orders, late):
+        assert follower.errors == []
+        assert follower.start is not None
+        assert follower.updates == expected_updates(log, follower.start)
+
+
+@pytest.mark.parametrize(
+    ("kind", "instrument", "ends"),
+    [
+        ("OrderTeleported", None, False),
+        ("OrderTeleported", INSTRUMENT, True),
+        ("InstrumentRegistered", INSTRUMENT, False),
+    ],
+)
+async def test_an_event_of_a_later_version_ends_only_what_may_show_it(
+    kind: str, instrument: str | None, ends: bool, database_url: str, redis: Redis
+) -> None:
+    chance = random.Random(6)
+    small, large = Follower(), Follower()
+    async with (
+        LogWriter.open(database_url) as writer,
+        hub_at(database_url, redis) as hub,
+    ):
+        (first, *_) = await writer.append(registrations(0))
+        await writer.append_random(chance, 50)
+        await join(hub, small, Channel.TRADES)
+        await join(hub, large, Channel.TRADES, Listing("LARGE-0", 0, "B", "USD", 12, 12))
+        await append_unknown(writer, first, kind, instrument)
+        log = await writer.append_random(chance, 200)
+        async with asyncio.timeout(SETTLE_S):
+            while hub.reached(large)["LARGE-0"] < writer.position:
+                await asyncio.sleep(0.02)
+    traded = [t["position"] for t in fold_trades(log).values() if t["instrument"] == "LARGE-0"]
+    assert large.failure is None
+    assert large.trades == traded
+    assert (small.failure is not None) == ends
+
+
+async def append_unknown(
+    writer: LogWriter, like: StoredEvent, kind: str, instrument: str | None
+) -> None:
+    unknown = msgspec.structs.replace(
+        like,
+        position=Position(writer.position + 1),
+        type=kind,
+        version=99,
+        instrument=instrument,
+        data=json.dumps({"type": kind, "instrument": instrument}),
+        command_id=uuid4(),
+        kafka_offset=Offset(10**6),
+    )
+    await writer.append_events([unknown])
+    writer.state.position = Position(writer.position)
 
 
 class Broken(Follower):

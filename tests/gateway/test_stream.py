@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from exchange.codec import DecidedEvent
-from exchange.gateway.stream import order_updates
+from exchange.gateway.stream import order_updates, session
 from exchange.gateway.stream.history import SLICES_AT_ONCE_MAX
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.server import MESSAGE_BYTES_MAX
@@ -180,6 +180,37 @@ async def test_a_client_may_follow_his_own_orders_only(
 
     assert {update["order"]["client_id"] for update in updates} == {"bob"}
     assert [update["event"] for update in updates] == ["accepted", "traded"]
+
+
+async def test_messages_to_one_client_follow_each_other(
+    client: Client, follow: Follow, place: Place
+) -> None:
+    confirmed = await follow("orders", client_id="bob")
+    for _ in range(3):
+        await place(price=1)
+        await place(client_id="bob", price=1)
+
+    told = [await client.next() for _ in range(3)]
+
+    before = [confirmed["sequence"], *(message["sequence"] for message in told)]
+    assert told[0]["prev_sequence"] <= before[0]
+    assert [message["prev_sequence"] for message in told[1:]] == before[1:-1]
+    assert [m["orders"][-1]["sequence"] for m in told] == before[1:]
+
+
+async def test_a_connection_follows_the_orders_of_one_at_a_time(
+    client: Client, follow: Follow, instrument: str
+) -> None:
+    await follow("orders", "trades", client_id="bob")
+    refused = await follow("orders", client_id="alice")
+    everybody = await follow("orders")
+    again = await follow("orders", "trades", client_id="bob")
+    await client.ask(type="unsubscribe", channels=["orders"], instrument=instrument)
+    other = await follow("orders", client_id="alice")
+
+    assert [(r["type"], r["field"]) for r in (refused, everybody)] == [("error", "client_id")] * 2
+    assert "unsubscribe" in refused["detail"]
+    assert [again["type"], other["type"]] == ["subscribed", "subscribed"]
 
 
 async def test_an_order_from_before_is_told_whole(
@@ -552,6 +583,26 @@ async def test_a_gateway_that_stops_says_where_to_resume(
     assert json.loads(reason[8:]) == {instrument: told["sequence"]}
 
 
+def test_a_closing_reason_is_json_however_many_instruments_are_followed() -> None:
+    sequences = {f"LONG-NAME-{number}-USD": 10**15 for number in range(50)}
+
+    reason = session.closing_reason("restart", sequences)
+
+    assert len(reason.encode()) <= session.REASON_BYTES_MAX
+    told = json.loads(reason.removeprefix("restart "))
+    assert len(told) > 2
+    assert told.items() <= sequences.items()
+
+
+async def test_a_plain_request_is_told_that_the_stream_is_a_websocket(
+    http: httpx.AsyncClient,
+) -> None:
+    answer = await http.get("/stream")
+
+    assert (answer.status_code, answer.json()["code"]) == (426, "stream.upgrade_required")
+    assert answer.headers["Upgrade"] == "websocket"
+
+
 async def test_a_subscription_ends_with_its_connection(http: httpx.AsyncClient) -> None:
     async with connected(http) as client:
         await client.ask(type="subscribe", channels=["trades"])
@@ -572,6 +623,8 @@ async def test_few_read_the_log_at_once_however_many_resume(
         feed: ShardFeed, after: int, *, up_to: int | None = None
     ) -> list[DecidedEvent]:
         nonlocal reading, most
+        if up_to is None:  # the shard's own stream looks there too when its feed is silent
+            return await history(feed, after)
         reading += 1
         most = max(most, reading)
         await asyncio.sleep(0.02)  # so that those who could read beside this one do

@@ -51,6 +51,21 @@ def test_a_missing_delta_is_no_book(ladder: Ladder) -> None:
         ladder.take(delta(12, 9))
 
 
+def test_a_large_book_is_believed_when_all_of_its_parts_are_there(ladder: Ladder) -> None:
+    def part(number: int, **sides: Any) -> dict[str, Any]:
+        book = {"kind": "snapshot", "sequence": 9, "part": number, "parts": 2}
+        return {**delta(9, 7), **book, **sides}
+
+    ladder.take(part(1, bids=[{"price": 8, "quantity": 1}]))
+    assert ladder.sequence == 7
+    ladder.take(part(2, asks=[{"price": 9, "quantity": 1}]))
+
+    assert (ladder.sequence, ladder.spread) == (9, "spread 1")
+    ladder.take(part(1))
+    with pytest.raises(Gap):
+        ladder.take(part(3))
+
+
 def test_a_picture_fits_a_terminal(ladder: Ladder) -> None:
     console = Console(record=True, width=80, file=StringIO())
 

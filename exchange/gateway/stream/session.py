@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -324,17 +324,8 @@ class Session:
         if self._strikes >= STRIKES_MAX:
             self.close(POLICY, f"{STRIKES_MAX} messages in a row could not be read")
 
-    def _sequences(self, before: str) -> str:
-        """Return a reason with the last sequences behind it: as many as have room, whole."""
-        told: dict[str, int] = {}
-        reason = f"{before} {{}}"
-        for instrument, sequence in sorted(self._outbox.sequences(self._subscriptions).items()):
-            told[instrument] = sequence
-            longer = f"{before} {json.dumps(told, separators=(',', ':'))}"
-            if len(longer) > REASON_BYTES_MAX:
-                break
-            reason = longer
-        return reason
+    def _sequences(self, why: str) -> str:
+        return closing_reason(why, self._outbox.sequences(self._subscriptions))
 
     def _hello(self) -> str:
         return text_of(Connected(os.urandom(8).hex(), list(Channel), HEARTBEAT_MS, _now()))
@@ -359,6 +350,19 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def closing_reason(why: str, sequences: Mapping[str, int]) -> str:
+    """Return a reason and sequences as JSON: as many as a close frame has room for, whole."""
+    told: dict[str, int] = {}
+    reason = f"{why} {{}}"
+    for instrument, sequence in sorted(sequences.items()):
+        told[instrument] = sequence
+        longer = f"{why} {json.dumps(told, separators=(',', ':'))}"
+        if len(longer) > REASON_BYTES_MAX:
+            break
+        reason = longer
+    return reason
 
 
 def _parts(message: _Entered) -> Iterator[str]:
