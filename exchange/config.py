@@ -29,9 +29,9 @@ SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine he
 MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
 POOL_MIN = 3  # the projector listens on one and follows on others
 POOL_MAX = 100  # more queries at once than one PostgreSQL has cores for
-# Of a gateway, for itself: health, outcomes and the matcher's progress take one each, scans of the
-# log's end two; three are for what a command asks (its instrument, its order, its key).
-OWN_CONNECTIONS = 8
+# Of a gateway, for itself: health and the matcher's progress take one each, outcomes and scans of
+# the log's end two each; three are for what a command asks (its instrument, its order, its key).
+OWN_CONNECTIONS = 9
 SHARD_CONNECTIONS = 6  # of a matcher: to hold the shard, show that it lives, restore; two append
 OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
 

@@ -69,12 +69,17 @@ from (
 ) as part
 """
 
+# Of each place so many, null is all.
 READ_EVENTS_AT_PLACES = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-join unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
-    using (shard, kafka_offset)
-order by shard, position
+select event.*
+from unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
+cross join lateral (
+    select shard, position, instrument, type, version, data::text, command_id, kafka_offset
+    from events
+    where (events.shard, events.kafka_offset) = (place.shard, place.kafka_offset)
+    limit $3
+) as event
+order by event.shard, event.position
 """
 
 # The predicate on the version is what lets the partial index serve this. A log of before such ids
@@ -137,11 +142,15 @@ class PlacedCommand(Struct, frozen=True):
 
 
 class FoundOutcome(Struct, frozen=True):
-    """What the log says of a command: its events, or the earlier command that holds its key."""
+    """What the log says of a command: its events, or the earlier command that holds its key.
+
+    ``too_many`` says that there are more events than were asked for; then none are here.
+    """
 
     events: list[StoredEvent]
     replay_of: tuple[int, int] | None = None
     conflict: bool = False
+    too_many: bool = False
 
 
 async def read_events(
@@ -260,7 +269,7 @@ async def read_events_at(
     connection: asyncpg.Connection, shard: int, offset: int
 ) -> list[StoredEvent]:
     """Return the events of the command at a Kafka offset."""
-    return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset]))
+    return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset], None))
 
 
 async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> list[Claim]:
@@ -269,9 +278,14 @@ async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> l
 
 
 async def find_outcomes(
-    connection: asyncpg.Connection, commands: Iterable[PlacedCommand]
+    connection: asyncpg.Connection,
+    commands: Iterable[PlacedCommand],
+    *,
+    events_max: int | None = None,
 ) -> dict[tuple[int, int], FoundOutcome]:
     """Look up what became of commands; one that is not decided yet is left out.
+
+    Of one with more than ``events_max`` events only that is told.
 
     A place alone is not trusted: a topic that was recreated uses its offsets again, so the
     events there must be of this command.
@@ -285,7 +299,10 @@ async def find_outcomes(
     if not decided:
         return {}
     rows = await connection.fetch(
-        READ_EVENTS_AT_PLACES, [c.shard for c in decided], [c.offset for c in decided]
+        READ_EVENTS_AT_PLACES,
+        [c.shard for c in decided],
+        [c.offset for c in decided],
+        None if events_max is None else events_max + 1,
     )
     asked = {(c.shard, c.offset): c.command_id for c in decided}
     found: dict[tuple[int, int], FoundOutcome] = {}
@@ -293,6 +310,8 @@ async def find_outcomes(
         place = (stored.shard, stored.kafka_offset)
         if stored.command_id == asked[place]:
             found.setdefault(place, FoundOutcome([])).events.append(stored)
+    if events_max is not None:
+        found = {place: _told_in(outcome, events_max) for place, outcome in found.items()}
     silent = [c for c in decided if (c.shard, c.offset) not in found]
     return found | await _find_replays(connection, silent)
 
@@ -343,3 +362,7 @@ async def _find_replays(
 
 def _stored(rows: Iterable[asyncpg.Record]) -> list[StoredEvent]:
     return [StoredEvent(*row) for row in rows]
+
+
+def _told_in(outcome: FoundOutcome, events_max: int) -> FoundOutcome:
+    return outcome if len(outcome.events) <= events_max else FoundOutcome([], too_many=True)

@@ -187,6 +187,16 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
     }
 
 
+async def test_of_an_outcome_of_many_events_only_that_is_told(
+    connection: asyncpg.Connection,
+) -> None:
+    asked = [PlacedCommand(0, 0, KEYED, b"body"), PlacedCommand(0, 2, UNKEYED, b"body")]
+
+    found = await find_outcomes(connection, asked, events_max=1)
+
+    assert found == {(0, 0): FoundOutcome([], too_many=True), (0, 2): FoundOutcome(EVENTS[2:])}
+
+
 async def test_a_resend_with_another_body_is_found_as_a_conflict(
     connection: asyncpg.Connection,
 ) -> None:

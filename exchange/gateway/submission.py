@@ -16,7 +16,8 @@ nothing of the command.
 
 A waiter costs no task and no timer of its own: one timer walks over all of them,
 and one query at a time asks for all that are due. Both exist only while somebody
-waits.
+waits. An outcome of many events has queries of its own, so that none of the others is late or
+lost because of it.
 """
 
 import asyncio
@@ -77,6 +78,7 @@ WAITERS_MAX: Final = 10_000  # two seconds of all orders that one process can ta
 SWEEP_S: Final = 0.05  # half the first look-up's delay
 LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load; later it was probably lost
 LOOKUP_EVERY_MAX_S: Final = 0.8
+TOGETHER_EVENTS_MAX: Final = 100  # of each outcome in a query for many; an order has a few
 DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
 
 
@@ -144,7 +146,17 @@ _Answer = _Heard | FoundOutcome | Pending | Delivery
 class _Waiter:
     """One request that waits; the first answer wins."""
 
-    __slots__ = ("_future", "born_s", "command", "command_id", "every_s", "next_s", "place", "wait")
+    __slots__ = (
+        "_future",
+        "alone",
+        "born_s",
+        "command",
+        "command_id",
+        "every_s",
+        "next_s",
+        "place",
+        "wait",
+    )
 
     def __init__(self, command: ClientCommand, command_id: UUID, now_s: float, wait: bool) -> None:
         self.command = command
@@ -153,6 +165,7 @@ class _Waiter:
         self.born_s = now_s
         self.next_s = now_s + LOOKUP_AFTER_S
         self.every_s = LOOKUP_AFTER_S
+        self.alone = False  # whether its outcome has so many events that it is asked for by itself
         self.place: Pending | None = None
         self._future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
@@ -198,6 +211,7 @@ class Submitter:
         self._last_number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Task[None] | None = None
+        self._lookup_alone: asyncio.Task[None] | None = None
 
     @property
     def waiters(self) -> int:
@@ -274,8 +288,9 @@ class Submitter:
         """End what goes on in the background; no command may be under way any more."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._lookup is not None:
-            self._lookup.cancel()
+        for lookup in (self._lookup, self._lookup_alone):
+            if lookup is not None:
+                lookup.cancel()
 
     def _produce(self, shard: int, waiter: _Waiter, number: int) -> None:
         try:
@@ -338,8 +353,12 @@ class Submitter:
                 break  # the rest is younger
             if not waiter.answered and self._is_due(waiter, now_s):
                 due.append(waiter)
-        if due and (self._lookup is None or self._lookup.done()):
-            self._lookup = asyncio.create_task(self._look_up_all(due))
+        together = [waiter for waiter in due if not waiter.alone]
+        if together and (self._lookup is None or self._lookup.done()):
+            self._lookup = asyncio.create_task(self._look_up(together, TOGETHER_EVENTS_MAX))
+        alone = [waiter for waiter in due if waiter.alone]
+        if alone and (self._lookup_alone is None or self._lookup_alone.done()):
+            self._lookup_alone = asyncio.create_task(self._look_up_each(alone))
         if self._waiters:
             self._arm()
 
@@ -354,11 +373,17 @@ class Submitter:
             return False
         return now_s >= waiter.next_s
 
-    async def _look_up_all(self, due: Sequence[_Waiter]) -> None:
+    async def _look_up_each(self, due: Sequence[_Waiter]) -> None:
+        for waiter in due:
+            if not waiter.answered:
+                await self._look_up([waiter])
+
+    async def _look_up(self, due: Sequence[_Waiter], events_max: int | None = None) -> None:
         self._metrics.lookups.inc(len(due))
+        asked = [_placed(waiter) for waiter in due]
         try:
             async with log_connection(self._engine) as connection:
-                found = await find_outcomes(connection, [_placed(waiter) for waiter in due])
+                found = await find_outcomes(connection, asked, events_max=events_max)
         except Problem as problem:
             logger.warning("Cannot look outcomes up in the log", extra={"error": str(problem)})
             found = {}
@@ -366,6 +391,9 @@ class Submitter:
         for waiter in due:
             assert waiter.place is not None
             answer = found.get((waiter.place.shard, waiter.place.offset))
+            if answer is not None and answer.too_many:
+                waiter.alone = True  # from the next sweep on
+                continue
             if answer is not None:
                 waiter.answer(answer)
             waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)

@@ -20,6 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.command_log import CommandProducer, Delivery, NotProduced
+from exchange.event_log import FoundOutcome, find_outcomes
 from exchange.gateway import submission
 from exchange.gateway.matching import STALLED_AFTER_S
 from exchange.ports import StoredEvent
@@ -148,6 +149,47 @@ async def test_many_lost_outcomes_are_asked_for_together(venue: Venue) -> None:
         )
 
     assert {r.status_code for r in responses} == {201}
+
+
+async def test_an_outcome_of_many_events_is_found_by_itself(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "TOGETHER_EVENTS_MAX", 2)
+    async with gateway_at(venue, unanswered(venue), order_wait_ms=10_000) as http:
+        await register(http, "SWEPT")
+        for _ in range(3):
+            await http.post("/orders", json=order("SWEPT", side="sell"))
+
+        swept = await http.post("/orders", json=order("SWEPT", quantity=3))
+
+    assert swept.status_code == 201
+    assert len(swept.json()["trades"]) == 3
+
+
+async def test_an_outcome_that_cannot_be_read_takes_no_other_with_it(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find(*args: Any, events_max: int | None = None) -> dict[Any, FoundOutcome]:
+        if events_max is None:
+            await asyncio.Event().wait()  # until it takes too long
+        return await find_outcomes(*args, events_max=events_max)
+
+    monkeypatch.setattr(submission, "TOGETHER_EVENTS_MAX", 2)
+    monkeypatch.setattr(submission, "find_outcomes", find)
+    async with gateway_at(venue, unanswered(venue), order_wait_ms=5_000) as http:
+        await register(http, "HEAVY")
+        await register(http, "LIGHT")
+        await asyncio.gather(
+            *(http.post("/orders", json=order("HEAVY", side="sell")) for _ in range(3))
+        )
+        heavy = asyncio.create_task(http.post("/orders", json=order("HEAVY", quantity=3)))
+        light = [await http.post("/orders", json=order("LIGHT")) for _ in range(3)]
+        undone = not heavy.done()
+
+        assert (await heavy).status_code == 202
+
+    assert [response.status_code for response in light] == [201] * 3
+    assert undone
 
 
 async def test_who_waits_in_vain_is_told_where_to_ask(idle_venue: Venue) -> None:
