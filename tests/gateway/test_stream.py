@@ -643,4 +643,4 @@ async def test_few_read_the_log_at_once_however_many_resume(
             assert (await client.next())["type"] == "subscribed"
             assert (await client.next())["orders"]
 
-    assert most <= SLICES_AT_ONCE_MAX
+    assert most <= SLICES_AT_ONCE_MAX + 1  # and the shard's own reading, while its feed is behind
