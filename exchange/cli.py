@@ -21,6 +21,7 @@ from exchange.tools import command as tools
 from exchange.tools.command import ToolError
 from exchange.tools.limiting import open_orders_max
 from exchange.tools.rebuilding import rebuild_claims
+from exchange.tools.retrying import retry_quarantined
 from exchange.tools.snapshotting import snapshot
 from exchange.tools.verifying import verify_log
 
@@ -170,6 +171,7 @@ app.command()(tools.book)
 app.command()(tools.trades)
 app.command("verify")(verify_log)
 app.command("rebuild-claims")(rebuild_claims)
+app.command("retry-quarantined")(retry_quarantined)
 app.command()(snapshot)
 app.command("open-orders-max")(open_orders_max)
 

@@ -20,9 +20,10 @@ from exchange.codec import (
     is_keyed,
     lift_event_data,
     order_claim,
+    retry_command_id,
     unkeyed_claim,
 )
-from exchange.domain.events import Event
+from exchange.domain.events import CommandQuarantined, Event
 from exchange.ports import Claim, LogCorrupt, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
@@ -92,7 +93,7 @@ PLACES_OF_UNKEYED_COMMANDS: Final = """
 """
 
 READ_ORDER_INSTRUMENT = """
-select events.instrument
+select events.instrument, shard, kafka_offset
 from claims
 join events using (shard, kafka_offset)
 where claims.name = $1
@@ -324,7 +325,28 @@ async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list
         claims = await find_unkeyed(connection, [command_id])
     if not claims:
         return []
-    return await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
+    stored = await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
+    return await follow_retries(connection, stored)
+
+
+async def follow_retries(
+    connection: asyncpg.Connection, stored: list[StoredEvent]
+) -> list[StoredEvent]:
+    """Return the events of a quarantined command's retry, which may have been retried itself.
+
+    The retry's id is a hash of the quarantine's place, so its claim leads on from one to the
+    other. Any other command's events are returned as they are.
+    """
+    while stored and stored[0].type == CommandQuarantined.__name__:
+        command_id = retry_command_id(stored[0].shard, stored[0].kafka_offset)
+        claims = await read_claims(connection, [command_claim(command_id)])
+        if not claims:
+            return stored
+        retried = await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
+        if not retried:  # claimed, and not decided yet
+            return stored
+        stored = retried
+    return stored
 
 
 async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUID]) -> list[Claim]:
@@ -335,8 +357,11 @@ async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUI
 
 async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -> str | None:
     """Return the instrument of an order whose id a client chose, None if nobody did."""
-    instrument: str | None = await connection.fetchval(READ_ORDER_INSTRUMENT, order_claim(order_id))
-    return instrument
+    row = await connection.fetchrow(READ_ORDER_INSTRUMENT, order_claim(order_id))
+    if row is None or row["instrument"] is not None:
+        return None if row is None else str(row["instrument"])
+    stored = await read_events_at(connection, row["shard"], row["kafka_offset"])
+    return (await follow_retries(connection, stored))[0].instrument
 
 
 async def _find_replays(

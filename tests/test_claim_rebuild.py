@@ -9,6 +9,8 @@ import pytest
 
 from exchange import claim_rebuild
 from exchange.claim_rebuild import ClaimRebuild, Comparison
+from exchange.codec import body_hash
+from exchange.domain.commands import RetriedRecord
 from exchange.domain.values import Shard
 from exchange.replay import verify
 from exchange.tools.rebuilding import rebuild_claims
@@ -46,6 +48,26 @@ async def connection(
     await connection.execute("alter table claims disable trigger refuse_changes")
     yield connection
     await connection.close()
+
+
+async def test_a_retried_order_s_id_may_be_claimed_where_its_record_was_quarantined(
+    database_url: str,
+) -> None:
+    stand_in, retry = retried(0, order_id="left")
+    asked = retry.command if isinstance(retry, RetriedRecord) else retry
+    async with LogWriter.open(database_url, taken={"left"}) as writer:
+        await writer.append(registrations(0))
+        await writer.append([stand_in, retry])
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("insert into claims values ('order:left', 0, 2, $1)", body_hash(asked))
+    rebuild = ClaimRebuild(connection)
+    await rebuild.build()
+
+    found = await rebuild.compare()
+    verified = await verify(connection, Shard(0))
+    await connection.close()
+
+    assert (verified.problem, found.same) == (None, True)
 
 
 async def test_claims_that_are_as_the_log_has_them_stay(connection: asyncpg.Connection) -> None:

@@ -55,10 +55,21 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
     """Raise the problem that a refusal is."""
     event = decision.first
     if isinstance(event, RecordRejected):
-        raise Problem(Code.COMMAND_UNREADABLE, event.reason, **place_of(decision, command_id))
+        raise Problem(
+            Code.COMMAND_UNREADABLE,
+            event.reason,
+            headers=replay_headers(decision),
+            **place_of(decision, command_id),
+        )
     if isinstance(event, CommandQuarantined):
-        detail = "Nothing was done, and nothing will be: do not send it again."
-        raise Problem(Code.COMMAND_QUARANTINED, detail, **place_of(decision, command_id))
+        at = f"{decision.events[0].shard}:{decision.events[0].kafka_offset}"
+        raise Problem(
+            Code.COMMAND_QUARANTINED,
+            "Nothing was done, and sending it again does nothing. An operator can have it decided"
+            f" once more (exchange retry-quarantined {at}); then a resend is told the outcome.",
+            headers=replay_headers(decision),
+            **place_of(decision, command_id),
+        )
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
         # Word for word what an order that is not there gets: anything else would tell that it is.
         raise order_not_found(event.order_id)

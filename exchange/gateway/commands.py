@@ -158,16 +158,14 @@ async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked
 
 
 async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> None:
-    """Refuse to tell the outcome of the first command with a key to who asked something else.
-
-    What a quarantined record asked is not known: its claim has the hash of what stands for it.
-    """
+    """Refuse to tell the outcome of the first command with a key to who asked something else."""
     first = decision.first
-    if asked == UNKNOWN_BODY or isinstance(first, CommandQuarantined):
+    if asked == UNKNOWN_BODY:
         return
     async with log_connection(gateway.engine) as connection:
         claims = await read_claims(connection, [command_claim(command_id)])
-    if not any(claim.conflicts_with(asked) for claim in claims):
+    claimed = any(claim.conflicts_with(asked) for claim in claims)
+    if not decision.conflicts_with(asked, claimed=claimed):
         return
     if isinstance(first, InstrumentRegistered | InstrumentRejected):
         raise other_definition(first.instrument)

@@ -241,8 +241,9 @@ async def _enter(
     if isinstance(admitted, Receipt):
         return await _submit(gateway, admitted, listing, command, command_id, origin)
     first = (admitted.shard, admitted.kafka_offset)
-    conflict = admitted.conflicts_with(body_hash(command))
-    answer = await gateway.submitter.replayed(first, command_id, conflict=conflict)
+    asked = body_hash(command)
+    conflict = admitted.conflicts_with(asked)
+    answer = await gateway.submitter.replayed(first, command_id, asked, conflict=conflict)
     return answer if origin.wait else Pending(*first)
 
 

@@ -57,12 +57,13 @@ from exchange.domain.commands import (
     PlaceOrder,
     RegisterInstrument,
 )
-from exchange.domain.events import Event
+from exchange.domain.events import CommandQuarantined, CommandRetried, Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.event_log import (
     FoundOutcome,
     PlacedCommand,
     find_outcomes,
+    follow_retries,
     read_events_at,
 )
 from exchange.gateway.matching import Matching
@@ -117,6 +118,19 @@ class Decision(Struct, frozen=True):
     def sequence(self) -> int:
         """The position of the last event."""
         return self.events[-1].position
+
+    def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
+        """Tell whether something else was asked than now; ``claimed`` is what the claim says.
+
+        A claim has the hash of what stood for a quarantined record, not of what was asked; the
+        event of its retry has. Of one that nobody could read it is not known at all.
+        """
+        if isinstance(self.first, CommandQuarantined | RecordRejected):
+            return False
+        for one in self.events:
+            if isinstance(one.event, CommandRetried):  # the first one is of the client's request
+                return one.event.body_hash != asked.hex()
+        return claimed
 
 
 class Pending(Struct, frozen=True):
@@ -270,19 +284,22 @@ class Submitter:
                 waiter.answer(_Heard(outcome, events, books))
 
     async def replayed(
-        self, first: tuple[int, int], command_id: UUID, *, conflict: bool
+        self, first: tuple[int, int], command_id: UUID, asked: bytes, *, conflict: bool
     ) -> Decision | Pending:
         """Return the outcome of the first command with a key, which may not be decided yet.
+
+        ``asked`` is the hash of what is asked now, ``conflict`` what the key's claim says of it.
 
         Raises:
             Problem: 409, that one asked for something else; 503, the log cannot be read.
         """
-        if conflict:
-            raise key_conflict()
         with telling(outcome="unknown", command_id=str(command_id)):
             async with log_connection(self._engine) as connection:
-                events = await read_events_at(connection, *first)
-        return decision_of(events, replayed=True) if events else Pending(*first)
+                events = await follow_retries(connection, await read_events_at(connection, *first))
+        decision = decision_of(events, replayed=True) if events else None
+        if conflict if decision is None else decision.conflicts_with(asked, claimed=conflict):
+            raise key_conflict()
+        return Pending(*first) if decision is None else decision
 
     def stop(self) -> None:
         """End what goes on in the background; no command may be under way any more."""
@@ -317,16 +334,20 @@ class Submitter:
             case Delivery():
                 raise self._undelivered(answer, waiter)
             case FoundOutcome(replay_of=first) if first is not None:
-                return await self.replayed(first, waiter.command_id, conflict=answer.conflict)
+                return await self._replayed(first, waiter, conflict=answer.conflict)
             case FoundOutcome():
                 return decision_of(answer.events)
             case _Heard(outcome=outcome) if outcome.replay_of is not None:
-                return await self.replayed(
-                    outcome.replay_of, waiter.command_id, conflict=outcome.conflict
-                )
+                return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
             case _Heard():
                 book_view = _book_of(answer, waiter.command)
                 return Decision(answer.events, book_view)
+
+    async def _replayed(
+        self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
+    ) -> Decision | Pending:
+        asked = body_hash(waiter.command)
+        return await self.replayed(first, waiter.command_id, asked, conflict=conflict)
 
     def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
         outcome = "none" if delivery.never_sent else "unknown"

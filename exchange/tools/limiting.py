@@ -6,7 +6,7 @@ number does no harm, so an attempt whose outcome is unknown is simply made again
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
 
@@ -42,8 +42,8 @@ async def _limit(settings: Settings, number: int) -> None:
     connection = await connect(settings.database_url)
     command = LimitOpenOrders(number)
     try:
-        await _check_readable(connection, settings.shards, command_version(command))
-        async with _producer(settings) as producer:
+        await check_readable(connection, range(settings.shards), command_version(command))
+        async with producing(settings) as producer:
             places = await _send(producer, settings.shards, command)
         for shard, found in sorted((await _decided(connection, places)).items()):
             typer.echo(f"Shard {shard}: {_told(shard, found, number)}")
@@ -53,10 +53,12 @@ async def _limit(settings: Settings, number: int) -> None:
         await connection.close()
 
 
-async def _check_readable(connection: asyncpg.Connection, shards: int, version: int) -> None:
+async def check_readable(
+    connection: asyncpg.Connection, shards: Iterable[int], version: int
+) -> None:
     """Send nothing to anybody unless every shard's matcher reads it."""
     reads = await read_readable(connection)
-    older = next((shard for shard in range(shards) if reads.get(shard, 1) < version), None)
+    older = next((shard for shard in shards if reads.get(shard, 1) < version), None)
     if older is not None:
         raise ToolError(
             f"Nothing was sent: the matcher of shard {older} does not know this command, or has"
@@ -65,7 +67,8 @@ async def _check_readable(connection: asyncpg.Connection, shards: int, version: 
 
 
 @asynccontextmanager
-async def _producer(settings: Settings) -> AsyncIterator[CommandProducer]:
+async def producing(settings: Settings) -> AsyncIterator[CommandProducer]:
+    """Lend a producer of commands, which at the end has sent what it was given."""
     loop = asyncio.get_running_loop()
     servers, topic = settings.kafka_bootstrap_servers, settings.kafka_topic
     producer = CommandProducer(servers, topic, loop=loop)

@@ -270,4 +270,18 @@ MUTANTS = [
         "return self.body_hash != body_hash",
         MATCHER,
     ),
+    Mutant(
+        "a retried order is refused the id that its own record took",
+        "exchange/matcher.py",
+        "[received.offset, *(retry.offset for retry in _retries(received.command))]",
+        "[received.offset]",
+        RECOVERY,
+    ),
+    Mutant(
+        "what was never quarantined is decided once more",
+        "exchange/matcher.py",
+        "if quarantined.get(Offset(retry.offset)) != retry.sha256:",
+        "if quarantined.get(Offset(retry.offset), retry.sha256) != retry.sha256:",
+        RECOVERY,
+    ),
 ]

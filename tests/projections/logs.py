@@ -159,14 +159,14 @@ def registrations(shard: int) -> list[Command]:
     ]
 
 
-def retried(shard: int) -> list[Command]:
-    """Return what stands for a quarantined record, and its retry: an order that rests."""
+def retried(shard: int, order_id: str = "") -> list[Command]:
+    """Return what stands for a quarantined record at offset 2, and its retry: an order."""
     small, _ = instruments_of(shard)
-    digest, price = "5a" * 32, Price(99 * SMALL_TICK)
-    order = PlaceOrder(
-        f"{3:032x}-{small}", "ann", small, Side.SELL, OrderType.LIMIT, price, Quantity(10)
-    )
-    return [QuarantinedRecord(digest, 1, 3), RetriedRecord(2, digest, "", order)]
+    digest, price, quantity = "5a" * 32, Price(99 * SMALL_TICK), Quantity(10)
+    order_id = order_id or f"{3:032x}-{small}"
+    order = PlaceOrder(order_id, "ann", small, Side.SELL, OrderType.LIMIT, price, quantity)
+    asked = body_hash(order).hex()
+    return [QuarantinedRecord(digest, 1, 3), RetriedRecord(2, digest, asked, order)]
 
 
 def doubled(shard: int) -> list[Command]:
