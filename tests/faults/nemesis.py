@@ -6,6 +6,7 @@ freeze counts only if its victim lived until then; else it is done again to the 
 """
 
 import asyncio
+import json
 import signal
 import time
 from collections import Counter
@@ -14,11 +15,14 @@ from contextlib import suppress
 from typing import Any
 
 import psutil
+from websockets.exceptions import WebSocketException
 
 from exchange.stack.process import ManagedProcess
+from exchange.tools.following import connected
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault
 from tests.faults.stage import Stage, kill
+from tests.processes import INSTRUMENTS
 
 TAKE_OVER_TIMEOUT_S = 30.0
 ZOMBIE_TIMEOUT_S = 30.0  # it must notice and exit within this
@@ -26,6 +30,9 @@ UP_TIMEOUT_S = 10.0  # what died is started again after two seconds at most
 SIGNAL_TIMEOUT_S = 10.0  # takes milliseconds but for a machine that is busy
 POLL_S = 0.05
 DELAY_S = 0.05  # of each chunk over a slow link
+READERS = 200  # of history at once; an address may ask 500 times at once
+CONNECT_S = 3.0  # until all of them are connected
+NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
 
 Found = dict[str, Any]
 
@@ -72,14 +79,14 @@ class Nemesis:
                 found = await self._kill_everything()
             case "kill", _:
                 found = await self._kill(self._one_of(what, fault))
-            case "freeze", "Kafka":
-                found = await self._freeze(self._stage.services[what].process, fault)
             case "freeze", _:
                 found = await self._freeze(self._one_of(what, fault), fault)
             case "restart", _:
                 found = await self._restart(what)
             case "flush", _:
                 found = await self._flush()
+            case "read", _:
+                found = await self._read_history(fault)
             case _:
                 found = await self._disturb(verb, what, fault)
         self.done[fault.kind] += 1
@@ -87,7 +94,11 @@ class Nemesis:
 
     def _one_of(self, what: str, fault: Fault) -> ManagedProcess:
         exchange = self._stage.exchange
-        candidates = {"gateway": exchange.gateways, "projector": [exchange.projector]}[what]
+        candidates = {
+            "gateway": exchange.gateways,
+            "projector": [exchange.projector],
+            "Kafka": [self._stage.services["Kafka"].process],
+        }[what]
         return candidates[fault.target % len(candidates)]
 
     async def _kill(self, victim: ManagedProcess) -> Found:
@@ -156,6 +167,19 @@ class Nemesis:
             await redis.flushall()
         return {"target": "Redis"}
 
+    async def _read_history(self, fault: Fault) -> Found:
+        """Let hundreds ask for all that ever happened, and read for as long as the fault lasts."""
+        urls = [f"{url.replace('http', 'ws', 1)}/stream" for url in self._stage.exchange.urls]
+        readers = [
+            asyncio.create_task(_read_all(urls[n % len(urls)], NAMES[n // len(urls) % len(NAMES)]))
+            for n in range(READERS)
+        ]
+        await asyncio.sleep(CONNECT_S + fault.lasts_s)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        return {"target": f"{READERS} readers"}
+
     async def _disturb(self, verb: str, what: str, fault: Fault) -> Found:
         """Cut, slow or hold the links of one process to a service, or of all of them."""
         names = ["all", *self._stage.processes]
@@ -181,6 +205,16 @@ class Nemesis:
         while await self._stage.epoch(shard) == epoch:
             assert time.monotonic() < deadline_s, f"nobody took over shard {shard}"
             await asyncio.sleep(POLL_S)
+
+
+async def _read_all(url: str, instrument: str) -> None:
+    """Follow an instrument from its beginning; a gateway that is killed meanwhile ends it."""
+    subscription = {"type": "subscribe", "channels": ["trades", "orders"], "from_sequence": 0}
+    with suppress(OSError, TimeoutError, WebSocketException):
+        async with connected(url, open_timeout=CONNECT_S, compression=None) as socket:
+            await socket.send(json.dumps({**subscription, "instrument": instrument}))
+            while True:
+                await socket.recv()
 
 
 async def _until_up(victim: ManagedProcess) -> None:

@@ -22,6 +22,7 @@ COUNTS: dict[str, tuple[str, int]] = {
     "freeze gateway": ("edge", 10),
     "kill projector": ("edge", 36),
     "freeze projector": ("edge", 10),
+    "read history": ("edge", 8),
     "restart Kafka": ("services", 11),
     "freeze Kafka": ("services", 5),
     "restart PostgreSQL": ("services", 11),
