@@ -50,5 +50,5 @@ def test_a_database_that_cannot_be_named_so_is_refused(url: str, why: str) -> No
 
 
 def test_a_part_of_the_health_that_is_none_is_refused() -> None:
-    with pytest.raises(typer.BadParameter, match="foo is none of checks, matching, projections"):
+    with pytest.raises(typer.BadParameter, match="foo is none of readiness, checks, matching"):
         healthy("foo")
