@@ -19,6 +19,7 @@ from exchange.domain.commands import (
     Command,
     LimitOpenOrders,
     PlaceOrder,
+    PlaceShard,
     RegisterInstrument,
 )
 from exchange.domain.events import (
@@ -36,6 +37,7 @@ from exchange.domain.events import (
     RecordRejected,
     SettlementCycleClosed,
     SettlementCycleRejected,
+    ShardPlaced,
     TradeExecuted,
 )
 from exchange.domain.values import (
@@ -257,6 +259,8 @@ def _possible_commands(event: Event) -> list[Command]:
             return [CloseSettlementCycle(event.cycle)]
         case OpenOrdersLimited():
             return [LimitOpenOrders(event.open_orders_max)]
+        case ShardPlaced():
+            return [PlaceShard(event.shard)]
         case (
             InstrumentRejected()
             | RecordRejected()

@@ -74,7 +74,8 @@ def migrate() -> None:
 
 @app.command()
 def prepare() -> None:
-    """Bring the database's schema and the Kafka topic up to date: once, before all else starts."""
+    """Bring schema and Kafka topic up to date and add shards: once, before all else starts."""
+    from exchange.stack.growing import add_shards
     from exchange.stack.kafka import ensure_topic
     from exchange.stack.migrations import migrate as upgrade
 
@@ -83,6 +84,7 @@ def prepare() -> None:
     asyncio.run(upgrade(settings.sqlalchemy_url))
     topic = (settings.kafka_bootstrap_servers, settings.kafka_topic, settings.shards)
     asyncio.run(ensure_topic(*topic))
+    asyncio.run(add_shards(settings))
 
 
 @app.command()

@@ -27,6 +27,7 @@ from exchange.domain.commands import (
     LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
+    PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
     RetriedRecord,
@@ -69,7 +70,11 @@ Only events with such a value are of that version, so that older readers read al
 an upgrade can be taken back until the first of them. The value asks for no upcaster.
 """
 
-LATER_COMMANDS: Final[dict[str, int]] = {"LimitOpenOrders": 2, "RetryQuarantined": 2}
+LATER_COMMANDS: Final[dict[str, int]] = {
+    "LimitOpenOrders": 2,
+    "PlaceShard": 2,
+    "RetryQuarantined": 2,
+}
 """What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
 
 An earlier matcher would take a command that uses it for no command at all. A command has the lowest
@@ -261,6 +266,11 @@ def retry_command_id(shard: int, offset: int) -> UUID:
     return _hash_uuid("retry", str(shard), str(offset))
 
 
+def placing_command_id(shard: int) -> UUID:
+    """Return the id of a shard's placing in the open cycle: a shard is placed once."""
+    return _hash_uuid("shard", str(shard))
+
+
 def is_keyed(command_id: UUID) -> bool:
     """Tell whether a resend of this command must give the first one's outcome."""
     return command_id.version == KEYED_COMMAND_ID_VERSION
@@ -303,6 +313,7 @@ def body_hash(command: Command) -> bytes:
             | RegisterInstrument()
             | CloseSettlementCycle()
             | LimitOpenOrders()
+            | PlaceShard()
             | MalformedRecord()
             | QuarantinedRecord()
         ):

@@ -15,15 +15,19 @@ from msgspec import Struct
 from exchange.codec import (
     UPCASTERS,
     command_claim,
+    cycle_command_id,
     decode_event,
     decode_event_lines,
     is_keyed,
     lift_event_data,
     order_claim,
+    placing_command_id,
     retry_command_id,
     unkeyed_claim,
 )
+from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import CommandQuarantined, Event
+from exchange.domain.values import SHARDS_MAX
 from exchange.ports import Claim, LogCorrupt, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
@@ -126,6 +130,18 @@ READ_EVENT_TIMES = """
 select shard, position, (extract(epoch from recorded_at) * 1000)::bigint as time_ms
 from events
 join unnest($1::smallint[], $2::bigint[]) as place (shard, position) using (shard, position)
+"""
+
+_PLACINGS: Final = ", ".join(
+    f"'{command_claim(placing_command_id(shard))}'" for shard in range(1, SHARDS_MAX)
+)
+
+# Which shards were added after the first cycle began, and in which one that was. By the claims of
+# all that there can be: events have no index by type.
+PLACED_SHARDS: Final = f"""
+    select (data->>'shard')::smallint as shard, (data->>'cycle')::integer as cycle
+    from claims join events using (shard, kafka_offset)
+    where claims.name in ({_PLACINGS}) and shard = 0 and type = 'ShardPlaced'
 """
 
 READ_CLAIMS = """
@@ -237,6 +253,18 @@ async def read_events_with_text(
 async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
     """Return each shard's head: the position of its last event."""
     return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_placed_shards(connection: asyncpg.Connection) -> dict[int, int]:
+    """Return the shards that were added, each with the first cycle that it takes part in."""
+    return {row["shard"]: row["cycle"] for row in await connection.fetch(PLACED_SHARDS)}
+
+
+async def has_begun(connection: asyncpg.Connection, shard: int) -> bool:
+    """Tell whether a shard has its first record, or needs none since no cycle was ever closed."""
+    if (await read_next_offsets(connection)).get(shard):
+        return True
+    return not await read_claims(connection, [command_claim(cycle_command_id(0, FIRST_CYCLE))])
 
 
 async def read_traces(

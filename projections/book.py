@@ -37,6 +37,7 @@ from exchange.domain.events import (
     RecordRejected,
     SettlementCycleClosed,
     SettlementCycleRejected,
+    ShardPlaced,
     TradeExecuted,
 )
 from exchange.domain.values import Side
@@ -261,6 +262,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | SettlementCycleClosed()
             | SettlementCycleRejected()
             | OpenOrdersLimited()
+            | ShardPlaced()
             | RecordRejected()
             | CommandQuarantined()
             | CommandRetried()

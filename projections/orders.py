@@ -51,6 +51,7 @@ from exchange.domain.events import (
     RecordRejected,
     SettlementCycleClosed,
     SettlementCycleRejected,
+    ShardPlaced,
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason
@@ -416,6 +417,7 @@ def _fold(events: Sequence[DecidedEvent]) -> _Batch:
                 | SettlementCycleClosed()
                 | SettlementCycleRejected()
                 | OpenOrdersLimited()
+                | ShardPlaced()
                 | RecordRejected()
                 | CommandQuarantined()
                 | CommandRetried()

@@ -2,7 +2,10 @@
 
 A trade belongs to the cycle that is open on its shard. ``SettlementCycleClosed`` is the
 shard's cut: it closes the cycle that it names and every one before it, and opens the
-next. A cycle is closed when every shard has cut it, so no shard waits for another.
+next. A cycle is closed when every shard that takes part in it has cut it, so no shard waits for
+another. A shard that is added later takes part from the cycle on that shard 0 had open when it
+was told (``ShardPlaced``); its own log begins with the cut of the cycle before. Which shards there
+are the log says; the caller adds those that it knows of and that have decided nothing yet.
 
 A buyer is to receive the quantity and to pay price × quantity, a seller the reverse:
 what is to be received is positive. So in each cycle and instrument quantities and
@@ -21,6 +24,7 @@ from exchange.codec import DecidedEvent
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed, TradeExecuted
 from exchange.domain.values import Side
+from exchange.event_log import PLACED_SHARDS
 from exchange.schema import metadata
 from projections.checkpoints import read_checkpoints
 from projections.postgres import PostgresProjection, columns
@@ -82,9 +86,25 @@ on conflict (generation, cycle, client_id, instrument) do update set
     net_amount = obligations.net_amount + excluded.net_amount
 """
 
+# From the log and in the same statement as the cuts: a cut of shard 0 is never seen without the
+# shards that were placed before it. A shard that was not placed has been there from the first on.
+SHARDS = f"""
+generation as (select generation from live where projection = 'settlement'),
+placed as ({PLACED_SHARDS}),
+shards as (
+    select shard, coalesce(placed.cycle, {FIRST_CYCLE}) as first
+    from (
+        select generate_series(0, CAST(:shards AS integer) - 1) as shard
+        union select shard from head where position > 0
+        union select shard from placed
+    ) as known
+    left join placed using (shard)
+)
+"""
+
 # For each cycle and shard the cut that closed it: its own, or the next that there is.
-READ_CUTS = text("""
-with generation as (select generation from live where projection = 'settlement')
+READ_CUTS = text(f"""
+with {SHARDS}
 select numbers.cycle, shards.shard, cut.closed_ms,
     (
         select trade_count from settlement_cycles as own
@@ -93,7 +113,7 @@ select numbers.cycle, shards.shard, cut.closed_ms,
     ) as trade_count
 from generation
 cross join generate_series(CAST(:first AS integer), CAST(:last AS integer)) as numbers (cycle)
-cross join generate_series(0, CAST(:shards AS integer) - 1) as shards (shard)
+join shards on shards.first <= numbers.cycle
 left join lateral (
     select closed_ms from settlement_cycles as later
     where later.generation = generation.generation and later.shard = shards.shard
@@ -103,11 +123,14 @@ left join lateral (
 ) as cut on true
 """)
 
-READ_LAST_CUTS = text("""
-select shard, max(cycle) as cycle from settlement_cycles
-where generation = (select generation from live where projection = 'settlement')
-    and closed_ms is not null
-group by shard
+READ_FIRST_OPEN = text(f"""
+with {SHARDS}
+select min(greatest(shards.first, (
+    select max(cycle) + 1 from settlement_cycles as own
+    where own.generation = generation.generation and own.shard = shards.shard
+        and own.closed_ms is not null
+)))
+from generation cross join shards
 """)
 
 READ_OBLIGATIONS = text("""
@@ -126,7 +149,7 @@ order by client_id, instrument
 
 
 class Cycle(Struct, frozen=True):
-    """A settlement cycle: how many trades, and when each shard has cut it, if it has."""
+    """A settlement cycle: how many trades, and when each shard of it has cut it, if it has."""
 
     cycle: int
     trade_count: int
@@ -155,10 +178,10 @@ class Obligation(Struct, frozen=True):
 
 
 async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int, dict[int, int]]:
-    """Return the first cycle that a shard has not cut, and the positions it is as of."""
+    """Return the first cycle that a shard of it has not cut, and the positions it is as of."""
     reached = await read_checkpoints(connection, NAME)
-    cuts = {row.shard: row.cycle for row in await connection.execute(READ_LAST_CUTS)}
-    return min(cuts.get(shard, FIRST_CYCLE - 1) for shard in range(shards)) + 1, reached
+    found = await connection.execute(READ_FIRST_OPEN, {"shards": shards})
+    return found.scalar_one() or FIRST_CYCLE, reached
 
 
 async def list_cycles(

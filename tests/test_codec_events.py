@@ -25,6 +25,7 @@ from exchange.domain.events import (
     Event,
     OpenOrdersLimited,
     OrderRested,
+    ShardPlaced,
 )
 from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
 from exchange.ports import EMPTY_CHAIN, StoredEvent
@@ -155,17 +156,9 @@ STORED_TEXTS: list[tuple[Event, str]] = [
             '"time_ms":1700000000000}'
         ),
     ),
-    (
-        CommandRetried(42, "ab", "cd", time_ms=TIME_MS),
-        (
-            '{"type":"CommandRetried","offset":42,"sha256":"ab","body_hash":"cd",'
-            '"time_ms":1700000000000}'
-        ),
-    ),
 ]
-EVENTS = [event for event, _ in STORED_TEXTS]
 
-# What only younger logs hold: who asked for a cancel, and the bound on open orders.
+# What logs hold that are younger than the chain which is spelled out below.
 LATER_TEXTS: list[tuple[Event, str]] = [
     (
         cancelled(1, BUY, price=1000, quantity=10, asked_by=None),
@@ -185,6 +178,17 @@ LATER_TEXTS: list[tuple[Event, str]] = [
     (
         OpenOrdersLimited(7, time_ms=TIME_MS),
         '{"type":"OpenOrdersLimited","open_orders_max":7,"time_ms":1700000000000}',
+    ),
+    (
+        CommandRetried(42, "ab", "cd", time_ms=TIME_MS),
+        (
+            '{"type":"CommandRetried","offset":42,"sha256":"ab","body_hash":"cd",'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        ShardPlaced(1, 7, time_ms=TIME_MS),
+        '{"type":"ShardPlaced","shard":1,"cycle":7,"time_ms":1700000000000}',
     ),
 ]
 
@@ -207,6 +211,7 @@ LATER_VALUE_TEXTS: list[tuple[Event, str]] = [
         ),
     ),
 ]
+EVENTS = [event for event, _ in STORED_TEXTS + LATER_TEXTS]
 
 
 @pytest.mark.parametrize(
@@ -350,8 +355,7 @@ def test_every_later_value_is_one_of_its_events() -> None:
 
 
 def test_the_chain_is_what_logs_already_hold() -> None:
-    first_kinds = [event for event in EVENTS if not isinstance(event, CommandRetried)]
-    log = [stored(event, position) for position, event in enumerate(first_kinds, start=1)]
+    log = [stored(event, position) for position, (event, _) in enumerate(STORED_TEXTS, start=1)]
 
     assert chain_after(EMPTY_CHAIN, log).hex() == (
         "adb576766a8f80346af2cd3cd26716a86672fd04d1dce224ffc9bcab68d27c99"

@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from exchange.domain.values import (
+    AddedShard,
     CycleNumber,
     Id,
     InstrumentName,
@@ -74,6 +75,16 @@ class LimitOpenOrders(
     open_orders_max: OpenOrdersMax
 
 
+class PlaceShard(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Let a shard that is about to be added take part in settlement from the open cycle on.
+
+    It goes to shard 0, whose log so tells it before any later closing there: what shard 0 has not
+    closed, nobody has.
+    """
+
+    shard: AddedShard
+
+
 class MalformedRecord(
     Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -124,8 +135,13 @@ class RetriedRecord(Struct, frozen=True):
     command: "ClientCommand | MalformedRecord | RetriedRecord"
 
 
-# What may be in Kafka: clients' commands; the last one is an operator's.
+# What may be in Kafka: clients' commands; the last two are operators'.
 ClientCommand = (
-    RegisterInstrument | PlaceOrder | CancelOrder | CloseSettlementCycle | LimitOpenOrders
+    RegisterInstrument
+    | PlaceOrder
+    | CancelOrder
+    | CloseSettlementCycle
+    | LimitOpenOrders
+    | PlaceShard
 )
 Command = ClientCommand | MalformedRecord | QuarantinedRecord | RetriedRecord

@@ -28,6 +28,7 @@ from exchange.domain.commands import (
     LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
+    PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
     RetriedRecord,
@@ -47,6 +48,7 @@ from exchange.domain.events import (
     RecordRejected,
     SettlementCycleClosed,
     SettlementCycleRejected,
+    ShardPlaced,
     TradeExecuted,
 )
 from exchange.domain.values import (
@@ -128,6 +130,8 @@ def decide(
             return [_close_cycle(state, command, now_ms)]
         case LimitOpenOrders():
             return [OpenOrdersLimited(command.open_orders_max, time_ms=now_ms)]
+        case PlaceShard():
+            return [ShardPlaced(command.shard, state.settlement_cycle, time_ms=now_ms)]
         case MalformedRecord():
             return [
                 RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
@@ -172,6 +176,7 @@ def evolve(state: State, event: Event) -> None:
             | CancelRejected()
             | InstrumentRejected()
             | SettlementCycleRejected()
+            | ShardPlaced()
             | RecordRejected()
             | CommandQuarantined()
             | CommandRetried()

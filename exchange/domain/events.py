@@ -147,6 +147,14 @@ class OpenOrdersLimited(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+class ShardPlaced(Struct, frozen=True, tag=True, gc=False):
+    """Shard ``shard``, which is added, takes part in settlement cycle ``cycle`` and later ones."""
+
+    shard: int
+    cycle: int
+    time_ms: int
+
+
 class RecordRejected(Struct, frozen=True, tag=True, gc=False):
     """A Kafka record was no command; ``sha256`` is the hex digest of its bytes."""
 
@@ -190,6 +198,7 @@ Event = (
     | SettlementCycleClosed
     | SettlementCycleRejected
     | OpenOrdersLimited
+    | ShardPlaced
     | RecordRejected
     | CommandQuarantined
     | CommandRetried

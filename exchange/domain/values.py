@@ -14,6 +14,7 @@ from msgspec import Meta
 
 UNITS_LIMIT: Final = 2**53  # exact in JSON readers and in Redis sorted-set scores
 SCALE_MAX: Final = 12  # 10^-12 of a coin; beyond it whole units leave no room below UNITS_LIMIT
+SHARDS_MAX: Final = 64  # what SHARDS may be at most
 ID_CHARACTERS_MAX: Final = 64  # an id is an index key and a line in a log
 OPEN_ORDERS_LIMIT: Final = 10_000_000  # some 5 GB of one client's orders: no machine here has more
 
@@ -38,6 +39,7 @@ QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]
 
 CycleNumber = Annotated[int, Meta(gt=0, lt=2**31)]
 OpenOrdersMax = Annotated[int, Meta(gt=0, le=OPEN_ORDERS_LIMIT)]
+AddedShard = Annotated[int, Meta(gt=0, lt=SHARDS_MAX)]  # the first one is never added
 
 EXCHANGE_ORDER_ID: Final = re.compile(r"[0-9a-f]{32}-([A-Z0-9][A-Z0-9._-]{0,30})", re.ASCII)
 

@@ -27,6 +27,7 @@ from exchange.domain.events import (
     RecordRejected,
     SettlementCycleClosed,
     SettlementCycleRejected,
+    ShardPlaced,
 )
 from exchange.event_log import find_command, read_claims, read_next_offsets
 from exchange.gateway.context import Gateway, gateway_of
@@ -183,7 +184,7 @@ async def _outcome(
             return registered(decision, command_id)
         case SettlementCycleClosed() | SettlementCycleRejected():
             return cut(decision, command_id)
-        case OpenOrdersLimited():
+        case OpenOrdersLimited() | ShardPlaced():
             detail = "It was an operator's and has no answer here."
             raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():

@@ -13,13 +13,14 @@ from exchange.codec import registration_command_id
 from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Price, Quantity
+from exchange.event_log import has_begun
 from exchange.gateway.admission import admit_operation
 from exchange.gateway.answers import check_accepted, pending_response, replay_headers
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.operation import COMMANDING, READING, Operation, operation
 from exchange.gateway.parameters import MIN_SEQUENCE, PREFER
-from exchange.gateway.problems import Code, Problem, invalid
-from exchange.gateway.reading import min_sequences, model_connection
+from exchange.gateway.problems import Code, Problem, invalid, telling
+from exchange.gateway.reading import log_connection, min_sequences, model_connection
 from exchange.gateway.requests import (
     INSTRUMENT_BODY,
     InstrumentBody,
@@ -101,6 +102,7 @@ async def register_instrument(request: Request) -> Response:
         raise invalid("quote", "must be another currency than base")
     await admit_operation(request)
     shard = _shard(body, gateway.shards)
+    await _check_begun(gateway, shard)
     command_id = registration_command_id(body.instrument)
     answer = await _submit(gateway, request, shard, _command(body))
     if isinstance(answer, Pending):
@@ -178,6 +180,25 @@ async def _submit(
         if problem.code is Code.IDEMPOTENCY_CONFLICT:
             raise other_definition(command.instrument) from problem
         raise
+
+
+async def _check_begun(gateway: Gateway, shard: int) -> None:
+    """Take nothing for a shard before its first record: its trades would be of a closed cycle.
+
+    Raises:
+        Problem: 503, the record is not decided, or nobody has sent it.
+    """
+    if shard == 0:  # nobody added it
+        return
+    with telling(outcome="none"):
+        async with log_connection(gateway.engine) as connection:
+            if await has_begun(connection, shard):
+                return
+    detail = (
+        f"Shard {shard} was added after a settlement cycle was closed, and has not begun: its"
+        " matcher must run, and `exchange prepare` must have run."
+    )
+    raise Problem(Code.KAFKA_UNAVAILABLE, detail, outcome="none")
 
 
 def _shard(body: InstrumentBody, shards: int) -> int:

@@ -1,8 +1,9 @@
 """Settlement cycles: closing one, and who owes what in each.
 
 A cycle's number is the key of its closing: whoever closes it again gets the same
-outcome. Every shard is told to close it; one that cannot be reached leaves the cycle
-"closing", and closing it once more tells the shards that are left.
+outcome. Every shard that takes part in it is told to close it; one that cannot be reached leaves
+the cycle "closing", as does one that is added at that moment, and closing it once more tells the
+shards that are left.
 """
 
 import asyncio
@@ -152,12 +153,13 @@ async def close_cycle(request: Request) -> Response:
     body = decode(text, CLOSE_BODY) if text else CloseBody()
     await admit_operation(request)
     with telling(outcome="none"):
-        cycle = await _cycle_to_close(gateway, body.cycle)
-    answers = await asyncio.gather(*(_close(gateway, s, cycle) for s in range(gateway.shards)))
+        cycle, shards = await _cycle_to_close(gateway, body.cycle)
+    answers = await asyncio.gather(*(_close(gateway, shard, cycle) for shard in shards))
     decisions = [answer for answer in answers if isinstance(answer, Decision)]
     cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
-    pending = sorted(set(range(gateway.shards)) - {cut.shard for cut in cuts})
-    view = ClosedView(await _closed(gateway, cycle, cuts), cuts, pending)
+    closed = await _closed(gateway, cycle, cuts)
+    pending = sorted(closed.cuts.keys() - {cut.shard for cut in cuts})
+    view = ClosedView(_cycle(closed), cuts, pending)
     if pending:
         return json_response(view, 202)
     replayed = all(decision.replayed for decision in decisions)
@@ -240,14 +242,17 @@ def cut(decision: Decision, command_id: UUID) -> CutView:
     return CutView(event.cycle, decision.events[0].shard, decision.sequence, str(command_id))
 
 
-async def _cycle_to_close(gateway: Gateway, asked: int | None) -> int:
+async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, list[int]]:
+    """Return the cycle that is meant, and the shards that take part in it."""
     await gateway.freshness.catch_up(NAME)
     async with model_connection(gateway.engine) as connection:
         current, _ = await read_open_cycle(connection, gateway.shards)
-    if asked is not None and asked > current:
-        detail = f"Cycle {current} is open; {asked} begins when those before it are closed."
-        raise Problem(Code.CYCLE_NOT_OPEN, detail, cycle_id=current)
-    return current if asked is None else asked
+        if asked is not None and asked > current:
+            detail = f"Cycle {current} is open; {asked} begins when those before it are closed."
+            raise Problem(Code.CYCLE_NOT_OPEN, detail, cycle_id=current)
+        number = current if asked is None else asked
+        (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
+    return number, sorted(cycle.cuts)
 
 
 async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending | None:
@@ -260,7 +265,7 @@ async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending
         return None
 
 
-async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> CycleView:
+async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycle:
     """Return the cycle as the read model has it after the cuts."""
     wanted = {cut.shard: cut.sequence for cut in cuts}
     # The close has been decided: whoever repeats it must name this cycle, not close the next.
@@ -268,7 +273,7 @@ async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycl
         await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
         async with model_connection(gateway.engine) as connection:
             (found,) = await list_cycles(connection, gateway.shards, first=cycle, last=cycle)
-        return _cycle(found)
+        return found
 
 
 def _cycle(cycle: Cycle) -> CycleView:

@@ -55,6 +55,7 @@ from exchange.domain.commands import (
     CloseSettlementCycle,
     LimitOpenOrders,
     PlaceOrder,
+    PlaceShard,
     RegisterInstrument,
 )
 from exchange.domain.events import CommandQuarantined, CommandRetried, Event, RecordRejected
@@ -467,7 +468,7 @@ def _key_of(command: ClientCommand) -> str:
     match command:
         case PlaceOrder() | CancelOrder() | RegisterInstrument():
             return command.instrument
-        case CloseSettlementCycle() | LimitOpenOrders():
+        case CloseSettlementCycle() | LimitOpenOrders() | PlaceShard():
             return "settlement"
         case _:
             assert_never(command)

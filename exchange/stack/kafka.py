@@ -175,7 +175,7 @@ def _answers(admin: AdminClient, timeout_s: float) -> bool:
 
 
 async def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """Create ``topic``, or check the one that is there and add the partitions it lacks.
+    """Create ``topic``, or check the one that is there; ``growing`` adds what that one lacks.
 
     Raises:
         StackError: Kafka does not answer, the topic could lose commands, or it has more partitions:
@@ -199,14 +199,42 @@ def _ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
                 f" instruments without a matcher: set SHARDS={found}, or name another topic in"
                 " KAFKA_TOPIC for an empty database."
             )
-        if found < partitions:
-            grown = admin.create_partitions([NewPartitions(topic, partitions)])
-            grown[topic].result(REQUEST_TIMEOUT_S)
     except KafkaException as error:
-        raise StackError(
-            f"Kafka at {bootstrap_servers} failed: {error.args[0].str()}."
-            " Check KAFKA_BOOTSTRAP_SERVERS and that Kafka runs."
-        ) from error
+        raise _failed(bootstrap_servers, error) from error
+
+
+def count_partitions(bootstrap_servers: str, topic: str) -> int:
+    """Return how many partitions a topic that exists has.
+
+    Raises:
+        StackError: Kafka does not answer.
+    """
+    try:
+        known = admin_client(bootstrap_servers).list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+        return len(known.topics[topic].partitions)
+    except KafkaException as error:
+        raise _failed(bootstrap_servers, error) from error
+
+
+def add_partitions(bootstrap_servers: str, topic: str, partitions: int) -> None:
+    """Let a topic have ``partitions``, which are more than it has.
+
+    Raises:
+        StackError: Kafka does not answer, or refuses.
+    """
+    try:
+        admin = admin_client(bootstrap_servers)  # alive until the answer is there
+        grown = admin.create_partitions([NewPartitions(topic, partitions)])
+        grown[topic].result(REQUEST_TIMEOUT_S)
+    except KafkaException as error:
+        raise _failed(bootstrap_servers, error) from error
+
+
+def _failed(bootstrap_servers: str, error: KafkaException) -> StackError:
+    return StackError(
+        f"Kafka at {bootstrap_servers} failed: {error.args[0].str()}."
+        " Check KAFKA_BOOTSTRAP_SERVERS and that Kafka runs."
+    )
 
 
 def _create(admin: AdminClient, topic: str, partitions: int) -> None:

@@ -19,6 +19,7 @@ from rich.markup import escape
 from exchange.config import PROJECT, Settings
 from exchange.stack import jars
 from exchange.stack.directory import RunDirectory
+from exchange.stack.growing import add_shards
 from exchange.stack.interrupts import Interrupts, unless
 from exchange.stack.kafka import ensure_topic
 from exchange.stack.migrations import migrate
@@ -71,6 +72,7 @@ async def _start(settings: Settings, supervisor: Supervisor, screen: "Screen") -
             migrate(settings.sqlalchemy_url),
             ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.shards),
         )
+        await add_shards(settings)
     with screen.step("Starting matcher, projector and gateway"):
         await supervisor.start_processes()
         gateways = gateways_of(settings)

@@ -38,6 +38,8 @@ class Oracle:
         elif command["type"] == "LimitOpenOrders":
             self.open_orders_max = command["open_orders_max"]
             events = [{**command, "type": "OpenOrdersLimited"}]
+        elif command["type"] == "PlaceShard":
+            events = [{**command, "type": "ShardPlaced", "cycle": self.open_cycle}]
         elif command["type"] == "QuarantinedRecord":
             events = [{**command, "type": "CommandQuarantined"}]
         else:

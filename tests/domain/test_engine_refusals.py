@@ -3,7 +3,9 @@
 Cancels, instruments and records stand beside their refusals.
 """
 
+from exchange.domain.commands import PlaceShard
 from exchange.domain.engine import State
+from exchange.domain.events import ShardPlaced
 from exchange.domain.values import OrderType, RejectReason, Side
 from tests.builders import (
     BTC_USD,
@@ -213,6 +215,17 @@ def test_a_settlement_cycle_is_closed_once() -> None:
 
     assert when(state, close(1)) == [close_rejected(1)]
     assert when(state, close(2)) == [closed(2)]
+
+
+def test_a_shard_is_added_to_the_cycle_that_is_open_and_changes_nothing_else() -> None:
+    state = given(closed(3))
+    digest = state.digest
+
+    events = when(state, PlaceShard(2))
+    evolve_all(state, events)
+
+    assert events == [ShardPlaced(2, 4, time_ms=TIME_MS)]
+    assert (state.settlement_cycle, state.digest) == (4, digest)
 
 
 def test_a_shard_that_missed_a_closing_closes_the_earlier_cycles_too() -> None:

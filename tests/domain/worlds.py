@@ -22,6 +22,7 @@ from exchange.domain.commands import (
     LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
+    PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
 )
@@ -55,9 +56,8 @@ REGISTRATIONS: Final = [BTC_USD, ETH_JPY, LATE]
 TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
 TAKEN: Final = [False] * 19 + [True]
 CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21]
-SHAPES: Final = (
-    ["place"] * 30 + ["cancel"] * 10 + ["register", "malformed", "close", "quarantine", "limit"]
-)
+ODD_SHAPES: Final = ["register", "malformed", "close", "quarantine", "limit", "shard"]
+SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ODD_SHAPES
 OPEN_ORDERS: Final = [4, 10, 30]
 
 
@@ -97,6 +97,8 @@ def make_command(
             return CloseSettlementCycle(cycle)
         case "limit":
             return LimitOpenOrders(OPEN_ORDERS[cycle % len(OPEN_ORDERS)])
+        case "shard":
+            return PlaceShard(cycle)
         case "quarantine":
             return QuarantinedRecord("00" * 32, 7, 3)
         case _:

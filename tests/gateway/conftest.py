@@ -55,14 +55,14 @@ class Venue:
 
 
 @asynccontextmanager
-async def matching(venue: Venue) -> AsyncIterator[None]:
-    """Run the matcher of a venue."""
+async def matching(venue: Venue, shard: Shard = SHARD) -> AsyncIterator[None]:
+    """Run the matcher of a venue's shard."""
     async with AsyncExitStack() as opened:
         commands = await opened.enter_async_context(
-            KafkaCommandLog(venue.services.kafka_bootstrap_servers, venue.topic, SHARD)
+            KafkaCommandLog(venue.services.kafka_bootstrap_servers, venue.topic, shard)
         )
-        events = await opened.enter_async_context(PostgresEventStore(venue.database_url, SHARD))
-        matcher = Matcher(SHARD, commands, events, RedisOutcomes(venue.redis))
+        events = await opened.enter_async_context(PostgresEventStore(venue.database_url, shard))
+        matcher = Matcher(shard, commands, events, RedisOutcomes(venue.redis))
         await opened.enter_async_context(running(matcher.run()))
         yield
 

@@ -13,6 +13,7 @@ MATCHER = ("tests/test_matcher.py",)
 RECOVERY = ("tests/test_recovery.py",)
 LOG = ("tests/test_event_store.py",)
 TAMPERING = ("tests/test_tampering.py",)
+GROWING = ("tests/gateway/test_growing.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -283,5 +284,19 @@ MUTANTS = [
         "if quarantined.get(Offset(retry.offset)) != retry.sha256:",
         "if quarantined.get(Offset(retry.offset), retry.sha256) != retry.sha256:",
         RECOVERY,
+    ),
+    Mutant(
+        "a shard that is added takes part in closed cycles",
+        "projections/settlement.py",
+        "join shards on shards.first <= numbers.cycle",
+        "join shards on shards.first > 0",
+        GROWING,
+    ),
+    Mutant(
+        "a shard is placed without asking which cycle is open",
+        "exchange/domain/engine.py",
+        "ShardPlaced(command.shard, state.settlement_cycle, time_ms=now_ms)",
+        "ShardPlaced(command.shard, FIRST_CYCLE, time_ms=now_ms)",
+        ("tests/domain/test_engine_refusals.py",),
     ),
 ]

@@ -26,12 +26,14 @@ from exchange.domain.commands import (
     Command,
     LimitOpenOrders,
     PlaceOrder,
+    PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
     RetriedRecord,
 )
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
+    SHARDS_MAX,
     UNITS_LIMIT,
     Offset,
     OrderType,
@@ -200,6 +202,8 @@ def _random_command(
         return CloseSettlementCycle(max(1, cycle + chance.choice((-1, 0, 0, 0, 2))))
     if kind < 0.033:
         return LimitOpenOrders(chance.choice((10, 1_000)))
+    if kind < 0.036:
+        return PlaceShard(chance.randrange(1, SHARDS_MAX))
     small, large = instruments_of(shard)
     instrument = chance.choice((small, small, large))
     if kind < 0.25:
