@@ -1,8 +1,14 @@
 """Commands in Kafka: how gateways send them and how a matcher reads them.
 
 One partition is one shard. The matcher's place is in the head row, never in a
-consumer group: ``KafkaCommandLog`` assigns its partition at that offset and takes
-an offset that is out of range for what it is, a log that was recreated or cut.
+consumer group: ``KafkaCommandLog`` assigns its partition there, with the leader epoch of
+the last decided record (KIP-320), and reads that record again: a partition that does not
+have it any more was cut, however far it has grown since.
+
+A record is a command as soon as it is in the topic, whatever becomes of its producer's
+transaction (``read_uncommitted``): a gateway sends none, and a transaction that somebody
+leaves open must not stop a shard. The markers that end transactions take offsets too, and
+are passed by.
 
 ``CommandProducer`` asks librdkafka for its delivery reports from the event loop,
 every few milliseconds while there are any to come: one look takes a burst of them,
@@ -17,7 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from confluent_kafka import (
@@ -33,7 +39,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from exchange.codec import version_header
 from exchange.domain.values import Offset, Shard
-from exchange.ports import CommandLogLost, CommandRecord
+from exchange.ports import CommandLogLost, CommandRecord, LastRecord
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 client_logger = logging.getLogger("librdkafka")
@@ -47,6 +55,7 @@ PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then cli
 DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
 POLL_BUSY_S: Final = 0.002  # a report is needed only when an outcome is late or not waited for
 POLL_IDLE_S: Final = 0.1  # the client's log messages
+UNKNOWN_EPOCH: Final = -1  # the client's own word for it
 LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
 
 COMMAND_ID_HEADER: Final = "command-id"
@@ -57,6 +66,8 @@ VERSION_HEADER: Final = "version"  # of the command's form, and the build that s
 CLIENT_LINE_PARTS: Final = 3
 SAID_AGAIN_S: Final = 5.0
 SENTENCES_MAX: Final = 100  # that are remembered; there are few kinds
+
+WAY_OUT: Final = "Restore the topic, or start with an empty database; what was decided is whole."
 
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
@@ -117,12 +128,16 @@ class KafkaCommandLog:
         self._bootstrap_servers = bootstrap_servers
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commands-{shard}")
         self._stopping = False
+        self._base = 0
+        self.next_offset = Offset(0)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": "unused",  # required by the client; no group is ever joined
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
+                "isolation.level": "read_uncommitted",
+                "enable.partition.eof": True,  # tells where the partition ends, markers included
                 "check.crcs": True,
                 "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
                 # Fetch when the queue is empty, not all the time: one request a batch in place of
@@ -150,22 +165,65 @@ class KafkaCommandLog:
     async def topic_id(self) -> str:
         return await asyncio.to_thread(self._describe_topic)
 
-    async def seek(self, offset: Offset) -> None:
-        self._consumer.assign([TopicPartition(self._topic, self._shard, offset)])
+    async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
+        self._base, self.next_offset = base, offset
+        await self._in_thread(self._seek, offset, last)
 
     async def end(self) -> Offset:
-        place = TopicPartition(self._topic, self._shard)
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._thread, self._consumer.get_watermark_offsets, place, REQUEST_TIMEOUT_S
-        )
-        if found is None:
-            raise CommandLogLost(f"Kafka does not tell where partition {self._shard} ends")
-        return Offset(found[1])
+        return Offset(self._base + (await self._in_thread(self._watermarks))[1])
 
     async def read(self, limit: int) -> list[CommandRecord]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._read, limit)
+        return await self._in_thread(self._read, limit)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def _watermarks(self) -> tuple[int, int]:
+        place = TopicPartition(self._topic, self._shard)
+        found = self._consumer.get_watermark_offsets(place, REQUEST_TIMEOUT_S)
+        if found is None:
+            raise CommandLogLost(f"Kafka does not tell where partition {self._shard} ends")
+        return found
+
+    def _seek(self, offset: Offset, last: LastRecord | None) -> None:
+        begin, end = self._watermarks()
+        if self._base + end < offset:
+            raise self._cut(offset, f"the Kafka partition ends at {end}")
+        if last is None or last.offset < self._base + begin:  # none yet, or deleted as decided
+            self._assign(offset)
+            return
+        self._assign(last.offset, last.leader_epoch)
+        if self._first() != last:
+            raise self._cut(offset, f"the Kafka partition has another record at {last.offset}")
+
+    def _assign(self, offset: int, leader_epoch: int | None = None) -> None:
+        place = TopicPartition(
+            self._topic,
+            self._shard,
+            offset - self._base,
+            leader_epoch=UNKNOWN_EPOCH if leader_epoch is None else leader_epoch,
+        )
+        self._consumer.assign([place])
+
+    def _first(self) -> LastRecord | None:
+        """Return what is known of the record that comes next, None if none comes."""
+        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
+        while time.monotonic() < deadline_s and not self._stopping:
+            message = self._consumer.poll(POLL_S)
+            if message is None:
+                continue
+            record = self._record(message)
+            if record is not None:
+                return record.last
+            if _is_end(message):
+                return None
+        raise CommandLogLost(f"Kafka does not hand over partition {self._shard} in time")
+
+    def _cut(self, offset: Offset, found: str) -> CommandLogLost:
+        return CommandLogLost(
+            f"shard {self._shard}: the log has decided the commands up to offset {offset - 1}, but"
+            f" {found}: it was cut. {WAY_OUT}"
+        )
 
     def _read(self, limit: int) -> list[CommandRecord]:
         # ``consume(n, timeout)`` would wait the whole time unless n arrive: take the first one
@@ -174,31 +232,37 @@ class KafkaCommandLog:
             first = self._consumer.poll(POLL_S)
             if first is None:
                 continue
+            before = self.next_offset
             messages = [first, *self._consumer.consume(limit - 1, 0)]
             records = [record for m in messages if (record := self._record(m)) is not None]
-            if records:
+            if records or self.next_offset > before:
                 return records
         raise CommandLogLost("the command log is closed")
 
     def _record(self, message: Message) -> CommandRecord | None:
+        offset = Offset(self._base + (message.offset() or 0))
         error = message.error()
         if error is not None:
+            if _is_end(message):
+                self.next_offset = max(self.next_offset, offset)
+                return None
             if error.code() in TRANSIENT:
                 return None
             raise CommandLogLost(
-                f"partition {self._shard} of {self._topic} cannot be read: {error.str()}."
-                " If commands were deleted that the log has not decided: restore the topic, or"
-                " start with an empty database; what was decided is whole."
+                f"partition {self._shard} of {self._topic} cannot be read: {error.str()}. If it"
+                f" lost commands: {WAY_OUT}"
             )
+        self.next_offset = max(self.next_offset, Offset(offset + 1))
         headers: dict[str, Any] = dict(message.headers() or ())
         return CommandRecord(
-            offset=Offset(message.offset() or 0),
+            offset=offset,
             time_ms=message.timestamp()[1],
             value=message.value() or b"",
             command_id=headers.get(COMMAND_ID_HEADER),
             reply_to=headers.get(REPLY_TO_HEADER),
             traceparent=headers.get(TRACE_HEADER),
             version=headers.get(VERSION_HEADER),
+            leader_epoch=message.leader_epoch(),
         )
 
     def _describe_topic(self) -> str:
@@ -209,13 +273,17 @@ class KafkaCommandLog:
             return str(described[self._topic].result().topic_id)
         except KafkaException as error:
             raise CommandLogLost(
-                f"topic {self._topic} cannot be described: {error}. If it was deleted: restore"
-                " it, or start with an empty database; what was decided is whole."
+                f"topic {self._topic} cannot be described: {error}. If it was deleted: {WAY_OUT}"
             ) from error
 
     def _close(self) -> None:
         self._thread.shutdown()
         self._consumer.close()
+
+
+def _is_end(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
 
 
 class NotProduced(Exception):

@@ -113,7 +113,7 @@ where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4)
 order by position
 """
 
-READ_HEADS = "select shard, position, next_offset from head order by shard"
+READ_HEADS = "select shard, position, next_offset, offset_base from head order by shard"
 
 # A writer of before the column left what its predecessor read; every version of commands is known
 # to read the first.
@@ -292,6 +292,19 @@ async def read_next_offsets(connection: asyncpg.Connection) -> dict[int, int]:
 async def read_readable(connection: asyncpg.Connection) -> dict[int, int]:
     """Return the latest version of commands that each shard's writer reads."""
     return {row["shard"]: row["reads"] for row in await connection.fetch(READ_READABLE)}
+
+
+class Progress(Struct, frozen=True):
+    """The first offset of a shard that is not decided, and what an offset in Kafka counts from."""
+
+    next_offset: int = 0
+    offset_base: int = 0
+
+
+async def read_progress(connection: asyncpg.Connection) -> dict[int, Progress]:
+    """Return how far each shard's commands are decided."""
+    rows = await connection.fetch(READ_HEADS)
+    return {row["shard"]: Progress(row["next_offset"], row["offset_base"]) for row in rows}
 
 
 async def read_events_at(

@@ -32,6 +32,7 @@ from exchange.ports import (
     Claim,
     ForeignTopic,
     Head,
+    LastRecord,
     LeaseLost,
     LogCorrupt,
     StaleWriter,
@@ -113,17 +114,26 @@ select
     (select min(position) from batches where shard = $1 and position > $2) as batch
 """
 
+# A new head begins the first life of its topic, and the first head makes the log's id.
 CREATE_HEAD = """
-insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-values ($1, 0, 0, $2, 0, $3, $4)
-on conflict (shard) do nothing
+with made as (
+    insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+    values ($1, 0, 0, $2, 0, $3, $4)
+    on conflict (shard) do nothing
+    returning shard, topic_id, offset_base, next_offset
+), named as (
+    insert into log (id) select gen_random_uuid()::text from made on conflict do nothing
+)
+insert into topic_lives (shard, topic_id, offset_base, first_offset)
+select shard, topic_id, offset_base, next_offset from made
 """
 
 # What it reads is told with its epoch: a writer that knows nothing of it raises the epoch alone.
 RAISE_EPOCH = """
 update head set epoch = epoch + 1, reads = $3, reads_epoch = epoch + 1
 where shard = $1 and topic_id = $2
-returning shard, epoch, position, topic_id, next_offset, chain, state_digest
+returning shard, epoch, position, topic_id, next_offset, chain, state_digest, offset_base,
+    last_offset, last_epoch, last_digest
 """
 
 COUNT_START = """
@@ -191,7 +201,8 @@ union all select null, command_id, shard, kafka_offset from known
 
 APPEND_BATCH = """
 with moved as (
-    update head set position = $5, next_offset = $6, chain = $7, state_digest = $8
+    update head set position = $5, next_offset = $6, chain = $7, state_digest = $8,
+        last_offset = $17, last_epoch = $18, last_digest = $19
     where shard = $1 and epoch = $2 and position = $3 and next_offset = $4
     returning shard, epoch, position, next_offset, chain, state_digest
 ), appended as (
@@ -302,7 +313,7 @@ class PostgresEventStore:
             connection = await self._connect()
             self._connections.append(connection)
             self._idle.put_nowait(connection)
-        return Head(**row)
+        return _head(row)
 
     async def check_end(self, head: Head) -> None:
         row = await self._control.fetchrow(READ_END, head.shard, head.position)
@@ -468,6 +479,7 @@ class PostgresBatch:
                 head.state_digest,
                 *_columns(events),
                 links,
+                *_last(head),
             )
         if not moved:
             await self.abandon()
@@ -540,6 +552,17 @@ def _telling_rows() -> Iterator[None]:
 def _is_of_rows(error: asyncpg.PostgresError) -> bool:
     state = error.sqlstate or ""
     return state[:2] in ROW_CLASSES and error.server_source_function != NOTIFYING_FUNCTION
+
+
+def _head(row: asyncpg.Record) -> Head:
+    fields = dict(row)
+    offset, epoch, digest = (fields.pop(f"last_{name}") for name in ("offset", "epoch", "digest"))
+    return Head(**fields, last=None if offset is None else LastRecord(offset, epoch, digest))
+
+
+def _last(head: Head) -> tuple[int | None, int | None, bytes | None]:
+    last = head.last
+    return (None, None, None) if last is None else (last.offset, last.leader_epoch, last.digest)
 
 
 def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:

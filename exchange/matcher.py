@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from msgspec import Raw, Struct
 
 from exchange import BUILD
@@ -57,7 +58,6 @@ from exchange.ports import (
     Batch,
     Claim,
     CommandLog,
-    CommandLogLost,
     CommandRecord,
     EventStore,
     Head,
@@ -164,7 +164,7 @@ class Matcher:
 
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
-            CommandLogLost: The topic ends before the place that the log has reached.
+            CommandLogLost: The topic does not have the last record that the log has decided.
             LogCorrupt: The events do not give the digest of the head, or do not end with it.
             UnknownEvent: One was written by another version of the software.
         """
@@ -182,27 +182,20 @@ class Matcher:
         replica.check_digest(head)
         await self._events.check_end(head)
         self.state, self.head = replica.state, head
-        await self._refuse_truncated(head)
-        await self._commands.seek(head.next_offset)
+        await self._commands.seek(head.next_offset, base=head.offset_base, last=head.last)
         await self._suspect()
         self._watch.restored(head, lambda: self._publisher.waiting)
         self._told_s = asyncio.get_running_loop().time()
         fields = {"epoch": head.epoch, "chain": head.chain.hex()}
         logger.info("Took over the shard", extra={**self._where(), **fields})
 
-    async def _refuse_truncated(self, head: Head) -> None:
-        end = await self._commands.end()
-        if end < head.next_offset:
-            raise CommandLogLost(
-                f"shard {self.shard}: the log has decided the commands up to offset"
-                f" {head.next_offset - 1}, but the Kafka partition ends at {end}: it was cut."
-                " Restore the topic, or start with an empty database; what was decided is whole."
-            )
-
     async def step(self, tasks: asyncio.TaskGroup) -> None:
         """Decide one batch of commands; its commit goes on in ``tasks``."""
         await self._pace()
         records = self._waiting or await self._commands.read(BATCH_COMMANDS_MAX)
+        if not records:
+            await self._pass_by()
+            return
         suspect = records[0].offset if records[0].offset < self._suspects_end else None
         received = await self._receive(records[: self._readable(records)], suspect)
         batch = await self._events.begin()
@@ -218,7 +211,7 @@ class Matcher:
         self._gather_until_s = asyncio.get_running_loop().time() + pace_s
         self._waiting = records[done:]
         links = chain_links(self.head.chain, decided.events)
-        head = self._next_head(links, received[done - 1].offset)
+        head = self._next_head(links, records[done - 1])
         messages = messages_of(self.shard, self.state, decided.replies)
         if suspect is not None:
             await self._events.forgive_attempt(suspect)
@@ -438,16 +431,25 @@ class Matcher:
         instrument = None if order is None else order.instrument
         decided.replies.append(Reply(received.gateway, outcome, instrument))
 
-    def _next_head(self, links: Sequence[bytes], last_offset: Offset) -> Head:
-        return Head(
-            shard=self.shard,
-            epoch=self.head.epoch,
+    def _next_head(self, links: Sequence[bytes], last: CommandRecord) -> Head:
+        # A marker may have come in the same read; only a later record would tell of it again.
+        following = Offset(last.offset + 1) if self._waiting else self._commands.next_offset
+        return msgspec.structs.replace(
+            self.head,
             position=self.state.position,
-            topic_id=self.head.topic_id,
-            next_offset=Offset(last_offset + 1),
+            next_offset=following,
             chain=links[-1] if links else self.head.chain,
             state_digest=self.state.digest,
+            last=last.last,
         )
+
+    async def _pass_by(self) -> None:
+        """Move the head behind offsets that hold no command, so that nobody waits for them."""
+        await self._settle()
+        batch = await self._events.begin()
+        head = msgspec.structs.replace(self.head, next_offset=self._commands.next_offset)
+        await batch.append([], expected=self.head, head=head, links=b"")
+        self.head = head
 
     async def _append(
         self,

@@ -6,6 +6,7 @@ Redis) and the one in the tests, held to the same contract by
 """
 
 from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -31,6 +32,24 @@ class CommandRecord(Struct, frozen=True, gc=False):
     reply_to: bytes | None
     traceparent: bytes | None = None
     version: bytes | None = None
+    leader_epoch: int | None = None
+
+    @property
+    def last(self) -> "LastRecord":
+        """Return what is kept of the record that was decided last."""
+        told = self.time_ms.to_bytes(8, "big", signed=True), self.command_id or b"", self.value
+        return LastRecord(self.offset, self.leader_epoch, sha256(b"\0".join(told)).digest())
+
+
+class LastRecord(Struct, frozen=True):
+    """A record as it is known again: the leader's epoch that it was written in, and its hash.
+
+    A topic that still has it lost nothing before it, however far it was cut and has grown since.
+    """
+
+    offset: Offset
+    leader_epoch: int | None
+    digest: bytes
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -76,7 +95,11 @@ class Head(Struct, frozen=True):
     """How far a shard's log and its Kafka partition have come, and under which writer.
 
     ``chain`` is the hash chain after the event at ``position``; ``state_digest`` that of
-    the state there; ``next_offset`` the first Kafka offset that is not yet decided.
+    the state there; ``next_offset`` the first offset that is not yet decided.
+
+    An offset of the log is ``offset_base`` plus the one in Kafka: each life of the topic has a
+    base of its own, so that none of its offsets was used before. ``last`` is the last record that
+    was decided, None before the first.
     """
 
     shard: Shard
@@ -86,6 +109,8 @@ class Head(Struct, frozen=True):
     next_offset: Offset
     chain: bytes
     state_digest: bytes
+    offset_base: int = 0
+    last: LastRecord | None = None
 
 
 class StoredSnapshot(Struct, frozen=True):
@@ -127,14 +152,22 @@ class ForeignTopic(Exception):
 
 
 class CommandLog(Protocol):
-    """The commands of one shard, in order."""
+    """The commands of one shard, in order; its offsets are the log's, see ``Head``."""
+
+    next_offset: Offset
+    """What follows the last record that was read, and whatever else was passed by since."""
 
     async def topic_id(self) -> str:
         """Return the id that the broker gave the topic when it was created."""
         ...
 
-    async def seek(self, offset: Offset) -> None:
-        """Continue at ``offset``. Call before the first ``read``."""
+    async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
+        """Continue at ``offset``, with ``last`` before it. Call before all but ``topic_id``.
+
+        Raises:
+            CommandLogLost: The topic was cut: it ends before ``offset``, or has another record in
+                the place of ``last``.
+        """
         ...
 
     async def end(self) -> Offset:
@@ -142,7 +175,10 @@ class CommandLog(Protocol):
         ...
 
     async def read(self, limit: int) -> list[CommandRecord]:
-        """Return the next records, at least one and at most ``limit``; wait if there are none.
+        """Return the next records, at most ``limit``; wait if there are none.
+
+        None at all are returned after offsets that hold no record, such as the markers that end a
+        producer's transactions: ``next_offset`` is behind them then.
 
         Raises:
             CommandLogLost: The offset does not exist (any more), or the broker failed.

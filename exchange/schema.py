@@ -11,6 +11,8 @@ table partitioned by generation: each generation is a table of its own
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Index,
@@ -78,6 +80,33 @@ HEAD = Table(
     # The version of commands that the writer of an epoch reads, told at its take-over.
     Column("reads", SmallInteger),
     Column("reads_epoch", BigInteger),
+    # An offset of the log is this plus the one in Kafka.
+    Column("offset_base", BigInteger, nullable=False, server_default=text("0")),
+    # The last record that was decided: its leader's epoch and its hash, by which it is known again.
+    Column("last_offset", BigInteger),
+    Column("last_epoch", Integer),
+    Column("last_digest", LargeBinary),
+)
+
+# What the topic of a shard's commands was since which offset of the log. It begins a new life when
+# it was cut, lost or recreated and adopted; what offsets between two lives held is lost.
+TOPIC_LIVES = Table(
+    "topic_lives",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("first_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("topic_id", Text, nullable=False),
+    Column("offset_base", BigInteger, nullable=False),
+    Column("began_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# The name of the log, made once: what is made from it elsewhere says so with this.
+LOG = Table(
+    "log",
+    metadata,
+    Column("only", Boolean, primary_key=True, server_default=text("true")),
+    Column("id", Text, nullable=False),
+    CheckConstraint('"only"', name="log_has_one_id"),
 )
 
 # A live matcher adds one each second; a successor that waits sees by it whether it lives.

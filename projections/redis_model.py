@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.schema import HEAD
+from exchange.schema import HEAD, LOG
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.waits import PositionWaits
 
@@ -65,7 +65,7 @@ if not (amount(ARGV[2], 19) and amount(ARGV[3], 19)) then
 end
 """
 
-READ_LOG = select(HEAD.c.topic_id, HEAD.c.position)
+READ_LOG = select(select(LOG.c.id).scalar_subquery().label("id"), HEAD.c.position)
 
 
 def tag(name: str, generation: int, shard: int) -> str:
@@ -197,7 +197,7 @@ async def _read_positions(
 async def _read_log(engine: AsyncEngine, shard: int) -> tuple[str, int]:
     async with engine.connect() as connection:
         row = (await connection.execute(READ_LOG.where(HEAD.c.shard == shard))).one()
-        return row.topic_id, row.position
+        return row.id, row.position
 
 
 def _text(value: bytes | str | None) -> str:

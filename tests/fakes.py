@@ -26,6 +26,7 @@ from exchange.ports import (
     CommandRecord,
     ForeignTopic,
     Head,
+    LastRecord,
     LogCorrupt,
     StaleWriter,
     StoredEvent,
@@ -52,6 +53,7 @@ class MemoryTopic:
 
     def __init__(self, topic_id: str = "topic-1") -> None:
         self.topic_id = topic_id
+        self.leader_epoch = 0
         self.records: list[CommandRecord] = []
         self.time_ms = 1_000
         self.appended = asyncio.Event()
@@ -65,11 +67,15 @@ class MemoryTopic:
         version: bytes | None = None,
     ) -> Offset:
         offset = Offset(len(self.records))
-        self.records.append(
-            CommandRecord(offset, self.time_ms, value, command_id, reply_to, version=version)
-        )
+        record = CommandRecord(offset, self.time_ms, value, command_id, reply_to, version=version)
+        self.records.append(msgspec.structs.replace(record, leader_epoch=self.leader_epoch))
         self.appended.set()
         return offset
+
+    def cut(self, end: int) -> None:
+        """Lose the records from ``end`` on, as a broker's disk may while it is away."""
+        del self.records[end:]
+        self.leader_epoch += 1
 
 
 class MemoryCommandLog:
@@ -78,28 +84,44 @@ class MemoryCommandLog:
     def __init__(self, topic: MemoryTopic, link: Link | None = None) -> None:
         self._topic = topic
         self._link = link or Link()
-        self._next = 0
+        self._base = 0
+        self.next_offset = Offset(0)
 
     async def topic_id(self) -> str:
         return await self._link.call("describe", lambda: self._topic.topic_id)
 
-    async def seek(self, offset: Offset) -> None:
-        self._next = offset
+    async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
+        self._base, self.next_offset = base, offset
+        end = await self.end()
+        if end < offset:
+            raise CommandLogLost(f"the topic ends at {end - base}: it was cut")
+        if last is not None and self._record(last.offset - base).last != last:
+            raise CommandLogLost(f"another record is at {last.offset - base}: it was cut")
 
     async def end(self) -> Offset:
-        return await self._link.call("ask for the end", lambda: Offset(len(self._topic.records)))
+        return await self._link.call("ask for the end", self._end)
 
     async def read(self, limit: int) -> list[CommandRecord]:
-        if self._next > len(self._topic.records):
-            raise CommandLogLost(f"offset {self._next} does not exist")
-        while self._next == len(self._topic.records):
+        while self.next_offset == self._end():
             self._topic.appended.clear()
             await self._topic.appended.wait()
+        first = self.next_offset - self._base
         records = await self._link.call(
-            "poll", lambda: self._topic.records[self._next : self._next + limit]
+            "poll", lambda: [self._record(n) for n in self._range(first, limit)]
         )
-        self._next += len(records)
+        self.next_offset = Offset(self.next_offset + len(records))
         return records
+
+    def _end(self) -> Offset:
+        return Offset(self._base + len(self._topic.records))
+
+    def _range(self, first: int, limit: int) -> range:
+        return range(first, min(first + limit, len(self._topic.records)))
+
+    def _record(self, number: int) -> CommandRecord:
+        return msgspec.structs.replace(
+            self._topic.records[number], offset=Offset(self._base + number)
+        )
 
 
 @dataclass

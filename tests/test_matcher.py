@@ -37,6 +37,7 @@ from exchange.ports import (
     CommandRecord,
     ForeignTopic,
     Head,
+    LastRecord,
     LogCorrupt,
     StaleWriter,
     StoredEvent,
@@ -125,12 +126,29 @@ class BatchedCommandLog(MemoryCommandLog):
         self._sizes = list(sizes)
         self.sought = asyncio.Event()
 
-    async def seek(self, offset: Offset) -> None:
-        await super().seek(offset)
+    async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
+        await super().seek(offset, base=base, last=last)
         self.sought.set()
 
     async def read(self, limit: int) -> list[CommandRecord]:
         return await super().read(self._sizes.pop(0) if self._sizes else limit)
+
+
+class MarkedCommandLog(MemoryCommandLog):
+    """Ends with the marker of a transaction, which takes an offset and is no command."""
+
+    def __init__(self, topic: MemoryTopic) -> None:
+        super().__init__(topic)
+        self.passed = asyncio.Event()
+
+    async def read(self, limit: int) -> list[CommandRecord]:
+        if self.next_offset < self._end():
+            return await super().read(limit)
+        if self.next_offset > self._end():
+            self.passed.set()
+            await asyncio.Event().wait()
+        self.next_offset = Offset(self.next_offset + 1)
+        return []
 
 
 def place(order_id: str, client: str = "a", side: Side = Side.BUY, price: int = 100) -> PlaceOrder:
@@ -469,3 +487,38 @@ async def test_an_outcome_too_large_for_a_message_is_left_to_the_log(
 
     assert [outcome.offset for outcome in world.outcomes] == [0]
     assert len(world.log) == 3
+
+
+async def test_what_holds_no_command_does_not_wait_to_be_decided() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    log = MarkedCommandLog(world.topic)
+    running = asyncio.create_task(world.matcher(log).run())
+
+    await log.passed.wait()
+
+    assert (world.head.next_offset, len(world.topic.records)) == (3, 2)
+    assert world.head.last == world.topic.records[-1].last
+    assert {event.kafka_offset for event in world.log} == {0, 1}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_marker_that_is_read_with_commands_does_not_wait_to_be_decided() -> None:
+    class MarkedAtOnce(MemoryCommandLog):
+        async def read(self, limit: int) -> list[CommandRecord]:
+            records = await super().read(limit)
+            self.next_offset = Offset(self.next_offset + 1)
+            return records
+
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    running = asyncio.create_task(world.matcher(MarkedAtOnce(world.topic)).run())
+
+    async with asyncio.timeout(30):
+        while len(world.log) < 2:
+            await asyncio.sleep(0)
+
+    assert world.head.next_offset == 3  # two commands and a marker
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

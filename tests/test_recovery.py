@@ -452,13 +452,27 @@ async def test_a_command_that_came_after_the_restart_is_no_suspect() -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_topic_that_was_cut_is_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("grown", [0, 1, 2, 5])
+async def test_a_topic_that_was_cut_is_refused_however_far_it_has_grown_since(grown: int) -> None:
     world = World()
     world.send(place("o1"), unkeyed(1))
     await world.match_all()
-    del world.topic.records[1:]
+    world.topic.cut(1)
+    for number in range(grown):
+        world.send(place(f"later-{number}"), unkeyed(10 + number))
 
-    with pytest.raises(CommandLogLost, match="ends at 1: it was cut"):
+    with pytest.raises(CommandLogLost, match="it was cut"):
+        await world.matcher().restore()
+
+
+async def test_the_same_command_again_in_the_place_of_the_one_that_was_cut_is_noticed() -> None:
+    world = World()
+    world.send(place("o1"), unkeyed(1))
+    await world.match_all()
+    world.topic.cut(1)
+    world.send(place("o1"), unkeyed(1))
+
+    with pytest.raises(CommandLogLost, match="it was cut"):
         await world.matcher().restore()
 
 

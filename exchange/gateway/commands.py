@@ -29,7 +29,7 @@ from exchange.domain.events import (
     SettlementCycleRejected,
     ShardPlaced,
 )
-from exchange.event_log import find_command, read_claims, read_next_offsets
+from exchange.event_log import find_command, read_claims
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.instruments import RegisteredView, other_definition, registered
@@ -110,17 +110,16 @@ async def get_command(request: Request) -> Response:
     gateway = gateway_of(request)
     command_id = _command_id(request.path_params["command_id"])
     parameters = query(request)
-    shard, offset = place(parameters["at"], "at") if "at" in parameters else (0, -1)
+    at = place(parameters["at"], "at") if "at" in parameters else None
     asked = body_hash(parameters)
-    async with log_connection(gateway.engine) as connection:
-        # In this order: what the offsets count as decided is visible to the next statement.
-        next_offsets = await read_next_offsets(connection)
-        stored = await find_command(connection, command_id)
-    if not stored and offset >= next_offsets.get(shard, 0):
+    stored = await _find(gateway, command_id)
+    if not stored and at is not None and await gateway.matching.is_waiting(*at):
         view = PendingView(str(command_id), "pending")
         return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
-    decision = decision_of(stored or await _find_late(gateway, command_id))
-    return json_response(await _decided(gateway, decision, command_id, asked))
+    stored = stored or await _find_late(gateway, command_id)
+    if stored:
+        return json_response(await _decided(gateway, decision_of(stored), command_id, asked))
+    raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
 
 
 def _command_id(text: str) -> UUID:
@@ -131,19 +130,20 @@ def _command_id(text: str) -> UUID:
 
 
 async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
-    """Return the events of a command that may have been on its way.
+    """Return the events of a command that may have been on its way; none if it was not.
 
     Raises:
-        Problem: 404, it was not; 503, it cannot be told.
+        Problem: 503, it cannot be told.
     """
     await gateway.matching.settle()
     await asyncio.sleep(LATE_S)
     await gateway.matching.settle()
+    return await _find(gateway, command_id)
+
+
+async def _find(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
     async with log_connection(gateway.engine) as connection:
-        stored = await find_command(connection, command_id)
-    if not stored:
-        raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
-    return stored
+        return await find_command(connection, command_id)
 
 
 async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> Struct:

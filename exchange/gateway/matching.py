@@ -8,7 +8,8 @@ holds back what an older matcher would not read.
 
 Both ask for the offsets first and for the ends after: a partition that ends before what
 was decided of it has lost commands, and says nothing about any that may be on its way.
-All who wait share their questions, so that many of them hold one thread and one
+Such a partition takes no command either: what it acknowledged would wait until the topic is
+adopted. All who wait share their questions, so that many of them hold one thread and one
 connection, and the health probe does not wait behind them.
 """
 
@@ -22,14 +23,16 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.command_log import CommandProducer
-from exchange.event_log import read_next_offsets, read_readable
+from exchange.event_log import Progress, read_progress, read_readable
 from exchange.gateway.metrics import Metrics
-from exchange.gateway.problems import Code, Problem
+from exchange.gateway.problems import Code, Problem, invalid
 from exchange.gateway.reading import log_connection
 from exchange.gateway.shared import Shared
 
 logger = logging.getLogger(__name__)
 
+NOTHING_DECIDED: Final = Progress()
+LOST: Final = "Kafka has lost commands that were decided."
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
 SETTLE_POLL_S: Final = 0.02
@@ -44,6 +47,8 @@ class Matching:
         self._engine = engine
         self._decided = Shared(self._read_decided)
         self._ends = Shared(partial(producer.end_offsets, range(shards)))
+        self._bases: dict[int, int] = {}  # by shard: what an offset of the log adds to Kafka's
+        self._cut: frozenset[int] = frozenset()
         self._shards = range(shards)
         self._metrics = metrics
         self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
@@ -60,13 +65,14 @@ class Matching:
         decided = await self._decided.ask()
         self._reads = await self._read_readable()
         try:
-            ends = await self._ends.ask()
+            ends = self._of_log(await self._ends.ask(), decided)
         except ConnectionError:
             self._learn_nothing()
             raise
+        self._cut = frozenset(s for s, end in ends.items() if end < _following(decided, s))
         now_s = time.monotonic()
         for shard, end in ends.items():
-            following = decided.get(shard, 0)
+            following = _following(decided, shard)
             self._metrics.undecided.labels(str(shard)).set(end - following)
             stands_s = self._stands_for_s(shard, following, end, now_s)
             if end < following and not self.stalled.get(shard):
@@ -101,19 +107,65 @@ class Matching:
         Raises:
             Problem: 503, they were not in time, or nobody can tell.
         """
-        decided = await self._decided.ask()
-        try:
-            ends = await self._ends.ask()
-        except ConnectionError as error:
-            raise Problem(Code.KAFKA_UNAVAILABLE, str(error)) from error
-        if any(end < decided.get(shard, 0) for shard, end in ends.items()):
-            raise Problem(Code.KAFKA_UNAVAILABLE, "Kafka has lost commands that were decided.")
+        decided, ends = await self._measured()
         deadline_s = time.monotonic() + SETTLE_WAIT_S
-        while any(decided.get(shard, 0) < end for shard, end in ends.items()):
+        while any(_following(decided, shard) < end for shard, end in ends.items()):
             if time.monotonic() >= deadline_s:
                 raise Problem(Code.READ_STALE, "Earlier commands are not decided yet.")
             await asyncio.sleep(SETTLE_POLL_S)
             decided = await self._decided.ask()
+
+    async def is_waiting(self, shard: int, offset: int) -> bool:
+        """Tell whether Kafka has something at a place that is not decided yet.
+
+        While Kafka does not answer, it has what it was asked for; places are told by it alone.
+
+        Raises:
+            Problem: 422, there is no such shard; 503, Kafka has lost commands.
+        """
+        decided = await self._decided.ask()
+        if shard not in self._shards and shard not in decided:
+            raise invalid("at", f"there is no shard {shard}")
+        if offset < _following(decided, shard):
+            return False
+        try:
+            ends = self._of_log(await self._ends.ask(), decided)
+        except ConnectionError:
+            return True
+        _check_kept(ends, decided)
+        return offset < ends.get(shard, offset + 1)
+
+    def check_whole(self, shard: int) -> None:
+        """Refuse commands for a partition that has lost some that were decided.
+
+        Raises:
+            Problem: 503; nothing was sent.
+        """
+        if shard in self._cut:
+            raise Problem(Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {LOST}", outcome="none")
+
+    def offset_of_log(self, shard: int, offset: int) -> int:
+        """Return the log's offset of a record in Kafka."""
+        return self._bases.get(shard, 0) + offset
+
+    async def _measured(self) -> tuple[dict[int, Progress], dict[int, int]]:
+        """Return how far the log is, and how far Kafka is, which is at least as far.
+
+        Raises:
+            Problem: 503, Kafka does not tell, or has lost commands.
+        """
+        decided = await self._decided.ask()
+        try:
+            ends = self._of_log(await self._ends.ask(), decided)
+        except ConnectionError as error:
+            raise Problem(Code.KAFKA_UNAVAILABLE, str(error)) from error
+        _check_kept(ends, decided)
+        return decided, ends
+
+    def _of_log(self, ends: dict[int, int], decided: dict[int, Progress]) -> dict[int, int]:
+        """Return the ends of partitions as offsets of the log."""
+        self._bases = {shard: progress.offset_base for shard, progress in decided.items()}
+        return {shard: self.offset_of_log(shard, end) for shard, end in ends.items()}
 
     def _learn_nothing(self) -> None:
         """Count the shards as standing still, though Kafka is there: it may not have theirs."""
@@ -133,6 +185,15 @@ class Matching:
         async with log_connection(self._engine) as connection:
             return await read_readable(connection)
 
-    async def _read_decided(self) -> dict[int, int]:
+    async def _read_decided(self) -> dict[int, Progress]:
         async with log_connection(self._engine) as connection:
-            return await read_next_offsets(connection)
+            return await read_progress(connection)
+
+
+def _check_kept(ends: dict[int, int], decided: dict[int, Progress]) -> None:
+    if any(end < _following(decided, shard) for shard, end in ends.items()):
+        raise Problem(Code.KAFKA_UNAVAILABLE, LOST)
+
+
+def _following(decided: dict[int, Progress], shard: int) -> int:
+    return decided.get(shard, NOTHING_DECIDED).next_offset

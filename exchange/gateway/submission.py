@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Final, assert_never
 from uuid import UUID
@@ -192,11 +193,11 @@ class _Waiter:
         if not self._future.done():
             self._future.set_result(answer)
 
-    def delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery, place: Pending) -> None:
         if delivery.error is not None:
             self.answer(delivery)
             return
-        self.place = Pending(delivery.shard, delivery.offset)
+        self.place = place
         if not self.wait:
             self.answer(self.place)
 
@@ -253,6 +254,7 @@ class Submitter:
         """
         if len(self._waiters) >= WAITERS_MAX:
             raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+        self._matching.check_whole(shard)
         self._matching.check_readable(shard, command_version(command))
         number = self._last_number = self._last_number + 1
         waiter = _Waiter(command, command_id, time.monotonic(), wait)
@@ -318,7 +320,7 @@ class Submitter:
                 value=encode_command(waiter.command),
                 command_id=waiter.command_id,
                 reply_to=reply_address(self.gateway_id, number),
-                on_delivery=waiter.delivered,
+                on_delivery=partial(self._delivered, waiter),
                 traceparent=tracing.current(),
                 version=command_version(waiter.command),
             )
@@ -327,6 +329,10 @@ class Submitter:
             raise Problem(
                 Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {error}.", outcome="none"
             ) from error
+
+    def _delivered(self, waiter: _Waiter, delivery: Delivery) -> None:
+        offset = self._matching.offset_of_log(delivery.shard, delivery.offset)
+        waiter.delivered(delivery, Pending(delivery.shard, offset))
 
     async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
         match answer:

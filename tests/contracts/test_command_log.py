@@ -1,5 +1,7 @@
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from exchange.domain.values import Offset
@@ -71,10 +73,56 @@ async def test_an_offset_that_does_not_exist_is_an_error(commands: CommandWorld)
     await commands.produce(b"only one")
     log = await commands.open()
 
-    await log.seek(Offset(5))
+    with pytest.raises(CommandLogLost, match="ends at 1: it was cut"):
+        await log.seek(Offset(5))
 
-    with pytest.raises(CommandLogLost):
-        await log.read(limit=10)
+
+async def test_reading_goes_on_after_the_last_record_that_was_decided(
+    commands: CommandWorld,
+) -> None:
+    for n in range(3):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+    await log.seek(Offset(0))
+    first = (await log.read(limit=1))[0]
+
+    again = await commands.open()
+    await again.seek(Offset(1), last=first.last)
+
+    assert [r.value for r in await again.read(limit=1)] == [b"command 1"]
+    assert again.next_offset == 2
+
+
+@pytest.mark.parametrize("spoilt", [{"digest": bytes(32)}, {"offset": Offset(1)}])
+async def test_another_record_in_the_place_of_the_last_is_a_topic_that_was_cut(
+    commands: CommandWorld, spoilt: dict[str, Any]
+) -> None:
+    for n in range(3):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+    await log.seek(Offset(0))
+    first = (await log.read(limit=1))[0]
+
+    again = await commands.open()
+
+    with pytest.raises(CommandLogLost, match="another record"):
+        await again.seek(Offset(2), last=msgspec.structs.replace(first.last, **spoilt))
+
+
+async def test_offsets_count_from_the_base_of_the_topics_life(commands: CommandWorld) -> None:
+    for n in range(3):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+
+    await log.seek(Offset(102), base=100)
+    (record,) = await log.read(limit=10)
+
+    assert (record.offset, record.value) == (102, b"command 2")
+    assert (log.next_offset, await log.end()) == (103, 103)
+    again = await commands.open()
+    await again.seek(Offset(103), base=100, last=record.last)
+    with pytest.raises(CommandLogLost, match="ends at 3"):
+        await (await commands.open()).seek(Offset(104), base=100)
 
 
 async def test_the_topic_id_stays_the_same(commands: CommandWorld) -> None:

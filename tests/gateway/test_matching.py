@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from exchange.command_log import CommandProducer
@@ -13,7 +15,7 @@ from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem, telling
 from exchange.gateway.shared import Shared
-from tests.gateway.conftest import Venue, gateway_at
+from tests.gateway.conftest import Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +26,12 @@ BUSY_MACHINE_S = 2.0  # fifty clients and their gateway share this process
 
 class Lost(CommandProducer):
     """Finds every partition empty, as one that was recreated is."""
+
+    produced = 0
+
+    def produce(self, shard: int, **command: Any) -> None:
+        self.produced += 1
+        super().produce(shard, **command)
 
     async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(shards, 0)
@@ -53,12 +61,31 @@ async def test_a_topic_that_ends_before_what_was_decided_is_unhealthy_and_denies
         metrics = (await http.get("/metrics")).text
         cancelled = await http.post("/orders/nobody/cancel")
         asked = await http.get(f"/commands/{uuid4()}?at=0:0")
+        ahead = await http.get(f"/commands/{uuid4()}?at=0:999999999")
+        placed = await http.post("/orders", json=order("BTC-USD"))
+        registered = await register(http, "CUT-USD")
 
     assert (health.status_code, health.json()["matching"]) == (503, {"0": "unhealthy"})
     assert 'exchange_undecided_commands{shard="0"} -' in metrics
-    for denied in (cancelled, asked):
+    for denied in (cancelled, asked, ahead, placed, registered):
         assert (denied.status_code, denied.json()["code"]) == (503, "kafka.unavailable")
+        assert int(denied.headers["Retry-After"]) > 0
+    assert [r.json()["outcome"] for r in (placed, registered)] == ["none", "none"]
+    assert lost.queued == lost.produced == 0
     assert "Kafka ends before what was decided" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("at", "answer"),
+    [("0:999999999", (404, "command.not_found")), ("5:1", (422, "request.invalid")),
+     ("9999:0", (422, "request.invalid"))],
+)  # fmt: skip
+async def test_a_place_that_does_not_exist_is_not_waited_for(
+    http: httpx.AsyncClient, at: str, answer: tuple[int, str]
+) -> None:
+    response = await http.get(f"/commands/{uuid4()}?at={at}")
+
+    assert (response.status_code, response.json()["code"]) == answer
 
 
 async def test_a_topic_without_a_shards_partition_is_unhealthy(

@@ -104,9 +104,16 @@ MUTANTS = [
     Mutant(
         "the offset does not move past the last command",
         "exchange/matcher.py",
-        "next_offset=Offset(last_offset + 1)",
-        "next_offset=last_offset",
+        "following = Offset(last.offset + 1) if self._waiting else self._commands.next_offset",
+        "following = last.offset",
         SIMULATION,
+    ),
+    Mutant(
+        "a topic that was cut and has grown again is taken for whole",
+        "exchange/command_log.py",
+        "if self._first() != last:",
+        "if self._first() is None:",
+        ("tests/contracts/test_command_log.py",),
     ),
     Mutant(
         "commands beyond a full batch are dropped",

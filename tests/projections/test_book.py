@@ -204,7 +204,9 @@ async def test_of_two_that_find_it_missing_the_slower_does_not_delete(
     assert await redis.register_script(START)(keys=[CHECKPOINT], args=found_nothing) == b"2"
 
     assert await cast("Any", redis.hgetall(CHECKPOINT)) == stored
-    assert stored == {b"log": b"topic-1", b"position": b"2", b"target": b"2", b"time_ms": b"0"}
+    log = stored.pop(b"log")
+    assert log not in (b"", b"topic-1")  # the name of the log, not of its topic
+    assert stored == {b"position": b"2", b"target": b"2", b"time_ms": b"0"}
 
 
 @pytest.mark.parametrize(
