@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -178,9 +179,14 @@ async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
     if scope["http_version"] not in ("1.1", "1.0"):
         raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
     head = _Head(scope["headers"])
+    if head.chunked and head.length:  # whoever stands in front may see another end of the body
+        detail = "Give Content-Length or Transfer-Encoding, not both."
+        raise Problem(Code.FRAMING, detail, headers={"Connection": "close"})
     body = await _read(receive, head.length) if head.has_body else None
     if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
         raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
+    _check_escapes(scope["raw_path"])
+    _check_escapes(scope["query_string"])
     if head.header_bytes > HEADER_BYTES_MAX:
         raise Problem(Code.HEADERS_TOO_LARGE, f"Headers may have {HEADER_BYTES_MAX} bytes.")
     if head.twice:
@@ -189,6 +195,15 @@ async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
     if body:
         _check_media_type(head)
     return body
+
+
+def _check_escapes(part: bytes) -> None:
+    """Refuse escapes that stand for no text: they would all be read as one and the same id."""
+    try:
+        unquote_to_bytes(part).decode()
+    except UnicodeDecodeError:
+        detail = "The URL has an escape that is no UTF-8."
+        raise Problem(Code.FRAMING, detail) from None
 
 
 async def _read(receive: Receive, length: bytes) -> bytes:

@@ -32,6 +32,7 @@ class Code(Enum):
         self.title = title
 
     MALFORMED = "request.malformed", 400, "The body is not valid JSON"
+    FRAMING = "request.framing", 400, "The request cannot be read in one way only"
     INVALID = "request.invalid", 422, "A field or parameter is not acceptable"
     ROUTE_NOT_FOUND = "request.path_not_found", 404, "There is nothing at this path"
     METHOD = "request.method_not_allowed", 405, "The path does not take this method"

@@ -51,8 +51,8 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 NULL: Final = Raw(b"null")
 
 # The JSON grammar for both: a number may have an exponent (0.00000001 is often written 1e-08),
-# a string may not, and neither may have leading zeros.
-_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,2}))?")
+# a string may not, and neither may have leading zeros (an exponent may: some write 1e-008).
+_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?0*[0-9]{1,3}))?")
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -163,9 +163,8 @@ def to_units(amount: Raw, scale: int, field: str) -> int:
     if len(text) <= AMOUNT_CHARACTERS_MAX:
         matched = _NUMBER.fullmatch(text) or _STRING.fullmatch(text)
     if matched is None:
-        raise invalid(
-            field, "must be a number or a decimal string, without an exponent in a string"
-        )
+        form = f"at most {AMOUNT_CHARACTERS_MAX} characters, without an exponent in a string"
+        raise invalid(field, f"must be a number or a decimal string of {form}")
     sign, whole, fraction, exponent = matched.groups(default=b"")
     digits = (whole + fraction).lstrip(b"0")
     if sign or not digits:

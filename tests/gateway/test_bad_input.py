@@ -320,6 +320,32 @@ async def test_what_is_no_http_is_refused_below_the_application(
     assert answer[:10] == b"HTTP/1.1 4" or answer == b""
 
 
+async def test_a_body_of_two_ends_is_refused_and_the_connection_closed(
+    http: httpx.AsyncClient,
+) -> None:
+    head = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    both = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+
+    answer = await send(http, head + both + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"request.framing"' in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("escape", [b"%FF", b"%C0%AF", b"%ED%A0%80"])
+@pytest.mark.parametrize("target", [b"/orders/", b"/orders?client_id="])
+async def test_an_escape_that_is_no_text_names_no_id(
+    http: httpx.AsyncClient, target: bytes, escape: bytes
+) -> None:
+    request = b"GET " + target + escape + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    answer = await send(http, request)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"request.framing"' in answer
+
+
 async def test_after_all_of_this_the_gateway_is_well(http: httpx.AsyncClient) -> None:
     response = await http.get("/metrics")
 
