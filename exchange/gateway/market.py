@@ -120,13 +120,14 @@ async def get_trades(request: Request) -> Response:
     await gateway.freshness.reach(trades.NAME, {listing.shard: wanted})
     async with model_connection(gateway.engine) as connection:
         rows, reached = await trades.list_trades(
-            connection, listing.instrument, before=before[0] if before else None, limit=limit
+            connection, listing.instrument, before=before[0] if before else None, limit=limit + 1
         )
+    more, rows = len(rows) > limit, rows[:limit]
     view = TradesView(
         instrument=listing.instrument,
         trades=await in_turns(lambda row: _trade(row, listing), rows),
         count=len(rows),
-        next_cursor=cursor_text(rows[-1].position) if len(rows) == limit else None,
+        next_cursor=cursor_text(rows[-1].position) if more else None,
         sequence=reached.get(listing.shard, 0),
     )
     return json_response(view)

@@ -191,13 +191,14 @@ async def get_orders(request: Request) -> Response:
             status=_status(parameters),
             instrument=instrument,
             before=OrderCursor(*before) if before else None,
-            limit=limit,
+            limit=limit + 1,
         )
+    more, orders = len(orders) > limit, orders[:limit]
     view = OrdersView(
         client_id=client_id,
         orders=[order_view(o, await gateway.listings.get(o.instrument)) for o in orders],
         count=len(orders),
-        next_cursor=_next_page(orders, limit),
+        next_cursor=_next_page(orders) if more else None,
         sequence=sequence_text(reached),
     )
     return json_response(view)
@@ -223,14 +224,15 @@ async def get_order_events(request: Request) -> Response:
     order, _ = await _find(gateway, order_id, parameters)
     listing = await gateway.listings.get(order.instrument)
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
-        stored, reached = await order_history(connection, order_id, after=after, limit=limit)
+        stored, reached = await order_history(connection, order_id, after=after, limit=limit + 1)
+    more, stored = len(stored) > limit, stored[:limit]
     view = OrderEventsView(
         order_id=order_id,
         events=await in_turns(
             lambda event: _event_view(loaded([event])[0], listing, order_id), stored
         ),
         count=len(stored),
-        next_cursor=cursor_text(stored[-1].position) if len(stored) == limit else None,
+        next_cursor=cursor_text(stored[-1].position) if more else None,
         sequence=reached.get(order.shard, 0),
     )
     return json_response(view)
@@ -301,8 +303,6 @@ async def _wanted(
     return {shard: min_sequence(parameters, shard, gateway.known_shards)}
 
 
-def _next_page(orders: list[Order], limit: int) -> str | None:
-    if len(orders) < limit:
-        return None
+def _next_page(orders: list[Order]) -> str:
     last = orders[-1].cursor
     return cursor_text(last.created_ms, last.shard, last.position)

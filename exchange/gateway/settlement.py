@@ -220,12 +220,13 @@ async def get_cycle(request: Request) -> Response:
             raise _not_found(number)
         (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
         owed = await list_obligations(
-            connection, number, client_id=client_id, after=after or "", limit=limit
+            connection, number, client_id=client_id, after=after or "", limit=limit + 1
         )
     # From the log: another read model may not have an instrument yet that this one has trades of.
     names = {obligation.instrument for obligation in owed}
     clients = await _clients(owed, {name: await gateway.listings.get(name) for name in names})
-    more = cursor_text(clients[-1].client_id) if len(clients) == limit else None
+    more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
+    clients = clients[:limit]
     view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))
     return json_response(view)
 

@@ -57,7 +57,10 @@ async def test_a_clients_orders_come_in_pages_newest_first(
         if cursor is None:
             break
 
+    full = await http.get("/orders", params={**wanted, "limit": "5"})
+
     assert ids == [m["order"]["order_id"] for m in reversed(made)]
+    assert (full.json()["count"], full.json()["next_cursor"]) == (5, None)
 
 
 async def test_orders_are_filtered_by_status_and_instrument(
@@ -101,7 +104,10 @@ async def test_the_history_of_an_order_tells_each_event(
     # Who was on the other side, and what is left of it, is not told.
     assert not [name for name in events[2] if name.startswith(("taker_o", "taker_c", "taker_r"))]
     assert events[3]["sequence"] == cancelled["sequence"]
+    full = await http.get(path, params={"limit": len(events)})
+
     assert first.json()["events"] + rest.json()["events"] == events
+    assert full.json()["next_cursor"] is None
 
 
 async def test_trades_come_in_pages_newest_first(
@@ -116,7 +122,10 @@ async def test_trades_come_in_pages_newest_first(
         await http.get("/market/trades", params={**wanted, "cursor": first["next_cursor"]})
     ).json()
 
+    full = (await http.get("/market/trades", params={**wanted, "limit": 3})).json()
+
     assert (first["count"], rest["count"], rest["next_cursor"]) == (2, 1, None)
+    assert (full["count"], full["next_cursor"]) == (3, None)
     assert first["trades"] + rest["trades"] == [m["trades"][0] for m in reversed(made)]
 
 

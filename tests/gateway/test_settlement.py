@@ -142,7 +142,10 @@ async def test_clients_come_page_by_page(http: httpx.AsyncClient, place: Place) 
     first = await get(http, f"/settlement/cycles/{number}", limit=3)
     second = await get(http, f"/settlement/cycles/{number}", limit=3, cursor=first["next_cursor"])
 
+    full = await get(http, f"/settlement/cycles/{number}", limit=4)
+
     found = [client["client_id"] for client in first["clients"] + second["clients"]]
+    assert (full["count"], full["next_cursor"]) == (4, None)
     assert found == ["paged-a", "paged-b", "paged-c", "paged-d"]
     assert second["next_cursor"] is None
 
