@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -239,3 +239,22 @@ def _explore_in(
 
     run_examples: Callable[[], None] = run
     run_examples()
+
+
+@pytest.mark.parametrize("document", [OPENAPI, ASYNCAPI], ids=["OpenAPI", "AsyncAPI"])
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for reference in references_in(document):
+        assert reference.startswith("#/"), reference
+        part: Any = document
+        for name in reference.removeprefix("#/").split("/"):
+            part = part[name.replace("~1", "/").replace("~0", "~")]
+
+
+def references_in(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from references_in(one)

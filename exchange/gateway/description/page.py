@@ -18,6 +18,7 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 .post{color:#0a7f3f}.get{color:#2563c9}.note{opacity:.7}
 """
 
+ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for one that is not there
 
 LINKS: Final = """<p>Also as <a href="/openapi.json">OpenAPI</a>,
 <a href="/asyncapi.json">AsyncAPI</a> and
@@ -39,8 +40,10 @@ def page(openapi: Mapping[str, Any], asyncapi: Mapping[str, Any]) -> str:
         "<h2>Schemas</h2>",
         *_schemas({**asyncapi["components"]["schemas"], **openapi["components"]["schemas"]}),
     ]
-    head = f'<meta charset="utf-8"><title>{escape(info["title"])}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
+    title = f"<title>{escape(info['title'])}</title>"
+    head = f'<meta charset="utf-8">{title}{ICON}<style>{STYLE}</style>'
+    body = f"<main>{''.join(parts)}</main>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
 
 
 def _operations(paths: Mapping[str, Any]) -> Iterable[str]:

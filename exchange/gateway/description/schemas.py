@@ -18,9 +18,12 @@ def schemas_of(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, An
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the schema of a type that refers to no other."""
-    schema: dict[str, Any] = _portable(msgspec.json.schema(kind))
-    return schema
+    """Return the schema of a type that refers to no other, whole: a reference would dangle."""
+    schema = msgspec.json.schema(kind)
+    definitions = schema.pop("$defs", {})
+    name = schema.pop("$ref", "").rpartition("/")[2]
+    found: dict[str, Any] = _portable(schema | definitions.get(name, {}))
+    return found
 
 
 def _portable(part: Any) -> Any:
