@@ -135,7 +135,10 @@ class Nemesis:
             if await has_frozen(victim):
                 break
         try:
-            await self._until_taken_over(fault.target, epoch)
+            successor = victim
+            while successor is victim:  # one that froze while it took over raised the epoch itself
+                await self._until_taken_over(fault.target, epoch)
+                successor, epoch = await self._stage.working(fault.target)
             took_over_s = time.monotonic() - froze
             await asyncio.sleep(fault.lasts_s / 3)
         finally:
