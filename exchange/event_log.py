@@ -32,17 +32,6 @@ from exchange.ports import Claim, LogCorrupt, StoredEvent
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
 
-# The SQLSTATE classes that say something of the server and not of the statement.
-SERVER_CLASSES: Final = frozenset(
-    {
-        "25",  # invalid transaction state: read-only during a fail-over
-        "40",  # transaction rollback: deadlock, serialization failure
-        "53",  # insufficient resources: disk, memory, connections
-        "55",  # object not in the required state, lock not available
-        "57",  # operator intervention: shutdown, cancelled, timeout
-        "58",  # system error, external to the server
-    }
-)
 
 EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
 

@@ -19,15 +19,15 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from exchange.cancellation import retrieve_error
+from exchange.cancellation import within
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class RateLimiter:
     async def _ask(self, batch: Sequence[Buckets]) -> list[Receipt]:
         back, self._given_back = self._given_back[:REQUESTS_MAX], []
         try:
-            full_us = await _within(REDIS_WAIT_S, self._run(batch, back))
+            full_us = await within(REDIS_WAIT_S, self._run(batch, back))
         except (RedisError, OSError, TimeoutError) as error:
             if time.monotonic() - self._local_until_s > LOCAL_S:
                 fields = {"error": repr(error)}
@@ -308,16 +308,6 @@ def _budget(limit: Limit, after_us: int) -> Budget:
     if room_us < 0:  # the token was not taken
         return Budget(-room_us, 0, after_us - limit.interval_us, limit.burst)
     return Budget(0, room_us // limit.interval_us, after_us, limit.burst)
-
-
-async def _within(seconds: float, work: Awaitable[Any]) -> Any:
-    """Wait a bounded time; the Redis client may drop a cancellation, so it is left to end."""
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=seconds)
-    if not done:
-        task.add_done_callback(retrieve_error)
-        raise TimeoutError(f"no answer within {seconds} s")
-    return task.result()
 
 
 def _seconds(microseconds: int) -> int:
