@@ -19,6 +19,7 @@ from exchange.config import PROJECT
 from exchange.gateway import commands
 from exchange.gateway.app import INTERFACE, ROUTES
 from exchange.gateway.description import asyncapi, openapi
+from exchange.gateway.description.page import page
 from exchange.gateway.description.requests_file import requests_file
 from exchange.gateway.operation import OPERATIONS
 from exchange.gateway.stream.messages import MESSAGES
@@ -76,13 +77,13 @@ def test_the_file_of_requests_is_up_to_date() -> None:
 async def test_the_documents_are_served_without_any_outside_host(http: httpx.AsyncClient) -> None:
     assert (await http.get("/openapi.json")).json() == json.loads(json.dumps(OPENAPI))
     assert (await http.get("/asyncapi.json")).json() == json.loads(json.dumps(ASYNCAPI))
-    page = await http.get("/docs")
-    assert page.headers["Content-Type"].startswith("text/html")
-    assert "http://" not in page.text
-    assert "https://" not in page.text
-    assert "<script" not in page.text
+    shown = await http.get("/docs")
+    assert shown.headers["Content-Type"].startswith("text/html")
+    assert "http://" not in shown.text
+    assert "https://" not in shown.text
+    assert "<script" not in shown.text
     for route in ROUTES:
-        assert f"<code>{route.path}</code>" in page.text
+        assert f"<code>{route.path}</code>" in shown.text
 
 
 @pytest.mark.anyio
@@ -248,6 +249,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         part: Any = document
         for name in reference.removeprefix("#/").split("/"):
             part = part[name.replace("~1", "/").replace("~0", "~")]
+
+
+def test_what_is_code_is_marked_as_the_documents_readers_know_it() -> None:
+    told = json.dumps([OPENAPI, ASYNCAPI])
+
+    assert "``" not in told
+    assert "after `sequence` on" in told
+    html = page(OPENAPI, ASYNCAPI)
+    assert "`" not in html
+    assert "after <code>sequence</code> on" in html
 
 
 def references_in(part: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from exchange.gateway.description.schemas import schemas_of
+from exchange.gateway.description.schemas import portable, schemas_of
 from exchange.gateway.responses import BookView
 from exchange.gateway.stream import frames
 from exchange.gateway.stream.messages import MESSAGES
@@ -32,21 +32,23 @@ def document() -> dict[str, Any]:
         message.__name__: _sent(message, schema)
         for message, schema in zip(SENT, schemas[len(MESSAGES) :], strict=False)
     }
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "Exchange stream",
-            "version": "1",
-            "description": "What happens, as it happens, and order entry over a WebSocket.",
-        },
-        "defaultContentType": "application/json",
-        "channels": {CHANNEL: {"address": "/stream", "messages": {**received, **sent}}},
-        "operations": {
-            "ask": _operation("receive", received),
-            "tell": _operation("send", sent),
-        },
-        "components": {"schemas": components},
-    }
+    return portable(
+        {
+            "asyncapi": "3.0.0",
+            "info": {
+                "title": "Exchange stream",
+                "version": "1",
+                "description": "What happens, as it happens, and order entry over a WebSocket.",
+            },
+            "defaultContentType": "application/json",
+            "channels": {CHANNEL: {"address": "/stream", "messages": {**received, **sent}}},
+            "operations": {
+                "ask": _operation("receive", received),
+                "tell": _operation("send", sent),
+            },
+            "components": {"schemas": components},
+        }
+    )
 
 
 def _operation(action: str, messages: dict[str, Any]) -> dict[str, Any]:

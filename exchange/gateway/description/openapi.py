@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 from starlette.routing import Route
 
-from exchange.gateway.description.schemas import schema_of, schemas_of
+from exchange.gateway.description.schemas import portable, schema_of, schemas_of
 from exchange.gateway.operation import EVERYWHERE, JSON, OPERATIONS, Operation
 from exchange.gateway.orders import EVENT_VIEWS
 from exchange.gateway.parameters import Parameter, WholeNumber
@@ -53,13 +53,15 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     for route in routes:
         (method,) = (route.methods or set()) - {"HEAD"}
         paths[route.path][method.lower()] = _operation(route)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": TITLE, "version": VERSION, "description": ABOUT},
-        "servers": [{"url": "/"}],
-        "paths": dict(paths),
-        "components": {"schemas": components},
-    }
+    return portable(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": TITLE, "version": VERSION, "description": ABOUT},
+            "servers": [{"url": "/"}],
+            "paths": dict(paths),
+            "components": {"schemas": components},
+        }
+    )
 
 
 def body_schema(kind: type[Struct]) -> dict[str, Any]:

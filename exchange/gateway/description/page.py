@@ -1,6 +1,7 @@
 """A page that shows both documents: plain HTML, made once, with nothing from elsewhere."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, Final
@@ -17,6 +18,8 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 .method{display:inline-block;min-width:3.4rem;font-weight:600}
 .post{color:#0a7f3f}.get{color:#2563c9}.note{opacity:.7}
 """
+
+_CODE: Final = re.compile("`([^`]*)`")
 
 ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for one that is not there
 
@@ -59,7 +62,7 @@ def _operations(paths: Mapping[str, Any]) -> Iterable[str]:
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     title = (
         f'<span class="method {method}">{method.upper()}</span> <code>{escape(path)}</code> '
-        f'<span class="note">{escape(operation["summary"])}</span>'
+        f'<span class="note">{_prose(operation["summary"])}</span>'
     )
     parts = [_parameters(operation["parameters"])]
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
@@ -72,7 +75,7 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
 
 def _parameters(parameters: Iterable[Mapping[str, Any]]) -> str:
     rows = [
-        (f"<code>{escape(p['name'])}</code>", p["in"], _type(p["schema"]), escape(p["description"]))
+        (f"<code>{escape(p['name'])}</code>", p["in"], _type(p["schema"]), _prose(p["description"]))
         for p in parameters
     ]
     return _table(("Parameter", "In", "Type", ""), rows) if rows else ""
@@ -82,14 +85,14 @@ def _responses(responses: Mapping[str, Any]) -> str:
     rows = []
     for status, response in responses.items():
         types = [_type(content["schema"]) for content in response["content"].values()]
-        meaning = escape(response["description"]).replace("; ", "<br>")
+        meaning = _prose(response["description"]).replace("; ", "<br>")
         rows.append((status, "<br>".join(types), meaning))
     return _table(("Status", "Body", ""), rows)
 
 
 def _message(message: Mapping[str, Any]) -> str:
     title = f"<code>{escape(message['name'])}</code>"
-    return f"<p><b>{title}</b> {escape(message['summary'])} {_type(message['payload'])}</p>"
+    return f"<p><b>{title}</b> {_prose(message['summary'])} {_type(message['payload'])}</p>"
 
 
 def _schemas(schemas: Mapping[str, Any]) -> Iterable[str]:
@@ -99,7 +102,7 @@ def _schemas(schemas: Mapping[str, Any]) -> Iterable[str]:
             for required in [schema.get("required", ())]
             for field, kind in schema.get("properties", {}).items()
         ]
-        about = escape(schema.get("description", ""))
+        about = _prose(schema.get("description", ""))
         table = _table(("Field", "Type", ""), rows)
         summary = f"<summary><code>{name}</code> {about}</summary>"
         yield f'<details id="{name}">{summary}{table}</details>'
@@ -127,6 +130,10 @@ def _plain(schema: Mapping[str, Any]) -> str:
     bounds = [f"{n} {schema[n]}" for n in ("minimum", "maximum", "default") if n in schema]
     text = escape(str(schema.get("format", schema.get("type", "any"))))
     return f"{text} <span class=note>{escape(', '.join(bounds))}</span>" if bounds else text
+
+
+def _prose(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _json(value: object) -> str:

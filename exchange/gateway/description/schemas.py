@@ -7,14 +7,15 @@ import msgspec
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
-# Python's end of text, and what no JSON in UTF-8 can have: other readers know neither.
-_ONLY_PYTHON: Final = ((r"\Z", "$"), (r"\ud800-\udfff", ""))
+# Python's end of text, what no JSON in UTF-8 can have, and how docstrings mark what is code:
+# other readers know none of them, and take descriptions for Markdown.
+_ONLY_PYTHON: Final = ((r"\Z", "$"), (r"\ud800-\udfff", ""), ("``", "`"))
 
 
 def schemas_of(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the schemas of some types, and the components that these refer to."""
     schemas, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
-    return [_portable(schema) for schema in schemas], _portable(components)
+    return list(schemas), components
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
@@ -22,13 +23,18 @@ def schema_of(kind: Any) -> dict[str, Any]:
     schema = msgspec.json.schema(kind)
     definitions = schema.pop("$defs", {})
     name = schema.pop("$ref", "").rpartition("/")[2]
-    found: dict[str, Any] = _portable(schema | definitions.get(name, {}))
+    found: dict[str, Any] = schema | definitions.get(name, {})
     return found
+
+
+def portable(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as readers other than Python understand it."""
+    return {name: _portable(value) for name, value in document.items()}
 
 
 def _portable(part: Any) -> Any:
     if isinstance(part, dict):
-        return {name: _portable(value) for name, value in part.items()}
+        return portable(part)
     if isinstance(part, list):
         return [_portable(value) for value in part]
     if isinstance(part, str):
