@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from exchange.cancellation import within
 from exchange.codec import Depth
+from exchange.domain.values import Side
 from exchange.gateway.admission import charge_history
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
@@ -192,6 +193,7 @@ def _trade(row: trades.Trade, listing: Listing) -> TradeView:
         sell_order_id=row.sell_order_id,
         price=amount(row.price, listing.price_scale),
         quantity=amount(row.quantity, listing.quantity_scale),
+        taker_side=Side(row.taker_side),
         timestamp=timestamp(row.time_ms),
         sequence=row.position,
     )

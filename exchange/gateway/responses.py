@@ -65,6 +65,7 @@ class TradeView(Struct, frozen=True):
     sell_order_id: str
     price: Amount
     quantity: Amount
+    taker_side: Side
     timestamp: str
     sequence: int
 
@@ -150,6 +151,7 @@ def trade(
         sell_order_id=event.maker_order_id if buys else event.taker_order_id,
         price=amount(event.price, price_scale),
         quantity=amount(event.quantity, quantity_scale),
+        taker_side=event.taker_side,
         timestamp=timestamp(event.time_ms),
         sequence=position,
     )

@@ -60,6 +60,7 @@ async def test_an_order_that_crosses_answers_with_its_trades(instrument: str, pl
         "sell_order_id": f"maker-{instrument}",
         "price": 10,
         "quantity": 0.5,
+        "taker_side": "buy",
         "sequence": answer["sequence"],
     }
     assert answer["orderbook"]["asks"] == [{"price": 10, "quantity": 1.5, "cumulative": 1.5}]

@@ -138,6 +138,16 @@ def test_trades_are_cut_to_messages_of_bounded_length() -> None:
     assert [t["sequence"] for m in told(frames) for t in m["trades"]] == list(range(1, 1_001))
 
 
+def test_a_trade_tells_its_taker_s_side() -> None:
+    sold = msgspec.structs.replace(
+        trade(maker=1, taker=2, price=7, quantity=1), taker_side=Side.SELL
+    )
+
+    (message,) = told(Renderer(LISTING, after=0).trades(decided([sold])))
+
+    assert message["trades"][0]["taker_side"] == "sell"
+
+
 def test_orders_are_cut_to_messages_of_bounded_length_between_events() -> None:
     trades = [with_long_ids(trade(maker=1, taker=2, price=7, quantity=1), n) for n in range(1_000)]
     first = accepted(1, Side.BUY, price=7, quantity=1_000)
