@@ -57,9 +57,12 @@ LEVELS: Final = WholeNumber(
     name="levels", meaning="how many levels of each side", default=20, least=1, most=100
 )
 START_TIME: Final = Parameter(
-    "start_time", Time, "ISO 8601, UTC without an offset; by default a day before end_time"
+    "start_time",
+    Time,
+    "ISO 8601, UTC without an offset, a leap second is the second after it; by default a day before"
+    " end_time",
 )
-END_TIME: Final = Parameter("end_time", Time, "ISO 8601; by default now")
+END_TIME: Final = Parameter("end_time", Time, "as start_time; by default now")
 INTERVAL: Final = WholeNumber(
     name="interval",
     meaning="minutes",

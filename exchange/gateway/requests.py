@@ -47,6 +47,7 @@ SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
+LAST_MINUTE: Final = (23, 59)  # of a day in UTC: only this one may have a leap second
 
 NULL: Final = Raw(b"null")
 
@@ -56,6 +57,7 @@ _NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?0*[0-9]{1
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_SECOND_60 = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60")
 _BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
 # A string that is not closed runs to the end: else each quote in it would be tried as its start.
 _STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
@@ -265,15 +267,22 @@ def id_cursor(parameters: Mapping[str, str]) -> str | None:
 
 
 def moment_ms(parameters: Mapping[str, str], name: str) -> int | None:
-    """Return an ISO 8601 time as milliseconds since the epoch; one without an offset is UTC."""
+    """Return an ISO 8601 time as milliseconds since the epoch; one without an offset is UTC.
+
+    RFC 3339 allows small letters and a leap second. Milliseconds since the epoch count none, so
+    it is the second after it.
+    """
     text = parameters.get(name)
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        plain, leap_seconds = _SECOND_60.subn(r"\1:59", text.upper())
+        moment = datetime.fromisoformat(plain)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return (moment - EPOCH) // MILLISECOND
+        if leap_seconds:
+            _check_leap_second(moment)
+        return (moment - EPOCH) // MILLISECOND + 1_000 * leap_seconds
     except (ValueError, OverflowError):
         raise invalid(name, "must be a time such as 2026-01-31T12:00:00Z") from None
 
@@ -304,6 +313,12 @@ def _key_of(text: str) -> str:
     if not text.isascii():
         raise invalid("Idempotency-Key", "must be ASCII")
     return check_id(text, "Idempotency-Key")
+
+
+def _check_leap_second(moment: datetime) -> None:
+    in_utc = moment.astimezone(UTC)
+    if (in_utc.hour, in_utc.minute) != LAST_MINUTE:
+        raise ValueError(f"{in_utc} is followed by no leap second")
 
 
 def _plain_cursor(parameters: Mapping[str, str]) -> str | None:
