@@ -81,16 +81,19 @@ class Edge:
                     span.set_attribute("http.response.status_code", answer.status)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = _Head(scope["headers"])
         try:
-            body = await _checked_body(scope, receive)
-            self._check_origin(scope)
+            body = await _body(scope, head, receive)
         except _Disconnected:
             return
+        except Problem as problem:  # the body, if there is one, is not read to its end
+            await _answer_and_close(problem, scope, receive, send)
+            return
+        try:
+            _check(scope, head, body)
+            self._check_origin(scope)
         except Problem as problem:
-            if problem.code in (Code.BODY_TOO_LARGE, Code.SLOW_BODY):
-                await _answer_and_close(problem, scope, receive, send)
-            else:
-                await problem.response()(scope, receive, send)
+            await problem.response()(scope, receive, send)
             return
         if body is not None:
             receive = _whole(body, receive)
@@ -174,15 +177,17 @@ class _Head:
         return self.chunked != b"" or self.length not in (b"", b"0")
 
 
-async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
-    """Check the head of the request; return its body, None if it has none."""
+async def _body(scope: Scope, head: _Head, receive: Receive) -> bytes | None:
+    """Return the body of a request, None if it has none."""
     if scope["http_version"] not in ("1.1", "1.0"):
         raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
-    head = _Head(scope["headers"])
     if head.chunked and head.length:  # whoever stands in front may see another end of the body
-        detail = "Give Content-Length or Transfer-Encoding, not both."
-        raise Problem(Code.FRAMING, detail, headers={"Connection": "close"})
-    body = await _read(receive, head.length) if head.has_body else None
+        raise Problem(Code.FRAMING, "Give Content-Length or Transfer-Encoding, not both.")
+    return await _read(receive, head.length) if head.has_body else None
+
+
+def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
+    """Check what can be told of a request before anybody knows what it asks."""
     if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
         raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
     _check_escapes(scope["raw_path"])
@@ -194,7 +199,6 @@ async def _checked_body(scope: Scope, receive: Receive) -> bytes | None:
         raise invalid(name, "is given twice, with different values")
     if body:
         _check_media_type(head)
-    return body
 
 
 def _check_escapes(part: bytes) -> None:
@@ -214,7 +218,7 @@ async def _read(receive: Receive, length: bytes) -> bytes:
             return await _read_all(receive)
     except TimeoutError:
         detail = f"The body took longer than {BODY_WAIT_S:.0f} s; nothing was done."
-        raise Problem(Code.SLOW_BODY, detail, headers={"Connection": "close"}) from None
+        raise Problem(Code.SLOW_BODY, detail) from None
 
 
 async def _read_all(receive: Receive) -> bytes:
@@ -234,8 +238,7 @@ async def _read_all(receive: Receive) -> bytes:
 
 
 def _too_large() -> Problem:
-    detail = f"A body may have {BODY_BYTES_MAX} bytes."
-    return Problem(Code.BODY_TOO_LARGE, detail, headers={"Connection": "close"})
+    return Problem(Code.BODY_TOO_LARGE, f"A body may have {BODY_BYTES_MAX} bytes.")
 
 
 def _check_media_type(head: _Head) -> None:
@@ -259,6 +262,7 @@ def _whole(body: bytes, receive: Receive) -> Receive:
 
 async def _answer_and_close(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer, read on for a moment so that the client can see the answer, then close."""
+    problem.headers["Connection"] = "close"
     whole = asyncio.Event()
     drain = asyncio.create_task(_drain(receive, whole))
 

@@ -324,9 +324,10 @@ async def test_a_body_of_two_ends_is_refused_and_the_connection_closed(
     http: httpx.AsyncClient,
 ) -> None:
     head = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    both = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    both = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = 30 * b"2\r\n{}\r\n" + b"0\r\n\r\n"  # more than are queued for a reader
 
-    answer = await send(http, head + both + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await send(http, head + both + chunks + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b'"code":"request.framing"' in answer

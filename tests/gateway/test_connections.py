@@ -15,10 +15,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from starlette.types import ASGIApp
 
 from exchange.gateway import connection
-from exchange.gateway.server import Caps
-from tests.gateway.conftest import Venue, gateway_at, order
+from exchange.gateway.app import CAPS
+from exchange.gateway.server import Caps, Server
+from tests.conftest import free_ports
+from tests.gateway.conftest import HOST, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +61,17 @@ async def connected(http: httpx.AsyncClient, *sent: bytes) -> AsyncIterator[Raw]
         yield Raw(reader, writer)
     finally:
         writer.transport.abort()
+
+
+@asynccontextmanager
+async def served(app: ASGIApp, caps: Caps = CAPS) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve any application, and lend a client of it."""
+    (port,) = free_ports(1)
+    async with (
+        Server(app, HOST, port, LONG_S, caps).serving(),
+        httpx.AsyncClient(base_url=f"http://{HOST}:{port}", verify=False) as client,
+    ):
+        yield client
 
 
 def post(path: str, body: dict[str, Any], *headers: str, version: str = "1.1") -> bytes:
