@@ -5,7 +5,7 @@ way asks by the command's place in Kafka; it trusts no place without the command
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -102,7 +102,13 @@ where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4)
 order by position
 """
 
-READ_HEADS = "select shard, position, next_offset, offset_base from head order by shard"
+READ_HEADS = """
+select shard, position, next_offset, offset_base,
+    coalesce((select max(first_offset) from topic_lives where shard = head.shard), 0)
+        as first_offset
+from head
+order by shard
+"""
 
 # A writer of before the column left what its predecessor read; every version of commands is known
 # to read the first.
@@ -151,12 +157,15 @@ class FoundOutcome(Struct, frozen=True):
     """What the log says of a command: its events, or the earlier command that holds its key.
 
     ``too_many`` says that there are more events than were asked for; then none are here.
+    ``displaced`` says that the log knows nothing of it though its place is of a former life of the
+    topic: it is lost unless Kafka has it at a later place.
     """
 
     events: list[StoredEvent]
     replay_of: tuple[int, int] | None = None
     conflict: bool = False
     too_many: bool = False
+    displaced: bool = False
 
 
 async def read_events(
@@ -284,16 +293,27 @@ async def read_readable(connection: asyncpg.Connection) -> dict[int, int]:
 
 
 class Progress(Struct, frozen=True):
-    """The first offset of a shard that is not decided, and what an offset in Kafka counts from."""
+    """The first offset of a shard that is not decided, and where its topic's present life began.
+
+    An offset of the log is ``offset_base`` plus the one in Kafka; none of the present life is below
+    ``first_offset``.
+    """
 
     next_offset: int = 0
     offset_base: int = 0
+    first_offset: int = 0
+
+
+NOTHING_DECIDED: Final = Progress()
 
 
 async def read_progress(connection: asyncpg.Connection) -> dict[int, Progress]:
     """Return how far each shard's commands are decided."""
     rows = await connection.fetch(READ_HEADS)
-    return {row["shard"]: Progress(row["next_offset"], row["offset_base"]) for row in rows}
+    return {
+        row["shard"]: Progress(row["next_offset"], row["offset_base"], row["first_offset"])
+        for row in rows
+    }
 
 
 async def read_events_at(
@@ -325,8 +345,8 @@ async def find_outcomes(
         The outcomes by shard and offset.
     """
     # The head first: what it counts as decided is visible to every later statement.
-    next_offsets = await read_next_offsets(connection)
-    decided = [c for c in commands if c.offset < next_offsets.get(c.shard, 0)]
+    progress = await read_progress(connection)
+    decided = [c for c in commands if c.offset < _of(progress, c.shard).next_offset]
     if not decided:
         return {}
     rows = await connection.fetch(
@@ -344,7 +364,10 @@ async def find_outcomes(
     if events_max is not None:
         found = {place: _told_in(outcome, events_max) for place, outcome in found.items()}
     silent = [c for c in decided if (c.shard, c.offset) not in found]
-    return found | await _find_replays(connection, silent)
+    found |= await _find_replays(connection, silent)
+    displaced = [c for c in silent if c.offset < _of(progress, c.shard).first_offset]
+    nowhere = {(c.shard, c.offset): FoundOutcome([], displaced=True) for c in displaced}
+    return nowhere | found
 
 
 async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list[StoredEvent]:
@@ -413,6 +436,10 @@ async def _find_replays(
         for c in commands
         if (holder := holders.get(command_claim(c.command_id))) is not None
     }
+
+
+def _of(progress: Mapping[int, Progress], shard: int) -> Progress:
+    return progress.get(shard, NOTHING_DECIDED)
 
 
 def _stored(rows: Iterable[asyncpg.Record]) -> list[StoredEvent]:

@@ -4,6 +4,9 @@ Some ask after a 503 whose outcome is unknown, and would send again if told that
 no such command. So "not found" is only said when Kafka answers, all that it has is decided,
 and both are so again a moment later: a broker that was away may answer this question
 before it reads the command, which waits on another connection or still with its producer.
+
+One that is not found, though Kafka gave it a place before its topic was adopted, is lost. The place
+is looked at first: what is found afterwards is found in all that the adopted topic has.
 """
 
 import asyncio
@@ -40,7 +43,7 @@ from exchange.gateway.reading import log_connection
 from exchange.gateway.requests import body_hash, place, query
 from exchange.gateway.responses import PendingView, json_response
 from exchange.gateway.settlement import CutView, cut
-from exchange.gateway.submission import Decision, decision_of, key_conflict
+from exchange.gateway.submission import Decision, decision_of, key_conflict, lost
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 
 RETRY_LATER: Final = 503
@@ -80,6 +83,15 @@ class RefusedView(Struct, frozen=True):
     problem: ProblemView
 
 
+class LostView(Struct, frozen=True):
+    """A command that Kafka acknowledged and lost before it was decided; it may be sent again."""
+
+    command_id: str
+    status: Literal["lost"]
+    outcome: Literal["none"]
+    problem: ProblemView
+
+
 ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     PlacedView: AcceptedOrder,
     CancelledView: AcceptedCancel,
@@ -93,7 +105,7 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
         tag="trading",
         path=(COMMAND_ID,),
         query=(AT, BODY),
-        answers={200: (PendingView, *ACCEPTED.values(), RefusedView)},
+        answers={200: (PendingView, *ACCEPTED.values(), RefusedView, LostView)},
         problems=(
             Code.COMMAND_NOT_FOUND,
             Code.INSTRUMENT_NOT_FOUND,
@@ -116,10 +128,15 @@ async def get_command(request: Request) -> Response:
     if not stored and at is not None and await gateway.matching.is_waiting(*at):
         view = PendingView(str(command_id), "pending")
         return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
-    stored = stored or await _find_late(gateway, command_id)
+    is_displaced = False
+    if not stored:
+        is_displaced = at is not None and await gateway.matching.is_of_former_life(*at)
+        stored = await _find_late(gateway, command_id)
     if stored:
         return json_response(await _decided(gateway, decision_of(stored), command_id, asked))
-    raise Problem(Code.COMMAND_NOT_FOUND, f"The log has no command {command_id}.")
+    if is_displaced:
+        return json_response(LostView(str(command_id), "lost", "none", lost(command_id).view()))
+    raise await _not_found(gateway, command_id, at)
 
 
 def _command_id(text: str) -> UUID:
@@ -127,6 +144,16 @@ def _command_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise invalid("command_id", "must be a UUID") from None
+
+
+async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | None) -> Problem:
+    detail = f"Neither the log nor Kafka has a command {command_id}."
+    if at is None and await gateway.matching.has_former_lives():
+        detail += (
+            " Kafka has lost commands that it had acknowledged: whether this was one of them, only"
+            " its place (`at`, as in its Location) tells."
+        )
+    return Problem(Code.COMMAND_NOT_FOUND, detail)
 
 
 async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:

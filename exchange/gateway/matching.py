@@ -11,6 +11,9 @@ was decided of it has lost commands, and says nothing about any that may be on i
 Such a partition takes no command either: what it acknowledged would wait until the topic is
 adopted. All who wait share their questions, so that many of them hold one thread and one
 connection, and the health probe does not wait behind them.
+
+Offsets here are the log's: an offset in Kafka plus a base, which a topic gets when it is adopted.
+``learn_bases`` comes before any command, so that no place is told with a base that nobody has read.
 """
 
 import asyncio
@@ -23,15 +26,14 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.command_log import CommandProducer
-from exchange.event_log import Progress, read_progress, read_readable
+from exchange.event_log import NOTHING_DECIDED, Progress, read_progress, read_readable
 from exchange.gateway.metrics import Metrics
-from exchange.gateway.problems import Code, Problem, invalid
+from exchange.gateway.problems import Code, Problem, invalid, telling
 from exchange.gateway.reading import log_connection
 from exchange.gateway.shared import Shared
 
 logger = logging.getLogger(__name__)
 
-NOTHING_DECIDED: Final = Progress()
 LOST: Final = "Kafka has lost commands that were decided."
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
@@ -47,7 +49,8 @@ class Matching:
         self._engine = engine
         self._decided = Shared(self._read_decided)
         self._ends = Shared(partial(producer.end_offsets, range(shards)))
-        self._bases: dict[int, int] = {}  # by shard: what an offset of the log adds to Kafka's
+        # By shard: what an offset of the log adds to Kafka's. None until it was read once.
+        self._bases: Mapping[int, int] | None = None
         self._cut: frozenset[int] = frozenset()
         self._shards = range(shards)
         self._metrics = metrics
@@ -135,6 +138,34 @@ class Matching:
         _check_kept(ends, decided)
         return offset < ends.get(shard, offset + 1)
 
+    async def is_of_former_life(self, shard: int, offset: int) -> bool:
+        """Tell whether the topic was adopted after a place was told.
+
+        A command that was told it, and that is not in the log once all is decided, is lost.
+
+        Raises:
+            Problem: 503, Postgres does not answer.
+        """
+        return offset < (await self._decided.ask()).get(shard, NOTHING_DECIDED).first_offset
+
+    async def has_former_lives(self) -> bool:
+        """Tell whether a topic was ever adopted.
+
+        Raises:
+            Problem: 503, Postgres does not answer.
+        """
+        return any(p.offset_base > 0 for p in (await self._decided.ask()).values())
+
+    async def learn_bases(self) -> None:
+        """Read what offsets in Kafka count from, if nobody has yet.
+
+        Raises:
+            Problem: 503, Postgres does not answer; nothing was sent.
+        """
+        if self._bases is None:
+            with telling(outcome="none"):
+                await self._decided.ask()
+
     def check_whole(self, shard: int) -> None:
         """Refuse commands for a partition that has lost some that were decided.
 
@@ -145,7 +176,8 @@ class Matching:
             raise Problem(Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {LOST}", outcome="none")
 
     def offset_of_log(self, shard: int, offset: int) -> int:
-        """Return the log's offset of a record in Kafka."""
+        """Return the log's offset of a record in Kafka; the bases are known."""
+        assert self._bases is not None, "a place would be told with an unknown base"
         return self._bases.get(shard, 0) + offset
 
     async def _measured(self) -> tuple[dict[int, Progress], dict[int, int]]:
@@ -164,8 +196,7 @@ class Matching:
 
     def _of_log(self, ends: dict[int, int], decided: dict[int, Progress]) -> dict[int, int]:
         """Return the ends of partitions as offsets of the log."""
-        self._bases = {shard: progress.offset_base for shard, progress in decided.items()}
-        return {shard: self.offset_of_log(shard, end) for shard, end in ends.items()}
+        return {s: decided.get(s, NOTHING_DECIDED).offset_base + end for s, end in ends.items()}
 
     def _learn_nothing(self) -> None:
         """Count the shards as standing still, though Kafka is there: it may not have theirs."""
@@ -187,7 +218,9 @@ class Matching:
 
     async def _read_decided(self) -> dict[int, Progress]:
         async with log_connection(self._engine) as connection:
-            return await read_progress(connection)
+            decided = await read_progress(connection)
+        self._bases = {shard: progress.offset_base for shard, progress in decided.items()}
+        return decided
 
 
 def _check_kept(ends: dict[int, int], decided: dict[int, Progress]) -> None:

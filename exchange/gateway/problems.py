@@ -63,6 +63,7 @@ class Code(Enum):
 
     IDEMPOTENCY_CONFLICT = "idempotency.conflict", 409, "The key was used for another request"
     COMMAND_NOT_FOUND = "command.not_found", 404, "There is no such command"
+    COMMAND_LOST = "command.lost", 503, "Kafka has lost the command"
     COMMAND_UNREADABLE = "command.unreadable", 500, "The matcher could not read the command"
     COMMAND_QUARANTINED = "command.quarantined", 500, "The command crashed the matcher"
 

@@ -6,6 +6,8 @@ it in the ``reply_to`` header, and waits for the first of
 * the outcome, which the matcher publishes through Redis after its commit;
 * the outcome from the log, where a waiter that is still without after
   ``LOOKUP_AFTER_S`` is looked up by its place in Kafka (Redis is a hint);
+* the word that Kafka has lost it: the topic was adopted meanwhile, and the command is not among
+  what is left of it;
 * the end of the wait: the command is in Kafka and will be decided, so the answer
   is "pending" and where to ask;
 * a delivery that failed: the outcome is unknown, and only the same key may be sent
@@ -17,16 +19,17 @@ nothing of the command.
 A waiter costs no task and no timer of its own: one timer walks over all of them,
 and one query at a time asks for all that are due. Both exist only while somebody
 waits. An outcome of many events has queries of its own, so that none of the others is late or
-lost because of it.
+lost because of it; nor because of those whose topic was adopted, which wait until all is decided.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from itertools import repeat
 from typing import Final, assert_never
@@ -156,6 +159,14 @@ class _Heard:
     books: Mapping[str, BookView]
 
 
+class _Way(Enum):
+    """How a waiter's outcome is looked up."""
+
+    TOGETHER = "with all others"
+    ALONE = "by itself: it has many events"
+    SETTLED = "once all is decided: its place is of a former life of the topic"
+
+
 _Answer = _Heard | FoundOutcome | Pending | Delivery
 
 
@@ -164,7 +175,6 @@ class _Waiter:
 
     __slots__ = (
         "_future",
-        "alone",
         "born_s",
         "command",
         "command_id",
@@ -172,6 +182,7 @@ class _Waiter:
         "next_s",
         "place",
         "wait",
+        "way",
     )
 
     def __init__(self, command: ClientCommand, command_id: UUID, now_s: float, wait: bool) -> None:
@@ -181,7 +192,7 @@ class _Waiter:
         self.born_s = now_s
         self.next_s = now_s + LOOKUP_AFTER_S
         self.every_s = LOOKUP_AFTER_S
-        self.alone = False  # whether its outcome has so many events that it is asked for by itself
+        self.way = _Way.TOGETHER
         self.place: Pending | None = None
         self._future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
@@ -226,8 +237,7 @@ class Submitter:
         self._waiters: dict[int, _Waiter] = {}  # oldest first
         self._last_number = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._lookup: asyncio.Task[None] | None = None
-        self._lookup_alone: asyncio.Task[None] | None = None
+        self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
 
     @property
     def waiters(self) -> int:
@@ -250,8 +260,10 @@ class Submitter:
         """Send ``command`` and return its outcome, or its place if that is all there is in time.
 
         Raises:
-            Problem: It was not sent, nobody knows whether it was, or its key is another's.
+            Problem: It was not sent, nobody knows whether it was, Kafka has lost it, or its key is
+                another's.
         """
+        await self._matching.learn_bases()
         if len(self._waiters) >= WAITERS_MAX:
             raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
         self._matching.check_whole(shard)
@@ -308,9 +320,8 @@ class Submitter:
         """End what goes on in the background; no command may be under way any more."""
         if self._timer is not None:
             self._timer.cancel()
-        for lookup in (self._lookup, self._lookup_alone):
-            if lookup is not None:
-                lookup.cancel()
+        for lookup in self._lookups.values():
+            lookup.cancel()
 
     def _produce(self, shard: int, waiter: _Waiter, number: int) -> None:
         try:
@@ -342,6 +353,8 @@ class Submitter:
                 raise self._undelivered(answer, waiter)
             case FoundOutcome(replay_of=first) if first is not None:
                 return await self._replayed(first, waiter, conflict=answer.conflict)
+            case FoundOutcome(displaced=True):
+                raise lost(waiter.command_id)
             case FoundOutcome():
                 return decision_of(answer.events)
             case _Heard(outcome=outcome) if outcome.replay_of is not None:
@@ -381,14 +394,22 @@ class Submitter:
                 break  # the rest is younger
             if not waiter.answered and self._is_due(waiter, now_s):
                 due.append(waiter)
-        together = [waiter for waiter in due if not waiter.alone]
-        if together and (self._lookup is None or self._lookup.done()):
-            self._lookup = asyncio.create_task(self._look_up(together, TOGETHER_EVENTS_MAX))
-        alone = [waiter for waiter in due if waiter.alone]
-        if alone and (self._lookup_alone is None or self._lookup_alone.done()):
-            self._lookup_alone = asyncio.create_task(self._look_up_each(alone))
+        for way in _Way:
+            some = [waiter for waiter in due if waiter.way is way]
+            before = self._lookups.get(way)
+            if some and (before is None or before.done()):
+                self._lookups[way] = asyncio.create_task(self._look_up_by(way, some))
         if self._waiters:
             self._arm()
+
+    async def _look_up_by(self, way: _Way, due: Sequence[_Waiter]) -> None:
+        match way:
+            case _Way.TOGETHER:
+                await self._look_up(due, TOGETHER_EVENTS_MAX)
+            case _Way.ALONE:
+                await self._look_up_each(due)
+            case _Way.SETTLED:
+                await self._look_up_settled(due)
 
     def _is_due(self, waiter: _Waiter, now_s: float) -> bool:
         age_s = now_s - waiter.born_s
@@ -406,6 +427,16 @@ class Submitter:
             if not waiter.answered:
                 await self._look_up([waiter])
 
+    async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
+        """Look for what Kafka may still have at another place, and give up what it has not."""
+        try:
+            await self._matching.settle()
+        except Problem as problem:
+            logger.warning("Cannot tell what Kafka has lost", extra={"error": str(problem)})
+            _ask_later(due)
+            return
+        await self._look_up(due)
+
     async def _look_up(self, due: Sequence[_Waiter], events_max: int | None = None) -> None:
         self._metrics.lookups.inc(len(due))
         asked = [_placed(waiter) for waiter in due]
@@ -415,17 +446,30 @@ class Submitter:
         except Problem as problem:
             logger.warning("Cannot look outcomes up in the log", extra={"error": str(problem)})
             found = {}
-        now_s = time.monotonic()
+        still: list[_Waiter] = []
         for waiter in due:
             assert waiter.place is not None
             answer = found.get((waiter.place.shard, waiter.place.offset))
-            if answer is not None and answer.too_many:
-                waiter.alone = True  # from the next sweep on
-                continue
-            if answer is not None:
+            if answer is None:
+                still.append(waiter)
+            elif answer.too_many:
+                waiter.way = _Way.ALONE  # from the next sweep on
+            elif answer.displaced and waiter.way is not _Way.SETTLED:
+                waiter.way = _Way.SETTLED
+            else:
                 waiter.answer(answer)
-            waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)
-            waiter.next_s = now_s + waiter.every_s
+        _ask_later(still)
+
+
+def lost(command_id: UUID) -> Problem:
+    """Say that Kafka acknowledged a command and lost it before it was decided."""
+    return Problem(
+        Code.COMMAND_LOST,
+        "Kafka had acknowledged the command and lost it before it was decided. Nothing was done,"
+        " and nothing will be; an idempotency key that it had is free. Send it again.",
+        outcome="none",
+        command_id=str(command_id),
+    )
 
 
 def key_conflict() -> Problem:
@@ -446,6 +490,13 @@ def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Dec
     command_id = str(events[0].command_id)
     decided = loaded(events, outcome="unknown", command_id=command_id)
     return Decision(decided, replayed=replayed)
+
+
+def _ask_later(waiters: Iterable[_Waiter]) -> None:
+    now_s = time.monotonic()
+    for waiter in waiters:
+        waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)
+        waiter.next_s = now_s + waiter.every_s
 
 
 def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[DecidedEvent]:
