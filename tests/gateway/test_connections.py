@@ -8,14 +8,15 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.gateway import connection
 from exchange.gateway.app import CAPS
@@ -30,6 +31,8 @@ UPGRADE = (
     b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
+WAIT = LIVE.replace(b"/livez", b"/wait")
+POST_HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
 LONG_S = 15.0  # for what takes milliseconds on an idle machine
 
 
@@ -64,11 +67,13 @@ async def connected(http: httpx.AsyncClient, *sent: bytes) -> AsyncIterator[Raw]
 
 
 @asynccontextmanager
-async def served(app: ASGIApp, caps: Caps = CAPS) -> AsyncIterator[httpx.AsyncClient]:
+async def served(
+    app: ASGIApp, caps: Caps = CAPS, grace_s: float = LONG_S
+) -> AsyncIterator[httpx.AsyncClient]:
     """Serve any application, and lend a client of it."""
     (port,) = free_ports(1)
     async with (
-        Server(app, HOST, port, LONG_S, caps).serving(),
+        Server(app, HOST, port, grace_s, caps).serving(),
         httpx.AsyncClient(base_url=f"http://{HOST}:{port}", verify=False) as client,
     ):
         yield client
@@ -350,20 +355,51 @@ async def is_refused(http: httpx.AsyncClient) -> bool:
         return True
 
 
-async def test_a_stop_ends_idle_connections_and_answers_what_is_under_way(
-    venue: Venue, instrument: str
-) -> None:
-    async with (
-        gateway_at(venue) as http,
-        connected(http, LIVE) as idle,
-        connected(http, b"POST /ord") as busy,
-    ):
-        await idle.answer()
-        ended = asyncio.create_task(idle.rest())
-        busy.writer.write(post("/orders", order(instrument))[9:])
-        status = asyncio.create_task(busy.answer())
-        await asyncio.sleep(0)
-        await http.aclose()
-        del http
-        assert (await status)[0] == 201
-    assert await ended == b""
+async def test_a_stop_ends_idle_connections_and_answers_what_is_under_way() -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/wait":
+            asked.set()
+            await answered.wait()
+        await Response("done")(scope, receive, send)
+
+    async with AsyncExitStack() as opened:
+        serving = await opened.enter_async_context(AsyncExitStack())
+        http = await serving.enter_async_context(served(wait))
+        fresh, used, half, busy = [
+            await opened.enter_async_context(connected(http, *sent))
+            for sent in ((), (LIVE,), (LIVE, b"GET /li"), (WAIT, LIVE))
+        ]
+        assert [await raw.answer() for raw in (used, half)] == 2 * [(200, b"done")]
+        await asked.wait()
+        stop = asyncio.create_task(serving.aclose())
+
+        # While the server still waits for the one that is under way.
+        assert [await raw.rest() for raw in (fresh, used, half)] == 3 * [b""]
+        assert not stop.done()
+        answered.set()
+        assert await busy.answer() == (200, b"done")
+        assert await busy.rest() == b""  # what was sent behind it is another's business
+        await stop
+
+
+@pytest.mark.parametrize("sent", [LIVE, POST_HALF], ids=["no answer", "half a body"])
+async def test_a_stop_waits_no_longer_than_its_bound(sent: bytes) -> None:
+    asked = asyncio.Event()
+
+    async def hang(_scope: Scope, receive: Receive, _send: Send) -> None:
+        asked.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with AsyncExitStack() as opened:
+        serving = await opened.enter_async_context(AsyncExitStack())
+        http = await serving.enter_async_context(served(hang, grace_s=0.05))
+        raw = await opened.enter_async_context(connected(http, sent))
+        await asked.wait()
+        async with asyncio.timeout(LONG_S):
+            await serving.aclose()
+
+        with suppress(ConnectionResetError):
+            assert await raw.rest() == b""
