@@ -49,7 +49,8 @@ RATE_LIMITS = (
     ("history", 50, 500),
 )
 RATE_LIMIT_FIELDS = [f"rate_limit_{n}_{part}" for n, *_ in RATE_LIMITS for part in PARTS]
-CONNECTIONS_MAX = 2_000  # of the stream: as many as a gateway takes
+STREAM_CONNECTIONS_MAX = 2_000  # as many as a gateway takes
+CONNECTIONS_MAX = 100_000  # 2 GB
 
 
 SAMPLERS = (
@@ -96,6 +97,8 @@ class Settings:
     order_wait_ms: int
     stream_origins: tuple[str, ...]
     stream_connections_per_address: int
+    connections_max: int
+    connections_per_address: int
     trusted_proxies: tuple[Network, ...]
     cancels_name_owner: bool
     snapshot_events: int
@@ -190,6 +193,8 @@ class Settings:
             "SNAPSHOT_SECONDS": str(self.snapshot_seconds),
             "STREAM_ORIGINS": ",".join(self.stream_origins),
             "STREAM_CONNECTIONS_PER_ADDRESS": str(self.stream_connections_per_address),
+            "CONNECTIONS_MAX": str(self.connections_max),
+            "CONNECTIONS_PER_ADDRESS": str(self.connections_per_address),
             "TRUSTED_PROXIES": ",".join(map(str, self.trusted_proxies)),
             "CANCELS_NAME_OWNER": "yes" if self.cancels_name_owner else "no",
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
@@ -278,7 +283,13 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "snapshot_seconds": variables.integer("SNAPSHOT_SECONDS", 60, least=1, most=DAY_S),
         "stream_origins": tuple(variables.words("STREAM_ORIGINS")),
         "stream_connections_per_address": variables.integer(
-            "STREAM_CONNECTIONS_PER_ADDRESS", 500, least=1, most=CONNECTIONS_MAX
+            "STREAM_CONNECTIONS_PER_ADDRESS", 500, least=1, most=STREAM_CONNECTIONS_MAX
+        ),
+        "connections_max": variables.integer(
+            "CONNECTIONS_MAX", 10_000, least=1, most=CONNECTIONS_MAX
+        ),
+        "connections_per_address": variables.integer(
+            "CONNECTIONS_PER_ADDRESS", 2_000, least=1, most=CONNECTIONS_MAX
         ),
         "trusted_proxies": variables.networks("TRUSTED_PROXIES"),
         "cancels_name_owner": variables.choice("CANCELS_NAME_OWNER", name_owner, ("yes", "no"))

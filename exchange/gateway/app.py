@@ -167,7 +167,6 @@ def create_app(
         background,
         stream,
         grace_s=submitter.longest_wait_s + ANSWER_S,
-        caps=Caps(proxies=tuple(proxies)),
     )
 
 
@@ -179,7 +178,6 @@ class Application:
     background: Background
     stream: Stream
     grace_s: float  # the longest that a request may take
-    caps: Caps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send)
@@ -190,7 +188,7 @@ async def serve(
     host: str,
     port: int,
     shutdown: asyncio.Event,
-    caps: Caps | None = None,
+    caps: Caps = CAPS,
 ) -> None:
     """Serve until ``shutdown`` is set; then take no more, finish what is under way, return.
 
@@ -198,11 +196,11 @@ async def serve(
         Exception: What the application's work in the background died of; it ends the serving too.
     """
     if not isinstance(app, Application):
-        async with Server(app, host, port, ANSWER_S, caps or CAPS).serving():
+        async with Server(app, host, port, ANSWER_S, caps).serving():
             await shutdown.wait()
         return
     background = app.background
-    server = Server(app.edge, host, port, app.grace_s, caps or app.caps)
+    server = Server(app.edge, host, port, app.grace_s, caps)
     async with background.running(), server.serving():
         await any_set(shutdown, background.failed)
         # First of all: what is taken from now on, nobody might be there to answer.

@@ -1,8 +1,9 @@
 """Listening, how many connections are taken, and stopping in good order.
 
 Read ``Server.serving``. Each connection is a ``Connection`` in a task of its own. One more than
-``Caps`` allow is told so and closed before anything is read from it, so that descriptors never
-run out: without one a gateway can neither accept nor reach its stores, and says nothing.
+``Caps`` allow is told so and closed before anything is read from it. ``Caps.within`` keeps them
+below the process's descriptors: without one a gateway can neither accept nor reach its stores,
+and says nothing.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from hypercorn.config import Config
 from hypercorn.typing import Framework
 from hypercorn.utils import wrap_app
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from exchange.gateway.addresses import Network, counted, is_trusted
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 2048
 HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
+# What a gateway opens beside its clients' connections: up to 109 to PostgreSQL, 104 to Redis, some
+# to each Kafka broker, its logs.
+OWN_DESCRIPTORS: Final = 256
 TELL_EVERY_S: Final = 10.0  # of refused connections: whoever is refused tries again at once
 
 
@@ -41,6 +46,26 @@ class Caps(Struct, frozen=True):
     total: int = 10_000  # some 20 kB each
     of_address: int = 2_000  # more than the largest pool of one program
     proxies: Sequence[Network] = ()
+
+    def within(self, descriptors: int) -> "Caps":
+        """Return as many of these as a process with so many descriptors can take."""
+        room = max(descriptors - OWN_DESCRIPTORS, descriptors // 2)
+        return replace(self, total=min(self.total, room))
+
+    def excess(self, peer: str, taken: int, of_address: int) -> str:
+        """Return what there would be too much of with one more of ``peer``, nothing if it may be.
+
+        Args:
+            peer: Its address, as the socket names it.
+            taken: How many connections there are.
+            of_address: How many of them are of what this address counts as.
+        """
+        if taken >= self.total:
+            return f"This gateway takes {self.total} connections at once (CONNECTIONS_MAX)."
+        if of_address >= self.of_address and not is_trusted(peer, self.proxies):
+            most = f"{self.of_address} connections at once (CONNECTIONS_PER_ADDRESS)"
+            return f"One address may have {most}."
+        return ""
 
 
 class Server:
@@ -64,7 +89,8 @@ class Server:
         """Take connections; at the end take no more, and finish what is under way."""
         (socket,) = self._config.create_sockets().insecure_sockets
         listener = await asyncio.start_server(self._accept, sock=socket, backlog=BACKLOG)
-        logger.info("Listening", extra={"address": self._config.bind[0]})
+        caps = {"connections": self._caps.total, "of_address": self._caps.of_address}
+        logger.info("Listening", extra={"address": self._config.bind[0], **caps})
         try:
             yield
         finally:
@@ -79,7 +105,7 @@ class Server:
             writer.close()  # the peer has gone again, or we go
             return
         address = counted(peer[0])
-        excess = self._excess(address)
+        excess = self._caps.excess(peer[0], len(self._connections), self._of_address[address])
         if excess:
             self._refuse(writer, address, excess)
             return
@@ -95,15 +121,6 @@ class Server:
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
-
-    def _excess(self, address: str) -> str:
-        """Return what there would be too much of with one more connection, nothing if it may be."""
-        if len(self._connections) >= self._caps.total:
-            return f"This gateway takes {self._caps.total} connections at once."
-        is_one_client = not is_trusted(address, self._caps.proxies)
-        if is_one_client and self._of_address[address] >= self._caps.of_address:
-            return f"One address may have {self._caps.of_address} connections at once."
-        return ""
 
     def _refuse(self, writer: asyncio.StreamWriter, address: str, excess: str) -> None:
         writer.write(_refusal(excess))

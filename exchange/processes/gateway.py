@@ -1,6 +1,7 @@
 """The gateway's process."""
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -8,8 +9,12 @@ from exchange.command_log import CommandProducer
 from exchange.config import OWN_CONNECTIONS, Settings
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.limits import Limit, Limits
+from exchange.gateway.server import OWN_DESCRIPTORS, Caps
+from exchange.processes.descriptors import descriptors
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
+
+logger = logging.getLogger(__name__)
 
 # Limits, the probe and the ear for outcomes take one each, what waits for a shard's feed another;
 # the rest is for what was given up and is still on its way.
@@ -45,10 +50,22 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             connections_per_address=settings.stream_connections_per_address,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
-        await serve(app, settings.host, port, stopping)
+        await serve(app, settings.host, port, stopping, _caps(settings))
         failing.cancel()
     if producer.failed.is_set():
         raise SystemExit("The Kafka client failed for good: see the log above.")
+
+
+def _caps(settings: Settings) -> Caps:
+    """Return how many connections are taken: those that are set, as far as descriptors reach."""
+    asked = Caps(
+        settings.connections_max, settings.connections_per_address, settings.trusted_proxies
+    )
+    caps = asked.within(descriptors(asked.total + OWN_DESCRIPTORS))
+    if caps.total < asked.total:
+        told = {"connections_max": asked.total, "taken": caps.total}
+        logger.warning("RLIMIT_NOFILE allows fewer connections than CONNECTIONS_MAX", extra=told)
+    return caps
 
 
 def _limits(settings: Settings) -> Limits:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.domain.values import Shard
 from exchange.event_store import PostgresEventStore
-from exchange.gateway.app import create_app, serve
+from exchange.gateway.app import CAPS, create_app, serve
 from exchange.gateway.limits import NO_LIMITS, Limits
 from exchange.gateway.server import Caps
 from exchange.matcher import Matcher
@@ -87,7 +87,7 @@ async def gateway_at(
     shards: int = 1,
     stream_origins: tuple[str, ...] = (),
     limits: Limits = NO_LIMITS,
-    caps: Caps | None = None,
+    caps: Caps = CAPS,
     **who: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""

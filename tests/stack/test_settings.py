@@ -140,9 +140,12 @@ def test_a_child_process_knows_who_may_act_and_how_often() -> None:
         CANCELS_NAME_OWNER="yes",
         STREAM_ORIGINS="https://a.example",
         STREAM_CONNECTIONS_PER_ADDRESS="7",
+        CONNECTIONS_MAX="30",
+        CONNECTIONS_PER_ADDRESS="20",
         RATE_LIMIT_HISTORY_BURST="3",
     )
     child = Settings.load(settings.environment(), dotenv=None)
 
-    names = [n for n in dir(settings) if n.startswith(("rate_", "stream_", "trusted_", "cancels_"))]
+    told = ("rate_", "stream_", "connections_", "trusted_", "cancels_")
+    names = [n for n in dir(settings) if n.startswith(told)]
     assert [getattr(child, n) for n in names] == [getattr(settings, n) for n in names]
