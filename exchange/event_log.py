@@ -13,6 +13,7 @@ import asyncpg
 from msgspec import Struct
 
 from exchange.codec import (
+    KEYED_COMMAND_ID_VERSION,
     UPCASTERS,
     command_claim,
     cycle_command_id,
@@ -131,12 +132,34 @@ _PLACINGS: Final = ", ".join(
     f"'{command_claim(placing_command_id(shard))}'" for shard in range(1, SHARDS_MAX)
 )
 
+# The claim of ``retry_command_id(0, kafka_offset)``, so that one statement can follow retries.
+_RETRY_CLAIM: Final = f"""
+    'command:' || encode(set_byte(set_byte(
+        hash, 6, get_byte(hash, 6) & 15 | {KEYED_COMMAND_ID_VERSION << 4}),
+        8, get_byte(hash, 8) & 63 | 128), 'hex')
+"""
+_RETRY_HASH: Final = """
+    substr(sha256(decode('726574727900', 'hex') || '0' || decode('00', 'hex')
+        || convert_to(tried.kafka_offset::text, 'UTF8')), 1, 16)
+"""
+
 # Which shards were added after the first cycle began, and in which one that was. By the claims of
-# all that there can be: events have no index by type.
+# all that there can be, and of the retries of those that were quarantined: events have no index by
+# type.
 PLACED_SHARDS: Final = f"""
+    with recursive tried (kafka_offset) as (
+        select kafka_offset from claims where name in ({_PLACINGS}) and shard = 0
+        union
+        select claims.kafka_offset
+        from tried
+        join events on events.shard = 0 and events.kafka_offset = tried.kafka_offset
+            and events.type = 'CommandQuarantined'
+        cross join lateral (select {_RETRY_HASH} as hash) as hashed
+        join claims on claims.shard = 0 and claims.name = {_RETRY_CLAIM}
+    )
     select (data->>'shard')::smallint as shard, (data->>'cycle')::integer as cycle
-    from claims join events using (shard, kafka_offset)
-    where claims.name in ({_PLACINGS}) and shard = 0 and type = 'ShardPlaced'
+    from tried join events using (kafka_offset)
+    where events.shard = 0 and type = 'ShardPlaced'
 """
 
 READ_CLAIMS = """

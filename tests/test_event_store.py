@@ -19,7 +19,10 @@ from exchange.codec import (
     decode_event,
     keyed_command_id,
     order_claim,
+    placing_command_id,
+    retry_command_id,
 )
+from exchange.domain.events import CommandQuarantined, Event, ShardPlaced
 from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.event_log import (
     FoundOutcome,
@@ -29,6 +32,7 @@ from exchange.event_log import (
     find_outcomes,
     read_events,
     read_heads,
+    read_placed_shards,
     replay,
 )
 from exchange.event_store import LEASE_TIMEOUT_S, READ_LEASE, PostgresEventStore
@@ -41,7 +45,7 @@ from exchange.ports import (
     StoredEvent,
     UnstorableRows,
 )
-from tests.builders import closed, rested, stored
+from tests.builders import TIME_MS, closed, rested, stored
 from tests.failures import plant_failures
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +169,38 @@ async def test_an_order_is_found_by_the_id_that_its_client_chose(
 ) -> None:
     assert await find_order_instrument(connection, "mine") == "BTC-USD"
     assert await find_order_instrument(connection, "unknown") is None
+
+
+async def test_a_shard_is_placed_by_the_retry_of_what_was_quarantined(database_url: str) -> None:
+    quarantined = CommandQuarantined("00" * 32, 20, 3, time_ms=TIME_MS)
+    log: list[tuple[int, UUID, Event]] = [
+        (5, placing_command_id(1), quarantined),
+        (6, placing_command_id(2), ShardPlaced(2, 3, time_ms=TIME_MS)),
+        (7, retry_command_id(0, 5), quarantined),
+        (8, placing_command_id(3), quarantined),
+        (1234, retry_command_id(0, 7), ShardPlaced(1, 4, time_ms=TIME_MS)),
+    ]
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        head = await store.take_over("topic")
+        batch = await store.begin()
+        names = [(command_claim(command_id), Offset(at)) for at, command_id, _ in log]
+        await batch.claim([Claim(name, Shard(0), at, b"body") for name, at in names])
+        rows = [
+            codec.store_event(
+                one,
+                shard=Shard(0),
+                position=Position(position),
+                command_id=command_id,
+                kafka_offset=Offset(at),
+            )
+            for position, (at, command_id, one) in enumerate(log, 1)
+        ]
+        after = Head(Shard(0), head.epoch, Position(5), "topic", Offset(1235), b"c", b"d")
+        await batch.append(rows, expected=head, head=after, links=b"")
+    connection = await asyncpg.connect(database_url)
+
+    assert await read_placed_shards(connection) == {1: 4, 2: 3}
+    await connection.close()
 
 
 async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> None:

@@ -39,6 +39,10 @@ FIRST_SHARD: Final = Shard(0)
 DELIVERY_TIMEOUT_S: Final = 30.0  # brokers learn of a new partition within a second
 DECIDING_TIMEOUT_S: Final = 600.0  # shard 0 may have a long log to restore and a backlog
 POLL_S: Final = 0.1
+SILENT: Final = (
+    "it has decided nothing of them, or has quarantined what was sent, as its matcher then logged;"
+    " `exchange retry-quarantined` has that decided"
+)
 
 
 async def add_shards(settings: Settings) -> None:
@@ -118,7 +122,7 @@ async def _place(
         async with _producer(settings) as producer:
             for shard in missing:
                 await _send(producer, FIRST_SHARD, PlaceShard(shard), placing_command_id(shard))
-        await _until(is_placed, matching, "it has decided nothing of them")
+        await _until(is_placed, matching, SILENT)
     return await read_placed_shards(connection)
 
 
