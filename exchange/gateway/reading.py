@@ -1,10 +1,11 @@
 """Reading the log and the read models: how fresh, how long, and what if they are away.
 
-``log_connection`` is for the log, ``model_connection`` for the read models and
-``heavy_connection`` for what may read much of one; they turn a store that fails into 503
-``read.unavailable`` and bound how long a query may take. ``from_redis`` does so with Redis.
-``Freshness`` is how a read waits for what its client has seen (``min_sequence``) or
-for what was decided before it asked, so that "not found" is never said too early.
+``log_connection`` is for the log, ``model_connection`` for the read models, ``moment_connection``
+for an answer whose parts must agree and ``heavy_connection`` for what may read much; they turn a
+store that fails into 503 ``read.unavailable`` and bound how long a query may take.
+``from_redis`` does so with Redis. ``Freshness`` is how a read waits for what its client has seen
+(``min_sequence``) or for what was decided before it asked, so that "not found" is never said too
+early.
 """
 
 import asyncio
@@ -45,6 +46,17 @@ async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
     with answering():
         async with asyncio.timeout(QUERY_WAIT_S), engine.connect() as connection:
             yield connection
+
+
+@asynccontextmanager
+async def moment_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection whose queries all see the database as it was at the first one.
+
+    Raises:
+        Problem: As ``model_connection``.
+    """
+    async with model_connection(engine) as connection:
+        yield await connection.execution_options(isolation_level="REPEATABLE READ")
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from exchange.gateway.operation import COMMANDING, PAGING, Operation, operation
 from exchange.gateway.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem, invalid, telling
-from exchange.gateway.reading import min_sequences, model_connection
+from exchange.gateway.reading import min_sequences, model_connection, moment_connection
 from exchange.gateway.requests import (
     CLOSE_BODY,
     CloseBody,
@@ -183,7 +183,7 @@ async def get_cycles(request: Request) -> Response:
     if before:
         await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         current, reached = await read_open_cycle(connection, gateway.shards)
         last = min(current, before[0] - 1) if before else current
         first = max(FIRST_CYCLE, last - limit + 1)
@@ -214,7 +214,7 @@ async def get_cycle(request: Request) -> Response:
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     number = _cycle_number(request.path_params["cycle_id"])
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         current, reached = await read_open_cycle(connection, gateway.shards)
         if number > current:
             raise _not_found(number)
@@ -246,7 +246,7 @@ def cut(decision: Decision, command_id: UUID) -> CutView:
 async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, list[int]]:
     """Return the cycle that is meant, and the shards that take part in it."""
     await gateway.freshness.catch_up(NAME)
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         current, _ = await read_open_cycle(connection, gateway.shards)
         if asked is not None and asked > current:
             detail = f"Cycle {current} is open; {asked} begins when those before it are closed."

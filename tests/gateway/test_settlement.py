@@ -1,5 +1,6 @@
 """Settlement cycles over HTTP: closed once, netted exactly, and they sum to zero."""
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -7,7 +8,10 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.gateway.conftest import Place, Venue, order, register
+from exchange.gateway import reading, settlement
+from projections.projector import run_projector
+from projections.settlement import Obligation, list_obligations
+from tests.gateway.conftest import Place, Venue, gateway_at, matching, order, register, running
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +56,29 @@ async def test_a_cycle_nets_the_trades_between_two_cuts(
     ]
     for currency in (base, "USD"):
         assert sum(amounts(answer, currency)) == 0
+
+
+async def test_what_a_cycle_tells_is_of_one_moment(
+    http: httpx.AsyncClient, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def trade() -> Any:
+        await place(client_id="moment-a")
+        return (await place(client_id="moment-b", side="sell")).json()["sequence"]
+
+    async def list_late(*asked: Any, **how: Any) -> list[Obligation]:
+        await get(http, "/settlement/cycles", min_sequence=await trade())
+        return await list_obligations(*asked, **how)
+
+    await close(http)
+    seen = {"min_sequence": await trade()}
+    number = (await get(http, "/settlement/cycles", **seen))["cycles"][0]["cycle_id"]
+    monkeypatch.setattr(reading, "QUERY_WAIT_S", 60.0)  # the trade takes some of it
+    monkeypatch.setattr(settlement, "list_obligations", list_late)
+
+    answer = await get(http, f"/settlement/cycles/{number}", client_id="moment-a")
+
+    bought = answer["clients"][0]["obligations"][0]["net_quantity"]
+    assert (answer["cycle"]["trade_count"], bought) == (1, 1)
 
 
 async def test_an_instrument_that_is_not_listed_yet_is_settled(
@@ -107,6 +134,27 @@ async def test_a_cycle_is_closed_once_however_often_it_is_asked(http: httpx.Asyn
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.json()["cycle"]["cycle_id"] == number
     assert (await close(http)).json()["cycle"]["cycle_id"] == number + 1
+
+
+async def test_a_close_that_is_sent_again_after_all_began_anew_has_the_first_outcome(
+    idle_venue: Venue,
+) -> None:
+    projector = run_projector(idle_venue.engine, idle_venue.redis, pace_ms=5)
+    async with running(projector):
+        async with matching(idle_venue), gateway_at(idle_venue) as first:
+            async with asyncio.timeout(30):  # for the projector to begin
+                while (await first.get("/settlement/cycles")).status_code != 200:
+                    await asyncio.sleep(0.05)
+            closed = await close(first, {"cycle": 1})
+            later = await close(first)
+        async with matching(idle_venue), gateway_at(idle_venue) as second:
+            again = await close(second, {"cycle": 1})
+            cycles = await get(second, "/settlement/cycles")
+
+    assert (closed.status_code, later.status_code, again.status_code) == (201, 201, 200)
+    assert again.json() == closed.json()
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert [cycle["cycle_id"] for cycle in cycles["cycles"]] == [3, 2, 1]
 
 
 async def test_a_cycle_that_has_not_begun_cannot_be_closed(http: httpx.AsyncClient) -> None:
