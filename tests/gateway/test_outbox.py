@@ -7,7 +7,7 @@ import pytest
 from exchange.gateway.stream import outbox as outbox_module
 from exchange.gateway.stream.frames import Frame
 from exchange.gateway.stream.messages import Channel
-from exchange.gateway.stream.outbox import Beat, Beginning, Outbox
+from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +57,18 @@ async def test_nothing_comes_between_the_parts_of_a_book() -> None:
     taken += [await outbox.take() for _ in range(3)]
 
     assert taken == ["1", "2", "3", "delta"]
+
+
+async def test_nothing_comes_between_the_parts_of_an_answer() -> None:
+    outbox = Outbox()
+    outbox.put(Answer(("1", "2", "3")))
+    outbox.put(Beat({}, "beat"))
+    taken = [await outbox.take()]
+    outbox.put(Frame(Channel.TRADES, "A", 8, "trades"))
+
+    taken += [await outbox.take() for _ in range(4)]
+
+    assert taken == ["1", "2", "3", "beat", "trades"]
 
 
 async def test_a_heartbeat_goes_with_the_deltas_that_it_counts_as_sent(

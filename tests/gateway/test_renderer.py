@@ -10,13 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from exchange.codec import DecidedEvent
+from exchange.codec import DecidedEvent, Depth
 from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
 from exchange.gateway.listings import Listing
-from exchange.gateway.order_states import begun
+from exchange.gateway.order_states import begun, order_view
+from exchange.gateway.responses import book
+from exchange.gateway.responses import trade as trade_view
 from exchange.gateway.stream.books import LiveBook
-from exchange.gateway.stream.frames import MESSAGE_BYTES_MAX, Frame
+from exchange.gateway.stream.frames import (
+    MESSAGE_BYTES_MAX,
+    Frame,
+    OrderAnswer,
+    RateLimitView,
+    texts_of,
+)
 from exchange.gateway.stream.renderer import EVERYBODY, Renderer
 from exchange.gateway.stream.snapshots import Snapshots
 from projections.book import BookView
@@ -164,6 +172,47 @@ def test_orders_are_cut_to_messages_of_bounded_length_between_events() -> None:
     sequences = [update["sequence"] for m in told(frames) for update in m["orders"]]
     assert sequences == [n for n in range(1, 1_001) for _ in range(2)]
     assert all(m["orders"][-1]["sequence"] == m["sequence"] for m in told(frames))
+
+
+def answer_with(trades: int) -> OrderAnswer:
+    """Return an answer that is as long as one with so many trades can be."""
+    first = accepted(1, Side.BUY, price=7, quantity=10_000)
+    order = begun(decided([first])[0], first)
+    order = msgspec.structs.replace(order, order_id=f"{LONG}o", client_id=f"{LONG}c")
+    side = [(2**53 - n, 2**53) for n in range(20)]
+    return OrderAnswer(
+        order=order_view(order, LISTING),
+        trades=[
+            trade_view(with_long_ids(trade(maker=1, taker=2, price=7, quantity=1), n), 0, n, 12, 12)
+            for n in range(trades)
+        ],
+        orderbook=msgspec.Raw(f"{{{book(Depth(1, side, side), 12, 12)}}}".encode()),
+        sequence=2**53,
+        command_id=str(COMMAND_ID),
+        replayed=False,
+        id=LONG,
+        idempotency_key=LONG,
+        rate_limit=RateLimitView(10**9, 10**9, 10**9),
+    )
+
+
+def test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together() -> None:
+    answer = answer_with(trades=1_000)
+
+    texts = tuple(texts_of(answer))
+
+    parts = [json.loads(text) for text in texts]
+    assert max(len(text.encode()) for text in texts) <= MESSAGE_BYTES_MAX
+    assert len(parts) > 2
+    assert [(p["part"], p["parts"]) for p in parts] == [
+        (n, len(parts)) for n in range(1, len(parts) + 1)
+    ]
+    assert [t["sequence"] for p in parts for t in p["trades"]] == list(range(1_000))
+    for part in parts:
+        assert part["id"] == part["idempotency_key"] == LONG
+        assert part["order"] == parts[0]["order"]
+    (whole,) = texts_of(answer_with(trades=1))
+    assert not {"part", "parts"} & set(json.loads(whole))
 
 
 def check_cut(frames: list[Frame]) -> None:

@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from exchange.gateway.entry import CancelledView, PlacedView
@@ -257,6 +258,17 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         piece += together
         piece_bytes += size_bytes
     yield piece
+
+
+def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]:
+    """Yield the text of an answer; one to an order with very many trades comes in parts."""
+    trades = list(pieces(answer.trades)) if isinstance(answer, OrderAnswer) else []
+    if len(trades) <= 1:
+        yield text_of(answer)
+        return
+    for part, some in enumerate(trades, 1):
+        numbered = {"trades": some, "part": part, "parts": len(trades)}
+        yield text_of(msgspec.structs.replace(answer, **numbered))
 
 
 def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -40,9 +40,9 @@ from exchange.gateway.stream.frames import (
     Pong,
     Subscribed,
     Unsubscribed,
-    pieces,
     rate_limit,
     text_of,
+    texts_of,
 )
 from exchange.gateway.stream.hub import Hub
 from exchange.gateway.stream.messages import (
@@ -257,7 +257,7 @@ class Session:
             logger.exception("An order on the stream crashed")
             self._refuse(Problem(Code.INTERNAL, "The mistake was logged."), echo)
         else:
-            self._put(Answer(tuple(_parts(msgspec.structs.replace(message, **echo)))))
+            self._put(Answer(tuple(texts_of(msgspec.structs.replace(message, **echo)))))
         finally:
             handed_over.set()
 
@@ -363,17 +363,6 @@ def closing_reason(why: str, sequences: Mapping[str, int]) -> str:
             break
         reason = longer
     return reason
-
-
-def _parts(message: _Entered) -> Iterator[str]:
-    """Yield the text of an answer; one to an order with very many trades comes in parts."""
-    trades = list(pieces(message.trades)) if isinstance(message, OrderAnswer) else []
-    if len(trades) <= 1:
-        yield text_of(message)
-        return
-    for part, some in enumerate(trades, 1):
-        numbered = {"trades": some, "part": part, "parts": len(trades)}
-        yield text_of(msgspec.structs.replace(message, **numbered))
 
 
 def _entered(entered: Entered) -> _Entered:
