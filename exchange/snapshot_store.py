@@ -17,10 +17,13 @@ from exchange.snapshots import FORMAT_VERSION
 
 KEPT_MAX: Final = 5  # of each shard; the older ones serve only if the newer are damaged
 
+# One of another log, in a table that was restored from elsewhere, is none: no batch has its state.
 READ_NEWEST = """
-select shard, position, version, digest, resting_orders, size_bytes, taken_at
-from snapshots
-where shard = $1 and position >= $2 and version = $3
+select
+    shard, position, version, digest, resting_orders, size_bytes, taken_at,
+    (select id from log) as log_id
+from snapshots join batches using (shard, position)
+where shard = $1 and position >= $2 and version = $3 and digest = state_digest
 order by position desc
 limit 1
 """
@@ -80,7 +83,7 @@ READ_FAILURES = "select shard, failure from snapshot_failures"
 
 
 class SnapshotRow(Struct, frozen=True):
-    """What is known of a stored snapshot without reading it."""
+    """What is known of a stored snapshot without reading it, and the id of the log it is of."""
 
     shard: int
     position: int
@@ -89,6 +92,7 @@ class SnapshotRow(Struct, frozen=True):
     resting_orders: int
     size_bytes: int
     taken_at: object
+    log_id: str
 
 
 async def store(connection: asyncpg.Connection, shard: int, state: State, data: bytes) -> None:

@@ -154,6 +154,21 @@ async def test_storing_one_twice_is_storing_it_once(
     row = await snapshot_store.newest(connection, 0)
     assert row is not None
     assert (row.position, row.digest) == (state.position, state.digest)
+    assert row.log_id == await connection.fetchval("select id from log")
+
+
+@pytest.mark.parametrize("change", ["digest = 'x'", "position = position - 1"])
+async def test_a_snapshot_of_another_log_is_not_told(
+    change: str, database_url: str, connection: asyncpg.Connection
+) -> None:
+    (state,) = await states(database_url, 1)
+    await snapshot_store.store(connection, 0, state, encode(state))
+    await connection.execute(f"update snapshots set {change}")
+
+    assert await snapshot_store.newest(connection, 0) is None
+
+    await snapshot_store.store(connection, 0, state, encode(state))
+    assert await snapshot_store.newest(connection, 0) is not None
 
 
 def test_a_changed_bound_on_open_orders_is_kept_and_an_unchanged_one_not_written() -> None:

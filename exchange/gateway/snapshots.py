@@ -32,8 +32,9 @@ NOTIFY = "select pg_notify($1, $2)"
 
 
 class SnapshotView(Struct, frozen=True):
-    """An engine snapshot: the state of a shard after the event at ``position``."""
+    """An engine snapshot: the state of a shard after the event at ``position`` of a log."""
 
+    log_id: str
     instrument: str
     shard: int
     position: int
@@ -122,6 +123,7 @@ async def _taken(gateway: Gateway, shard: int, wanted: int) -> SnapshotRow | Non
 def _view(row: SnapshotRow, instrument: str) -> SnapshotView:
     assert isinstance(row.taken_at, datetime)
     return SnapshotView(
+        log_id=row.log_id,
         instrument=instrument,
         shard=row.shard,
         position=row.position,

@@ -29,9 +29,10 @@ async def test_a_snapshot_is_taken_of_all_that_was_decided(
     try:
         query_digest = "select state_digest from batches where position = $1"
         digest = await connection.fetchval(query_digest, snapshot["position"])
+        log_id = await connection.fetchval("select id from log")
     finally:
         await connection.close()
-    assert digest.hex() == snapshot["digest"]
+    assert (digest.hex(), log_id) == (snapshot["digest"], snapshot["log_id"])
 
 
 async def test_a_snapshot_that_is_there_is_not_taken_again(http: httpx.AsyncClient) -> None:
