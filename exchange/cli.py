@@ -15,6 +15,7 @@ from rich.console import Console
 
 from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
+from exchange.healthy import PARTS, is_healthy
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
 from exchange.tools import command as tools
@@ -25,7 +26,6 @@ from exchange.tools.retrying import retry_quarantined
 from exchange.tools.snapshotting import snapshot
 from exchange.tools.verifying import verify_log
 
-PARTS = ("readiness", "checks", "matching", "projections")  # of what a gateway says of itself
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -105,11 +105,9 @@ def healthy(
     port: Annotated[int, typer.Option(help="Of a gateway.")] = 3000,
 ) -> None:
     """Exit with 0 if a gateway is ready, or a part of the exchange healthy as a gateway sees it."""
-    from exchange.stack.probe import Gateway, is_healthy
-
     if part not in PARTS:
         raise typer.BadParameter(f"{part} is none of {', '.join(PARTS)}.")
-    if not asyncio.run(is_healthy(Gateway(host, port), part)):
+    if not is_healthy(part, host, port):
         raise typer.Exit(1)
 
 

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from exchange.cli import app
 from exchange.config import PROJECT
+from exchange.healthy import PARTS
 
+ENDING = ("prepare", "register")
 OURS = ("prepare", "matcher", "standby", "projector", "gateway", "register")
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
@@ -42,17 +44,24 @@ def test_every_service_is_there_and_pinned(services: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_run_what_the_command_line_has(name: str, services: dict[str, Any]) -> None:
-    service = services[name]
-    commands = [service["command"]]
-    if "healthcheck" in service:
-        test = service["healthcheck"]["test"]
-        assert test[:4] == ["CMD", "python", "-m", "exchange"]
-        commands.append(test[4:])
-    for command in commands:
-        asked = CliRunner().invoke(app, [command[0], "--help"])
-        assert asked.exit_code == 0, asked.output
-        for option in (word for word in command if word.startswith("--")):
-            assert option in asked.output
+    command = services[name]["command"]
+    asked = CliRunner().invoke(app, [command[0], "--help"])
+    assert asked.exit_code == 0, asked.output
+    for option in (word for word in command if word.startswith("--")):
+        assert option in asked.output
+
+
+def test_health_is_asked_without_starting_all_of_the_exchange(services: dict[str, Any]) -> None:
+    tests = [services[name]["healthcheck"]["test"] for name in OURS if name not in ENDING]
+    for test in tests:
+        assert test[:5] == ["CMD", "python", "-S", "-m", "exchange.healthy"]
+        assert test[5] in PARTS
+        assert test[6:] in ([], ["gateway"])
+
+
+def test_what_every_container_writes_is_bounded(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert {"max-size", "max-file"} <= set(service["logging"]["options"]), name
 
 
 @pytest.mark.parametrize("name", OURS)

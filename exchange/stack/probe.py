@@ -1,4 +1,4 @@
-"""Small HTTP requests to our own gateways: are they healthy, and the first instrument."""
+"""Small HTTP requests to our own gateways: are they there, and the first instrument."""
 
 import asyncio
 import http.client
@@ -68,18 +68,6 @@ class Gateway:
             return Answer(0, str(error))
         finally:
             connection.close()
-
-
-async def is_healthy(gateway: Gateway, part: str) -> bool:
-    """Tell whether a gateway is ready (``readiness``), or a part of its health is healthy."""
-    if part == "readiness":
-        return (await gateway.get("/readyz")).status == HTTPStatus.OK
-    answer = await gateway.get("/healthz")
-    try:
-        states = msgspec.json.decode(answer.text, type=dict[str, object]).get(part)
-    except msgspec.DecodeError:
-        return False
-    return isinstance(states, dict) and set(states.values()) == {"healthy"}
 
 
 async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:

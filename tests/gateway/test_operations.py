@@ -18,6 +18,7 @@ from exchange.gateway.app import ROUTES
 from exchange.gateway.listings import Listings
 from exchange.gateway.problems import REFUSALS, Code
 from exchange.gateway.reading import log_connection
+from exchange.healthy import PARTS, is_healthy
 from exchange.outcomes import OutcomeSubscriber
 from exchange.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from tests.conftest import free_ports
@@ -72,6 +73,16 @@ async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_i
     assert standing.status_code == 200
     assert standing.json()["status"] == "degraded"
     assert standing.json()["projections"] == dict.fromkeys(health.READ_MODELS, "degraded")
+
+
+@pytest.mark.anyio
+@pytest.mark.anyio
+@pytest.mark.parametrize("part", PARTS)
+async def test_containers_are_told_that_all_is_well(part: str, http: httpx.AsyncClient) -> None:
+    place = (part, http.base_url.host, http.base_url.port or 0)
+    async with asyncio.timeout(30):  # the projector may be late on a busy machine
+        while not await asyncio.to_thread(is_healthy, *place):
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.anyio
