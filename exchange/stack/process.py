@@ -11,6 +11,7 @@ misses a child that is just being started.
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,7 +27,8 @@ from exchange.stack.errors import StackError
 
 logger = logging.getLogger(__name__)
 
-LOG_BYTES_MAX = 50_000_000  # of one process's file; the next start sets it aside
+LOG_BYTES_MAX = 50_000_000  # of one process's file; there is one more of what was set aside
+LOG_CHECK_S = 10.0  # a process that writes 5 MB a second doubles its file meanwhile
 STOP_TIMEOUT_S = 10.0  # every process here stops within two seconds when it is healthy
 START_TIME_TOLERANCE_S = (
     2.0  # the system's boot time, which start times count from, may be adjusted
@@ -120,7 +122,7 @@ class ManagedProcess:
 
     async def _spawn(self) -> None:
         self._started_s = time.monotonic()
-        rotate(self.log_path)
+        bound_log(self.log_path)
         with self.log_path.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *self.argv,
@@ -240,10 +242,22 @@ class ManagedProcess:
         return await self._ending()
 
     async def _ending(self) -> Ending:
-        code = await self.wait()
+        waiting = asyncio.ensure_future(self.wait())
+        try:
+            while not (await asyncio.wait({waiting}, timeout=LOG_CHECK_S))[0]:
+                await self._bound_log()
+        finally:
+            waiting.cancel()
+        code = waiting.result()
         if not self._stopping.is_set():
             _kill_session(self.pid)  # what a dead parent left of its workers holds the port
         return code
+
+    async def _bound_log(self) -> None:
+        try:
+            await asyncio.to_thread(bound_log, self.log_path)
+        except OSError:
+            logger.warning("A log was not set aside", extra={"child": self.name}, exc_info=True)
 
     def _write_pid_file(self, pid: int) -> None:
         if self.pid_path is None:
@@ -255,10 +269,18 @@ class ManagedProcess:
             unfinished.rename(self.pid_path)
 
 
-def rotate(log: Path) -> None:
-    """Set ``log`` aside when it is large, in place of the one that was set aside before."""
-    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
-        log.rename(log.with_suffix(".log.1"))
+def bound_log(log: Path) -> None:
+    """Set aside what a large log holds, in place of what was set aside before, and empty it.
+
+    Whoever writes to it goes on in the same file, which is open for appending. What is written
+    while it is copied is lost.
+    """
+    if not log.exists() or log.stat().st_size <= LOG_BYTES_MAX:
+        return
+    try:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+    finally:
+        os.truncate(log, 0)  # also if the disk is full
 
 
 def stop_orphans(pid_paths: Sequence[Path], timeout_s: float = STOP_TIMEOUT_S) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from exchange.stack import process as process_module
 from exchange.stack.errors import StackError
-from exchange.stack.process import Backoff, Ending, ManagedProcess, PidFile, rotate, stop_orphans
+from exchange.stack.process import Backoff, Ending, ManagedProcess, PidFile, bound_log, stop_orphans
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +29,7 @@ child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
 print(child.pid, flush=True)
 child.wait()
 """
+WRITER = "import time\nwhile True: print('x' * 1_000, flush=True); time.sleep(0.001)"
 QUICK = Backoff(first_s=0.01, longest_s=0.04, healthy_after_s=30)
 
 Make = Callable[..., ManagedProcess]
@@ -284,6 +285,29 @@ def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     log = tmp_path / "child.log"
     log.write_text("1234")
 
-    rotate(log)
+    bound_log(log)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["child.log.1"]
+    assert log.read_text() == ""
+    assert (tmp_path / "child.log.1").read_text() == "1234"
+
+
+async def test_a_log_is_bounded_while_its_process_goes_on_writing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "LOG_BYTES_MAX", 10_000)
+    monkeypatch.setattr(process_module, "LOG_CHECK_S", 0.01)
+    process = make(WRITER)
+    earlier = process.log_path.with_suffix(".log.1")
+    await process.start()
+    watch = asyncio.create_task(process.keep_running())
+
+    async with asyncio.timeout(30):
+        while not earlier.exists():
+            await asyncio.sleep(0.01)
+        set_aside = earlier.read_bytes()
+        while earlier.read_bytes() == set_aside:  # it went on, and was set aside again
+            assert process.starts == 1
+            await asyncio.sleep(0.01)
+
+    await process.stop()
+    await watch
