@@ -1,7 +1,5 @@
 """What the answers to all commands have in common: ids, refusals, "pending", replays."""
 
-import os
-import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +16,7 @@ from exchange.domain.events import (
     SettlementCycleRejected,
 )
 from exchange.domain.values import RejectReason
+from exchange.fresh_ids import uuid7
 from exchange.gateway.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.requests import wants_async
 from exchange.gateway.responses import PendingView, json_response
@@ -41,14 +40,6 @@ def command_id_for(client_id: str | None, key: str | None) -> UUID:
     if client_id is None or key is None:
         return uuid7()
     return keyed_command_id(client_id, key)
-
-
-def uuid7() -> UUID:
-    """Return a new UUID that sorts by time (RFC 9562)."""
-    random = int.from_bytes(os.urandom(10), "big")
-    number = (time.time_ns() // 1_000_000) << 80 | random
-    number = number & ~(0xF << 76) | (0x7 << 76)
-    return UUID(int=number & ~(0x3 << 62) | (0x2 << 62))
 
 
 def check_accepted(decision: Decision, command_id: UUID) -> None:

@@ -26,13 +26,13 @@ from exchange.domain.values import (
     instrument_of_exchange_order_id,
 )
 from exchange.event_log import read_claims
+from exchange.fresh_ids import uuid7
 from exchange.gateway.admission import Origin, admit, over_limit
 from exchange.gateway.answers import (
     check_accepted,
     command_id_for,
     place_of,
     replay_headers,
-    uuid7,
 )
 from exchange.gateway.context import Gateway
 from exchange.gateway.limits import Kind, Receipt

@@ -20,7 +20,7 @@ from exchange.domain.commands import LimitOpenOrders
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
 from exchange.event_log import FoundOutcome, PlacedCommand, find_outcomes, read_readable
-from exchange.gateway.answers import uuid7
+from exchange.fresh_ids import uuid7
 from exchange.tools.command import ToolError
 from exchange.tools.verifying import connect
 

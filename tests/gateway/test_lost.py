@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.codec import keyed_command_id
 from exchange.domain.commands import CancelOrder
-from exchange.gateway.answers import uuid7
+from exchange.fresh_ids import uuid7
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
