@@ -1,5 +1,11 @@
 """``python -m exchange …``: see ``cli``."""
 
+import sys
+
+# Before all else is imported: optimised, it would have to be compiled for that.
+if not __debug__:
+    sys.exit("Optimised Python leaves checks out: run it without -O and PYTHONOPTIMIZE.")
+
 from exchange.cli import main
 
 main()

@@ -33,8 +33,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 def main() -> None:
     """Run the command that the arguments name."""
-    if not __debug__:
-        sys.exit("Optimised Python leaves checks out: run it without -O and PYTHONOPTIMIZE.")
     try:
         app()
     except (StackError, SettingsError, ToolError) as error:
