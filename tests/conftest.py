@@ -7,9 +7,11 @@ logical Redis database and its own topics.
 
 import asyncio
 import itertools
+import os
 import random
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import uuid
@@ -42,10 +44,17 @@ PORTS = range(20_000, 32_000)
 E2E_REDIS_DATABASE = 0
 VENUE_REDIS_DATABASE = 15
 DIRECTORY_PREFIX = "exchange-test-"
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 8_000_000_000  # several times what both workers ever keep there
 TEMPLATE = "exchange_template"
 DROP_TIMEOUT_S = 20.0
 # Begun last, one worker would run them while the other has nothing left to do.
 LONGEST = ("tests/faults/test_nemesis.py", "tests/faults", "tests/stack/test_whole.py")
+
+# A hundred processes start in a run: where nobody may keep what was compiled, each compiles all of
+# the exchange again, and every worker all of the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The machine may be busy: how long an example takes says nothing.
 hypothesis_settings.register_profile("exchange", deadline=None)
@@ -109,12 +118,25 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def scratch() -> Path:
+    """Return where to keep data that ends with the session: in memory, if there is plenty.
+
+    Hundreds of databases live for a second each. A disk would be told to sync every file of each.
+    """
+    if not MEMORY.is_dir():
+        return Path(tempfile.gettempdir())
+    found = os.statvfs(MEMORY)
+    # Root's PostgreSQL may need its programs beside its data.
+    fits = found.f_bavail * found.f_frsize >= MEMORY_BYTES_MIN and not found.f_flag & os.ST_NOEXEC
+    return MEMORY if fits else Path(tempfile.gettempdir())
+
+
 @pytest.fixture(scope="session")
 def run_directory() -> Iterator[RunDirectory]:
     """A directory for the session, after what killed sessions left has been removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/lock"):
+    for left in scratch().glob(f"{DIRECTORY_PREFIX}*/lock"):
         _remove_if_abandoned(RunDirectory(left.parent))
-    run = RunDirectory(Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX)))
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=scratch())))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
     with run.locked():
@@ -220,13 +242,18 @@ def database_url(make_database: Callable[[], str]) -> str:
 _redis_databases = itertools.cycle(range(1, VENUE_REDIS_DATABASE))
 
 
-@pytest.fixture
-def redis_url(services: Services) -> str:
-    """An empty logical database; note that channels are common to all of them."""
+def new_redis_database(services: Services) -> str:
+    """Empty a logical database and return its address."""
     url = services.redis_database(next(_redis_databases))
     with closing(Redis.from_url(url)) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture
+def redis_url(services: Services) -> str:
+    """An empty logical database; note that channels are common to all of them."""
+    return new_redis_database(services)
 
 
 def new_topic(services: Services, partitions: int = 1) -> str:

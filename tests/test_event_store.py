@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -46,7 +46,8 @@ from exchange.ports import (
     UnstorableRows,
 )
 from tests.builders import TIME_MS, closed, rested, stored
-from tests.failures import plant_failures
+from tests.conftest import Services, drop_database, new_database
+from tests.failures import plant_failures, uproot_failures
 
 pytestmark = pytest.mark.anyio
 
@@ -82,9 +83,8 @@ def is_free_for_another(database_url: str, seconds: float) -> bool:
         return asked.result()
 
 
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A log in which offset 0 was decided, 1 was a resend of it, 2 had no key and 3 was 2 again."""
+async def make_log(database_url: str) -> None:
+    """Write a log: offset 0 was decided, 1 was a resend of it, 2 had no key and 3 was 2 again."""
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         batch = await store.begin()
@@ -96,9 +96,37 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
         )
         after = Head(Shard(0), head.epoch, Position(3), "topic", Offset(4), b"c", b"d")
         await batch.append(EVENTS, expected=head, head=after, links=b"")
-    connection = await asyncpg.connect(database_url)
+
+
+@pytest.fixture(scope="module")
+def log_url(services: Services, template_database: str) -> Iterator[str]:
+    """A database with the log, for those who leave it as it is."""
+    database_url = new_database(services, template_database)
+    services.portal.call(make_log, database_url)
+    yield database_url
+    drop_database(services, database_url)
+
+
+@pytest.fixture(scope="module")
+def empty_url(services: Services, template_database: str) -> Iterator[str]:
+    """A database for those who commit nothing."""
+    database_url = new_database(services, template_database)
+    yield database_url
+    drop_database(services, database_url)
+
+
+@pytest.fixture
+async def connection(log_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(log_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def changing(connection: asyncpg.Connection) -> asyncpg.Connection:
+    """A connection whose changes nobody else sees."""
+    await connection.execute("begin")
+    return connection
 
 
 @pytest.mark.parametrize("table", ["events", "batches", "claims"])
@@ -150,18 +178,21 @@ async def test_a_command_is_found_by_its_key_or_its_id(connection: asyncpg.Conne
 
 
 async def test_of_a_command_that_an_older_log_has_twice_the_first_counts(
-    database_url: str, connection: asyncpg.Connection
+    database_url: str,
 ) -> None:
+    await make_log(database_url)
     again = [msgspec.structs.replace(EVENTS[2], position=Position(4), kafka_offset=Offset(9))]
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         after = Head(Shard(0), head.epoch, Position(4), "topic", Offset(10), b"c", b"d")
         await (await store.begin()).append(again, expected=head, head=after, links=b"")
+    connection = await asyncpg.connect(database_url)
+    command = await find_command(connection, UNKEYED)
+    outcomes = await find_outcomes(connection, [PlacedCommand(0, 5, UNKEYED, b"body")])
+    await connection.close()
 
-    assert await find_command(connection, UNKEYED) == EVENTS[2:]
-    assert await find_outcomes(connection, [PlacedCommand(0, 5, UNKEYED, b"body")]) == {
-        (0, 5): FoundOutcome([], replay_of=(0, 2))
-    }
+    assert command == EVENTS[2:]
+    assert outcomes == {(0, 5): FoundOutcome([], replay_of=(0, 2))}
 
 
 async def test_an_order_is_found_by_the_id_that_its_client_chose(
@@ -242,13 +273,13 @@ async def test_a_resend_with_another_body_is_found_as_a_conflict(
 
 
 async def test_a_resend_of_what_the_log_cannot_tell_any_more_is_believed(
-    connection: asyncpg.Connection,
+    changing: asyncpg.Connection,
 ) -> None:
     forgotten = keyed_command_id("client", "forgotten")
     name = command_claim(forgotten)
-    await connection.execute("insert into claims values ($1, 0, 0, $2)", name, UNKNOWN_BODY)
+    await changing.execute("insert into claims values ($1, 0, 0, $2)", name, UNKNOWN_BODY)
 
-    found = await find_outcomes(connection, [PlacedCommand(0, 1, forgotten, b"any body")])
+    found = await find_outcomes(changing, [PlacedCommand(0, 1, forgotten, b"any body")])
 
     assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0))}
 
@@ -273,7 +304,9 @@ async def test_a_writer_that_is_busy_is_waited_for(database_url: str) -> None:
 async def test_a_writer_that_hangs_is_overtaken_though_its_threads_run(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "HUNG_S", 2 * lease.BEAT_S)
+    quickly_overtaken(monkeypatch)
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    monkeypatch.setattr(lease, "HUNG_S", 0.2)
     async with PostgresEventStore(database_url, Shard(0)) as hung:
         await hung.take_over("topic")
 
@@ -281,10 +314,11 @@ async def test_a_writer_that_hangs_is_overtaken_though_its_threads_run(
 
 
 async def test_a_loop_that_turns_again_beats_again(
-    database_url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.01)
     monkeypatch.setattr(lease, "HUNG_S", 0.1)
+    connection = await asyncpg.connect(database_url)
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.take_over("topic")
         time.sleep(2 * lease.HUNG_S)  # noqa: ASYNC251  hangs
@@ -292,13 +326,14 @@ async def test_a_loop_that_turns_again_beats_again(
         async with asyncio.timeout(OVERTAKEN_S):
             while await connection.fetchval(READ_LEASE, 0) == beat:
                 pass
+    await connection.close()
 
 
 async def test_a_writer_that_is_stopped_at_once_beats_no_more(database_url: str) -> None:
     threads = threading.active_count()
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.take_over("topic")
-    async with asyncio.timeout(LEASE_TIMEOUT_S):
+    async with asyncio.timeout(OVERTAKEN_S):
         while threading.active_count() > threads:
             await asyncio.sleep(0)
 
@@ -313,10 +348,18 @@ async def test_a_writer_that_is_overtaken_while_idle_learns_of_it(database_url: 
         await second.take_over("topic")
 
         with pytest.raises(LeaseLost):
-            await asyncio.wait_for(holding, LEASE_TIMEOUT_S)
+            await asyncio.wait_for(holding, OVERTAKEN_S)
 
 
-async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(database_url: str) -> None:
+def quickly_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a writer that does not beat be overtaken sooner than one may that only is slow."""
+    monkeypatch.setattr(event_store, "LEASE_TIMEOUT_S", 0.5)
+
+
+async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly_overtaken(monkeypatch)
     async with (
         PostgresEventStore(database_url, Shard(0)) as frozen,
         PostgresEventStore(database_url, Shard(0)) as successor,
@@ -325,15 +368,16 @@ async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(database_url:
         while not await successor.is_free():
             pass
 
-        async with asyncio.timeout(LEASE_TIMEOUT_S):
+        async with asyncio.timeout(OVERTAKEN_S):
             head = await successor.take_over("topic")
 
     assert head.epoch == 1
 
 
 async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothing(
-    database_url: str,
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quickly_overtaken(monkeypatch)
     async with PostgresEventStore(database_url, Shard(0)) as frozen:
         old = await frozen.take_over("topic")
         batch = await frozen.begin()
@@ -375,11 +419,11 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
 )
 @pytest.mark.parametrize("table", ["events", "claims"])
 async def test_only_rows_that_cannot_be_stored_are_told_as_such(
-    database_url: str, table: str, code: str, error: type[Exception]
+    empty_url: str, table: str, code: str, error: type[Exception]
 ) -> None:
-    async with PostgresEventStore(database_url, Shard(0)) as store:
+    async with PostgresEventStore(empty_url, Shard(0)) as store:
         head = await store.take_over("topic")
-        await plant_failures(database_url, table, code)
+        await plant_failures(empty_url, table, code)
         after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
         batch = await store.begin()
 
@@ -389,6 +433,7 @@ async def test_only_rows_that_cannot_be_stored_are_told_as_such(
 
         with pytest.raises(error):
             await decide()
+    await uproot_failures(empty_url, table)
 
 
 async def test_a_value_that_the_driver_cannot_send_is_told_as_such(database_url: str) -> None:
@@ -498,9 +543,9 @@ async def test_a_replay_names_an_event_that_is_newer_than_this_build(database_ur
             await anext(aiter(store.replay(after=Position(0), up_to=Position(1))))
 
 
-async def test_a_gap_stops_a_replay(connection: asyncpg.Connection) -> None:
-    await connection.execute("alter table events disable trigger refuse_changes")
-    await connection.execute("delete from events where position = 2")
+async def test_a_gap_stops_a_replay(changing: asyncpg.Connection) -> None:
+    await changing.execute("alter table events disable trigger refuse_changes")
+    await changing.execute("delete from events where position = 2")
 
     with pytest.raises(LogCorrupt, match="after position 0 is missing"):
-        await anext(aiter(replay(connection, 0, after=0, up_to=3)))
+        await anext(aiter(replay(changing, 0, after=0, up_to=3)))

@@ -400,7 +400,10 @@ async def test_a_store_that_fails_is_held_against_no_command(
 
 
 @pytest.mark.parametrize("call", ["claim", "append"])
-async def test_a_matcher_that_is_killed_while_the_store_works_blames_nobody(call: str) -> None:
+async def test_a_matcher_that_is_killed_while_the_store_works_blames_nobody(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(matcher_module, "STOP_S", 0.0)  # a kill waits for nothing
     world = World()
     world.send(place("o1"), keyed_command_id("a", "key"))
     for _ in range(3 * CRASHES_MAX):

@@ -1,11 +1,12 @@
 """A walk over the log finds the first event that is not what it was, whatever was done to it.
 
-The changes are made as the owner of the tables could: with the trigger switched off.
+The changes are made as the owner of the tables could: with the trigger switched off, and in a
+transaction that is rolled back.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
@@ -19,6 +20,7 @@ from exchange.snapshot_store import store
 from exchange.snapshots import encode
 from exchange.tools.command import ToolError
 from exchange.tools.verifying import verify_log
+from tests.conftest import Services, drop_database, new_database
 from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +29,8 @@ BATCHES = 12
 GUARDED = ("events", "batches", "claims", "head")
 
 
-@pytest.fixture
-async def batches(database_url: str) -> list[list[StoredEvent]]:
-    """The events of a random log, batch by batch."""
+async def make_log(database_url: str) -> list[list[StoredEvent]]:
+    """Write a random log and return its events, batch by batch."""
     chance = random.Random(5)
     async with LogWriter.open(database_url) as writer:
         found = [await writer.append(registrations(0))]
@@ -38,20 +39,32 @@ async def batches(database_url: str) -> list[list[StoredEvent]]:
     return [batch for batch in found if batch]
 
 
+@pytest.fixture(scope="module")
+def log_url(services: Services, template_database: str) -> Iterator[str]:
+    database_url = new_database(services, template_database)
+    yield database_url
+    drop_database(services, database_url)
+
+
+@pytest.fixture(scope="module")
+def batches(services: Services, log_url: str) -> list[list[StoredEvent]]:
+    """The events of the log, batch by batch."""
+    return services.portal.call(make_log, log_url)
+
+
 @pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
+async def connection(log_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection whose changes nobody else sees."""
+    connection = await asyncpg.connect(log_url)
+    await connection.execute("begin")
     yield connection
     await connection.close()
 
 
 async def tamper(connection: asyncpg.Connection, statement: str, *arguments: object) -> None:
-    async with connection.transaction():
-        for table in GUARDED:
-            await connection.execute(f"alter table {table} disable trigger refuse_changes")
-        await connection.execute(statement, *arguments)
-        for table in GUARDED:
-            await connection.execute(f"alter table {table} enable always trigger refuse_changes")
+    for table in GUARDED:
+        await connection.execute(f"alter table {table} disable trigger refuse_changes")
+    await connection.execute(statement, *arguments)
 
 
 def last_position(batches: list[list[StoredEvent]]) -> int:
@@ -161,9 +174,9 @@ async def test_a_log_without_a_head_is_noticed(connection: asyncpg.Connection, l
 
 @pytest.mark.usefixtures("batches")
 async def test_a_shard_that_is_not_there_cannot_be_verified(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("DATABASE_URL", log_url)
 
     await asyncio.to_thread(verify_log, 0, as_json=True)
     with pytest.raises(ToolError, match="no shard 99; there are: 0"):

@@ -6,7 +6,7 @@ open adapters on it as processes would.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from exchange.outcomes import OutcomeSubscriber, RedisOutcomes
 from exchange.ports import CommandLog, EventStore, OutcomeChannel, StoredSnapshot
 from exchange.snapshots import FORMAT_VERSION, encode
 from exchange.stack.kafka import admin_client, ensure_topic
-from tests.conftest import Services
+from tests.conftest import Services, new_topic
 from tests.fakes import (
     MemoryCommandLog,
     MemoryDatabase,
@@ -201,13 +201,12 @@ class RedisChannel:
 
 
 @pytest.fixture(params=["memory", "kafka"])
-async def commands(
-    request: pytest.FixtureRequest, services: Services, make_topic: Callable[..., str]
-) -> AsyncIterator[CommandWorld]:
+async def commands(request: pytest.FixtureRequest) -> AsyncIterator[CommandWorld]:
     if request.param == "memory":
         yield MemoryCommands()
         return
-    topic = make_topic()
+    services: Services = request.getfixturevalue("services")
+    topic = new_topic(services)
     servers = services.kafka_bootstrap_servers
     producer = CommandProducer(servers, topic, loop=asyncio.get_running_loop())
     await producer.start()
@@ -217,19 +216,20 @@ async def commands(
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def stores(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[StoreWorld]:
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[StoreWorld]:
     if request.param == "memory":
         yield MemoryStores()
         return
     async with AsyncExitStack() as opened:
-        yield PostgresStores(database_url, opened)
+        yield PostgresStores(request.getfixturevalue("database_url"), opened)
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def outcomes(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[OutcomeWorld]:
+async def outcomes(request: pytest.FixtureRequest) -> AsyncIterator[OutcomeWorld]:
     if request.param == "memory":
         yield MemoryChannel()
         return
+    redis_url = request.getfixturevalue("redis_url")
     async with Redis.from_url(redis_url) as redis, asyncio.TaskGroup() as listeners:
         world = RedisChannel(redis, listeners)
         yield world

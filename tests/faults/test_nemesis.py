@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from exchange.stack.process import ManagedProcess
+from tests.conftest import scratch
 from tests.faults.nemesis import has_frozen, has_killed
 from tests.faults.report import document, report
 from tests.faults.run import Options, run
@@ -34,7 +35,7 @@ WANTED_IN_20_MINUTES = {
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that PostgreSQL's own user may reach, unlike pytest's."""
-    path = Path(tempfile.mkdtemp(prefix="exchange-faults-"))
+    path = Path(tempfile.mkdtemp(prefix="exchange-faults-", dir=scratch()))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
