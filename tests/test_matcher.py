@@ -468,10 +468,11 @@ async def test_a_matcher_that_fails_does_not_wait_for_redis(
         raise StaleWriter("it is refused")
 
     monkeypatch.setattr(MemoryBatch, "append", refuse)
-    monkeypatch.setattr(replies, "PUBLISH_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(replies, "PUBLISH_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(matcher_module, "STOP_S", 600.0)
     world.send(place("o1"), unkeyed(1))
 
-    async with asyncio.timeout(matcher_module.STOP_S / 2):
+    async with asyncio.timeout(30):
         await asyncio.gather(running, return_exceptions=True)
     assert isinstance(running.exception(), ExceptionGroup)
 

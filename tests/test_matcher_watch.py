@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 FIRST_TRACE, SECOND_TRACE = "1" * 32, "2" * 32
 GATEWAY_SPAN = "b7ad6b7169203331"
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 
 
 def received(offset: int, traceparent: str | None = None) -> ReceivedCommand:

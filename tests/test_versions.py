@@ -136,7 +136,7 @@ async def test_a_matcher_ends_at_a_newer_command_and_holds_it_against_nobody(
 
 async def end_of(world: World) -> BaseException:
     running = asyncio.create_task(world.matcher().run())
-    await asyncio.wait([running], timeout=10)
+    await asyncio.wait([running], timeout=30)
     await world.end()
     failure = running.exception()
     assert isinstance(failure, BaseExceptionGroup)

@@ -14,7 +14,7 @@ from exchange.ports import StoredEvent
 from projections.book import APPLY, BookProjection, BookView, read_book
 from projections.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.redis_model import START, ModelWaits
-from tests.projections.conftest import RunProjector, catch_up
+from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
 from tests.projections.folds import fold_book
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import assert_models_equal_folds
@@ -58,7 +58,7 @@ async def test_a_model_that_was_never_filled_is_unavailable(redis: Redis) -> Non
     with pytest.raises(ReadModelUnavailable):
         await read_book(redis, 1, 0, "SMALL-0", LEVELS)
     with pytest.raises(ReadModelUnavailable):
-        await ModelWaits(redis).reach("book", 1, 0, 1, timeout_ms=30)
+        await ModelWaits(redis).reach("book", 1, 0, 1, timeout_ms=IN_VAIN_MS)
 
 
 async def test_redis_away_is_unavailable() -> None:
@@ -77,9 +77,10 @@ async def test_waiting_ends_when_the_position_does_not_come(
     async with LogWriter.open(database_url) as writer, projector():
         await writer.append(registrations(0))
         await catch_up(engine, redis, connection)
-        await ModelWaits(redis).reach("book", 1, 0, writer.position, timeout_ms=30)
+        waits = ModelWaits(redis)
+        await waits.reach("book", 1, 0, writer.position, timeout_ms=CATCH_UP_TIMEOUT_MS)
         with pytest.raises(ReadModelStale):
-            await ModelWaits(redis).reach("book", 1, 0, writer.position + 1, timeout_ms=30)
+            await waits.reach("book", 1, 0, writer.position + 1, timeout_ms=IN_VAIN_MS)
 
 
 async def test_redis_emptied_while_idle_is_filled_again(
@@ -98,7 +99,7 @@ async def test_redis_emptied_while_idle_is_filled_again(
         await redis.flushdb()
         with pytest.raises(ReadModelUnavailable):
             await read_book(redis, 1, 0, "SMALL-0", LEVELS)
-        await ModelWaits(redis).reach("book", 1, 0, writer.position, timeout_ms=3_000)
+        await until_reached(redis, writer.position)
 
         assert await read_book(redis, 1, 0, "SMALL-0", LEVELS) == before
         await assert_models_equal_folds(connection, redis)
@@ -162,7 +163,7 @@ async def test_left_over_keys_do_not_survive_a_lost_checkpoint(
         await redis.zadd("{book:1:0}:SMALL-0:buy:prices", {"999": 999})
         await cast("Any", redis.hset("{book:1:0}:SMALL-0:buy:quantities", "999", "1"))
         await redis.delete(CHECKPOINT)
-        await ModelWaits(redis).reach("book", 1, 0, writer.position, timeout_ms=3_000)
+        await until_reached(redis, writer.position)
 
         await assert_models_equal_folds(connection, redis)
 
@@ -180,13 +181,17 @@ async def test_a_model_of_another_log_is_not_gone_on_with(
 
         async with projector():
             await until_target_is(redis, writer.position)
-            await ModelWaits(redis).reach("book", 1, 0, writer.position, timeout_ms=3_000)
+            await until_reached(redis, writer.position)
 
     assert await redis.keys("{book:*") == [CHECKPOINT.encode()]
 
 
+async def until_reached(redis: Redis, position: int) -> None:
+    await ModelWaits(redis).reach("book", 1, 0, position, timeout_ms=CATCH_UP_TIMEOUT_MS)
+
+
 async def until_target_is(redis: Redis, position: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
         while int(await cast("Any", redis.hget(CHECKPOINT, "target"))) != position:
             await asyncio.sleep(0.01)
 

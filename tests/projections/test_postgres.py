@@ -1,10 +1,13 @@
 """The pool lends no connection that is broken, in a transaction, or closed by the server."""
 
+import asyncio
+
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.postgres import driver_connection
+from tests.projections.conftest import CATCH_UP_TIMEOUT_MS
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +39,10 @@ async def test_a_connection_that_the_server_closed_is_replaced(
     async with driver_connection(engine) as driver:
         assert await driver.fetchval(READ_PID) == first, "the pool keeps it"
 
-    await connection.execute("select pg_terminate_backend($1, 5000)", first)
+    await connection.execute("select pg_terminate_backend($1)", first)
+    async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
+        while not driver.is_closed():  # the end has not come here yet
+            await asyncio.sleep(0.01)
 
     async with driver_connection(engine) as driver:
         assert await driver.fetchval(READ_PID) != first

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
@@ -16,7 +16,8 @@ from projections.instruments import get_instrument, list_instruments
 from projections.orders import Order, OrderStatus, get_order, list_orders, order_history
 from projections.positions import list_positions
 from projections.trades import Trade, list_trades
-from tests.projections.conftest import RunProjector, catch_up
+from tests.conftest import Services, drop_database, new_database, new_redis_database
+from tests.projections.conftest import catch_up, make_engine, projecting
 from tests.projections.folds import (
     Row,
     fold_histories,
@@ -31,27 +32,38 @@ from tests.projections.models import read_log
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def log(
-    database_url: str,
-    engine: AsyncEngine,
-    redis: Redis,
-    connection: asyncpg.Connection,
-    projector: RunProjector,
-) -> list[StoredEvent]:
+@pytest.fixture(scope="module")
+def database_url(services: Services, template_database: str) -> Iterator[str]:
+    """A database that nobody here changes, but for the log and its models."""
+    database_url = new_database(services, template_database)
+    yield database_url
+    drop_database(services, database_url)
+
+
+@pytest.fixture(scope="module")
+def log(services: Services, database_url: str) -> list[StoredEvent]:
     """A log on two shards that all models have seen."""
+    return services.portal.call(make_log, database_url, new_redis_database(services))
+
+
+async def make_log(database_url: str, redis_url: str) -> list[StoredEvent]:
     chance = random.Random(1)
+    engine, connection = make_engine(database_url), await asyncpg.connect(database_url)
     taken: set[str] = set()
     async with (
         LogWriter.open(database_url, 0, taken=taken) as first,
         LogWriter.open(database_url, 1, taken=taken) as second,
-        projector(),
+        Redis.from_url(redis_url) as redis,
+        projecting(database_url, redis_url),
     ):
         for writer in (first, second):
             await writer.append(registrations(writer.shard))
             await writer.append_random(chance, 200)
         await catch_up(engine, redis, connection)
-    return await read_log(connection)
+    log = await read_log(connection)
+    await engine.dispose()
+    await connection.close()
+    return log
 
 
 @pytest.fixture

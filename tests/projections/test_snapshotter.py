@@ -22,7 +22,7 @@ from tests.projections.logs import SMALL_TICK, LogWriter, instruments_of, regist
 
 pytestmark = pytest.mark.anyio
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 NEVER = SnapshotPace(events=10**9, seconds=10**6)
 
 

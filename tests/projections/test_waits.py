@@ -43,7 +43,7 @@ async def test_who_waits_goes_on_as_soon_as_the_model_is_there() -> None:
     model = Model()
     positions = PositionWaits(model)
     wait = asyncio.create_task(positions.reach({"book": 2}, timeout_ms=LONG_MS))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONG_MS / 1000):
         while model.asked < 3:
             await asyncio.sleep(0.005)
     assert not wait.done()
@@ -81,11 +81,11 @@ async def test_what_asking_fails_with_is_told_to_all_at_once() -> None:
 async def test_one_more_than_may_wait_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "WAITERS_MAX", 3)
     positions = PositionWaits(Model())
-    held = [asyncio.create_task(positions.reach({"book": 1}, timeout_ms=50)) for _ in range(3)]
+    held = [asyncio.create_task(positions.reach({"book": 1}, timeout_ms=500)) for _ in range(3)]
     await asyncio.sleep(0)
 
     with pytest.raises(TooManyWait):
-        await positions.reach({"book": 1}, timeout_ms=50)
+        await positions.reach({"book": 1}, timeout_ms=LONG_MS)
 
     assert await asyncio.gather(*held) == [{"book": 0}] * 3
     assert await positions.reach({"book": 0}, timeout_ms=LONG_MS) == {"book": 0}
