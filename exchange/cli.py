@@ -15,6 +15,7 @@ from rich.console import Console
 
 from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
+from exchange.durability import UnsafeSettings
 from exchange.healthy import PARTS, is_healthy
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
@@ -35,7 +36,7 @@ def main() -> None:
     """Run the command that the arguments name."""
     try:
         app()
-    except (StackError, SettingsError, ToolError) as error:
+    except (StackError, SettingsError, ToolError, UnsafeSettings) as error:
         sys.exit(str(error))
 
 
@@ -75,13 +76,15 @@ def prepare() -> None:
     """Bring schema and Kafka topic up to date and add shards: once, before all else starts."""
     from exchange.stack.growing import add_shards
     from exchange.stack.kafka import ensure_topic
+    from exchange.stack.migrations import check_database
     from exchange.stack.migrations import migrate as upgrade
 
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
     asyncio.run(upgrade(settings.sqlalchemy_url))
+    asyncio.run(check_database(settings.database_url, settings.allow_unsafe))
     topic = (settings.kafka_bootstrap_servers, settings.kafka_topic, settings.shards)
-    asyncio.run(ensure_topic(*topic))
+    asyncio.run(ensure_topic(*topic, allow_unsafe=settings.allow_unsafe))
     asyncio.run(add_shards(settings))
 
 

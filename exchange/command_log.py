@@ -19,8 +19,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -35,10 +35,18 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+    TopicDescription,
+)
 
 from exchange.codec import version_header
 from exchange.domain.values import Offset, Shard
+from exchange.durability import Unsafe, check_durable, unsafe_topic
 from exchange.ports import CommandLogLost, CommandRecord, LastRecord
 
 T = TypeVar("T")
@@ -84,6 +92,12 @@ OUTDATED: Final = frozenset(
 )
 
 
+# The broker lets nobody of our name read a topic's settings.
+FORBIDDEN: Final = frozenset(
+    (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+)
+
+
 class ClientLines(logging.Filter):
     """Makes fields of what the Kafka client puts before its sentences: kind, client and thread.
 
@@ -120,10 +134,22 @@ client_logger.addFilter(ClientLines())
 
 
 class KafkaCommandLog:
-    """The commands of one shard: a ``CommandLog``."""
+    """The commands of one shard: a ``CommandLog``.
 
-    def __init__(self, bootstrap_servers: str, topic: str, shard: Shard) -> None:
+    For a matcher ``topic_id`` refuses a topic that could lose them, unless ``allow_unsafe`` names
+    why; None is for those who only read.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        shard: Shard,
+        *,
+        allow_unsafe: Collection[str] | None = None,
+    ) -> None:
         self._topic = topic
+        self._allow_unsafe = allow_unsafe
         self._shard = shard
         self._bootstrap_servers = bootstrap_servers
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commands-{shard}")
@@ -270,15 +296,49 @@ class KafkaCommandLog:
         topics = TopicCollection([self._topic])
         try:
             described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
+            if self._allow_unsafe is not None:
+                self._check_durable(admin, described[self._topic], self._allow_unsafe)
             return str(described[self._topic].result().topic_id)
         except KafkaException as error:
             raise CommandLogLost(
                 f"topic {self._topic} cannot be described: {error}. If it was deleted: {WAY_OUT}"
             ) from error
 
+    def _check_durable(
+        self, admin: AdminClient, described: "Future[TopicDescription]", allowed: Collection[str]
+    ) -> None:
+        resource = ConfigResource(ResourceType.TOPIC, self._topic)
+        config = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
+        check_durable(unsafe_settings(described.result(), config), allowed)
+
     def _close(self) -> None:
         self._thread.shutdown()
         self._consumer.close()
+
+
+def unsafe_settings(
+    topic: TopicDescription, config: "Future[dict[str, ConfigEntry]]"
+) -> list[Unsafe]:
+    """Return what is unsafe of a topic; where the broker does not tell, only warn of that.
+
+    A matcher that may read commands and no settings has decided for years perhaps: stopping it
+    would be worse than not knowing.
+
+    Raises:
+        KafkaException: The broker does not answer.
+    """
+    try:
+        found = {name: entry.value for name, entry in config.result().items()}
+    except KafkaException as error:
+        if error.args[0].code() not in FORBIDDEN:
+            raise
+        logger.warning(
+            "Kafka does not tell whether the topic's settings are safe: grant DescribeConfigs",
+            extra={"topic": topic.name, "error": error.args[0].str()},
+        )
+        return []
+    replicas = max((len(partition.replicas) for partition in topic.partitions), default=0)
+    return unsafe_topic(topic.name, found, replicas=replicas)
 
 
 def _is_end(message: Message) -> bool:

@@ -8,7 +8,7 @@ that the local stack starts, at its local port.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from dotenv import dotenv_values
+
+from exchange.durability import DANGERS
 
 Network = IPv4Network | IPv6Network
 
@@ -99,6 +101,7 @@ class Settings:
     stream_connections_per_address: int
     connections_max: int
     connections_per_address: int
+    allow_unsafe: tuple[str, ...]
     trusted_proxies: tuple[Network, ...]
     cancels_name_owner: bool
     snapshot_events: int
@@ -195,6 +198,7 @@ class Settings:
             "STREAM_CONNECTIONS_PER_ADDRESS": str(self.stream_connections_per_address),
             "CONNECTIONS_MAX": str(self.connections_max),
             "CONNECTIONS_PER_ADDRESS": str(self.connections_per_address),
+            "ALLOW_UNSAFE": ",".join(self.allow_unsafe),
             "TRUSTED_PROXIES": ",".join(map(str, self.trusted_proxies)),
             "CANCELS_NAME_OWNER": "yes" if self.cancels_name_owner else "no",
             "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
@@ -234,6 +238,15 @@ class Variables:
 
     def words(self, name: str) -> list[str]:
         return [word for part in self.text(name).split(",") if (word := part.strip())]
+
+    def some_of(self, name: str, options: Collection[str]) -> tuple[str, ...]:
+        words = self.words(name)
+        unknown = [word for word in words if word not in options]
+        if unknown:
+            raise SettingsError(
+                f"{name}={','.join(words)}: {unknown[0]} is none of {', '.join(options)}."
+            )
+        return tuple(words)
 
     def networks(self, name: str) -> tuple[Network, ...]:
         try:
@@ -291,6 +304,7 @@ def _process_fields(variables: Variables) -> dict[str, Any]:
         "connections_per_address": variables.integer(
             "CONNECTIONS_PER_ADDRESS", 2_000, least=1, most=CONNECTIONS_MAX
         ),
+        "allow_unsafe": variables.some_of("ALLOW_UNSAFE", DANGERS),
         "trusted_proxies": variables.networks("TRUSTED_PROXIES"),
         "cancels_name_owner": variables.choice("CANCELS_NAME_OWNER", name_owner, ("yes", "no"))
         == "yes",

@@ -9,7 +9,7 @@ visible in order.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +20,7 @@ import asyncpg
 from exchange.codec import command_claim, commands_version, is_keyed, unkeyed_claim
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
+from exchange.durability import check_durable, unsafe_database
 from exchange.event_log import (
     PLACES_OF_UNKEYED_COMMANDS,
     find_unkeyed,
@@ -80,6 +81,13 @@ WRITER_SETTINGS: Final = {
     # not go on reading all of it when it is large.
     "enable_seqscan": "off",
 }
+
+# What a fresh session has is kept for as long as this one lives: a reload cannot lower it.
+PIN_DURABILITY = """
+select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
+    set_config('synchronous_commit', current_setting('synchronous_commit'), false)
+        as synchronous_commit
+"""
 
 # Tried again and again, not queued for: a waiter that is frozen must not be handed the lock.
 TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
@@ -235,6 +243,19 @@ from unnest($3::bigint[], $4::text[]) as noted (position, traceparent)
 """
 
 
+async def pin_durability(
+    connection: asyncpg.Connection, allow_unsafe: Collection[str]
+) -> dict[str, str]:
+    """Keep a session as durable as it began, and return the settings that make it so.
+
+    Raises:
+        UnsafeSettings: The server may lose what it commits, and nobody allowed it.
+    """
+    found: dict[str, str] = dict(await connection.fetchrow(PIN_DURABILITY))
+    check_durable(unsafe_database(found), allow_unsafe)
+    return found
+
+
 class PostgresEventStore:
     """The writer's connections to one shard's log: an ``EventStore``.
 
@@ -243,9 +264,13 @@ class PostgresEventStore:
     a courtesy; the epoch in the head is the fence.
     """
 
-    def __init__(self, database_url: str, shard: Shard) -> None:
+    def __init__(
+        self, database_url: str, shard: Shard, *, allow_unsafe: Collection[str] = ()
+    ) -> None:
         self._database_url = database_url
         self._shard = shard
+        self._allow_unsafe = allow_unsafe
+        self._pinned: dict[str, str] = {}  # what each later session has as the first one had it
         self._application_name = f"exchange matcher shard {shard}"
         self._control: asyncpg.Connection
         self._connections: list[asyncpg.Connection] = []
@@ -259,6 +284,12 @@ class PostgresEventStore:
     async def __aenter__(self) -> Self:
         waiting = f"{self._application_name} waiting"
         self._control = await self._connect(application_name=waiting)
+        try:
+            found = await pin_durability(self._control, self._allow_unsafe)
+        except BaseException:
+            self._control.terminate()
+            raise
+        self._pinned = {"synchronous_commit": found["synchronous_commit"]}
         return self
 
     async def __aexit__(
@@ -415,6 +446,7 @@ class PostgresEventStore:
             server_settings={
                 **WRITER_SETTINGS,
                 "application_name": self._application_name,
+                **self._pinned,
                 **settings,
             },
         )

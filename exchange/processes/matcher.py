@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from exchange.command_log import KafkaCommandLog
 from exchange.config import Settings
 from exchange.domain.values import Shard
+from exchange.durability import UnsafeSettings
 from exchange.event_store import PostgresEventStore
 from exchange.matcher import Matcher
 from exchange.matcher_watch import MatcherMetrics
@@ -18,7 +19,11 @@ from exchange.processes.running import redis_client, tracing_as
 
 
 async def run_matcher(settings: Settings, shards: Sequence[int], *, standby: bool) -> None:
-    """Match the commands of ``shards``; the first failure ends the process."""
+    """Match the commands of ``shards``; the first failure ends the process.
+
+    Raises:
+        UnsafeSettings: Kafka or PostgreSQL could lose what they acknowledge.
+    """
     metrics = MatcherMetrics()
     port = settings.matcher_metrics_port(min(shards), standby=standby)
     serve_metrics(metrics.registry, settings.host, port)
@@ -26,9 +31,13 @@ async def run_matcher(settings: Settings, shards: Sequence[int], *, standby: boo
         opened.enter_context(tracing_as("matcher", settings))
         redis = await opened.enter_async_context(redis_client(settings))
         matchers = [await _matcher(settings, Shard(s), redis, metrics, opened) for s in shards]
-        async with asyncio.TaskGroup() as tasks:
-            for matcher in matchers:
-                tasks.create_task(matcher.run())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for matcher in matchers:
+                    tasks.create_task(matcher.run())
+        except ExceptionGroup as failed:
+            unsafe = failed.subgroup(UnsafeSettings)
+            raise (unsafe.exceptions[0] if unsafe else failed) from None
 
 
 async def _matcher(
@@ -39,7 +48,14 @@ async def _matcher(
     opened: AsyncExitStack,
 ) -> Matcher:
     commands = await opened.enter_async_context(
-        KafkaCommandLog(settings.kafka_bootstrap_servers, settings.kafka_topic, shard)
+        KafkaCommandLog(
+            settings.kafka_bootstrap_servers,
+            settings.kafka_topic,
+            shard,
+            allow_unsafe=settings.allow_unsafe,
+        )
     )
-    events = await opened.enter_async_context(PostgresEventStore(settings.database_url, shard))
+    events = await opened.enter_async_context(
+        PostgresEventStore(settings.database_url, shard, allow_unsafe=settings.allow_unsafe)
+    )
     return Matcher(shard, commands, events, RedisOutcomes(redis), metrics)

@@ -190,8 +190,10 @@ async def _deciding(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
     """Have shard 0 decided: this matcher stands by while there is another."""
     place = (settings.kafka_bootstrap_servers, settings.kafka_topic, FIRST_SHARD)
     async with (
-        KafkaCommandLog(*place) as commands,
-        PostgresEventStore(settings.database_url, FIRST_SHARD) as events,
+        KafkaCommandLog(*place, allow_unsafe=settings.allow_unsafe) as commands,
+        PostgresEventStore(
+            settings.database_url, FIRST_SHARD, allow_unsafe=settings.allow_unsafe
+        ) as events,
     ):
         matcher = Matcher(FIRST_SHARD, commands, events, _Silence())
         matching = asyncio.create_task(matcher.run())

@@ -9,7 +9,7 @@ compact or restamp them.
 import asyncio
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from confluent_kafka.admin import (
 )
 
 from exchange.config import LOOPBACK
+from exchange.durability import check_durable, unsafe_topic
 from exchange.stack.errors import StackError
 from exchange.stack.prerequisites import java
 from exchange.stack.process import ManagedProcess
@@ -177,24 +178,31 @@ def _answers(admin: AdminClient, timeout_s: float) -> bool:
         return False
 
 
-async def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
+async def ensure_topic(
+    bootstrap_servers: str, topic: str, partitions: int, *, allow_unsafe: Collection[str] = ()
+) -> None:
     """Create ``topic``, or check the one that is there; ``growing`` adds what that one lacks.
 
     Raises:
         StackError: Kafka does not answer, the topic could lose commands, or it has more partitions:
             nobody would decide the commands of instruments on those.
+        UnsafeSettings: The topic could lose acknowledged commands, and nobody allowed it.
     """
-    await asyncio.to_thread(_ensure_topic, bootstrap_servers, topic, partitions)
+    await asyncio.to_thread(_ensure_topic, bootstrap_servers, topic, partitions, allow_unsafe)
 
 
-def _ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
+def _ensure_topic(
+    bootstrap_servers: str, topic: str, partitions: int, allow_unsafe: Collection[str]
+) -> None:
     admin = admin_client(bootstrap_servers)
     try:
         known = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
         if topic not in known:
             _create(admin, topic, partitions)
             return
-        _check_config(admin, topic)
+        partitions_found = known[topic].partitions.values()
+        replicas = max(len(partition.replicas) for partition in partitions_found)
+        _check_config(admin, topic, replicas, allow_unsafe)
         found = len(known[topic].partitions)
         if found > partitions:
             raise StackError(
@@ -245,12 +253,16 @@ def _create(admin: AdminClient, topic: str, partitions: int) -> None:
     admin.create_topics([new])[topic].result(REQUEST_TIMEOUT_S)
 
 
-def _check_config(admin: AdminClient, topic: str) -> None:
+def _check_config(
+    admin: AdminClient, topic: str, replicas: int, allow_unsafe: Collection[str]
+) -> None:
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    found: dict[str, ConfigEntry] = admin.describe_configs([resource])[resource].result(
+    described: dict[str, ConfigEntry] = admin.describe_configs([resource])[resource].result(
         REQUEST_TIMEOUT_S
     )
-    wrong = _differences({name: entry.value for name, entry in found.items()})
+    found = {name: entry.value for name, entry in described.items()}
+    check_durable(unsafe_topic(topic, found, replicas=replicas), allow_unsafe)
+    wrong = _differences(found)
     if wrong:
         raise StackError(
             f"Kafka topic {topic} could lose commands: set {', '.join(wrong)} on it,"

@@ -1,7 +1,9 @@
 """The database's schema, brought up to date by Alembic in this process."""
 
 import asyncio
+from collections.abc import Collection
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import NullPool
@@ -9,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import PROJECT
+from exchange.event_store import pin_durability
 from exchange.stack.errors import StackError
 
 
@@ -23,6 +26,19 @@ async def migrate(sqlalchemy_url: str) -> None:
     config.attributes["sqlalchemy_url"] = sqlalchemy_url
     # env.py runs an event loop of its own, so it needs a thread without one.
     await asyncio.to_thread(command.upgrade, config, "head")
+
+
+async def check_database(database_url: str, allow_unsafe: Collection[str]) -> None:
+    """Refuse a server that could lose orders that were answered.
+
+    Raises:
+        UnsafeSettings: A setting is unsafe, and nobody allowed it.
+    """
+    connection = await asyncpg.connect(database_url)
+    try:
+        await pin_durability(connection, allow_unsafe)
+    finally:
+        await connection.close()
 
 
 async def _check_connection(sqlalchemy_url: str) -> None:

@@ -22,7 +22,7 @@ from exchange.stack.directory import RunDirectory
 from exchange.stack.growing import add_shards
 from exchange.stack.interrupts import Interrupts, unless
 from exchange.stack.kafka import ensure_topic
-from exchange.stack.migrations import migrate
+from exchange.stack.migrations import check_database, migrate
 from exchange.stack.ports import check_free, listeners
 from exchange.stack.postgres import Postgres, bundled_programs
 from exchange.stack.probe import Gateway, first_order, register_first_instrument, until_healthy
@@ -70,8 +70,14 @@ async def _start(settings: Settings, supervisor: Supervisor, screen: "Screen") -
     with screen.step("Bringing the database and the topic up to date"):
         await together(
             migrate(settings.sqlalchemy_url),
-            ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.shards),
+            ensure_topic(
+                settings.kafka_bootstrap_servers,
+                settings.kafka_topic,
+                settings.shards,
+                allow_unsafe=settings.allow_unsafe,
+            ),
         )
+        await check_database(settings.database_url, settings.allow_unsafe)
         await add_shards(settings)
     with screen.step("Starting matcher, projector and gateway"):
         await supervisor.start_processes()

@@ -64,6 +64,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"TRUSTED_PROXIES": "10.0.0.1/8"}, "TRUSTED_PROXIES: 10.0.0.1/8 has host bits set; name"),
         ({"TRUSTED_PROXIES": "proxy"}, "TRUSTED_PROXIES: 'proxy' does not appear to be"),
         ({"CANCELS_NAME_OWNER": "maybe"}, "CANCELS_NAME_OWNER=maybe: must be one of yes, no"),
+        ({"ALLOW_UNSAFE": "fsync, all"}, "ALLOW_UNSAFE=fsync,all: all is none of fsync, full_page"),
     ],
 )
 def test_a_bad_value_is_named(environ: dict[str, str], message: str) -> None:
@@ -138,6 +139,7 @@ def test_a_child_process_knows_who_may_act_and_how_often() -> None:
     settings = load(
         TRUSTED_PROXIES="10.0.0.0/8, ::1",
         CANCELS_NAME_OWNER="yes",
+        ALLOW_UNSAFE="fsync,min.insync.replicas",
         STREAM_ORIGINS="https://a.example",
         STREAM_CONNECTIONS_PER_ADDRESS="7",
         CONNECTIONS_MAX="30",
@@ -146,6 +148,6 @@ def test_a_child_process_knows_who_may_act_and_how_often() -> None:
     )
     child = Settings.load(settings.environment(), dotenv=None)
 
-    told = ("rate_", "stream_", "connections_", "trusted_", "cancels_")
+    told = ("rate_", "stream_", "connections_", "trusted_", "cancels_", "allow_")
     names = [n for n in dir(settings) if n.startswith(told)]
     assert [getattr(child, n) for n in names] == [getattr(settings, n) for n in names]

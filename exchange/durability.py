@@ -1,0 +1,104 @@
+"""Settings of Kafka and PostgreSQL under which what was acknowledged can be lost.
+
+Read ``unsafe_topic`` and ``unsafe_database``: they take settings as they were found and know of
+neither service. ``check_durable`` refuses what they return, unless it is allowed by name
+(``ALLOW_UNSAFE``); what is allowed is logged at each start.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+logger = logging.getLogger(__name__)
+
+UNCLEAN_ELECTION: Final = "unclean.leader.election.enable"
+IN_SYNC_REPLICAS: Final = "min.insync.replicas"
+REPLICAS_SAFE: Final = 3  # of fewer, two in sync would leave none that may be away
+IN_SYNC_SAFE: Final = 2
+
+
+class UnsafeSettings(Exception):
+    """Kafka or PostgreSQL could lose what they acknowledge, and nobody allowed that."""
+
+
+class Danger(Struct, frozen=True):
+    """Why a setting is unsafe, and what to do about it."""
+
+    why: str
+    way_out: str
+
+
+class Unsafe(Struct, frozen=True):
+    """A setting that was found to be unsafe; ``place`` says whose it is."""
+
+    place: str
+    name: str
+    value: str
+
+
+DANGERS: Final = {
+    "fsync": Danger(
+        "a crash of its machine can leave the log lost or damaged",
+        "set fsync = on in postgresql.conf",
+    ),
+    "full_page_writes": Danger(
+        "a page that is half written when its machine crashes damages the log",
+        "set full_page_writes = on in postgresql.conf",
+    ),
+    "synchronous_commit": Danger(
+        "orders that were answered are lost when the server is killed",
+        "set synchronous_commit = on where it is off: of the server, the database or the role",
+    ),
+    UNCLEAN_ELECTION: Danger(
+        "a broker that lacks acknowledged commands can become the leader, and they are lost",
+        f"set {UNCLEAN_ELECTION}=false on the topic",
+    ),
+    IN_SYNC_REPLICAS: Danger(
+        "a command counts as acknowledged when one broker of several has it",
+        f"set {IN_SYNC_REPLICAS}={IN_SYNC_SAFE} on the topic",
+    ),
+}
+DATABASE_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+def unsafe_database(found: Mapping[str, str]) -> list[Unsafe]:
+    """Return what is unsafe of PostgreSQL's settings, as a session of the writer has them."""
+    return [Unsafe("PostgreSQL", n, found[n]) for n in DATABASE_SETTINGS if found[n] == "off"]
+
+
+def unsafe_topic(topic: str, config: Mapping[str, str | None], *, replicas: int) -> list[Unsafe]:
+    """Return what is unsafe of a topic's effective settings; ``replicas`` are the most it has."""
+    place = f"the Kafka topic {topic}"
+    unsafe: list[Unsafe] = []
+    if config.get(UNCLEAN_ELECTION) == "true":
+        unsafe.append(Unsafe(place, UNCLEAN_ELECTION, "true"))
+    in_sync = config.get(IN_SYNC_REPLICAS)
+    if in_sync is not None and replicas >= REPLICAS_SAFE and int(in_sync) < IN_SYNC_SAFE:
+        unsafe.append(Unsafe(place, IN_SYNC_REPLICAS, in_sync))
+    return unsafe
+
+
+def check_durable(found: Iterable[Unsafe], allowed: Collection[str]) -> None:
+    """Refuse what is unsafe and not allowed; warn of what is allowed.
+
+    Raises:
+        UnsafeSettings: In one line: each setting with its value, the danger, and the way out.
+    """
+    refused: list[Unsafe] = []
+    for one in found:
+        if one.name not in allowed:
+            refused.append(one)
+            continue
+        fields = {"setting": one.name, "value": one.value, "danger": DANGERS[one.name].why}
+        logger.warning("A setting is unsafe, and allowed by ALLOW_UNSAFE", extra=fields)
+    if refused:
+        told = " ".join(map(_told, refused))
+        names = ",".join(sorted({*allowed, *(one.name for one in refused)}))
+        raise UnsafeSettings(f"{told} To allow it knowingly: ALLOW_UNSAFE={names}.")
+
+
+def _told(one: Unsafe) -> str:
+    danger = DANGERS[one.name]
+    return f"{one.name} is {one.value} for {one.place}: {danger.why}; {danger.way_out}."
