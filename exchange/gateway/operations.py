@@ -9,6 +9,7 @@ from starlette.responses import Response
 from exchange.gateway.context import gateway_of
 from exchange.gateway.health import HEALTHY, UNHEALTHY
 from exchange.gateway.operation import Operation, operation
+from exchange.gateway.parameters import NAMES
 from exchange.gateway.requests import query
 from exchange.gateway.responses import json_response, timestamp
 
@@ -97,8 +98,9 @@ def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
     return answer
 
 
-@operation(Operation(tag="operating", answers={200: ()}, media_type="text/plain"))
+@operation(Operation(tag="operating", answers={200: ()}, query=(NAMES,), media_type="text/plain"))
 async def get_metrics(request: Request) -> Response:
-    """``GET /metrics``."""
+    """``GET /metrics``: all of them, or those that are named, as Prometheus asks for them."""
     query(request)
-    return Response(gateway_of(request).metrics.text(), media_type=METRICS_MEDIA_TYPE)
+    text = gateway_of(request).metrics.text(request.query_params.getlist(NAMES.name))
+    return Response(text, media_type=METRICS_MEDIA_TYPE)

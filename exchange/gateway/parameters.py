@@ -41,6 +41,10 @@ class WholeNumber(Parameter, frozen=True, kw_only=True):
     most: int
 
 
+class Several(Parameter, frozen=True):
+    """A parameter that may be given several times."""
+
+
 def limit(default: int, most: int, what: str) -> WholeNumber:
     """Declare how many of something an answer may have."""
     return WholeNumber(
@@ -76,6 +80,8 @@ MIN_SEQUENCE: Final = Parameter(
 )
 AT: Final = Parameter("at", Place, "where the command waits, as in Location")
 BODY: Final = Parameter("body", BodyHash, "a hash of what was asked under the key, as in Location")
+
+NAMES: Final = Several("name[]", list[str], "only these samples, by their names")
 
 ORDER_ID: Final = Parameter("order_id", Id, "which order", required=True, example="order-1")
 CLIENT_ID: Final = Parameter("client_id", Id, "which client", required=True, example="client-A")

@@ -34,7 +34,7 @@ from exchange.domain.values import (
     Side,
 )
 from exchange.gateway.operation import OPERATIONS
-from exchange.gateway.parameters import WholeNumber
+from exchange.gateway.parameters import Several, WholeNumber
 from exchange.gateway.problems import Code, Problem, invalid
 from exchange.ports import UNKNOWN_BODY
 
@@ -206,15 +206,18 @@ def wants_async(request: Request) -> bool:
 
 
 def query(request: Request) -> Mapping[str, str]:
-    """Return the query parameters, each of which must be declared and given once."""
+    """Return the query parameters, each of which must be declared and given once.
+
+    Of one that may be given several times the last is returned.
+    """
     parameters: dict[str, str] = {}
     if not request.scope["query_string"]:
         return parameters
-    names = [parameter.name for parameter in OPERATIONS[request.scope["endpoint"]].query]
+    declared = {p.name: p for p in OPERATIONS[request.scope["endpoint"]].query}
     for name, value in request.query_params.multi_items():
-        if name not in names:
+        if name not in declared:
             raise invalid(name[:ID_CHARACTERS_MAX], "is not a parameter of this resource")
-        if name in parameters:
+        if name in parameters and not isinstance(declared[name], Several):
             raise invalid(name, "is given more than once")
         parameters[name] = value
     return parameters

@@ -308,6 +308,19 @@ async def test_metrics_count_requests_and_show_the_log(http: httpx.AsyncClient) 
         ), sample
 
 
+@pytest.mark.anyio
+async def test_metrics_can_be_asked_for_by_name(http: httpx.AsyncClient) -> None:
+    waiters, head = "exchange_gateway_waiters", "exchange_log_position"
+    some = await http.get(f"/metrics?name[]={waiters}&name%5B%5D={head}")
+    none = await http.get("/metrics?name[]=x")
+    other = await http.get("/metrics?names=x")
+
+    samples = [line for line in some.text.splitlines() if not line.startswith("#")]
+    assert {re.split(r"[ {]", sample)[0] for sample in samples} == {waiters, head}
+    assert (none.status_code, none.text) == (200, "")
+    assert (other.status_code, other.json()["field"]) == (422, "names")
+
+
 def test_the_protocol_has_every_code_with_its_status() -> None:
     written = dict(
         re.findall(r"^\| `([a-z_]+\.[a-z_]+|internal)` \| (\d{3}) \|", PROTOCOL, re.MULTILINE)
