@@ -11,6 +11,7 @@ is therefore drained beside the answer, and the connection is closed.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -38,6 +39,7 @@ COUNT_ONCE: Final = frozenset(
     {b"host", b"content-length", b"content-type", b"content-encoding", b"origin", b"traceparent"}
 )
 LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
+BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 BODY_WAIT_S: Final = 10.0
 LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
 DRAIN_S: Final = 2.0
@@ -202,10 +204,15 @@ def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
 
 
 def _check_escapes(part: bytes) -> None:
-    """Refuse escapes that stand for no text: they would all be read as one and the same id."""
+    """Refuse what one reader takes for an escape and another for text, and what is no text."""
+    if b"%" not in part:
+        return
+    if BROKEN_ESCAPE.search(part):
+        detail = "The URL has a % without two hex digits behind it; a % itself is written %25."
+        raise Problem(Code.FRAMING, detail)
     try:
         unquote_to_bytes(part).decode()
-    except UnicodeDecodeError:
+    except UnicodeDecodeError:  # all of these would be read as one and the same id
         detail = "The URL has an escape that is no UTF-8."
         raise Problem(Code.FRAMING, detail) from None
 

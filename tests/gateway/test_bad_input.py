@@ -17,6 +17,7 @@ from tests.gateway.conftest import order, register
 
 pytestmark = pytest.mark.anyio
 
+CLOSE = "Connection: close\r\n\r\n"
 JSON = {"Content-Type": "application/json"}
 GOOD = order("BTC-USD")
 
@@ -334,8 +335,11 @@ async def test_a_body_of_two_ends_is_refused_and_the_connection_closed(
     assert answer.count(b"HTTP/1.1") == 1
 
 
-@pytest.mark.parametrize("escape", [b"%FF", b"%C0%AF", b"%ED%A0%80"])
-@pytest.mark.parametrize("target", [b"/orders/", b"/orders?client_id="])
+@pytest.mark.parametrize(
+    "escape",
+    [b"%FF", b"%C0%AF", b"%ED%A0%80", b"%zz", b"%4", b"%", b"%%41", b"%4%31", b"%u0041", b"a%2x"],
+)
+@pytest.mark.parametrize("target", [b"/orders/", b"/orders?client_id=", b"/livez?"])
 async def test_an_escape_that_is_no_text_names_no_id(
     http: httpx.AsyncClient, target: bytes, escape: bytes
 ) -> None:
