@@ -222,13 +222,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == Code.METHOD.status:
         headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
-        detail = f"{path} does not take {request.method}."
-        return Problem(Code.METHOD, detail, headers=headers).response()
+        return Problem(Code.METHOD, _why_not(request), headers=headers).response()
     if request.method == "OPTIONS" and path == "*":  # of the server, not of a path: a ping
         return Response(status_code=NO_CONTENT, headers={"Allow": "GET, HEAD, POST"})
     if error.status_code == Code.ROUTE_NOT_FOUND.status:
         return Problem(Code.ROUTE_NOT_FOUND, f"There is nothing at {path}.").response()
     raise error
+
+
+def _why_not(request: Request) -> str:
+    if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        return "Pages of other origins get no leave to ask (CORS); they may use the stream."
+    why = "" if request.method.isupper() else ": methods are written in capitals"
+    return f"{request.scope['path']} does not take {request.method}{why}."
 
 
 def _methods_of(request: Request) -> set[str]:

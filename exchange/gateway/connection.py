@@ -15,6 +15,8 @@ Hypercorn 0.18 and h11 0.16, none of which is a setting:
   an answer. A client that did not ask would take theirs, a 400, for its next answer.
 * Blank lines before a request are passed over (RFC 9112, 2.2).
 * A target may be a whole URL, whose host then counts instead of ``Host`` (RFC 9112, 3.2.2).
+* Methods are read as they are written (RFC 9110, 9.1). Theirs takes ``get`` for ``GET``, which
+  whoever stands in front may not.
 * Several ``Connection`` headers are one list (RFC 9110, 5.3). For theirs the last one counts.
 * A refused upgrade ends the connection. Theirs stays open for as long as the client likes.
 * WebSockets are not compressed: theirs inflates without bound.
@@ -111,7 +113,7 @@ class Http(H11Protocol):
                 stream_id=STREAM_ID,
                 headers=headers,
                 http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
+                method=request.method.decode("ascii"),
                 raw_path=target,
                 state=self.connection_state,
             )

@@ -259,6 +259,19 @@ async def test_other_methods_are_405_and_told_which(
     assert response.headers["Allow"] == allow
 
 
+@pytest.mark.parametrize("method", ["get", "head", "post", "Options"])
+async def test_methods_are_written_in_capitals(http: httpx.AsyncClient, method: str) -> None:
+    # httpx writes all methods in capitals, and h11 leaves them as they are.
+    answer = await send(http, f"{method} /orders HTTP/1.1\r\nHost: x\r\n{CLOSE}".encode())
+
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert f"/orders does not take {method}: methods are written in capitals.".encode() in answer
+
+
+async def test_a_percent_sign_is_written_as_an_escape(http: httpx.AsyncClient) -> None:
+    check(await http.get("/orders/100%25"), 404, "order.not_found")
+
+
 async def test_a_long_url_is_414(http: httpx.AsyncClient) -> None:
     check(await http.get("/orders?client_id=" + "x" * 2048), 414, "request.uri_too_long")
 
