@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -45,6 +45,10 @@ LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answ
 DRAIN_S: Final = 2.0
 NO_ROUTE: Final = "none"
 TRACEPARENT: Final = tracing.TRACEPARENT.encode()
+
+# Of every answer: nobody guesses another type than it has, and nobody keeps what has changed since.
+NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+NO_STORE: Final = (b"cache-control", b"no-store")
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -125,7 +129,7 @@ def _span_of(scope: Scope) -> Spanned:
 
 
 class _Answer:
-    """Passes an answer on, with what is left of the budget, and remembers its status.
+    """Passes an answer on, with what every answer says, and remembers its status.
 
     The status is 499 if there was no answer.
     """
@@ -140,11 +144,17 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            budget: Budget = self._scope.get(BUDGET, UNLIMITED)
-            told = [(k.lower().encode(), v.encode()) for k, v in budget.headers.items()]
-            if told:
-                message["headers"] = [*message["headers"], *told]
+            message["headers"] = [*message["headers"], *self._said(message["headers"])]
         await self._send(message)
+
+    def _said(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """Return what an answer with these headers says beside them."""
+        yield NO_SNIFFING
+        if all(name != NO_STORE[0] for name, _ in headers):
+            yield NO_STORE
+        budget: Budget = self._scope.get(BUDGET, UNLIMITED)
+        for name, value in budget.headers.items():
+            yield name.lower().encode(), value.encode()
 
 
 class _Disconnected(Exception):

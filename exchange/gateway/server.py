@@ -34,6 +34,7 @@ HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that
 # What a gateway opens beside its clients' connections: up to 109 to PostgreSQL, 104 to Redis, some
 # to each Kafka broker, its logs.
 OWN_DESCRIPTORS: Final = 256
+REFUSED: Final = {"Connection": "close", "Cache-Control": "no-store"}
 TELL_EVERY_S: Final = 10.0  # of refused connections: whoever is refused tries again at once
 
 
@@ -157,7 +158,7 @@ def _config(host: str, port: int) -> Config:
 
 
 def _refusal(excess: str) -> bytes:
-    answer = Problem(Code.BUSY, excess, headers={"Connection": "close"}).response()
+    answer = Problem(Code.BUSY, excess, headers=REFUSED).response()
     lines = [b"HTTP/1.1 503 Service Unavailable"]
     lines += [name + b": " + value for name, value in answer.raw_headers]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])

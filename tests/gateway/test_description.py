@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -84,6 +87,45 @@ async def test_the_documents_are_served_without_any_outside_host(http: httpx.Asy
     assert "<script" not in shown.text
     for route in ROUTES:
         assert f"<code>{route.path}</code>" in shown.text
+
+
+@pytest.mark.anyio
+async def test_the_page_may_show_its_style_and_nothing_else(http: httpx.AsyncClient) -> None:
+    shown = await http.get("/docs")
+
+    (style,) = re.findall("<style>(.*?)</style>", shown.text, re.DOTALL)
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    policy = shown.headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", f"style-src 'sha256-{digest}'"} <= set(policy)
+    assert {"frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} <= set(policy)
+    assert shown.headers["Referrer-Policy"] == "no-referrer"
+    assert not re.search("<script| style=| on[a-z]+=|<img|<iframe|<form", shown.text)
+    assert [*re.findall('<link[^>]*href="([^"]*)"', shown.text)] == ["data:,"]  # img-src data:
+
+
+@pytest.mark.anyio
+async def test_only_documents_are_kept_and_no_type_is_guessed(
+    http: httpx.AsyncClient, instrument: str
+) -> None:
+    documents = ("/openapi.json", "/asyncapi.json", "/docs", "/requests.http")
+    others = (
+        "/livez",
+        "/metrics",
+        "/instruments",
+        "/nowhere",
+        f"/orders/{instrument}",
+        "/docs?x=1",
+    )
+    answers = {path: await http.get(path) for path in (*documents, *others)}
+    answers["POST"] = await http.post("/orders", json=order(instrument))
+    answers["too large"] = await http.post("/orders", content=b"x" * 20_000)
+
+    kept = {
+        path for path, answer in answers.items() if "max-age" in answer.headers["Cache-Control"]
+    }
+    assert kept == set(documents)
+    assert {answers[path].headers["Cache-Control"] for path in {*answers} - kept} == {"no-store"}
+    assert {a.headers["X-Content-Type-Options"] for a in answers.values()} == {"nosniff"}
 
 
 @pytest.mark.anyio

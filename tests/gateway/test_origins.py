@@ -75,3 +75,18 @@ async def test_pages_of_the_own_host_and_named_ones_may_order(venue: Venue) -> N
 
     assert [answer.status_code for answer in answers] == [201, 201]
     assert read.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "https://good.example"])
+@pytest.mark.parametrize("path", ["/orders", "/market/trades"])
+async def test_a_preflight_gets_no_leave_and_says_why(
+    http: httpx.AsyncClient, path: str, origin: str
+) -> None:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    preflight = await http.options(path, headers=asked)
+    read = await http.get("/livez", headers={"Origin": origin})
+
+    assert (preflight.status_code, preflight.json()["code"]) == (405, "request.method_not_allowed")
+    assert "CORS" in preflight.json()["detail"]
+    for answer in (preflight, read):
+        assert not [name for name in answer.headers if name.startswith("access-control-")]

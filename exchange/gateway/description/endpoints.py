@@ -1,7 +1,8 @@
 """Where the descriptions are served. They are made when first asked for, and kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -9,13 +10,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exchange.gateway.description import asyncapi, openapi
-from exchange.gateway.description.page import page
+from exchange.gateway.description.page import POLICY, page
 from exchange.gateway.description.requests_file import requests_file
 from exchange.gateway.operation import JSON, Handler, Operation, operation
 from exchange.gateway.requests import query
 
 HTML = "text/html"
 PLAIN = "text/plain"
+KEPT: Final = {"Cache-Control": "max-age=300"}  # they are the same until the next build
+PAGE_HEADERS: Final = {**KEPT, "Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
 
 def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
@@ -40,18 +43,25 @@ def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
     routes += [
         _route("/openapi.json", "get_openapi", "the interface over HTTP", JSON, openapi_json),
         _route("/asyncapi.json", "get_asyncapi", "the stream", JSON, asyncapi_json),
-        _route("/docs", "get_docs", "both, to read", HTML, html),
+        _route("/docs", "get_docs", "both, to read", HTML, html, PAGE_HEADERS),
         _route("/requests.http", "get_requests", "requests for an editor", PLAIN, requests_http),
     ]
     return tuple(routes)
 
 
-def _route(path: str, name: str, meaning: str, media_type: str, make: Callable[[], bytes]) -> Route:
+def _route(
+    path: str,
+    name: str,
+    meaning: str,
+    media_type: str,
+    make: Callable[[], bytes],
+    headers: Mapping[str, str] = KEPT,
+) -> Route:
     content = cache(make)
 
     async def answer(request: Request) -> Response:
         query(request)
-        return Response(content(), media_type=media_type)
+        return Response(content(), headers=headers, media_type=media_type)
 
     answer.__name__ = name
     answer.__doc__ = f"``GET {path}``: {meaning}."

@@ -2,7 +2,9 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from html import escape
 from typing import Any, Final
 
@@ -22,6 +24,18 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 _CODE: Final = re.compile("`([^`]*)`")
 
 ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for one that is not there
+
+# The page runs nothing, loads nothing, and nobody shows it inside another one.
+POLICY: Final = "; ".join(
+    [
+        "default-src 'none'",
+        f"style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
 
 LINKS: Final = """<p>Also as <a href="/openapi.json">OpenAPI</a>,
 <a href="/asyncapi.json">AsyncAPI</a> and
