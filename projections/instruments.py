@@ -84,11 +84,18 @@ class InstrumentRow(Struct, frozen=True):
 
 
 async def list_instruments(
-    connection: AsyncConnection,
+    connection: AsyncConnection, *, after: str = "", limit: int
 ) -> tuple[list[InstrumentRow], dict[int, int]]:
-    """Return all instruments by name, and the position of each shard that they are at least at."""
+    """Return instruments by name, and the position of each shard that they are at least at.
+
+    Args:
+        connection: Any connection to the database.
+        after: Only those whose names are above this one, to go on from the last page.
+        limit: How many at most.
+    """
     reached = await read_checkpoints(connection, NAME)
-    rows = await connection.execute(READ_INSTRUMENTS.order_by(INSTRUMENTS.c.instrument))
+    query = READ_INSTRUMENTS.where(INSTRUMENTS.c.instrument > after)
+    rows = await connection.execute(query.order_by(INSTRUMENTS.c.instrument).limit(limit))
     return [InstrumentRow(*row) for row in rows], reached
 
 

@@ -128,14 +128,21 @@ def after_trade(holding: Holding, quantity: int, price: int) -> Holding:
 
 
 async def list_positions(
-    connection: AsyncConnection, client_id: str
+    connection: AsyncConnection, client_id: str, *, after: str = "", limit: int
 ) -> tuple[list[ClientPosition], dict[int, int]]:
     """Return a client's positions by instrument, and the positions in the log they are at least at.
 
     At most one for each instrument; those that are closed are among them.
+
+    Args:
+        connection: Any connection to the database.
+        client_id: Whose.
+        after: Only of instruments whose names are above this one, to go on from the last page.
+        limit: How many at most.
     """
     reached = await read_checkpoints(connection, NAME)
-    rows = await connection.execute(READ_POSITIONS.where(POSITIONS.c.client_id == client_id))
+    query = READ_POSITIONS.where(POSITIONS.c.client_id == client_id, POSITIONS.c.instrument > after)
+    rows = await connection.execute(query.limit(limit))
     return [_client_position(*row) for row in rows], reached
 
 

@@ -113,8 +113,8 @@ def create_app(
             of the log. No reader can take these connections. By default the other pool.
         own_redis: The same for its health, outcomes, limits and feeds.
     """
-    # Every query here reads, and none needs a snapshot common to two: a transaction would cost
-    # two more trips to the database.
+    # Every query here reads, and few need a snapshot common to two (``moment_connection``): a
+    # transaction would cost two more trips to the database.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
     own_redis = own_redis or redis

@@ -10,17 +10,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.cancellation import within
+from exchange.gateway.admission import charge_history
 from exchange.gateway.context import Gateway, gateway_of
 from exchange.gateway.listings import Listing
 from exchange.gateway.market import AVERAGE_DECIMALS
-from exchange.gateway.operation import READING, Operation, operation
-from exchange.gateway.parameters import CLIENT_ID, MIN_SEQUENCE
-from exchange.gateway.problems import Problem
+from exchange.gateway.operation import PAGING, Operation, operation
+from exchange.gateway.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
+from exchange.gateway.parameters import limit as limit_of
+from exchange.gateway.problems import Code, Problem
 from exchange.gateway.reading import min_sequences, model_connection
-from exchange.gateway.requests import check_id, query
+from exchange.gateway.requests import check_id, id_cursor, integer, query
 from exchange.gateway.responses import (
     Amount,
     amount,
+    cursor_text,
+    in_turns,
     json_response,
     ratio,
     sequence_text,
@@ -29,6 +33,7 @@ from exchange.gateway.responses import (
 from exchange.gateway.ticker import last_trades, live_ticker
 from projections.positions import NAME, ClientPosition, list_positions
 
+POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # some 300 kB
 MARK_WAIT_S: Final = 0.25  # positions rather have no worth than come late
 
 
@@ -51,10 +56,12 @@ class PositionView(Struct, frozen=True):
 
 
 class PositionsView(Struct, frozen=True):
-    """What ``GET /market/positions/{client_id}`` answers."""
+    """What ``GET /market/positions/{client_id}`` answers: by instrument."""
 
     client_id: str
     positions: list[PositionView]
+    count: int
+    next_cursor: str | None
     sequence: str
 
 
@@ -62,26 +69,37 @@ class PositionsView(Struct, frozen=True):
     Operation(
         tag="market",
         path=(CLIENT_ID,),
-        query=(MIN_SEQUENCE,),
+        query=(POSITIONS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (PositionsView,)},
-        problems=READING,
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
     )
 )
 async def get_positions(request: Request) -> Response:
-    """``GET /market/positions/{client_id}``."""
+    """``GET /market/positions/{client_id}``: by instrument."""
     gateway = gateway_of(request)
     client_id = check_id(request.path_params["client_id"], "client_id")
-    wanted = min_sequences(query(request), gateway.known_shards)
-    await gateway.freshness.reach(NAME, wanted)
+    parameters = query(request)
+    limit, after = integer(parameters, POSITIONS_LIMIT), id_cursor(parameters)
+    if after is not None:
+        await charge_history(request, client_id)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
-        rows, reached = await list_positions(connection, client_id)
-    listings = [await gateway.listings.get(row.instrument) for row in rows]
-    marks = await _marks(gateway, listings)
-    positions = [
-        _position(row, listing, marks.get(listing.instrument))
-        for row, listing in zip(rows, listings, strict=True)
-    ]
-    return json_response(PositionsView(client_id, positions, sequence_text(reached)))
+        rows, reached = await list_positions(
+            connection, client_id, after=after or "", limit=limit + 1
+        )
+    more, rows = len(rows) > limit, rows[:limit]
+    listings = await gateway.listings.of([row.instrument for row in rows])
+    marks = await _marks(gateway, list(listings.values()))
+    view = PositionsView(
+        client_id=client_id,
+        positions=await in_turns(
+            lambda row: _position(row, listings[row.instrument], marks.get(row.instrument)), rows
+        ),
+        count=len(rows),
+        next_cursor=cursor_text(rows[-1].instrument) if more else None,
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
 
 
 async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int]:

@@ -14,17 +14,20 @@ from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Price, Quantity
 from exchange.event_log import has_begun
-from exchange.gateway.admission import admit_operation
+from exchange.gateway.admission import admit_operation, charge_history
 from exchange.gateway.answers import check_accepted, pending_response, replay_headers
 from exchange.gateway.context import Gateway, gateway_of
-from exchange.gateway.operation import COMMANDING, READING, Operation, operation
-from exchange.gateway.parameters import MIN_SEQUENCE, PREFER
+from exchange.gateway.operation import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.parameters import CURSOR, MIN_SEQUENCE, PREFER
+from exchange.gateway.parameters import limit as limit_of
 from exchange.gateway.problems import Code, Problem, invalid, telling
 from exchange.gateway.reading import log_connection, min_sequences, model_connection
 from exchange.gateway.requests import (
     INSTRUMENT_BODY,
     InstrumentBody,
     decode,
+    id_cursor,
+    integer,
     query,
     to_units,
     wants_async,
@@ -33,6 +36,7 @@ from exchange.gateway.responses import (
     Amount,
     PendingView,
     amount,
+    cursor_text,
     in_turns,
     json_response,
     sequence_text,
@@ -41,6 +45,7 @@ from exchange.gateway.submission import Decision, Pending
 from projections.instruments import NAME, InstrumentRow, list_instruments
 
 LISTED_WAIT_MS: Final = 500
+INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # some 200 kB
 
 
 class InstrumentView(Struct, frozen=True):
@@ -66,9 +71,11 @@ class RegisteredView(Struct, frozen=True):
 
 
 class InstrumentsView(Struct, frozen=True):
-    """What ``GET /instruments`` answers."""
+    """What ``GET /instruments`` answers: by name."""
 
     instruments: list[InstrumentView]
+    count: int
+    next_cursor: str | None
     sequence: str
 
 
@@ -116,20 +123,29 @@ async def register_instrument(request: Request) -> Response:
 @operation(
     Operation(
         tag="instruments",
-        query=(MIN_SEQUENCE,),
+        query=(INSTRUMENTS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (InstrumentsView,)},
-        problems=READING,
+        problems=PAGING,
     )
 )
 async def get_instruments(request: Request) -> Response:
-    """``GET /instruments``."""
+    """``GET /instruments``: by name."""
     gateway = gateway_of(request)
     parameters = query(request)
+    limit, after = integer(parameters, INSTRUMENTS_LIMIT), id_cursor(parameters)
+    if after is not None:
+        await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
-        rows, reached = await list_instruments(connection)
-    views = await in_turns(_listed, rows)
-    return json_response(InstrumentsView(views, sequence_text(reached)))
+        rows, reached = await list_instruments(connection, after=after or "", limit=limit + 1)
+    more, rows = len(rows) > limit, rows[:limit]
+    view = InstrumentsView(
+        instruments=await in_turns(_listed, rows),
+        count=len(rows),
+        next_cursor=cursor_text(rows[-1].instrument) if more else None,
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
 
 
 def registered(decision: Decision, command_id: UUID) -> RegisteredView:

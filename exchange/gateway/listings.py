@@ -6,7 +6,7 @@ its registration, which is there before anybody is told that it succeeded; a rea
 model would have to catch up first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,6 +54,14 @@ class Listings:
                 f"Nobody registered {instrument}; GET /instruments lists what can be traded.",
             )
         return self._known[instrument]
+
+    async def of(self, instruments: Iterable[str]) -> dict[str, Listing]:
+        """Return the listings of several instruments.
+
+        Raises:
+            Problem: As ``get``.
+        """
+        return {name: await self.get(name) for name in set(instruments)}
 
     def learn(self, events: Sequence[DecidedEvent]) -> None:
         """Remember what was registered."""

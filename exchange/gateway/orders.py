@@ -194,9 +194,10 @@ async def get_orders(request: Request) -> Response:
             limit=limit + 1,
         )
     more, orders = len(orders) > limit, orders[:limit]
+    listings = await gateway.listings.of(order.instrument for order in orders)
     view = OrdersView(
         client_id=client_id,
-        orders=[order_view(o, await gateway.listings.get(o.instrument)) for o in orders],
+        orders=await in_turns(lambda order: order_view(order, listings[order.instrument]), orders),
         count=len(orders),
         next_cursor=_next_page(orders) if more else None,
         sequence=sequence_text(reached),

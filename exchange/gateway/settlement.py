@@ -223,8 +223,8 @@ async def get_cycle(request: Request) -> Response:
             connection, number, client_id=client_id, after=after or "", limit=limit + 1
         )
     # From the log: another read model may not have an instrument yet that this one has trades of.
-    names = {obligation.instrument for obligation in owed}
-    clients = await _clients(owed, {name: await gateway.listings.get(name) for name in names})
+    listings = await gateway.listings.of(obligation.instrument for obligation in owed)
+    clients = await _clients(owed, listings)
     more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
     clients = clients[:limit]
     view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))

@@ -1,6 +1,7 @@
 """``exchange snapshot``: asks a gateway for an engine snapshot of each shard."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -34,11 +35,20 @@ def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
 def _take_all(url: str) -> list[dict[str, Any]]:
     try:
         with httpx.Client(base_url=url, timeout=REQUEST_S, trust_env=False) as http:
-            listed = http.get("/instruments").raise_for_status().json()["instruments"]
-            instruments = {one["shard"]: one["instrument"] for one in listed}
+            instruments = {one["shard"]: one["instrument"] for one in _instruments(http)}
             return [_take(http, instruments[shard]) for shard in sorted(instruments)]
     except httpx.HTTPError as error:
         raise ToolError(f"{url}: {error}") from error
+
+
+def _instruments(http: httpx.Client) -> Iterator[dict[str, Any]]:
+    parameters: dict[str, str] = {}
+    while True:
+        page = http.get("/instruments", params=parameters).raise_for_status().json()
+        yield from page["instruments"]
+        if page["next_cursor"] is None:
+            return
+        parameters = {"cursor": page["next_cursor"]}
 
 
 def _take(http: httpx.Client, instrument: str) -> dict[str, Any]:

@@ -155,14 +155,15 @@ async def test_positions_of_a_client(log: list[StoredEvent], reader: AsyncConnec
     positions = fold_positions(log)
     for client_id in CLIENTS:
         expected = [row for (c, _), row in sorted(positions.items()) if c == client_id]
-        found, reached = await list_positions(reader, client_id)
-        assert [msgspec.structs.asdict(position) for position in found] == expected
-        assert reached == heads(log)
-    assert await list_positions(reader, "unknown") == ([], heads(log))
+        first, reached = await list_positions(reader, client_id, limit=1)
+        rest, _ = await list_positions(reader, client_id, after=first[0].instrument, limit=10)
+        assert [msgspec.structs.asdict(position) for position in first + rest] == expected
+        assert (len(first), reached) == (1, heads(log))
+    assert await list_positions(reader, "unknown", limit=1) == ([], heads(log))
 
 
 async def test_positions_sum_to_zero(log: list[StoredEvent], reader: AsyncConnection) -> None:
-    found = [p for client in CLIENTS for p in (await list_positions(reader, client))[0]]
+    found = [p for client in CLIENTS for p in (await list_positions(reader, client, limit=99))[0]]
     assert len(found) <= len(CLIENTS) * len(fold_instruments(log))
 
     sums: dict[str, int] = {}
@@ -176,10 +177,11 @@ async def test_positions_sum_to_zero(log: list[StoredEvent], reader: AsyncConnec
 
 async def test_instruments(log: list[StoredEvent], reader: AsyncConnection) -> None:
     expected = fold_instruments(log)
-    found, reached = await list_instruments(reader)
+    first, reached = await list_instruments(reader, limit=1)
+    rest, _ = await list_instruments(reader, after=first[0].instrument, limit=10)
 
-    assert [plain(row) for row in found] == [expected[name] for name in sorted(expected)]
-    assert reached == heads(log)
+    assert [plain(row) for row in first + rest] == [expected[name] for name in sorted(expected)]
+    assert (len(first), reached) == (1, heads(log))
     small = await get_instrument(reader, "SMALL-1")
     assert small is not None
     assert plain(small) == expected["SMALL-1"]
