@@ -104,7 +104,8 @@ class ByExchange(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/e2e"):
-            return nodeid.partition("[")[2]
+            # The topology comes first, whatever other parameters a test has.
+            return nodeid.partition("[")[2].rstrip("]").partition("-")[0]
         return super()._split_scope(nodeid)
 
 
