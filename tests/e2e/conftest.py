@@ -3,9 +3,15 @@
 Every test here runs twice: with one of each process, and with two shards, two matchers
 and two gateways; the seed's examples and those that put the exchange under load do so on
 one of each in ``make test-long`` only. Tests use clients and instruments of their own names
-where they count.
+where they count. An exchange ends with the last test that it is for: five idle processes cost the
+tests of other folders a fifth of a core.
+
+On a busy machine an order may take long, so it is waited for longer than in production; and a
+read that is told to come again does.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +35,11 @@ TOPOLOGIES = {
     "two shards": {"shards": 2, "matchers": 2, "gateways": 2},
 }
 
+ORDER_WAIT_MS = 20_000
+CLIENT_TIMEOUT_S = 30.0
+COME_AGAIN_S = 20.0
+COME_AGAIN_PAUSE_S = 0.05
+
 LONG_ON_ONE = (
     "test_seed",
     "test_statistics",
@@ -46,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
-@pytest.fixture(scope="session", params=list(TOPOLOGIES.values()), ids=list(TOPOLOGIES))
+@pytest.fixture(scope="package", params=list(TOPOLOGIES.values()), ids=list(TOPOLOGIES))
 def topology(
     request: pytest.FixtureRequest, services: Services, template_database: str
 ) -> Iterator[Settings]:
@@ -57,6 +68,7 @@ def topology(
         **request.param,
         port=free_ports(2)[0],
         metrics_port=0,
+        order_wait_ms=ORDER_WAIT_MS,
         kafka_topic=new_topic(services, request.param["shards"]),
         kafka_bootstrap_servers=services.kafka_bootstrap_servers,
         database_url=database_url,
@@ -68,7 +80,7 @@ def topology(
     drop_database(services, database_url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def exchange(
     topology: Settings, services: Services, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Exchange]:
@@ -78,15 +90,40 @@ def exchange(
         yield exchange
 
 
+class Careful(httpx.AsyncHTTPTransport):
+    """Asks again, for a while, where a read model is not as far as it was asked to be.
+
+    Nothing is encrypted here, and to load the certificates takes 40 ms for each client.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(verify=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        deadline_s = time.monotonic() + COME_AGAIN_S
+        while True:
+            response = await super().handle_async_request(request)
+            is_read = request.method == "GET"
+            if not is_read or response.status_code != 503 or time.monotonic() > deadline_s:
+                return response
+            await response.aclose()
+            await asyncio.sleep(COME_AGAIN_PAUSE_S)
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    """Return a client that is as patient as a busy machine needs."""
+    return httpx.AsyncClient(base_url=url, timeout=CLIENT_TIMEOUT_S, transport=Careful())
+
+
 @pytest.fixture
 async def http(exchange: Exchange) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the last gateway."""
-    async with httpx.AsyncClient(base_url=exchange.urls[-1], timeout=15) as client:
+    async with client_of(exchange.urls[-1]) as client:
         yield client
 
 
 @pytest.fixture
 async def other(exchange: Exchange) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the first gateway, which is another one where there are two."""
-    async with httpx.AsyncClient(base_url=exchange.urls[0], timeout=15) as client:
+    async with client_of(exchange.urls[0]) as client:
         yield client

@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from exchange.cli import app
 from exchange.config import PROJECT, Settings
 from tests.conftest import Services
+from tests.e2e.conftest import client_of
 from tests.e2e.test_trading import new_instrument, order, shard_of
 from tests.processes import Exchange
 
@@ -59,7 +60,7 @@ STREAM_ORDER = """{
   "idempotency_key": "ws-order-1"
 }"""
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 JSON = {"Content-Type": "application/json"}
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -171,13 +172,24 @@ async def test_cancel(http: httpx.AsyncClient) -> None:
     assert order["filled_quantity"] == 0.05
 
 
+@pytest.fixture(scope="module")
+async def deep_book(exchange: Exchange) -> tuple[str, int]:
+    """An instrument on which 101 bids rest, and the last sequence."""
+    async with client_of(exchange.urls[-1]) as http:
+        name = await new_instrument(http)
+        answers = await asyncio.gather(
+            *(http.post("/orders", json=order(name, "buy", price, 1)) for price in range(1, 102))
+        )
+    return name, max(answer.json()["sequence"] for answer in answers)
+
+
 LEVELS: tuple[dict[str, int], ...] = ({}, {"levels": 100}, {"levels": 101})
 LIMITS: tuple[dict[str, int], ...] = ({}, {"limit": 1000}, {"limit": 1001})
 
 
-async def test_market_orderbook_levels(http: httpx.AsyncClient) -> None:
+async def test_market_orderbook_levels(http: httpx.AsyncClient, deep_book: tuple[str, int]) -> None:
     """Number of price levels (default: 20, max: 100)."""
-    name, seen = await deep_book(http)
+    name, seen = deep_book
     parameters: dict[str, Any] = {"instrument": name, "min_sequence": seen}
 
     answers = [
@@ -188,9 +200,9 @@ async def test_market_orderbook_levels(http: httpx.AsyncClient) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 422]
 
 
-async def test_market_trades_limit(http: httpx.AsyncClient) -> None:
+async def test_market_trades_limit(http: httpx.AsyncClient, deep_book: tuple[str, int]) -> None:
     """Number of trades (default: 50, max: 1000)."""
-    name, _ = await deep_book(http)
+    name, _ = deep_book  # from here on it has fewer bids
     sold = await http.post("/orders", json=order(name, "sell", None, 60))
     parameters = {"instrument": name, "min_sequence": sold.json()["sequence"]}
 
@@ -455,7 +467,7 @@ async def test_recovery(http: httpx.AsyncClient, exchange: Exchange, services: S
         await asyncio.to_thread(services.portal.call, exchange.kill_and_restart, process)
     key = {"client_id": "after-recovery", "idempotency_key": name}
     body = order(name, "buy", None, 1, **key)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (bought := await http.post("/orders", json=body)).status_code != 201:
             await asyncio.sleep(0.1)
 
@@ -577,12 +589,3 @@ def test_everything_starts_with_one_command() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     targets = ("run:", "test:", "load:", "fixtures:")
     assert [name for name in targets if f"\n{name}" not in makefile] == []
-
-
-async def deep_book(http: httpx.AsyncClient) -> tuple[str, int]:
-    """Let 101 bids rest on an instrument; return its name and the last sequence."""
-    name = await new_instrument(http)
-    answers = await asyncio.gather(
-        *(http.post("/orders", json=order(name, "buy", price, 1)) for price in range(1, 102))
-    )
-    return name, max(answer.json()["sequence"] for answer in answers)

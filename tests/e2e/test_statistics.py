@@ -7,7 +7,7 @@ which shares no code with the exchange. Amounts are compared as exact fractions.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from exchange.event_log import read_heads
 from exchange.ports import StoredEvent
+from tests.e2e.conftest import client_of
 from tests.load import Load
 from tests.processes import INSTRUMENTS, Exchange
 from tests.projections.conftest import catch_up, make_engine
@@ -39,8 +40,9 @@ from tests.projections.models import assert_models_equal_folds, read_log
 pytestmark = pytest.mark.anyio
 
 NAMES = tuple(str(instrument["instrument"]) for instrument in INSTRUMENTS)
-SHARE_S = 5.0
-MINUTE_S = 60.0
+HALF_COMMANDS = 250
+HALF_TIMEOUT_S = 60.0
+HALF_MINUTE_S = 30.0
 AVERAGE_DECIMALS = 8  # beyond the price's own, as docs/protocol.md says
 
 
@@ -81,12 +83,14 @@ class Told:
         return round(Fraction(sum_units, count * 10**scale), scale + AVERAGE_DECIMALS)
 
 
-async def assert_figures_equal_folds(exchange: Exchange, load_s: float) -> None:
-    async with httpx.AsyncClient(base_url=exchange.urls[-1], timeout=15) as http:
-        async with Load(exchange.urls, NAMES, name=f"figures-{load_s}") as load:
-            await asyncio.sleep(load_s / 2)
+async def assert_figures_equal_folds(
+    exchange: Exchange, name: str, half: Callable[[Load], Awaitable[None]]
+) -> None:
+    async with client_of(exchange.urls[-1]) as http:
+        async with Load(exchange.urls, NAMES, name=name) as load:
+            await half(load)
             closed = await http.post("/settlement/cycles/close")
-            await asyncio.sleep(load_s / 2)
+            await half(load)
         assert closed.status_code in (201, 202), closed.text
         assert not load.history.unresolved
         connection = await asyncpg.connect(exchange.settings.database_url)
@@ -271,10 +275,18 @@ def exact(amount: Decimal | int) -> Fraction:
 
 
 async def test_figures_equal_folds_of_the_log(exchange: Exchange) -> None:
-    await assert_figures_equal_folds(exchange, SHARE_S)
+    await assert_figures_equal_folds(exchange, "figures", some_commands)
+
+
+async def some_commands(load: Load) -> None:
+    await load.until_resolved(HALF_COMMANDS, HALF_TIMEOUT_S)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_figures_equal_folds_of_the_log_after_a_minute(exchange: Exchange) -> None:
-    await assert_figures_equal_folds(exchange, MINUTE_S)
+    await assert_figures_equal_folds(exchange, "long figures", half_a_minute)
+
+
+async def half_a_minute(_load: Load) -> None:
+    await asyncio.sleep(HALF_MINUTE_S)

@@ -20,7 +20,7 @@ from tests.processes import Exchange
 pytestmark = pytest.mark.anyio
 
 NOWHERE = "http://127.0.0.1:9"
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def run(exchange: Exchange, *arguments: str) -> tuple[int, str]:
