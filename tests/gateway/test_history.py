@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -70,13 +71,20 @@ def order_named(order_id: str) -> Order:
     return msgspec.structs.replace(order, order_id=order_id)
 
 
+@cache
+def read(text: str) -> dict[str, Any]:
+    """Decode a message, which hundreds of readers get."""
+    message: dict[str, Any] = msgspec.json.decode(text)
+    return message
+
+
 async def read_all(history: History, feed: LongFeed, chapter: Chapter = TRADES) -> list[int]:
     after = sequence = 0
     found = []
     while after < feed.position:
         told = await history.slice(chapter, after, sequence)
         for frame in told.frames:
-            message = msgspec.json.decode(frame.text)
+            message = read(frame.text)
             assert message["prev_sequence"] == sequence
             sequence = message["sequence"]
             found += [entry["sequence"] for entry in message[chapter.channel]]
