@@ -2,18 +2,25 @@
 
 ``venue`` is what gateways need; ``gateway_at`` serves another gateway on it, with a
 producer of the test's choice. ``http`` is a client of a plain one.
+
+A machine that is busy takes seconds over anything, so nothing here gives up as soon as in
+production (see ``PATIENT``). A test whose subject is the giving up asks for ``prompt``, which
+brings production's bounds back, or for ``hasty``, which leaves out a wait that would be in vain.
 """
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, Final
 
 import httpx
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.command_log import CommandProducer, KafkaCommandLog
@@ -26,6 +33,7 @@ from exchange.matcher import Matcher
 from exchange.outcomes import RedisOutcomes
 from projections.projector import run_projector
 from projections.snapshotter import SnapshotPace
+from projections.waits import PositionWaits
 from tests.conftest import (
     VENUE_REDIS_DATABASE,
     Services,
@@ -37,6 +45,65 @@ from tests.conftest import (
 
 HOST = "127.0.0.1"
 SHARD = Shard(0)
+
+PATIENCE_S: Final = 30.0
+PATIENCE_MS: Final = 30_000
+CLIENT_TIMEOUT_S: Final = 60.0  # more than any answer takes
+CATCH_UP: Final = (
+    "exchange.gateway.market.CATCH_UP_WAIT_MS",
+    "exchange.gateway.stream.shard_feed.CATCH_UP_WAIT_MS",
+)
+CATCH_UP_DEFAULTS: Final = "exchange.gateway.reading.Freshness.reach.__defaults__"
+PATIENT: Final[dict[str, object]] = {
+    "exchange.command_log.DELIVERY_TIMEOUT_MS": PATIENCE_MS,
+    "exchange.command_log.END_TIMEOUT_S": PATIENCE_S,
+    "exchange.command_log.POLL_S": 0.05,  # a stop waits for it
+    "exchange.gateway.health.BEHIND_AFTER_S": PATIENCE_S,
+    "exchange.gateway.health.PROBE_TIMEOUT_S": PATIENCE_S,
+    "exchange.gateway.holdings.MARK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.market.BOOK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.matching.SETTLE_WAIT_S": PATIENCE_S,
+    "exchange.gateway.order_states.QUERY_WAIT_S": PATIENCE_S,
+    "exchange.gateway.reading.QUERY_WAIT_S": PATIENCE_S,
+    "exchange.gateway.reading.REDIS_WAIT_S": PATIENCE_S,
+    "exchange.gateway.settlement.SEEN_WAIT_MS": PATIENCE_MS,
+    "exchange.gateway.snapshots.WAIT_S": PATIENCE_S,
+    "exchange.gateway.submission.DELIVERY_WAIT_S": PATIENCE_S,
+    "projections.checkpoints.QUERY_TIMEOUT_S": PATIENCE_S,
+    **dict.fromkeys(CATCH_UP, PATIENCE_MS),
+    CATCH_UP_DEFAULTS: (PATIENCE_MS,),
+}
+PROMPT: Final = {path: resolve_name(path) for path in PATIENT}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def patient() -> Iterator[None]:
+    """Wait long wherever production gives up soon."""
+    with pytest.MonkeyPatch.context() as patches:
+        for path, value in PATIENT.items():
+            patches.setattr(path, value)
+        yield
+
+
+@pytest.fixture
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up as soon as in production."""
+    for path, value in PROMPT.items():
+        monkeypatch.setattr(path, value)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask once how far the matcher and the read models are: they will come no further."""
+    monkeypatch.setattr("exchange.gateway.matching.SETTLE_WAIT_S", 0)
+    monkeypatch.setattr(PositionWaits, "reach", ask_once)
+
+
+async def ask_once(
+    waits: PositionWaits[Any], wanted: Mapping[Any, int], *, timeout_ms: int
+) -> Mapping[Any, int]:
+    del timeout_ms
+    return await waits._ask(frozenset(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +150,7 @@ async def gateway_at(
     venue: Venue,
     producer: CommandProducer | None = None,
     *,
-    order_wait_ms: int = 2_000,
+    order_wait_ms: int = PATIENCE_MS,
     shards: int = 1,
     stream_origins: tuple[str, ...] = (),
     limits: Limits = NO_LIMITS,
@@ -108,7 +175,7 @@ async def gateway_at(
         await _listening(port, server)
         # Nothing is encrypted here, and to load the certificates takes 40 ms.
         async with httpx.AsyncClient(
-            base_url=f"http://{HOST}:{port}", timeout=15, verify=False
+            base_url=f"http://{HOST}:{port}", timeout=CLIENT_TIMEOUT_S, verify=False
         ) as client:
             yield client
     finally:
@@ -117,7 +184,7 @@ async def gateway_at(
 
 
 async def _listening(port: int, server: asyncio.Task[None]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while not server.done():
             with suppress(OSError):
                 _, writer = await asyncio.open_connection(HOST, port)
@@ -143,6 +210,11 @@ async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
         drop_database(services, database_url)
 
 
+def away_redis() -> Redis:
+    """Return a client of a Redis that is not there; as in production it does not try for long."""
+    return Redis(port=free_ports(1)[0], retry=Retry(NoBackoff(), 1))
+
+
 @pytest.fixture(scope="package")
 async def venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
     """A venue with a matcher, a projector and BTC-USD, shared by the tests of this folder."""
@@ -157,8 +229,11 @@ async def venue(services: Services, template_database: str) -> AsyncIterator[Ven
 
 
 @pytest.fixture
-async def idle_venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
+async def idle_venue(
+    services: Services, template_database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Venue]:
     """A venue of this test's own; nobody decides or projects unless the test says so."""
+    monkeypatch.setattr("exchange.gateway.instruments.LISTED_WAIT_MS", 1)  # nobody may list them
     async with new_venue(services, template_database) as venue:
         yield venue
 

@@ -96,14 +96,14 @@ def test_numbers_and_decimal_strings_are_converted(text: str, scale: int, expect
     ],
 )
 def test_everything_else_is_refused_naming_the_field(text: str) -> None:
-    started = time.perf_counter()
+    began_s = time.thread_time()
 
     with pytest.raises(Problem) as refused:
         to_units(Raw(text.encode()), 2, "quantity")
 
     assert refused.value.code.status == 422
     assert refused.value.fields == {"field": "quantity"}
-    assert time.perf_counter() - started < 0.1
+    assert time.thread_time() - began_s < 0.1
 
 
 @given(

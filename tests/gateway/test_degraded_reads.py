@@ -53,6 +53,7 @@ async def elapsed_s(request: Any) -> tuple[float, httpx.Response]:
     return time.monotonic() - begun_s, response
 
 
+@pytest.mark.usefixtures("prompt")
 async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue) -> None:
     names = [f"SILENT{n}-USD" for n in range(5)]
     async with silent_redis() as redis:
@@ -81,6 +82,7 @@ async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue
     assert book_s < 5
 
 
+@pytest.mark.usefixtures("prompt")
 async def test_many_who_wait_for_a_book_share_few_connections(venue: Venue) -> None:
     redis_url = venue.services.redis_database(VENUE_REDIS_DATABASE)
     settings = replace(Settings.load({}, dotenv=None), redis_url=redis_url)
@@ -142,6 +144,7 @@ async def test_long_reads_leave_connections_to_all_others(
         ("/settlement/cycles", "1:1", 422, "request.invalid"),
     ],
 )
+@pytest.mark.usefixtures("hasty")
 async def test_min_sequence_means_the_same_everywhere(
     http: httpx.AsyncClient, path: str, sequence: str, status: int, code: str | None
 ) -> None:
@@ -152,6 +155,7 @@ async def test_min_sequence_means_the_same_everywhere(
         assert "there is no shard" in response.json()["detail"]
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_a_read_of_one_shard_does_not_wait_for_another(venue: Venue) -> None:
     async with gateway_at(venue, shards=2) as http:
         seen = {"min_sequence": f"0:1,1:{FAR}"}

@@ -26,7 +26,7 @@ from exchange.gateway.description.page import page
 from exchange.gateway.description.requests_file import requests_file
 from exchange.gateway.operation import OPERATIONS
 from exchange.gateway.stream.messages import MESSAGES
-from tests.gateway.conftest import Venue, gateway_at, order
+from tests.gateway.conftest import PATIENCE_S, Venue, gateway_at, order
 from tests.gateway.test_stream import Client, connected
 
 OPENAPI = openapi.document(ROUTES)
@@ -36,7 +36,7 @@ SENT = [name for name in ASYNCAPI["channels"]["stream"]["messages"] if "client."
 # A schema cannot say how many decimal places an instrument has, so right data may be refused; and
 # 503 is the right answer to a sequence that is not reached (a crash is looked for by itself).
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance, not_a_server_error]
-EXAMPLES = 2  # of right and of wrong data, for each endpoint: many wait a second for a sequence
+EXAMPLES = 2  # of right and of wrong data, for each endpoint
 EXAMPLES_LONG = 50
 CRASHED = 500
 
@@ -192,7 +192,7 @@ async def test_real_messages_fit_their_schemas(http: httpx.AsyncClient, instrume
         await client.send(type="ping", id="2")
         await client.send(type="unknown")
         await client.send(type="unsubscribe", channels=["ticker"], instrument=instrument)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while not seen >= set(SENT) - {"Connected", "OrderPending"}:
                 seen |= kinds_of(await anything(client))
 
@@ -229,6 +229,7 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     "examples", [EXAMPLES, pytest.param(EXAMPLES_LONG, marks=pytest.mark.long)]
 )

@@ -22,7 +22,7 @@ from exchange.healthy import PARTS, is_healthy
 from exchange.outcomes import OutcomeSubscriber
 from exchange.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from tests.conftest import free_ports
-from tests.gateway.conftest import Venue, gateway_at, matching, order, register, running
+from tests.gateway.conftest import Venue, away_redis, gateway_at, matching, order, register, running
 
 PROTOCOL = (PROJECT / "docs" / "protocol.md").read_text()
 
@@ -42,7 +42,7 @@ async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.anyio
 async def test_without_redis_a_gateway_is_degraded_and_trades(venue: Venue) -> None:
-    away = Redis(port=free_ports(1)[0])
+    away = away_redis()
     cut_off = Venue(venue.services, venue.database_url, venue.topic, venue.engine, away)
     async with away, gateway_at(cut_off) as http:
         sick = await http.get("/healthz")
@@ -99,6 +99,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
         answer = await http.post("/orders", json=order("BTC-USD"))
         await until_status(http, "unhealthy")
         stalled, unready = await http.get("/healthz"), await http.get("/readyz")
+        monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
         async with matching(idle_venue):
             await until_status(http, "degraded")  # nobody projects
         decided = (await http.get("/healthz")).json()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from exchange.domain import engine
-from tests.gateway.conftest import Place, Venue, gateway_at, order, register
+from tests.gateway.conftest import PATIENCE_S, Place, Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio
 
@@ -374,7 +374,7 @@ async def test_an_unknown_command_is_not_found(http: httpx.AsyncClient) -> None:
 
 async def follow(http: httpx.AsyncClient, location: str) -> dict[str, Any]:
     """Ask until a command is decided."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             answer: dict[str, Any] = (await http.get(location)).json()
             if answer["status"] != "pending":

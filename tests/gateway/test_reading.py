@@ -7,9 +7,10 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from exchange.gateway import health
+from exchange.gateway import health, submission
 from projections.projector import run_projector
 from tests.gateway.conftest import (
+    PATIENCE_S,
     Place,
     Venue,
     gateway_at,
@@ -214,6 +215,7 @@ async def test_off_tick_and_off_lot_are_refused_by_the_exchange(http: httpx.Asyn
     assert tick.json()["sequence"] < lot.json()["sequence"]
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_a_read_of_the_future_is_stale(http: httpx.AsyncClient) -> None:
     future = {"min_sequence": 10**12}
     paths = ("/market/orderbook", "/market/trades", "/market/positions/a", "/orders/x")
@@ -225,6 +227,7 @@ async def test_a_read_of_the_future_is_stale(http: httpx.AsyncClient) -> None:
         assert ("Retry-After" in response.headers) == (response.status_code == 503)
 
 
+@pytest.mark.usefixtures("prompt")
 async def test_no_stale_read_waits_for_ever(http: httpx.AsyncClient) -> None:
     future = {"min_sequence": 10**12}
 
@@ -235,6 +238,7 @@ async def test_no_stale_read_waits_for_ever(http: httpx.AsyncClient) -> None:
         assert {r.status_code for r in responses} == {503}
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_without_a_projector_orders_are_taken_and_reads_say_that_they_cannot(
     idle_venue: Venue,
 ) -> None:
@@ -275,6 +279,7 @@ async def test_a_market_that_no_projector_keeps_up_is_refused_and_can_be_traded(
 ) -> None:
     monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
     monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
+    monkeypatch.setattr(submission, "LOOKUP_AFTER_S", PATIENCE_S)  # the log has no book
     redis = Redis.from_url(redis_url)
     venue = replace(idle_venue, redis=redis)
     async with redis, matching(venue), gateway_at(venue) as http:
@@ -284,8 +289,7 @@ async def test_a_market_that_no_projector_keeps_up_is_refused_and_can_be_traded(
             traded = await http.post("/orders", json=order("BTC-USD", side="sell"))
             await until_shown(http, traded)
         placed = await http.post("/orders", json=order("BTC-USD", price=9))
-        await asyncio.sleep(1)
-        left = await market(http)
+        left = await until_behind(http)
         seen = await market(http, traded)
         async with running(run_projector(venue.engine, redis, pace_ms=5)):
             again = await until_shown(http, placed)
@@ -307,8 +311,17 @@ async def market(
     return [await http.get(path, params=parameters) for path in paths]
 
 
+async def until_behind(http: httpx.AsyncClient) -> list[httpx.Response]:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            answers = await market(http)
+            if all(answer.status_code == 503 for answer in answers[:2]):
+                return answers
+            await asyncio.sleep(0.05)
+
+
 async def until_shown(http: httpx.AsyncClient, after: httpx.Response) -> list[httpx.Response]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             answers = await market(http, after)
             if all(answer.status_code == 200 for answer in answers):
@@ -329,7 +342,7 @@ async def test_a_book_that_redis_lost_half_of_is_filled_again(
     crossed = await place(side="sell", quantity=1)
 
     seen["min_sequence"] = crossed.json()["sequence"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (book := await http.get("/market/orderbook", params=seen)).status_code != 200:
             assert book.json()["code"] in ("read.stale", "read.unavailable")
     assert [(level["price"], level["quantity"]) for level in book.json()["bids"]] == [

@@ -3,17 +3,15 @@
 import asyncio
 
 import pytest
-from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from exchange.cli import app
-from tests.conftest import free_ports
-from tests.gateway.conftest import Venue, gateway_at
+from tests.gateway.conftest import Venue, away_redis, gateway_at
 
 
 @pytest.mark.anyio
 async def test_a_status_that_is_not_healthy_exits_with_1(venue: Venue) -> None:
-    away = Redis(port=free_ports(1)[0])
+    away = away_redis()
     cut_off = Venue(venue.services, venue.database_url, venue.topic, venue.engine, away)
     async with away, gateway_at(cut_off) as http:
         arguments = ["status", "--base-url", str(http.base_url)]

@@ -14,7 +14,7 @@ from tests.gateway.test_stream import connected
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 ORDER_SPANS = 3 + 9  # at the gateway and the matcher, and one for each projection
 
 
