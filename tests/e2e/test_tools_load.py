@@ -99,7 +99,7 @@ async def test_a_rate_is_kept_and_refusals_are_told_apart(exchange: Exchange) ->
     assert measured.answered == 40
     assert measured.accepted == 0
     assert dict(measured.answers) == {"404 instrument.not_found": 40}
-    assert 0.9 < measured.seconds < 3
+    assert measured.seconds > 0.9  # a busy machine may take longer, but none is quicker
 
 
 async def test_nobody_there_is_one_line() -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import Settings
-from exchange.gateway import health, reading
+from exchange.gateway import health, market, reading
 from exchange.gateway.listings import Listing
 from exchange.gateway.ticker import DayFigures, ticker_view
 from exchange.processes.running import redis_client
@@ -82,8 +82,10 @@ async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue
     assert book_s < 5
 
 
-@pytest.mark.usefixtures("prompt")
-async def test_many_who_wait_for_a_book_share_few_connections(venue: Venue) -> None:
+async def test_many_who_wait_for_a_book_share_few_connections(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market, "CATCH_UP_WAIT_MS", 3_000)  # a busy machine tells all in time
     redis_url = venue.services.redis_database(VENUE_REDIS_DATABASE)
     settings = replace(Settings.load({}, dotenv=None), redis_url=redis_url)
     async with (
