@@ -49,7 +49,16 @@ MEMORY_BYTES_MIN = 8_000_000_000  # several times what both workers ever keep th
 TEMPLATE = "exchange_template"
 DROP_TIMEOUT_S = 20.0
 # Begun last, one worker would run them while the other has nothing left to do.
-LONGEST = ("tests/faults/test_nemesis.py", "tests/faults", "tests/stack/test_whole.py")
+LONGEST = (
+    "tests/faults/test_nemesis.py",
+    "tests/faults",
+    "tests/simulation",
+    "tests/stack",
+    "tests/projections/test_models.py",
+    "tests/gateway/test_submission.py",
+    "tests/e2e",
+    "tests/test_observability.py",
+)
 
 # A hundred processes start in a run: where nobody may keep what was compiled, each compiles all of
 # the exchange again, and every worker all of the tests.

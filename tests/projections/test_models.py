@@ -75,7 +75,7 @@ async def test_two_projectors_at_once_apply_each_event_once(
     projector: RunProjector,
 ) -> None:
     async with projector(pace_ms=0), projector(pace_ms=0), projector(pace_ms=3):
-        await write_two_shards(database_url, random.Random(7), batches=80)
+        await write_two_shards(database_url, random.Random(7), batches=40)
         await catch_up(engine, redis, connection)
 
     await assert_models_equal_folds(connection, redis)
@@ -89,7 +89,7 @@ async def test_any_batching_gives_the_same_models(
     redis: Redis,
     connection: asyncpg.Connection,
 ) -> None:
-    await write_two_shards(database_url, random.Random(11), batches=8)
+    await write_two_shards(database_url, random.Random(11), batches=4)
     events = [load_event(stored) for stored in await read_log(connection)]
 
     for projection in all_projections(engine, redis):
