@@ -14,7 +14,7 @@ from exchange.stack.directory import RunDirectory
 from exchange.stack.process import ManagedProcess
 from exchange.stack.run import exchange_processes, gateways_of
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0  # a few seconds, but for a machine with other work
 POLL_S = 0.05
 
 INSTRUMENTS: tuple[dict[str, Any], ...] = (

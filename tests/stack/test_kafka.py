@@ -12,10 +12,12 @@ from tests.conftest import Services, free_ports
 
 pytestmark = pytest.mark.anyio
 
+REQUEST_S = 30.0
+
 
 def partitions_of(services: Services, topic: str) -> int:
     admin = admin_client(services.kafka_bootstrap_servers)
-    return len(admin.list_topics(timeout=10).topics[topic].partitions)
+    return len(admin.list_topics(timeout=REQUEST_S).topics[topic].partitions)
 
 
 async def test_the_topic_never_expires_compacts_or_restamps_commands(
@@ -24,7 +26,7 @@ async def test_the_topic_never_expires_compacts_or_restamps_commands(
     resource = ConfigResource(ResourceType.TOPIC, make_topic())
 
     admin = admin_client(services.kafka_bootstrap_servers)
-    config = admin.describe_configs([resource])[resource].result(10)
+    config = admin.describe_configs([resource])[resource].result(REQUEST_S)
 
     assert {name: config[name].value for name in TOPIC_CONFIG} == {
         "cleanup.policy": "delete",
@@ -49,7 +51,7 @@ async def test_a_topic_that_could_lose_commands_is_refused(services: Services) -
     topic = f"test.{uuid.uuid4().hex}"
     config = {**TOPIC_CONFIG, "retention.ms": "604800000"}
     admin = admin_client(services.kafka_bootstrap_servers)
-    admin.create_topics([NewTopic(topic, num_partitions=1, config=config)])[topic].result(10)
+    admin.create_topics([NewTopic(topic, num_partitions=1, config=config)])[topic].result(REQUEST_S)
 
     with pytest.raises(StackError, match=rf"{topic} could lose commands: set retention.ms=-1 on"):
         await ensure_topic(services.kafka_bootstrap_servers, topic, 1)

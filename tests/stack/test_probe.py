@@ -5,7 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import pairwise
+from itertools import count, pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,7 +46,9 @@ def answering(*statuses: int) -> Iterator[tuple[Gateway, list[float]]]:
 
 async def test_it_waits_for_the_matcher_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "REGISTER_PAUSE_S", 0.1)
-    monkeypatch.setattr(probe, "PATIENCE_S", 0.15)
+    monkeypatch.setattr(probe, "PATIENCE_S", 15.0)
+    looked_s = count(step=10.0)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=lambda: next(looked_s)))
     said: list[str] = []
 
     with answering(202, 503, 202, 201) as (gateway, asked_s):
