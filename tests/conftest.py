@@ -144,8 +144,9 @@ def scratch() -> Path:
 @pytest.fixture(scope="session")
 def run_directory() -> Iterator[RunDirectory]:
     """A directory for the session, after what killed sessions left has been removed."""
-    for left in scratch().glob(f"{DIRECTORY_PREFIX}*/lock"):
-        _remove_if_abandoned(RunDirectory(left.parent))
+    for place in (MEMORY, Path(tempfile.gettempdir())):
+        for left in place.glob(f"{DIRECTORY_PREFIX}*/lock"):
+            _remove_if_abandoned(RunDirectory(left.parent))
     run = RunDirectory(Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=scratch())))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
