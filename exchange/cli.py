@@ -20,6 +20,7 @@ from exchange.healthy import PARTS, is_healthy
 from exchange.stack.directory import RunDirectory
 from exchange.stack.errors import StackError
 from exchange.tools import command as tools
+from exchange.tools.adopting import adopt_topic
 from exchange.tools.command import ToolError
 from exchange.tools.limiting import open_orders_max
 from exchange.tools.rebuilding import rebuild_claims
@@ -173,6 +174,7 @@ app.command()(tools.trades)
 app.command("verify")(verify_log)
 app.command("rebuild-claims")(rebuild_claims)
 app.command("retry-quarantined")(retry_quarantined)
+app.command("adopt-topic")(adopt_topic)
 app.command()(snapshot)
 app.command("open-orders-max")(open_orders_max)
 

@@ -47,7 +47,7 @@ from confluent_kafka.admin import (
 from exchange.codec import version_header
 from exchange.domain.values import Offset, Shard
 from exchange.durability import Unsafe, check_durable, unsafe_topic
-from exchange.ports import CommandLogLost, CommandRecord, LastRecord
+from exchange.ports import CommandLogLost, CommandRecord, CommandsCut, LastRecord
 
 T = TypeVar("T")
 
@@ -75,11 +75,19 @@ CLIENT_LINE_PARTS: Final = 3
 SAID_AGAIN_S: Final = 5.0
 SENTENCES_MAX: Final = 100  # that are remembered; there are few kinds
 
-WAY_OUT: Final = "Restore the topic, or start with an empty database; what was decided is whole."
+WAY_OUT: Final = (
+    "Restore the topic, or go on with what it has by `exchange adopt-topic`; what was decided is"
+    " whole."
+)
 
 # Errors that concern one connection and that the client mends by itself.
 TRANSIENT: Final = frozenset(
     (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+)
+
+# Where the consumer stands, the broker has nothing any more, or what a later leader wrote.
+CUT: Final = frozenset(
+    (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION)
 )
 
 # A broker that was away is the leader anew, in a later epoch than the client knows.
@@ -189,7 +197,15 @@ class KafkaCommandLog:
         await asyncio.to_thread(self._close)
 
     async def topic_id(self) -> str:
-        return await asyncio.to_thread(self._describe_topic)
+        return str((await asyncio.to_thread(self._describe_topic)).topic_id)
+
+    async def partitions(self) -> int:
+        """Return how many partitions the topic has."""
+        return len((await asyncio.to_thread(self._describe_topic)).partitions)
+
+    async def span(self) -> tuple[int, int]:
+        """Return where the partition begins and ends, as Kafka counts its offsets."""
+        return await self._in_thread(self._watermarks)
 
     async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
         self._base, self.next_offset = base, offset
@@ -245,8 +261,8 @@ class KafkaCommandLog:
                 return None
         raise CommandLogLost(f"Kafka does not hand over partition {self._shard} in time")
 
-    def _cut(self, offset: Offset, found: str) -> CommandLogLost:
-        return CommandLogLost(
+    def _cut(self, offset: Offset, found: str) -> CommandsCut:
+        return CommandsCut(
             f"shard {self._shard}: the log has decided the commands up to offset {offset - 1}, but"
             f" {found}: it was cut. {WAY_OUT}"
         )
@@ -274,7 +290,8 @@ class KafkaCommandLog:
                 return None
             if error.code() in TRANSIENT:
                 return None
-            raise CommandLogLost(
+            kind = CommandsCut if error.code() in CUT else CommandLogLost
+            raise kind(
                 f"partition {self._shard} of {self._topic} cannot be read: {error.str()}. If it"
                 f" lost commands: {WAY_OUT}"
             )
@@ -291,18 +308,20 @@ class KafkaCommandLog:
             leader_epoch=message.leader_epoch(),
         )
 
-    def _describe_topic(self) -> str:
+    def _describe_topic(self) -> TopicDescription:
         admin = AdminClient({"bootstrap.servers": self._bootstrap_servers}, logger=client_logger)
         topics = TopicCollection([self._topic])
         try:
             described = admin.describe_topics(topics, request_timeout=REQUEST_TIMEOUT_S)
+            found: TopicDescription = described[self._topic].result()
             if self._allow_unsafe is not None:
                 self._check_durable(admin, described[self._topic], self._allow_unsafe)
-            return str(described[self._topic].result().topic_id)
         except KafkaException as error:
             raise CommandLogLost(
-                f"topic {self._topic} cannot be described: {error}. If it was deleted: {WAY_OUT}"
+                f"topic {self._topic} cannot be described: {error}. If it was deleted:"
+                f" `exchange prepare` makes an empty one. {WAY_OUT}"
             ) from error
+        return found
 
     def _check_durable(
         self, admin: AdminClient, described: "Future[TopicDescription]", allowed: Collection[str]

@@ -29,7 +29,7 @@ from exchange.codec import (
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import CommandQuarantined, Event
 from exchange.domain.values import SHARDS_MAX
-from exchange.ports import Claim, LogCorrupt, StoredEvent
+from exchange.ports import Claim, LogCorrupt, StoredEvent, TopicLife
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
 
@@ -162,6 +162,13 @@ PLACED_SHARDS: Final = f"""
     where events.shard = 0 and type = 'ShardPlaced'
 """
 
+READ_LIFE_AT = """
+select first_offset, topic_id, offset_base from topic_lives
+where shard = $1 and first_offset <= $2
+order by first_offset desc
+limit 1
+"""
+
 READ_CLAIMS = """
 select name, shard, kafka_offset, body_hash from claims where name = any($1::text[])
 """
@@ -283,7 +290,7 @@ async def read_placed_shards(connection: asyncpg.Connection) -> dict[int, int]:
 
 async def has_begun(connection: asyncpg.Connection, shard: int) -> bool:
     """Tell whether a shard has its first record, or needs none since no cycle was ever closed."""
-    if (await read_next_offsets(connection)).get(shard):
+    if (await read_heads(connection)).get(shard):
         return True
     return not await read_claims(connection, [command_claim(cycle_command_id(0, FIRST_CYCLE))])
 
@@ -423,6 +430,12 @@ async def follow_retries(
             return stored
         stored = retried
     return stored
+
+
+async def read_life_at(connection: asyncpg.Connection, shard: int, offset: int) -> TopicLife | None:
+    """Return the life of the topic that an offset of the log belongs to."""
+    row = await connection.fetchrow(READ_LIFE_AT, shard, offset)
+    return None if row is None else TopicLife(**row)
 
 
 async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUID]) -> list[Claim]:

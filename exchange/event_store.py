@@ -338,13 +338,14 @@ class PostgresEventStore:
             raise ForeignTopic(
                 f"shard {self._shard} was written from the Kafka topic with id {stored}, but the"
                 f" topic now has id {topic_id}: it was recreated. Its commands are not the ones"
-                " that the log continues. Restore the topic, or start with an empty database."
+                " that the log continues. Restore the topic, or go on with this one by"
+                " `exchange adopt-topic`; what was decided is whole."
             )
         for _ in range(BATCH_CONNECTIONS):
             connection = await self._connect()
             self._connections.append(connection)
             self._idle.put_nowait(connection)
-        return _head(row)
+        return head_of(row)
 
     async def check_end(self, head: Head) -> None:
         row = await self._control.fetchrow(READ_END, head.shard, head.position)
@@ -586,7 +587,8 @@ def _is_of_rows(error: asyncpg.PostgresError) -> bool:
     return state[:2] in ROW_CLASSES and error.server_source_function != NOTIFYING_FUNCTION
 
 
-def _head(row: asyncpg.Record) -> Head:
+def head_of(row: asyncpg.Record) -> Head:
+    """Return a row of ``head`` as it is known outside of the store."""
     fields = dict(row)
     offset, epoch, digest = (fields.pop(f"last_{name}") for name in ("offset", "epoch", "digest"))
     return Head(**fields, last=None if offset is None else LastRecord(offset, epoch, digest))

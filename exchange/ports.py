@@ -113,6 +113,14 @@ class Head(Struct, frozen=True):
     last: LastRecord | None = None
 
 
+class TopicLife(Struct, frozen=True):
+    """From ``first_offset`` on a shard's log was decided from this topic, counted from a base."""
+
+    first_offset: int
+    topic_id: str
+    offset_base: int
+
+
 class StoredSnapshot(Struct, frozen=True):
     """An engine snapshot at the end of a batch, with what that batch recorded.
 
@@ -165,8 +173,9 @@ class CommandLog(Protocol):
         """Continue at ``offset``, with ``last`` before it. Call before all but ``topic_id``.
 
         Raises:
-            CommandLogLost: The topic was cut: it ends before ``offset``, or has another record in
-                the place of ``last``.
+            CommandsCut: The topic ends before ``offset``, or has another record in the place of
+                ``last``.
+            CommandLogLost: The broker failed.
         """
         ...
 
@@ -188,6 +197,10 @@ class CommandLog(Protocol):
 
 class CommandLogLost(Exception):
     """The command log cannot be read on from the place where the matcher stands."""
+
+
+class CommandsCut(CommandLogLost):
+    """The topic has lost commands that were decided; asked again, it would say the same."""
 
 
 class Batch(Protocol):

@@ -34,7 +34,10 @@ from exchange.gateway.shared import Shared
 
 logger = logging.getLogger(__name__)
 
-LOST: Final = "Kafka has lost commands that were decided."
+LOST: Final = (
+    "Kafka has lost commands that were decided: an operator restores the topic, or goes on without"
+    " them by `exchange adopt-topic`."
+)
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
 SETTLE_POLL_S: Final = 0.02

@@ -29,7 +29,7 @@ from exchange.config import Settings
 from exchange.domain.commands import ClientCommand, CloseSettlementCycle, PlaceShard
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.values import Shard
-from exchange.event_log import has_begun, read_next_offsets, read_placed_shards, read_readable
+from exchange.event_log import has_begun, read_heads, read_placed_shards, read_readable
 from exchange.event_store import PostgresEventStore
 from exchange.matcher import Matcher
 from exchange.stack.errors import StackError
@@ -144,7 +144,7 @@ async def _begin(
     settings: Settings, connection: asyncpg.Connection, places: Mapping[int, int]
 ) -> None:
     """Send the first record of each shard that begins later than in the first cycle."""
-    decided = await read_next_offsets(connection)
+    decided = await read_heads(connection)
     waiting = [
         (shard, cycle - 1)
         for shard, cycle in places.items()

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import asyncpg
 import typer
+from msgspec import structs
 
 from exchange.codec import body_hash, command_version, encode_command
 from exchange.command_log import CommandProducer, Delivery, NotProduced
@@ -19,7 +20,14 @@ from exchange.config import Settings
 from exchange.domain.commands import LimitOpenOrders
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
-from exchange.event_log import FoundOutcome, PlacedCommand, find_outcomes, read_readable
+from exchange.event_log import (
+    FoundOutcome,
+    PlacedCommand,
+    Progress,
+    find_outcomes,
+    read_progress,
+    read_readable,
+)
 from exchange.fresh_ids import uuid7
 from exchange.tools.command import ToolError
 from exchange.tools.verifying import connect
@@ -44,7 +52,8 @@ async def _limit(settings: Settings, number: int) -> None:
     try:
         await check_readable(connection, range(settings.shards), command_version(command))
         async with producing(settings) as producer:
-            places = await _send(producer, settings.shards, command)
+            placed = await _send(producer, settings.shards, command)
+        places = await _of_log(connection, placed)
         for shard, found in sorted((await _decided(connection, places)).items()):
             typer.echo(f"Shard {shard}: {_told(shard, found, number)}")
     except asyncpg.PostgresError as error:
@@ -79,6 +88,7 @@ async def producing(settings: Settings) -> AsyncIterator[CommandProducer]:
 
 
 async def _send(producer: CommandProducer, shards: int, command: LimitOpenOrders) -> Places:
+    """Send the command to each shard and return where Kafka put it."""
     deliveries = {shard: asyncio.get_running_loop().create_future() for shard in range(shards)}
     ids = {shard: uuid7() for shard in deliveries}
     try:
@@ -101,6 +111,15 @@ async def _send(producer: CommandProducer, shards: int, command: LimitOpenOrders
     return {
         one.shard: PlacedCommand(one.shard, one.offset, ids[one.shard], body_hash(command))
         for one in placed
+    }
+
+
+async def _of_log(connection: asyncpg.Connection, placed: Places) -> Places:
+    """Return places as the log counts them."""
+    progress = await read_progress(connection)
+    return {
+        shard: structs.replace(one, offset=progress.get(shard, Progress()).offset_base + one.offset)
+        for shard, one in placed.items()
     }
 
 

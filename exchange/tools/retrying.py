@@ -27,7 +27,14 @@ from exchange.config import Settings
 from exchange.domain.commands import RetryQuarantined
 from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import Offset, Shard
-from exchange.event_log import find_command, follow_retries, read_events_at, read_next_offsets
+from exchange.event_log import (
+    find_command,
+    follow_retries,
+    read_events_at,
+    read_life_at,
+    read_next_offsets,
+    read_progress,
+)
 from exchange.ports import CommandLogLost, CommandRecord, StoredEvent
 from exchange.tools.command import ToolError
 from exchange.tools.limiting import check_readable, producing
@@ -73,7 +80,7 @@ async def _retry(settings: Settings, shard: int, offset: int, *, yes: bool) -> N
             typer.echo("It was tried again before; nothing was sent.")
             _tell(outcome)
             return
-        record = await _record(settings, quarantined)
+        record = await _record(settings, connection, quarantined)
         typer.echo(_described(record, quarantined))
         if not yes and not typer.confirm("Have the matcher decide it now?"):
             raise typer.Abort
@@ -81,7 +88,8 @@ async def _retry(settings: Settings, shard: int, offset: int, *, yes: bool) -> N
         version = max(version_of(record), command_version(command))
         await check_readable(connection, [shard], version)
         sent = await _send(settings, shard, command, version)
-        _tell(await _decided(connection, quarantined, sent))
+        base = (await read_progress(connection))[shard].offset_base
+        _tell(await _decided(connection, quarantined, base + sent.offset))
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}. Give the command again.") from error
     finally:
@@ -100,13 +108,21 @@ def _quarantined(stored: list[StoredEvent], shard: int, offset: int) -> Quaranti
     return Quarantined(shard, offset, event)
 
 
-async def _record(settings: Settings, quarantined: Quarantined) -> CommandRecord:
+async def _record(
+    settings: Settings, connection: asyncpg.Connection, quarantined: Quarantined
+) -> CommandRecord:
     """Return the record as Kafka has it, if it is still the one that crashed the matcher."""
     shard, offset = Shard(quarantined.shard), Offset(quarantined.offset)
     servers, topic = settings.kafka_bootstrap_servers, settings.kafka_topic
+    life = await read_life_at(connection, shard, offset)
     async with KafkaCommandLog(servers, topic, shard) as commands:
-        await commands.seek(offset)
         try:
+            if life is None or life.topic_id != await commands.topic_id():
+                raise ToolError(
+                    f"Kafka no longer has the record: offset {offset} of shard {shard} was one of"
+                    " an earlier topic."
+                )
+            await commands.seek(offset, base=life.offset_base)
             (record,) = await asyncio.wait_for(commands.read(1), RECORD_WAIT_S)
         except TimeoutError as error:
             wait = f"within {RECORD_WAIT_S:.0f} s"
@@ -159,22 +175,26 @@ async def _send(
 
 
 async def _decided(
-    connection: asyncpg.Connection, quarantined: Quarantined, sent: Delivery
+    connection: asyncpg.Connection, quarantined: Quarantined, offset: int
 ) -> list[StoredEvent]:
-    """Wait until the matcher has passed the record that was sent, and return the outcome."""
+    """Wait until the matcher has passed the record that was sent, and return the outcome.
+
+    ``offset`` is the log's of that record.
+    """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + DECIDED_WAIT_S
-    while (await read_next_offsets(connection)).get(sent.shard, 0) <= sent.offset:
+    while (await read_next_offsets(connection)).get(quarantined.shard, 0) <= offset:
         if loop.time() >= deadline_s:
             raise ToolError(
-                f"Not decided within {DECIDED_WAIT_S:.0f} s by shard {sent.shard}, where it is in"
-                " Kafka: it counts when the shard's matcher comes to it. It is safe to ask again."
+                f"Not decided within {DECIDED_WAIT_S:.0f} s by shard {quarantined.shard}, where it"
+                " is in Kafka: it counts when the shard's matcher comes to it. It is safe to ask"
+                " again."
             )
         await asyncio.sleep(LOOK_AGAIN_S)
     # One that was sent before may have been first; one that is refused claims nothing.
     command_id = retry_command_id(quarantined.shard, quarantined.offset)
     found = await find_command(connection, command_id)
-    return found or await read_events_at(connection, sent.shard, sent.offset)
+    return found or await read_events_at(connection, quarantined.shard, offset)
 
 
 def _tell(outcome: list[StoredEvent]) -> None:

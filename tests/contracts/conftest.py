@@ -13,6 +13,7 @@ from typing import Protocol
 import asyncpg
 import pytest
 from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
 from redis.asyncio import Redis
 
 from exchange import snapshot_store
@@ -85,6 +86,23 @@ class MemoryCommands:
         return MemoryCommandLog(self._topic)
 
 
+async def recreate_topic(servers: str, topic: str, partitions: int = 1) -> None:
+    """Delete a topic and make it anew, when every part of the broker knows each."""
+    admin = admin_client(servers)
+    await asyncio.to_thread(admin.delete_topics([topic])[topic].result)
+    await asyncio.to_thread(_await, admin, topic, there=False)
+    await ensure_topic(servers, topic, partitions)
+    await asyncio.to_thread(_await, admin, topic, there=True)
+
+
+def _await(admin: AdminClient, topic: str, *, there: bool) -> None:
+    topics = TopicCollection([topic])
+    while (topic in admin.list_topics(timeout=ADMIN_S).topics) != there or (
+        there and admin.describe_topics(topics)[topic].exception() is not None
+    ):
+        time.sleep(ADMIN_POLL_S)
+
+
 class KafkaCommands:
     def __init__(
         self, servers: str, topic: str, producer: CommandProducer, opened: AsyncExitStack
@@ -111,23 +129,7 @@ class KafkaCommands:
         return Offset(delivery.offset)
 
     async def recreate(self) -> None:
-        await asyncio.to_thread(self._delete)
-        await ensure_topic(self._servers, self._topic, 1)
-        await asyncio.to_thread(self._await, there=True)
-
-    def _delete(self) -> None:
-        admin = admin_client(self._servers)
-        admin.delete_topics([self._topic])[self._topic].result()
-        self._await(there=False)
-
-    def _await(self, *, there: bool) -> None:
-        """Wait until every part of the broker knows that the topic is there, or is not."""
-        admin = admin_client(self._servers)
-        topics = TopicCollection([self._topic])
-        while (self._topic in admin.list_topics(timeout=ADMIN_S).topics) != there or (
-            there and admin.describe_topics(topics)[self._topic].exception() is not None
-        ):
-            time.sleep(ADMIN_POLL_S)
+        await recreate_topic(self._servers, self._topic)
 
     async def open(self) -> CommandLog:
         log = KafkaCommandLog(self._servers, self._topic, Shard(0))

@@ -11,6 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Self
 from uuid import UUID
 
+import asyncpg
+
+from exchange.adoption import Adoption, Known, Life, Partition, next_life
 from exchange.codec import (
     abridge_links,
     body_hash,
@@ -102,6 +105,15 @@ class LogWriter:
         await batch.append(events, expected=self._head, head=head, links=abridge_links(links))
         self._head = head
 
+    async def begin_life(self, database_url: str, *, known: int) -> None:
+        """Go on as after the topic was cut, and has so many records that the log knows."""
+        connection = await asyncpg.connect(database_url)
+        after = next_life(self._head, self._head.topic_id, Known(known))
+        life = Life(self._head, after, Partition(0, known, "it was cut"))
+        await Adoption(connection, "", "", 1).adopt([life])
+        await connection.close()
+        self._head = after
+
     def random_commands(self, chance: random.Random, count: int) -> list[Command]:
         """Return commands of every kind, many of which will be refused."""
         open_ids = [order_id for book in self.state.books.values() for order_id in book.orders]
@@ -110,6 +122,10 @@ class LogWriter:
 
     async def append_random(self, chance: random.Random, count: int) -> list[StoredEvent]:
         return await self.append(self.random_commands(chance, count))
+
+    @property
+    def head(self) -> Head:
+        return self._head
 
     @property
     def position(self) -> int:

@@ -10,13 +10,14 @@ import pytest
 
 from exchange import matcher as matcher_module
 from exchange.codec import encode_command, keyed_command_id
-from exchange.command_log import CommandProducer
+from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.config import Settings
 from exchange.domain.values import Offset, Shard
 from exchange.event_store import PostgresEventStore
 from exchange.processes.matcher import run_matcher
 from exchange.tools.command import ToolError
 from exchange.tools.retrying import retry_quarantined
+from tests.contracts.conftest import recreate_topic
 from tests.test_matcher import place
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,23 @@ async def events(settings: Settings) -> list[str]:
     return [row["type"] for row in rows]
 
 
-async def quarantine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def begin_life(settings: Settings, base: int) -> None:
+    """Have the offsets of the log count from ``base``, as after the topic was adopted."""
+    servers, topic = settings.kafka_bootstrap_servers, settings.kafka_topic
+    async with (
+        KafkaCommandLog(servers, topic, Shard(0)) as commands,
+        PostgresEventStore(settings.database_url, Shard(0)) as store,
+    ):
+        await store.take_over(await commands.topic_id())
+    connection = await asyncpg.connect(settings.database_url)
+    await connection.execute("update head set offset_base = $1, next_offset = $1", base)
+    await connection.execute(
+        "insert into topic_lives select shard, $1, topic_id, $1 from head", base
+    )
+    await connection.close()
+
+
+async def quarantine(settings: Settings, monkeypatch: pytest.MonkeyPatch, base: int = 0) -> None:
     """Have the first record of the topic quarantined: an order."""
     servers, topic = settings.kafka_bootstrap_servers, settings.kafka_topic
     producer = CommandProducer(servers, topic, loop=asyncio.get_running_loop())
@@ -65,7 +82,7 @@ async def quarantine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     await producer.stop()
     async with PostgresEventStore(settings.database_url, Shard(0)) as store:
-        await store.count_start(Offset(0))
+        await store.count_start(Offset(base))
     with monkeypatch.context() as patched:
         patched.setattr(matcher_module, "CRASHES_MAX", 0)
         async with matching(settings), asyncio.timeout(30):
@@ -73,15 +90,21 @@ async def quarantine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize("base", [0, 1_000])
 async def test_a_quarantined_command_is_shown_and_decided_once(
-    one_shard: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one_shard: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    base: int,
 ) -> None:
-    await quarantine(one_shard, monkeypatch)
+    if base:
+        await begin_life(one_shard, base)
+    await quarantine(one_shard, monkeypatch, base)
 
     async with matching(one_shard):
-        await asyncio.to_thread(retry_quarantined, "0:0", yes=True)
+        await asyncio.to_thread(retry_quarantined, f"0:{base}", yes=True)
         first = capsys.readouterr().out
-        await asyncio.to_thread(retry_quarantined, "0:0", yes=True)
+        await asyncio.to_thread(retry_quarantined, f"0:{base}", yes=True)
         second = capsys.readouterr().out
 
     outcome = ["OrderRejected", "CommandRetried"]  # nobody has registered the instrument
@@ -105,25 +128,27 @@ async def test_a_place_without_a_quarantine_is_refused(named: str, told: str) ->
         await asyncio.to_thread(retry_quarantined, named, yes=True)
 
 
-async def test_a_record_that_kafka_has_lost_is_told(
-    one_shard: Settings, make_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+async def test_a_record_of_an_earlier_topic_is_told(
+    one_shard: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await quarantine(one_shard, monkeypatch)
-    producer = CommandProducer(
-        one_shard.kafka_bootstrap_servers, make_topic(1), loop=asyncio.get_running_loop()
-    )
-    other = replace(one_shard, kafka_topic=producer._topic)
-    monkeypatch.setattr(Settings, "load", lambda: other)
-    producer.produce(
-        0,
-        key="k",
-        value=b"another",
-        version=1,
-        command_id=keyed_command_id("a", "key"),
-        reply_to=b"",
-        on_delivery=lambda _delivery: None,
-    )
-    await producer.stop()
+    servers, topic = one_shard.kafka_bootstrap_servers, one_shard.kafka_topic
+    await recreate_topic(servers, topic)
 
-    with pytest.raises(ToolError, match="Kafka no longer has the record"):
+    with pytest.raises(ToolError, match="offset 0 of shard 0 was one of an earlier topic"):
+        await asyncio.to_thread(retry_quarantined, "0:0", yes=True)
+
+
+async def test_a_record_that_kafka_has_lost_is_told(
+    one_shard: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await quarantine(one_shard, monkeypatch)
+    connection = await asyncpg.connect(one_shard.database_url)
+    await connection.execute("alter table events disable trigger refuse_changes")
+    await connection.execute(
+        "update events set data = replace(data::text, data->>'sha256', repeat('0', 64))::json"
+    )
+    await connection.close()
+
+    with pytest.raises(ToolError, match=r"is not the [0-9]+ bytes that crashed the matcher"):
         await asyncio.to_thread(retry_quarantined, "0:0", yes=True)
