@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from exchange.codec import LINK_BYTES
-from exchange.ports import EMPTY_CHAIN, StoredEvent
+from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 
 
 class Differs(Exception):
@@ -65,19 +65,60 @@ def check_head(next_offset: int, epoch: int, last: Recorded) -> None:
         raise Differs(None, f"the head is of epoch {epoch}, after a batch of epoch {last.epoch}")
 
 
+def check_life(
+    lives: Sequence[TopicLife], topic_id: str, offset_base: int, next_offset: int, last: int | None
+) -> None:
+    """See that a head goes on in the newest life of its topic, behind the last record decided."""
+    if not lives:
+        raise Differs(
+            None, "the head has no life of a topic, so nothing says what it was decided of"
+        )
+    newest = lives[-1]
+    if (topic_id, offset_base) != (newest.topic_id, newest.offset_base):
+        raise Differs(
+            None,
+            f"the head counts from {offset_base} in topic {topic_id}, and the newest life of the"
+            f" shard from {newest.offset_base} in topic {newest.topic_id}",
+        )
+    if next_offset < newest.first_offset:
+        raise Differs(
+            None,
+            f"the head's next offset is {next_offset}, and the newest life of its topic begins at"
+            f" {newest.first_offset}",
+        )
+    if last is not None and last >= next_offset:
+        raise Differs(
+            None, f"the head's last record is at {last}, and its next offset is {next_offset}"
+        )
+
+
+def least_offset(batch: Recorded, last: Recorded, lives: Sequence[TopicLife]) -> int:
+    """Return the least offset that a batch's commands may have: none is between two lives."""
+    begun = [life for life in lives if life.first_offset < batch.next_offset]
+    following = lives[len(begun) :]
+    if following and batch.next_offset > following[0].offset_base:
+        raise Differs(
+            batch.position,
+            f"its batch ends at offset {batch.next_offset}, between two lives of the topic: the"
+            f" later one begins at {following[0].first_offset}",
+        )
+    return max(last.next_offset, begun[-1].first_offset if begun else 0)
+
+
 def first_events(
-    events: Sequence[StoredEvent], before: StoredEvent | None, batch: Recorded, last: Recorded
+    events: Sequence[StoredEvent], before: StoredEvent | None, batch: Recorded, least: int
 ) -> Iterator[int]:
     """Yield the indices of each command's first event, and see that commands are in order.
 
-    ``before`` is the event before them, ``last`` the batch before theirs.
+    ``before`` is the event before them, ``least`` the least offset that they may have.
     """
-    least = last.next_offset if before is None else max(last.next_offset, before.kafka_offset)
+    least = least if before is None else max(least, before.kafka_offset)
     for index, event in enumerate(events):
         offset = event.kafka_offset
         if offset < least:
             raise Differs(
-                event.position, f"its Kafka offset is {offset}, and all below {least} was decided"
+                event.position,
+                f"its Kafka offset is {offset}, and all below {least} was decided or lost",
             )
         if offset >= batch.next_offset:
             raise Differs(

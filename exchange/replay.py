@@ -22,15 +22,17 @@ from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
 from exchange.event_log import read_events
-from exchange.ports import EMPTY_CHAIN, StoredEvent
+from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 from exchange.recorded import (
     NOTHING,
     Differs,
     Recorded,
     check_follows,
     check_head,
+    check_life,
     first_changed,
     first_events,
+    least_offset,
 )
 from exchange.snapshot_store import stored_snapshots
 from exchange.snapshots import newest_usable
@@ -39,8 +41,17 @@ READ_EVENTS_MAX: Final = 2_000  # bounds the memory of one read; larger ones are
 READ_BATCHES_MAX: Final = 1_000
 LEAST_OFFSET: Final = -(2**63)
 
+# In one statement with the lives of its topic, of which one may begin meanwhile.
 READ_HEAD = """
-select position, epoch, next_offset, chain, state_digest from head where shard = $1
+select position, epoch, next_offset, chain, state_digest, topic_id, offset_base, last_offset,
+    array(
+        select row(first_offset, topic_id, offset_base)
+        from topic_lives
+        where topic_lives.shard = head.shard
+        order by first_offset
+    ) as lives
+from head
+where shard = $1
 """
 
 READ_BATCHES = """
@@ -168,6 +179,7 @@ class _Walk:
         self._chain = EMPTY_CHAIN
         self._last = NOTHING
         self._last_event: StoredEvent | None = None
+        self._lives: list[TopicLife] = []
         self._begun = Position(0)
         self._up_to = 0
         self._batches = 0
@@ -203,6 +215,7 @@ class _Walk:
             await self._expect_nothing()
             return
         self._up_to = head["position"]
+        self._lives = [TopicLife(*life) for life in head["lives"]]
         first = self._last
         async for batch in self._recorded():
             await self._compare(batch)
@@ -286,7 +299,8 @@ class _Walk:
             Differs: At the first that does not.
         """
         before, self._last_event = self._last_event, stored[-1]
-        firsts = set(first_events(stored, before, batch, self._last))
+        least = least_offset(batch, self._last, self._lives)
+        firsts = set(first_events(stored, before, batch, least))
         for index, (one, event) in enumerate(zip(stored, events, strict=True)):
             if index in firsts:
                 await self._claims.add(claims_of(one, event))
@@ -300,6 +314,8 @@ class _Walk:
 
     def _compare_with_head(self, head: asyncpg.Record) -> None:
         check_head(head["next_offset"], head["epoch"], self._last)
+        topic = (head["topic_id"], head["offset_base"])
+        check_life(self._lives, *topic, head["next_offset"], head["last_offset"])
         if (self._chain, self._state.digest) != (head["chain"], head["state_digest"]):
             raise Differs(self._up_to, "the head has another chain or state than its last batch")
 

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 import typer
 
+from exchange.adoption import LIFE_OFFSETS
 from exchange.codec import abridge_links, chain_links
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Price, Quantity, Shard, Side
@@ -26,11 +27,14 @@ from tests.projections.logs import MADE, SMALL_TICK, LogWriter, registrations, r
 pytestmark = pytest.mark.anyio
 
 READ_CHAIN = "select chain, next_offset from batches where position = $1"
-GUARDED = ("events", "batches", "claims", "head")
+GUARDED = ("events", "batches", "claims", "head", "topic_lives")
 
 
 async def make_log(database_url: str) -> None:
-    """Write batches of random commands, and one in the middle whose events are known."""
+    """Write batches of random commands, and one in the middle whose events are known.
+
+    The last two are of a second life of the topic.
+    """
     chance = random.Random(5)
     async with LogWriter.open(database_url) as writer:
         await writer.append(registrations(0))
@@ -49,6 +53,7 @@ async def make_log(database_url: str) -> None:
         )
         for _ in range(4):
             await writer.append_random(chance, 30)
+        await writer.begin_life(database_url, known=3)
         await writer.append(retried(0))
         await writer.append_random(chance, 30)
 
@@ -101,7 +106,7 @@ async def places(connection: asyncpg.Connection) -> dict[str, int]:
     )
     found = {"a": a, "b": b, "c": c, "offset": offset, "cancel": cancel, "again": again}
     names = {"before": ends[at - 1], "end": middle, "next": ends[at + 1], "last": ends[-1]}
-    return found | names | {"first_of_last": ends[-2] + 1}
+    return found | names | {"first_of_last": ends[-2] + 1, "life": LIFE_OFFSETS}
 
 
 async def rewrite(connection: asyncpg.Connection) -> None:
@@ -216,12 +221,49 @@ OF_THE_LOG: dict[str, tuple[str, str | None, str]] = {
     "the head of an earlier epoch": (
         "update head set epoch = 0",
         None,
-        "the head is of epoch 0, after a batch of epoch 1",
+        "the head is of epoch 0, after a batch of epoch [12]",
     ),
     "the head of another chain": (
         "update head set chain = sha256('x')",
         "last",
         "the head has another chain",
+    ),
+    "the head of another topic": (
+        "update head set topic_id = 'other'",
+        None,
+        "the head counts from [0-9]+ in topic other, and the newest life .* in topic topic-1",
+    ),
+    "the head of another base": (
+        "update head set offset_base = 0",
+        None,
+        "the head counts from 0 in topic topic-1, and the newest life of the shard from [1-9]",
+    ),
+    "the head before its newest life": (
+        """insert into topic_lives select shard, 2 * {life}, topic_id, 2 * {life}, now() from head;
+        update head set offset_base = 2 * {life}""",
+        None,
+        "the head's next offset is [0-9]+, and the newest life of its topic begins at",
+    ),
+    "the newest life lost": (
+        "delete from topic_lives where offset_base > 0",
+        None,
+        "the head counts from [1-9][0-9]+ in topic topic-1, and the newest life .* from 0",
+    ),
+    "all lives lost": (
+        "delete from topic_lives",
+        None,
+        "the head has no life of a topic",
+    ),
+    "a last record that the head has not reached": (
+        "update head set last_offset = next_offset, last_digest = sha256('x')",
+        None,
+        "the head's last record is at ([0-9]+), and its next offset is",
+    ),
+    "a batch that ends between two lives": (
+        """update batches set next_offset = {life} + 1 where position =
+        (select max(position) from batches where next_offset < {life})""",
+        "select position from batches where next_offset = {life} + 1",
+        "its batch ends at offset [0-9]+, between two lives of the topic: the later one begins at",
     ),
     "a batch beyond the head": (
         """insert into batches
@@ -326,6 +368,11 @@ REWRITTEN: dict[str, tuple[str, str | None, str]] = {
         "c",
         "its Kafka offset is 1, and all below [0-9]+ was decided",
     ),
+    "an offset between two lives": (
+        "update events set kafka_offset = {life} + 2 where kafka_offset = {life} + 3",
+        "select min(position) from events where kafka_offset = {life} + 2",
+        "its Kafka offset is [0-9]+, and all below [0-9]+3 was decided or lost",
+    ),
     "a time that falls": (
         """update events set data = replace(data::text, data->>'time_ms', '1')::json
         where position = {c}""",
@@ -370,7 +417,7 @@ async def expected_position(
     if named is None:
         return None
     if named.startswith("select"):
-        return await connection.fetchval(named)
+        return await connection.fetchval(named.format(**places))
     return eval(named, dict(places))
 
 
