@@ -21,7 +21,7 @@ from exchange.stack.process import ManagedProcess
 from exchange.tools.following import connected
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault
-from tests.faults.stage import Stage, kill
+from tests.faults.stage import SHARDS, Stage, kill
 from tests.processes import INSTRUMENTS
 
 TAKE_OVER_TIMEOUT_S = 30.0
@@ -30,6 +30,7 @@ UP_TIMEOUT_S = 10.0  # what died is started again after two seconds at most
 SIGNAL_TIMEOUT_S = 10.0  # takes milliseconds but for a machine that is busy
 POLL_S = 0.05
 DELAY_S = 0.05  # of each chunk over a slow link
+TAIL_BATCHES = 20  # of a record or two each, decided long before Kafka is back
 READERS = 200  # of history at once; an address may ask 500 times at once
 CONNECT_S = 3.0  # until all of them are connected
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
@@ -44,6 +45,11 @@ class Nemesis:
         self.done: Counter[str] = Counter()
         self._stage = stage
         self._history = history
+        self._others: dict[str, Callable[[Fault], Awaitable[Found]]] = {
+            "flush": self._flush,
+            "read": self._read_history,
+            "lose": self._lose_tail,
+        }
 
     async def run(
         self, bursts: list[Burst], pace_s: float, until_in_order: Callable[[], Awaitable[None]]
@@ -83,10 +89,8 @@ class Nemesis:
                 found = await self._freeze(self._one_of(what, fault), fault)
             case "restart", _:
                 found = await self._restart(what)
-            case "flush", _:
-                found = await self._flush()
-            case "read", _:
-                found = await self._read_history(fault)
+            case _ if verb in self._others:
+                found = await self._others[verb](fault)
             case _:
                 found = await self._disturb(verb, what, fault)
         self.done[fault.kind] += 1
@@ -165,7 +169,16 @@ class Nemesis:
         await service.start()
         return {"target": what}
 
-    async def _flush(self) -> Found:
+    async def _lose_tail(self, fault: Fault) -> Found:
+        """Cut a partition while Kafka is down, and adopt what is left as an operator does."""
+        kafka, shard = self._stage.services["Kafka"], fault.target % SHARDS
+        await kafka.process.kill()
+        end = await asyncio.to_thread(self._stage.cut_partition, shard, TAIL_BATCHES)
+        await kafka.start()
+        told = await self._stage.adopt_topic()
+        return {"target": f"shard {shard} at {end}", "told": told}
+
+    async def _flush(self, _: Fault) -> Found:
         async with self._stage.redis() as redis:
             await redis.flushall()
         return {"target": "Redis"}

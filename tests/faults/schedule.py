@@ -25,6 +25,7 @@ COUNTS: dict[str, tuple[str, int]] = {
     "read history": ("edge", 8),
     "restart Kafka": ("services", 11),
     "freeze Kafka": ("services", 5),
+    "lose tail": ("services", 6),
     "restart PostgreSQL": ("services", 11),
     "restart Redis": ("services", 11),
     "flush Redis": ("services", 12),

@@ -5,8 +5,11 @@ to ask the database without a proxy in between. What goes wrong, and when, is th
 """
 
 import asyncio
+import os
 import signal
+import sys
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -32,6 +35,7 @@ from exchange.stack.services import (
     valkey_in,
 )
 from tests.conftest import free_ports
+from tests.cutting import cut_partition
 from tests.faults.proxy import Proxy
 from tests.processes import Exchange
 
@@ -42,6 +46,7 @@ GATEWAYS = 2
 BACKOFF = Backoff(first_s=0.2, longest_s=2.0)
 ASK_TIMEOUT_S = 30.0  # a restarted PostgreSQL answers long before
 ASK_PAUSE_S = 0.1
+ADOPT_TIMEOUT_S = 60.0  # it starts in two seconds, again if what it needs is still starting
 # The last one is what asyncpg says of a server that dies between two messages.
 DATABASE_ERRORS = (
     OSError,
@@ -142,6 +147,29 @@ class Stage:
             kill(process)
         await asyncio.gather(*(service.process.kill() for service in self.services.values()))
         await self._local.start()
+
+    def cut_partition(self, shard: int, batches: int) -> int:
+        """Take the newest batches of a shard's commands away; Kafka does not run."""
+        topic = self.settings.kafka_topic
+        return cut_partition(self.run.path / "kafka", topic, shard, batches=batches)
+
+    async def adopt_topic(self) -> str:
+        """Do what an operator does about a topic that lost its tail; PostgreSQL may be away."""
+        deadline_s = time.monotonic() + ADOPT_TIMEOUT_S
+        argv = (sys.executable, "-m", "exchange", "adopt-topic", "--yes")
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=PROJECT,
+                env={**os.environ, **self.settings.environment()},
+                stdout=PIPE,
+                stderr=STDOUT,
+            )
+            told, _ = await process.communicate()
+            if not process.returncode:
+                return told.decode()
+            assert time.monotonic() < deadline_s, f"the topic cannot be adopted: {told.decode()}"
+            await asyncio.sleep(ASK_PAUSE_S)
 
     async def working(self, shard: int) -> tuple[ManagedProcess, int]:
         """Return the matcher that holds a shard, when there is one, and the epoch."""
