@@ -306,7 +306,8 @@ async def test_a_large_body_in_chunks_is_413(http: httpx.AsyncClient) -> None:
 async def test_a_slow_body_is_408_and_the_connection_ends(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge, "BODY_WAIT_S", 0.3)
+    monkeypatch.setattr(edge, "BODY_WAIT_S", 0.1)
+    monkeypatch.setattr(edge, "LINGER_S", 0.1)
     head = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
     answer = await send(http, head + b"Content-Length: 10\r\n\r\n{")

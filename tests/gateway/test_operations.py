@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -58,16 +59,14 @@ async def test_without_redis_a_gateway_is_degraded_and_trades(venue: Venue) -> N
 async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_is_not(
     venue: Venue, idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
     monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
-    async with gateway_at(venue) as http:
+    async with gateway_at(venue) as http, matching(idle_venue), gateway_at(idle_venue) as idle:
         await http.post("/orders", json=order("BTC-USD", price=1))
-        await asyncio.sleep(1.5)
-        following = (await http.get("/healthz")).json()
-    async with matching(idle_venue), gateway_at(idle_venue) as http:
-        await register(http, "BTC-USD")
-        await asyncio.sleep(1.5)
-        standing = await http.get("/healthz")
+        await register(idle, "BTC-USD")
+        await until_status(idle, "degraded")
+        standing = await idle.get("/healthz")
+        following = await until_status(http, "healthy")
 
     assert following["projections"] == dict.fromkeys(health.READ_MODELS, "healthy")
     assert standing.status_code == 200
@@ -89,12 +88,12 @@ async def test_containers_are_told_that_all_is_well(part: str, http: httpx.Async
 async def test_without_a_matcher_orders_that_wait_are_unhealthy(
     idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.1)
-    monkeypatch.setattr(matching_health, "STALLED_AFTER_S", 0.5)
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(matching_health, "STALLED_AFTER_S", 0.2)
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
     async with gateway_at(idle_venue, order_wait_ms=100) as http:
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.4)  # twice the time after which it would count as stalled
         idle = (await http.get("/healthz")).json()
         answer = await http.post("/orders", json=order("BTC-USD"))
         await until_status(http, "unhealthy")
@@ -156,14 +155,19 @@ async def test_snapshots_that_stopped_degrade_a_gateway(venue: Venue) -> None:
     assert (told["status"], told["snapshots"]) == ("degraded", {"0": "degraded"})
 
 
-async def until_status(http: httpx.AsyncClient, status: str) -> None:
+async def until_status(http: httpx.AsyncClient, status: str) -> dict[str, Any]:
     async with asyncio.timeout(20):
-        while (await http.get("/healthz")).json()["status"] != status:
+        while (told := (await http.get("/healthz")).json())["status"] != status:
             await asyncio.sleep(0.05)
+    return dict(told)
 
 
 @pytest.mark.anyio
-async def test_work_in_the_background_that_dies_ends_the_server(venue: Venue) -> None:
+async def test_work_in_the_background_that_dies_ends_the_server(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+
     class Dying(CommandProducer):
         async def reachable(self, timeout_s: float) -> bool:
             if dies:
@@ -216,7 +220,7 @@ async def test_a_silent_channel_that_answers_pings_is_kept(
     subscriber = OutcomeSubscriber(venue.redis, "idle", lambda _: None)
     async with running(subscriber.run()):
         await asyncio.wait_for(subscriber.subscribed.wait(), 10)
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.3)  # six times what it waits before it asks
 
         assert subscriber.subscribed.is_set()
         assert not caplog.records
