@@ -14,6 +14,7 @@ RECOVERY = ("tests/test_recovery.py",)
 LOG = ("tests/test_event_store.py",)
 TAMPERING = ("tests/test_tampering.py",)
 GROWING = ("tests/gateway/test_growing.py",)
+ADOPTION = ("tests/test_adoption.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -114,6 +115,27 @@ MUTANTS = [
         "if self._first() != last:",
         "if self._first() is None:",
         ("tests/contracts/test_command_log.py",),
+    ),
+    Mutant(
+        "a new life of the topic uses offsets again",
+        "exchange/adoption.py",
+        "base = (before.next_offset // LIFE_OFFSETS + 1) * LIFE_OFFSETS",
+        "base = before.next_offset // LIFE_OFFSETS * LIFE_OFFSETS",
+        ADOPTION,
+    ),
+    Mutant(
+        "what a batch left to the next one counts as decided when that is lost",
+        "exchange/adoption.py",
+        "return offset < head.next_offset",
+        "return offset != head.next_offset",
+        ADOPTION,
+    ),
+    Mutant(
+        "an adoption does not fence the matcher that runs",
+        "exchange/adoption.py",
+        "epoch=before.epoch + 1,",
+        "epoch=before.epoch,",
+        ADOPTION,
     ),
     Mutant(
         "commands beyond a full batch are dropped",
@@ -248,6 +270,13 @@ MUTANTS = [
         "exchange/claims.py",
         "!= self.held:",
         "< self.held:",
+        TAMPERING,
+    ),
+    Mutant(
+        "an event between two lives of the topic is not noticed",
+        "exchange/recorded.py",
+        "return max(last.next_offset, begun[-1].first_offset if begun else 0)",
+        "return last.next_offset",
         TAMPERING,
     ),
     Mutant(
