@@ -22,8 +22,8 @@ from exchange.domain.values import Offset, Position, Shard
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,
-    CommandLogLost,
     CommandRecord,
+    CommandsCut,
     ForeignTopic,
     Head,
     LastRecord,
@@ -94,9 +94,9 @@ class MemoryCommandLog:
         self._base, self.next_offset = base, offset
         end = await self.end()
         if end < offset:
-            raise CommandLogLost(f"the topic ends at {end - base}: it was cut")
+            raise CommandsCut(f"the topic ends at {end - base}: it was cut")
         if last is not None and self._record(last.offset - base).last != last:
-            raise CommandLogLost(f"another record is at {last.offset - base}: it was cut")
+            raise CommandsCut(f"another record is at {last.offset - base}: it was cut")
 
     async def end(self) -> Offset:
         return await self._link.call("ask for the end", self._end)

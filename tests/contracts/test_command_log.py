@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from exchange.domain.values import Offset
-from exchange.ports import CommandLogLost, CommandRecord
+from exchange.ports import CommandRecord, CommandsCut
 from tests.contracts.conftest import COMMAND_ID, CommandWorld
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +73,7 @@ async def test_an_offset_that_does_not_exist_is_an_error(commands: CommandWorld)
     await commands.produce(b"only one")
     log = await commands.open()
 
-    with pytest.raises(CommandLogLost, match="ends at 1: it was cut"):
+    with pytest.raises(CommandsCut, match="ends at 1: it was cut"):
         await log.seek(Offset(5))
 
 
@@ -105,7 +105,7 @@ async def test_another_record_in_the_place_of_the_last_is_a_topic_that_was_cut(
 
     again = await commands.open()
 
-    with pytest.raises(CommandLogLost, match="another record"):
+    with pytest.raises(CommandsCut, match="another record"):
         await again.seek(Offset(2), last=msgspec.structs.replace(first.last, **spoilt))
 
 
@@ -121,7 +121,7 @@ async def test_offsets_count_from_the_base_of_the_topics_life(commands: CommandW
     assert (log.next_offset, await log.end()) == (103, 103)
     again = await commands.open()
     await again.seek(Offset(103), base=100, last=record.last)
-    with pytest.raises(CommandLogLost, match="ends at 3"):
+    with pytest.raises(CommandsCut, match="ends at 3"):
         await (await commands.open()).seek(Offset(104), base=100)
 
 
