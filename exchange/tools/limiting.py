@@ -141,6 +141,8 @@ async def _decided(connection: asyncpg.Connection, places: Places) -> dict[int, 
 
 
 def _told(shard: int, found: FoundOutcome, number: int) -> str:
+    if not found.events:  # the topic was adopted meanwhile, or has the command twice
+        raise ToolError(f"What shard {shard} did cannot be told. Give the number again.")
     first = found.events[0]
     if first.type != OpenOrdersLimited.__name__:
         raise ToolError(

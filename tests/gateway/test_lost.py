@@ -15,11 +15,20 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from exchange.codec import keyed_command_id
 from exchange.domain.commands import CancelOrder
 from exchange.fresh_ids import uuid7
+from exchange.gateway import matching as matching_module
 from exchange.gateway.matching import Matching
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Problem
 from exchange.gateway.submission import Pending, Submitter
-from tests.gateway.conftest import Venue, gateway_at, matching, order, register
+from tests.gateway.conftest import (
+    PATIENCE_MS,
+    PATIENCE_S,
+    Venue,
+    gateway_at,
+    matching,
+    order,
+    register,
+)
 from tests.gateway.test_placing import follow
 from tests.gateway.test_stream import connected
 from tests.gateway.test_submission import unanswered, until_told
@@ -28,7 +37,6 @@ pytestmark = pytest.mark.anyio
 
 BASE: Final = 10**12
 LATER: Final = {"Prefer": "respond-async"}
-WAIT_MS: Final = 14_000  # what is answered sooner did not wait for ever
 ADOPT_HEAD: Final = "update head set offset_base = :base, next_offset = :first"
 BEGIN_LIFE: Final = """
 insert into topic_lives (shard, first_offset, topic_id, offset_base)
@@ -85,7 +93,7 @@ async def test_what_kafka_lost_is_told_to_who_asks_for_its_place_and_its_key_is_
 
 
 async def test_who_waits_for_what_kafka_lost_is_told_so(deserted: Venue) -> None:
-    async with gateway_at(deserted, order_wait_ms=WAIT_MS) as http, connected(http) as client:
+    async with gateway_at(deserted, order_wait_ms=PATIENCE_MS) as http, connected(http) as client:
         first = await http.post("/orders", json=order("BTC-USD"), headers=LATER)
         waiting = asyncio.create_task(http.post("/orders", json=order("BTC-USD")))
         await client.send(**order("BTC-USD", id="on-stream"))
@@ -105,13 +113,17 @@ async def test_who_waits_for_what_kafka_lost_is_told_so(deserted: Venue) -> None
 
 
 async def test_who_waits_for_what_the_adopted_topic_still_has_is_told_its_outcome(
-    deserted: Venue,
+    deserted: Venue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with gateway_at(deserted, unanswered(deserted), order_wait_ms=WAIT_MS) as http:
+    monkeypatch.setattr(matching_module, "SETTLE_WAIT_S", 0)
+    async with gateway_at(deserted, unanswered(deserted), order_wait_ms=PATIENCE_MS) as http:
         first = await http.post("/orders", json=order("BTC-USD"), headers=LATER)
         waiting = asyncio.create_task(http.post("/orders", json=order("BTC-USD")))
-        await until_written(deserted, offset_in(first) + 2)
+        await until_looked_up(http)
         await adopt(deserted, first=offset_in(first))
+        async with asyncio.timeout(PATIENCE_S):
+            while "Cannot tell what Kafka has lost" not in caplog.text and not waiting.done():
+                await asyncio.sleep(0.02)
         async with matching(deserted):
             response = await waiting
             earlier = await follow(http, first.headers["Location"])
@@ -121,8 +133,15 @@ async def test_who_waits_for_what_the_adopted_topic_still_has_is_told_its_outcom
 
 async def until_written(venue: Venue, end: int) -> None:
     producer = venue.producer()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while (await producer.end_offsets([0]))[0] < end:
+            await asyncio.sleep(0.02)
+
+
+async def until_looked_up(http: httpx.AsyncClient) -> None:
+    """Wait until somebody who waits knows the place of the command."""
+    async with asyncio.timeout(PATIENCE_S):
+        while "exchange_gateway_lookups_total 0.0" in (await http.get("/metrics")).text:
             await asyncio.sleep(0.02)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
-from exchange.event_log import read_readable
+from exchange.event_log import FoundOutcome, read_readable
 from exchange.event_store import PostgresEventStore
 from exchange.processes.matcher import run_matcher
 from exchange.tools import limiting
@@ -73,3 +73,8 @@ async def test_an_older_matcher_is_sent_nothing(two_shards: Settings) -> None:
 
     with pytest.raises(ToolError, match="Nothing was sent: the matcher of shard 1 "):
         await asyncio.to_thread(open_orders_max, 7)
+
+
+def test_an_outcome_without_events_is_no_success() -> None:
+    with pytest.raises(ToolError, match=r"What shard 1 did cannot be told\. Give the number again"):
+        limiting._told(1, FoundOutcome([], displaced=True), 7)
