@@ -427,15 +427,21 @@ async def test_redis_failing_does_not_stop_the_matcher() -> None:
     assert len(world.log) == 3
 
 
+async def let_others_act() -> None:
+    """Come back when nothing in memory has anything left to do, however busy the machine is."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    committing = asyncio.Event()
+    committing, committed = asyncio.Event(), asyncio.Event()
     append = MemoryBatch.append
 
     async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **places: Any) -> None:
         committing.set()
-        await asyncio.sleep(0.05)
+        await committed.wait()
         await append(batch, events, **places)
 
     monkeypatch.setattr(MemoryBatch, "append", slow)
@@ -443,9 +449,12 @@ async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     world.send(place("o1"), unkeyed(1))
     running = asyncio.create_task(world.matcher(BatchedCommandLog(world.topic, [1])).run())
     await committing.wait()
-    await asyncio.sleep(0.01)  # the next batch is decided and waits for this commit
+    await asyncio.sleep(0.05)  # longer than the matcher rests before a batch
+    await let_others_act()  # the next batch is decided and waits for this commit
 
     running.cancel()
+    await let_others_act()
+    committed.set()
     await asyncio.gather(running, return_exceptions=True)
 
     assert [e.type for e in world.log] == ["InstrumentRegistered"]
