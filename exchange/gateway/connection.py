@@ -18,6 +18,8 @@ Hypercorn 0.18 and h11 0.16, none of which is a setting:
 * Methods are read as they are written (RFC 9110, 9.1). Theirs takes ``get`` for ``GET``, which
   whoever stands in front may not.
 * Several ``Connection`` headers are one list (RFC 9110, 5.3). For theirs the last one counts.
+* An application that reads no more does not keep its connection. Theirs waits for room in a full
+  queue to say that the client is gone, also when the application itself has just ended it.
 * A refused upgrade ends the connection. Theirs stays open for as long as the client likes.
 * WebSockets are not compressed: theirs inflates without bound.
 * HTTP/2 is not spoken. Theirs changes to it whenever a client asks in clear text.
@@ -28,8 +30,9 @@ that works otherwise fails there.
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from hypercorn.asyncio.task_group import TaskGroup
@@ -49,6 +52,9 @@ READ_BYTES_MAX: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 75.0  # longer than the idle time of common client pools
 WRITE_S: Final = 30.0  # the slowest client takes some 2 kB a second
 LINGER_S: Final = 2.0  # a client that is there reads its answer in milliseconds
+
+UNREAD_MAX: Final = 10  # messages of the stream, or pieces of a body, that an application is behind
+DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 
 BLANK: Final = b"\r\n"
 WHOLE_URL: Final = re.compile(rb"(?:http|ws)s?://(?:[^/?#]*@)?([^/?#]*)", re.IGNORECASE)
@@ -130,6 +136,51 @@ class Http(H11Protocol):
         return (*shared, self.ssl, self.client, self.server, self.stream_send, STREAM_ID)
 
 
+class Inbox:
+    """What the application has not read yet: so much, and the word that the client is gone."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()  # bounded by ``_room``
+        self._room = asyncio.Event()
+        self._room.set()
+        self._is_over = False
+
+    async def put(self, message: Any) -> None:
+        """Wait for room, unless the client is gone: whoever waits goes on then, and is not read."""
+        self._is_over = self._is_over or message["type"] in DISCONNECTS
+        if self._is_over:
+            self._room.set()
+        await self._room.wait()
+        self._messages.put_nowait(message)
+        self._note_room()
+
+    async def get(self) -> Any:
+        message = await self._messages.get()
+        self._note_room()
+        return message
+
+    def _note_room(self) -> None:
+        if self._is_over or self._messages.qsize() < UNREAD_MAX:
+            self._room.set()
+        else:
+            self._room.clear()
+
+
+class Tasks(TaskGroup):
+    """The tasks of one connection."""
+
+    async def spawn_app(
+        self, app: AppWrapper, config: Config, scope: Any, send: Any
+    ) -> Callable[[Any], Awaitable[None]]:
+        inbox = Inbox()
+
+        async def reading(scope: Any, _receive: Any, send: Any, *others: Any) -> None:
+            await app(scope, inbox.get, send, *others)
+
+        await super().spawn_app(cast("AppWrapper", reading), config, scope, send)
+        return inbox.put
+
+
 class Connection:
     """Bytes between a socket and ``Http``, and every reason for which they end."""
 
@@ -157,7 +208,7 @@ class Connection:
         """Serve the connection until it ends."""
         client, server = map(self._writer.get_extra_info, ("peername", "sockname"))
         try:
-            async with TaskGroup(self._loop) as tasks:
+            async with Tasks(self._loop) as tasks:
                 self._http = Http(
                     self._app,
                     self._config,

@@ -17,7 +17,7 @@ from exchange.gateway import edge
 from exchange.gateway.edge import Edge
 from exchange.gateway.metrics import Metrics
 from exchange.gateway.problems import Code, Problem
-from tests.gateway.test_connections import LIVE, LONG_S, Raw, connected, served
+from tests.gateway.test_connections import LIVE, LONG_S, UPGRADE, Raw, connected, served
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +137,30 @@ async def send(raw: Raw, asked: bytes, chunk: bytes, at_once: bool) -> None:
     for _ in range(CHUNKS):
         await asyncio.sleep(0)  # a gateway in this process reads
         raw.writer.write(chunk)
+
+
+async def close_unread(scope: Scope, receive: Receive, send: Send) -> None:
+    """Close a stream, or crash, with more messages waiting than are queued."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(0.1)
+    if scope["path"] == "/crash":
+        raise RuntimeError("not foreseen")
+    await send({"type": "websocket.close", "code": 1013})
+
+
+@pytest.mark.parametrize("path", ["/stream", "/crash"])
+@pytest.mark.parametrize("frames", [9, 200])
+async def test_a_stream_that_is_not_read_to_its_end_is_closed(path: str, frames: int) -> None:
+    async with served(close_unread) as client:
+        tasks = asyncio.all_tasks()
+        upgrade = UPGRADE.replace(b"/stream", path.encode()) + b"\r\n"
+        async with connected(client, upgrade) as raw:
+            assert (await raw.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            raw.writer.write(b"\x81\x85\0\0\0\0hello" * frames)
+
+            assert (await raw.rest())[:1] == b"\x88"  # a Close frame
+        await until_only(tasks)
 
 
 async def until_only(tasks: set[asyncio.Task[Any]]) -> None:
