@@ -190,7 +190,7 @@ class Load:
             for number in range(traders)
         ]
         self._stop = asyncio.Event()
-        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S)
+        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, verify=False)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Load":

@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from exchange.event_log import read_heads
 from exchange.tools.following import connected
+from tests.e2e.conftest import client_of
 from tests.load import Load
 from tests.processes import INSTRUMENTS, Exchange
 from tests.projections.folds import fold_trades
@@ -87,7 +87,7 @@ async def until_told(
 
 
 async def assert_same_books(exchange: Exchange, subscribers: list[Subscriber]) -> None:
-    async with httpx.AsyncClient(base_url=exchange.urls[0]) as http:
+    async with client_of(exchange.urls[0]) as http:
         for subscriber in subscribers:
             book: dict[str, Any] = (
                 await http.get(
@@ -100,7 +100,7 @@ async def assert_same_books(exchange: Exchange, subscribers: list[Subscriber]) -
 
 
 async def shards_of(exchange: Exchange) -> dict[str, int]:
-    async with httpx.AsyncClient(base_url=exchange.urls[0]) as http:
+    async with client_of(exchange.urls[0]) as http:
         listed = (await http.get("/instruments")).json()["instruments"]
     return {instrument["instrument"]: instrument["shard"] for instrument in listed}
 

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -19,6 +18,7 @@ from exchange.tools import report
 from exchange.tools.command import planned_total
 from exchange.tools.load import Measured, Plan, StreamSender, Unreachable, run_load
 from exchange.tools.mix import Mix
+from tests.e2e.conftest import client_of
 from tests.processes import Exchange
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ async def test_every_order_of_a_load_is_in_the_exchange(
     assert (measured.accepted, measured.answered, measured.sent) == (60, 60, 60)
     assert again.accepted == 60
     assert measured.rate > 0
-    async with httpx.AsyncClient(base_url=exchange.urls[0]) as http:
+    async with client_of(exchange.urls[0]) as http:
         for order in orders[:5]:
             body = {**order, "quantity": "999"}
             conflict = await http.post("/orders", json=body)

@@ -174,8 +174,10 @@ async def test_a_close_of_that_very_moment_leaves_its_cycle_closing(
 
             await until(is_closing)
             seen = await cycles_of(old)
-            async with gateway_at(grown, order_wait_ms=100) as hasty:
+            async with gateway_at(grown, order_wait_ms=100) as hasty, asyncio.timeout(WAIT_S):
                 again = await close(hasty, cycle=4)
+                while 0 in again.json()["pending"]:  # which a busy machine may take longer for
+                    again = await close(hasty, cycle=4)
             async with matching(grown, SECOND), gateway_at(grown, shards=2) as new:
                 await until(lambda: decided(grown, SECOND))
                 closed = await close(new, cycle=4)

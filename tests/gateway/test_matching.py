@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 ASKERS = 50
 KAFKA_AWAY_S = 2.0
-BUSY_MACHINE_S = 2.0  # fifty clients and their gateway share this process
+BUSY_MACHINE_S = 6.0  # fifty clients and their gateway share this process
 TRIES = 3  # the quickest counts: no machine is always busy
 
 

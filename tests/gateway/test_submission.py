@@ -454,7 +454,7 @@ async def test_there_is_a_bound_on_those_who_wait(
 async def test_a_stop_finishes_what_is_under_way(idle_venue: Venue) -> None:
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
-    async with httpx.AsyncClient(timeout=CLIENT_TIMEOUT_S) as outliving:
+    async with httpx.AsyncClient(timeout=CLIENT_TIMEOUT_S, verify=False) as outliving:
         async with gateway_at(idle_venue) as http:
             url = f"{http.base_url}/orders"
             under_way = asyncio.create_task(outliving.post(url, json=order("BTC-USD")))
@@ -494,7 +494,10 @@ async def test_a_stop_refuses_new_commands_first_and_answers_those_it_took(
 
 async def send_late(url: str, client: Client, venue: Venue) -> list[dict[str, Any]]:
     """Send orders once the gateway stops; then let it end, by deciding what it waits for."""
-    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(timeout=CLIENT_TIMEOUT_S) as http:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        httpx.AsyncClient(timeout=CLIENT_TIMEOUT_S, verify=False) as http,
+    ):
         answer = await http.post(url, json=order("NOWHERE-USD"))
         while answer.status_code == 404:  # it does not stop yet
             answer = await http.post(url, json=order("NOWHERE-USD"))
