@@ -414,4 +414,54 @@ MUTANTS = [
         "replicas > REPLICAS_SAFE",
         ("tests/test_durability.py",),
     ),
+    Mutant(
+        "an idle projector wakes for the next shard",
+        "projections/tail.py",
+        'wake(int(payload.partition(":")[0]))',
+        'wake(int(payload.partition(":")[0]) + 1)',
+        (
+            "tests/projections/test_projector.py::test_an_idle_projector_is_told_of_what_is_appended",
+        ),
+    ),
+    Mutant(
+        "a busy writer is overtaken",
+        "exchange/event_store.py",
+        "if beat != self._beat:",
+        "if self._beat < 0:",
+        ("tests/test_event_store.py::test_a_writer_that_is_busy_is_waited_for",),
+    ),
+    Mutant(
+        "a disconnect waits for room in the queue",
+        "exchange/gateway/connection.py",
+        'self._is_over = self._is_over or message["type"] in DISCONNECTS',
+        "self._is_over = False",
+        (
+            "tests/gateway/test_early_answers.py::test_a_stream_that_is_not_read_to_its_end_is_closed",
+        ),
+    ),
+    Mutant(
+        "a trusted proxy of IPv6 is capped",
+        "exchange/gateway/server.py",
+        "not is_trusted(peer, self.proxies)",
+        "not is_trusted(counted(peer), self.proxies)",
+        ("tests/gateway/test_caps.py",),
+    ),
+    Mutant(
+        "a stop leaves connections as they are",
+        "exchange/gateway/server.py",
+        "            connection.stop()",
+        "            pass",
+        (
+            "tests/gateway/test_connections.py::test_a_stop_ends_idle_connections_and_answers_what_is_under_way",
+        ),
+    ),
+    Mutant(
+        "a body that was not read keeps its connection",
+        "exchange/gateway/edge.py",
+        "            await _answer_and_close(problem, scope, receive, send)",
+        "            await problem.response()(scope, receive, send)",
+        (
+            "tests/gateway/test_early_answers.py::test_a_body_that_is_not_read_to_its_end_ends_the_connection",
+        ),
+    ),
 ]
