@@ -83,7 +83,7 @@ reset: $(INSTALLED) ## delete the local data: the exchange starts empty
 
 $(INSTALLED): requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is missing: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -m exchange.stack.prerequisites
+	@$(PYTHON) -m exchange.stack.host.prerequisites
 	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the Python packages ..."
 	@$(PY) -m pip install --disable-pip-version-check -q --require-hashes -r requirements.lock

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import Settings
-from exchange.schema import metadata
+from exchange.log.schema import metadata
 
 # Two processes that migrate at once would both create the tables; the second waits here instead.
 LOCK = text("select pg_advisory_xact_lock(hashtext('exchange.migrations'))")

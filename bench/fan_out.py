@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed
 
 from bench.stream_orders import load
 from bench.venue import machine, running, table_of
-from exchange.tools.following import stream_url
+from exchange.tools.market.following import stream_url
 
 LATENCY_US_MAX: Final = 60_000_000
 SETTLE_S: Final = 2.0  # for the last trades to arrive

@@ -27,9 +27,9 @@ from rich.table import Table
 from bench.venue import machine, running, table_of
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import Settings
-from exchange.event_log import read_heads
+from exchange.log.reader import read_heads
 from projections import book, feed, ticker
-from projections.redis_model import reached_model
+from projections.stores.redis import reached_model
 
 SAMPLE_S = 0.1
 WARM_UP_S = 3

@@ -32,8 +32,8 @@ from rich.table import Table
 from bench.venue import Bench, free_ports, machine, running, table_of
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import LOOPBACK, PROJECT, Settings
-from exchange.stack.errors import StackError
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
+from exchange.stack.host.errors import StackError
 
 CONNECT_RETRIES = 8  # each after twice the time; a minute in all
 

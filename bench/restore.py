@@ -36,7 +36,6 @@ from rich.progress import Progress
 
 from bench.venue import free_ports, local_services, machine, settings_for, table_of
 from exchange.codec import abridge_links, chain_links, store_event
-from exchange.command_log import KafkaCommandLog
 from exchange.config import Settings
 from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
@@ -48,17 +47,18 @@ from exchange.domain.values import (
     Shard,
     Side,
 )
-from exchange.event_log import PART_EVENTS, READ_LINES
-from exchange.event_store import PostgresEventStore
-from exchange.matcher import Matcher
+from exchange.log.reader import PART_EVENTS, READ_LINES
+from exchange.log.snapshot_store import store
+from exchange.log.snapshots import encode
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import Matcher
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
-from exchange.snapshot_store import store
-from exchange.snapshots import encode
-from exchange.stack.directory import RunDirectory
-from exchange.stack.kafka import ensure_topic
+from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
-from exchange.stack.services import remove
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.services import remove
+from exchange.transport.commands import KafkaCommandLog
 
 SHARD: Final = Shard(0)
 BATCH_COMMANDS: Final = 100

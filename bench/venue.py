@@ -19,14 +19,14 @@ from pathlib import Path
 from rich.table import Table
 
 from exchange.config import LOOPBACK, PROJECT, Settings
-from exchange.stack import jars
-from exchange.stack.directory import RunDirectory
-from exchange.stack.kafka import ensure_topic
+from exchange.stack.host.child import ManagedProcess
+from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
 from exchange.stack.probe import register_first_instrument, until_healthy
-from exchange.stack.process import ManagedProcess
 from exchange.stack.run import exchange_processes, gateways_of
-from exchange.stack.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
+from exchange.stack.services import jars
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
 from exchange.stack.supervisor import Supervisor
 
 

@@ -1,11 +1,20 @@
-"""The write side of the exchange, and the gateway over both sides.
+"""An event-sourced exchange: one matcher decides, and everything else reads its log.
 
-In reading order: ``domain`` (what is decided), ``ports`` (what the matcher needs of
-the world), ``codec`` (bytes), ``matcher`` (the single writer), ``command_log``
-(Kafka), ``event_store`` and ``event_log`` (Postgres), ``outcomes`` (Redis), ``gateway`` (HTTP),
-``stack`` (the local services) and ``cli`` (where it is all put together). ``logs``,
-``matcher_watch``, ``metrics_server`` and ``tracing`` are how one sees from outside what
-happens. The read models are beside this package, in ``projections``.
+In reading order:
+
+* ``domain``: what is decided. No I/O, clock or randomness.
+* ``ports``: what the matcher needs of the world.
+* ``log``: what is kept for ever, in PostgreSQL.
+* ``transport``: the ways between gateway and matcher, Kafka and Redis.
+* ``matcher``: the single writer of a shard.
+* ``gateway``: HTTP and the stream. The read models are in ``projections``, beside this package.
+* ``processes``: what each process is made of.
+* ``stack``: the services and processes of ``exchange run`` on one machine.
+* ``tools``: what people run against an exchange.
+* ``cli``: the command line, which ``__main__`` calls.
+* ``config``: the settings, and ``durability``: those of the services that must not be.
+* ``healthy``: the question that containers ask.
+* ``telemetry``, ``waiting``, ``failures``: small things that several of these use.
 """
 
 from typing import Final

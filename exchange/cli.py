@@ -13,20 +13,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from exchange import logs
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
 from exchange.durability import UnsafeSettings
 from exchange.healthy import PARTS, is_healthy
-from exchange.stack.directory import RunDirectory
-from exchange.stack.errors import StackError
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.errors import StackError
+from exchange.telemetry import logs
 from exchange.tools import command as tools
-from exchange.tools.adopting import adopt_topic
 from exchange.tools.command import ToolError
-from exchange.tools.limiting import open_orders_max
-from exchange.tools.rebuilding import rebuild_claims
-from exchange.tools.retrying import retry_quarantined
-from exchange.tools.snapshotting import snapshot
-from exchange.tools.verifying import verify_log
+from exchange.tools.operators.adopt_topic import adopt_topic
+from exchange.tools.operators.claims import rebuild_claims
+from exchange.tools.operators.open_orders import open_orders_max
+from exchange.tools.operators.quarantine import retry_quarantined
+from exchange.tools.operators.snapshots import snapshot
+from exchange.tools.operators.verification import verify_log
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -76,9 +76,9 @@ def migrate() -> None:
 def prepare() -> None:
     """Bring schema and Kafka topic up to date and add shards: once, before all else starts."""
     from exchange.stack.growing import add_shards
-    from exchange.stack.kafka import ensure_topic
     from exchange.stack.migrations import check_database
     from exchange.stack.migrations import migrate as upgrade
+    from exchange.stack.services.kafka import ensure_topic
 
     settings = Settings.load()
     logs.configure(settings.log_format, settings.log_level)
@@ -118,7 +118,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the data of the local stack: orders, trades, everything."""
-    from exchange.stack import services
+    from exchange.stack.services import services
 
     if not yes:
         typer.confirm(f"Delete all data in {RUN_DIRECTORY.path}?", abort=True)

@@ -41,7 +41,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Side
-from projections.redis_model import (
+from projections.stores.redis import (
     MOVE,
     being_filled,
     cannot_read,

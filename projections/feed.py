@@ -18,7 +18,6 @@ from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange import tracing
 from exchange.codec import (
     DecidedEvent,
     UnknownEvent,
@@ -27,7 +26,8 @@ from exchange.codec import (
     event_version,
 )
 from exchange.domain.values import Offset, Position, Shard
-from projections.redis_model import (
+from exchange.telemetry import tracing
+from projections.stores.redis import (
     MOVE,
     cannot_read,
     checkpoint_key,

@@ -55,10 +55,10 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason
+from exchange.log.schema import EVENTS, LIVE, metadata
 from exchange.ports import StoredEvent
-from exchange.schema import EVENTS, LIVE, metadata
-from projections.checkpoints import read_checkpoints
-from projections.postgres import PostgresProjection, columns
+from projections.stores.checkpoints import read_checkpoints
+from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "orders"
 

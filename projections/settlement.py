@@ -24,10 +24,10 @@ from exchange.codec import DecidedEvent
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed, TradeExecuted
 from exchange.domain.values import Side
-from exchange.event_log import PLACED_SHARDS
-from exchange.schema import metadata
-from projections.checkpoints import read_checkpoints
-from projections.postgres import PostgresProjection, columns
+from exchange.log.reader import PLACED_SHARDS
+from exchange.log.schema import metadata
+from projections.stores.checkpoints import read_checkpoints
+from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "settlement"
 

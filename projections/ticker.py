@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
-from projections.redis_model import (
+from projections.stores.redis import (
     MOVE,
     being_filled,
     cannot_read,

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
-from exchange.schema import LIVE, metadata
-from projections.checkpoints import read_checkpoints
-from projections.postgres import PostgresProjection, columns
+from exchange.log.schema import LIVE, metadata
+from projections.stores.checkpoints import read_checkpoints
+from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "trades"
 

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
-from exchange.schema import metadata
-from projections.checkpoints import read_checkpoints
-from projections.postgres import PostgresProjection, columns
+from exchange.log.schema import metadata
+from projections.stores.checkpoints import read_checkpoints
+from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "vwap"
 

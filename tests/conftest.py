@@ -30,12 +30,12 @@ from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from exchange.config import LOOPBACK, PROJECT, Settings
-from exchange.stack import jars
-from exchange.stack.directory import RunDirectory
-from exchange.stack.errors import StackError
-from exchange.stack.kafka import ensure_topic
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.errors import StackError
 from exchange.stack.migrations import migrate
-from exchange.stack.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
+from exchange.stack.services import jars
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
 
 # Below the range that systems take outgoing ports from, so that no connection can take one first.
 PORTS = range(20_000, 32_000)
@@ -55,9 +55,9 @@ LONGEST = (
     "tests/simulation",
     "tests/stack",
     "tests/projections/test_models.py",
-    "tests/gateway/test_submission.py",
+    "tests/gateway/parts/test_submission.py",
     "tests/e2e",
-    "tests/test_observability.py",
+    "tests/telemetry/test_observability.py",
 )
 
 # A hundred processes start in a run: where nobody may keep what was compiled, each compiles all of

@@ -19,7 +19,6 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from exchange.command_log import KafkaCommandLog, unsafe_settings
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.durability import (
@@ -32,8 +31,9 @@ from exchange.durability import (
     unsafe_database,
     unsafe_topic,
 )
-from exchange.event_store import PostgresEventStore, pin_durability
-from exchange.stack.kafka import admin_client, ensure_topic
+from exchange.log.writer import PostgresEventStore, pin_durability
+from exchange.stack.services.kafka import admin_client, ensure_topic
+from exchange.transport.commands import KafkaCommandLog, unsafe_settings
 from tests.conftest import Services
 
 SAFE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}

@@ -1,5 +1,5 @@
 """The pure core: what the exchange decides, with no I/O, clock or randomness.
 
-Read ``values``, ``commands`` and ``events`` for the words, then ``engine`` for
-``decide`` and ``evolve``; ``book`` is the structure that both work on.
+Read ``values``, ``commands`` and ``events`` for the words, then ``engine`` for its two
+functions *decide* and *evolve*; ``book`` is the structure that both work on.
 """

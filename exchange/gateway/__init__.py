@@ -1,8 +1,8 @@
-"""The HTTP gateway: stateless, in front of Kafka for commands and of the read models for queries.
+"""The gateway: stateless, in front of Kafka for commands and of the read models for queries.
 
-Read ``app`` for the routes and ``submission`` for the way of a command; then
-``orders`` shows both ends of it. Around them, in the order in which a request
-meets them: ``edge`` (limits, before any handler), ``requests`` (bytes to validated
-input in units), ``responses`` (units to exact JSON numbers), ``problems`` (every
-error that a client can see). ``reading`` says how fresh a read is.
+In reading order: ``app`` (the routes), ``http`` (how any request is read and answered),
+``orders`` (placing, cancelling, asking for orders), ``parts`` (what lives as long as the
+process), ``resources`` (all other endpoints, a file for each), ``stream`` (the WebSocket
+stream), ``server`` (what happens before a handler is called), ``background`` (what belongs to
+no request), ``description`` (OpenAPI, AsyncAPI and their page).
 """

@@ -18,35 +18,35 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from exchange.command_log import CommandProducer
-from exchange.gateway.addresses import Network
-from exchange.gateway.analytics import get_analytics
 from exchange.gateway.background import Background, any_set
-from exchange.gateway.commands import get_command
-from exchange.gateway.context import Gateway, heavy_reads_of
 from exchange.gateway.description.endpoints import description_routes
-from exchange.gateway.edge import Edge
-from exchange.gateway.health import Health
-from exchange.gateway.holdings import get_positions
-from exchange.gateway.instruments import get_instruments, register_instrument
-from exchange.gateway.limits import NO_LIMITS, Limits, RateLimiter
-from exchange.gateway.listings import Listings
-from exchange.gateway.market import get_orderbook, get_trades
-from exchange.gateway.matching import Matching
-from exchange.gateway.metrics import Metrics
-from exchange.gateway.operations import get_health, get_liveness, get_metrics, get_readiness
-from exchange.gateway.orders import get_order, get_order_events, get_orders
-from exchange.gateway.placing import cancel_order, place_order
-from exchange.gateway.problems import Code, Problem
-from exchange.gateway.reading import Freshness
-from exchange.gateway.server import Caps, Server
-from exchange.gateway.settlement import close_cycle, get_cycle, get_cycles
-from exchange.gateway.snapshots import take_snapshot
+from exchange.gateway.http.addresses import Network
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.orders.commands import cancel_order, place_order
+from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
+from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.context import Gateway, heavy_reads_of
+from exchange.gateway.parts.health import Health
+from exchange.gateway.parts.limits import NO_LIMITS, Limits, RateLimiter
+from exchange.gateway.parts.listings import Listings
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.parts.reading import Freshness
+from exchange.gateway.parts.submission import Submitter
+from exchange.gateway.resources.analytics import get_analytics
+from exchange.gateway.resources.commands import get_command
+from exchange.gateway.resources.instruments import get_instruments, register_instrument
+from exchange.gateway.resources.market import get_orderbook, get_trades
+from exchange.gateway.resources.positions import get_positions
+from exchange.gateway.resources.settlement import close_cycle, get_cycle, get_cycles
+from exchange.gateway.resources.snapshots import take_snapshot
+from exchange.gateway.resources.status import get_health, get_liveness, get_metrics, get_readiness
+from exchange.gateway.resources.ticker import get_ticker
+from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.server import Caps, Server
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
-from exchange.gateway.stream.hub import Hub
-from exchange.gateway.submission import Submitter
-from exchange.gateway.ticker import get_ticker
-from projections.redis_model import ModelWaits
+from exchange.gateway.stream.feed.hub import Hub
+from exchange.transport.commands import CommandProducer
+from projections.stores.redis import ModelWaits
 
 CAPS: Final = Caps()
 NO_CONTENT: Final = 204

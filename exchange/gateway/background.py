@@ -10,10 +10,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from exchange.command_log import CommandProducer
-from exchange.gateway.context import Gateway
+from exchange.gateway.parts.context import Gateway
 from exchange.gateway.stream.endpoint import Stream
-from exchange.outcomes import OutcomeSubscriber
+from exchange.transport.commands import CommandProducer
+from exchange.transport.outcomes import OutcomeSubscriber
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
-from exchange.command_log import CommandProducer
 from exchange.config import OWN_CONNECTIONS, Settings
 from exchange.gateway.app import create_app, serve
-from exchange.gateway.limits import Limit, Limits
-from exchange.gateway.server import OWN_DESCRIPTORS, Caps
+from exchange.gateway.parts.limits import Limit, Limits
+from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
 from exchange.processes.descriptors import descriptors
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
+from exchange.transport.commands import CommandProducer
 
 logger = logging.getLogger(__name__)
 

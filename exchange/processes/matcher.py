@@ -6,16 +6,16 @@ from contextlib import AsyncExitStack
 
 from redis.asyncio import Redis
 
-from exchange.command_log import KafkaCommandLog
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.durability import UnsafeSettings
-from exchange.event_store import PostgresEventStore
-from exchange.matcher import Matcher
-from exchange.matcher_watch import MatcherMetrics
-from exchange.metrics_server import serve_metrics
-from exchange.outcomes import RedisOutcomes
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import Matcher
+from exchange.matcher.metrics import MatcherMetrics
 from exchange.processes.running import redis_client, tracing_as
+from exchange.telemetry.metrics import serve_metrics
+from exchange.transport.commands import KafkaCommandLog
+from exchange.transport.outcomes import RedisOutcomes
 
 
 async def run_matcher(settings: Settings, shards: Sequence[int], *, standby: bool) -> None:

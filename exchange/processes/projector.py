@@ -1,17 +1,17 @@
 """The projector's process."""
 
 from exchange.config import Settings
-from exchange.metrics_server import serve_metrics
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
-from projections.metrics import ProjectorMetrics
-from projections.projector import run_projector
-from projections.snapshotter import SnapshotPace
+from exchange.telemetry.metrics import serve_metrics
+from projections.projector.metrics import ProjectorMetrics
+from projections.projector.projector import run_projector
+from projections.projector.snapshotter import SnapshotPace
 
 
 async def run_projections(settings: Settings) -> None:
     """Keep every read model up to date."""
-    # See projections/postgres.py for why these sessions need not wait for the disk.
+    # See projections/stores/postgres.py for why these sessions need not wait for the disk.
     metrics = ProjectorMetrics()
     serve_metrics(metrics.registry, settings.host, settings.projector_metrics_port)
     with tracing_as("projector", settings):

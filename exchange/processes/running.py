@@ -17,8 +17,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from exchange import tracing
 from exchange.config import Settings
+from exchange.telemetry import tracing
 
 REDIS_TIMEOUT_S: Final = 1.0  # a book is read in a millisecond; beyond this Redis counts as away
 REDIS_CONNECTIONS_MAX: Final = 32  # requests on their way at once; one takes a millisecond

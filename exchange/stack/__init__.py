@@ -1,6 +1,6 @@
-"""The local stack of ``make run``: Kafka, PostgreSQL and Valkey as child processes.
+"""The local stack of ``exchange run``: services and the exchange's processes, on loopback.
 
-Read ``process.py`` first (one child process, started, watched and stopped), then the three
-services, then ``supervisor.py``, which starts all of them and the exchange's own processes on top.
-Everything listens on the loopback address only.
+In reading order: ``run`` (from the first check to the last stop), ``supervisor`` (everything
+that runs), ``services`` (Kafka, PostgreSQL, Valkey), ``host`` (processes, ports, directories),
+``migrations``, ``growing`` (shards that are added), ``probe`` (is it healthy?).
 """

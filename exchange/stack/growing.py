@@ -24,16 +24,16 @@ from exchange.codec import (
     encode_command,
     placing_command_id,
 )
-from exchange.command_log import CommandProducer, Delivery, KafkaCommandLog, NotProduced
 from exchange.config import Settings
 from exchange.domain.commands import ClientCommand, CloseSettlementCycle, PlaceShard
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.values import Shard
-from exchange.event_log import has_begun, read_heads, read_placed_shards, read_readable
-from exchange.event_store import PostgresEventStore
-from exchange.matcher import Matcher
-from exchange.stack.errors import StackError
-from exchange.stack.kafka import add_partitions, count_partitions
+from exchange.log.reader import has_begun, read_heads, read_placed_shards, read_readable
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import Matcher
+from exchange.stack.host.errors import StackError
+from exchange.stack.services.kafka import add_partitions, count_partitions
+from exchange.transport.commands import CommandProducer, Delivery, KafkaCommandLog, NotProduced
 
 FIRST_SHARD: Final = Shard(0)
 DELIVERY_TIMEOUT_S: Final = 30.0  # brokers learn of a new partition within a second

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import PROJECT
-from exchange.event_store import pin_durability
-from exchange.stack.errors import StackError
+from exchange.log.writer import pin_durability
+from exchange.stack.host.errors import StackError
 
 
 async def migrate(sqlalchemy_url: str) -> None:

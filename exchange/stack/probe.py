@@ -10,7 +10,7 @@ from http import HTTPStatus
 import msgspec
 
 from exchange.config import reachable_host, reachable_url
-from exchange.stack.errors import StackError
+from exchange.stack.host.errors import StackError
 
 HEALTHY_TIMEOUT_S = 600.0  # services of others may come up late; a person sees the wait
 HEALTHY_POLL_S = 0.1

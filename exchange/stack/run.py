@@ -17,17 +17,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from exchange.config import PROJECT, Settings
-from exchange.stack import jars
-from exchange.stack.directory import RunDirectory
 from exchange.stack.growing import add_shards
-from exchange.stack.interrupts import Interrupts, unless
-from exchange.stack.kafka import ensure_topic
+from exchange.stack.host.child import ManagedProcess
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.interrupts import Interrupts, unless
+from exchange.stack.host.listeners import check_free, listeners
 from exchange.stack.migrations import check_database, migrate
-from exchange.stack.ports import check_free, listeners
-from exchange.stack.postgres import Postgres, bundled_programs
 from exchange.stack.probe import Gateway, first_order, register_first_instrument, until_healthy
-from exchange.stack.process import ManagedProcess
-from exchange.stack.services import (
+from exchange.stack.services import jars
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.postgres import Postgres, bundled_programs
+from exchange.stack.services.services import (
     LocalServices,
     kafka_in,
     postgres_in,

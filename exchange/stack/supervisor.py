@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from exchange.stack.process import Ending, ManagedProcess
-from exchange.stack.services import LocalServices, together
+from exchange.stack.host.child import Ending, ManagedProcess
+from exchange.stack.services.services import LocalServices, together
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
-"""What people run against an exchange from outside: clients only, over HTTP and the stream.
+"""What people run against an exchange from outside.
 
-``mix`` makes orders, ``load`` sends them and measures, ``report`` shows what came of it;
-``status``, ``ladder`` (a book) and ``tape`` (trades) show the exchange in the terminal.
+``command`` has their options, ``terminal`` what they share. ``market`` is for traders: clients
+only, over HTTP and the stream. ``operators`` is for those who run the exchange, who reach its
+stores too.
 """

@@ -14,13 +14,13 @@ import typer
 from rich.console import Console
 
 from exchange.config import Settings, reachable_url
-from exchange.tools import ladder, report, tape
-from exchange.tools import status as status_tool
-from exchange.tools.following import Refused
-from exchange.tools.ladder import Ladder
-from exchange.tools.load import Measured, Plan, Unreachable, check_reachable, run_load
-from exchange.tools.mix import Mix, MixError, read_fixtures, write_fixtures
-from exchange.tools.tape import Tape
+from exchange.tools.market import ladder, report, tape
+from exchange.tools.market.following import Refused
+from exchange.tools.market.ladder import Ladder
+from exchange.tools.market.load import Measured, Plan, Unreachable, check_reachable, run_load
+from exchange.tools.market.mix import Mix, MixError, read_fixtures, write_fixtures
+from exchange.tools.market.tape import Tape
+from exchange.tools.operators import status as status_tool
 
 INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0

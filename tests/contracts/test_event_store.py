@@ -15,6 +15,7 @@ from exchange.codec import (
 from exchange.domain.engine import State
 from exchange.domain.events import CommandQuarantined, Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.snapshots import FORMAT_VERSION, encode
 from exchange.ports import (
     Claim,
     EventStore,
@@ -25,7 +26,6 @@ from exchange.ports import (
     StoredEvent,
     StoredSnapshot,
 )
-from exchange.snapshots import FORMAT_VERSION, encode
 from tests.builders import OFFSET, chain_after, closed, stored
 from tests.contracts.conftest import StoreWorld
 

@@ -28,7 +28,7 @@ from tests.conftest import (
     new_database,
     new_topic,
 )
-from tests.processes import Exchange, running
+from tests.running import Exchange, running
 
 TOPOLOGIES = {
     "one of each": {"shards": 1, "matchers": 1, "gateways": 1},

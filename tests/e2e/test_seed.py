@@ -22,7 +22,7 @@ from exchange.config import PROJECT, Settings
 from tests.conftest import Services
 from tests.e2e.conftest import client_of
 from tests.e2e.test_trading import new_instrument, order, shard_of
-from tests.processes import Exchange
+from tests.running import Exchange
 
 pytestmark = pytest.mark.anyio
 

@@ -19,11 +19,10 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from exchange.event_log import read_heads
+from exchange.log.reader import read_heads
 from exchange.ports import StoredEvent
 from tests.e2e.conftest import client_of
 from tests.load import Load
-from tests.processes import INSTRUMENTS, Exchange
 from tests.projections.conftest import catch_up, make_engine
 from tests.projections.folds import (
     Row,
@@ -36,6 +35,7 @@ from tests.projections.folds import (
     fold_positions,
 )
 from tests.projections.models import assert_models_equal_folds, read_log
+from tests.running import INSTRUMENTS, Exchange
 
 pytestmark = pytest.mark.anyio
 

@@ -10,13 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from exchange.event_log import read_heads
-from exchange.tools.following import connected
+from exchange.log.reader import read_heads
+from exchange.tools.market.following import connected
 from tests.e2e.conftest import client_of
 from tests.load import Load
-from tests.processes import INSTRUMENTS, Exchange
 from tests.projections.folds import fold_trades
 from tests.projections.models import read_log
+from tests.running import INSTRUMENTS, Exchange
 from tests.subscribers import DROP_AFTER_S, Subscriber
 
 pytestmark = pytest.mark.anyio

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from websockets.asyncio.server import ServerConnection, serve
 
 from exchange.cli import app
-from exchange.tools import report
 from exchange.tools.command import planned_total
-from exchange.tools.load import Measured, Plan, StreamSender, Unreachable, run_load
-from exchange.tools.mix import Mix
+from exchange.tools.market import report
+from exchange.tools.market.load import Measured, Plan, StreamSender, Unreachable, run_load
+from exchange.tools.market.mix import Mix
 from tests.e2e.conftest import client_of
-from tests.processes import Exchange
+from tests.running import Exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ async def test_orders_without_a_key_are_sent_over_the_stream_too(exchange: Excha
 
 
 async def test_a_stream_that_does_not_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exchange.tools.load.REQUEST_S", 0.2)
+    monkeypatch.setattr("exchange.tools.market.load.REQUEST_S", 0.2)
     closed = asyncio.Event()
 
     async def say_nothing(socket: ServerConnection) -> None:

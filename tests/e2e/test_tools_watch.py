@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from exchange.cli import app
 from exchange.tools.command import ToolError
-from exchange.tools.following import Message, Refused, follow
-from exchange.tools.ladder import Ladder, show_live
-from exchange.tools.tape import Tape, newest
+from exchange.tools.market.following import Message, Refused, follow
+from exchange.tools.market.ladder import Ladder, show_live
+from exchange.tools.market.tape import Tape, newest
 from tests.e2e.test_trading import new_instrument, order
-from tests.processes import Exchange
+from tests.running import Exchange
 
 pytestmark = pytest.mark.anyio
 

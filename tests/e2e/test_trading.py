@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import CLIENT_TIMEOUT_S
-from tests.processes import Exchange
+from tests.running import Exchange
 
 pytestmark = pytest.mark.anyio
 

@@ -17,13 +17,13 @@ import asyncpg
 import asyncpg.transaction
 
 from exchange import cli
-from exchange.command_log import CommandProducer, KafkaCommandLog
-from exchange.event_store import PostgresBatch
-from exchange.gateway.submission import Submitter
-from exchange.outcomes import RedisOutcomes
+from exchange.gateway.parts.submission import Submitter
+from exchange.log.writer import PostgresBatch
+from exchange.transport.commands import CommandProducer, KafkaCommandLog
+from exchange.transport.outcomes import RedisOutcomes
 from projections.book import BookProjection
-from projections.postgres import PostgresProjection
-from projections.tail import ShardTail
+from projections.projector.tail import ShardTail
+from projections.stores.postgres import PostgresProjection
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 from websockets.exceptions import WebSocketException
 
-from exchange.stack.process import ManagedProcess
-from exchange.tools.following import connected
+from exchange.stack.host.child import ManagedProcess
+from exchange.tools.market.following import connected
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault
 from tests.faults.stage import SHARDS, Stage, kill
-from tests.processes import INSTRUMENTS
+from tests.running import INSTRUMENTS
 
 TAKE_OVER_TIMEOUT_S = 30.0
 ZOMBIE_TIMEOUT_S = 30.0  # it must notice and exit within this

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from redis.asyncio import Redis
 
-from exchange.stack.process import Ending
+from exchange.stack.host.child import Ending
 from tests.checks import READ_BATCHES, READ_HEADS, read_log
 from tests.faults.checkers import HEAL_MAX_S, Evidence
 from tests.faults.history import HistoryFile, Recorded, read_history
@@ -24,8 +24,8 @@ from tests.faults.nemesis import Nemesis
 from tests.faults.schedule import KINDS, Burst, plan
 from tests.faults.stage import SHARDS, Stage, staged
 from tests.load import Load, Pace
-from tests.processes import INSTRUMENTS
 from tests.projections.models import stored_models
+from tests.running import INSTRUMENTS
 from tests.subscribers import Subscriber
 
 TRADERS = 8

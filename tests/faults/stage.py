@@ -20,13 +20,13 @@ import asyncpg
 from redis.asyncio import Redis
 
 from exchange.config import LOOPBACK, PROJECT, Settings, local_database_url, local_redis_url
-from exchange.event_store import WRITER_LOCK_CLASS
-from exchange.stack import jars
-from exchange.stack.directory import RunDirectory
-from exchange.stack.kafka import ensure_topic
+from exchange.log.writer import WRITER_LOCK_CLASS
+from exchange.stack.host.child import Backoff, Ending, ManagedProcess
+from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
-from exchange.stack.process import Backoff, Ending, ManagedProcess
-from exchange.stack.services import (
+from exchange.stack.services import jars
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.services import (
     LocalServices,
     Service,
     kafka_in,
@@ -37,7 +37,7 @@ from exchange.stack.services import (
 from tests.conftest import free_ports
 from tests.cutting import cut_partition
 from tests.faults.proxy import Proxy
-from tests.processes import Exchange
+from tests.running import Exchange
 
 SHARDS = 2
 GATEWAYS = 2

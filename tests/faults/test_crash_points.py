@@ -15,12 +15,12 @@ import pytest
 
 from exchange.codec import keyed_command_id
 from exchange.config import Settings
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
 from tests.checks import check_log, events_by_command
 from tests.faults.crashing import GATEWAY_POINTS, MATCHER_POINTS, PROJECTOR_POINTS
 from tests.faults.test_kills import COMMANDS_BETWEEN, check_everything
 from tests.load import REQUEST_TIMEOUT_S, Load
-from tests.processes import Exchange, running
+from tests.running import Exchange, running
 
 pytestmark = pytest.mark.anyio
 

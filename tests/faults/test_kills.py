@@ -15,12 +15,12 @@ import pytest
 from redis.asyncio import Redis
 
 from exchange.config import Settings
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
 from tests.checks import check_history, check_log, check_positions_sum_to_zero
 from tests.conftest import free_ports
 from tests.load import Load
-from tests.processes import INSTRUMENTS, Exchange, running
 from tests.projections.models import assert_models_equal_folds, stored_positions
+from tests.running import INSTRUMENTS, Exchange, running
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
 from tests.conftest import scratch
 from tests.faults.nemesis import has_frozen, has_killed
 from tests.faults.report import document, report

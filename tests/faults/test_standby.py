@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 
 from exchange.config import Settings
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
 from tests.faults.test_kills import check_everything
 from tests.load import Load
-from tests.processes import INSTRUMENTS, Exchange, running
+from tests.running import INSTRUMENTS, Exchange, running
 
 pytestmark = pytest.mark.anyio
 

@@ -19,13 +19,13 @@ import pytest
 from redis.asyncio import Redis
 
 from exchange.config import LOOPBACK, Settings
-from exchange.matcher import CRASHES_MAX
-from exchange.stack.process import Backoff, Ending, ManagedProcess
+from exchange.matcher.matcher import CRASHES_MAX
+from exchange.stack.host.child import Backoff, Ending, ManagedProcess
 from tests.failures import count_failures, plant_failures, uproot_failures
 from tests.faults.proxy import Proxy
 from tests.faults.test_kills import check_everything
 from tests.load import Answer, Command, Load
-from tests.processes import INSTRUMENTS, Exchange, running
+from tests.running import INSTRUMENTS, Exchange, running
 
 pytestmark = pytest.mark.anyio
 

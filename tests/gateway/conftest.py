@@ -23,17 +23,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from exchange.command_log import CommandProducer, KafkaCommandLog
 from exchange.domain.values import Shard
-from exchange.event_store import PostgresEventStore
 from exchange.gateway.app import CAPS, create_app, serve
-from exchange.gateway.limits import NO_LIMITS, Limits
-from exchange.gateway.server import Caps
-from exchange.matcher import Matcher
-from exchange.outcomes import RedisOutcomes
-from projections.projector import run_projector
-from projections.snapshotter import SnapshotPace
-from projections.waits import PositionWaits
+from exchange.gateway.parts.limits import NO_LIMITS, Limits
+from exchange.gateway.server.server import Caps
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import Matcher
+from exchange.transport.commands import CommandProducer, KafkaCommandLog
+from exchange.transport.outcomes import RedisOutcomes
+from projections.projector.projector import run_projector
+from projections.projector.snapshotter import SnapshotPace
+from projections.stores.waits import PositionWaits
 from tests.conftest import (
     VENUE_REDIS_DATABASE,
     Services,
@@ -50,26 +50,26 @@ PATIENCE_S: Final = 30.0
 PATIENCE_MS: Final = 30_000
 CLIENT_TIMEOUT_S: Final = 60.0  # more than any answer takes
 CATCH_UP: Final = (
-    "exchange.gateway.market.CATCH_UP_WAIT_MS",
-    "exchange.gateway.stream.shard_feed.CATCH_UP_WAIT_MS",
+    "exchange.gateway.resources.market.CATCH_UP_WAIT_MS",
+    "exchange.gateway.stream.feed.shard_feed.CATCH_UP_WAIT_MS",
 )
-CATCH_UP_DEFAULTS: Final = "exchange.gateway.reading.Freshness.reach.__defaults__"
+CATCH_UP_DEFAULTS: Final = "exchange.gateway.parts.reading.Freshness.reach.__defaults__"
 PATIENT: Final[dict[str, object]] = {
-    "exchange.command_log.DELIVERY_TIMEOUT_MS": PATIENCE_MS,
-    "exchange.command_log.END_TIMEOUT_S": PATIENCE_S,
-    "exchange.command_log.POLL_S": 0.05,  # a stop waits for it
-    "exchange.gateway.health.BEHIND_AFTER_S": PATIENCE_S,
-    "exchange.gateway.health.PROBE_TIMEOUT_S": PATIENCE_S,
-    "exchange.gateway.holdings.MARK_WAIT_S": PATIENCE_S,
-    "exchange.gateway.market.BOOK_WAIT_S": PATIENCE_S,
-    "exchange.gateway.matching.SETTLE_WAIT_S": PATIENCE_S,
-    "exchange.gateway.order_states.QUERY_WAIT_S": PATIENCE_S,
-    "exchange.gateway.reading.QUERY_WAIT_S": PATIENCE_S,
-    "exchange.gateway.reading.REDIS_WAIT_S": PATIENCE_S,
-    "exchange.gateway.settlement.SEEN_WAIT_MS": PATIENCE_MS,
-    "exchange.gateway.snapshots.WAIT_S": PATIENCE_S,
-    "exchange.gateway.submission.DELIVERY_WAIT_S": PATIENCE_S,
-    "projections.checkpoints.QUERY_TIMEOUT_S": PATIENCE_S,
+    "exchange.transport.commands.DELIVERY_TIMEOUT_MS": PATIENCE_MS,
+    "exchange.transport.commands.END_TIMEOUT_S": PATIENCE_S,
+    "exchange.transport.commands.POLL_S": 0.05,  # a stop waits for it
+    "exchange.gateway.parts.health.BEHIND_AFTER_S": PATIENCE_S,
+    "exchange.gateway.parts.health.PROBE_TIMEOUT_S": PATIENCE_S,
+    "exchange.gateway.resources.positions.MARK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.resources.market.BOOK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.backlog.SETTLE_WAIT_S": PATIENCE_S,
+    "exchange.gateway.orders.states.QUERY_WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.reading.QUERY_WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.reading.REDIS_WAIT_S": PATIENCE_S,
+    "exchange.gateway.resources.settlement.SEEN_WAIT_MS": PATIENCE_MS,
+    "exchange.gateway.resources.snapshots.WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.submission.DELIVERY_WAIT_S": PATIENCE_S,
+    "projections.stores.checkpoints.QUERY_TIMEOUT_S": PATIENCE_S,
     **dict.fromkeys(CATCH_UP, PATIENCE_MS),
     CATCH_UP_DEFAULTS: (PATIENCE_MS,),
 }
@@ -95,7 +95,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask once how far the matcher and the read models are: they will come no further."""
-    monkeypatch.setattr("exchange.gateway.matching.SETTLE_WAIT_S", 0)
+    monkeypatch.setattr("exchange.gateway.parts.backlog.SETTLE_WAIT_S", 0)
     monkeypatch.setattr(PositionWaits, "reach", ask_once)
 
 
@@ -233,7 +233,9 @@ async def idle_venue(
     services: Services, template_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Venue]:
     """A venue of this test's own; nobody decides or projects unless the test says so."""
-    monkeypatch.setattr("exchange.gateway.instruments.LISTED_WAIT_MS", 1)  # nobody may list them
+    monkeypatch.setattr(
+        "exchange.gateway.resources.instruments.LISTED_WAIT_MS", 1
+    )  # nobody may list them
     async with new_venue(services, template_database) as venue:
         yield venue
 

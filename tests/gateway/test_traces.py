@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from exchange import tracing
 from exchange.config import LOOPBACK
+from exchange.telemetry import tracing
 from tests.collector import Collector, collecting
 from tests.conftest import free_ports
 from tests.gateway.conftest import Place, order
-from tests.gateway.test_stream import connected
+from tests.gateway.stream.test_stream import connected
 
 pytestmark = pytest.mark.anyio
 

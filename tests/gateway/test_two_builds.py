@@ -18,13 +18,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from exchange.command_log import KafkaCommandLog
 from exchange.config import PROJECT, Settings
-from exchange.event_store import PostgresEventStore
-from exchange.matcher import CRASHES_MAX, Matcher
-from exchange.outcomes import RedisOutcomes
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import NewerCommand
-from exchange.stack.process import ManagedProcess
+from exchange.stack.host.child import ManagedProcess
+from exchange.transport.commands import KafkaCommandLog
+from exchange.transport.outcomes import RedisOutcomes
 from tests.conftest import VENUE_REDIS_DATABASE, free_ports
 from tests.gateway.conftest import (
     CLIENT_TIMEOUT_S,
@@ -37,7 +37,7 @@ from tests.gateway.conftest import (
     order,
     register,
 )
-from tests.gateway.test_placing import follow
+from tests.gateway.orders.test_placing import follow
 
 pytestmark = pytest.mark.anyio
 

@@ -32,6 +32,6 @@ def test_no_two_mutants_have_one_name() -> None:
 
 
 def test_a_mutant_that_names_what_is_gone_is_refused() -> None:
-    dud = Mutant("a dud", "exchange/matcher.py", "pass", "self._gone(messages)", ())
+    dud = Mutant("a dud", "exchange/matcher/matcher.py", "pass", "self._gone(messages)", ())
 
     assert unknown_names(dud, (PROJECT / dud.path).read_text()) == {"_gone"}

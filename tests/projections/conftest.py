@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from exchange.event_log import read_heads
-from projections.checkpoints import SequenceWaits
-from projections.projector import run_projector
-from projections.redis_model import ModelWaits
+from exchange.log.reader import read_heads
+from projections.projector.projector import run_projector
+from projections.stores.checkpoints import SequenceWaits
+from projections.stores.redis import ModelWaits
 from tests.projections.models import POSTGRES_PROJECTIONS, REDIS_PROJECTIONS
 
 CATCH_UP_TIMEOUT_MS = 30_000

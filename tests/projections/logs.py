@@ -13,7 +13,6 @@ from uuid import UUID
 
 import asyncpg
 
-from exchange.adoption import Adoption, Known, Life, Partition, next_life
 from exchange.codec import (
     abridge_links,
     body_hash,
@@ -47,8 +46,9 @@ from exchange.domain.values import (
     Side,
     instrument_of_exchange_order_id,
 )
-from exchange.event_store import PostgresEventStore
+from exchange.log.writer import PostgresEventStore
 from exchange.ports import Claim, Head, StoredEvent
+from exchange.tools.operators.adoption import Adoption, Known, Life, Partition, next_life
 
 OFFSET_MS = 250  # between two commands, so that a log spans minutes
 START_MS = 1_790_000_000_000  # a time in 2026: more than 32 bits

@@ -10,7 +10,7 @@ from typing import Any, cast
 import asyncpg
 from redis.asyncio import Redis
 
-from exchange.event_log import read_events, read_heads
+from exchange.log.reader import read_events, read_heads
 from exchange.ports import StoredEvent
 from tests.projections.folds import (
     Row,

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
 from projections.book import APPLY, BookProjection, BookView, read_book
-from projections.checkpoints import ReadModelStale, ReadModelUnavailable
-from projections.redis_model import START, ModelWaits
+from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.stores.redis import START, ModelWaits
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
 from tests.projections.folds import fold_book
 from tests.projections.logs import LogWriter, registrations

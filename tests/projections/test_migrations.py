@@ -6,8 +6,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import projections.projector  # noqa: F401  registers the tables of every projection
-from exchange.schema import metadata
+import projections.projector.projector  # noqa: F401  registers the tables of every projection
+from exchange.log.schema import metadata
 
 pytestmark = pytest.mark.anyio
 

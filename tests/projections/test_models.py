@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.codec import DecidedEvent, load_event
-from projections.follower import Projection
-from projections.lifecycle import create_generation, switch_live
 from projections.orders import orders_projection
-from projections.postgres import PostgresProjection
-from projections.projector import all_projections
+from projections.projector.follower import Projection
+from projections.projector.lifecycle import create_generation, switch_live
+from projections.projector.projector import all_projections
+from projections.stores.postgres import PostgresProjection
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.logs import LogWriter, doubled, registrations
 from tests.projections.models import assert_models_equal_folds, read_log, stored_orders

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from exchange.matcher import CRASHES_MAX
+from exchange.matcher.matcher import CRASHES_MAX
 from exchange.ports import Head, StoredEvent
 from tests.checks import check_chain, check_orders_add_up, check_positions, check_replay
 from tests.fakes import MemoryDatabase, MemoryTopic

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from exchange.codec import DecidedEvent, load_event
 from exchange.domain.events import OrderCancelled, OrderRested, TradeExecuted
 from exchange.domain.values import Side
-from projections.tail import Chunk, ShardTail
+from projections.projector.tail import Chunk, ShardTail
 from tests.fakes import Link, MemoryDatabase
 
 UNSYNCED_COMMITS: Final = 5  # a read model's store may answer before they are on its disk

@@ -15,7 +15,6 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from exchange import matcher as matcher_module
 from exchange.codec import (
     encode_command,
     keyed_command_id,
@@ -26,11 +25,12 @@ from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Shard, Side
-from exchange.matcher import CRASHES_MAX, Matcher
+from exchange.log.snapshots import FORMAT_VERSION, encode
+from exchange.matcher import matcher as matcher_module
+from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import CommandRecord, Head, StaleWriter, StoredSnapshot
-from exchange.snapshots import FORMAT_VERSION, encode
-from projections.follower import Follower, Place
-from projections.metrics import FollowerWatch, ProjectorMetrics
+from projections.projector.follower import Follower, Place
+from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from tests.fakes import (
     MemoryCommandLog,
     MemoryDatabase,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from exchange.stack import probe
-from exchange.stack.errors import StackError
+from exchange.stack.host.errors import StackError
 from exchange.stack.probe import Gateway, register_first_instrument
 
 pytestmark = pytest.mark.anyio

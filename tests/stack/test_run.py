@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from exchange.config import Settings
-from exchange.stack.directory import RunDirectory
-from exchange.stack.errors import StackError
+from exchange.stack.host.child import stop_orphans
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.errors import StackError
 from exchange.stack.migrations import migrate
-from exchange.stack.process import stop_orphans
 from exchange.stack.run import run, shard_arguments, without_password
 from tests.conftest import Services
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exchange.stack.interrupts import Interrupts, unless
-from exchange.stack.process import Backoff, ManagedProcess
-from exchange.stack.services import LocalServices
+from exchange.stack.host.child import Backoff, ManagedProcess
+from exchange.stack.host.interrupts import Interrupts, unless
+from exchange.stack.services.services import LocalServices
 from exchange.stack.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +136,7 @@ async def test_a_signal_that_arrives_twice_at_once_is_one_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = 100.0
-    monkeypatch.setattr("exchange.stack.interrupts.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("exchange.stack.host.interrupts.time.monotonic", lambda: now_s)
     interrupts = Interrupts()
 
     interrupts.interrupt()

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from exchange.config import PROJECT, Settings
-from exchange.stack import jars
-from exchange.stack.directory import RunDirectory
-from exchange.stack.errors import StackError
-from exchange.stack.ports import check_free, listeners
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.errors import StackError
+from exchange.stack.host.listeners import check_free, listeners
 from exchange.stack.run import run
-from exchange.stack.services import remove
+from exchange.stack.services import jars
+from exchange.stack.services.services import remove
 from tests.conftest import free_ports
 from tests.stack.test_run import until_shown
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from exchange.gateway.description.schemas import portable, schemas_of
-from exchange.gateway.responses import BookView
-from exchange.gateway.stream import frames
-from exchange.gateway.stream.messages import MESSAGES
+from exchange.gateway.http.responses import BookView
+from exchange.gateway.stream.protocol import frames
+from exchange.gateway.stream.protocol.messages import MESSAGES
 
 CHANNEL: Final = "stream"
 REF: Final = "#/channels/stream/messages/"

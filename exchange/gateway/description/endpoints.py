@@ -12,8 +12,8 @@ from starlette.routing import Route
 from exchange.gateway.description import asyncapi, openapi
 from exchange.gateway.description.page import POLICY, page
 from exchange.gateway.description.requests_file import requests_file
-from exchange.gateway.operation import JSON, Handler, Operation, operation
-from exchange.gateway.requests import query
+from exchange.gateway.http.declaration import JSON, Handler, Operation, operation
+from exchange.gateway.http.requests import query
 
 HTML = "text/html"
 PLAIN = "text/plain"

@@ -13,11 +13,11 @@ from msgspec import Struct
 from starlette.routing import Route
 
 from exchange.gateway.description.schemas import portable, schema_of, schemas_of
-from exchange.gateway.operation import EVERYWHERE, JSON, OPERATIONS, Operation
-from exchange.gateway.orders import EVENT_VIEWS
-from exchange.gateway.parameters import Parameter, WholeNumber
-from exchange.gateway.problems import PROBLEM_MEDIA_TYPE, Code, ProblemView
-from exchange.gateway.responses import BookView
+from exchange.gateway.http.declaration import EVERYWHERE, JSON, OPERATIONS, Operation
+from exchange.gateway.http.parameters import Parameter, WholeNumber
+from exchange.gateway.http.problems import PROBLEM_MEDIA_TYPE, Code, ProblemView
+from exchange.gateway.http.responses import BookView
+from exchange.gateway.orders.queries import EVENT_VIEWS
 
 TITLE: Final = "Exchange"
 VERSION: Final = "1"

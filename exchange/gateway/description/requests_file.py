@@ -6,8 +6,8 @@ from typing import Final
 
 from starlette.routing import Route
 
-from exchange.gateway.operation import JSON, OPERATIONS, Operation
-from exchange.gateway.parameters import Parameter
+from exchange.gateway.http.declaration import JSON, OPERATIONS, Operation
+from exchange.gateway.http.parameters import Parameter
 
 HEAD: Final = (
     "# Made by `python -m exchange requests`; change the handlers' declarations instead.\n"

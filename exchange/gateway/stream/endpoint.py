@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from exchange.gateway.addresses import address_of
-from exchange.gateway.context import Gateway
-from exchange.gateway.origins import may_act
-from exchange.gateway.problems import Code, Problem
-from exchange.gateway.stream.frames import HEARTBEAT_MS
-from exchange.gateway.stream.hub import Hub
+from exchange.gateway.http.addresses import address_of
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.parts.context import Gateway
+from exchange.gateway.server.origins import may_act
+from exchange.gateway.stream.feed.hub import Hub
+from exchange.gateway.stream.protocol.frames import HEARTBEAT_MS
 from exchange.gateway.stream.session import Session
 
 UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade"}

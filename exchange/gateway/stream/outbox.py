@@ -16,8 +16,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from exchange.gateway.stream.frames import Frame
-from exchange.gateway.stream.messages import Channel
+from exchange.gateway.stream.protocol.frames import Frame
+from exchange.gateway.stream.protocol.messages import Channel
 
 QUEUE_FRAMES_MAX: Final = 2_000  # half a minute of messages at a hundred a second
 QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand connections at their worst fit in 4 GB

@@ -19,16 +19,20 @@ import msgspec
 from opentelemetry.trace import SpanKind
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from exchange import tracing
-from exchange.gateway.addresses import address_of
-from exchange.gateway.admission import Origin, charge
-from exchange.gateway.answers import location_of
-from exchange.gateway.context import Gateway
-from exchange.gateway.entry import Entered, PlacedView, cancel, place
-from exchange.gateway.limits import Budget, Kind
-from exchange.gateway.problems import Code, Problem
-from exchange.gateway.responses import timestamp
-from exchange.gateway.stream.frames import (
+from exchange.gateway.http.addresses import address_of
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.responses import timestamp
+from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
+from exchange.gateway.parts.admission import Origin, charge
+from exchange.gateway.parts.context import Gateway
+from exchange.gateway.parts.decisions import location_of
+from exchange.gateway.parts.limits import Budget, Kind
+from exchange.gateway.parts.submission import Pending
+from exchange.gateway.server.token_bucket import TokenBucket
+from exchange.gateway.stream.feed.hub import Hub
+from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow
+from exchange.gateway.stream.outbox import Message as Queued
+from exchange.gateway.stream.protocol.frames import (
     HEARTBEAT_MS,
     CancelAnswer,
     Connected,
@@ -44,8 +48,7 @@ from exchange.gateway.stream.frames import (
     text_of,
     texts_of,
 )
-from exchange.gateway.stream.hub import Hub
-from exchange.gateway.stream.messages import (
+from exchange.gateway.stream.protocol.messages import (
     CancelMessage,
     Channel,
     Message,
@@ -56,10 +59,7 @@ from exchange.gateway.stream.messages import (
     decode_message,
     echo_of,
 )
-from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow
-from exchange.gateway.stream.outbox import Message as Queued
-from exchange.gateway.stream.token_bucket import TokenBucket
-from exchange.gateway.submission import Pending
+from exchange.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,75 @@
+"""What an endpoint takes and answers, declared on its handler.
+
+``requests.query`` refuses what the declaration does not have, and ``description``
+makes the OpenAPI document of it, so the two cannot differ.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct, field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.parameters import Parameter
+from exchange.gateway.http.problems import Code
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+JSON: Final = "application/json"
+
+# What the edge refuses before any handler sees it, and a crash.
+EVERYWHERE: Final = (
+    Code.SLOW_BODY,
+    Code.BODY_TOO_LARGE,
+    Code.URI_TOO_LONG,
+    Code.MEDIA_TYPE,
+    Code.HEADERS_TOO_LARGE,
+    Code.HTTP_VERSION,
+    Code.FOREIGN_ORIGIN,
+    Code.INVALID,
+    Code.INTERNAL,
+)
+READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.GATEWAY_OLDER, Code.BUSY)
+PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a place in the past
+COMMANDING: Final = (
+    Code.MALFORMED,
+    Code.IDEMPOTENCY_CONFLICT,
+    Code.COMMAND_UNREADABLE,
+    Code.COMMAND_QUARANTINED,
+    Code.COMMAND_LOST,
+    Code.KAFKA_UNAVAILABLE,
+    Code.MATCHER_OLDER,
+    *READING,
+)
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One endpoint. ``answers`` has the types of each status that is no problem.
+
+    ``examples`` are bodies by their names; ``headers`` are those of the request.
+    """
+
+    tag: str
+    answers: Mapping[int, tuple[type[Struct], ...]]
+    problems: tuple[Code, ...] = ()
+    query: tuple[Parameter, ...] = ()
+    path: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    body: type[Struct] | None = None
+    body_required: bool = False
+    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    media_type: str = JSON
+
+
+OPERATIONS: Final[dict[Handler, Operation]] = {}
+
+
+def operation(declared: Operation) -> Callable[[Handler], Handler]:
+    """Declare what the decorated handler takes and answers."""
+
+    def declare(handler: Handler) -> Handler:
+        OPERATIONS[handler] = declared
+        return handler
+
+    return declare

@@ -1,0 +1,116 @@
+"""Placing and cancelling orders over HTTP; ``entry`` is what they do."""
+
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.declaration import COMMANDING, Operation, operation
+from exchange.gateway.http.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
+from exchange.gateway.http.problems import Code
+from exchange.gateway.http.requests import (
+    CANCEL_BODY,
+    ORDER_BODY,
+    CancelBody,
+    OrderBody,
+    check_id,
+    decode,
+    idempotency_key,
+    query,
+    wants_async,
+)
+from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.orders.entry import CancelledView, Entered, PlacedView, cancel, place
+from exchange.gateway.parts.admission import origin_of
+from exchange.gateway.parts.context import gateway_of
+from exchange.gateway.parts.decisions import pending_response, replayed_headers
+from exchange.gateway.parts.submission import Pending
+
+
+@operation(
+    Operation(
+        tag="trading",
+        headers=(IDEMPOTENCY_KEY, PREFER),
+        body=OrderBody,
+        body_required=True,
+        examples={
+            "limit": {
+                "idempotency_key": "abc-123",
+                "order_id": "order-1",
+                "client_id": "client-A",
+                "instrument": "BTC-USD",
+                "side": "buy",
+                "type": "limit",
+                "price": 70150.5,
+                "quantity": 0.25,
+            },
+            "market": {
+                "client_id": "client-B",
+                "instrument": "BTC-USD",
+                "side": "sell",
+                "type": "market",
+                "quantity": 0.1,
+            },
+        },
+        answers={201: (PlacedView,), 202: (PendingView,)},
+        problems=(
+            *COMMANDING,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.ORDER_ID_TAKEN,
+            Code.ORDER_ID_RESERVED,
+            Code.PRICE_REQUIRED,
+            Code.PRICE_NOT_ALLOWED,
+            Code.OFF_TICK,
+            Code.OFF_LOT,
+            Code.TOO_MANY_OPEN_ORDERS,
+            Code.RATE_LIMITED,
+        ),
+    )
+)
+async def place_order(request: Request) -> Response:
+    """``POST /orders``."""
+    query(request)
+    body = decode(await request.body(), ORDER_BODY)
+    key = idempotency_key(request, body.idempotency_key)
+    origin = origin_of(request, wait=not wants_async(request))
+    entered = await place(gateway_of(request), body, key, origin)
+    location = f"/orders/{quote(entered.order_id, safe='')}"
+    return _response(request, entered, 201, {"Location": location})
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        headers=(IDEMPOTENCY_KEY, PREFER),
+        body=CancelBody,
+        examples={"cancel": {"client_id": "client-A"}},
+        answers={200: (CancelledView,), 202: (PendingView,)},
+        problems=(
+            *COMMANDING,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.ORDER_NOT_FOUND,
+            Code.ORDER_NOT_OPEN,
+            Code.RATE_LIMITED,
+        ),
+    )
+)
+async def cancel_order(request: Request) -> Response:
+    """``POST /orders/{order_id}/cancel``."""
+    query(request)
+    order_id = check_id(request.path_params["order_id"], "order_id")
+    text = await request.body()
+    body = decode(text, CANCEL_BODY) if text else CancelBody()
+    key = idempotency_key(request, body.idempotency_key)
+    origin = origin_of(request, wait=not wants_async(request))
+    entered = await cancel(gateway_of(request), order_id, body.client_id, key, origin)
+    return _response(request, entered, 200, {})
+
+
+def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:
+    if isinstance(entered.answer, Pending):
+        return pending_response(
+            request, entered.answer, entered.command_id, order_id=entered.order_id
+        )
+    headers |= replayed_headers(entered.replayed)
+    return json_response(entered.answer, status, headers)

@@ -1,0 +1,360 @@
+"""Order entry, however it came: a request to a command, and its events to an answer.
+
+Read ``place``. HTTP and the stream share it; each writes the answer in its own form.
+What it answers is built from the events of this one command, so it is the order as
+the matcher left it, whatever the read models have seen.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from exchange.codec import body_hash, command_claim, is_keyed
+from exchange.domain.commands import CancelOrder, PlaceOrder
+from exchange.domain.events import (
+    CancelRejected,
+    OrderCancelled,
+    TradeExecuted,
+)
+from exchange.domain.values import (
+    OrderType,
+    Price,
+    Quantity,
+    RejectReason,
+    instrument_of_exchange_order_id,
+)
+from exchange.fresh_ids import uuid7
+from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
+from exchange.gateway.http.requests import OrderBody, is_null, to_units
+from exchange.gateway.http.responses import Amount, OrderView, TradeView, timestamp, trade
+from exchange.gateway.orders.states import (
+    fold,
+    order_after,
+    order_view,
+    settled_listing,
+)
+from exchange.gateway.parts.admission import Origin, admit, over_limit
+from exchange.gateway.parts.context import Gateway
+from exchange.gateway.parts.decisions import (
+    check_accepted,
+    command_id_for,
+    place_of,
+    replay_headers,
+)
+from exchange.gateway.parts.limits import Kind, Receipt
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import log_connection
+from exchange.gateway.parts.submission import Decision, Pending
+from exchange.gateway.resources.market import book_after
+from exchange.log.reader import read_claims
+from exchange.ports import Claim
+
+Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
+
+
+class PlacedView(Struct, frozen=True):
+    """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
+
+    order: OrderView
+    trades: list[TradeView]
+    orderbook: Book | None
+    sequence: int
+    command_id: str
+
+
+class CancelledOrderView(Struct, frozen=True, kw_only=True):
+    """A cancelled order; what only the read model or the log tells is left out if both are away."""
+
+    order_id: str
+    client_id: str
+    instrument: str
+    side: str
+    status: str
+    updated_at: str
+    reason: str | UnsetType
+    type: str | UnsetType = UNSET
+    price: Amount | UnsetType | None = UNSET
+    quantity: Amount | UnsetType = UNSET
+    filled_quantity: Amount | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+
+
+class CancelledView(Struct, frozen=True):
+    """What a cancel answers."""
+
+    order: CancelledOrderView
+    sequence: int
+    command_id: str
+
+
+class Entered(Struct, frozen=True):
+    """What became of a command: its view, or its place in Kafka while it is not decided."""
+
+    command_id: UUID
+    order_id: str
+    answer: PlacedView | CancelledView | Pending
+    replayed: bool = False
+
+
+async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Origin) -> Entered:
+    """Place an order.
+
+    Raises:
+        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+    """
+    check_reachable("client_id", body.client_id)
+    check_reachable("order_id", body.order_id)
+    command_id = command_id_for(body.client_id, key)
+    admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
+    with telling(outcome="none"):
+        listing = await gateway.listings.get(body.instrument)
+    command = _place_command(body, listing)
+    answer = await _enter(gateway, admitted, listing, command, command_id, origin)
+    if isinstance(answer, Pending):
+        return Entered(command_id, command.order_id, answer)
+    view = await placed_view(gateway, listing, answer, command_id)
+    return Entered(command_id, view.order.order_id, view, answer.replayed)
+
+
+async def cancel(
+    gateway: Gateway, order_id: str, client_id: str | None, key: str | None, origin: Origin
+) -> Entered:
+    """Cancel an order; ``client_id``, when given, must own it, and must be given if set so.
+
+    Raises:
+        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+    """
+    if key is not None and client_id is None:
+        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
+    if client_id is None and gateway.cancels_name_owner:
+        raise invalid("client_id", "is required here: a cancel names the order's owner")
+    command_id = command_id_for(client_id, key)
+    admitted = await _admit(gateway, Kind.CANCELS, client_id, command_id, origin)
+    with telling(outcome="none"):
+        listing = await settled_listing(gateway, order_id)
+    command = CancelOrder(order_id, listing.instrument, client_id)
+    answer = await _enter(gateway, admitted, listing, command, command_id, origin)
+    if isinstance(answer, Pending):
+        return Entered(command_id, order_id, answer)
+    view = await cancelled_view(gateway, listing, answer, command_id)
+    return Entered(command_id, order_id, view, answer.replayed)
+
+
+def check_reachable(field: str, id_: str | None) -> None:
+    """Refuse an id that no client can put into a path: each folds these two away.
+
+    Orders of logs that have such an id can still be cancelled, over the stream.
+    """
+    if id_ in (".", ".."):
+        raise invalid(field, "must not be '.' or '..', which cannot stand in a path")
+
+
+async def placed_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> PlacedView:
+    """Return what the placing of an order answers.
+
+    Raises:
+        Problem: The exchange refused the order.
+    """
+    check_accepted(decision, command_id)
+    order = fold(None, decision.events)
+    assert order is not None, "an accepted order has an OrderAccepted event"
+    return PlacedView(
+        order_view(order, listing),
+        _trades(decision, listing),
+        await _orderbook(gateway, listing, decision),
+        decision.sequence,
+        str(command_id),
+    )
+
+
+async def cancelled_view(
+    gateway: Gateway, listing: Listing, decision: Decision, command_id: UUID
+) -> CancelledView:
+    """Return what a cancel answers.
+
+    Raises:
+        Problem: The exchange refused the cancel.
+    """
+    event = decision.first
+    if isinstance(event, CancelRejected) and event.reason is RejectReason.ORDER_NOT_OPEN:
+        raise await _not_open(gateway, listing, event, decision, command_id)
+    check_accepted(decision, command_id)
+    assert isinstance(event, OrderCancelled), event
+    try:
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    except Problem:
+        order = None
+    view = _known_of(event)
+    if order is not None:
+        view = CancelledOrderView(**msgspec.structs.asdict(order_view(order, listing)))
+    return CancelledView(view, decision.sequence, str(command_id))
+
+
+async def _admit(
+    gateway: Gateway, kind: Kind, client_id: str | None, command_id: UUID, origin: Origin
+) -> Receipt | Claim:
+    """Spend what a command costs.
+
+    Returns:
+        The receipt; or, where nothing is left, who holds the command's key: it is answered from
+        the log then. What the retries may cost the log is bounded by a budget of their own.
+
+    Raises:
+        Problem: 429, nothing is left; 503, the gateway stops or the log cannot be read.
+    """
+    receipt = await admit(gateway, kind, client_id, origin)
+    if not receipt.budget.wait_us:
+        return receipt
+    claim = await _earlier(gateway, client_id, command_id, origin)
+    if claim is None:
+        raise over_limit(gateway, receipt.budget, outcome="none")
+    return claim
+
+
+async def _earlier(
+    gateway: Gateway, client_id: str | None, command_id: UUID, origin: Origin
+) -> Claim | None:
+    """Return who holds a command's key, None if nobody does or a question is too much now."""
+    if not is_keyed(command_id):
+        return None
+    retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
+    if retry.budget.wait_us:
+        return None
+    with telling(outcome="none"):
+        async with log_connection(gateway.own_engine) as connection:
+            claims = await read_claims(connection, [command_claim(command_id)])
+    return claims[0] if claims else None
+
+
+async def _enter(
+    gateway: Gateway,
+    admitted: Receipt | Claim,
+    listing: Listing,
+    command: PlaceOrder | CancelOrder,
+    command_id: UUID,
+    origin: Origin,
+) -> Decision | Pending:
+    if isinstance(admitted, Receipt):
+        return await _submit(gateway, admitted, listing, command, command_id, origin)
+    first = (admitted.shard, admitted.kafka_offset)
+    asked = body_hash(command)
+    conflict = admitted.conflicts_with(asked)
+    answer = await gateway.submitter.replayed(first, command_id, asked, conflict=conflict)
+    return answer if origin.wait else Pending(*first)
+
+
+async def _submit(
+    gateway: Gateway,
+    receipt: Receipt,
+    listing: Listing,
+    command: PlaceOrder | CancelOrder,
+    command_id: UUID,
+    origin: Origin,
+) -> Decision | Pending:
+    answer = await gateway.submitter.submit(
+        listing.shard,
+        command,
+        command_id,
+        wait=origin.wait,
+        on_handed_over=origin.on_handed_over,
+    )
+    if isinstance(answer, Pending):
+        return answer
+    if answer.replayed:
+        # It cost a retry, not an order; where retries have nothing left, it cost an order.
+        retry = await gateway.limiter.spend(Kind.RETRIES, command.client_id, origin.address)
+        if not retry.budget.wait_us:
+            gateway.limiter.give_back(receipt)
+    else:
+        gateway.metrics.decided(answer.events)
+    return answer
+
+
+def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
+    return PlaceOrder(
+        order_id=_order_id(body),
+        client_id=body.client_id,
+        instrument=body.instrument,
+        side=body.side,
+        order_type=body.type,
+        price=_price(body, listing),
+        quantity=Quantity(to_units(body.quantity, listing.quantity_scale, "quantity")),
+    )
+
+
+def _order_id(body: OrderBody) -> str:
+    if body.order_id is None:
+        return f"{uuid7().hex}-{body.instrument}"
+    if instrument_of_exchange_order_id(body.order_id) is not None:
+        raise Problem(
+            Code.ORDER_ID_RESERVED,
+            "Choose an id of another form, or leave it out.",
+            field="order_id",
+        )
+    return body.order_id
+
+
+def _price(body: OrderBody, listing: Listing) -> Price | None:
+    given = not is_null(body.price)
+    if body.type is OrderType.MARKET:
+        if given:
+            raise Problem(Code.PRICE_NOT_ALLOWED, "Leave the price out.", field="price")
+        return None
+    if not given:
+        raise Problem(Code.PRICE_REQUIRED, "Give a price.", field="price")
+    return Price(to_units(body.price, listing.price_scale, "price"))
+
+
+async def _not_open(
+    gateway: Gateway,
+    listing: Listing,
+    event: CancelRejected,
+    decision: Decision,
+    command_id: UUID,
+) -> Problem:
+    with telling(outcome="unknown", command_id=str(command_id)):
+        order = await order_after(gateway, listing, event.order_id, decision.sequence)
+    if order is None or (event.asked_by and event.asked_by != order.client_id):
+        # The matcher knows no owner of an order that is closed: its status is the owner's business.
+        return order_not_found(event.order_id)
+    return Problem(
+        Code.ORDER_NOT_OPEN,
+        f"The order is {order.status}.",
+        headers=replay_headers(decision),
+        order_id=event.order_id,
+        order_status=order.status,
+        reason=event.reason.value,
+        **place_of(decision, command_id),
+    )
+
+
+def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
+    return [
+        trade(event, decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+        for decided in decision.events
+        if isinstance(event := decided.event, TradeExecuted)
+    ]
+
+
+async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
+    scales = (listing.price_scale, listing.quantity_scale)
+    if decision.book is not None:
+        return Raw(f"{{{decision.book.text(*scales)}}}".encode())
+    return await book_after(gateway, listing, decision.sequence)
+
+
+def _known_of(event: OrderCancelled) -> CancelledOrderView:
+    """Return what the event alone tells, where neither read model nor log could be asked."""
+    return CancelledOrderView(
+        order_id=event.order_id,
+        client_id=event.client_id,
+        instrument=event.instrument,
+        side=event.side.value,
+        status="cancelled",
+        updated_at=timestamp(event.time_ms),
+        reason=event.reason.value,
+    )

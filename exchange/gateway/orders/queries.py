@@ -1,0 +1,309 @@
+"""Queries for orders: one, a client's, and all that happened to one.
+
+An order that the read model does not have yet is waited for: "not found" is only said
+once the model has seen all that was decided before the question.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    TradeExecuted,
+)
+from exchange.domain.values import Price, Quantity
+from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
+from exchange.gateway.http.parameters import (
+    CURSOR,
+    MIN_SEQUENCE,
+    ONLY_INSTRUMENT,
+    ORDER_ID,
+    OWNER,
+    STATUS,
+)
+from exchange.gateway.http.parameters import limit as limit_of
+from exchange.gateway.http.problems import Code, invalid, order_not_found
+from exchange.gateway.http.requests import check_id, cursor, integer, query
+from exchange.gateway.http.responses import (
+    Amount,
+    OrderView,
+    amount,
+    cursor_text,
+    in_turns,
+    json_response,
+    sequence_text,
+    timestamp,
+)
+from exchange.gateway.orders.states import (
+    listing_of_order,
+    order_view,
+)
+from exchange.gateway.parts.admission import charge_history
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import (
+    heavy_connection,
+    loaded,
+    min_sequence,
+    min_sequences,
+    model_connection,
+)
+from projections.orders import (
+    NAME,
+    Order,
+    OrderCursor,
+    OrderStatus,
+    list_orders,
+    order_history,
+)
+from projections.orders import get_order as find_order
+
+# Bounds one answer to some 300 kB.
+ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
+EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
+
+
+UNSHOWN: Final = {"time_ms", "asked_by"}  # the one is the timestamp, the other of the log alone
+
+
+# What a trade tells of each of its two orders; the other's is nobody's business but its owner's.
+SIDES: Final = tuple(
+    f"{side}_{what}"
+    for side in ("taker", "maker")
+    for what in ("order_id", "client_id", "remaining")
+)
+
+
+def _view_type(event: type[Struct]) -> type[Struct]:
+    """Return an event's form for clients: its place and time, and amounts as decimals."""
+    fields: list[Any] = [("sequence", int), ("timestamp", str)]
+    known = [field for field in msgspec.structs.fields(event) if field.name not in UNSHOWN]
+    for field in known:
+        if event is TradeExecuted and field.name.startswith(SIDES):
+            fields.append((field.name, _shown(field.type) | UnsetType, UNSET))
+        else:
+            fields.append((field.name, _shown(field.type)))
+    return msgspec.defstruct(
+        event.__name__, fields, frozen=True, tag=True, tag_field="type", kw_only=True
+    )
+
+
+def _shown(kind: Any) -> Any:
+    if kind in (Price, Quantity):
+        return Amount
+    return Amount | None if kind == Price | None else kind
+
+
+# What can happen to an order, as clients see it.
+EVENT_VIEWS: Final[dict[type[Struct], type[Struct]]] = {
+    event: _view_type(event)
+    for event in (OrderAccepted, OrderRejected, TradeExecuted, OrderRested, OrderCancelled)
+}
+_EVENTS: Final = {
+    "items": {
+        "anyOf": [{"$ref": f"#/components/schemas/{e.__name__}"} for e in EVENT_VIEWS.values()]
+    }
+}
+
+
+class OrderAnswerView(Struct, frozen=True):
+    """What ``GET /orders/{order_id}`` answers."""
+
+    order: OrderView
+    sequence: int
+
+
+class OrdersView(Struct, frozen=True):
+    """What ``GET /orders`` answers: newest first."""
+
+    client_id: str
+    orders: list[OrderView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+class OrderEventsView(Struct, frozen=True):
+    """What ``GET /orders/{order_id}/events`` answers: oldest first."""
+
+    order_id: str
+    events: Annotated[list[Any], Meta(extra_json_schema=_EVENTS)]
+    count: int
+    next_cursor: str | None
+    sequence: int
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        query=(MIN_SEQUENCE,),
+        answers={200: (OrderAnswerView,)},
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
+async def get_order(request: Request) -> Response:
+    """``GET /orders/{order_id}``."""
+    gateway = gateway_of(request)
+    order_id = check_id(request.path_params["order_id"], "order_id")
+    order, reached = await _find(gateway, order_id, query(request))
+    listing = await gateway.listings.get(order.instrument)
+    # The row may be newer than the checkpoint, which was read before it.
+    sequence = max(reached.get(order.shard, 0), order.last_position)
+    return json_response(OrderAnswerView(order_view(order, listing), sequence))
+
+
+@operation(
+    Operation(
+        tag="trading",
+        query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (OrdersView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+    )
+)
+async def get_orders(request: Request) -> Response:
+    """``GET /orders?client_id=…``: a client's orders, newest first."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    if "client_id" not in parameters:
+        raise invalid("client_id", "is required")
+    client_id = check_id(parameters["client_id"], "client_id")
+    instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
+    if instrument is not None:
+        check_id(instrument, "instrument")
+    before = cursor(parameters, 3, shard_at=1)
+    if before:
+        await charge_history(request, client_id)
+    await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
+        orders, reached = await list_orders(
+            connection,
+            client_id,
+            status=_status(parameters),
+            instrument=instrument,
+            before=OrderCursor(*before) if before else None,
+            limit=limit + 1,
+        )
+    more, orders = len(orders) > limit, orders[:limit]
+    listings = await gateway.listings.of(order.instrument for order in orders)
+    view = OrdersView(
+        client_id=client_id,
+        orders=await in_turns(lambda order: order_view(order, listings[order.instrument]), orders),
+        count=len(orders),
+        next_cursor=_next_page(orders) if more else None,
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(ORDER_ID,),
+        query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (OrderEventsView,)},
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *PAGING),
+    )
+)
+async def get_order_events(request: Request) -> Response:
+    """``GET /orders/{order_id}/events``: all that happened to an order, oldest first."""
+    gateway = gateway_of(request)
+    order_id = check_id(request.path_params["order_id"], "order_id")
+    parameters = query(request)
+    limit = integer(parameters, EVENTS_LIMIT)
+    (after,) = cursor(parameters, 1) or (0,)
+    await charge_history(request)
+    order, _ = await _find(gateway, order_id, parameters)
+    listing = await gateway.listings.get(order.instrument)
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
+        stored, reached = await order_history(connection, order_id, after=after, limit=limit + 1)
+    more, stored = len(stored) > limit, stored[:limit]
+    view = OrderEventsView(
+        order_id=order_id,
+        events=await in_turns(
+            lambda event: _event_view(loaded([event])[0], listing, order_id), stored
+        ),
+        count=len(stored),
+        next_cursor=cursor_text(stored[-1].position) if more else None,
+        sequence=reached.get(order.shard, 0),
+    )
+    return json_response(view)
+
+
+async def _find(
+    gateway: Gateway, order_id: str, parameters: Mapping[str, str]
+) -> tuple[Order, dict[int, int]]:
+    """Return an order; one that the model does not have is waited for before it is "not found"."""
+    await gateway.freshness.reach(NAME, await _wanted_of(gateway, parameters, order_id))
+    order, reached = await _read(gateway, order_id)
+    if order is None:
+        await gateway.freshness.catch_up(NAME)
+        order, reached = await _read(gateway, order_id)
+    if order is None:
+        raise order_not_found(order_id)
+    return order, reached
+
+
+async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
+    async with model_connection(gateway.engine) as connection:
+        return await find_order(connection, order_id)
+
+
+def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
+    """Return an event of an order with its amounts as decimals and its time as text."""
+    event = decided.event
+    hidden = UNSHOWN
+    if isinstance(event, TradeExecuted):
+        other = "maker_" if event.taker_order_id == order_id else "taker_"
+        hidden = UNSHOWN | {name for name in SIDES if name.startswith(other)}
+    told = msgspec.structs.asdict(event)
+    fields = {name: value for name, value in told.items() if name not in hidden}
+    for name, value in fields.items():
+        if isinstance(value, int):
+            scale = listing.price_scale if name == "price" else listing.quantity_scale
+            fields[name] = amount(value, scale)
+    view = EVENT_VIEWS[type(event)]
+    time = timestamp(event.time_ms)
+    return view(sequence=decided.position, timestamp=time, **fields)
+
+
+def _status(parameters: Mapping[str, str]) -> OrderStatus | None:
+    text = parameters.get("status")
+    if text is None:
+        return None
+    try:
+        return OrderStatus(text)
+    except ValueError:
+        raise invalid("status", f"must be one of {', '.join(OrderStatus)}") from None
+
+
+async def _wanted_of(
+    gateway: Gateway, parameters: Mapping[str, str], order_id: str
+) -> dict[int, int]:
+    if ":" in parameters.get("min_sequence", ":"):
+        return min_sequences(parameters, gateway.known_shards)
+    shard = (await listing_of_order(gateway, order_id)).shard
+    return {shard: min_sequence(parameters, shard, gateway.known_shards)}
+
+
+async def _wanted(
+    gateway: Gateway, parameters: Mapping[str, str], instrument: str | None
+) -> dict[int, int]:
+    if instrument is None:
+        return min_sequences(parameters, gateway.known_shards)
+    shard = (await gateway.listings.get(instrument)).shard
+    return {shard: min_sequence(parameters, shard, gateway.known_shards)}
+
+
+def _next_page(orders: list[Order]) -> str:
+    last = orders[-1].cursor
+    return cursor_text(last.created_ms, last.shard, last.position)

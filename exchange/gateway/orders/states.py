@@ -1,0 +1,215 @@
+"""An order as of a position: what its events make of it, from the read model and the log.
+
+``fold`` is what an order is after some of its events. The answer to a placing is
+folded from the command's own events. ``order_after`` starts from the read model and
+goes on with the log from there, so a cancel is answered in full and at once, even
+while the projector is away.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from msgspec import UNSET
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    Event,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    TradeExecuted,
+)
+from exchange.domain.values import RejectReason, instrument_of_exchange_order_id
+from exchange.gateway.http.problems import Code, Problem, order_not_found
+from exchange.gateway.http.responses import OrderView, amount, encoder, timestamp
+from exchange.gateway.parts.context import Gateway
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
+from exchange.log.reader import find_order_instrument, read_events_with_text
+from projections import orders
+from projections.orders import Order, OrderStatus
+
+# How far the read model may be behind for one order to be looked for in the log itself: half a
+# second of scanning.
+TAIL_EVENTS_MAX: Final = 200_000
+
+
+def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
+    """Return an order after more of its events; None while it does not exist.
+
+    Events of other orders must not be among them, except that a trade has two.
+    """
+    for decided in events:
+        event = decided.event
+        if isinstance(event, OrderAccepted):
+            order = begun(decided, event)
+        elif isinstance(event, OrderRejected):
+            order = _refused(decided, event)
+        elif order is not None:
+            order = msgspec.structs.replace(
+                order,
+                updated_ms=event.time_ms,
+                last_position=decided.position,
+                **_change(order, event),
+            )
+    return order
+
+
+async def order_after(
+    gateway: Gateway, listing: Listing, order_id: str, sequence: int
+) -> Order | None:
+    """Return an order as of a position, from the read model and what the log has after it.
+
+    None if there is no such order.
+
+    Raises:
+        Problem: 503, the model is too far behind or the log could not be asked in time.
+    """
+    order, checkpoint = await _order_so_far(gateway, listing.shard, order_id)
+    if checkpoint >= sequence:
+        return order
+    if sequence - checkpoint > TAIL_EVENTS_MAX:
+        raise Problem(Code.READ_STALE, "The orders are too far behind.")
+    try:
+        async with (
+            asyncio.timeout(QUERY_WAIT_S),
+            gateway.tail_scans,
+            log_connection(gateway.own_engine) as connection,
+        ):
+            tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
+    except TimeoutError as error:
+        raise Problem(Code.READ_UNAVAILABLE, "Too many ask for the log's end.") from error
+    return fold(order, tail)
+
+
+async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
+    """Return the listing of an order's instrument, by its id or by who claimed the id.
+
+    Raises:
+        Problem: 404, nobody placed such an order.
+    """
+    instrument = instrument_of_exchange_order_id(order_id)
+    if instrument is None:
+        async with log_connection(gateway.own_engine) as connection:
+            instrument = await find_order_instrument(connection, order_id)
+    if instrument is None:
+        raise order_not_found(order_id)
+    try:
+        return await gateway.listings.get(instrument)
+    except Problem as problem:
+        if problem.code is Code.INSTRUMENT_NOT_FOUND:
+            raise order_not_found(order_id) from problem
+        raise
+
+
+async def settled_listing(gateway: Gateway, order_id: str) -> Listing:
+    """Return what ``listing_of_order`` does; one that may be on its way is waited for.
+
+    Raises:
+        Problem: 404, nobody placed such an order before the question; 503, it cannot be told.
+    """
+    try:
+        return await listing_of_order(gateway, order_id)
+    except Problem as problem:
+        if problem.code is not Code.ORDER_NOT_FOUND:
+            raise
+    await gateway.matching.settle()
+    return await listing_of_order(gateway, order_id)
+
+
+def order_view(order: Order, listing: Listing) -> OrderView:
+    """Return what clients see of an order."""
+    return OrderView(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        instrument=order.instrument,
+        side=order.side,
+        type=order.order_type,
+        price=None if order.price is None else amount(order.price, listing.price_scale),
+        quantity=amount(order.quantity, listing.quantity_scale),
+        filled_quantity=amount(order.filled_quantity, listing.quantity_scale),
+        status=order.status,
+        created_at=timestamp(order.created_ms),
+        updated_at=timestamp(order.updated_ms),
+        reason=order.reason or UNSET,
+    )
+
+
+def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
+    """Return an order as it is when its first event has happened."""
+    return Order(
+        order_id=event.order_id,
+        shard=decided.shard,
+        instrument=event.instrument,
+        client_id=event.client_id,
+        side=event.side.value,
+        order_type=event.order_type.value,
+        price=event.price,
+        quantity=event.quantity,
+        filled_quantity=0,
+        status=OrderStatus.OPEN.value,
+        reason=None,
+        command_id=decided.command_id,
+        created_ms=event.time_ms,
+        updated_ms=event.time_ms,
+        position=decided.position,
+        last_position=decided.position,
+    )
+
+
+def _refused(decided: DecidedEvent, event: OrderRejected) -> Order:
+    status, reason = OrderStatus.REJECTED.value, event.reason.value
+    return msgspec.structs.replace(begun(decided, event), status=status, reason=reason)
+
+
+async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
+    """Return the order as the read model has it, and the position that it is exactly as of.
+
+    The model may move on between its checkpoint and the row: whichever is later counts.
+    """
+    try:
+        async with model_connection(gateway.own_engine) as connection:
+            order, reached = await orders.get_order(connection, order_id)
+    except Problem:
+        return None, 0
+    checkpoint = reached.get(shard, 0)
+    return order, checkpoint if order is None else max(checkpoint, order.last_position)
+
+
+async def _read_tail(
+    connection: asyncpg.Connection, shard: int, order_id: str, after: int, up_to: int
+) -> list[DecidedEvent]:
+    quoted_id = encoder.encode(order_id).decode()
+    stored = await read_events_with_text(connection, shard, quoted_id, after=after, up_to=up_to)
+    return [decided for decided in loaded(stored) if _concerns(decided.event, order_id)]
+
+
+def _concerns(event: Event, order_id: str) -> bool:
+    """Tell whether an event changes the order; its id may also stand in it as a client's."""
+    match event:
+        case TradeExecuted():
+            return order_id in (event.maker_order_id, event.taker_order_id)
+        case OrderAccepted() | OrderCancelled():
+            return event.order_id == order_id
+        case OrderRejected():  # unless the id was an earlier order's, which is as it was
+            taken = event.reason is RejectReason.DUPLICATE_ORDER_ID
+            return event.order_id == order_id and not taken
+        case _:
+            return False
+
+
+def _change(order: Order, event: Event) -> dict[str, Any]:
+    """Return the fields that an event changes, beside those that every one does."""
+    match event:
+        case TradeExecuted():
+            filled = order.filled_quantity + event.quantity
+            done = filled == order.quantity
+            status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
+            return {"filled_quantity": filled, "status": status.value}
+        case OrderCancelled():
+            return {"status": OrderStatus.CANCELLED.value, "reason": event.reason.value}
+        case _:
+            return {}

@@ -1,0 +1,108 @@
+"""What a request passes before it may cost anything: a gateway that takes it, a budget.
+
+``admit`` is for commands and ``charge`` for questions. Both ask the limit before anything
+is asked of another store, and both tell the request what is left of it, so that every
+answer can say so, a refusal as well.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from starlette.requests import Request
+
+from exchange.gateway.http.addresses import address_of
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.limits import Budget, Kind, Receipt
+
+BUDGET: Final = "exchange.budget"  # what is left, in a request's scope: the edge tells it
+
+
+class Origin(Struct, frozen=True):
+    """Where a command came from.
+
+    ``told`` is called with what is left of the budget. ``wait`` tells whether somebody waits
+    for the outcome; ``on_handed_over`` is called when Kafka's client has the command, so that the
+    next one of the same client comes after it.
+    """
+
+    address: str
+    told: Callable[[Budget], None]
+    wait: bool = True
+    on_handed_over: Callable[[], None] | None = None
+
+
+def origin_of(request: Request, *, wait: bool = True) -> Origin:
+    """Return where a command over HTTP came from."""
+
+    def tell(budget: Budget) -> None:
+        request.scope[BUDGET] = budget
+
+    return Origin(address_of(request.scope, gateway_of(request).proxies), tell, wait)
+
+
+async def admit(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
+    """Spend what a command costs.
+
+    Returns:
+        The receipt; its budget makes wait if nothing was left.
+
+    Raises:
+        Problem: 503, the gateway stops.
+    """
+    if gateway.stopping.is_set():
+        detail = "This gateway stops; nothing was sent. Send it to another one."
+        raise Problem(Code.BUSY, detail, outcome="none")
+    return await _spend(gateway, kind, client_id, origin)
+
+
+async def admit_operation(request: Request) -> None:
+    """Spend what one of the rare commands costs.
+
+    Raises:
+        Problem: 429, nothing is left; 503, the gateway stops.
+    """
+    gateway = gateway_of(request)
+    receipt = await admit(gateway, Kind.OPERATIONS, None, origin_of(request))
+    if receipt.budget.wait_us:
+        raise over_limit(gateway, receipt.budget, outcome="none")
+
+
+async def charge_history(request: Request, client_id: str | None = None) -> None:
+    """Spend what reading back from a place in the past costs.
+
+    Raises:
+        Problem: 429, nothing is left.
+    """
+    await charge(gateway_of(request), Kind.HISTORY, client_id, origin_of(request))
+
+
+async def charge(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> None:
+    """Spend what a question costs.
+
+    Raises:
+        Problem: 429, nothing is left.
+    """
+    receipt = await _spend(gateway, kind, client_id, origin)
+    if receipt.budget.wait_us:
+        raise over_limit(gateway, receipt.budget)
+
+
+def over_limit(gateway: Gateway, budget: Budget, **fields: str) -> Problem:
+    """Say that nothing is left, and when there will be."""
+    gateway.metrics.rate_limited.inc()
+    return Problem(
+        Code.RATE_LIMITED,
+        f"Nothing was done; try again in {budget.retry_after_s} s.",
+        headers={"Retry-After": str(budget.retry_after_s)},
+        retry_after=budget.retry_after_s,
+        remaining=budget.remaining,
+        **fields,
+    )
+
+
+async def _spend(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
+    receipt = await gateway.limiter.spend(kind, client_id, origin.address)
+    origin.told(receipt.budget)
+    return receipt

@@ -1,0 +1,72 @@
+"""What every handler works with: made once by ``app.create_app``, reached from a request."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
+from starlette.requests import Request
+
+from exchange.gateway.http.addresses import Network
+from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.health import Health
+from exchange.gateway.parts.limits import RateLimiter
+from exchange.gateway.parts.listings import Listings
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.parts.reading import Freshness
+from exchange.gateway.parts.submission import Submitter
+from projections.stores.redis import ModelWaits
+
+TAIL_SCANS_MAX: Final = 2  # each may hold a connection for half a second; commands need the rest
+HEAVY_READS_PART: Final = 2  # half of the pool; the other half is for what takes a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one gateway process; ``shards`` is the number of Kafka partitions.
+
+    ``proxies`` are believed about whose requests they pass on. ``cancels_name_owner`` makes every
+    cancel say whose order it is. Once ``stopping`` is set, no command is taken any more.
+    ``engine`` and ``redis`` are for what clients read, the other two for what the gateway asks
+    for itself: however much is read, commands find a connection, and so does the health probe.
+    """
+
+    shards: int
+    engine: AsyncEngine
+    redis: Redis
+    own_engine: AsyncEngine
+    own_redis: Redis
+    metrics: Metrics
+    submitter: Submitter
+    listings: Listings
+    freshness: Freshness
+    model_waits: ModelWaits
+    matching: Matching
+    health: Health
+    limiter: RateLimiter
+    heavy_reads: asyncio.Semaphore
+    proxies: Sequence[Network] = ()
+    cancels_name_owner: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
+
+    @property
+    def known_shards(self) -> int:
+        """How many shards there are, also where another gateway is set to more than this one."""
+        return max(self.shards, self.health.shards)
+
+
+def heavy_reads_of(engine: AsyncEngine) -> asyncio.Semaphore:
+    """Return how many reads that may take long can be under way at once."""
+    pool = engine.pool
+    connections = pool.size() if isinstance(pool, QueuePool) else 1
+    return asyncio.Semaphore(max(1, connections // HEAVY_READS_PART))
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway

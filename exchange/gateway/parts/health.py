@@ -1,0 +1,261 @@
+"""Whether orders can be taken, asked of the services once a second and not per request.
+
+``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not
+decided (a matcher is, see ``matching``);
+``degraded`` that they can, but answers are slower or reads are behind (Redis is
+away, a read model lags), or engine snapshots have stopped. The same probe feeds the
+gauges of ``/metrics``.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.gateway.http.problems import Problem
+from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.parts.reading import log_connection, model_connection
+from exchange.log.reader import read_event_times, read_heads
+from exchange.log.snapshot_store import read_failures
+from exchange.transport.commands import CommandProducer
+from exchange.waiting import heed_cancellation
+from projections import (
+    book,
+    feed,
+    instruments,
+    orders,
+    positions,
+    settlement,
+    ticker,
+    trades,
+    vwap,
+)
+from projections.stores.checkpoints import (
+    ReadModelUnavailable,
+    read_all_checkpoints,
+    read_live_generation,
+)
+from projections.stores.redis import reached_model
+
+logger = logging.getLogger(__name__)
+
+PROBE_EVERY_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
+BEHIND_AFTER_S: Final = 3.0  # a projector in order is a tenth of a second behind
+
+HEALTHY: Final = "healthy"
+DEGRADED: Final = "degraded"
+UNHEALTHY: Final = "unhealthy"
+
+IN_REDIS: Final = (book.NAME, ticker.NAME, feed.NAME)
+READ_MODELS: Final = (
+    instruments.NAME,
+    orders.NAME,
+    trades.NAME,
+    positions.NAME,
+    vwap.NAME,
+    settlement.NAME,
+    *IN_REDIS,
+)
+
+PING_POSTGRES = text("select 1")
+
+
+class Health:
+    """What the last probe found."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        producer: CommandProducer,
+        matching: Matching,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._producer = producer
+        self._matching = matching
+        self._metrics = metrics
+        self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
+        self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
+        self.projections: dict[str, str] = {}
+        self.snapshots: dict[str, str] = {}
+        self.probed_ms = time.time_ns() // 1_000_000  # when the last probe ended
+        self._probed_s = self._measured_s = time.monotonic()
+        self.first_probe = asyncio.Event()
+
+    @property
+    def matching(self) -> dict[str, str]:
+        """Whether the commands of each shard get decided."""
+        stalled = sorted(self._matching.stalled.items())
+        return {str(shard): UNHEALTHY if stands else HEALTHY for shard, stands in stalled}
+
+    @property
+    def status(self) -> str:
+        needed = (self.checks["postgres"], self.checks["kafka"], *self.matching.values())
+        if UNHEALTHY in needed:
+            return UNHEALTHY
+        behind = {self.reads, *self.snapshots.values()} - {HEALTHY}
+        return DEGRADED if behind else HEALTHY
+
+    @property
+    def orders(self) -> dict[str, str]:
+        """Whether commands of each shard are taken and decided, as far as the last probe knows."""
+        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+            return dict.fromkeys(map(str, range(self.shards)), UNHEALTHY)
+        return self.matching
+
+    @property
+    def reads(self) -> str:
+        """Whether read models are there and follow the log."""
+        if self.checks["postgres"] == UNHEALTHY:
+            return UNHEALTHY
+        if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
+            return DEGRADED
+        return HEALTHY
+
+    @property
+    def age_ms(self) -> int:
+        """How long ago the last probe ended."""
+        return round(1000 * (time.monotonic() - self._probed_s))
+
+    @property
+    def shards(self) -> int:
+        """How many shards the log has, as far as is known."""
+        return max(self._heads[-1][1], default=-1) + 1 if self._heads else 0
+
+    def is_away(self, service: str) -> bool:
+        """Tell whether the last probe found that a service does not answer."""
+        return self.checks[service] == UNHEALTHY
+
+    def due(self, shard: int) -> int:
+        """Return what a read model in order has seen by now: where the head was 3 s ago."""
+        latest_s = time.monotonic() - BEHIND_AFTER_S
+        past = (heads for at_s, heads in reversed(self._heads) if at_s <= latest_s)
+        return next(past, {}).get(shard, 0)
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            heed_cancellation()
+            started_s = time.monotonic()
+            await self._probe()
+            self.first_probe.set()
+            await asyncio.sleep(max(0.0, started_s + PROBE_EVERY_S - time.monotonic()))
+
+    async def _probe(self) -> None:
+        answers = await asyncio.gather(
+            _answers(self._ping_postgres),
+            _answers(self._ping_redis),
+            self._producer.reachable(PROBE_TIMEOUT_S),
+        )
+        for name, up in zip(self.checks, answers, strict=True):
+            self._note(name, up)
+        if self.checks["postgres"] == HEALTHY and await _answers(self._measure_lag):
+            self._measured_s = time.monotonic()
+        elif time.monotonic() - self._measured_s > BEHIND_AFTER_S:
+            self.projections = dict.fromkeys(READ_MODELS, DEGRADED)  # nobody knows any more
+        await self._measure_matching()
+        self.probed_ms, self._probed_s = time.time_ns() // 1_000_000, time.monotonic()
+
+    async def _measure_matching(self) -> None:
+        if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
+            self._matching.forget()
+            return
+        before = self.matching
+        await _answers(self._matching.measure)
+        for shard, state in self.matching.items():
+            if state != before.get(shard, HEALTHY):
+                logger.warning("A shard's matching changed", extra={"shard": shard, "state": state})
+
+    def _note(self, name: str, up: bool) -> None:
+        found = HEALTHY if up else UNHEALTHY
+        if found != self.checks[name]:
+            logger.info("A service changed", extra={"service": name, "state": found})
+        self.checks[name] = found
+        self._metrics.up.labels(name).set(up)
+
+    async def _ping_postgres(self) -> None:
+        async with model_connection(self._engine) as connection:
+            await connection.execute(PING_POSTGRES)
+
+    async def _ping_redis(self) -> None:
+        await self._redis.ping()
+
+    async def _measure_lag(self) -> None:
+        async with model_connection(self._engine) as connection:
+            reached = await read_all_checkpoints(connection)
+            live = {n: await read_live_generation(connection, n) for n in IN_REDIS if n in reached}
+        async with log_connection(self._engine) as driver:
+            heads = await read_heads(driver)
+            stopped = await read_failures(driver)
+        self._note_heads(heads)
+        self.snapshots = {str(s): DEGRADED if s in stopped else HEALTHY for s in sorted(heads)}
+        for name, generation in live.items():
+            reached[name] = await self._redis_positions(name, generation, list(heads))
+        await self._measure_lag_seconds(reached, heads)
+        for shard, position in heads.items():
+            self._metrics.head.labels(str(shard)).set(position)
+        self.projections = {
+            name: self._lag(name, reached.get(name, {}), heads) for name in READ_MODELS
+        }
+
+    async def _measure_lag_seconds(
+        self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
+    ) -> None:
+        """Tell how old the oldest event is that each read model has not seen."""
+        oldest = {
+            (name, shard): reached.get(name, {}).get(shard, 0) + 1
+            for name in READ_MODELS
+            for shard in heads
+        }
+        waiting = {(s, p) for (_, s), p in oldest.items() if p <= heads[s]}
+        times_ms: dict[tuple[int, int], int] = {}
+        if waiting:
+            async with log_connection(self._engine) as driver:
+                times_ms = await read_event_times(driver, sorted(waiting))
+        now_ms = time.time_ns() // 1_000_000
+        for (name, shard), position in oldest.items():
+            lag_ms = now_ms - times_ms.get((shard, position), now_ms)
+            self._metrics.lag_seconds.labels(name, str(shard)).set(max(0, lag_ms) / 1000)
+
+    async def _redis_positions(
+        self, name: str, generation: int, shards: Sequence[int]
+    ) -> dict[int, int]:
+        """Return how far a model is on each shard that keeps its checkpoints in Redis."""
+        try:
+            return await reached_model(self._redis, name, generation, shards)
+        except ReadModelUnavailable:
+            return {}
+
+    def _note_heads(self, heads: Mapping[int, int]) -> None:
+        now_s = time.monotonic()
+        self._heads.append((now_s, heads))
+        while len(self._heads) > 1 and self._heads[1][0] <= now_s - BEHIND_AFTER_S:
+            self._heads.popleft()
+
+    def _lag(self, name: str, reached: Mapping[int, int], heads: Mapping[int, int]) -> str:
+        for shard, position in heads.items():
+            lag = max(0, position - reached.get(shard, 0))
+            self._metrics.lag.labels(name, str(shard)).set(lag)
+        behind = any(reached.get(shard, 0) < self.due(shard) for shard in heads)
+        return DEGRADED if behind else HEALTHY
+
+
+async def _answers(ask: Callable[[], Awaitable[object]]) -> bool:
+    """Tell whether a service answered in time."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await ask()
+    except (Problem, RedisError, OSError, TimeoutError):
+        return False
+    return True

@@ -1,0 +1,314 @@
+"""Rate limits: how much a client, and an address, may ask for.
+
+Read ``RateLimiter.spend``. A bucket is one number in Redis, the time at which it would be
+full again: taking a token moves it by the interval between two tokens, and there is none
+while it is further off than the burst allows (the generic cell rate algorithm; ITU-T
+I.371, "virtual scheduling"). All gateways share the buckets.
+
+Who spends gets a receipt. Only a receipt can be given back, and only to where its token
+was taken: a refusal took none, and what the gateway counted for itself is not Redis's.
+
+Commands that arrive while Redis is being asked are asked about together in the next
+request, so that a busy gateway pays for few. While Redis is away, or slow, the gateway
+keeps buckets of its own: a limit may then be spent once at each gateway, but no order
+waits for Redis.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, cast
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from exchange.waiting import within
+
+logger = logging.getLogger(__name__)
+
+MICROSECONDS: Final = 1_000_000
+REQUESTS_MAX: Final = 500  # in one script: some 2 ms of Redis
+REDIS_WAIT_S: Final = 0.1  # an answer takes a millisecond; no order waits longer for one
+LOCAL_S: Final = 1.0  # how long the gateway counts for itself after Redis failed
+LOCAL_BUCKETS_MAX: Final = 20_000  # some 4 MB; the ones used least lately are forgotten, and full
+
+# KEYS: two buckets for each request, then those to give a token back to. ARGV: how many requests,
+# then for each bucket the interval between two tokens in microseconds (0: no limit) and the burst.
+# Answers for each bucket how long it takes to be full again if a token is taken. One is taken of
+# both buckets of a request if both have one.
+SPEND = """#!lua
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local answers = {}
+local spent = 2 * tonumber(ARGV[1])
+for first = 1, spent, 2 do
+    local taken, moved = true, {}
+    for at = first, first + 1 do
+        local interval, burst = tonumber(ARGV[2 * at]), tonumber(ARGV[2 * at + 1])
+        answers[at] = 0
+        if interval > 0 then
+            moved[at] = math.max(tonumber(redis.call('GET', KEYS[at]) or '0'), now) + interval
+            answers[at] = moved[at] - now
+            taken = taken and answers[at] <= burst * interval
+        end
+    end
+    if taken then
+        for at, after in pairs(moved) do
+            local kept_ms = math.ceil(answers[at] / 1000)
+            redis.call('SET', KEYS[at], string.format('%.0f', after), 'PX', kept_ms)
+        end
+    end
+end
+for at = spent + 1, #KEYS do
+    local back = tonumber(redis.call('GET', KEYS[at]) or '0') - tonumber(ARGV[2 * at])
+    if back > now then
+        redis.call('SET', KEYS[at], string.format('%.0f', back), 'KEEPTTL')
+    end
+end
+return answers
+"""
+
+
+class Kind(StrEnum):
+    """What has a budget of its own.
+
+    ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
+    instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a place in the past.
+    """
+
+    ORDERS = "orders"
+    CANCELS = "cancels"
+    RETRIES = "retries"
+    OPERATIONS = "operations"
+    HISTORY = "history"
+
+
+class Limit(Struct, frozen=True):
+    """How many a second, and how many at once; a rate of 0 is no limit."""
+
+    per_second: int
+    burst: int
+
+    @property
+    def interval_us(self) -> int:
+        return MICROSECONDS // self.per_second if self.per_second else 0
+
+
+NO_LIMIT: Final = Limit(0, 0)
+
+
+class Limits(Struct, frozen=True):
+    """The limits of each client, by kind; ``address`` is that of an address for its orders.
+
+    It is for its cancels too, counted apart. Of the other kinds an address has as much as a client.
+    """
+
+    orders: Limit = NO_LIMIT
+    cancels: Limit = NO_LIMIT
+    address: Limit = NO_LIMIT
+    retries: Limit = NO_LIMIT
+    operations: Limit = NO_LIMIT
+    history: Limit = NO_LIMIT
+
+    def of(self, kind: Kind) -> tuple[Limit, Limit]:
+        """Return what a client has, and what an address has."""
+        match kind:
+            case Kind.ORDERS:
+                return self.orders, self.address
+            case Kind.CANCELS:
+                return self.cancels, self.address
+            case Kind.RETRIES:
+                return self.retries, self.retries
+            case Kind.OPERATIONS:
+                return self.operations, self.operations
+            case Kind.HISTORY:
+                return self.history, self.history
+
+
+NO_LIMITS: Final = Limits()
+
+
+class Budget(Struct, frozen=True):
+    """What is left after a request, and the burst: of the tighter of its two limits.
+
+    ``wait_us`` is 0 if the request may go on; ``remaining`` is negative without a limit.
+    """
+
+    wait_us: int
+    remaining: int
+    full_us: int
+    limit: int
+
+    @property
+    def is_unlimited(self) -> bool:
+        return self.remaining < 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that say so; none without a limit."""
+        if self.is_unlimited:
+            return {}
+        return {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_s),
+        }
+
+    @property
+    def reset_s(self) -> int:
+        return _seconds(self.full_us)
+
+    @property
+    def retry_after_s(self) -> int:
+        return _seconds(self.wait_us)
+
+
+UNLIMITED: Final = Budget(0, -1, 0, 0)
+
+
+class Buckets(Struct, frozen=True):
+    """The buckets that a request takes from: its client's, if it names one, and its address's."""
+
+    keys: tuple[str, str]
+    limits: tuple[Limit, Limit]
+
+
+class Receipt(Struct, frozen=True):
+    """What was spent: ``taken_from`` has the buckets that lost a token, None if none did."""
+
+    budget: Budget
+    taken_from: Buckets | None = None
+    is_local: bool = False
+
+
+class RateLimiter:
+    """The limits of one gateway."""
+
+    def __init__(self, redis: Redis, limits: Limits) -> None:
+        self._redis = redis
+        self._limits = limits
+        self._waiting: list[tuple[Buckets, asyncio.Future[Receipt]]] = []
+        self._given_back: list[Buckets] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._local = _LocalBuckets()
+        self._local_until_s = 0.0
+
+    async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
+        """Take a token from the client's bucket and the address's if both have one."""
+        buckets = self._buckets(kind, client_id, address)
+        if not any(limit.per_second for limit in buckets.limits):
+            return Receipt(UNLIMITED)
+        if time.monotonic() < self._local_until_s:
+            return self._local.spend(buckets)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._waiting.append((buckets, future))
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_all())
+        return await future
+
+    def give_back(self, receipt: Receipt) -> None:
+        """Return the tokens that were taken, if any were; Redis gets them with the next request."""
+        if receipt.taken_from is None:
+            return
+        if receipt.is_local:
+            self._local.give_back(receipt.taken_from)
+        else:
+            self._given_back = [*self._given_back[-REQUESTS_MAX:], receipt.taken_from]
+
+    def _buckets(self, kind: Kind, client_id: str | None, address: str) -> Buckets:
+        # One hash tag: a script may then use all of them, on a cluster too.
+        keys = (
+            f"{{limits}}:{kind}:client:{client_id or ''}",
+            f"{{limits}}:{kind}:address:{address}",
+        )
+        own, of_address = self._limits.of(kind)
+        return Buckets(keys, (NO_LIMIT if client_id is None else own, of_address))
+
+    async def _ask_all(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:REQUESTS_MAX], self._waiting[REQUESTS_MAX:]
+            receipts = await self._ask([buckets for buckets, _ in batch])
+            for (_, future), receipt in zip(batch, receipts, strict=True):
+                if not future.done():
+                    future.set_result(receipt)
+
+    async def _ask(self, batch: Sequence[Buckets]) -> list[Receipt]:
+        back, self._given_back = self._given_back[:REQUESTS_MAX], []
+        try:
+            full_us = await within(REDIS_WAIT_S, self._run(batch, back))
+        except (RedisError, OSError, TimeoutError) as error:
+            if time.monotonic() - self._local_until_s > LOCAL_S:
+                fields = {"error": repr(error)}
+                logger.warning("Redis is away; this gateway counts for itself", extra=fields)
+            self._local_until_s = time.monotonic() + LOCAL_S
+            return [self._local.spend(buckets) for buckets in batch]
+        return [_receipt(buckets, full_us[2 * n : 2 * n + 2]) for n, buckets in enumerate(batch)]
+
+    async def _run(self, batch: Sequence[Buckets], back: Sequence[Buckets]) -> list[int]:
+        pairs = [pair for b in (*batch, *back) for pair in zip(b.keys, b.limits, strict=True)]
+        arguments: list[int] = [len(batch)]
+        for _, limit in pairs:
+            arguments += (limit.interval_us, limit.burst)
+        script = self._redis.register_script(SPEND)
+        return cast("list[int]", await script(keys=[key for key, _ in pairs], args=arguments))
+
+
+class _LocalBuckets:
+    """The same buckets in memory, for while Redis is away."""
+
+    def __init__(self) -> None:
+        self._full_at: OrderedDict[str, int] = OrderedDict()
+
+    def spend(self, buckets: Buckets) -> Receipt:
+        now = time.monotonic_ns() // 1_000
+        limited = [
+            (key, limit.interval_us)
+            for key, limit in zip(buckets.keys, buckets.limits, strict=True)
+            if limit.per_second
+        ]
+        moved = {key: max(self._full_at.get(key, 0), now) + us for key, us in limited}
+        full_us = [moved.get(key, now) - now for key in buckets.keys]
+        receipt = _receipt(buckets, full_us, is_local=True)
+        if receipt.taken_from is not None:
+            self._keep(moved)
+        return receipt
+
+    def give_back(self, buckets: Buckets) -> None:
+        for key, limit in zip(buckets.keys, buckets.limits, strict=True):
+            if key in self._full_at:
+                self._full_at[key] -= limit.interval_us
+
+    def _keep(self, moved: dict[str, int]) -> None:
+        for key, full_at in moved.items():
+            self._full_at[key] = full_at
+            self._full_at.move_to_end(key)
+        while len(self._full_at) > LOCAL_BUCKETS_MAX:
+            self._full_at.popitem(last=False)
+
+
+def _receipt(buckets: Buckets, full_us: Sequence[int], *, is_local: bool = False) -> Receipt:
+    """Tell what became of a request from how long its buckets take to be full with it."""
+    told = [
+        _budget(limit, after_us)
+        for limit, after_us in zip(buckets.limits, full_us, strict=True)
+        if limit.per_second
+    ]
+    # All that is told is of one bucket: of the one that makes wait longest, else the emptier one.
+    tighter = max(told, key=lambda budget: (budget.wait_us, -budget.remaining))
+    return Receipt(tighter, None if tighter.wait_us else buckets, is_local)
+
+
+def _budget(limit: Limit, after_us: int) -> Budget:
+    room_us = limit.burst * limit.interval_us - after_us
+    if room_us < 0:  # the token was not taken
+        return Budget(-room_us, 0, after_us - limit.interval_us, limit.burst)
+    return Budget(0, room_us // limit.interval_us, after_us, limit.burst)
+
+
+def _seconds(microseconds: int) -> int:
+    return math.ceil(microseconds / MICROSECONDS)

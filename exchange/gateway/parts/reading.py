@@ -1,0 +1,206 @@
+"""Reading the log and the read models: how fresh, how long, and what if they are away.
+
+``log_connection`` is for the log, ``model_connection`` for the read models, ``moment_connection``
+for an answer whose parts must agree and ``heavy_connection`` for what may read much; they turn a
+store that fails into 503 ``read.unavailable`` and bound how long a query may take.
+``from_redis`` does so with Redis. ``Freshness`` is how a read waits for what its client has seen
+(``min_sequence``) or for what was decided before it asked, so that "not found" is never said too
+early.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from exchange.codec import DecidedEvent, UnknownEvent, load_event
+from exchange.failures import is_store_failure
+from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.http.requests import place
+from exchange.log.reader import read_heads
+from exchange.ports import StoredEvent
+from exchange.waiting import within
+from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits
+from projections.stores.postgres import driver_connection
+from projections.stores.redis import cannot_read
+from projections.stores.waits import TooManyWait
+
+QUERY_WAIT_S: Final = 2.0  # a read takes milliseconds; the client's patience is what counts
+CATCH_UP_WAIT_MS: Final = 1_000  # a projector in order is 100 ms behind at most
+REDIS_WAIT_S: Final = 1.0  # a book takes a millisecond
+SHARDS_IN_SEQUENCE_MAX: Final = 256
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection for queries on read models.
+
+    Raises:
+        Problem: 503, Postgres is away or too slow, or the model is not there.
+    """
+    with answering():
+        async with asyncio.timeout(QUERY_WAIT_S), engine.connect() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def moment_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection whose queries all see the database as it was at the first one.
+
+    Raises:
+        Problem: As ``model_connection``.
+    """
+    async with model_connection(engine) as connection:
+        yield await connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+@asynccontextmanager
+async def heavy_connection(
+    engine: AsyncEngine, heavy_reads: asyncio.Semaphore
+) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection for a query that may take long; only so many are under way at once.
+
+    Raises:
+        Problem: 503, those before it take too long, or as ``model_connection``.
+    """
+    try:
+        async with asyncio.timeout(QUERY_WAIT_S):
+            await heavy_reads.acquire()
+    except TimeoutError as error:
+        raise Problem(Code.BUSY, "Too many long reads are under way; try again.") from error
+    try:
+        async with model_connection(engine) as connection:
+            yield connection
+    finally:
+        heavy_reads.release()
+
+
+@asynccontextmanager
+async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
+    """Lend a driver's connection for queries on the log.
+
+    Raises:
+        Problem: 503, Postgres is away or too slow.
+    """
+    with answering():
+        async with asyncio.timeout(QUERY_WAIT_S), driver_connection(engine) as driver:
+            yield driver
+
+
+async def from_redis(model: str, read: Coroutine[Any, Any, T]) -> T:
+    """Return what a read model in Redis tells.
+
+    Raises:
+        Problem: 503, Redis is away or too slow, or the model is not there.
+    """
+    with answering():
+        try:
+            return await within(REDIS_WAIT_S, read)
+        except TimeoutError as error:
+            raise cannot_read(model, error) from error
+
+
+def loaded(stored: Iterable[StoredEvent], **fields: object) -> list[DecidedEvent]:
+    """Decode events of the log.
+
+    Raises:
+        Problem: 503 with ``fields``, another version of the software wrote one of them.
+    """
+    try:
+        return [load_event(event) for event in stored]
+    except UnknownEvent as error:
+        detail = f"This gateway cannot read it: {error}. One that is upgraded can."
+        raise Problem(Code.GATEWAY_OLDER, detail, headers=None, **fields) from error
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what a store or a read model may fail with into the answer for the client."""
+    try:
+        yield
+    except TooManyWait as error:
+        raise Problem(Code.BUSY, f"{error}; try again.") from error
+    except ReadModelStale as error:
+        raise Problem(Code.READ_STALE, str(error)) from error
+    except ReadModelUnavailable as error:
+        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
+    except Exception as error:
+        if not is_store_failure(error):
+            raise
+        raise Problem(Code.READ_UNAVAILABLE, "The database does not answer.") from error
+
+
+class Freshness:
+    """Waits of this gateway for the read models."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._waits = SequenceWaits(engine)
+
+    async def reach(
+        self, projection: str, wanted: Mapping[int, int], timeout_ms: int = CATCH_UP_WAIT_MS
+    ) -> None:
+        """Wait until a Postgres read model has seen every wanted position.
+
+        Raises:
+            Problem: 503, it did not in time or is not there.
+        """
+        beyond_nothing = {shard: position for shard, position in wanted.items() if position}
+        if not beyond_nothing:
+            return
+        with answering():
+            await self._waits.reach(projection, beyond_nothing, timeout_ms=timeout_ms)
+
+    async def catch_up(self, projection: str) -> None:
+        """Wait until a read model has seen all that is in the log now.
+
+        Raises:
+            Problem: 503, it did not in time or is not there.
+        """
+        async with log_connection(self._engine) as connection:
+            heads = await read_heads(connection)
+        await self.reach(projection, heads)
+
+
+def min_sequence(parameters: Mapping[str, str], shard: int, shards: int) -> int:
+    """Return the position of ``shard`` that ``min_sequence`` asks for, 0 if it asks for none.
+
+    Raises:
+        Problem: 422, see ``min_sequences``.
+    """
+    text = parameters.get("min_sequence")
+    if text is not None and ":" not in text:
+        text = f"{shard}:{text}"
+    return _positions(text, shards).get(shard, 0)
+
+
+def min_sequences(parameters: Mapping[str, str], shards: int) -> dict[int, int]:
+    """Return the positions that ``min_sequence`` asks for, by shard.
+
+    ``shard:position`` joined by commas, the highest of a shard that is named twice; or a
+    position alone, if there is one shard.
+
+    Raises:
+        Problem: 422, it has another form, names a shard that there is not, or none of several.
+    """
+    if shards == 1:
+        position = min_sequence(parameters, 0, shards)
+        return {0: position} if position else {}
+    return _positions(parameters.get("min_sequence"), shards)
+
+
+def _positions(text: str | None, shards: int) -> dict[int, int]:
+    parts = [] if text is None else text.split(",")
+    if len(parts) > SHARDS_IN_SEQUENCE_MAX:
+        raise invalid("min_sequence", "names too many shards")
+    positions: dict[int, int] = {}
+    for shard, position in (place(part, "min_sequence") for part in parts):
+        if shard >= shards:
+            raise invalid("min_sequence", f"there is no shard {shard}, the last is {shards - 1}")
+        positions[shard] = max(position, positions.get(shard, 0))
+    return positions

@@ -1,0 +1,542 @@
+"""The way of a command: into Kafka, and back as its outcome.
+
+Read ``Submitter.submit``. It gives the command a waiter, whose number travels with
+it in the ``reply_to`` header, and waits for the first of
+
+* the outcome, which the matcher publishes through Redis after its commit;
+* the outcome from the log, where a waiter that is still without after
+  ``LOOKUP_AFTER_S`` is looked up by its place in Kafka (Redis is a hint);
+* the word that Kafka has lost it: the topic was adopted meanwhile, and the command is not among
+  what is left of it;
+* the end of the wait: the command is in Kafka and will be decided, so the answer
+  is "pending" and where to ask;
+* a delivery that failed: the outcome is unknown, and only the same key may be sent
+  again without danger.
+
+What always holds: a refusal with outcome "none" is given only if Kafka certainly has
+nothing of the command.
+
+A waiter costs no task and no timer of its own: one timer walks over all of them,
+and one query at a time asks for all that are due. Both exist only while somebody
+waits. An outcome of many events has queries of its own, so that none of the others is late or
+lost because of it; nor because of those whose topic was adopted, which wait until all is decided.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from itertools import repeat
+from typing import Final, assert_never
+from uuid import UUID
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import (
+    DecidedEvent,
+    Depth,
+    Outcome,
+    OutcomeMessage,
+    UnknownEvent,
+    body_hash,
+    command_version,
+    decode_event_data,
+    encode_command,
+    is_keyed,
+    reply_address,
+)
+from exchange.domain.commands import (
+    CancelOrder,
+    ClientCommand,
+    CloseSettlementCycle,
+    LimitOpenOrders,
+    PlaceOrder,
+    PlaceShard,
+    RegisterInstrument,
+)
+from exchange.domain.events import CommandQuarantined, CommandRetried, Event, RecordRejected
+from exchange.domain.values import Offset, Position, Shard
+from exchange.gateway.http.problems import Code, Problem, telling
+from exchange.gateway.http.responses import book
+from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.parts.reading import loaded, log_connection
+from exchange.log.reader import (
+    FoundOutcome,
+    PlacedCommand,
+    find_outcomes,
+    follow_retries,
+    read_events_at,
+)
+from exchange.ports import UNKNOWN_BODY, StoredEvent
+from exchange.telemetry import tracing
+from exchange.transport.commands import CommandProducer, Delivery, NotProduced
+
+logger = logging.getLogger(__name__)
+
+WAITERS_MAX: Final = 10_000  # two seconds of all orders that one process can take
+SWEEP_S: Final = 0.05  # half the first look-up's delay
+LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load; later it was probably lost
+LOOKUP_EVERY_MAX_S: Final = 0.8
+TOGETHER_EVENTS_MAX: Final = 100  # of each outcome in a query for many; an order has a few
+DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
+
+
+class BookView:
+    """The book after a batch, written to JSON at most once for all orders of the batch."""
+
+    __slots__ = ("_text", "depth")
+
+    def __init__(self, depth: Depth) -> None:
+        self.depth = depth
+        self._text: str | None = None
+
+    def text(self, price_scale: int, quantity_scale: int) -> str:
+        if self._text is None:
+            self._text = book(self.depth, price_scale, quantity_scale)
+        return self._text
+
+
+class Decision(Struct, frozen=True):
+    """The outcome of a command: its events, of which there is at least one.
+
+    ``book`` is the one after the command's batch, None where the outcome came from the
+    log. ``replayed`` marks the outcome of an earlier command with the same key.
+    """
+
+    events: Sequence[DecidedEvent]
+    book: BookView | None = None
+    replayed: bool = False
+
+    @property
+    def first(self) -> Event:
+        """The event that says whether the command was accepted."""
+        return self.events[0].event
+
+    @property
+    def sequence(self) -> int:
+        """The position of the last event."""
+        return self.events[-1].position
+
+    def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
+        """Tell whether something else was asked than now; ``claimed`` is what the claim says.
+
+        A claim has the hash of what stood for a quarantined record, not of what was asked; the
+        event of its retry has. Of one that nobody could read it is not known at all.
+        """
+        if isinstance(self.first, CommandQuarantined | RecordRejected):
+            return False
+        for one in self.events:
+            if isinstance(one.event, CommandRetried):  # the first one is of the client's request
+                return one.event.body_hash != asked.hex()
+        return claimed
+
+
+class Pending(Struct, frozen=True):
+    """The command is in Kafka and not known to be decided yet.
+
+    ``body_hash`` tells what a command with a key asked for, where that may differ from what the
+    first command with its key did.
+    """
+
+    shard: int
+    offset: int
+    body_hash: bytes = UNKNOWN_BODY
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """An outcome as Redis brought it, with the books of its message."""
+
+    outcome: Outcome
+    events: Sequence[DecidedEvent]
+    books: Mapping[str, BookView]
+
+
+class _Way(Enum):
+    """How a waiter's outcome is looked up."""
+
+    TOGETHER = "with all others"
+    ALONE = "by itself: it has many events"
+    SETTLED = "once all is decided: its place is of a former life of the topic"
+
+
+_Answer = _Heard | FoundOutcome | Pending | Delivery
+
+
+class _Waiter:
+    """One request that waits; the first answer wins."""
+
+    __slots__ = (
+        "_future",
+        "born_s",
+        "command",
+        "command_id",
+        "every_s",
+        "next_s",
+        "place",
+        "wait",
+        "way",
+    )
+
+    def __init__(self, command: ClientCommand, command_id: UUID, now_s: float, wait: bool) -> None:
+        self.command = command
+        self.command_id = command_id
+        self.wait = wait
+        self.born_s = now_s
+        self.next_s = now_s + LOOKUP_AFTER_S
+        self.every_s = LOOKUP_AFTER_S
+        self.way = _Way.TOGETHER
+        self.place: Pending | None = None
+        self._future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    @property
+    def answered(self) -> bool:
+        return self._future.done()
+
+    def answer(self, answer: _Answer) -> None:
+        if not self._future.done():
+            self._future.set_result(answer)
+
+    def delivered(self, delivery: Delivery, place: Pending) -> None:
+        if delivery.error is not None:
+            self.answer(delivery)
+            return
+        self.place = place
+        if not self.wait:
+            self.answer(self.place)
+
+    async def result(self) -> _Answer:
+        return await self._future
+
+
+class Submitter:
+    """Sends commands and finds out what became of them."""
+
+    def __init__(
+        self,
+        producer: CommandProducer,
+        engine: AsyncEngine,
+        metrics: Metrics,
+        matching: Matching,
+        *,
+        wait_s: float,
+    ) -> None:
+        self.gateway_id = os.urandom(8).hex()
+        self._producer = producer
+        self._engine = engine
+        self._metrics = metrics
+        self._matching = matching
+        self._wait_s = wait_s
+        self._waiters: dict[int, _Waiter] = {}  # oldest first
+        self._last_number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
+
+    @property
+    def waiters(self) -> int:
+        return len(self._waiters)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long a command may wait for its outcome, or for Kafka to have it."""
+        return max(self._wait_s, DELIVERY_WAIT_S)
+
+    async def submit(
+        self,
+        shard: int,
+        command: ClientCommand,
+        command_id: UUID,
+        *,
+        wait: bool = True,
+        on_handed_over: Callable[[], None] | None = None,
+    ) -> Decision | Pending:
+        """Send ``command`` and return its outcome, or its place if that is all there is in time.
+
+        Raises:
+            Problem: It was not sent, nobody knows whether it was, Kafka has lost it, or its key is
+                another's.
+        """
+        await self._matching.learn_bases()
+        if len(self._waiters) >= WAITERS_MAX:
+            raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+        self._matching.check_whole(shard)
+        self._matching.check_readable(shard, command_version(command))
+        number = self._last_number = self._last_number + 1
+        waiter = _Waiter(command, command_id, time.monotonic(), wait)
+        self._produce(shard, waiter, number)
+        if on_handed_over is not None:
+            on_handed_over()
+        self._waiters[number] = waiter
+        self._arm()
+        try:
+            answer = await waiter.result()
+        finally:
+            del self._waiters[number]
+        if isinstance(answer, _Heard | FoundOutcome):
+            self._metrics.order_seconds.observe(time.monotonic() - waiter.born_s)
+        return await self._concluded(answer, waiter)
+
+    def heard(self, message: OutcomeMessage) -> None:
+        """Take the outcomes of a batch from Redis."""
+        books = {name: BookView(depth) for name, depth in message.books.items()}
+        for outcome in message.outcomes:
+            waiter = self._waiters.get(outcome.waiter)
+            if waiter is None:
+                continue
+            if not waiter.wait:  # decided before Kafka's report, which would tell the same place
+                waiter.answer(Pending(message.shard, outcome.offset))
+                continue
+            # What cannot be read, as a newer matcher sent it, is left to the look-up in the log.
+            with suppress(UnknownEvent, ValueError):
+                events = _decided_events(message.shard, outcome, waiter.command_id)
+                waiter.answer(_Heard(outcome, events, books))
+
+    async def replayed(
+        self, first: tuple[int, int], command_id: UUID, asked: bytes, *, conflict: bool
+    ) -> Decision | Pending:
+        """Return the outcome of the first command with a key, which may not be decided yet.
+
+        ``asked`` is the hash of what is asked now, ``conflict`` what the key's claim says of it.
+
+        Raises:
+            Problem: 409, that one asked for something else; 503, the log cannot be read.
+        """
+        with telling(outcome="unknown", command_id=str(command_id)):
+            async with log_connection(self._engine) as connection:
+                events = await follow_retries(connection, await read_events_at(connection, *first))
+        decision = decision_of(events, replayed=True) if events else None
+        if conflict if decision is None else decision.conflicts_with(asked, claimed=conflict):
+            raise key_conflict()
+        return Pending(*first) if decision is None else decision
+
+    def stop(self) -> None:
+        """End what goes on in the background; no command may be under way any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for lookup in self._lookups.values():
+            lookup.cancel()
+
+    def _produce(self, shard: int, waiter: _Waiter, number: int) -> None:
+        try:
+            self._producer.produce(
+                shard,
+                key=_key_of(waiter.command),
+                value=encode_command(waiter.command),
+                command_id=waiter.command_id,
+                reply_to=reply_address(self.gateway_id, number),
+                on_delivery=partial(self._delivered, waiter),
+                traceparent=tracing.current(),
+                version=command_version(waiter.command),
+            )
+        except NotProduced as error:
+            self._metrics.produce_failures["none"].inc()
+            raise Problem(
+                Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {error}.", outcome="none"
+            ) from error
+
+    def _delivered(self, waiter: _Waiter, delivery: Delivery) -> None:
+        offset = self._matching.offset_of_log(delivery.shard, delivery.offset)
+        waiter.delivered(delivery, Pending(delivery.shard, offset))
+
+    async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
+        match answer:
+            case Pending():
+                return _told_later(answer, waiter)
+            case Delivery():
+                raise self._undelivered(answer, waiter)
+            case FoundOutcome(replay_of=first) if first is not None:
+                return await self._replayed(first, waiter, conflict=answer.conflict)
+            case FoundOutcome(displaced=True):
+                raise lost(waiter.command_id)
+            case FoundOutcome():
+                return decision_of(answer.events)
+            case _Heard(outcome=outcome) if outcome.replay_of is not None:
+                return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
+            case _Heard():
+                book_view = _book_of(answer, waiter.command)
+                return Decision(answer.events, book_view)
+
+    async def _replayed(
+        self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
+    ) -> Decision | Pending:
+        asked = body_hash(waiter.command)
+        return await self.replayed(first, waiter.command_id, asked, conflict=conflict)
+
+    def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
+        outcome = "none" if delivery.never_sent else "unknown"
+        self._metrics.produce_failures[outcome].inc()
+        return Problem(
+            Code.KAFKA_UNAVAILABLE,
+            f"Kafka did not confirm the command ({delivery.error}). With an idempotency key it can"
+            " be sent again safely.",
+            outcome=outcome,
+            command_id=str(waiter.command_id),
+        )
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up what waited long enough, and start a look-up for what is due."""
+        self._timer = None
+        now_s = time.monotonic()
+        due: list[_Waiter] = []
+        for waiter in self._waiters.values():
+            if now_s - waiter.born_s < LOOKUP_AFTER_S:
+                break  # the rest is younger
+            if not waiter.answered and self._is_due(waiter, now_s):
+                due.append(waiter)
+        for way in _Way:
+            some = [waiter for waiter in due if waiter.way is way]
+            before = self._lookups.get(way)
+            if some and (before is None or before.done()):
+                self._lookups[way] = asyncio.create_task(self._look_up_by(way, some))
+        if self._waiters:
+            self._arm()
+
+    async def _look_up_by(self, way: _Way, due: Sequence[_Waiter]) -> None:
+        match way:
+            case _Way.TOGETHER:
+                await self._look_up(due, TOGETHER_EVENTS_MAX)
+            case _Way.ALONE:
+                await self._look_up_each(due)
+            case _Way.SETTLED:
+                await self._look_up_settled(due)
+
+    def _is_due(self, waiter: _Waiter, now_s: float) -> bool:
+        age_s = now_s - waiter.born_s
+        if waiter.place is None:
+            if age_s >= DELIVERY_WAIT_S:
+                waiter.answer(Delivery(-1, -1, "it did not answer in time"))
+            return False
+        if age_s >= self._wait_s:
+            waiter.answer(waiter.place)
+            return False
+        return now_s >= waiter.next_s
+
+    async def _look_up_each(self, due: Sequence[_Waiter]) -> None:
+        for waiter in due:
+            if not waiter.answered:
+                await self._look_up([waiter])
+
+    async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
+        """Look for what Kafka may still have at another place, and give up what it has not."""
+        try:
+            await self._matching.settle()
+        except Problem as problem:
+            logger.warning("Cannot tell what Kafka has lost", extra={"error": str(problem)})
+            _ask_later(due)
+            return
+        await self._look_up(due)
+
+    async def _look_up(self, due: Sequence[_Waiter], events_max: int | None = None) -> None:
+        self._metrics.lookups.inc(len(due))
+        asked = [_placed(waiter) for waiter in due]
+        try:
+            async with log_connection(self._engine) as connection:
+                found = await find_outcomes(connection, asked, events_max=events_max)
+        except Problem as problem:
+            logger.warning("Cannot look outcomes up in the log", extra={"error": str(problem)})
+            found = {}
+        still: list[_Waiter] = []
+        for waiter in due:
+            assert waiter.place is not None
+            answer = found.get((waiter.place.shard, waiter.place.offset))
+            if answer is None:
+                still.append(waiter)
+            elif answer.too_many:
+                waiter.way = _Way.ALONE  # from the next sweep on
+            elif answer.displaced and waiter.way is not _Way.SETTLED:
+                waiter.way = _Way.SETTLED
+            else:
+                waiter.answer(answer)
+        _ask_later(still)
+
+
+def lost(command_id: UUID) -> Problem:
+    """Say that Kafka acknowledged a command and lost it before it was decided."""
+    return Problem(
+        Code.COMMAND_LOST,
+        "Kafka had acknowledged the command and lost it before it was decided. Nothing was done,"
+        " and nothing will be; an idempotency key that it had is free. Send it again.",
+        outcome="none",
+        command_id=str(command_id),
+    )
+
+
+def key_conflict() -> Problem:
+    """Say that a key was used for another request."""
+    return Problem(
+        Code.IDEMPOTENCY_CONFLICT,
+        "An earlier request with this key asked for something else; nothing was done.",
+    )
+
+
+def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
+    """Return the decision that the stored events of one command are.
+
+    Raises:
+        Problem: 503, another version of the software made it.
+    """
+    assert events, "a decided command has at least one event"
+    command_id = str(events[0].command_id)
+    decided = loaded(events, outcome="unknown", command_id=command_id)
+    return Decision(decided, replayed=replayed)
+
+
+def _ask_later(waiters: Iterable[_Waiter]) -> None:
+    now_s = time.monotonic()
+    for waiter in waiters:
+        waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)
+        waiter.next_s = now_s + waiter.every_s
+
+
+def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[DecidedEvent]:
+    versions = outcome.versions or repeat(1, len(outcome.events))
+    return [
+        DecidedEvent(
+            Shard(shard),
+            Position(position),
+            decode_event_data(data, version),
+            command_id,
+            Offset(outcome.offset),
+        )
+        for position, (data, version) in enumerate(
+            zip(outcome.events, versions, strict=True), outcome.first_position
+        )
+    ]
+
+
+def _told_later(place: Pending, waiter: _Waiter) -> Pending:
+    if not is_keyed(waiter.command_id):
+        return place
+    return Pending(place.shard, place.offset, body_hash(waiter.command))
+
+
+def _key_of(command: ClientCommand) -> str:
+    match command:
+        case PlaceOrder() | CancelOrder() | RegisterInstrument():
+            return command.instrument
+        case CloseSettlementCycle() | LimitOpenOrders() | PlaceShard():
+            return "settlement"
+        case _:
+            assert_never(command)
+
+
+def _book_of(heard: _Heard, command: ClientCommand) -> BookView | None:
+    return heard.books.get(command.instrument) if isinstance(command, PlaceOrder) else None
+
+
+def _placed(waiter: _Waiter) -> PlacedCommand:
+    assert waiter.place is not None
+    return PlacedCommand(
+        waiter.place.shard, waiter.place.offset, waiter.command_id, body_hash(waiter.command)
+    )

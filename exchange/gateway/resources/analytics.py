@@ -1,0 +1,159 @@
+"""Trade figures over time: exact sums of minute buckets, rolled up to any interval."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.declaration import PAGING, Operation, operation
+from exchange.gateway.http.parameters import (
+    END_TIME,
+    INSTRUMENT,
+    INTERVAL,
+    MIN_SEQUENCE,
+    START_TIME,
+)
+from exchange.gateway.http.problems import Code, invalid
+from exchange.gateway.http.requests import integer, moment_ms, query
+from exchange.gateway.http.responses import (
+    Amount,
+    amount,
+    in_turns,
+    json_response,
+    ratio,
+    timestamp,
+)
+from exchange.gateway.parts.admission import charge_history
+from exchange.gateway.parts.context import gateway_of
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import heavy_connection, min_sequence
+from exchange.gateway.resources.market import AVERAGE_DECIMALS, listing_of
+from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
+
+DAY_MS: Final = 24 * 60 * MINUTE_MS
+BUCKETS_MAX: Final = 10_080  # a week of minutes: some 2.5 MB of JSON
+TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999, the last that ISO 8601 writes plainly
+
+
+class AggregateView(Struct, frozen=True):
+    """The trades of one interval."""
+
+    time_bucket: str
+    trade_count: int
+    total_quantity: Amount
+    avg_price: Amount
+    min_price: Amount
+    max_price: Amount
+    open_price: Amount
+    close_price: Amount
+    total_volume: Amount
+    vwap: Amount
+
+
+class AnalyticsView(Struct, frozen=True):
+    """What ``GET /market/analytics`` answers; intervals without trades are left out."""
+
+    instrument: str
+    start_time: str
+    end_time: str
+    interval_minutes: int
+    aggregates: list[AggregateView]
+    overall_vwap: Amount | None
+    sequence: int
+
+
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE),
+        answers={200: (AnalyticsView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+    )
+)
+async def get_analytics(request: Request) -> Response:
+    """``GET /market/analytics``."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    interval = integer(parameters, INTERVAL)
+    start_ms, end_ms = _times(parameters)
+    first, last = start_ms // MINUTE_MS, end_ms // MINUTE_MS
+    if (last - first) // interval + 1 > BUCKETS_MAX:
+        raise invalid("interval", f"gives more than {BUCKETS_MAX} intervals: choose longer ones")
+    if "start_time" in parameters or "end_time" in parameters:
+        await charge_history(request)
+    listing = await listing_of(gateway, parameters)
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    await gateway.freshness.reach(NAME, {listing.shard: wanted})
+    async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
+        buckets, reached = await list_buckets(
+            connection,
+            listing.instrument,
+            first=first,
+            last=last,
+            interval=interval,
+            limit=BUCKETS_MAX + 1,
+        )
+    view = AnalyticsView(
+        listing.instrument,
+        timestamp(start_ms),
+        timestamp(end_ms),
+        interval,
+        await in_turns(lambda bucket: _aggregate(bucket, listing), buckets),
+        _overall_vwap(buckets, listing),
+        reached.get(listing.shard, 0),
+    )
+    return json_response(view)
+
+
+def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
+    """Return the first and the last millisecond; the last day if neither is given."""
+    now_ms = time.time_ns() // 1_000_000
+    start_ms, end_ms = moment_ms(parameters, "start_time"), moment_ms(parameters, "end_time")
+    if end_ms is None:
+        end_ms = now_ms
+        if start_ms is not None and start_ms > end_ms:
+            # Minutes count whole, and clocks differ: the present one has begun.
+            if start_ms // MINUTE_MS > end_ms // MINUTE_MS:
+                raise invalid("start_time", "must not be in the future")
+            end_ms = start_ms
+    elif not 0 <= end_ms <= TIME_MS_MAX:
+        raise invalid("end_time", "must be between the years 1970 and 9999")
+    if start_ms is None:
+        start_ms = max(0, end_ms - DAY_MS)
+    if not 0 <= start_ms <= TIME_MS_MAX:
+        raise invalid("start_time", "must be between the years 1970 and 9999")
+    if not start_ms <= end_ms:
+        raise invalid("end_time", "must not be before start_time")
+    return start_ms, end_ms
+
+
+def _aggregate(bucket: Bucket, listing: Listing) -> AggregateView:
+    scale, quantity_scale = listing.price_scale, listing.quantity_scale
+    return AggregateView(
+        time_bucket=timestamp(bucket.minute * MINUTE_MS),
+        trade_count=bucket.trade_count,
+        total_quantity=amount(bucket.quantity, quantity_scale),
+        avg_price=_quotient(bucket.price_sum, bucket.trade_count, scale),
+        min_price=amount(bucket.low, scale),
+        max_price=amount(bucket.high, scale),
+        open_price=amount(bucket.open, scale),
+        close_price=amount(bucket.close, scale),
+        total_volume=amount(bucket.volume, scale + quantity_scale),
+        vwap=_quotient(bucket.volume, bucket.quantity, scale),
+    )
+
+
+def _overall_vwap(buckets: list[Bucket], listing: Listing) -> Raw | None:
+    quantity = sum(bucket.quantity for bucket in buckets)
+    if not quantity:
+        return None
+    volume = sum(bucket.volume for bucket in buckets)
+    return _quotient(volume, quantity, listing.price_scale)
+
+
+def _quotient(numerator: int, denominator: int, scale: int) -> Raw:
+    text = ratio(numerator, denominator, scale, decimals=scale + AVERAGE_DECIMALS)
+    return Raw(text.encode())

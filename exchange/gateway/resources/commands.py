@@ -1,0 +1,224 @@
+"""What became of a command: for those who did not wait, or whose wait ended early.
+
+Some ask after a 503 whose outcome is unknown, and would send again if told that there is
+no such command. So "not found" is only said when Kafka answers, all that it has is decided,
+and both are so again a moment later: a broker that was away may answer this question
+before it reads the command, which waits on another connection or still with its producer.
+
+One that is not found, though Kafka gave it a place before its topic was adopted, is lost. The place
+is looked at first: what is found afterwards is found in all that the adopted topic has.
+"""
+
+import asyncio
+from typing import Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import command_claim
+from exchange.domain.events import (
+    CancelRejected,
+    CommandQuarantined,
+    CommandRetried,
+    InstrumentRegistered,
+    InstrumentRejected,
+    OpenOrdersLimited,
+    OrderCancelled,
+    RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
+    ShardPlaced,
+)
+from exchange.gateway.http.declaration import READING, Operation, operation
+from exchange.gateway.http.parameters import AT, BODY, COMMAND_ID
+from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
+from exchange.gateway.http.requests import body_hash, place, query
+from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.reading import log_connection
+from exchange.gateway.parts.submission import Decision, decision_of, key_conflict, lost
+from exchange.gateway.resources.instruments import RegisteredView, other_definition, registered
+from exchange.gateway.resources.settlement import CutView, cut
+from exchange.log.reader import find_command, read_claims
+from exchange.ports import UNKNOWN_BODY, StoredEvent
+
+RETRY_LATER: Final = 503
+# A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
+LATE_S: Final = 1.0
+
+
+class AcceptedOrder(PlacedView, frozen=True):
+    """The outcome of an order, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedCancel(CancelledView, frozen=True):
+    """The outcome of a cancel, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedInstrument(RegisteredView, frozen=True):
+    """The outcome of a registration, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedCut(CutView, frozen=True):
+    """A shard's part in the closing of a settlement cycle."""
+
+    status: Literal["accepted"]
+
+
+class RefusedView(Struct, frozen=True):
+    """The outcome of a command that was refused, with the problem that it would have got."""
+
+    command_id: str
+    status: Literal["refused"]
+    problem: ProblemView
+
+
+class LostView(Struct, frozen=True):
+    """A command that Kafka acknowledged and lost before it was decided; it may be sent again."""
+
+    command_id: str
+    status: Literal["lost"]
+    outcome: Literal["none"]
+    problem: ProblemView
+
+
+ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
+    PlacedView: AcceptedOrder,
+    CancelledView: AcceptedCancel,
+    RegisteredView: AcceptedInstrument,
+    CutView: AcceptedCut,
+}
+
+
+@operation(
+    Operation(
+        tag="trading",
+        path=(COMMAND_ID,),
+        query=(AT, BODY),
+        answers={200: (PendingView, *ACCEPTED.values(), RefusedView, LostView)},
+        problems=(
+            Code.COMMAND_NOT_FOUND,
+            Code.INSTRUMENT_NOT_FOUND,
+            Code.KAFKA_UNAVAILABLE,
+            *READING,
+        ),
+    )
+)
+async def get_command(request: Request) -> Response:
+    """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none.
+
+    ``body`` tells the first command with a key from another one, which is in conflict with it.
+    """
+    gateway = gateway_of(request)
+    command_id = _command_id(request.path_params["command_id"])
+    parameters = query(request)
+    at = place(parameters["at"], "at") if "at" in parameters else None
+    asked = body_hash(parameters)
+    stored = await _find(gateway, command_id)
+    if not stored and at is not None and await gateway.matching.is_waiting(*at):
+        view = PendingView(str(command_id), "pending")
+        return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
+    is_displaced = False
+    if not stored:
+        is_displaced = at is not None and await gateway.matching.is_of_former_life(*at)
+        stored = await _find_late(gateway, command_id)
+    if stored:
+        return json_response(await _decided(gateway, decision_of(stored), command_id, asked))
+    if is_displaced:
+        return json_response(LostView(str(command_id), "lost", "none", lost(command_id).view()))
+    raise await _not_found(gateway, command_id, at)
+
+
+def _command_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise invalid("command_id", "must be a UUID") from None
+
+
+async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | None) -> Problem:
+    detail = f"Neither the log nor Kafka has a command {command_id}."
+    if at is None and await gateway.matching.has_former_lives():
+        detail += (
+            " Kafka has lost commands that it had acknowledged: whether this was one of them, only"
+            " its place (`at`, as in its Location) tells."
+        )
+    return Problem(Code.COMMAND_NOT_FOUND, detail)
+
+
+async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
+    """Return the events of a command that may have been on its way; none if it was not.
+
+    Raises:
+        Problem: 503, it cannot be told.
+    """
+    await gateway.matching.settle()
+    await asyncio.sleep(LATE_S)
+    await gateway.matching.settle()
+    return await _find(gateway, command_id)
+
+
+async def _find(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
+    async with log_connection(gateway.engine) as connection:
+        return await find_command(connection, command_id)
+
+
+async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> Struct:
+    """Return what the command's own request would have got, and whether it was accepted."""
+    try:
+        await _check_same(gateway, decision, command_id, asked)
+        view = await _outcome(gateway, decision, command_id)
+    except Problem as problem:
+        if problem.code.status == RETRY_LATER:
+            raise
+        return RefusedView(str(command_id), "refused", problem.view())
+    return ACCEPTED[type(view)](**msgspec.structs.asdict(view), status="accepted")
+
+
+async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> None:
+    """Refuse to tell the outcome of the first command with a key to who asked something else."""
+    first = decision.first
+    if asked == UNKNOWN_BODY:
+        return
+    async with log_connection(gateway.engine) as connection:
+        claims = await read_claims(connection, [command_claim(command_id)])
+    claimed = any(claim.conflicts_with(asked) for claim in claims)
+    if not decision.conflicts_with(asked, claimed=claimed):
+        return
+    if isinstance(first, InstrumentRegistered | InstrumentRejected):
+        raise other_definition(first.instrument)
+    raise key_conflict()
+
+
+async def _outcome(
+    gateway: Gateway, decision: Decision, command_id: UUID
+) -> PlacedView | CancelledView | RegisteredView | CutView:
+    event = decision.first
+    match event:
+        case (
+            InstrumentRegistered() | InstrumentRejected() | RecordRejected() | CommandQuarantined()
+        ):
+            return registered(decision, command_id)
+        case SettlementCycleClosed() | SettlementCycleRejected():
+            return cut(decision, command_id)
+        case OpenOrdersLimited() | ShardPlaced():
+            detail = "It was an operator's and has no answer here."
+            raise Problem(Code.COMMAND_NOT_FOUND, detail)
+        case OrderCancelled() | CancelRejected():
+            listing = await gateway.listings.get(event.instrument)
+            return await cancelled_view(gateway, listing, decision, command_id)
+        case CommandRetried():
+            raise AssertionError(f"{event} ends an outcome and begins none")
+        case _:
+            listing = await gateway.listings.get(event.instrument)
+            return await placed_view(gateway, listing, decision, command_id)

@@ -1,0 +1,251 @@
+"""Instruments: registering one is a command, whose idempotency key is its name."""
+
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+from zlib import crc32
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import registration_command_id
+from exchange.domain.commands import RegisterInstrument
+from exchange.domain.events import InstrumentRegistered
+from exchange.domain.values import Price, Quantity
+from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.http.parameters import CURSOR, MIN_SEQUENCE, PREFER
+from exchange.gateway.http.parameters import limit as limit_of
+from exchange.gateway.http.problems import Code, Problem, invalid, telling
+from exchange.gateway.http.requests import (
+    INSTRUMENT_BODY,
+    InstrumentBody,
+    decode,
+    id_cursor,
+    integer,
+    query,
+    to_units,
+    wants_async,
+)
+from exchange.gateway.http.responses import (
+    Amount,
+    PendingView,
+    amount,
+    cursor_text,
+    in_turns,
+    json_response,
+    sequence_text,
+)
+from exchange.gateway.parts.admission import admit_operation, charge_history
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.decisions import check_accepted, pending_response, replay_headers
+from exchange.gateway.parts.reading import log_connection, min_sequences, model_connection
+from exchange.gateway.parts.submission import Decision, Pending
+from exchange.log.reader import has_begun
+from projections.instruments import NAME, InstrumentRow, list_instruments
+
+LISTED_WAIT_MS: Final = 500
+INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # some 200 kB
+
+
+class InstrumentView(Struct, frozen=True):
+    """An instrument as clients see it."""
+
+    instrument: str
+    base: str
+    quote: str
+    price_scale: int
+    quantity_scale: int
+    tick_size: Amount
+    lot_size: Amount
+    shard: int
+    state: str
+
+
+class RegisteredView(Struct, frozen=True):
+    """What ``POST /instruments`` answers."""
+
+    instrument: InstrumentView
+    sequence: int
+    command_id: str
+
+
+class InstrumentsView(Struct, frozen=True):
+    """What ``GET /instruments`` answers: by name."""
+
+    instruments: list[InstrumentView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+@operation(
+    Operation(
+        tag="instruments",
+        headers=(PREFER,),
+        body=InstrumentBody,
+        body_required=True,
+        examples={
+            "register": {
+                "instrument": "ETH-USD",
+                "base": "ETH",
+                "quote": "USD",
+                "price_scale": 2,
+                "quantity_scale": 8,
+                "tick_size": 0.01,
+                "lot_size": "0.00000001",
+            }
+        },
+        answers={201: (RegisteredView,), 200: (RegisteredView,), 202: (PendingView,)},
+        problems=(*COMMANDING, Code.INSTRUMENT_EXISTS, Code.RATE_LIMITED),
+    )
+)
+async def register_instrument(request: Request) -> Response:
+    """``POST /instruments``: 201 if it is new, 200 if it was registered just so before."""
+    gateway = gateway_of(request)
+    query(request)
+    body = decode(await request.body(), INSTRUMENT_BODY)
+    if body.base == body.quote:
+        raise invalid("quote", "must be another currency than base")
+    await admit_operation(request)
+    shard = _shard(body, gateway.shards)
+    await _check_begun(gateway, shard)
+    command_id = registration_command_id(body.instrument)
+    answer = await _submit(gateway, request, shard, _command(body))
+    if isinstance(answer, Pending):
+        return pending_response(request, answer, command_id, instrument=body.instrument)
+    gateway.listings.learn(answer.events)
+    view = registered(answer, command_id)
+    await _be_listed(gateway, view)
+    return json_response(view, 200 if answer.replayed else 201, replay_headers(answer))
+
+
+@operation(
+    Operation(
+        tag="instruments",
+        query=(INSTRUMENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (InstrumentsView,)},
+        problems=PAGING,
+    )
+)
+async def get_instruments(request: Request) -> Response:
+    """``GET /instruments``: by name."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    limit, after = integer(parameters, INSTRUMENTS_LIMIT), id_cursor(parameters)
+    if after is not None:
+        await charge_history(request)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
+    async with model_connection(gateway.engine) as connection:
+        rows, reached = await list_instruments(connection, after=after or "", limit=limit + 1)
+    more, rows = len(rows) > limit, rows[:limit]
+    view = InstrumentsView(
+        instruments=await in_turns(_listed, rows),
+        count=len(rows),
+        next_cursor=cursor_text(rows[-1].instrument) if more else None,
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
+
+
+def registered(decision: Decision, command_id: UUID) -> RegisteredView:
+    """Return what the registration of an instrument answers.
+
+    Raises:
+        Problem: The exchange refused it.
+    """
+    check_accepted(decision, command_id)
+    event = decision.first
+    assert isinstance(event, InstrumentRegistered), event
+    view = InstrumentView(
+        instrument=event.instrument,
+        base=event.base,
+        quote=event.quote,
+        price_scale=event.price_scale,
+        quantity_scale=event.quantity_scale,
+        tick_size=amount(event.tick_size, event.price_scale),
+        lot_size=amount(event.lot_size, event.quantity_scale),
+        shard=decision.events[0].shard,
+        state="open",
+    )
+    return RegisteredView(view, decision.sequence, str(command_id))
+
+
+def other_definition(instrument: str) -> Problem:
+    """Say that a name is taken: it is the idempotency key of a registration."""
+    detail = f"{instrument} is registered with another definition."
+    return Problem(Code.INSTRUMENT_EXISTS, detail)
+
+
+async def _be_listed(gateway: Gateway, view: RegisteredView) -> None:
+    """Wait for the list, so that who registers and then lists finds it; rare enough to wait."""
+    with suppress(Problem):  # the instrument can be traded, whether or not the list is behind
+        wanted = {view.instrument.shard: view.sequence}
+        await gateway.freshness.reach(NAME, wanted, timeout_ms=LISTED_WAIT_MS)
+
+
+async def _submit(
+    gateway: Gateway, request: Request, shard: int, command: RegisterInstrument
+) -> Decision | Pending:
+    command_id = registration_command_id(command.instrument)
+    try:
+        return await gateway.submitter.submit(
+            shard, command, command_id, wait=not wants_async(request)
+        )
+    except Problem as problem:
+        if problem.code is Code.IDEMPOTENCY_CONFLICT:
+            raise other_definition(command.instrument) from problem
+        raise
+
+
+async def _check_begun(gateway: Gateway, shard: int) -> None:
+    """Take nothing for a shard before its first record: its trades would be of a closed cycle.
+
+    Raises:
+        Problem: 503, the record is not decided, or nobody has sent it.
+    """
+    if shard == 0:  # nobody added it
+        return
+    with telling(outcome="none"):
+        async with log_connection(gateway.engine) as connection:
+            if await has_begun(connection, shard):
+                return
+    detail = (
+        f"Shard {shard} was added after a settlement cycle was closed, and has not begun: its"
+        " matcher must run, and `exchange prepare` must have run."
+    )
+    raise Problem(Code.KAFKA_UNAVAILABLE, detail, outcome="none")
+
+
+def _shard(body: InstrumentBody, shards: int) -> int:
+    if body.shard is None:
+        return crc32(body.instrument.encode()) % shards
+    if not 0 <= body.shard < shards:
+        raise invalid("shard", f"must be a whole number from 0 to {shards - 1}")
+    return body.shard
+
+
+def _command(body: InstrumentBody) -> RegisterInstrument:
+    return RegisterInstrument(
+        instrument=body.instrument,
+        base=body.base,
+        quote=body.quote,
+        price_scale=body.price_scale,
+        quantity_scale=body.quantity_scale,
+        tick_size=Price(to_units(body.tick_size, body.price_scale, "tick_size")),
+        lot_size=Quantity(to_units(body.lot_size, body.quantity_scale, "lot_size")),
+    )
+
+
+def _listed(row: InstrumentRow) -> InstrumentView:
+    return InstrumentView(
+        instrument=row.instrument,
+        base=row.base,
+        quote=row.quote,
+        price_scale=row.price_scale,
+        quantity_scale=row.quantity_scale,
+        tick_size=amount(row.tick_size, row.price_scale),
+        lot_size=amount(row.lot_size, row.quantity_scale),
+        shard=row.shard,
+        state=row.state,
+    )

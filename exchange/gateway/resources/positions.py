@@ -1,0 +1,155 @@
+"""What a client holds: positions, with the profit that is realised and the one that is not."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.declaration import PAGING, Operation, operation
+from exchange.gateway.http.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
+from exchange.gateway.http.parameters import limit as limit_of
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.requests import check_id, id_cursor, integer, query
+from exchange.gateway.http.responses import (
+    Amount,
+    amount,
+    cursor_text,
+    in_turns,
+    json_response,
+    ratio,
+    sequence_text,
+    timestamp,
+)
+from exchange.gateway.parts.admission import charge_history
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import min_sequences, model_connection
+from exchange.gateway.resources.market import AVERAGE_DECIMALS
+from exchange.gateway.resources.ticker import last_trades, live_ticker
+from exchange.waiting import within
+from projections.positions import NAME, ClientPosition, list_positions
+
+POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # some 300 kB
+MARK_WAIT_S: Final = 0.25  # positions rather have no worth than come late
+
+
+class PositionView(Struct, frozen=True):
+    """A position; the average is null while nothing is held.
+
+    ``mark_price`` is the instrument's last price. It is null, as is the unrealised profit,
+    while that cannot be read.
+    """
+
+    instrument: str
+    net_quantity: Amount
+    total_cost: Amount
+    avg_price: Amount | None
+    realised_pnl: Amount
+    unrealised_pnl: Amount | None
+    mark_price: Amount | None
+    last_updated: str
+    sequence: int
+
+
+class PositionsView(Struct, frozen=True):
+    """What ``GET /market/positions/{client_id}`` answers: by instrument."""
+
+    client_id: str
+    positions: list[PositionView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+@operation(
+    Operation(
+        tag="market",
+        path=(CLIENT_ID,),
+        query=(POSITIONS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (PositionsView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+    )
+)
+async def get_positions(request: Request) -> Response:
+    """``GET /market/positions/{client_id}``: by instrument."""
+    gateway = gateway_of(request)
+    client_id = check_id(request.path_params["client_id"], "client_id")
+    parameters = query(request)
+    limit, after = integer(parameters, POSITIONS_LIMIT), id_cursor(parameters)
+    if after is not None:
+        await charge_history(request, client_id)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
+    async with model_connection(gateway.engine) as connection:
+        rows, reached = await list_positions(
+            connection, client_id, after=after or "", limit=limit + 1
+        )
+    more, rows = len(rows) > limit, rows[:limit]
+    listings = await gateway.listings.of([row.instrument for row in rows])
+    marks = await _marks(gateway, list(listings.values()))
+    view = PositionsView(
+        client_id=client_id,
+        positions=await in_turns(
+            lambda row: _position(row, listings[row.instrument], marks.get(row.instrument)), rows
+        ),
+        count=len(rows),
+        next_cursor=cursor_text(rows[-1].instrument) if more else None,
+        sequence=sequence_text(reached),
+    )
+    return json_response(view)
+
+
+async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int]:
+    """Return the last price of each instrument that has one and whose shard tells in time.
+
+    Positions are told without their worth rather than late: each shard is asked once, all of
+    them together, and none while Redis is away.
+    """
+    if not listings or gateway.health.is_away("redis"):
+        return {}
+    of_shards: defaultdict[int, list[str]] = defaultdict(list)
+    for listing in listings:
+        of_shards[listing.shard].append(listing.instrument)
+    try:
+        generation = await within(MARK_WAIT_S, live_ticker(gateway))
+    except (Problem, TimeoutError):
+        return {}
+    asked = (_marks_of(gateway, generation, *item) for item in of_shards.items())
+    return {name: price for marks in await asyncio.gather(*asked) for name, price in marks.items()}
+
+
+async def _marks_of(
+    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+) -> dict[str, int]:
+    try:
+        last = await within(MARK_WAIT_S, last_trades(gateway, generation, shard, instruments))
+    except (Problem, TimeoutError):
+        return {}
+    return {name: trade.price for name, trade in last.trades.items()}
+
+
+def _position(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
+    cost_scale = listing.price_scale + listing.quantity_scale
+    unrealised = None if mark is None else row.net_quantity * mark - row.total_cost
+    return PositionView(
+        instrument=row.instrument,
+        net_quantity=amount(row.net_quantity, listing.quantity_scale),
+        total_cost=amount(row.total_cost, cost_scale),
+        avg_price=_average(row, listing),
+        realised_pnl=amount(row.realised_pnl, cost_scale),
+        unrealised_pnl=None if unrealised is None else amount(unrealised, cost_scale),
+        mark_price=None if mark is None else amount(mark, listing.price_scale),
+        last_updated=timestamp(row.updated_ms),
+        sequence=row.position,
+    )
+
+
+def _average(row: ClientPosition, listing: Listing) -> Raw | None:
+    if not row.net_quantity:
+        return None
+    decimals = listing.price_scale + AVERAGE_DECIMALS
+    text = ratio(row.total_cost, row.net_quantity, listing.price_scale, decimals=decimals)
+    return Raw(text.encode())

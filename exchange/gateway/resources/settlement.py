@@ -1,0 +1,342 @@
+"""Settlement cycles: closing one, and who owes what in each.
+
+A cycle's number is the key of its closing: whoever closes it again gets the same
+outcome. Every shard that takes part in it is told to close it; one that cannot be reached leaves
+the cycle "closing", as does one that is added at that moment, and closing it once more tells the
+shards that are left.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.codec import cycle_command_id
+from exchange.domain.commands import CloseSettlementCycle
+from exchange.domain.engine import FIRST_CYCLE
+from exchange.domain.events import SettlementCycleClosed
+from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.http.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
+from exchange.gateway.http.parameters import limit as limit_of
+from exchange.gateway.http.problems import Code, Problem, invalid, telling
+from exchange.gateway.http.requests import (
+    CLOSE_BODY,
+    CloseBody,
+    check_id,
+    cursor,
+    decode,
+    header_lines,
+    id_cursor,
+    integer,
+    query,
+)
+from exchange.gateway.http.responses import (
+    Amount,
+    amount,
+    cursor_text,
+    in_turns,
+    json_response,
+    sequence_text,
+    timestamp,
+)
+from exchange.gateway.parts.admission import admit_operation, charge_history
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.decisions import check_accepted, replayed_headers
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import min_sequences, model_connection, moment_connection
+from exchange.gateway.parts.submission import Decision, Pending
+from projections.settlement import (
+    NAME,
+    Cycle,
+    Obligation,
+    list_cycles,
+    list_obligations,
+    read_open_cycle,
+)
+
+CYCLE_MAX: Final = 2**31 - 2
+CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each is looked up on every shard
+CLIENTS_LIMIT: Final = limit_of(100, 1_000, "clients")
+SEEN_WAIT_MS: Final = 1_000  # for the read model to have the cuts that were just made
+
+
+class CycleView(Struct, frozen=True):
+    """A settlement cycle: ``open``, ``closing`` (not on every shard yet) or ``closed``."""
+
+    cycle_id: int
+    state: str
+    trade_count: int
+    closed_at: str | None
+
+
+class CyclesView(Struct, frozen=True):
+    """What ``GET /settlement/cycles`` answers: newest first."""
+
+    cycles: list[CycleView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+class ObligationView(Struct, frozen=True):
+    """What a client is to receive (or to deliver, if negative) for an instrument's trades."""
+
+    instrument: str
+    net_quantity: Amount
+    net_amount: Amount
+
+
+class CurrencyView(Struct, frozen=True):
+    """What a client is to receive (or to deliver, if negative) of a currency."""
+
+    currency: str
+    net_amount: Amount
+
+
+class ClientObligationsView(Struct, frozen=True):
+    """A client's obligations: by instrument, and netted by currency."""
+
+    client_id: str
+    obligations: list[ObligationView]
+    currencies: list[CurrencyView]
+
+
+class CycleObligationsView(Struct, frozen=True):
+    """What ``GET /settlement/cycles/{cycle_id}`` answers."""
+
+    cycle: CycleView
+    clients: list[ClientObligationsView]
+    count: int
+    next_cursor: str | None
+    sequence: str
+
+
+class CutView(Struct, frozen=True):
+    """A shard's part in the closing of a cycle."""
+
+    cycle_id: int
+    shard: int
+    sequence: int
+    command_id: str
+
+
+class ClosedView(Struct, frozen=True):
+    """What ``POST /settlement/cycles/close`` answers; ``pending`` names shards without answer."""
+
+    cycle: CycleView
+    cuts: list[CutView]
+    pending: list[int]
+
+
+@operation(
+    Operation(
+        tag="settlement",
+        body=CloseBody,
+        examples={"close": {"cycle": 1}},
+        answers={201: (ClosedView,), 200: (ClosedView,), 202: (ClosedView,)},
+        problems=(*COMMANDING, Code.CYCLE_NOT_OPEN, Code.CYCLE_CLOSED, Code.RATE_LIMITED),
+    )
+)
+async def close_cycle(request: Request) -> Response:
+    """``POST /settlement/cycles/close``: 201 if this closed it, 200 if it was closed before."""
+    gateway = gateway_of(request)
+    query(request)
+    if header_lines(request, b"idempotency-key"):
+        raise invalid("Idempotency-Key", "is not used here: name the cycle, which is the key")
+    text = await request.body()
+    body = decode(text, CLOSE_BODY) if text else CloseBody()
+    await admit_operation(request)
+    with telling(outcome="none"):
+        cycle, shards = await _cycle_to_close(gateway, body.cycle)
+    answers = await asyncio.gather(*(_close(gateway, shard, cycle) for shard in shards))
+    decisions = [answer for answer in answers if isinstance(answer, Decision)]
+    cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
+    closed = await _closed(gateway, cycle, cuts)
+    pending = sorted(closed.cuts.keys() - {cut.shard for cut in cuts})
+    view = ClosedView(_cycle(closed), cuts, pending)
+    if pending:
+        return json_response(view, 202)
+    replayed = all(decision.replayed for decision in decisions)
+    return json_response(view, 200 if replayed else 201, replayed_headers(replayed))
+
+
+@operation(
+    Operation(
+        tag="settlement",
+        query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (CyclesView,)},
+        problems=PAGING,
+    )
+)
+async def get_cycles(request: Request) -> Response:
+    """``GET /settlement/cycles``."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    limit = integer(parameters, CYCLES_LIMIT)
+    before = cursor(parameters, 1)
+    if before:
+        await charge_history(request)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
+    async with moment_connection(gateway.engine) as connection:
+        current, reached = await read_open_cycle(connection, gateway.shards)
+        last = min(current, before[0] - 1) if before else current
+        first = max(FIRST_CYCLE, last - limit + 1)
+        cycles = await list_cycles(connection, gateway.shards, first=first, last=last)
+    more = cursor_text(first) if first > FIRST_CYCLE and cycles else None
+    views = [_cycle(cycle) for cycle in cycles]
+    return json_response(CyclesView(views, len(views), more, sequence_text(reached)))
+
+
+@operation(
+    Operation(
+        tag="settlement",
+        path=(CYCLE_ID,),
+        query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        answers={200: (CycleObligationsView,)},
+        problems=(Code.CYCLE_NOT_FOUND, *PAGING),
+    )
+)
+async def get_cycle(request: Request) -> Response:
+    """``GET /settlement/cycles/{cycle_id}``: who owes what; of the open one, so far."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    limit = integer(parameters, CLIENTS_LIMIT)
+    client_id, after = parameters.get("client_id"), id_cursor(parameters)
+    if client_id is not None:
+        check_id(client_id, "client_id")
+    if after is not None:
+        await charge_history(request, client_id)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
+    number = _cycle_number(request.path_params["cycle_id"])
+    async with moment_connection(gateway.engine) as connection:
+        current, reached = await read_open_cycle(connection, gateway.shards)
+        if number > current:
+            raise _not_found(number)
+        (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
+        owed = await list_obligations(
+            connection, number, client_id=client_id, after=after or "", limit=limit + 1
+        )
+    # From the log: another read model may not have an instrument yet that this one has trades of.
+    listings = await gateway.listings.of(obligation.instrument for obligation in owed)
+    clients = await _clients(owed, listings)
+    more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
+    clients = clients[:limit]
+    view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))
+    return json_response(view)
+
+
+def cut(decision: Decision, command_id: UUID) -> CutView:
+    """Return a shard's part in the closing of a cycle.
+
+    Raises:
+        Problem: The shard had closed it before, by another command.
+    """
+    check_accepted(decision, command_id)
+    event = decision.first
+    assert isinstance(event, SettlementCycleClosed), event
+    return CutView(event.cycle, decision.events[0].shard, decision.sequence, str(command_id))
+
+
+async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, list[int]]:
+    """Return the cycle that is meant, and the shards that take part in it."""
+    await gateway.freshness.catch_up(NAME)
+    async with moment_connection(gateway.engine) as connection:
+        current, _ = await read_open_cycle(connection, gateway.shards)
+        if asked is not None and asked > current:
+            detail = f"Cycle {current} is open; {asked} begins when those before it are closed."
+            raise Problem(Code.CYCLE_NOT_OPEN, detail, cycle_id=current)
+        number = current if asked is None else asked
+        (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
+    return number, sorted(cycle.cuts)
+
+
+async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending | None:
+    command_id = cycle_command_id(shard, cycle)
+    try:
+        return await gateway.submitter.submit(shard, CloseSettlementCycle(cycle), command_id)
+    except Problem as problem:
+        if problem.code.status != Code.KAFKA_UNAVAILABLE.status:
+            raise
+        return None
+
+
+async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycle:
+    """Return the cycle as the read model has it after the cuts."""
+    wanted = {cut.shard: cut.sequence for cut in cuts}
+    # The close has been decided: whoever repeats it must name this cycle, not close the next.
+    with telling(outcome="unknown", cycle_id=cycle):
+        await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
+        async with model_connection(gateway.engine) as connection:
+            (found,) = await list_cycles(connection, gateway.shards, first=cycle, last=cycle)
+        return found
+
+
+def _cycle(cycle: Cycle) -> CycleView:
+    closed_ms = cycle.closed_ms
+    state = "closing" if cycle.is_being_closed else "open" if closed_ms is None else "closed"
+    closed_at = None if closed_ms is None else timestamp(closed_ms)
+    return CycleView(cycle.cycle, state, cycle.trade_count, closed_at)
+
+
+async def _clients(
+    owed: Sequence[Obligation], listings: dict[str, Listing]
+) -> list[ClientObligationsView]:
+    by_client = groupby(owed, lambda obligation: obligation.client_id)
+    groups = [(client_id, list(obligations)) for client_id, obligations in by_client]
+    return await in_turns(lambda group: _client(*group, listings), groups)
+
+
+def _client(
+    client_id: str, owed: Sequence[Obligation], listings: dict[str, Listing]
+) -> ClientObligationsView:
+    return ClientObligationsView(
+        client_id,
+        [_obligation(obligation, listings[obligation.instrument]) for obligation in owed],
+        _currencies(owed, listings),
+    )
+
+
+def _obligation(obligation: Obligation, listing: Listing) -> ObligationView:
+    return ObligationView(
+        obligation.instrument,
+        amount(obligation.net_quantity, listing.quantity_scale),
+        amount(obligation.net_amount, _cost_scale(listing)),
+    )
+
+
+def _currencies(owed: Sequence[Obligation], listings: dict[str, Listing]) -> list[CurrencyView]:
+    """Net a client's obligations by currency, exactly: at the finest scale that one has."""
+    parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for obligation in owed:
+        listing = listings[obligation.instrument]
+        parts[listing.base].append((obligation.net_quantity, listing.quantity_scale))
+        parts[listing.quote].append((obligation.net_amount, _cost_scale(listing)))
+    return [CurrencyView(currency, _sum(parts[currency])) for currency in sorted(parts)]
+
+
+def _sum(parts: Sequence[tuple[int, int]]) -> Raw:
+    finest = max(scale for _, scale in parts)
+    return amount(sum(units * 10 ** (finest - scale) for units, scale in parts), finest)
+
+
+def _cost_scale(listing: Listing) -> int:
+    return listing.price_scale + listing.quantity_scale
+
+
+def _cycle_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(CYCLE_MAX))):
+        raise invalid("cycle_id", "must be a whole number")
+    number = int(text)
+    if not FIRST_CYCLE <= number <= CYCLE_MAX:
+        raise _not_found(number)
+    return number
+
+
+def _not_found(cycle: int) -> Problem:
+    return Problem(Code.CYCLE_NOT_FOUND, f"No settlement cycle {cycle} has begun.")

@@ -1,0 +1,106 @@
+"""What operators and supervisors ask: is it alive, is it healthy, what does it count."""
+
+from typing import Final
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.declaration import Operation, operation
+from exchange.gateway.http.parameters import NAMES
+from exchange.gateway.http.requests import query
+from exchange.gateway.http.responses import json_response, timestamp
+from exchange.gateway.parts.context import gateway_of
+from exchange.gateway.parts.health import HEALTHY, UNHEALTHY
+
+PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes four seconds at most, where nothing answers
+RETRY_AFTER_S: Final = "1"  # the next probe is done by then
+METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class LivenessView(Struct, frozen=True):
+    """What ``GET /livez`` answers."""
+
+    status: str
+
+
+class HealthView(Struct, frozen=True):
+    """What ``GET /healthz`` answers."""
+
+    status: str
+    timestamp: str
+    checks: dict[str, str]
+    matching: dict[str, str]
+    projections: dict[str, str]
+    snapshots: dict[str, str]
+
+
+class ReadinessView(Struct, frozen=True):
+    """What ``GET /readyz`` answers; ``timestamp`` and ``age_ms`` are of the last probe."""
+
+    status: str
+    orders: dict[str, str]
+    reads: str
+    timestamp: str
+    age_ms: int
+
+
+@operation(Operation(tag="operating", answers={200: (LivenessView,)}))
+async def get_liveness(request: Request) -> Response:
+    """``GET /livez``: the process runs and its event loop turns."""
+    query(request)
+    return json_response(LivenessView("alive"))
+
+
+@operation(Operation(tag="operating", answers={200: (HealthView,), 503: (HealthView,)}))
+async def get_health(request: Request) -> Response:
+    """``GET /healthz``: 503 while orders cannot be taken or are not decided."""
+    query(request)
+    health = gateway_of(request).health
+    view = HealthView(
+        status=health.status,
+        timestamp=timestamp(health.probed_ms),
+        checks=health.checks,
+        matching=health.matching,
+        projections=health.projections,
+        snapshots=health.snapshots,
+    )
+    return _told(view, is_well=health.status != UNHEALTHY)
+
+
+@operation(Operation(tag="operating", answers={200: (ReadinessView,), 503: (ReadinessView,)}))
+async def get_readiness(request: Request) -> Response:
+    """``GET /readyz``: 503 while this gateway can take no order of any shard.
+
+    A balancer asks this: one shard that stands still takes no gateway out, since all of them
+    can trade the others.
+    """
+    query(request)
+    gateway = gateway_of(request)
+    health = gateway.health
+    takes_orders = HEALTHY in health.orders.values()
+    is_known = health.age_ms <= PROBE_AGE_MS_MAX
+    is_ready = takes_orders and is_known and not gateway.stopping.is_set()
+    view = ReadinessView(
+        status="ready" if is_ready else "not_ready",
+        orders=health.orders,
+        reads=health.reads,
+        timestamp=timestamp(health.probed_ms),
+        age_ms=health.age_ms,
+    )
+    return _told(view, is_well=is_ready)
+
+
+def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
+    answer = json_response(view, 200 if is_well else 503)
+    if not is_well:
+        answer.headers["Retry-After"] = RETRY_AFTER_S
+    return answer
+
+
+@operation(Operation(tag="operating", answers={200: ()}, query=(NAMES,), media_type="text/plain"))
+async def get_metrics(request: Request) -> Response:
+    """``GET /metrics``: all of them, or those that are named, as Prometheus asks for them."""
+    query(request)
+    text = gateway_of(request).metrics.text(request.query_params.getlist(NAMES.name))
+    return Response(text, media_type=METRICS_MEDIA_TYPE)

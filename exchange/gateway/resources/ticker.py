@@ -1,0 +1,199 @@
+"""The ticker: the last trade, the touch of the book, and the figures of the last 24 hours."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exchange.gateway.http.declaration import READING, Operation, operation
+from exchange.gateway.http.parameters import INSTRUMENT, MIN_SEQUENCE
+from exchange.gateway.http.problems import Code
+from exchange.gateway.http.requests import query
+from exchange.gateway.http.responses import Amount, amount, json_response, ratio, timestamp
+from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import from_redis, min_sequence, model_connection
+from exchange.gateway.resources.market import (
+    AVERAGE_DECIMALS,
+    check_current,
+    listing_of,
+    reach_in_redis,
+    read_depth,
+)
+from projections import ticker, vwap
+from projections.book import BookView
+from projections.stores.checkpoints import read_checkpoint, read_live_generation
+from projections.ticker import LastTrades, read_last_trades
+from projections.vwap import MINUTE_MS, Bucket, list_buckets
+
+DAY_MINUTES: Final = 24 * 60
+
+
+class DayView(Struct, frozen=True):
+    """The trades of the last 24 hours, by whole minutes; null where there were none."""
+
+    open: Amount | None
+    high: Amount | None
+    low: Amount | None
+    close: Amount | None
+    change: Amount | None
+    change_percent: Amount | None
+    quantity: Amount
+    volume: Amount
+    vwap: Amount | None
+    trade_count: int
+
+
+class DayFigures(Struct, frozen=True):
+    """The minutes of the last 24 hours that have trades, and the event that they are as of."""
+
+    minutes: list[Bucket]
+    position: int
+    time_ms: int
+
+
+class TickerView(Struct, frozen=True):
+    """What ``GET /market/ticker`` answers; null where there is no trade, bid or ask."""
+
+    instrument: str
+    last_price: Amount | None
+    last_quantity: Amount | None
+    last_side: str | None
+    last_time: str | None
+    best_bid: Amount | None
+    best_bid_quantity: Amount | None
+    best_ask: Amount | None
+    best_ask_quantity: Amount | None
+    day: DayView
+    timestamp: str
+    sequence: int
+
+
+@operation(
+    Operation(
+        tag="market",
+        query=(INSTRUMENT, MIN_SEQUENCE),
+        answers={200: (TickerView,)},
+        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+    )
+)
+async def get_ticker(request: Request) -> Response:
+    """``GET /market/ticker``."""
+    gateway = gateway_of(request)
+    parameters = query(request)
+    listing = await listing_of(gateway, parameters)
+    wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
+    # Beside each other: what a store that is silent costs is not to be paid three times.
+    last, book, day = await asyncio.gather(
+        _last(gateway, listing, wanted),
+        read_depth(gateway, listing, wanted, 1),
+        _day(gateway, listing, wanted),
+    )
+    return json_response(ticker_view(listing, last, book, day))
+
+
+async def live_ticker(gateway: Gateway) -> int:
+    """Return the generation of the last trades that is read now.
+
+    Raises:
+        Problem: 503, there is none, or the database is away.
+    """
+    async with model_connection(gateway.engine) as connection:
+        return await read_live_generation(connection, ticker.NAME)
+
+
+async def last_trades(
+    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+) -> LastTrades:
+    """Return the last trades of some of a shard's instruments.
+
+    Raises:
+        Problem: 503, the model is not there or is behind, or Redis is away.
+    """
+    read = read_last_trades(gateway.redis, generation, shard, instruments)
+    last = await from_redis(ticker.NAME, read)
+    check_current(gateway, shard, ticker.NAME, last.position)
+    return last
+
+
+async def _last(gateway: Gateway, listing: Listing, wanted: int) -> LastTrades:
+    generation = await live_ticker(gateway)
+    await reach_in_redis(gateway, ticker.NAME, generation, listing.shard, wanted)
+    return await last_trades(gateway, generation, listing.shard, [listing.instrument])
+
+
+async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
+    await gateway.freshness.reach(vwap.NAME, {listing.shard: wanted})
+    now = time.time_ns() // 1_000_000 // MINUTE_MS
+    async with model_connection(gateway.engine) as connection:
+        position, time_ms = await read_checkpoint(connection, vwap.NAME, listing.shard)
+        minutes, _ = await list_buckets(
+            connection,
+            listing.instrument,
+            first=now - DAY_MINUTES + 1,
+            last=now,
+            interval=1,
+            limit=DAY_MINUTES,
+        )
+    return DayFigures(minutes, position, time_ms)
+
+
+def ticker_view(
+    listing: Listing, last_trades: LastTrades, book: BookView, day: DayFigures
+) -> TickerView:
+    last = last_trades.trades.get(listing.instrument)
+    bid, bid_quantity = _touch(book.bids, listing)
+    ask, ask_quantity = _touch(book.asks, listing)
+    # As of the model that is furthest behind: all that is told here is at least that new.
+    position, time_ms = min(
+        (last_trades.position, last_trades.time_ms),
+        (book.position, book.time_ms),
+        (day.position, day.time_ms),
+    )
+    return TickerView(
+        instrument=listing.instrument,
+        last_price=None if last is None else amount(last.price, listing.price_scale),
+        last_quantity=None if last is None else amount(last.quantity, listing.quantity_scale),
+        last_side=None if last is None else last.taker_side,
+        last_time=None if last is None else timestamp(last.time_ms),
+        best_bid=bid,
+        best_bid_quantity=bid_quantity,
+        best_ask=ask,
+        best_ask_quantity=ask_quantity,
+        day=_day_view(listing, day.minutes),
+        timestamp=timestamp(time_ms),
+        sequence=position,
+    )
+
+
+def _touch(levels: Sequence[tuple[int, int]], listing: Listing) -> tuple[Raw | None, Raw | None]:
+    if not levels:
+        return None, None
+    price, quantity = levels[0]
+    return amount(price, listing.price_scale), amount(quantity, listing.quantity_scale)
+
+
+def _day_view(listing: Listing, day: Sequence[Bucket]) -> DayView:
+    scale, quantity_scale = listing.price_scale, listing.quantity_scale
+    quantity, volume = sum(b.quantity for b in day), sum(b.volume for b in day)
+    totals = (amount(quantity, quantity_scale), amount(volume, scale + quantity_scale))
+    if not day:
+        return DayView(None, None, None, None, None, None, *totals, None, 0)
+    opened, closed = day[0].open, day[-1].close
+    decimals = scale + AVERAGE_DECIMALS
+    return DayView(
+        open=amount(opened, scale),
+        high=amount(max(b.high for b in day), scale),
+        low=amount(min(b.low for b in day), scale),
+        close=amount(closed, scale),
+        change=amount(closed - opened, scale),
+        change_percent=Raw(ratio(100 * (closed - opened), opened, 0, decimals=4).encode()),
+        quantity=totals[0],
+        volume=totals[1],
+        vwap=Raw(ratio(volume, quantity, scale, decimals=decimals).encode()),
+        trade_count=sum(b.trade_count for b in day),
+    )

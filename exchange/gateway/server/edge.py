@@ -1,0 +1,313 @@
+"""What holds for each request before any handler sees it, and what becomes of a crash.
+
+Read ``Edge.__call__``. It bounds the URL, the headers, the body's size and how long
+the body may take; Hypercorn bounds none of these but the headers. A body is whole
+before the handler starts, so a handler never waits for a slow client.
+
+Hypercorn feeds the body through a small queue that blocks when nobody reads it, even
+the event that ends the request. A request that is answered before its body is whole
+is therefore drained beside the answer, and the connection is closed.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from opentelemetry.trace import SpanKind
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.parts.admission import BUDGET
+from exchange.gateway.parts.limits import UNLIMITED, Budget
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.server.origins import SAFE_METHODS, may_act
+from exchange.telemetry import tracing
+from exchange.telemetry.tracing import Spanned
+
+logger = logging.getLogger(__name__)
+
+URL_BYTES_MAX: Final = 2 * 1024
+HEADER_BYTES_MAX: Final = 16 * 1024
+BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600
+# Of these the first value counts to one reader and the last to another. ``Idempotency-Key`` is one
+# too: ``requests`` compares what its values mean.
+COUNT_ONCE: Final = frozenset(
+    {b"host", b"content-length", b"content-type", b"content-encoding", b"origin", b"traceparent"}
+)
+LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
+BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+BODY_WAIT_S: Final = 10.0
+LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
+DRAIN_S: Final = 2.0
+NO_ROUTE: Final = "none"
+TRACEPARENT: Final = tracing.TRACEPARENT.encode()
+
+# Of every answer: nobody guesses another type than it has, and nobody keeps what has changed since.
+NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
+NO_STORE: Final = (b"cache-control", b"no-store")
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Edge:
+    """The outermost ASGI application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Mapping[object, str],
+        origins: Sequence[str] = (),
+    ) -> None:
+        self._app = app
+        self._origins = origins
+        self._metrics = metrics
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        answer = _Answer(scope, send)
+        with _span_of(scope) as span:
+            try:
+                await self._admit(scope, receive, answer)
+            except Exception:
+                # The handler for crashes has answered already; here it only must not be lost.
+                logger.exception("A request crashed", extra={"path": scope["path"]})
+            finally:
+                self._count(scope, answer.status, time.perf_counter() - started_s)
+                if span is not None:
+                    span.update_name(f"{scope['method']} {self._route(scope)}")
+                    span.set_attribute("http.response.status_code", answer.status)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = _Head(scope["headers"])
+        try:
+            body = await _body(scope, head, receive)
+        except _Disconnected:
+            return
+        except Problem as problem:  # the body, if there is one, is not read to its end
+            await _answer_and_close(problem, scope, receive, send)
+            return
+        try:
+            _check(scope, head, body)
+            self._check_origin(scope)
+        except Problem as problem:
+            await problem.response()(scope, receive, send)
+            return
+        if body is not None:
+            receive = _whole(body, receive)
+        await self._app(scope, receive, send)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse what a page of another site asks a browser to do here."""
+        if scope["method"] not in SAFE_METHODS and not may_act(scope, self._origins):
+            detail = "This page's origin is not among STREAM_ORIGINS; nothing was done."
+            raise Problem(Code.FOREIGN_ORIGIN, detail, outcome="none")
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.answered(method, self._route(scope), status, seconds)
+
+    def _route(self, scope: Scope) -> str:
+        return self._routes.get(scope.get("endpoint"), NO_ROUTE)
+
+
+def _span_of(scope: Scope) -> Spanned:
+    """Make the span of a request that may change something; reads are counted, not traced."""
+    if not tracing.is_on() or scope["method"] != "POST":
+        return tracing.NOTHING
+    told = dict(scope["headers"]).get(TRACEPARENT)
+    parent = None if told is None else told.decode("latin-1")
+    return tracing.span("POST", parent=parent, kind=SpanKind.SERVER)
+
+
+class _Answer:
+    """Passes an answer on, with what every answer says, and remembers its status.
+
+    The status is 499 if there was no answer.
+    """
+
+    __slots__ = ("_scope", "_send", "status")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self.status = 499
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._said(message["headers"])]
+        await self._send(message)
+
+    def _said(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """Return what an answer with these headers says beside them."""
+        yield NO_SNIFFING
+        if all(name != NO_STORE[0] for name, _ in headers):
+            yield NO_STORE
+        budget: Budget = self._scope.get(BUDGET, UNLIMITED)
+        for name, value in budget.headers.items():
+            yield name.lower().encode(), value.encode()
+
+
+class _Disconnected(Exception):
+    """The client left before its body was whole."""
+
+
+class _Head:
+    """What the headers say of a request's size and body."""
+
+    __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type", "twice")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.header_bytes = 0
+        self.length = self.chunked = self.coding = self.media_type = b""
+        self.twice = b""
+        once: dict[bytes, bytes] = {}
+        for name, value in headers:
+            self.header_bytes += len(name) + len(value)
+            if name in COUNT_ONCE and once.setdefault(name, value) != value:
+                self.twice = name
+            if name == b"content-length":
+                self.length = value
+            elif name == b"transfer-encoding":
+                self.chunked = value
+            elif name == b"content-type":
+                self.media_type = value
+            elif name == b"content-encoding":
+                self.coding = value
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked != b"" or self.length not in (b"", b"0")
+
+
+async def _body(scope: Scope, head: _Head, receive: Receive) -> bytes | None:
+    """Return the body of a request, None if it has none."""
+    if scope["http_version"] not in ("1.1", "1.0"):
+        raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
+    if head.chunked and head.length:  # whoever stands in front may see another end of the body
+        raise Problem(Code.FRAMING, "Give Content-Length or Transfer-Encoding, not both.")
+    return await _read(receive, head.length) if head.has_body else None
+
+
+def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
+    """Check what can be told of a request before anybody knows what it asks."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
+        raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
+    _check_escapes(scope["raw_path"])
+    _check_escapes(scope["query_string"])
+    if head.header_bytes > HEADER_BYTES_MAX:
+        raise Problem(Code.HEADERS_TOO_LARGE, f"Headers may have {HEADER_BYTES_MAX} bytes.")
+    if head.twice:
+        name = head.twice.decode().title()
+        raise invalid(name, "is given twice, with different values")
+    if body:
+        _check_media_type(head)
+
+
+def _check_escapes(part: bytes) -> None:
+    """Refuse what one reader takes for an escape and another for text, and what is no text."""
+    if b"%" not in part:
+        return
+    if BROKEN_ESCAPE.search(part):
+        detail = "The URL has a % without two hex digits behind it; a % itself is written %25."
+        raise Problem(Code.FRAMING, detail)
+    try:
+        unquote_to_bytes(part).decode()
+    except UnicodeDecodeError:  # all of these would be read as one and the same id
+        detail = "The URL has an escape that is no UTF-8."
+        raise Problem(Code.FRAMING, detail) from None
+
+
+async def _read(receive: Receive, length: bytes) -> bytes:
+    if len(length) > LENGTH_DIGITS_MAX or int(length or 0) > BODY_BYTES_MAX:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            return await _read_all(receive)
+    except TimeoutError:
+        detail = f"The body took longer than {BODY_WAIT_S:.0f} s; nothing was done."
+        raise Problem(Code.SLOW_BODY, detail) from None
+
+
+async def _read_all(receive: Receive) -> bytes:
+    chunks = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        chunk = message.get("body", b"")
+        size_bytes += len(chunk)
+        if size_bytes > BODY_BYTES_MAX:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large() -> Problem:
+    return Problem(Code.BODY_TOO_LARGE, f"A body may have {BODY_BYTES_MAX} bytes.")
+
+
+def _check_media_type(head: _Head) -> None:
+    if head.coding:
+        raise Problem(Code.MEDIA_TYPE, "Send the body without a content encoding.")
+    name, _, parameters = head.media_type.lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if name.strip() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        raise Problem(Code.MEDIA_TYPE, "Send the body as Content-Type: application/json.")
+
+
+def _whole(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that hands out the body, then what comes after it."""
+    messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_whole() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_whole
+
+
+async def _answer_and_close(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, read on for a moment so that the client can see the answer, then close."""
+    problem.headers["Connection"] = "close"
+    whole = asyncio.Event()
+    drain = asyncio.create_task(_drain(receive, whole))
+
+    async def send_open(message: Message) -> None:
+        await send({**message, "more_body": True})
+
+    try:
+        await problem.response()(scope, receive, send_open)
+        await _bounded(whole.wait(), LINGER_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _bounded(asyncio.shield(drain), DRAIN_S)
+    finally:
+        drain.cancel()
+
+
+async def _drain(receive: Receive, whole: asyncio.Event) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            whole.set()
+            return
+        if not message.get("more_body", False):
+            whole.set()
+
+
+async def _bounded(awaitable: Any, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await awaitable
+    except TimeoutError:
+        pass

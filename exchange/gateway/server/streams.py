@@ -1,0 +1,104 @@
+"""What Hypercorn leaves open about WebSockets, closed: floods and silent ends.
+
+Hypercorn 0.18 counts a message's characters instead of its bytes, goes on collecting one that is
+too long for as long as a client ignores that it was told so, and answers any number of pings and
+takes any number of empty frames, of which the application never hears. It ends a connection with
+a broken frame without a Close frame. None is a setting, so ``connection`` makes ``BoundedStream``
+where Hypercorn would make its own.
+"""
+
+from typing import Any, Final
+
+from hypercorn.protocol import ws_stream
+from hypercorn.protocol.events import EndBody, Response, StreamClosed
+from hypercorn.protocol.ws_stream import ASGIWebsocketState
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.frame_protocol import CloseReason
+from wsproto.handshake import WEBSOCKET_VERSION
+
+from exchange.gateway.server.token_bucket import TokenBucket
+
+MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less than one
+PINGS_PER_SECOND_MAX: Final = 10
+PINGS_BURST_MAX: Final = 20  # two seconds of them
+# Ten for each message that a client may send. A frame costs some 12 µs, and 64 KiB hold ten
+# thousand empty ones: a burst is what the event loop is held for.
+FRAMES_PER_SECOND_MAX: Final = 500
+FRAMES_BURST_MAX: Final = 1_000
+
+BAD_REQUEST: Final = 400
+UPGRADE_REQUIRED: Final = 426
+
+
+class BoundedStream(ws_stream.WSStream):
+    """A WebSocket whose client can send no more than we put up with, and is told why it ends."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pings = TokenBucket(PINGS_PER_SECOND_MAX, PINGS_BURST_MAX)
+        self._frames = TokenBucket(FRAMES_PER_SECOND_MAX, FRAMES_BURST_MAX)
+        self._message_bytes = 0
+
+    async def _handle_events(self) -> None:
+        for event in self.connection.events():
+            if not self._frames.take():
+                await self._end(CloseReason.POLICY_VIOLATION, _too_many("frames"))
+            elif isinstance(event, CloseConnection):
+                await self._heed_close(event)
+            elif self.state is ASGIWebsocketState.CLOSED:
+                pass  # nobody takes what comes after our own close
+            elif isinstance(event, Message):
+                await self._collect(event)
+            elif isinstance(event, Ping) and self._pings.take():
+                await self._send_wsproto_event(event.response())
+            elif isinstance(event, Ping):
+                await self._end(CloseReason.POLICY_VIOLATION, _too_many("pings"))
+            if self.closed:
+                return
+
+    async def _collect(self, event: Message[Any]) -> None:
+        data = event.data
+        self._message_bytes += len(data.encode() if isinstance(data, str) else data)
+        if self._message_bytes > MESSAGE_BYTES_MAX:
+            await self._end(CloseReason.MESSAGE_TOO_BIG, None)
+            return
+        self.buffer.extend(event)
+        if event.message_finished:
+            message = self.buffer.to_message()
+            self.buffer.clear()
+            self._message_bytes = 0
+            assert self.app_put is not None
+            await self.app_put(message)
+
+    async def _heed_close(self, event: CloseConnection) -> None:
+        """Answer the client's close, or say which rule its frame broke; then end."""
+        if self.connection.state is ConnectionState.REMOTE_CLOSING:
+            self.state = ASGIWebsocketState.CLOSED
+            await self._send_wsproto_event(event.response())
+        await self._end(event.code, event.reason)
+
+    async def _end(self, code: int, reason: str | None) -> None:
+        if self.state is not ASGIWebsocketState.CLOSED:
+            self.state = ASGIWebsocketState.CLOSED
+            await self._send_wsproto_event(CloseConnection(code, reason))
+        self.buffer.clear()
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        if status_code != BAD_REQUEST or self.handshake.version == WEBSOCKET_VERSION:
+            await super()._send_error_response(status_code)
+            return
+        headers = [
+            (b"content-length", b"0"),
+            (b"connection", b"close"),
+            (b"upgrade", b"websocket"),
+            (b"sec-websocket-version", WEBSOCKET_VERSION),
+        ]
+        await self.send(Response(self.stream_id, headers, UPGRADE_REQUIRED))
+        await self.send(EndBody(self.stream_id))
+
+
+def _too_many(what: str) -> str:
+    most = {"frames": FRAMES_PER_SECOND_MAX, "pings": PINGS_PER_SECOND_MAX}[what]
+    return f"more than {most} {what} a second"

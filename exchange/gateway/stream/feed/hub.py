@@ -1,0 +1,107 @@
+"""Who gets what: subscriptions to instruments, served by a stream of each shard."""
+
+import asyncio
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import Freshness
+from exchange.gateway.stream.feed.history import HistoryTurns
+from exchange.gateway.stream.feed.order_updates import KnownOrders
+from exchange.gateway.stream.feed.shard_feed import ShardFeed
+from exchange.gateway.stream.feed.shard_stream import ShardStream
+from exchange.gateway.stream.feed.subscriptions import Outlet
+from exchange.gateway.stream.protocol.messages import Channel
+
+
+class Hub:
+    """All subscriptions of a gateway."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        freshness: Freshness,
+        feed_redis: Redis | None = None,
+    ) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._feed_redis = feed_redis or redis  # a feed keeps a connection while it waits
+        self._freshness = freshness
+        self._known = KnownOrders(engine, freshness)
+        self._turns = HistoryTurns()
+        self._shards: dict[int, ShardStream] = {}
+        self._starting = asyncio.Lock()
+
+    async def subscribe(
+        self,
+        outlet: Outlet,
+        listing: Listing,
+        channels: frozenset[Channel],
+        *,
+        client_id: str | None,
+        from_sequence: int | None,
+        announce: Callable[[int], None],
+    ) -> None:
+        """Let a connection follow channels of an instrument.
+
+        Args:
+            outlet: The connection; what it followed of these channels before ends.
+            listing: The instrument.
+            channels: What to follow.
+            client_id: Whose orders, None for everybody's.
+            from_sequence: The sequence after which messages are wanted, None for "now".
+            announce: Is called with the sequence after which messages follow, before the first.
+
+        Raises:
+            Problem: 503, a read model or the log cannot be read; 422, the sequence is not reached.
+        """
+        shard = await self._shard(listing.shard)
+        await shard.subscribe(outlet, listing, channels, client_id, from_sequence, announce)
+
+    def unsubscribe(self, outlet: Outlet, listing: Listing, channels: frozenset[Channel]) -> None:
+        """Let a connection follow channels of an instrument no more."""
+        shard = self._shards.get(listing.shard)
+        if shard is not None:
+            shard.unsubscribe(outlet, listing.instrument, channels)
+
+    def leave(self, outlet: Outlet) -> None:
+        """Forget a connection."""
+        for shard in self._shards.values():
+            shard.leave(outlet)
+
+    async def refresh_book(self, outlet: Outlet, instrument: str) -> None:
+        """Offer the book as it is now to a connection that missed changes."""
+        for shard in list(self._shards.values()):
+            await shard.refresh_book(outlet, instrument)
+
+    def reached(self, outlet: Outlet) -> dict[str, int]:
+        """Return up to which sequence a connection was offered everything, by instrument."""
+        return {
+            name: sequence
+            for shard in self._shards.values()
+            for name, sequence in shard.reached(outlet)
+        }
+
+    async def stop(self) -> None:
+        """End all tasks."""
+        for shard in self._shards.values():
+            await shard.stop()
+
+    async def _shard(self, number: int) -> ShardStream:
+        async with self._starting:
+            shard = self._shards.get(number)
+            if shard is None or shard.has_ended:
+                shard = ShardStream(
+                    self._engine,
+                    self._redis,
+                    ShardFeed(self._engine, self._feed_redis, number),
+                    self._known,
+                    self._freshness,
+                    self._turns,
+                )
+                await shard.start()
+                self._shards[number] = shard
+            return shard

@@ -1,0 +1,189 @@
+"""What events mean for orders: which order, what happened to it, and the order after it.
+
+All that changes about an order is in the event itself, as what is left of it. What never
+changes (quantity, price, who placed it and when) is remembered from its first event, or
+asked of the read model for orders that were placed before anybody subscribed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.domain.events import (
+    Event,
+    OrderAccepted,
+    OrderCancelled,
+    OrderRejected,
+    OrderRested,
+    TradeExecuted,
+)
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.responses import trade
+from exchange.gateway.orders.states import begun, order_view
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import Freshness, model_connection
+from exchange.gateway.stream.protocol.frames import OrderUpdate
+from projections.orders import NAME, Order, OrderStatus, find_orders
+
+KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again
+HISTORY_ORDERS_MAX: Final = 5_000  # of all who read history: those of the last slices
+
+OrderEvent = OrderAccepted | OrderRejected | OrderRested | OrderCancelled | TradeExecuted
+
+
+class KnownOrders:
+    """What never changes about the orders that events were about lately."""
+
+    def __init__(
+        self, engine: AsyncEngine, freshness: Freshness, live: "KnownOrders | None" = None
+    ) -> None:
+        self._engine = engine
+        self._freshness = freshness
+        self._live = live
+        self._orders: OrderedDict[str, Order] = OrderedDict()
+
+    def beside(self) -> "KnownOrders":
+        """Return a smaller memory for history, which looks into this one and changes nothing in it.
+
+        All orders of a year would else crowd out those that are traded now.
+        """
+        return KnownOrders(self._engine, self._freshness, self)
+
+    def recall(self, events: Sequence[DecidedEvent]) -> dict[str, Order] | None:
+        """Return every order that the events are about, None if one has to be asked for."""
+        found, missing = self._recall(events)
+        return None if missing else found
+
+    async def learn(self, events: Sequence[DecidedEvent]) -> dict[str, Order]:
+        """Return every order that the events are about, asking the read model if need be.
+
+        Raises:
+            Problem: 503, the model is away or does not have them in time.
+        """
+        found, missing = self._recall(events)
+        if missing:
+            found |= await self._ask(missing, events[0].shard)
+            for order_id in missing:
+                self._know(found[order_id])
+        return found
+
+    def _recall(self, events: Sequence[DecidedEvent]) -> tuple[dict[str, Order], dict[str, int]]:
+        """Return the orders that are known, and where the others are met last."""
+        found: dict[str, Order] = {}
+        missing: dict[str, int] = {}
+        for decided in events:
+            event = decided.event
+            if isinstance(event, OrderAccepted):  # a refused one may have the id of another
+                found[event.order_id] = begun(decided, event)
+            for order_id in _order_ids(event):
+                order = found.get(order_id) or self._remembered(order_id)
+                if order is None:
+                    missing[order_id] = decided.position
+                else:
+                    found[order_id] = order
+        for order in found.values():
+            self._know(order)
+        return found, missing
+
+    async def _ask(self, missing: Mapping[str, int], shard: int) -> dict[str, Order]:
+        """Ask the read model as it is; only for an order that it lacks wait until it is there."""
+        found: dict[str, Order] = {}
+        with suppress(Problem):  # the model may be about to come; the wait below tells
+            found = await self._find(list(missing))
+        late = {order_id: at for order_id, at in missing.items() if order_id not in found}
+        if late:
+            await self._freshness.reach(NAME, {shard: max(late.values())})
+            found |= await self._find(list(late))
+        unknown = [order_id for order_id in late if order_id not in found]
+        if unknown:
+            raise Problem(Code.READ_UNAVAILABLE, f"The order {unknown[0]} cannot be found.")
+        return found
+
+    async def _find(self, order_ids: Sequence[str]) -> dict[str, Order]:
+        async with model_connection(self._engine) as connection:
+            return {order.order_id: order for order in await find_orders(connection, order_ids)}
+
+    def _remembered(self, order_id: str) -> Order | None:
+        order = self._orders.get(order_id)
+        if order is None and self._live is not None:
+            return self._live._orders.get(order_id)
+        return order
+
+    def _know(self, order: Order) -> None:
+        self._orders[order.order_id] = order
+        self._orders.move_to_end(order.order_id)
+        most = KNOWN_ORDERS_MAX if self._live is None else HISTORY_ORDERS_MAX
+        while len(self._orders) > most:
+            self._orders.popitem(last=False)
+
+
+def updates(
+    events: Sequence[DecidedEvent], known: Mapping[str, Order], listing: Listing
+) -> list[tuple[str, OrderUpdate]]:
+    """Return each client and what happened to an order of his, oldest first."""
+    return [
+        (after.client_id, _update(decided, what, after, listing))
+        for decided in events
+        for what, after in _orders_after(decided, known)
+    ]
+
+
+def _update(decided: DecidedEvent, what: str, after: Order, listing: Listing) -> OrderUpdate:
+    view = order_view(after, listing)
+    event = decided.event
+    if not isinstance(event, TradeExecuted):
+        return OrderUpdate(what, view, decided.position)
+    place = (decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+    return OrderUpdate(what, view, decided.position, trade(event, *place))
+
+
+def _orders_after(decided: DecidedEvent, known: Mapping[str, Order]) -> Iterator[tuple[str, Order]]:
+    event = decided.event
+    match event:
+        case OrderAccepted():
+            yield "accepted", _after(known[event.order_id], event, event.quantity)
+        case OrderRejected():
+            rejected = _after(begun(decided, event), event, event.quantity)
+            yield "rejected", _ended(rejected, OrderStatus.REJECTED, event.reason.value)
+        case TradeExecuted():
+            taker, maker = known[event.taker_order_id], known[event.maker_order_id]
+            yield "traded", _after(taker, event, event.taker_remaining)
+            yield "traded", _after(maker, event, event.maker_remaining)
+        case OrderRested():
+            yield "rested", _after(known[event.order_id], event, event.quantity)
+        case OrderCancelled():
+            cancelled = _after(known[event.order_id], event, event.quantity)
+            yield "cancelled", _ended(cancelled, OrderStatus.CANCELLED, event.reason.value)
+        case _:
+            return
+
+
+def _after(order: Order, event: OrderEvent, remaining: int) -> Order:
+    filled = order.quantity - remaining
+    status = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.OPEN
+    return msgspec.structs.replace(
+        order,
+        filled_quantity=filled,
+        status=(status if remaining else OrderStatus.FILLED).value,
+        reason=None,
+        updated_ms=event.time_ms,
+    )
+
+
+def _ended(order: Order, status: OrderStatus, reason: str) -> Order:
+    return msgspec.structs.replace(order, status=status.value, reason=reason)
+
+
+def _order_ids(event: Event) -> tuple[str, ...]:
+    match event:
+        case TradeExecuted():
+            return event.taker_order_id, event.maker_order_id
+        case OrderRested() | OrderCancelled():
+            return (event.order_id,)
+        case _:
+            return ()

@@ -1,0 +1,237 @@
+"""One shard's events in order, without a gap, as long as somebody subscribes.
+
+Read ``ShardFeed.read``. It takes the next events from the feed in Redis; where that does
+not have the next position (trimmed, emptied, away, or its projector behind) it takes
+them from the log. A window of the newest events lets a subscriber that catches up join
+in the middle of an event loop's turn, so that nothing can come between.
+
+An event of a later version of the software, which cannot be read here, is ``Unreadable``: it
+keeps its place, and who follows its instrument cannot go on.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Final, cast
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent, UnknownEvent, load_event
+from exchange.domain.events import (
+    CancelRejected,
+    CommandQuarantined,
+    Event,
+    InstrumentRegistered,
+    InstrumentRejected,
+    RecordRejected,
+    SettlementCycleClosed,
+    SettlementCycleRejected,
+)
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.parts.reading import (
+    CATCH_UP_WAIT_MS,
+    answering,
+    log_connection,
+    model_connection,
+)
+from exchange.log.reader import read_events, read_heads
+from exchange.log.reader import read_traces as log_traces
+from exchange.ports import StoredEvent
+from exchange.telemetry import tracing
+from projections.feed import NAME, READ_EVENTS_MAX, read_feed, read_traces
+from projections.stores.checkpoints import ReadModelUnavailable, read_live_generation
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS: Final = 500  # then the log is asked: the feed's projector may be away
+WITHOUT_REDIS_S: Final = 0.1  # between two looks at the log while the feed is away
+WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # a subscriber that is one read behind still joins
+
+
+# No channel shows these, whatever their version.
+UNSHOWN: Final = frozenset(
+    kind.__name__
+    for kind in (
+        InstrumentRegistered,
+        InstrumentRejected,
+        CancelRejected,
+        SettlementCycleClosed,
+        SettlementCycleRejected,
+        RecordRejected,
+        CommandQuarantined,
+    )
+)
+
+
+class Unreadable(Struct, frozen=True, gc=False):
+    """Stands for an event that only a later version can read; ``instrument`` if it may matter."""
+
+    instrument: str | None
+
+
+class ShardFeed:
+    """The events of a shard after ``position``."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, shard: int) -> None:
+        self.shard = shard
+        self.position = 0
+        self._engine = engine
+        self._redis = redis
+        self._window: deque[DecidedEvent] = deque(maxlen=WINDOW_EVENTS_MAX)
+        self._generation: int | None = None
+        self._moved = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin after the last event that is in the log now.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
+        self.position = await self.head()
+
+    async def head(self) -> int:
+        """Return the position of the last event that is in the log now.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
+        async with log_connection(self._engine) as connection:
+            return (await read_heads(connection)).get(self.shard, 0)
+
+    async def read(self) -> list[DecidedEvent]:
+        """Return the next events, none if there were none for a while.
+
+        Raises:
+            Problem: 503, neither the feed nor the log can be read.
+        """
+        events = await self._from_feed()
+        if not events or events[0].position != self.position + 1:
+            events = await self.history(self.position)
+        return events
+
+    async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
+        """Return the contexts of the sampled ones among the next events.
+
+        Those of the feed's writing, or of the matcher where the feed does not have them yet.
+        """
+        if not tracing.is_on():
+            return []
+        after, up_to = self.position, events[-1].position
+        with suppress(ReadModelUnavailable, Problem):
+            found = await self._traces_of_feed(after, up_to)
+            if found:
+                return found
+            async with log_connection(self._engine) as connection:
+                noted = await log_traces(connection, self.shard, after=after, up_to=up_to)
+            return list(noted.values())
+        return []
+
+    def advance(self, events: Sequence[DecidedEvent]) -> None:
+        """Note that subscribers have got these events, which come after ``position``."""
+        self._window.extend(events)
+        self.position = events[-1].position
+        self._moved.set()
+
+    async def until(self, position: int) -> None:
+        """Wait until subscribers have got everything up to a position.
+
+        Raises:
+            Problem: 503, they did not in time.
+        """
+        with answering():
+            async with asyncio.timeout(CATCH_UP_WAIT_MS / 1000):
+                while self.position < position:
+                    self._moved.clear()
+                    await self._moved.wait()
+
+    def newest(self, after: int) -> list[DecidedEvent] | None:
+        """Return the events after a position up to ``position``, None if they are too many."""
+        missing = self.position - after
+        if missing > len(self._window):
+            return None
+        return list(islice(self._window, len(self._window) - max(0, missing), None))
+
+    async def history(self, after: int, *, up_to: int | None = None) -> list[DecidedEvent]:
+        """Return the next events after a position from the log, which may be ahead of the feed.
+
+        Raises:
+            Problem: 503, the log cannot be read.
+        """
+        async with log_connection(self._engine) as connection:
+            stored = await read_events(
+                connection,
+                self.shard,
+                after=after,
+                up_to=after + READ_EVENTS_MAX if up_to is None else up_to,
+                limit=READ_EVENTS_MAX,
+            )
+        return [_loaded(event) for event in stored]
+
+    async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
+        if self._generation is None:
+            return []
+        place = (self._redis, self._generation, self.shard)
+        return await read_traces(*place, after=after, up_to=up_to)
+
+    async def _from_feed(self) -> list[DecidedEvent]:
+        try:
+            generation = await self._live_generation()
+            events = await read_feed(
+                self._redis, generation, self.shard, self.position, block_ms=BLOCK_MS
+            )
+        except (ReadModelUnavailable, Problem) as error:
+            logger.debug("The feed is away", extra={"shard": self.shard, "error": str(error)})
+            self._generation = None
+            await asyncio.sleep(WITHOUT_REDIS_S)
+            return []
+        if not events:
+            self._generation = None
+        return events
+
+    async def _live_generation(self) -> int:
+        # Asked again after each failure and each silence: one that was retired is not filled.
+        if self._generation is None:
+            async with model_connection(self._engine) as connection:
+                self._generation = await read_live_generation(connection, NAME)
+        return self._generation
+
+
+def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:
+    """Return those of the events that are an instrument's.
+
+    Raises:
+        Problem: 503, one of them cannot be read here.
+    """
+    found = [d for d in events if getattr(d.event, "instrument", None) == instrument]
+    check_readable(found)
+    return found
+
+
+def check_readable(events: Sequence[DecidedEvent]) -> None:
+    """Refuse to go on with events of which one cannot be read.
+
+    Raises:
+        Problem: 503, it is of a later version.
+    """
+    for decided in events:
+        if isinstance(decided.event, Unreadable):
+            raise Problem(
+                Code.READ_UNAVAILABLE,
+                f"The event at {decided.position} is of a later version than this gateway.",
+            )
+
+
+def _loaded(stored: StoredEvent) -> DecidedEvent:
+    try:
+        return load_event(stored)
+    except UnknownEvent as error:
+        logger.warning("The stream passes over an event", extra={"error": str(error)})
+        instrument = None if stored.type in UNSHOWN else stored.instrument
+        event = cast("Event", Unreadable(instrument))
+        place = (stored.shard, stored.position)
+        return DecidedEvent(*place, event, stored.command_id, stored.kafka_offset)

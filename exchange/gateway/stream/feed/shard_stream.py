@@ -1,0 +1,353 @@
+"""One shard's stream: it takes what happens and offers each channel's messages.
+
+Read ``ShardStream.subscribe``, then ``run``. A shard with subscribers has one task that
+takes the next events and offers each channel's messages, made once, to all who follow
+it. A new subscriber of a book gets a snapshot of the book that the deltas are made from;
+one that resumes is brought up to the shard's position by a task of its own. Both are
+added to the others in a turn of the event loop in which nothing else happens, so
+there is neither a gap nor a repetition.
+
+Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` queues. Nothing
+waits for the read model of orders but the channel ``orders``: it has a lane of its own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.codec import DecidedEvent
+from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import Freshness, answering, model_connection
+from exchange.gateway.stream.feed.books import LiveBook
+from exchange.gateway.stream.feed.history import Chapter, History, HistoryTurns
+from exchange.gateway.stream.feed.order_updates import KnownOrders
+from exchange.gateway.stream.feed.shard_feed import ShardFeed, check_readable, of_instrument
+from exchange.gateway.stream.feed.subscriptions import FollowedInstrument, Outlet, Subscription
+from exchange.gateway.stream.protocol.frames import Frame
+from exchange.gateway.stream.protocol.messages import Channel
+from exchange.telemetry import tracing
+from exchange.waiting import heed_cancellation, retrieve_error
+from projections import book as books
+from projections import trades
+from projections.book import ALL_LEVELS, read_book
+from projections.stores.checkpoints import read_live_generation
+
+logger = logging.getLogger(__name__)
+
+FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
+LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
+BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
+
+
+class ShardStream:
+    """The subscriptions to the instruments of one shard."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis: Redis,
+        feed: ShardFeed,
+        known: KnownOrders,
+        freshness: Freshness,
+        turns: HistoryTurns,
+    ) -> None:
+        self._engine = engine
+        self._freshness = freshness
+        self._redis = redis
+        self._number = feed.shard
+        self._known = known
+        self._feed = feed
+        self._history = History(feed, known.beside(), turns)
+        self._instruments: dict[str, FollowedInstrument] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._idle_since_s: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._task is None or self._task.done()
+
+    async def start(self) -> None:
+        await self._feed.start()
+        self._task = asyncio.create_task(self.run(), name=f"stream of shard {self._number}")
+
+    async def stop(self) -> None:
+        tasks = [t for i in self._instruments.values() for t in i.tasks]
+        if self._task is not None:
+            tasks.append(self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Offer what happens until nobody has listened for a while."""
+        try:
+            while not self._is_deserted():
+                heed_cancellation()
+                await self._step()
+        except Exception:
+            logger.exception("A shard's stream failed", extra={"shard": self._number})
+            self._fail(self._outlets(), Problem(Code.INTERNAL, "The mistake was logged."))
+
+    async def subscribe(
+        self,
+        outlet: Outlet,
+        listing: Listing,
+        channels: frozenset[Channel],
+        client_id: str | None,
+        from_sequence: int | None,
+        announce: Callable[[int], None],
+    ) -> None:
+        if from_sequence is not None:
+            await self._until_reached(from_sequence)
+        instrument = self._instruments.get(listing.instrument)
+        if instrument is None:
+            instrument = FollowedInstrument(listing, self._known)
+            self._instruments[listing.instrument] = instrument
+        if not channels.isdisjoint(BOOK_CHANNELS):
+            await self._open_book(instrument, to_be_shown=Channel.ORDERBOOK in channels)
+            if self.has_ended:  # while this waited
+                raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
+        resumed = channels - BOOK_CHANNELS if from_sequence is not None else frozenset[Channel]()
+        subscription = instrument.subscriptions.get(outlet) or Subscription()
+        if Channel.ORDERS in channels and subscription.follows_orders_of_others(client_id):
+            self._tidy()
+            detail = "follows orders of another already; unsubscribe from orders first"
+            raise invalid("client_id", f"this connection {detail}, or open a second one")
+        self._history.turns.begin(len(resumed))
+        instrument.subscriptions[outlet] = subscription
+        subscription.drop(channels)
+        position = self._feed.position
+        if Channel.ORDERS in channels:
+            subscription.clients, subscription.orders_after = client_id, position
+        announce(position if from_sequence is None or not resumed else from_sequence)
+        subscription.channels |= channels - resumed
+        self._offer_state(outlet, instrument, channels)
+        for channel in resumed:
+            work = self._resume(outlet, instrument, subscription, channel, from_sequence or 0)
+            task = asyncio.create_task(work)
+            task.add_done_callback(lambda _: self._history.turns.end())
+            subscription.catching_up[channel] = task
+
+    async def _until_reached(self, sequence: int) -> None:
+        """Wait until this stream is where another gateway's may have been a moment before."""
+        if sequence <= self._feed.position:
+            return
+        head = await self._feed.head()
+        if sequence > head:
+            raise invalid("from_sequence", f"the log has come to {head} only")
+        await self._feed.until(sequence)
+        if self.has_ended:  # while this waited
+            raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
+
+    def unsubscribe(
+        self,
+        outlet: Outlet,
+        name: str,
+        channels: frozenset[Channel],
+    ) -> None:
+        instrument = self._instruments.get(name)
+        if instrument is None or outlet not in instrument.subscriptions:
+            return
+        subscription = instrument.subscriptions[outlet]
+        subscription.drop(channels)
+        if subscription.is_empty:
+            del instrument.subscriptions[outlet]
+        self._tidy()
+
+    def leave(self, outlet: Outlet) -> None:
+        for instrument in self._instruments.values():
+            subscription = instrument.subscriptions.pop(outlet, None)
+            if subscription is not None:
+                subscription.drop(Channel)
+        self._tidy()
+
+    async def refresh_book(self, outlet: Outlet, name: str) -> None:
+        instrument = self._instruments.get(name)
+        if instrument is None or outlet not in instrument.followers(Channel.ORDERBOOK):
+            return
+        await self._open_book(instrument, to_be_shown=True)
+        if outlet in instrument.followers(Channel.ORDERBOOK):
+            self._offer_state(outlet, instrument, (Channel.ORDERBOOK,))
+
+    def reached(self, outlet: Outlet) -> list[tuple[str, int]]:
+        return [
+            (name, self._reached(instrument, found))
+            for name, instrument in self._instruments.items()
+            if (found := instrument.subscriptions.get(outlet)) is not None
+            and found.channels
+            and not found.catching_up
+        ]
+
+    def _reached(self, instrument: FollowedInstrument, subscription: Subscription) -> int:
+        waiting = instrument.orders.begins_at
+        if waiting is None or Channel.ORDERS not in subscription.channels:
+            return self._feed.position
+        return max(waiting - 1, subscription.orders_after)
+
+    async def _step(self) -> None:
+        try:
+            events = await self._feed.read()
+        except Problem as problem:
+            logger.warning(
+                "Neither feed nor log can be read; subscribers wait",
+                extra={"shard": self._number, "problem": str(problem)},
+            )
+            await asyncio.sleep(FAILED_READ_WAIT_S)
+            return
+        if not events:
+            return
+        mine = _by_instrument(events, self._instruments)
+        traces = await self._feed.traces(events)
+        # From here on nothing waits: whoever joins does so before these events or after them.
+        self._feed.advance(events)
+        with tracing.hop("stream", traces):
+            for name, of_one in mine.items():
+                instrument = self._instruments.get(name)
+                if instrument is not None:
+                    self._offer(instrument, of_one)
+
+    def _offer(self, instrument: FollowedInstrument, events: Sequence[DecidedEvent]) -> None:
+        try:
+            check_readable(events)
+        except Problem as problem:
+            instrument.renderer.close_book()
+            self._fail(instrument.subscriptions, problem)
+            return
+        renderer = instrument.renderer
+        if renderer.book is not None:
+            _offer(instrument.followers(Channel.ORDERBOOK), renderer.delta(events))
+            if instrument.follows([Channel.TICKER]):
+                _offer(instrument.followers(Channel.TICKER), renderer.ticker())
+        if instrument.follows([Channel.TRADES]):
+            for frame in renderer.trades(events):
+                _offer(instrument.followers(Channel.TRADES), frame)
+        if instrument.follows([Channel.ORDERS]):
+            instrument.orders.put(events)
+
+    def _offer_state(
+        self, outlet: Outlet, instrument: FollowedInstrument, channels: Collection[Channel]
+    ) -> None:
+        renderer = instrument.renderer
+        if Channel.ORDERBOOK in channels:
+            assert renderer.snapshots is not None
+            for frame in renderer.snapshots.frames():
+                outlet.offer(frame)
+        if Channel.TICKER in channels:
+            outlet.offer(renderer.ticker_now())
+
+    async def _open_book(self, instrument: FollowedInstrument, *, to_be_shown: bool) -> None:
+        """Read the book if it is not open, and have its snapshot written if it is wanted."""
+        instrument.joining += 1
+        renderer = instrument.renderer
+        try:
+            while renderer.snapshots is None or (to_be_shown and not renderer.snapshots.is_ready):
+                if instrument.opening is None or instrument.opening.done():
+                    work = renderer.snapshots.write if renderer.snapshots else None
+                    instrument.opening = asyncio.create_task(
+                        work() if work else self._read_book(instrument)
+                    )
+                    instrument.opening.add_done_callback(retrieve_error)
+                await asyncio.shield(instrument.opening)
+        finally:
+            instrument.joining -= 1
+
+    async def _read_book(self, instrument: FollowedInstrument) -> None:
+        """Read the book and the last trade, and bring them to the shard's position."""
+        listing = instrument.listing
+        async with model_connection(self._engine) as connection:
+            generation = await read_live_generation(connection, books.NAME)
+        with answering():
+            view = await read_book(
+                self._redis, generation, listing.shard, listing.instrument, ALL_LEVELS
+            )
+        await self._freshness.reach(trades.NAME, {listing.shard: view.position})
+        async with model_connection(self._engine) as connection:
+            last, _ = await trades.list_trades(connection, listing.instrument, limit=1)
+        await self._feed.until(view.position)
+        renderer = instrument.renderer
+        if last:
+            renderer.last_trade = (last[0].price, last[0].quantity)
+        book = LiveBook(view)
+        while (newest := self._feed.newest(book.position)) is None:
+            past = await self._feed.history(book.position, up_to=self._feed.position)
+            renderer.follow_book(book, of_instrument(past, listing.instrument))
+            book.position = max(book.position, past[-1].position)
+        renderer.follow_book(book, of_instrument(newest, listing.instrument))
+        book.position = self._feed.position
+        renderer.open_book(book)
+
+    async def _resume(
+        self,
+        outlet: Outlet,
+        instrument: FollowedInstrument,
+        subscription: Subscription,
+        channel: Channel,
+        after: int,
+    ) -> None:
+        """Offer what happened after a position, then let the connection be one of the others."""
+        chapter = Chapter(instrument.listing, channel, subscription.clients)
+        sequence = after
+        try:
+            while after < self._feed.position:
+                told = await self._history.slice(chapter, after, sequence)
+                for frame in told.frames:
+                    await outlet.room()
+                    outlet.offer(frame)
+                after, sequence = told.position, told.sequence
+            # Nothing has waited since this was compared: the next events find it.
+            subscription.channels.add(channel)
+            if channel is Channel.ORDERS:
+                subscription.orders_after = after
+            del subscription.catching_up[channel]
+        except Problem as problem:
+            outlet.failed(problem)
+        except Exception:
+            logger.exception("Catching up failed", extra={"shard": self._number})
+            outlet.failed(Problem(Code.INTERNAL, "The mistake was logged."))
+
+    def _fail(self, outlets: Iterable[Outlet], problem: Problem) -> None:
+        for outlet in list(outlets):
+            outlet.failed(problem)
+
+    def _outlets(self) -> set[Outlet]:
+        return {o for i in self._instruments.values() for o in i.subscriptions}
+
+    def _tidy(self) -> None:
+        """Forget instruments that nobody follows, and books that nobody needs."""
+        for name, instrument in list(self._instruments.items()):
+            if instrument.joining:
+                continue
+            if not instrument.subscriptions:
+                del self._instruments[name]
+            elif not instrument.follows(BOOK_CHANNELS):
+                instrument.renderer.close_book()
+
+    def _is_deserted(self) -> bool:
+        if self._instruments:
+            self._idle_since_s = None
+            return False
+        now_s = asyncio.get_running_loop().time()
+        self._idle_since_s = self._idle_since_s or now_s
+        return now_s - self._idle_since_s > LINGER_S
+
+
+def _offer(outlets: Iterable[Outlet], frame: Frame | None) -> None:
+    if frame is not None:
+        for outlet in outlets:
+            outlet.offer(frame)
+
+
+def _by_instrument(
+    events: Sequence[DecidedEvent], wanted: Iterable[str]
+) -> dict[str, list[DecidedEvent]]:
+    found: dict[str, list[DecidedEvent]] = {name: [] for name in wanted}
+    for decided in events:
+        name = getattr(decided.event, "instrument", None)
+        if name in found:
+            found[name].append(decided)
+    return {name: mine for name, mine in found.items() if mine}

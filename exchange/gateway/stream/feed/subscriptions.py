@@ -1,0 +1,102 @@
+"""What connections follow: of each instrument, which channels, and who catches up.
+
+``Outlet`` is a connection as those see it who have something for it.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from exchange.codec import DecidedEvent
+from exchange.gateway.http.problems import Problem
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.stream.feed.order_updates import KnownOrders
+from exchange.gateway.stream.feed.orders_lane import OrdersLane
+from exchange.gateway.stream.feed.renderer import EVERYBODY, Clients, Renderer
+from exchange.gateway.stream.protocol.frames import Frame
+from exchange.gateway.stream.protocol.messages import Channel
+from projections.orders import Order
+
+
+class Outlet(Protocol):
+    """A connection, as the hub sees it."""
+
+    def offer(self, frame: Frame) -> None:
+        """Queue a message; never waits, never raises."""
+        ...
+
+    def failed(self, problem: Problem) -> None:
+        """End the connection: a subscription cannot go on."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until the queue has room again."""
+        ...
+
+
+class Subscription:
+    """What one connection follows of one instrument."""
+
+    def __init__(self) -> None:
+        self.channels: set[Channel] = set()
+        self.clients: Clients = EVERYBODY  # whose orders
+        self.orders_after = 0  # the orders lane may still have events from before
+        self.catching_up: dict[Channel, asyncio.Task[None]] = {}
+
+    def drop(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            self.channels.discard(channel)
+            task = self.catching_up.pop(channel, None)
+            if task is not None:
+                task.cancel()
+
+    def follows_orders_of_others(self, clients: Clients) -> bool:
+        follows = Channel.ORDERS in self.channels or Channel.ORDERS in self.catching_up
+        return follows and self.clients != clients
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.channels and not self.catching_up
+
+
+class FollowedInstrument:
+    """An instrument with subscribers; those who are up to date share its messages."""
+
+    def __init__(self, listing: Listing, known: KnownOrders) -> None:
+        self.listing = listing
+        self.orders = OrdersLane(known, self._offer_orders, self._fail_orders)
+        # One who resumes has seen up to a message, not up to where this begins: so after 0.
+        self.renderer = Renderer(listing, after=0)
+        self.subscriptions: dict[Outlet, Subscription] = {}
+        self.opening: asyncio.Task[None] | None = None  # of the book
+        self.joining = 0  # connections that wait for the book
+
+    def followers(self, channel: Channel) -> list[Outlet]:
+        return [o for o, s in self.subscriptions.items() if channel in s.channels]
+
+    def follows(self, channels: Iterable[Channel]) -> bool:
+        wanted = set(channels)
+        return any(not wanted.isdisjoint(s.channels) for s in self.subscriptions.values())
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """All that goes on for its subscribers."""
+        tasks = [t for s in self.subscriptions.values() for t in s.catching_up.values()]
+        return [*tasks, *(t for t in (self.opening, self.orders.task) if t is not None)]
+
+    def _offer_orders(self, events: Sequence[DecidedEvent], known: Mapping[str, Order]) -> None:
+        followers = [
+            (outlet, subscription)
+            for outlet, subscription in self.subscriptions.items()
+            if Channel.ORDERS in subscription.channels
+        ]
+        followed = {subscription.clients for _, subscription in followers}
+        frames = self.renderer.orders(events, known, followed)
+        for outlet, subscription in followers:
+            for frame in frames.get(subscription.clients, ()):
+                if frame.sequence > subscription.orders_after:
+                    outlet.offer(frame)
+
+    def _fail_orders(self, problem: Problem) -> None:
+        for outlet in self.followers(Channel.ORDERS):
+            outlet.failed(problem)

@@ -1,0 +1,1 @@
+"""The messages: ``messages`` (what clients send) and ``frames`` (what they get)."""

@@ -1,0 +1,293 @@
+"""What the stream sends: each message's type, and its text, encoded once for all who get it.
+
+``sequence`` is the position of the last event that a message includes, ``prev_sequence``
+the ``sequence`` of the message before it on the same channel and instrument. So for a
+subscriber that has seen S: ``sequence <= S`` is a repetition, ``prev_sequence > S`` a gap.
+
+No message is longer than ``MESSAGE_BYTES_MAX``. Trades and orders are cut between events, so
+each message has a sequence of its own; what is one state or one answer comes in numbered parts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from exchange.gateway.http.problems import ProblemMembers
+from exchange.gateway.http.responses import (
+    Amount,
+    DepthView,
+    OrderView,
+    TradeView,
+    amount,
+    encoder,
+)
+from exchange.gateway.orders.entry import CancelledView, PlacedView
+from exchange.gateway.parts.limits import Budget
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.stream.protocol.messages import Channel
+
+HEARTBEAT_MS: Final = 1_000
+MESSAGE_BYTES_MAX: Final = 256 * 1024  # clients' libraries take 1 MiB by default
+ITEM_BYTES_MAX: Final = 4 * 1024  # an order's update with its trade: six ids of 256 bytes and more
+ENVELOPE_BYTES_MAX: Final = 16 * 1024  # of an answer without its trades: 40 levels, an order
+PIECE_BYTES_MAX: Final = MESSAGE_BYTES_MAX - ENVELOPE_BYTES_MAX
+LEVELS_MAX: Final = 2_400  # of a part of a snapshot, each of 100 bytes at most
+
+
+class Frame(Struct, frozen=True, gc=False):
+    """A message of a channel as it is sent, with what a queue needs to know of it.
+
+    ``more`` are the parts after the first, with nothing in between.
+    """
+
+    channel: Channel
+    instrument: str
+    sequence: int
+    text: str
+    snapshot: bool = False
+    more: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text, *self.more)
+
+
+class LevelView(Struct, frozen=True):
+    """A level of a book that changed; quantity 0 removes it."""
+
+    price: Amount
+    quantity: Amount
+
+
+class Connected(Struct, frozen=True, tag="connected"):
+    """The first message of a connection."""
+
+    connection_id: str
+    channels: list[Channel]
+    heartbeat_ms: int
+    timestamp: str
+
+
+class Subscribed(Struct, frozen=True, tag="subscribed"):
+    """Everything after ``sequence`` on these channels follows."""
+
+    channels: list[Channel]
+    instrument: str
+    sequence: int
+    id: str | UnsetType = UNSET
+
+
+class Unsubscribed(Struct, frozen=True, tag="unsubscribed"):
+    """Nothing more of these channels follows."""
+
+    channels: list[Channel]
+    instrument: str
+    id: str | UnsetType = UNSET
+
+
+class Trades(Struct, frozen=True, tag="trades"):
+    """Trades, oldest first."""
+
+    instrument: str
+    trades: Sequence[TradeView]
+    sequence: int
+    prev_sequence: int
+
+
+class OrderUpdate(Struct, frozen=True):
+    """What happened to an order, and the order after it."""
+
+    event: str
+    order: OrderView
+    sequence: int
+    trade: TradeView | UnsetType = UNSET
+
+
+class Orders(Struct, frozen=True, tag="orders"):
+    """What happened to orders, oldest first."""
+
+    instrument: str
+    orders: Sequence[OrderUpdate]
+    sequence: int
+    prev_sequence: int
+
+
+class BookSnapshot(Struct, frozen=True, tag="orderbook"):
+    """The whole book, best levels first; ``kind`` is ``snapshot``.
+
+    A large one comes in ``parts`` numbered from 1: the book is whole with the last one.
+    """
+
+    kind: Literal["snapshot"]
+    instrument: str
+    bids: list[DepthView]
+    asks: list[DepthView]
+    timestamp: str
+    sequence: int
+    part: int | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
+
+
+class BookDelta(Struct, frozen=True, tag="orderbook"):
+    """The levels that changed, with their quantities now; ``kind`` is ``delta``."""
+
+    kind: Literal["delta"]
+    instrument: str
+    bids: list[LevelView]
+    asks: list[LevelView]
+    timestamp: str
+    sequence: int
+    prev_sequence: int
+
+
+class Ticker(Struct, frozen=True, tag="ticker"):
+    """The last trade and the best levels; null where there is none."""
+
+    instrument: str
+    last_price: Amount | None
+    last_quantity: Amount | None
+    best_bid: Amount | None
+    best_bid_quantity: Amount | None
+    best_ask: Amount | None
+    best_ask_quantity: Amount | None
+    timestamp: str
+    sequence: int
+    prev_sequence: int
+
+
+class Heartbeat(Struct, frozen=True, tag="heartbeat"):
+    """Everything up to these sequences has been sent."""
+
+    sequences: dict[str, int]
+    timestamp: str
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """The answer to a ping."""
+
+    timestamp: str
+    id: str | UnsetType = UNSET
+
+
+class RateLimitView(Struct, frozen=True):
+    """What is left of the budget that a message was charged to; ``reset`` is in seconds."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+def rate_limit(budget: Budget) -> dict[str, RateLimitView]:
+    """Return the field that says what is left; none without a limit."""
+    if budget.is_unlimited:
+        return {}
+    return {"rate_limit": RateLimitView(budget.limit, budget.remaining, budget.reset_s)}
+
+
+class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
+    """The answer to an order; ``replayed`` if an earlier one had its key.
+
+    One with very many trades comes in ``parts`` numbered from 1, each with some of them.
+    """
+
+    replayed: bool
+    part: int | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
+class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=True):
+    """The answer to a cancel; ``replayed`` if an earlier one had its key."""
+
+    replayed: bool
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
+class OrderPending(Struct, frozen=True, tag="order_pending"):
+    """An order or cancel was not decided in time; ``location`` is where to ask."""
+
+    order_id: str
+    command_id: str
+    status: Literal["pending"]
+    location: str
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
+class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
+    """A message was refused, or cannot be answered: the problem that HTTP would answer."""
+
+    id: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
+def text_of(message: Struct) -> str:
+    """Encode a message."""
+    return encoder.encode(message).decode()
+
+
+Item = TypeVar("Item", TradeView, OrderUpdate)
+
+
+def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Cut trades or updates so that each piece fits into a message.
+
+    What one event did to two orders stays together: a message ends at a sequence.
+    """
+    if len(items) * ITEM_BYTES_MAX <= PIECE_BYTES_MAX:
+        yield items
+        return
+    piece: list[Item] = []
+    piece_bytes = 0
+    for _, same in groupby(items, key=attrgetter("sequence")):
+        together = list(same)
+        size_bytes = sum(len(encoder.encode(item)) + 1 for item in together)
+        if piece and piece_bytes + size_bytes > PIECE_BYTES_MAX:
+            yield piece
+            piece, piece_bytes = [], 0
+        piece += together
+        piece_bytes += size_bytes
+    yield piece
+
+
+def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]:
+    """Yield the text of an answer; one to an order with very many trades comes in parts."""
+    trades = list(pieces(answer.trades)) if isinstance(answer, OrderAnswer) else []
+    if len(trades) <= 1:
+        yield text_of(answer)
+        return
+    for part, some in enumerate(trades, 1):
+        numbered = {"trades": some, "part": part, "parts": len(trades)}
+        yield text_of(msgspec.structs.replace(answer, **numbered))
+
+
+def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:
+    """Return what clients see of changed levels, the better prices first."""
+    return [
+        LevelView(
+            amount(price, listing.price_scale), amount(changed[price], listing.quantity_scale)
+        )
+        for price in sorted(changed, reverse=descending)
+    ]
+
+
+def depth(side: Sequence[tuple[int, int]], listing: Listing) -> Iterator[DepthView]:
+    """Yield what clients see of a side, best first."""
+    cumulative = 0
+    for price, quantity in side:
+        cumulative += quantity
+        yield DepthView(
+            amount(price, listing.price_scale),
+            amount(quantity, listing.quantity_scale),
+            amount(cumulative, listing.quantity_scale),
+        )

@@ -1,0 +1,171 @@
+"""What clients send on the stream: text to validated messages.
+
+``decode_message`` tells the kind by the key ``type``. The system that this one replaces
+has it twice in an order, where the last one, ``limit`` or ``market``, is what counts; so
+both of these are order entry, and so is ``order`` with ``order_type``.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from exchange.domain.values import Id, InstrumentName, OrderType, Side
+from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.http.requests import (
+    AmountIn,
+    OrderBody,
+    PriceIn,
+    check_json,
+    null,
+    read_checked,
+)
+
+INSTRUMENT_DEFAULT: Final = "BTC-USD"
+REPEATABLE: Final = frozenset(("type",))
+
+
+class Channel(StrEnum):
+    """What can be subscribed to, by instrument."""
+
+    TRADES = "trades"
+    ORDERS = "orders"
+    ORDERBOOK = "orderbook"
+    TICKER = "ticker"
+
+
+Channels = Annotated[list[Channel], Meta(min_length=1, max_length=len(Channel))]
+Sequence = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class Subscribe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Follow channels of an instrument, after ``from_sequence`` if it is given."""
+
+    type: str
+    channels: Channels
+    instrument: InstrumentName = INSTRUMENT_DEFAULT
+    client_id: Id | None = None
+    from_sequence: Sequence | None = None
+    id: Id | None = None
+
+
+class Unsubscribe(Struct, frozen=True, forbid_unknown_fields=True):
+    """Follow channels of an instrument no more."""
+
+    type: str
+    channels: Channels
+    instrument: InstrumentName = INSTRUMENT_DEFAULT
+    id: Id | None = None
+
+
+class PlaceOrderMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Place an order; the fields are those of ``POST /orders``."""
+
+    type: str
+    client_id: Id
+    instrument: InstrumentName
+    side: Side
+    quantity: AmountIn
+    order_type: OrderType | None = None
+    price: PriceIn = field(default_factory=null)
+    order_id: Id | None = None
+    idempotency_key: Id | None = None
+    id: Id | None = None
+
+    def body(self) -> OrderBody:
+        """Return what ``POST /orders`` would have got.
+
+        Raises:
+            Problem: The message does not tell what type the order has.
+        """
+        return OrderBody(
+            client_id=self.client_id,
+            instrument=self.instrument,
+            side=self.side,
+            type=self._order_type(),
+            quantity=self.quantity,
+            price=self.price,
+            order_id=self.order_id,
+            idempotency_key=self.idempotency_key,
+        )
+
+    def _order_type(self) -> OrderType:
+        told = None if self.type == "order" else OrderType(self.type)
+        order_type = self.order_type or told
+        if order_type is None:
+            raise invalid("order_type", "is required")
+        if told not in (None, order_type):
+            raise invalid("order_type", "differs from type")
+        return order_type
+
+
+class CancelMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Cancel an order."""
+
+    type: str
+    order_id: Id
+    client_id: Id | None = None
+    idempotency_key: Id | None = None
+    id: Id | None = None
+
+
+class Ping(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask for a pong."""
+
+    type: str
+    id: Id | None = None
+
+
+Message = Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | Ping
+
+
+class _Kind(Struct, frozen=True):
+    type: str
+
+
+_KIND: Final = msgspec.json.Decoder(_Kind)
+MESSAGES: Final[dict[str, type[Message]]] = {
+    "subscribe": Subscribe,
+    "unsubscribe": Unsubscribe,
+    "order": PlaceOrderMessage,
+    "limit": PlaceOrderMessage,
+    "market": PlaceOrderMessage,
+    "cancel": CancelMessage,
+    "ping": Ping,
+}
+_DECODERS: Final = {kind: msgspec.json.Decoder(message) for kind, message in MESSAGES.items()}
+
+
+class _Answerable(Struct, frozen=True):
+    id: Id | None = None
+    idempotency_key: Id | None = None
+
+
+_ANSWERABLE: Final = msgspec.json.Decoder(_Answerable)
+
+
+def decode_message(text: bytes) -> Message:
+    """Read one message.
+
+    Raises:
+        Problem: It is no JSON, of no known type, or of another shape.
+    """
+    check_json(text, REPEATABLE)
+    kind = read_checked(text, _KIND).type
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise Problem(
+            Code.STREAM_TYPE, f"Known types are {', '.join(sorted(MESSAGES))}.", field="type"
+        )
+    return read_checked(text, decoder)
+
+
+def echo_of(text: bytes) -> dict[str, str]:
+    """Return what of a message, readable or not, its answer repeats."""
+    try:
+        found = _ANSWERABLE.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    echo = {"id": found.id, "idempotency_key": found.idempotency_key}
+    return {name: value for name, value in echo.items() if value is not None}

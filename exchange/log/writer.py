@@ -1,0 +1,612 @@
+"""The log in Postgres as its single writer sees it; ``event_log`` is how others read it.
+
+Read ``APPEND_BATCH``: one statement moves the head by compare-and-set and appends the
+events only if it moved. It is the fence that no paused or duplicated writer passes.
+Positions come from the writer, not from a sequence, so they have no gaps and become
+visible in order.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import asyncpg
+
+from exchange.codec import command_claim, commands_version, is_keyed, unkeyed_claim
+from exchange.domain.events import Event
+from exchange.domain.values import Offset, Position, Shard
+from exchange.durability import check_durable, unsafe_database
+from exchange.log.lease import Lease
+from exchange.log.reader import (
+    PLACES_OF_UNKEYED_COMMANDS,
+    find_unkeyed,
+    read_claims,
+    replay,
+)
+from exchange.log.snapshot_store import stored_snapshots
+from exchange.ports import (
+    EMPTY_CHAIN,
+    Claim,
+    ForeignTopic,
+    Head,
+    LastRecord,
+    LeaseLost,
+    LogCorrupt,
+    StaleWriter,
+    StoredEvent,
+    StoredSnapshot,
+    Trace,
+    UnstorableRows,
+)
+
+logger = logging.getLogger(__name__)
+
+TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
+BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
+CONNECT_TIMEOUT_S: Final = 10
+STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
+ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that lives can say what it is
+FORGIVE_AGAIN_S: Final = 1.0
+FORGIVE_STOP_S: Final = 10.0  # how long a stop waits for a store to take a count back
+TERMINATE_WAIT_MS: Final = 5_000
+LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
+LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
+WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
+
+# The SQLSTATE classes that say something of the rows: data exceptions, and limits that they exceed.
+ROW_CLASSES: Final = frozenset({"22", "54"})
+NOTIFYING_FUNCTION: Final = "PreCommit_Notify"  # the queue of notifications is full: a limit too
+
+# What a statement ends with when the store, not its caller, is at fault.
+STORE_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
+# A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
+# server does when there is none. Longer than a statement may take, since a batch that has claimed
+# its names waits in its transaction for the commit of the one before.
+WRITER_SETTINGS: Final = {
+    "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_S + 5}s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    "jit": "off",
+    # Every statement of a writer has an index. A plan that was made while a table was small must
+    # not go on reading all of it when it is large.
+    "enable_seqscan": "off",
+}
+
+# What a fresh session has is kept for as long as this one lives: a reload cannot lower it.
+PIN_DURABILITY = """
+select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
+    set_config('synchronous_commit', current_setting('synchronous_commit'), false)
+        as synchronous_commit
+"""
+
+# Tried again and again, not queued for: a waiter that is frozen must not be handed the lock.
+TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
+
+AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
+
+# From then on a successor may end this session; before, it is one that waits.
+NAME_SESSION = "select set_config('application_name', $1, false)"
+
+READ_LEASE = "select beat from leases where shard = $1"
+
+READ_POSITION = "select position from head where shard = $1"
+
+# By name, and whoever holds the lock: one that froze as it had the lock has no writer's name yet.
+TERMINATE_EARLIER_WRITERS = """
+select pg_terminate_backend(session.pid, $3)
+from pg_stat_activity as session
+where session.datname = current_database() and session.pid <> $2 and (
+    session.application_name = $1
+    or exists (
+        select from pg_locks
+        where pg_locks.pid = session.pid and pg_locks.database = session.datid
+            and locktype = 'advisory' and granted and (classid, objid, objsubid) = ($4, $5, 2)
+    )
+)
+"""
+
+READ_END = """
+select
+    (select kafka_offset from events where shard = $1 and position = $2) as kafka_offset,
+    (select min(position) from events where shard = $1 and position > $2) as event,
+    (select min(position) from batches where shard = $1 and position > $2) as batch
+"""
+
+# A new head begins the first life of its topic, and the first head makes the log's id.
+CREATE_HEAD = """
+with made as (
+    insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+    values ($1, 0, 0, $2, 0, $3, $4)
+    on conflict (shard) do nothing
+    returning shard, topic_id, offset_base, next_offset
+), named as (
+    insert into log (id) select gen_random_uuid()::text from made on conflict do nothing
+)
+insert into topic_lives (shard, topic_id, offset_base, first_offset)
+select shard, topic_id, offset_base, next_offset from made
+"""
+
+# What it reads is told with its epoch: a writer that knows nothing of it raises the epoch alone.
+RAISE_EPOCH = """
+update head set epoch = epoch + 1, reads = $3, reads_epoch = epoch + 1
+where shard = $1 and topic_id = $2
+returning shard, epoch, position, topic_id, next_offset, chain, state_digest, offset_base,
+    last_offset, last_epoch, last_digest
+"""
+
+COUNT_START = """
+insert into crash_watch (shard, started_at_offset, starts, tried_offset, attempts)
+values ($1, $2, 1, -1, 0)
+on conflict (shard) do update set
+    started_at_offset = excluded.started_at_offset,
+    starts = case
+        when crash_watch.started_at_offset = excluded.started_at_offset
+        then crash_watch.starts + 1
+        else 1
+    end
+returning starts > 1 or tried_offset = started_at_offset
+"""
+
+COUNT_ATTEMPT = """
+update crash_watch set
+    attempts = case when tried_offset = $2 then attempts + 1 else 1 end,
+    tried_offset = $2
+where shard = $1
+returning attempts
+"""
+
+FORGIVE_ATTEMPT = """
+update crash_watch set attempts = attempts - 1
+where shard = $1 and tried_offset = $2 and attempts > 0
+"""
+
+READ_QUARANTINED = """
+select kafka_offset, data ->> 'sha256' as sha256
+from events
+where shard = $1 and kafka_offset = any($2::bigint[]) and type = 'CommandQuarantined'
+"""
+
+READ_TOPIC_ID = "select topic_id from head where shard = $1"
+
+# Keys and what else a command takes, in one statement. The second insert reads the first one's
+# result, so it begins when that has ended; both go by name: two shards that want the same names
+# cannot deadlock. ``known`` is what the log has of commands without a key.
+TAKE_CLAIMS = f"""
+with known as materialized ({PLACES_OF_UNKEYED_COMMANDS}), taken as (
+    insert into claims (name, shard, kafka_offset, body_hash)
+    select name, shard, kafka_offset, body_hash
+    from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
+        as wanted (name, shard, kafka_offset, body_hash)
+    order by name
+    on conflict (name) do nothing
+    returning name
+), taken_with as (
+    insert into claims (name, shard, kafka_offset, body_hash)
+    select distinct on (name) name, shard, kafka_offset, body_hash
+    from unnest($6::text[], $7::smallint[], $8::bigint[], $9::bytea[], $10::text[], $11::uuid[])
+        as wanted (name, shard, kafka_offset, body_hash, key, unkeyed)
+    where key in (select name from taken)
+        or unkeyed is not null and unkeyed not in (select command_id from known)
+    order by name, kafka_offset
+    on conflict (name) do nothing
+    returning name
+)
+select name, null::uuid as command_id, null::smallint as shard, null::bigint as kafka_offset
+from taken
+union all select name, null, null, null from taken_with
+union all select null, command_id, shard, kafka_offset from known
+"""
+
+APPEND_BATCH = """
+with moved as (
+    update head set position = $5, next_offset = $6, chain = $7, state_digest = $8,
+        last_offset = $17, last_epoch = $18, last_digest = $19
+    where shard = $1 and epoch = $2 and position = $3 and next_offset = $4
+    returning shard, epoch, position, next_offset, chain, state_digest
+), appended as (
+    insert into events
+        (shard, position, instrument, type, version, data, command_id, kafka_offset)
+    select
+        moved.shard, event.position, event.instrument, event.type, event.version, event.data,
+        event.command_id, event.kafka_offset
+    from moved, unnest(
+        $9::bigint[], $10::text[], $11::text[], $12::smallint[], $13::json[], $14::uuid[],
+        $15::bigint[]
+    ) as event (position, instrument, type, version, data, command_id, kafka_offset)
+), noted as (
+    insert into batches (shard, position, epoch, next_offset, chain, state_digest, links)
+    select shard, position, epoch, next_offset, chain, state_digest, $16
+    from moved
+    where position > $3
+)
+select pg_notify('events', moved.shard || ':' || moved.position) from moved
+"""
+
+
+# Only of batches with sampled commands. Whoever follows the log is never further behind than the
+# events whose traces are kept, or is too late to be part of a trace.
+NOTE_TRACES = """
+with outdated as (delete from traces where shard = $1 and position < $2)
+insert into traces (shard, position, traceparent)
+select $1, position, traceparent
+from unnest($3::bigint[], $4::text[]) as noted (position, traceparent)
+"""
+
+
+async def pin_durability(
+    connection: asyncpg.Connection, allow_unsafe: Collection[str]
+) -> dict[str, str]:
+    """Keep a session as durable as it began, and return the settings that make it so.
+
+    Raises:
+        UnsafeSettings: The server may lose what it commits, and nobody allowed it.
+    """
+    found: dict[str, str] = dict(await connection.fetchrow(PIN_DURABILITY))
+    check_durable(unsafe_database(found), allow_unsafe)
+    return found
+
+
+class PostgresEventStore:
+    """The writer's connections to one shard's log: an ``EventStore``.
+
+    While another matcher holds the shard's advisory lock and its lease beats, the shard is
+    not free: the second one waits, but one that is frozen is overtaken. Lock and lease are
+    a courtesy; the epoch in the head is the fence.
+    """
+
+    def __init__(
+        self, database_url: str, shard: Shard, *, allow_unsafe: Collection[str] = ()
+    ) -> None:
+        self._database_url = database_url
+        self._shard = shard
+        self._allow_unsafe = allow_unsafe
+        self._pinned: dict[str, str] = {}  # what each later session has as the first one had it
+        self._application_name = f"exchange matcher shard {shard}"
+        self._control: asyncpg.Connection
+        self._connections: list[asyncpg.Connection] = []
+        self._locked = False
+        self._beat = -1  # of the writer that lives, and when it was first seen
+        self._beaten_s = 0.0
+        self._lease: Lease | None = None
+        self._forgiving: asyncio.Task[None] | None = None
+        self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        waiting = f"{self._application_name} waiting"
+        self._control = await self._connect(application_name=waiting)
+        try:
+            found = await pin_durability(self._control, self._allow_unsafe)
+        except BaseException:
+            self._control.terminate()
+            raise
+        self._pinned = {"synchronous_commit": found["synchronous_commit"]}
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._forgiving is not None:
+                await asyncio.wait({self._forgiving}, timeout=FORGIVE_STOP_S)
+                self._forgiving.cancel()
+        finally:  # or its thread would outlive the store
+            if self._lease is not None:
+                await self._lease.stop()
+        for connection in (*self._connections, self._control):
+            connection.terminate()
+
+    async def is_free(self) -> bool:
+        self._locked = await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+        if self._locked:
+            return True
+        beat, now_s = await self._control.fetchval(READ_LEASE, self._shard), time.monotonic()
+        if beat != self._beat:
+            self._beat, self._beaten_s = beat, now_s
+        if now_s - self._beaten_s >= LEASE_TIMEOUT_S:
+            return True
+        await asyncio.sleep(LEASE_POLL_S)
+        return False
+
+    async def position(self) -> Position:
+        return Position(await self._control.fetchval(READ_POSITION, self._shard) or 0)
+
+    async def take_over(self, topic_id: str) -> Head:
+        await self._terminate_earlier_writers()
+        if not self._locked:  # its holder was frozen, and has just been ended
+            await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
+        await self._control.execute(NAME_SESSION, self._application_name)
+        self._lease = Lease(self._shard, self._connect_for_lease)
+        await self._control.execute(
+            CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
+        )
+        row = await self._control.fetchrow(RAISE_EPOCH, self._shard, topic_id, commands_version())
+        if row is None:
+            stored = await self._control.fetchval(READ_TOPIC_ID, self._shard)
+            raise ForeignTopic(
+                f"shard {self._shard} was written from the Kafka topic with id {stored}, but the"
+                f" topic now has id {topic_id}: it was recreated. Its commands are not the ones"
+                " that the log continues. Restore the topic, or go on with this one by"
+                " `exchange adopt-topic`; what was decided is whole."
+            )
+        for _ in range(BATCH_CONNECTIONS):
+            connection = await self._connect()
+            self._connections.append(connection)
+            self._idle.put_nowait(connection)
+        return head_of(row)
+
+    async def check_end(self, head: Head) -> None:
+        row = await self._control.fetchrow(READ_END, head.shard, head.position)
+        offset, stray = row["kafka_offset"], row["event"] or row["batch"]
+        if stray is not None:
+            raise LogCorrupt(
+                f"shard {head.shard}: the head is at {head.position}, and there is an event or a"
+                f" batch at {stray}: no matcher wrote it. `exchange verify` says more."
+            )
+        if offset is not None and offset >= head.next_offset:
+            raise LogCorrupt(
+                f"shard {head.shard}: the command at offset {offset} is in the log, and the head"
+                f" would decide it again from {head.next_offset} on: the head was changed. Restore"
+                " it from a backup; its last batch has what it was."
+            )
+
+    async def hold(self) -> None:
+        assert self._lease is not None, "the shard was taken over"
+        try:
+            await self._lease.hold()
+        except STORE_ERRORS as error:  # a successor ended the connection, or will come soon anyway
+            raise LeaseLost(
+                f"shard {self._shard}: another matcher took over, or PostgreSQL is away: {error}"
+            ) from error
+
+    def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
+        return replay(self._control, self._shard, after=after, up_to=up_to)
+
+    async def snapshots(self, *, up_to: Position) -> AsyncIterator[StoredSnapshot]:
+        async for snapshot in stored_snapshots(self._control, self._shard, up_to=up_to):
+            yield snapshot
+
+    async def count_start(self, offset: Offset) -> bool:
+        suspicious: bool = await self._control.fetchval(COUNT_START, self._shard, offset)
+        return suspicious
+
+    async def count_attempt(self, offset: Offset) -> int:
+        try:
+            attempts: int = await self._control.fetchval(COUNT_ATTEMPT, self._shard, offset)
+        except BaseException:  # a stop as well: the server may have counted all the same
+            self._forgive(offset)
+            raise
+        return attempts
+
+    async def forgive_attempt(self, offset: Offset) -> None:
+        await asyncio.shield(self._forgive(offset))
+
+    async def quarantined(self, offsets: Sequence[Offset]) -> dict[Offset, str]:
+        rows = await self._control.fetch(READ_QUARANTINED, self._shard, offsets)
+        return {row["kafka_offset"]: row["sha256"] for row in rows}
+
+    async def begin(self) -> "PostgresBatch":
+        return PostgresBatch(await self._idle.get(), self._idle)
+
+    @property
+    def _where(self) -> dict[str, object]:
+        return {"shard": self._shard}
+
+    def _forgive(self, offset: Offset) -> asyncio.Task[None]:
+        """Begin to take a count back; a stop of the matcher does not stop it at once."""
+        self._forgiving = asyncio.create_task(self._forgive_until_told(offset))
+        return self._forgiving
+
+    async def _forgive_until_told(self, offset: Offset) -> None:
+        try:
+            await self._control.execute(FORGIVE_ATTEMPT, self._shard, offset)
+            return
+        except STORE_ERRORS as error:
+            fields = {**self._where, "offset": offset, "error": repr(error)}
+            logger.warning("Cannot take the count of an attempt back yet", extra=fields)
+        while True:
+            await asyncio.sleep(FORGIVE_AGAIN_S)
+            if await self._forgave_anew(offset):
+                return
+
+    async def _forgave_anew(self, offset: Offset) -> bool:
+        """Try on a connection of its own: what failed may have cost the other one."""
+        try:
+            connection = await self._connect()
+        except STORE_ERRORS:
+            return False
+        try:
+            await connection.execute(FORGIVE_ATTEMPT, self._shard, offset)
+        except STORE_ERRORS:
+            return False
+        finally:
+            connection.terminate()
+        return True
+
+    async def _connect_for_lease(self) -> asyncpg.Connection:
+        # A beat may be lost with the server: it need not wait for a disk that is slow.
+        return await self._connect(synchronous_commit="off")
+
+    async def _connect(self, **settings: str) -> asyncpg.Connection:
+        return await asyncpg.connect(
+            self._database_url,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
+            server_settings={
+                **WRITER_SETTINGS,
+                "application_name": self._application_name,
+                **self._pinned,
+                **settings,
+            },
+        )
+
+    async def _terminate_earlier_writers(self) -> None:
+        # Without this a writer stopped between its statements and its commit holds the head's
+        # row lock, and its successor waits until the server's timeout ends it.
+        ended = await self._control.fetch(
+            TERMINATE_EARLIER_WRITERS,
+            self._application_name,
+            self._control.get_server_pid(),
+            TERMINATE_WAIT_MS,
+            WRITER_LOCK_CLASS,
+            self._shard,
+        )
+        if ended:
+            logger.warning(
+                "Ended the connections of an earlier matcher",
+                extra={**self._where, "connections": len(ended)},
+            )
+
+
+class PostgresBatch:
+    """One transaction; it begins with the first claim, and a batch without any is one statement."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection,
+        idle: asyncio.Queue[asyncpg.Connection],
+    ) -> None:
+        self._connection = connection
+        self._idle = idle
+        self._begun = False
+
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        if not claims:  # nothing to roll back, so no transaction yet
+            return await find_unkeyed(self._connection, unkeyed) if unkeyed else []
+        with _telling_rows():
+            return await self._claim(claims, unkeyed)
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        if traces:
+            await self._begin()
+        with _telling_rows():
+            moved = await self._connection.fetch(
+                APPEND_BATCH,
+                expected.shard,
+                expected.epoch,
+                expected.position,
+                expected.next_offset,
+                head.position,
+                head.next_offset,
+                head.chain,
+                head.state_digest,
+                *_columns(events),
+                links,
+                *_last(head),
+            )
+        if not moved:
+            await self.abandon()
+            raise StaleWriter(
+                f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
+                f" position {expected.position}: another matcher took over"
+            )
+        if traces:
+            await self._note(traces, expected)
+        if self._begun:
+            await self._connection.execute("commit")
+        self._idle.put_nowait(self._connection)
+
+    async def abandon(self) -> None:
+        if self._begun:
+            await self._connection.execute("rollback")
+        self._idle.put_nowait(self._connection)
+
+    async def _claim(self, claims: Sequence[Claim], unkeyed: Sequence[UUID]) -> list[Claim]:
+        await self._begin()
+        alone = [claim for claim in claims if claim.of is None]
+        of_commands = [(claim, claim.of) for claim in claims if claim.of is not None]
+        rows = await self._connection.fetch(
+            TAKE_CLAIMS,
+            unkeyed,
+            *_claim_columns(alone),
+            *_claim_columns([claim for claim, _ in of_commands]),
+            [command_claim(of) if is_keyed(of) else None for _, of in of_commands],
+            [None if is_keyed(of) else of for _, of in of_commands],
+        )
+        known = [unkeyed_claim(*row[1:]) for row in rows if row["command_id"] is not None]
+        missed = {claim.name for claim in claims}.difference(row["name"] for row in rows)
+        return known + (await read_claims(self._connection, list(missed)) if missed else [])
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            await self._connection.execute("begin")
+            self._begun = True
+
+    async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
+        await self._connection.execute(
+            NOTE_TRACES,
+            expected.shard,
+            expected.position - TRACED_EVENTS_MAX,
+            [trace.position for trace in traces],
+            [trace.traceparent for trace in traces],
+        )
+
+
+def _claim_columns(claims: Sequence[Claim]) -> list[list[Any]]:
+    return [
+        [claim.name for claim in claims],
+        [claim.shard for claim in claims],
+        [claim.kafka_offset for claim in claims],
+        [claim.body_hash for claim in claims],
+    ]
+
+
+@contextmanager
+def _telling_rows() -> Iterator[None]:
+    """Tell rows that cannot be stored from a store that fails."""
+    try:
+        yield
+    except (asyncpg.PostgresError, ValueError) as error:  # the driver's own, of what it cannot send
+        if isinstance(error, asyncpg.PostgresError) and not _is_of_rows(error):
+            raise
+        raise UnstorableRows(f"PostgreSQL cannot store the rows: {error}") from error
+
+
+def _is_of_rows(error: asyncpg.PostgresError) -> bool:
+    state = error.sqlstate or ""
+    return state[:2] in ROW_CLASSES and error.server_source_function != NOTIFYING_FUNCTION
+
+
+def head_of(row: asyncpg.Record) -> Head:
+    """Return a row of ``head`` as it is known outside of the store."""
+    fields = dict(row)
+    offset, epoch, digest = (fields.pop(f"last_{name}") for name in ("offset", "epoch", "digest"))
+    return Head(**fields, last=None if offset is None else LastRecord(offset, epoch, digest))
+
+
+def _last(head: Head) -> tuple[int | None, int | None, bytes | None]:
+    last = head.last
+    return (None, None, None) if last is None else (last.offset, last.leader_epoch, last.digest)
+
+
+def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:
+    if not events:
+        return [[] for _ in range(7)]
+    columns = zip(
+        *(
+            (e.position, e.instrument, e.type, e.version, e.data, e.command_id, e.kafka_offset)
+            for e in events
+        ),
+        strict=True,
+    )
+    return [list(column) for column in columns]

@@ -1,0 +1,222 @@
+"""An order book in the terminal: a snapshot, then the levels that change.
+
+``Ladder.take`` keeps the book as any subscriber can. ``picture`` draws it for a terminal,
+``lines`` writes it for anything else.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from decimal import Decimal
+from typing import Final
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from exchange.tools.market.following import Gap, Message, follow
+
+BAR_WIDTH: Final = 24
+AMOUNT_WIDTH: Final = 15  # holds the spread, and figures that grow do not move the rest
+OTHER_LINES: Final = 4  # of a picture: the title, the heading, the spread, and the cursor's
+PAINT_EVERY_S: Final = 0.1  # faster than anybody reads
+LINES_EVERY_S: Final = 1.0
+
+Level = tuple[Decimal, Decimal, Decimal]  # price, quantity, and the sum from the best level on
+
+
+class Ladder:
+    """The book of one instrument, as its messages tell it."""
+
+    def __init__(self, instrument: str) -> None:
+        self.instrument = instrument
+        self.sequence = 0
+        self.timestamp = ""
+        self.notice = ""
+        self._part = 0
+        self.sides: dict[str, dict[Decimal, Decimal]] = {"asks": {}, "bids": {}}
+
+    def subscription(self) -> Message:
+        return {"type": "subscribe", "channels": ["orderbook"], "instrument": self.instrument}
+
+    def take(self, message: Message) -> None:
+        """Apply a message of the channel ``orderbook``; pass over any other.
+
+        A large snapshot comes in parts: the book is what it says once the last one is there.
+
+        Raises:
+            Gap: It does not follow what was seen.
+        """
+        if message["type"] != "orderbook":
+            return
+        part, parts = message.get("part", 1), message.get("parts", 1)
+        if message["kind"] == "snapshot":
+            self._begin_part(part)
+        elif message["prev_sequence"] > self.sequence:
+            raise Gap(f"what follows sequence {self.sequence} is missing")
+        for name, side in self.sides.items():
+            for level in message[name]:
+                _set(side, Decimal(level["price"]), Decimal(level["quantity"]))
+        self._part = part
+        if part == parts:
+            self.sequence, self.timestamp = message["sequence"], message["timestamp"]
+
+    def _begin_part(self, part: int) -> None:
+        if part == 1:
+            self.sides = {"asks": {}, "bids": {}}
+        elif part != self._part + 1:
+            raise Gap(f"part {self._part + 1} of the book is missing")
+
+    def tell(self, notice: str) -> None:
+        self.notice = notice
+
+    def levels(self, side: str, count: int) -> list[Level]:
+        """Return the best levels of ``bids`` or ``asks``, best first."""
+        found: list[Level] = []
+        cumulative = Decimal(0)
+        for price in sorted(self.sides[side], reverse=side == "bids")[:count]:
+            quantity = self.sides[side][price]
+            cumulative += quantity
+            found.append((price, quantity, cumulative))
+        return found
+
+    @property
+    def spread(self) -> str:
+        """How far the best prices are apart, in words."""
+        bids, asks = self.levels("bids", 1), self.levels("asks", 1)
+        if bids and asks:
+            return f"spread {asks[0][0] - bids[0][0]:f}"
+        return "no bids" if asks else "no asks" if bids else "nothing rests"
+
+
+async def show_once(
+    console: Console, base_url: str, ladder: Ladder, count: int, tell: Callable[[str], None]
+) -> None:
+    """Print the book as it is now; ``tell`` gets a line when the connection is lost.
+
+    Raises:
+        Refused: The exchange does not show it.
+    """
+
+    def take(message: Message) -> bool:
+        ladder.take(message)
+        return bool(ladder.timestamp)
+
+    await follow(base_url, ladder.subscription, take, tell)
+    if console.is_terminal:
+        console.print(picture(ladder, count))
+    else:
+        _write(console, ladder, count)
+
+
+async def show_live(
+    console: Console, base_url: str, ladder: Ladder, count: int, tell: Callable[[str], None]
+) -> None:
+    """Show the book as it changes, until cancelled.
+
+    A terminal's picture has the notice when the connection is lost in its title; beside plain
+    lines ``tell`` gets it.
+
+    Raises:
+        Refused: The exchange does not show it.
+    """
+
+    def take(message: Message) -> bool:
+        ladder.take(message)
+        return False
+
+    told = ladder.tell if console.is_terminal else tell
+    following = follow(base_url, ladder.subscription, take, told)
+    if not console.is_terminal:
+        await _beside(following, lambda: _write(console, ladder, count), ladder, LINES_EVERY_S)
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def paint() -> None:
+            shown = min(count, max(1, (console.height - OTHER_LINES) // 2))
+            live.update(picture(ladder, shown), refresh=True)
+
+        await _beside(following, paint, ladder, PAINT_EVERY_S)
+
+
+async def _beside(
+    following: Coroutine[None, None, None],
+    show: Callable[[], None],
+    ladder: Ladder,
+    every_s: float,
+) -> None:
+    """Show what changed, at most so often, until the following ends."""
+    task = asyncio.create_task(following)
+    shown: tuple[int, str] | None = None
+    try:
+        while not task.done():
+            if (ladder.sequence, ladder.notice) != shown and ladder.timestamp:
+                shown = (ladder.sequence, ladder.notice)
+                show()
+            await asyncio.wait({task}, timeout=every_s)
+        task.result()
+    finally:
+        task.cancel()
+
+
+def lines(ladder: Ladder, count: int) -> Iterator[str]:
+    """Yield the book as plain lines, the highest price first."""
+    yield f"{ladder.instrument}  {ladder.timestamp}  sequence {ladder.sequence}  {ladder.spread}"
+    for side, rows in _downwards(ladder, count):
+        for row in rows:
+            yield f"{side[:-1]:<4}" + "".join(f"{cell:>18}" for cell in row)
+
+
+def picture(ladder: Ladder, count: int) -> RenderableType:
+    """Draw the book: asks above, bids below, a bar as long as what rests up to its price."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("price", "quantity", "cumulative"):
+        table.add_column(name, justify="right", header_style="dim", min_width=AMOUNT_WIDTH)
+    table.add_column("", width=BAR_WIDTH)
+    asks, bids = _downwards(ladder, count)
+    largest = max((Decimal(row[2]) for _, rows in (asks, bids) for row in rows), default=Decimal(1))
+    for color, (_, rows) in (("red", asks), ("green", bids)):
+        if color == "green":
+            table.add_row(Text(ladder.spread, style="dim"))
+        for price, quantity, cumulative in rows:
+            bar = Bar(float(largest), 0, float(cumulative), width=BAR_WIDTH, color=color)
+            table.add_row(Text(price, style=color), quantity, cumulative, bar)
+    return Group(_title(ladder), table)
+
+
+def _title(ladder: Ladder) -> Text:
+    at = f"  {ladder.timestamp[11:23]}  sequence {ladder.sequence:,}  "
+    title = Text.assemble((ladder.instrument, "bold"), at, (ladder.notice, "yellow"))
+    title.no_wrap, title.overflow = True, "ellipsis"
+    return title
+
+
+def _write(console: Console, ladder: Ladder, count: int) -> None:
+    for line in lines(ladder, count):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _downwards(ladder: Ladder, count: int) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Return asks and bids from the highest price to the lowest, their decimal points aligned."""
+    asks, bids = ladder.levels("asks", count)[::-1], ladder.levels("bids", count)
+    places = [_places(column) for column in zip(*asks, *bids, strict=True)]
+    return [
+        (side, [_cells(row, places) for row in rows])
+        for side, rows in (("asks", asks), ("bids", bids))
+    ]
+
+
+def _cells(level: Level, places: list[int]) -> tuple[str, ...]:
+    return tuple(f"{amount:.{decimals}f}" for amount, decimals in zip(level, places, strict=True))
+
+
+def _places(amounts: Iterable[Decimal]) -> int:
+    return max(-int(amount.as_tuple().exponent) for amount in amounts)
+
+
+def _set(side: dict[Decimal, Decimal], price: Decimal, quantity: Decimal) -> None:
+    if quantity:
+        side[price] = quantity
+    else:
+        side.pop(price, None)

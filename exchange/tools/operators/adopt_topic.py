@@ -1,0 +1,95 @@
+"""``exchange adopt-topic``: lets the log go on with a topic that was cut or recreated.
+
+It compares what the log has decided with what Kafka has, says what it will do, asks, and does it in
+one transaction. Killed before that, it has changed nothing; asked again after it, it says that all
+is whole.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import asyncpg
+import typer
+from confluent_kafka import KafkaException
+from rich.console import Console
+from rich.table import Table
+
+from exchange.config import Settings
+from exchange.ports import CommandLogLost
+from exchange.tools.command import ToolError
+from exchange.tools.operators.adoption import Adoption, HeadsMoved, Life, Told, TooFewPartitions
+from exchange.tools.operators.verification import connect, progress_bar
+
+
+def adopt_topic(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go on with a Kafka topic that lost commands or was recreated; the log stays whole."""
+    asyncio.run(_adopt(Settings.load(), yes=yes))
+
+
+async def _adopt(settings: Settings, *, yes: bool) -> None:
+    connection = await connect(settings.database_url)
+    place = (settings.kafka_bootstrap_servers, settings.kafka_topic)
+    adoption = Adoption(connection, *place, settings.shards)
+    try:
+        lives = await _planned(adoption)
+        if not lives:
+            typer.echo("Kafka has all that the log goes on from: nothing was changed.")
+            return
+        _show(Console(highlight=False), lives)
+        if not yes and not typer.confirm(f"Go on with the topic {settings.kafka_topic} as it is?"):
+            raise typer.Abort
+        await adoption.adopt(lives)
+        typer.echo("Done: matchers that start now go on there.")
+    except TooFewPartitions as error:
+        raise ToolError(
+            f"{error}: nothing was changed. Delete the topic if it is empty and run `exchange"
+            " prepare`, which makes it anew, or add the partitions with Kafka's tools; then ask"
+            " again."
+        ) from error
+    except HeadsMoved as error:
+        raise ToolError(f"Nothing was changed: {error}. Ask again.") from error
+    except (CommandLogLost, KafkaException, TimeoutError) as error:
+        raise ToolError(f"Nothing was changed: Kafka cannot be read: {error!r}") from error
+    except asyncpg.PostgresError as error:
+        raise ToolError(
+            f"PostgreSQL failed: {error}. Ask again: it was done for all shards or for none."
+        ) from error
+    finally:
+        await connection.close()
+
+
+async def _planned(adoption: Adoption) -> list[Life]:
+    with progress_bar(Console(stderr=True)) as progress:
+
+        def begin(shard: int) -> Told:
+            task = progress.add_task(f"reading shard {shard}", total=None)
+            return lambda done, all_of_them: progress.update(
+                task, completed=done, total=all_of_them
+            )
+
+        return await adoption.plan(begin)
+
+
+def _show(console: Console, lives: Sequence[Life]) -> None:
+    table = Table("shard", "decided up to", "Kafka has", "known", "to decide", "goes on", box=None)
+    for life in lives:
+        before, partition = life.before, life.partition
+        table.add_row(
+            str(before.shard),
+            f"{before.next_offset - 1:,}" if before.next_offset else "nothing",
+            f"{partition.begin:,} to {partition.end - 1:,}" if partition.end else "nothing",
+            f"{life.known:,}",
+            f"{life.undecided:,}",
+            f"at {life.after.next_offset:,}",
+        )
+    console.print(table)
+    for life in lives:
+        typer.echo(life.partition.lost)
+    typer.echo(
+        "All that the log has stays. What is to decide is decided, at new offsets. Commands that"
+        " Kafka had acknowledged, that were not decided and that it no longer has, are lost: they"
+        " had no effect, their keys are free, and who asks for their places is told so."
+    )

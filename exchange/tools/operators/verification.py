@@ -1,0 +1,166 @@
+"""``exchange verify``: walks the log and says whether all of it is as it was recorded."""
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final
+
+import asyncpg
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from exchange.config import Settings
+from exchange.domain.values import Shard
+from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
+from exchange.tools.command import AsJson, ToolError
+
+CONNECT_S: Final = 5.0
+DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
+KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):([1-9][0-9]{0,18}):([0-9a-f]{64})", re.ASCII)
+
+Chains = dict[int, dict[int, bytes]]  # by shard and position
+
+
+def verify_log(
+    shard: Annotated[int | None, typer.Option(min=0, help="One shard; by default all.")] = None,
+    after: Annotated[
+        int, typer.Option(min=0, help="Begin at the batch's end at or before this position.")
+    ] = 0,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARD:POSITION:CHAIN",
+            help="A chain that was kept: of the matcher's log, or of an earlier walk; repeatable.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the log against its chain, states, claims and heads; exit 1 if something differs."""
+    chains = kept_chains(expect or [])
+    found = asyncio.run(_verify(shard, after, chains, Console(stderr=True, quiet=as_json)))
+    if after and not any(one.events or one.problem for one in found):
+        raise ToolError(f"No log has anything after {after}: nothing was checked.")
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        _show(Console(highlight=False), found)
+    if any(one.problem is not None for one in found):
+        raise typer.Exit(1)
+
+
+def kept_chains(texts: Iterable[str]) -> Chains:
+    """Read chains as ``--expect`` takes them."""
+    chains: Chains = defaultdict(dict)
+    for text in texts:
+        matched = KEPT_CHAIN.fullmatch(text)
+        if matched is None:
+            raise typer.BadParameter(f"{text} is not SHARD:POSITION:CHAIN with 64 hex digits")
+        shard, position, chain = int(matched[1]), int(matched[2]), bytes.fromhex(matched[3])
+        if chains[shard].setdefault(position, chain) != chain:
+            raise typer.BadParameter(f"two chains are given of position {position}, shard {shard}")
+    return chains
+
+
+async def _verify(
+    shard: int | None, after: int, chains: Chains, console: Console
+) -> list[Verified]:
+    connection = await connect(Settings.load().database_url)
+    try:
+        shards = await _shards(connection, shard)
+        for kept in chains.keys() - set(shards):
+            raise ToolError(f"A chain of shard {kept} is expected, and it is not walked.")
+        with progress_bar(console) as progress:
+            return [
+                await _verify_shard(connection, s, after, chains.get(s, {}), progress)
+                for s in shards
+            ]
+    except Unreachable as error:
+        raise ToolError(f"A chain is expected that cannot be compared: {error}.") from error
+    except asyncpg.PostgresError as error:
+        raise ToolError(f"The log cannot be read: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _shards(connection: asyncpg.Connection, wanted: int | None) -> list[int]:
+    found = await logged_shards(connection)
+    if wanted is None:
+        return found
+    if wanted not in found:
+        raise ToolError(f"There is no shard {wanted}; there are: {', '.join(map(str, found))}.")
+    return [wanted]
+
+
+async def _verify_shard(
+    connection: asyncpg.Connection,
+    shard: int,
+    after: int,
+    chains: dict[int, bytes],
+    progress: Progress,
+) -> Verified:
+    task = progress.add_task(f"shard {shard}", total=None)
+    return await verify(
+        connection,
+        Shard(shard),
+        after=after,
+        expected=chains,
+        on_progress=lambda done, all_of_them: progress.update(
+            task, completed=done, total=all_of_them
+        ),
+    )
+
+
+async def connect(database_url: str) -> asyncpg.Connection:
+    """Connect to PostgreSQL, or say that it does not answer."""
+    try:
+        return await asyncpg.connect(database_url, timeout=CONNECT_S)
+    except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
+        raise ToolError(f"PostgreSQL does not answer, is the exchange running? {error}") from error
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar for something that is counted."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(show_speed=True),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _show(console: Console, found: Sequence[Verified]) -> None:
+    headings = ("shard", "positions", "batches", "claims", "resting", "state digest", "log")
+    table = Table(*headings, box=None)
+    for one in found:
+        verdict = "as recorded"
+        if one.problem is not None:
+            event = "" if one.problem_position is None else f"event {one.problem_position}: "
+            verdict = f"[red]{escape(event + one.problem)}[/red]"
+        table.add_row(
+            str(one.shard),
+            f"{one.after + 1:,} to {one.up_to:,}",
+            f"{one.batches:,}",
+            f"{one.claims:,}",
+            f"{one.resting_orders:,}",
+            one.digest[:DIGEST_CHARACTERS],
+            verdict,
+        )
+    console.print(table)
+    for one in found:
+        if one.problem is None and one.up_to:
+            console.print(f"--expect {one.shard}:{one.up_to}:{one.chain}", soft_wrap=True)

@@ -1,0 +1,108 @@
+"""What the projector counts, and the spans of what it does for sampled orders.
+
+Read ``FollowerWatch.applying``. A follower's children are bound once, and what a batch
+costs is two observations, however many events it has.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from exchange.telemetry import tracing
+
+BATCH_EVENTS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
+APPLY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+PLACE: Final = ("projection", "generation", "shard")
+
+
+class FollowerWatch:
+    """The metrics of one follower."""
+
+    def __init__(self, metrics: "ProjectorMetrics", name: str, generation: int, shard: int) -> None:
+        place = self._place = (name, str(generation), str(shard))
+        self._metrics = metrics
+        self._name = name
+        self._position_gauge = metrics.positions.labels(*place)
+        self._lag_events = metrics.lags_events.labels(*place)
+        self._lag_seconds = metrics.lags_seconds.labels(*place)
+        self._batch_events = metrics.batches_events.labels(name)
+        self._apply_seconds = metrics.applies_seconds.labels(name)
+        self.position = 0
+
+    def reached(self, position: int) -> None:
+        """Note where the follower is."""
+        self.position = position
+        self._position_gauge.set(position)
+
+    def lags(self, events: int, seconds: float) -> None:
+        """Note how far the follower is behind the log."""
+        self._lag_events.set(events)
+        self._lag_seconds.set(seconds)
+
+    def forget(self) -> None:
+        """Show the follower no more: its generation is retired or paused."""
+        for gauge in self._metrics.of_places:
+            gauge.remove(*self._place)
+
+    @contextmanager
+    def applying(self, events: int, traces: Sequence[str]) -> Iterator[None]:
+        """Watch a batch being applied, in the traces of the sampled orders that it is made of."""
+        begun_s = time.perf_counter()
+        with tracing.hop(f"apply {self._name}", traces):
+            yield
+        self._apply_seconds.observe(time.perf_counter() - begun_s)
+        self._batch_events.observe(events)
+
+
+class ProjectorMetrics:
+    """The metrics of one projector process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.positions = self._gauge(
+            "exchange_projector_position", "Position of the last event that was applied", *PLACE
+        )
+        self.lags_events = self._gauge(
+            "exchange_projector_lag_events", "Events of the log that are not applied yet", *PLACE
+        )
+        self.lags_seconds = self._gauge(
+            "exchange_projector_lag_seconds",
+            "Age of the oldest event that is not applied yet; 0 if there is none",
+            *PLACE,
+        )
+        self.of_places = (self.positions, self.lags_events, self.lags_seconds)
+        self.batches_events = Histogram(
+            "exchange_projector_batch_events",
+            "Events that were applied at once",
+            ["projection"],
+            buckets=BATCH_EVENTS_BUCKETS,
+            registry=self.registry,
+        )
+        self.applies_seconds = Histogram(
+            "exchange_projector_apply_seconds",
+            "Time to apply a batch and move its checkpoint",
+            ["projection"],
+            buckets=APPLY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.failed = self._gauge(
+            "exchange_projector_failed_generations",
+            "Generations that stopped at an event they cannot apply",
+        )
+        self.snapshots = Counter(
+            "exchange_projector_snapshots",
+            "Engine snapshots taken",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.snapshots_stopped = self._gauge(
+            "exchange_projector_snapshots_stopped",
+            "Whether the log does not give the state that the matcher had, so that none is taken",
+            "shard",
+        )
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)

@@ -1,0 +1,232 @@
+"""All read models of a process: a follower for each projection, generation and shard.
+
+Read ``Projector.run``. Each follower is a task of its own: one that waits for its store,
+or has stopped at an event that it cannot apply, holds up no other. They are started for
+generations and shards as these appear, and queries are let read a projection's first
+generation once it has caught up.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import asyncpg
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.failures import Outage, is_store_failure
+from exchange.log.reader import read_event_times, read_heads
+from exchange.waiting import heed_cancellation
+from projections.book import BookProjection
+from projections.feed import FeedProjection
+from projections.instruments import instruments_projection
+from projections.orders import orders_projection
+from projections.positions import positions_projection
+from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
+from projections.projector.lifecycle import (
+    ACTIVE_STATES,
+    Generation,
+    ensure_generation,
+    read_generations,
+    retry_failed,
+    switch_live,
+)
+from projections.projector.metrics import FollowerWatch, ProjectorMetrics
+from projections.projector.snapshotter import SnapshotPace, Snapshotter
+from projections.projector.tail import ShardTail, is_set_within, listen
+from projections.settlement import settlement_projection
+from projections.stores.checkpoints import ReadModelUnavailable
+from projections.stores.postgres import driver_connection
+from projections.ticker import TickerProjection
+from projections.trades import trades_projection
+from projections.vwap import vwap_projection
+
+logger = logging.getLogger(__name__)
+
+PACE_MS: Final = 100
+"""Least time between the starts of a follower's batches: a busy log makes larger batches, not more.
+
+An idle follower still applies at once. Shorter, the transactions of nine projections
+take the processor from the matcher; longer, readers wait.
+"""
+
+
+class Projector:
+    """All followers of a process: one for each projection, active generation and shard."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        projections: Sequence[Projection],
+        *,
+        pace_ms: int,
+        snapshots: SnapshotPace | None = None,
+        metrics: ProjectorMetrics | None = None,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics or ProjectorMetrics()
+        self._watches: dict[Place, FollowerWatch] = {}
+        self._projections = {projection.name: projection for projection in projections}
+        self._pace_ms = pace_ms
+        self._snapshots = snapshots
+        self._snapshotters: dict[int, asyncio.Task[None]] = {}
+        self._tails: dict[int, ShardTail] = {}
+        self._followers: dict[Place, asyncio.Task[None]] = {}
+        self._unknown_shard = asyncio.Event()  # set when one that has no followers has news
+        self._heads_at_start: dict[int, int] | None = None
+        self._outage = Outage("The projector", {})
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(listen(self._engine, self._wake), name="listen for events")
+            while True:
+                self._unknown_shard.clear()
+                await self._manage_once(tasks)
+                heed_cancellation()
+                await is_set_within(self._unknown_shard, POLL_S)
+
+    async def _manage_once(self, tasks: asyncio.TaskGroup) -> None:
+        try:
+            async with asyncio.timeout(BATCH_TIMEOUT_S):
+                await self._manage(tasks)
+        except Exception as error:
+            if not is_store_failure(error):
+                raise
+            await self._outage.wait(error)
+        else:
+            self._outage.over()
+
+    async def _manage(self, tasks: asyncio.TaskGroup) -> None:
+        async with driver_connection(self._engine) as driver:
+            heads = await read_heads(driver)
+            if self._heads_at_start is None:
+                await self._prepare(driver)
+                self._heads_at_start = heads
+            generations = await read_generations(driver)
+            await self._measure_lag(driver, heads)
+        mine = [g for g in generations if g.projection in self._projections]
+        active = [g for g in mine if g.state in ACTIVE_STATES]
+        self._metrics.failed.set(sum(g.state == "failed" for g in mine))
+        self._keep_followers(tasks, active, heads)
+        self._keep_snapshotters(tasks, heads)
+        live = {g.projection for g in mine if g.live}
+        waiting = [generation for generation in active if generation.projection not in live]
+        await asyncio.gather(*map(self._go_live_if_caught_up, waiting))
+
+    async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
+        """Tell how far each follower is behind, in events and by the age of the oldest of them."""
+        behind = {
+            place: heads[place.shard] - watch.position for place, watch in self._watches.items()
+        }
+        waiting = {
+            (place.shard, self._watches[place].position + 1) for place, n in behind.items() if n > 0
+        }
+        times_ms = await read_event_times(driver, sorted(waiting)) if waiting else {}
+        now_ms = time.time_ns() // 1_000_000
+        for place, watch in self._watches.items():
+            time_ms = times_ms.get((place.shard, watch.position + 1), now_ms)
+            watch.lags(max(0, behind[place]), max(0, now_ms - time_ms) / 1000)
+
+    async def _prepare(self, driver: asyncpg.Connection) -> None:
+        await retry_failed(driver)
+        for projection in self._projections.values():
+            await ensure_generation(driver, projection.name, projection.tables)
+
+    def _keep_followers(
+        self, tasks: asyncio.TaskGroup, active: Sequence[Generation], heads: Mapping[int, int]
+    ) -> None:
+        places = {Place(g.projection, g.generation, shard) for g in active for shard in heads}
+        for place in self._followers.keys() - places:
+            self._followers.pop(place).cancel()
+            self._watches.pop(place).forget()
+        # One that has stopped at an event stays in the dict, so that it is not started again.
+        for place in places - self._followers.keys():
+            name = f"{place.projection} generation {place.generation} shard {place.shard}"
+            self._followers[place] = tasks.create_task(self._follower(place).run(), name=name)
+
+    def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
+        for shard in shards:
+            if self._snapshots is not None and shard not in self._snapshotters:
+                snapshotter = Snapshotter(
+                    self._engine, self._tail(shard), self._snapshots, self._metrics
+                )
+                self._snapshotters[shard] = tasks.create_task(snapshotter.run())
+
+    def _tail(self, shard: int) -> ShardTail:
+        if shard not in self._tails:
+            self._tails[shard] = ShardTail(self._engine, shard)
+        return self._tails[shard]
+
+    def _follower(self, place: Place) -> Follower:
+        tail = self._tail(place.shard)
+        projection = self._projections[place.projection]
+        watch = FollowerWatch(self._metrics, place.projection, place.generation, place.shard)
+        self._watches[place] = watch
+        return Follower(self._engine, projection, place, tail, self._pace_ms, watch)
+
+    async def _go_live_if_caught_up(self, generation: Generation) -> None:
+        """Let queries read a projection's first generation, once it is where the log was.
+
+        One whose store is away is not there yet, which keeps no other from going live.
+        """
+        try:
+            await self._go_live_if_at(generation, self._heads_at_start or {})
+        except Exception as error:
+            if not (isinstance(error, ReadModelUnavailable) or is_store_failure(error)):
+                raise
+
+    async def _go_live_if_at(self, generation: Generation, wanted: Mapping[int, int]) -> None:
+        fields = {"projection": generation.projection, "generation": generation.generation}
+        projection = self._projections[generation.projection]
+        reached = await projection.reached(generation.generation, list(wanted))
+        # A shard without events needs no checkpoint.
+        if all(reached.get(shard, 0) >= position for shard, position in wanted.items()):
+            async with driver_connection(self._engine) as driver:
+                await switch_live(driver, generation.projection, generation.generation)
+            logger.info("A projection went live", extra=fields)
+
+    def _wake(self, shard: int) -> None:
+        tail = self._tails.get(shard)
+        if tail is None:
+            self._unknown_shard.set()
+        else:
+            tail.wake()
+
+
+def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
+    return [
+        instruments_projection(engine),
+        orders_projection(engine),
+        trades_projection(engine),
+        positions_projection(engine),
+        vwap_projection(engine),
+        settlement_projection(engine),
+        BookProjection(engine, redis),
+        TickerProjection(engine, redis),
+        FeedProjection(engine, redis),
+    ]
+
+
+async def run_projector(
+    engine: AsyncEngine,
+    redis: Redis,
+    *,
+    pace_ms: int = PACE_MS,
+    snapshots: SnapshotPace | None = None,
+    metrics: ProjectorMetrics | None = None,
+) -> None:
+    """Keep all read models up with the log until cancelled.
+
+    Args:
+        engine: The process's pool. One connection listens, the followers share the others.
+        redis: Where the books are kept.
+        pace_ms: See ``PACE_MS``.
+        snapshots: When engine snapshots are taken; None takes none.
+        metrics: Where it is counted what happens.
+    """
+    models = all_projections(engine, redis)
+    projector = Projector(engine, models, pace_ms=pace_ms, snapshots=snapshots, metrics=metrics)
+    await projector.run()
