@@ -35,7 +35,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.venue import free_ports, local_services, machine, settings_for, table_of
-from exchange.codec import abridge_links, chain_links, store_event
 from exchange.config import Settings
 from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
@@ -47,6 +46,8 @@ from exchange.domain.values import (
     Shard,
     Side,
 )
+from exchange.log.chain import abridge_links, chain_links
+from exchange.log.events import store_event
 from exchange.log.reader import PART_EVENTS, READ_LINES
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode

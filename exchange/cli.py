@@ -20,13 +20,13 @@ from exchange.stack.host.directory import RunDirectory
 from exchange.stack.host.errors import StackError
 from exchange.telemetry import logs
 from exchange.tools import command as tools
-from exchange.tools.command import ToolError
 from exchange.tools.operators.adopt_topic import adopt_topic
 from exchange.tools.operators.claims import rebuild_claims
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
 from exchange.tools.operators.snapshots import snapshot
 from exchange.tools.operators.verification import verify_log
+from exchange.tools.terminal import ToolError
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 

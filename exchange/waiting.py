@@ -1,10 +1,11 @@
-"""Cancellation that cannot be lost, and errors of what nobody waits for any more."""
+"""Waiting: within a bound, without losing a cancellation, and once for all who ask the same."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 def heed_cancellation() -> None:
@@ -39,3 +40,24 @@ def retrieve_error(task: "asyncio.Future[Any]") -> None:
     """Take the error of a task whose askers may all have gone, so that asyncio does not warn."""
     if not task.cancelled():
         task.exception()
+
+
+class Shared(Generic[Answer]):
+    """``question``, for all who call ``ask``; what it raises is raised to each of them."""
+
+    def __init__(self, question: Callable[[], Awaitable[Answer]]) -> None:
+        self._question = question
+        self._under_way: asyncio.Task[Answer] | None = None
+        self._next: asyncio.Task[Answer] | None = None
+
+    async def ask(self) -> Answer:
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_next())
+            self._next.add_done_callback(retrieve_error)
+        return await asyncio.shield(self._next)
+
+    async def _ask_next(self) -> Answer:
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        self._under_way, self._next = self._next, None
+        return await self._question()

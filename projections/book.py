@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -41,6 +40,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent
 from projections.stores.redis import (
     MOVE,
     being_filled,

@@ -18,14 +18,14 @@ from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import (
+from exchange.domain.values import Offset, Position, Shard
+from exchange.log.events import (
     DecidedEvent,
     UnknownEvent,
     decode_event_data,
     encode_event_data,
     event_version,
 )
-from exchange.domain.values import Offset, Position, Shard
 from exchange.telemetry import tracing
 from projections.stores.redis import (
     MOVE,

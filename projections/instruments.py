@@ -11,8 +11,8 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import InstrumentRegistered
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import LIVE, metadata
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns

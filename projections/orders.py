@@ -36,7 +36,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -55,6 +54,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import EVENTS, LIVE, metadata
 from exchange.ports import StoredEvent
 from projections.stores.checkpoints import read_checkpoints

@@ -18,9 +18,9 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import LIVE, metadata
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns

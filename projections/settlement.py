@@ -20,10 +20,10 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed, TradeExecuted
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent
 from exchange.log.reader import PLACED_SHARDS
 from exchange.log.schema import metadata
 from projections.stores.checkpoints import read_checkpoints

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
+from exchange.log.events import DecidedEvent
 from projections.stores.redis import (
     MOVE,
     being_filled,

@@ -11,9 +11,9 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import LIVE, metadata
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns

@@ -15,8 +15,8 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns

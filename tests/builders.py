@@ -10,7 +10,6 @@ from uuid import UUID
 
 from msgspec import UNSET, UnsetType
 
-from exchange.codec import chain_links, store_event
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -45,6 +44,8 @@ from exchange.domain.values import (
     Shard,
     Side,
 )
+from exchange.log.chain import chain_links
+from exchange.log.events import store_event
 from exchange.ports import CommandRecord, StoredEvent
 
 BTC_USD: Final = "BTC-USD"

@@ -16,8 +16,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from exchange.codec import keyed_command_id, load_event
 from exchange.domain.engine import State, check_state, evolve
+from exchange.log.events import load_event
+from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
 from tests.load import Answer, Command, History, is_outcome
 

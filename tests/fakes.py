@@ -16,9 +16,10 @@ from uuid import UUID
 
 import msgspec
 
-from exchange.codec import command_claim, decode_event, is_keyed, unkeyed_claim
 from exchange.domain.events import CommandQuarantined, Event
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.events import decode_event
+from exchange.log.identity import command_claim, is_keyed, unkeyed_claim
 from exchange.ports import (
     EMPTY_CHAIN,
     Claim,

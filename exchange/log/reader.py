@@ -12,23 +12,20 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from exchange.codec import (
+from exchange.domain.engine import FIRST_CYCLE
+from exchange.domain.events import CommandQuarantined, Event
+from exchange.domain.values import SHARDS_MAX
+from exchange.log.events import UPCASTERS, decode_event, decode_event_lines, lift_event_data
+from exchange.log.identity import (
     KEYED_COMMAND_ID_VERSION,
-    UPCASTERS,
     command_claim,
     cycle_command_id,
-    decode_event,
-    decode_event_lines,
     is_keyed,
-    lift_event_data,
     order_claim,
     placing_command_id,
     retry_command_id,
     unkeyed_claim,
 )
-from exchange.domain.engine import FIRST_CYCLE
-from exchange.domain.events import CommandQuarantined, Event
-from exchange.domain.values import SHARDS_MAX
 from exchange.ports import Claim, LogCorrupt, StoredEvent, TopicLife
 
 PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster

@@ -17,10 +17,11 @@ from uuid import UUID
 
 import asyncpg
 
-from exchange.codec import command_claim, commands_version, is_keyed, unkeyed_claim
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.durability import check_durable, unsafe_database
+from exchange.log.command_form import commands_version
+from exchange.log.identity import command_claim, is_keyed, unkeyed_claim
 from exchange.log.lease import Lease
 from exchange.log.reader import (
     PLACES_OF_UNKEYED_COMMANDS,

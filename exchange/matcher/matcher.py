@@ -25,32 +25,24 @@ import msgspec
 from msgspec import Raw, Struct
 
 from exchange import BUILD
-from exchange.codec import (
-    Outcome,
-    ReceivedCommand,
-    abridge_links,
-    body_hash,
-    build_of,
-    chain_links,
-    command_claim,
-    commands_version,
-    is_keyed,
-    is_unkeyed,
-    order_claim,
-    quarantine,
-    receive,
-    refuse,
-    retry_command_id,
-    store_event,
-    unkeyed_claim,
-    version_of,
-)
 from exchange.domain.commands import Command, PlaceOrder, RetriedRecord
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     Offset,
     Shard,
     instrument_of_exchange_order_id,
+)
+from exchange.log.chain import abridge_links, chain_links
+from exchange.log.command_form import commands_version
+from exchange.log.events import store_event
+from exchange.log.identity import (
+    body_hash,
+    command_claim,
+    is_keyed,
+    is_unkeyed,
+    order_claim,
+    retry_command_id,
+    unkeyed_claim,
 )
 from exchange.matcher.metrics import MatcherMetrics, MatcherWatch, WatchedBatch
 from exchange.matcher.replica import Replica
@@ -67,6 +59,15 @@ from exchange.ports import (
     OutcomeChannel,
     StoredEvent,
     UnstorableRows,
+)
+from exchange.transport.messages import (
+    Outcome,
+    ReceivedCommand,
+    build_of,
+    quarantine,
+    receive,
+    refuse,
+    version_of,
 )
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from msgspec import Struct
 from opentelemetry.trace import Span
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from exchange.codec import ReceivedCommand
 from exchange.domain.events import OrderAccepted, RecordRejected, TradeExecuted
 from exchange.domain.values import Offset, Shard
 from exchange.ports import Head, StoredEvent, Trace
 from exchange.telemetry import tracing
+from exchange.transport.messages import ReceivedCommand
 
 BATCH_COMMANDS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 COMMIT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

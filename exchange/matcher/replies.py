@@ -11,10 +11,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from exchange.codec import Depth, Outcome, OutcomeMessage, encode_outcomes
 from exchange.domain.engine import State
 from exchange.domain.values import Shard, Side
 from exchange.ports import OutcomeChannel
+from exchange.transport.messages import Depth, Outcome, OutcomeMessage, encode_outcomes
 from exchange.waiting import heed_cancellation
 
 logger = logging.getLogger(__name__)

@@ -18,22 +18,19 @@ from uuid import UUID
 
 import asyncpg
 
-from exchange.codec import (
-    command_version,
-    cycle_command_id,
-    encode_command,
-    placing_command_id,
-)
 from exchange.config import Settings
 from exchange.domain.commands import ClientCommand, CloseSettlementCycle, PlaceShard
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.values import Shard
+from exchange.log.command_form import command_version
+from exchange.log.identity import cycle_command_id, placing_command_id
 from exchange.log.reader import has_begun, read_heads, read_placed_shards, read_readable
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.stack.host.errors import StackError
 from exchange.stack.services.kafka import add_partitions, count_partitions
 from exchange.transport.commands import CommandProducer, Delivery, KafkaCommandLog, NotProduced
+from exchange.transport.messages import encode_command
 
 FIRST_SHARD: Final = Shard(0)
 DELIVERY_TIMEOUT_S: Final = 30.0  # brokers learn of a new partition within a second

@@ -8,12 +8,10 @@ from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
-from exchange.config import Settings, reachable_url
 from exchange.tools.market import ladder, report, tape
 from exchange.tools.market.following import Refused
 from exchange.tools.market.ladder import Ladder
@@ -21,6 +19,7 @@ from exchange.tools.market.load import Measured, Plan, Unreachable, check_reacha
 from exchange.tools.market.mix import Mix, MixError, read_fixtures, write_fixtures
 from exchange.tools.market.tape import Tape
 from exchange.tools.operators import status as status_tool
+from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
 INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0
@@ -28,16 +27,9 @@ TOTAL = 2_000
 DURATION_S = 60.0
 LEVELS_MAX = 1_000
 TRADES_MAX = 1_000
-
-BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Instrument = Annotated[str, typer.Argument(metavar="[INSTRUMENT]")]
 
 Answer = TypeVar("Answer")
-
-
-class ToolError(Exception):
-    """A tool cannot do what it was asked; the message is one line."""
 
 
 def load(
@@ -155,20 +147,6 @@ def planned_total(told: int | None, fixed: Sized | None, *, timed: bool = False)
     if fixed is not None:
         return len(fixed)
     return 0 if timed else TOTAL
-
-
-def address(base_url: str) -> str:
-    """Return where the exchange is: as told, else where the settings have it."""
-    if base_url:
-        if not base_url.startswith(("http://", "https://")):
-            raise ToolError(f"{base_url} is no address: it has to begin with http:// or https://.")
-        try:
-            urlsplit(base_url).port  # noqa: B018  reading it checks it
-        except ValueError as error:
-            raise ToolError(f"{base_url} is no address: {error}.") from error
-        return base_url.rstrip("/")
-    settings = Settings.load()
-    return reachable_url(settings.host, settings.port)
 
 
 class Notices:

@@ -44,10 +44,10 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
-from exchange.codec import version_header
 from exchange.domain.values import Offset, Shard
 from exchange.durability import Unsafe, check_durable, unsafe_topic
 from exchange.ports import CommandLogLost, CommandRecord, CommandsCut, LastRecord
+from exchange.transport.messages import version_header
 
 T = TypeVar("T")
 

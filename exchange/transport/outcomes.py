@@ -13,7 +13,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from exchange.codec import OutcomeMessage, decode_outcomes
+from exchange.transport.messages import OutcomeMessage, decode_outcomes
 from exchange.waiting import heed_cancellation
 
 logger = logging.getLogger(__name__)

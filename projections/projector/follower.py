@@ -15,8 +15,8 @@ from msgspec import Struct
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.failures import Outage, is_store_failure
+from exchange.log.events import DecidedEvent
 from exchange.waiting import heed_cancellation
 from projections.projector.lifecycle import mark_failed
 from projections.projector.metrics import FollowerWatch

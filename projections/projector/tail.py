@@ -14,8 +14,8 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, UnknownEvent, load_event
 from exchange.failures import is_store_failure
+from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import EVENTS_CHANNEL, read_events, read_traces
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing

@@ -18,7 +18,7 @@ import asyncpg
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent
+from exchange.log.events import DecidedEvent
 
 MOVE_CHECKPOINT = """
 update checkpoints set position = $5, time_ms = $6

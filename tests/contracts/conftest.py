@@ -16,15 +16,16 @@ from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 from redis.asyncio import Redis
 
-from exchange.codec import OutcomeMessage, decode_outcomes, keyed_command_id
 from exchange.domain.engine import State
 from exchange.domain.values import Offset, Shard
 from exchange.log import snapshot_store
+from exchange.log.identity import keyed_command_id
 from exchange.log.snapshots import FORMAT_VERSION, encode
 from exchange.log.writer import PostgresEventStore
 from exchange.ports import CommandLog, EventStore, OutcomeChannel, StoredSnapshot
 from exchange.stack.services.kafka import admin_client, ensure_topic
 from exchange.transport.commands import CommandProducer, Delivery, KafkaCommandLog
+from exchange.transport.messages import OutcomeMessage, decode_outcomes
 from exchange.transport.outcomes import OutcomeSubscriber, RedisOutcomes
 from tests.conftest import Services, new_topic
 from tests.fakes import (

@@ -5,16 +5,11 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange.codec import (
-    command_claim,
-    decode_event,
-    keyed_command_id,
-    store_event,
-    unkeyed_claim,
-)
 from exchange.domain.engine import State
 from exchange.domain.events import CommandQuarantined, Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.events import decode_event, store_event
+from exchange.log.identity import command_claim, keyed_command_id, unkeyed_claim
 from exchange.log.snapshots import FORMAT_VERSION, encode
 from exchange.ports import (
     Claim,

@@ -1,6 +1,6 @@
 import pytest
 
-from exchange.codec import Outcome, OutcomeMessage, encode_outcomes
+from exchange.transport.messages import Outcome, OutcomeMessage, encode_outcomes
 from tests.contracts.conftest import OutcomeWorld
 
 pytestmark = pytest.mark.anyio

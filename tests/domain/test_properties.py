@@ -12,11 +12,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.codec import load_event
 from exchange.domain.commands import Command
 from exchange.domain.engine import State, check_state, decide, evolve
 from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
 from exchange.domain.values import Side
+from exchange.log.events import load_event
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import TIME_MS, cancel, chain_after, place, place_market, stored
 from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists, steps, take

@@ -10,10 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from exchange.cli import app
-from exchange.tools.command import ToolError
 from exchange.tools.market.following import Message, Refused, follow
 from exchange.tools.market.ladder import Ladder, show_live
 from exchange.tools.market.tape import Tape, newest
+from exchange.tools.terminal import ToolError
 from tests.e2e.test_trading import new_instrument, order
 from tests.running import Exchange
 

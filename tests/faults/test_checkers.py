@@ -11,10 +11,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from exchange.codec import abridge_links, chain_links, keyed_command_id, store_event
 from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
+from exchange.log.chain import abridge_links, chain_links
+from exchange.log.events import store_event
+from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
 from tests.faults.checkers import Evidence, judge
 from tests.faults.history import Line, recorded

@@ -13,8 +13,8 @@ import asyncpg
 import httpx
 import pytest
 
-from exchange.codec import keyed_command_id
 from exchange.config import Settings
+from exchange.log.identity import keyed_command_id
 from exchange.stack.host.child import ManagedProcess
 from tests.checks import check_log, events_by_command
 from tests.faults.crashing import GATEWAY_POINTS, MATCHER_POINTS, PROJECTOR_POINTS

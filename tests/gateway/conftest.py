@@ -50,7 +50,7 @@ PATIENCE_S: Final = 30.0
 PATIENCE_MS: Final = 30_000
 CLIENT_TIMEOUT_S: Final = 60.0  # more than any answer takes
 CATCH_UP: Final = (
-    "exchange.gateway.resources.market.CATCH_UP_WAIT_MS",
+    "exchange.gateway.parts.models.CATCH_UP_WAIT_MS",
     "exchange.gateway.stream.feed.shard_feed.CATCH_UP_WAIT_MS",
 )
 CATCH_UP_DEFAULTS: Final = "exchange.gateway.parts.reading.Freshness.reach.__defaults__"
@@ -61,7 +61,7 @@ PATIENT: Final[dict[str, object]] = {
     "exchange.gateway.parts.health.BEHIND_AFTER_S": PATIENCE_S,
     "exchange.gateway.parts.health.PROBE_TIMEOUT_S": PATIENCE_S,
     "exchange.gateway.resources.positions.MARK_WAIT_S": PATIENCE_S,
-    "exchange.gateway.resources.market.BOOK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.models.BOOK_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.backlog.SETTLE_WAIT_S": PATIENCE_S,
     "exchange.gateway.orders.states.QUERY_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.reading.QUERY_WAIT_S": PATIENCE_S,

@@ -60,15 +60,15 @@ NEWER_TEXTS = {
     "domain/engine.py": {
         "    return OrderAccepted(\n": "        note=order.note,\n",
     },
-    "gateway/requests.py": {
-        "    price: PriceIn = field(default_factory=null)\n": "    note: Id | None = None\n"
+    "gateway/orders/entry.py": {
+        "    price: PriceIn = field(default_factory=null)\n": "    note: Id | None = None\n",
+        "    return PlaceOrder(\n": "        note=body.note,\n",
     },
-    "gateway/entry.py": {"    return PlaceOrder(\n": "        note=body.note,\n"},
 }
 NEWER_ENDS = {
     "__init__.py": f'BUILD = "{NEWER_BUILD}"\n',
-    "codec.py": (
-        'LATER_COMMANDS["PlaceOrder.note"] = commands_version() + 1\n'
+    "log/command_form.py": 'LATER_COMMANDS["PlaceOrder.note"] = commands_version() + 1\n',
+    "log/events.py": (
         'UPCASTERS["OrderCancelled"] = (str,) * max(LATER_VALUES["OrderCancelled"].values())\n'
     ),
 }

@@ -11,13 +11,6 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from exchange import codec
-from exchange.codec import (
-    DecidedEvent,
-    UnknownEvent,
-    decode_event_data,
-    load_event,
-)
 from exchange.domain.commands import MalformedRecord
 from exchange.domain.events import (
     CommandQuarantined,
@@ -28,6 +21,8 @@ from exchange.domain.events import (
     ShardPlaced,
 )
 from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
+from exchange.log import events
+from exchange.log.events import DecidedEvent, UnknownEvent, decode_event_data, load_event
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
     COMMAND_ID,
@@ -285,7 +280,7 @@ def test_an_upcaster_lifts_an_old_text_before_it_is_read(monkeypatch: pytest.Mon
     event = rested(1, BUY, price=1000, quantity=10)
     old = stored(event)
     old_text = old.data.replace('"price"', '"limit"')
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (name_price,))
+    monkeypatch.setitem(events.UPCASTERS, "OrderRested", (name_price,))
 
     lifted = load_event(msgspec.structs.replace(old, data=old_text))
 
@@ -300,7 +295,7 @@ def test_upcasters_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda text: text.replace(":10,", ":100,", 1),
         lambda text: text.replace(":100,", ":1000,", 1),
     )
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", lifts)
+    monkeypatch.setitem(events.UPCASTERS, "OrderRested", lifts)
 
     lifted = load_event(msgspec.structs.replace(stored(event), version=1, data=oldest)).event
 
@@ -312,7 +307,7 @@ def test_upcasters_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_form_that_changed_leaves_all_other_types_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (str,))
+    monkeypatch.setitem(events.UPCASTERS, "OrderRested", (str,))
 
     for event in EVENTS:
         assert stored(event).version == (2 if isinstance(event, OrderRested) else 1)
@@ -323,7 +318,7 @@ def test_only_events_with_a_later_value_are_of_a_later_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     later = {CancelReason.MARKET_REMAINDER: 2}
-    monkeypatch.setitem(codec.LATER_VALUES, "OrderCancelled", later)
+    monkeypatch.setitem(events.LATER_VALUES, "OrderCancelled", later)
     old, new = (
         cancelled(1, BUY, price=1000, quantity=10),
         remainder_cancelled(1, BUY, quantity=10),
@@ -337,7 +332,7 @@ def test_a_version_beyond_the_later_values_is_not_guessed_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     later = {CancelReason.MARKET_REMAINDER: 2}
-    monkeypatch.setitem(codec.LATER_VALUES, "OrderCancelled", later)
+    monkeypatch.setitem(events.LATER_VALUES, "OrderCancelled", later)
     event = stored(remainder_cancelled(1, BUY, quantity=10))
 
     with pytest.raises(UnknownEvent, match="version 3 is not known"):
@@ -347,8 +342,8 @@ def test_a_version_beyond_the_later_values_is_not_guessed_at(
 def test_every_later_value_is_one_of_its_events() -> None:
     kinds = {kind.__name__: kind for kind in get_args(Event)}
 
-    assert codec.UPCASTERS.keys() <= kinds.keys()
-    for name, later in codec.LATER_VALUES.items():
+    assert events.UPCASTERS.keys() <= kinds.keys()
+    for name, later in events.LATER_VALUES.items():
         enums = {f.type for f in msgspec.structs.fields(kinds[name]) if isinstance(f.type, type)}
         assert {type(value) for value in later} <= enums
         assert min(later.values()) > 1

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from hypothesis import given as over
 
-from exchange.codec import decode_event
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import Position, Side
 from exchange.log import snapshot_store
+from exchange.log.events import decode_event
 from exchange.log.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
 from exchange.ports import StoredSnapshot
 from tests.builders import TIME_MS, closed, evolve_all, given, rested

@@ -12,28 +12,29 @@ import pytest
 from msgspec import Raw
 from redis.asyncio import Redis
 
-from exchange import BUILD, codec
-from exchange.codec import (
+from exchange import BUILD
+from exchange.config import PROJECT
+from exchange.domain import commands
+from exchange.domain.commands import CancelOrder, CloseSettlementCycle
+from exchange.domain.values import Offset, Position, Shard, Side
+from exchange.log import command_form
+from exchange.log import events as events_module
+from exchange.log.command_form import command_version
+from exchange.log.events import UnknownEvent, decode_event_data
+from exchange.log.reader import read_readable
+from exchange.log.writer import PostgresEventStore
+from exchange.matcher.matcher import CRASHES_MAX
+from exchange.ports import CommandRecord, NewerCommand
+from exchange.transport.messages import (
     Outcome,
     OutcomeMessage,
-    UnknownEvent,
     build_of,
-    command_version,
-    decode_event_data,
     decode_outcomes,
     encode_command,
     encode_outcomes,
     version_header,
     version_of,
 )
-from exchange.config import PROJECT
-from exchange.domain import commands
-from exchange.domain.commands import CancelOrder, CloseSettlementCycle
-from exchange.domain.values import Offset, Position, Shard, Side
-from exchange.log.reader import read_readable
-from exchange.log.writer import PostgresEventStore
-from exchange.matcher.matcher import CRASHES_MAX
-from exchange.ports import CommandRecord, NewerCommand
 from projections.feed import read_feed, stream_key
 from tests.builders import cancelled, rested, stored
 from tests.matcher.test_matcher import World, place, unkeyed
@@ -41,7 +42,7 @@ from tests.transport.test_messages import later
 
 pytestmark = pytest.mark.anyio
 
-NEWER_VERSION = codec.commands_version() + 1
+NEWER_VERSION = command_form.commands_version() + 1
 NEWER = f"{NEWER_VERSION} exchange 99.0".encode()
 
 
@@ -56,7 +57,7 @@ def test_a_command_has_the_lowest_version_whose_readers_read_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gained = {"CloseSettlementCycle": 2, "LaterOrder.display": 3, "LaterOrder.side=sell": 4}
-    monkeypatch.setattr(codec, "LATER_COMMANDS", gained)
+    monkeypatch.setattr(command_form, "LATER_COMMANDS", gained)
 
     versions = [
         command_version(command)
@@ -71,11 +72,11 @@ def test_a_command_has_the_lowest_version_whose_readers_read_it(
     ]
 
     assert versions == [1, 2, 1, 1, 3, 4]
-    assert codec.commands_version() == 4
+    assert command_form.commands_version() == 4
 
 
 def test_whatever_commands_gained_is_there_and_may_be_left_out() -> None:
-    for what in codec.LATER_COMMANDS:
+    for what in command_form.LATER_COMMANDS:
         name, _, field = what.partition(".")
         kind = getattr(commands, name)
         fields = [one for one in msgspec.structs.fields(kind) if one.name in field.split("=")]
@@ -128,7 +129,7 @@ async def test_a_matcher_ends_at_a_newer_command_and_holds_it_against_nobody(
     world.topic.records[newer] = msgspec.structs.replace(
         world.topic.records[newer], value=encode_command(place("o2"))
     )
-    monkeypatch.setattr(codec, "LATER_COMMANDS", {"PlaceOrder.mood": NEWER_VERSION})
+    monkeypatch.setattr(command_form, "LATER_COMMANDS", {"PlaceOrder.mood": NEWER_VERSION})
     await world.match_all()
 
     assert [event.type for event in world.log][3:] == ["OrderAccepted", "OrderRested"] * 2
@@ -147,7 +148,7 @@ async def test_the_head_tells_what_its_writer_reads_and_not_what_an_earlier_one_
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await asyncpg.connect(database_url)
-    monkeypatch.setattr(codec, "LATER_COMMANDS", {"PlaceOrder.mood": 3})
+    monkeypatch.setattr(command_form, "LATER_COMMANDS", {"PlaceOrder.mood": 3})
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.take_over("topic")
         newer = await read_readable(connection)
@@ -168,7 +169,7 @@ async def test_an_outcome_tells_the_versions_of_events_that_have_a_later_form(
     for world in (plain, newer):
         world.send(place("o1"), unkeyed(1))
     await plain.match_all()
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (str,))
+    monkeypatch.setitem(events_module.UPCASTERS, "OrderRested", (str,))
     await newer.match_all()
 
     assert [outcome.versions for outcome in plain.outcomes] == [[], []]
@@ -182,7 +183,7 @@ def test_an_event_beside_the_log_is_lifted_or_left_to_it(monkeypatch: pytest.Mon
     def lift(text: str) -> str:
         return json.dumps({**json.loads(text), "quantity": 11})
 
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", (lift,))
+    monkeypatch.setitem(events_module.UPCASTERS, "OrderRested", (lift,))
 
     lifted = decode_event_data(data, 1)
 
@@ -214,7 +215,7 @@ async def test_the_feed_reads_older_entries_and_ends_before_one_of_a_later_versi
         ):
             told = {} if version is None else {"v": version}
             fields: Any = {
-                "e": codec.encode_event_data(event),
+                "e": events_module.encode_event_data(event),
                 "c": UUID(int=1).bytes,
                 "o": 7,
                 **told,

@@ -12,21 +12,20 @@ import asyncpg
 import msgspec
 import pytest
 
-from exchange import codec
-from exchange.codec import (
-    UnknownEvent,
+from exchange.domain.events import CommandQuarantined, Event, ShardPlaced
+from exchange.domain.values import Offset, Position, Shard, Side
+from exchange.log import events as events_module
+from exchange.log import lease
+from exchange.log import reader as event_log
+from exchange.log import writer as event_store
+from exchange.log.events import UnknownEvent, decode_event
+from exchange.log.identity import (
     command_claim,
-    decode_event,
     keyed_command_id,
     order_claim,
     placing_command_id,
     retry_command_id,
 )
-from exchange.domain.events import CommandQuarantined, Event, ShardPlaced
-from exchange.domain.values import Offset, Position, Shard, Side
-from exchange.log import lease
-from exchange.log import reader as event_log
-from exchange.log import writer as event_store
 from exchange.log.reader import (
     FoundOutcome,
     PlacedCommand,
@@ -220,7 +219,7 @@ async def test_a_shard_is_placed_by_the_retry_of_what_was_quarantined(database_u
         names = [(command_claim(command_id), Offset(at)) for at, command_id, _ in log]
         await batch.claim([Claim(name, Shard(0), at, b"body") for name, at in names])
         rows = [
-            codec.store_event(
+            events_module.store_event(
                 one,
                 shard=Shard(0),
                 position=Position(position),
@@ -519,7 +518,7 @@ async def test_events_of_older_forms_are_lifted_without_a_second_read(
     resting = rested(1, Side.BUY, price=1000, quantity=10)
     old = [stored(closed(1)), stored(resting, 2), stored(closed(2), 3)]
     upcasters = (lambda text: text.replace('"price":1000', '"price":2000'),)
-    monkeypatch.setitem(codec.UPCASTERS, "OrderRested", upcasters)
+    monkeypatch.setitem(events_module.UPCASTERS, "OrderRested", upcasters)
     new = stored(resting, 4)
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")

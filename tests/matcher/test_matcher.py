@@ -15,20 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange.codec import (
-    Outcome,
-    SentCommand,
-    command_claim,
-    decode_outcomes,
-    encode_command,
-    keyed_command_id,
-    load_event,
-    registration_command_id,
-    reply_address,
-)
 from exchange.domain.commands import CancelOrder, PlaceOrder, RegisterInstrument
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
+from exchange.log.events import load_event
+from exchange.log.identity import command_claim, keyed_command_id, registration_command_id
 from exchange.matcher import matcher as matcher_module
 from exchange.matcher import replies
 from exchange.matcher.matcher import Matcher
@@ -41,6 +32,13 @@ from exchange.ports import (
     LogCorrupt,
     StaleWriter,
     StoredEvent,
+)
+from exchange.transport.messages import (
+    Outcome,
+    SentCommand,
+    decode_outcomes,
+    encode_command,
+    reply_address,
 )
 from tests.fakes import (
     MemoryBatch,

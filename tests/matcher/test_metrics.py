@@ -7,13 +7,14 @@ from uuid import UUID
 import pytest
 from prometheus_client import generate_latest
 
-from exchange.codec import ReceivedCommand, store_event
 from exchange.config import LOOPBACK
 from exchange.domain.events import Event, RecordRejected
 from exchange.domain.values import Offset, Position, RejectReason, Shard, Side
+from exchange.log.events import store_event
 from exchange.matcher.metrics import MatcherMetrics, MatcherWatch
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
+from exchange.transport.messages import ReceivedCommand
 from tests.builders import accepted, place, rejected, trade
 from tests.collector import Collector, collecting
 from tests.conftest import free_ports

@@ -7,13 +7,6 @@ from typing import Any, TypeVar, cast
 import msgspec
 import pytest
 
-from exchange.codec import (
-    body_hash,
-    decode_event,
-    encode_command,
-    keyed_command_id,
-    retry_command_id,
-)
 from exchange.domain.commands import (
     CancelOrder,
     Command,
@@ -24,10 +17,13 @@ from exchange.domain.commands import (
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import CommandQuarantined, CommandRetried, Event
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.events import decode_event
+from exchange.log.identity import body_hash, keyed_command_id, retry_command_id
 from exchange.log.snapshots import FORMAT_VERSION, decode, encode
 from exchange.matcher import matcher as matcher_module
 from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import Claim, CommandLogLost, LogCorrupt, StoredSnapshot, UnstorableRows
+from exchange.transport.messages import encode_command
 from tests.fakes import Link, MemoryBatch, MemoryCommandLog, MemoryEventStore
 from tests.matcher.test_matcher import World, place, unkeyed
 

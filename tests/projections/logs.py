@@ -13,15 +13,6 @@ from uuid import UUID
 
 import asyncpg
 
-from exchange.codec import (
-    abridge_links,
-    body_hash,
-    chain_links,
-    command_claim,
-    keyed_command_id,
-    order_claim,
-    store_event,
-)
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -46,6 +37,9 @@ from exchange.domain.values import (
     Side,
     instrument_of_exchange_order_id,
 )
+from exchange.log.chain import abridge_links, chain_links
+from exchange.log.events import store_event
+from exchange.log.identity import body_hash, command_claim, keyed_command_id, order_claim
 from exchange.log.writer import PostgresEventStore
 from exchange.ports import Claim, Head, StoredEvent
 from exchange.tools.operators.adoption import Adoption, Known, Life, Partition, next_life

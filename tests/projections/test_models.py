@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, load_event
+from exchange.log.events import DecidedEvent, load_event
 from projections.orders import orders_projection
 from projections.projector.follower import Projection
 from projections.projector.lifecycle import create_generation, switch_live

@@ -12,16 +12,6 @@ from functools import partial
 from random import Random
 from uuid import UUID
 
-from exchange.codec import (
-    Outcome,
-    body_hash,
-    command_claim,
-    decode_outcomes,
-    encode_command,
-    is_keyed,
-    keyed_command_id,
-    reply_address,
-)
 from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
@@ -30,6 +20,8 @@ from exchange.domain.commands import (
     PlaceOrder,
 )
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Side
+from exchange.log.identity import body_hash, command_claim, is_keyed, keyed_command_id
+from exchange.transport.messages import Outcome, decode_outcomes, encode_command, reply_address
 from tests.fakes import Link, MemoryDatabase, MemoryOutcomes, MemoryTopic
 
 GATEWAY = "g"

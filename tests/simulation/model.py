@@ -12,9 +12,9 @@ from typing import Final
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.codec import DecidedEvent, load_event
 from exchange.domain.events import OrderCancelled, OrderRested, TradeExecuted
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent, load_event
 from projections.projector.tail import Chunk, ShardTail
 from tests.fakes import Link, MemoryDatabase
 

@@ -15,20 +15,17 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from exchange.codec import (
-    encode_command,
-    keyed_command_id,
-    load_event,
-    registration_command_id,
-)
 from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import Event
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Shard, Side
+from exchange.log.events import load_event
+from exchange.log.identity import keyed_command_id, registration_command_id
 from exchange.log.snapshots import FORMAT_VERSION, encode
 from exchange.matcher import matcher as matcher_module
 from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import CommandRecord, Head, StaleWriter, StoredSnapshot
+from exchange.transport.messages import encode_command
 from projections.projector.follower import Follower, Place
 from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from tests.fakes import (

@@ -7,7 +7,8 @@ import typer
 
 from exchange.cli import healthy
 from exchange.config import Settings, SettingsError
-from exchange.tools.command import ToolError, address, fixtures
+from exchange.tools.command import fixtures
+from exchange.tools.terminal import ToolError, address
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

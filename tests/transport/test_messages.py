@@ -13,28 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from exchange.codec import (
-    BODY_HASH_BYTES,
-    REASON_CHARACTERS_MAX,
-    WAITER_MAX,
-    Depth,
-    Outcome,
-    OutcomeMessage,
-    ReceivedCommand,
-    body_hash,
-    command_claim,
-    decode_command,
-    decode_outcomes,
-    encode_command,
-    encode_outcomes,
-    is_keyed,
-    keyed_command_id,
-    load_event,
-    order_claim,
-    receive,
-    registration_command_id,
-    reply_address,
-)
 from exchange.domain.commands import (
     ClientCommand,
     Command,
@@ -44,6 +22,30 @@ from exchange.domain.commands import (
 )
 from exchange.domain.engine import State, decide
 from exchange.domain.values import Side
+from exchange.log.events import load_event
+from exchange.log.identity import (
+    BODY_HASH_BYTES,
+    body_hash,
+    command_claim,
+    is_keyed,
+    keyed_command_id,
+    order_claim,
+    registration_command_id,
+)
+from exchange.transport.messages import (
+    REASON_CHARACTERS_MAX,
+    WAITER_MAX,
+    Depth,
+    Outcome,
+    OutcomeMessage,
+    ReceivedCommand,
+    decode_command,
+    decode_outcomes,
+    encode_command,
+    encode_outcomes,
+    receive,
+    reply_address,
+)
 from tests.builders import (
     COMMAND_ID,
     OFFSET,

@@ -1,12 +1,9 @@
-"""Bytes to validated input: what a client may send, and decimals to units, exactly.
+"""Bytes to validated input: what a client may send.
 
 A body is read twice on purpose. ``check_json`` refuses what is no JSON that two
 readers would understand alike (duplicate keys, NaN, deep nesting; 400), since
 msgspec takes the last of duplicate keys; it costs 4 µs. Then msgspec decodes it
 into a frozen struct and refuses the wrong shape, naming the field (422).
-
-Amounts stay text until an ASCII pattern of bounded length matched: converting
-first would let ``1e1000000`` run for half a minute.
 """
 
 import json
@@ -15,32 +12,19 @@ from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct, field
 from starlette.requests import Request
 
-from exchange.codec import BODY_HASH_BYTES
-from exchange.domain.values import (
-    ID_CHARACTERS_MAX,
-    ID_PATTERN,
-    UNITS_LIMIT,
-    CycleNumber,
-    Id,
-    InstrumentName,
-    OrderType,
-    Scale,
-    Side,
-)
+from exchange.domain.values import ID_CHARACTERS_MAX, ID_PATTERN, OrderType, Side
 from exchange.gateway.http.declaration import OPERATIONS
 from exchange.gateway.http.parameters import Several, WholeNumber
 from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.log.identity import BODY_HASH_BYTES
 from exchange.ports import UNKNOWN_BODY
 
 DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on some parser
-AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
-UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
 
 EXPLANATION_CHARACTERS_MAX: Final = 200  # the decoder quotes a value whole
 SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
@@ -48,13 +32,6 @@ SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
 LAST_MINUTE: Final = (23, 59)  # of a day in UTC: only this one may have a leap second
-
-NULL: Final = Raw(b"null")
-
-# The JSON grammar for both: a number may have an exponent (0.00000001 is often written 1e-08),
-# a string may not, and neither may have leading zeros (an exponent may: some write 1e-008).
-_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?0*[0-9]{1,3}))?")
-_STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SECOND_60 = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60")
@@ -63,71 +40,6 @@ _BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
 _STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 T = TypeVar("T")
-
-DECIMAL_PATTERN: Final = r"^(0|[1-9][0-9]*)(\.[0-9]+)?$"
-_AMOUNT: Final = (
-    {"type": "number", "exclusiveMinimum": 0},
-    {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": AMOUNT_CHARACTERS_MAX - 2},
-)
-AmountIn = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_AMOUNT]})]
-PriceIn = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_AMOUNT, {"type": "null"}]})]
-
-
-def null() -> Raw:
-    """Return what a price is that was not given."""
-    return NULL
-
-
-class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /orders``."""
-
-    client_id: Id
-    instrument: InstrumentName
-    side: Side
-    type: OrderType
-    quantity: AmountIn
-    price: PriceIn = field(default_factory=null)
-    order_id: Id | None = None
-    idempotency_key: Id | None = None
-
-
-class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /orders/{order_id}/cancel``; all of it may be left out."""
-
-    client_id: Id | None = None
-    idempotency_key: Id | None = None
-
-
-class CloseBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /settlement/cycles/close``; all of it may be left out."""
-
-    cycle: CycleNumber | None = None
-
-
-class SnapshotBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /market/orderbook/snapshot``; all of it may be left out."""
-
-    instrument: InstrumentName | None = None
-
-
-class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /instruments``."""
-
-    instrument: InstrumentName
-    base: Id
-    quote: Id
-    price_scale: Scale
-    quantity_scale: Scale
-    tick_size: AmountIn
-    lot_size: AmountIn
-    shard: int | None = None
-
-
-ORDER_BODY: Final = msgspec.json.Decoder(OrderBody)
-CANCEL_BODY: Final = msgspec.json.Decoder(CancelBody)
-CLOSE_BODY: Final = msgspec.json.Decoder(CloseBody)
-SNAPSHOT_BODY: Final = msgspec.json.Decoder(SnapshotBody)
-INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -152,30 +64,6 @@ def read_checked(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise _wrong_shape(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(Code.MALFORMED, str(error)) from error
-
-
-def to_units(amount: Raw, scale: int, field: str) -> int:
-    """Convert a JSON number or a decimal string to units of 10^-scale, exactly.
-
-    Raises:
-        Problem: 422 naming the field: no number, not above zero, too large or too precise.
-    """
-    text = bytes(amount)
-    matched = None
-    if len(text) <= AMOUNT_CHARACTERS_MAX:
-        matched = _NUMBER.fullmatch(text) or _STRING.fullmatch(text)
-    if matched is None:
-        form = f"at most {AMOUNT_CHARACTERS_MAX} characters, without an exponent in a string"
-        raise invalid(field, f"must be a number or a decimal string of {form}")
-    sign, whole, fraction, exponent = matched.groups(default=b"")
-    digits = (whole + fraction).lstrip(b"0")
-    if sign or not digits:
-        raise invalid(field, "must be greater than zero")
-    return _shift(digits, scale - len(fraction) + int(exponent or 0), scale, field)
-
-
-def is_null(amount: Raw) -> bool:
-    return bytes(amount) == b"null"
 
 
 def idempotency_key(request: Request, in_body: str | None) -> str | None:
@@ -336,19 +224,6 @@ def _plain_cursor(parameters: Mapping[str, str]) -> str | None:
 
 def _wrong_cursor() -> Problem:
     return invalid("cursor", "must be the next_cursor of an earlier answer")
-
-
-def _shift(digits: bytes, shift: int, scale: int, field: str) -> int:
-    if shift < 0:
-        if digits[shift:].strip(b"0") or -shift >= len(digits):
-            raise invalid(field, f"has more than {scale} decimal places")
-        digits, shift = digits[:shift], 0
-    if len(digits) + shift > UNITS_DIGITS_MAX:
-        raise invalid(field, "is too large")
-    units = int(digits + b"0" * shift)
-    if units >= UNITS_LIMIT:
-        raise invalid(field, "is too large")
-    return units
 
 
 def _no_constant(name: str) -> NoReturn:

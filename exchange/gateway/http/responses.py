@@ -1,7 +1,6 @@
-"""Units to exact JSON numbers, and the shapes that the resources have.
+"""Answers as bytes, and the shapes that several resources have.
 
-No amount passes through a float: ``decimal`` writes an integer of units as the
-shortest plain decimal, and ``Raw`` puts that text into the document as it is.
+A page of many rows is written in turns, so that the event loop serves others between them.
 """
 
 import asyncio
@@ -9,22 +8,21 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from exchange.codec import Depth
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
+from exchange.gateway.http.amounts import Amount, amount, decimal
+from exchange.transport.messages import Depth
 
 ROWS_AT_ONCE: Final = 200  # some 5 ms
 SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
 
 encoder: Final = msgspec.json.Encoder()
-
-Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"})]
 
 
 Row = TypeVar("Row")
@@ -98,33 +96,6 @@ class JSONBytes(Response):
     """A response whose body is JSON already; cheaper than a media type that is looked up."""
 
     media_type = "application/json"
-
-
-def decimal(units: int, scale: int) -> str:
-    """Write ``units`` of 10^-scale as the shortest plain decimal."""
-    if scale == 0:
-        return str(units)
-    sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
-    digits = digits.rjust(scale + 1, "0")
-    fraction = digits[-scale:].rstrip("0")
-    whole = digits[:-scale]
-    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
-
-
-def amount(units: int, scale: int) -> Raw:
-    """Return a JSON number for ``units`` of 10^-scale."""
-    return Raw(decimal(units, scale).encode())
-
-
-def ratio(numerator: int, denominator: int, scale: int, *, decimals: int) -> str:
-    """Write numerator / denominator · 10^-scale, to at most ``decimals`` places, half to even."""
-    widened = abs(numerator) * 10 ** max(0, decimals - scale)
-    divisor = abs(denominator) * 10 ** max(0, scale - decimals)
-    quotient, remainder = divmod(widened, divisor)
-    twice = 2 * remainder
-    quotient += twice > divisor or (twice == divisor and quotient % 2 == 1)
-    negative = (numerator < 0) != (denominator < 0)
-    return decimal(-quotient if negative else quotient, decimals)
 
 
 def timestamp(time_ms: int) -> str:

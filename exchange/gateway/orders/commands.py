@@ -8,23 +8,22 @@ from starlette.responses import Response
 from exchange.gateway.http.declaration import COMMANDING, Operation, operation
 from exchange.gateway.http.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
 from exchange.gateway.http.problems import Code
-from exchange.gateway.http.requests import (
+from exchange.gateway.http.requests import check_id, decode, idempotency_key, query, wants_async
+from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.orders.entry import (
     CANCEL_BODY,
     ORDER_BODY,
     CancelBody,
+    CancelledView,
+    Entered,
     OrderBody,
-    check_id,
-    decode,
-    idempotency_key,
-    query,
-    wants_async,
+    PlacedView,
+    cancel,
+    place,
 )
-from exchange.gateway.http.responses import PendingView, json_response
-from exchange.gateway.orders.entry import CancelledView, Entered, PlacedView, cancel, place
 from exchange.gateway.parts.admission import origin_of
 from exchange.gateway.parts.context import gateway_of
-from exchange.gateway.parts.decisions import pending_response, replayed_headers
-from exchange.gateway.parts.submission import Pending
+from exchange.gateway.parts.decisions import Pending, pending_response, replayed_headers
 
 
 @operation(

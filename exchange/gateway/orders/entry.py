@@ -5,53 +5,70 @@ What it answers is built from the events of this one command, so it is the order
 the matcher left it, whatever the read models have seen.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from exchange.codec import body_hash, command_claim, is_keyed
 from exchange.domain.commands import CancelOrder, PlaceOrder
-from exchange.domain.events import (
-    CancelRejected,
-    OrderCancelled,
-    TradeExecuted,
-)
+from exchange.domain.events import CancelRejected, OrderCancelled, TradeExecuted
 from exchange.domain.values import (
+    Id,
+    InstrumentName,
     OrderType,
     Price,
     Quantity,
     RejectReason,
+    Side,
     instrument_of_exchange_order_id,
 )
-from exchange.fresh_ids import uuid7
+from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
-from exchange.gateway.http.requests import OrderBody, is_null, to_units
-from exchange.gateway.http.responses import Amount, OrderView, TradeView, timestamp, trade
-from exchange.gateway.orders.states import (
-    fold,
-    order_after,
-    order_view,
-    settled_listing,
-)
+from exchange.gateway.http.responses import OrderView, TradeView, timestamp, trade
+from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
 from exchange.gateway.parts.admission import Origin, admit, over_limit
 from exchange.gateway.parts.context import Gateway
 from exchange.gateway.parts.decisions import (
+    Decision,
+    Pending,
     check_accepted,
-    command_id_for,
     place_of,
     replay_headers,
 )
 from exchange.gateway.parts.limits import Kind, Receipt
 from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.models import book_after
 from exchange.gateway.parts.reading import log_connection
-from exchange.gateway.parts.submission import Decision, Pending
-from exchange.gateway.resources.market import book_after
+from exchange.log.identity import body_hash, command_claim, command_id_for, is_keyed, uuid7
 from exchange.log.reader import read_claims
 from exchange.ports import Claim
 
 Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
+
+
+class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /orders``."""
+
+    client_id: Id
+    instrument: InstrumentName
+    side: Side
+    type: OrderType
+    quantity: AmountIn
+    price: PriceIn = field(default_factory=null)
+    order_id: Id | None = None
+    idempotency_key: Id | None = None
+
+
+class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /orders/{order_id}/cancel``; all of it may be left out."""
+
+    client_id: Id | None = None
+    idempotency_key: Id | None = None
+
+
+ORDER_BODY: Final = msgspec.json.Decoder(OrderBody)
+CANCEL_BODY: Final = msgspec.json.Decoder(CancelBody)
 
 
 class PlacedView(Struct, frozen=True):

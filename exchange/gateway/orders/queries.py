@@ -12,7 +12,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     OrderAccepted,
     OrderCancelled,
@@ -21,6 +20,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Price, Quantity
+from exchange.gateway.http.amounts import Amount, amount
 from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
 from exchange.gateway.http.parameters import (
     CURSOR,
@@ -34,9 +34,7 @@ from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, invalid, order_not_found
 from exchange.gateway.http.requests import check_id, cursor, integer, query
 from exchange.gateway.http.responses import (
-    Amount,
     OrderView,
-    amount,
     cursor_text,
     in_turns,
     json_response,
@@ -57,6 +55,7 @@ from exchange.gateway.parts.reading import (
     min_sequences,
     model_connection,
 )
+from exchange.log.events import DecidedEvent
 from projections.orders import (
     NAME,
     Order,

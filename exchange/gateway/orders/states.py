@@ -14,7 +14,6 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     Event,
     OrderAccepted,
@@ -23,11 +22,13 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason, instrument_of_exchange_order_id
+from exchange.gateway.http.amounts import amount
 from exchange.gateway.http.problems import Code, Problem, order_not_found
-from exchange.gateway.http.responses import OrderView, amount, encoder, timestamp
+from exchange.gateway.http.responses import OrderView, encoder, timestamp
 from exchange.gateway.parts.context import Gateway
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
+from exchange.log.events import DecidedEvent
 from exchange.log.reader import find_order_instrument, read_events_with_text
 from projections import orders
 from projections.orders import Order, OrderStatus

@@ -28,9 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import log_connection
-from exchange.gateway.parts.shared import Shared
 from exchange.log.reader import NOTHING_DECIDED, Progress, read_progress, read_readable
 from exchange.transport.commands import CommandProducer
+from exchange.waiting import Shared
 
 logger = logging.getLogger(__name__)
 

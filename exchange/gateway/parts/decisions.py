@@ -1,26 +1,31 @@
-"""What the answers to all commands have in common: ids, refusals, "pending", replays."""
+"""What became of a command, and what the answers to all commands have in common."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import keyed_command_id
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
+    CommandRetried,
+    Event,
     InstrumentRejected,
     OrderRejected,
     RecordRejected,
     SettlementCycleRejected,
 )
 from exchange.domain.values import RejectReason
-from exchange.fresh_ids import uuid7
 from exchange.gateway.http.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.http.requests import wants_async
-from exchange.gateway.http.responses import PendingView, json_response
-from exchange.gateway.parts.submission import Decision, Pending
+from exchange.gateway.http.responses import PendingView, book, json_response
+from exchange.gateway.parts.reading import loaded
+from exchange.log.events import DecidedEvent
+from exchange.ports import UNKNOWN_BODY, StoredEvent
+from exchange.transport.messages import Depth
 
 REPLAYED_HEADER: Final = "Idempotent-Replayed"
 
@@ -35,11 +40,86 @@ ADVICE: Final = {
 }
 
 
-def command_id_for(client_id: str | None, key: str | None) -> UUID:
-    """Return the id of a command: of its key where there is one, else a new one."""
-    if client_id is None or key is None:
-        return uuid7()
-    return keyed_command_id(client_id, key)
+class RenderedBook:
+    """The book after a batch, written to JSON at most once for all orders of the batch."""
+
+    __slots__ = ("_text", "depth")
+
+    def __init__(self, depth: Depth) -> None:
+        self.depth = depth
+        self._text: str | None = None
+
+    def text(self, price_scale: int, quantity_scale: int) -> str:
+        if self._text is None:
+            self._text = book(self.depth, price_scale, quantity_scale)
+        return self._text
+
+
+class Decision(Struct, frozen=True):
+    """The outcome of a command: its events, of which there is at least one.
+
+    ``book`` is the one after the command's batch, None where the outcome came from the
+    log. ``replayed`` marks the outcome of an earlier command with the same key.
+    """
+
+    events: Sequence[DecidedEvent]
+    book: RenderedBook | None = None
+    replayed: bool = False
+
+    @property
+    def first(self) -> Event:
+        """The event that says whether the command was accepted."""
+        return self.events[0].event
+
+    @property
+    def sequence(self) -> int:
+        """The position of the last event."""
+        return self.events[-1].position
+
+    def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
+        """Tell whether something else was asked than now; ``claimed`` is what the claim says.
+
+        A claim has the hash of what stood for a quarantined record, not of what was asked; the
+        event of its retry has. Of one that nobody could read it is not known at all.
+        """
+        if isinstance(self.first, CommandQuarantined | RecordRejected):
+            return False
+        for one in self.events:
+            if isinstance(one.event, CommandRetried):  # the first one is of the client's request
+                return one.event.body_hash != asked.hex()
+        return claimed
+
+
+class Pending(Struct, frozen=True):
+    """The command is in Kafka and not known to be decided yet.
+
+    ``body_hash`` tells what a command with a key asked for, where that may differ from what the
+    first command with its key did.
+    """
+
+    shard: int
+    offset: int
+    body_hash: bytes = UNKNOWN_BODY
+
+
+def key_conflict() -> Problem:
+    """Say that a key was used for another request."""
+    return Problem(
+        Code.IDEMPOTENCY_CONFLICT,
+        "An earlier request with this key asked for something else; nothing was done.",
+    )
+
+
+def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
+    """Return the decision that the stored events of one command are.
+
+    Raises:
+        Problem: 503, another version of the software made it.
+    """
+    assert events, "a decided command has at least one event"
+    command_id = str(events[0].command_id)
+    decided = loaded(events, outcome="unknown", command_id=command_id)
+    return Decision(decided, replayed=replayed)
 
 
 def check_accepted(decision: Decision, command_id: UUID) -> None:

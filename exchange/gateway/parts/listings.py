@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, registration_command_id
 from exchange.domain.events import InstrumentRegistered
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.reading import loaded, log_connection
+from exchange.log.events import DecidedEvent
+from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command
 
 

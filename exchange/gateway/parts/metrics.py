@@ -8,13 +8,13 @@ from typing import Final, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     OrderAccepted,
     OrderRejected,
     TradeExecuted,
 )
+from exchange.log.events import DecidedEvent
 
 # From a fast read to the longest wait for an outcome.
 LATENCY_BUCKETS_S: Final = (

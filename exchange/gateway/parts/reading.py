@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.codec import DecidedEvent, UnknownEvent, load_event
 from exchange.failures import is_store_failure
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import place
+from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import read_heads
 from exchange.ports import StoredEvent
 from exchange.waiting import within

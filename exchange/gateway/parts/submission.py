@@ -35,22 +35,8 @@ from itertools import repeat
 from typing import Final, assert_never
 from uuid import UUID
 
-from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import (
-    DecidedEvent,
-    Depth,
-    Outcome,
-    OutcomeMessage,
-    UnknownEvent,
-    body_hash,
-    command_version,
-    decode_event_data,
-    encode_command,
-    is_keyed,
-    reply_address,
-)
 from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
@@ -60,13 +46,21 @@ from exchange.domain.commands import (
     PlaceShard,
     RegisterInstrument,
 )
-from exchange.domain.events import CommandQuarantined, CommandRetried, Event, RecordRejected
 from exchange.domain.values import Offset, Position, Shard
 from exchange.gateway.http.problems import Code, Problem, telling
-from exchange.gateway.http.responses import book
 from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.decisions import (
+    Decision,
+    Pending,
+    RenderedBook,
+    decision_of,
+    key_conflict,
+)
 from exchange.gateway.parts.metrics import Metrics
-from exchange.gateway.parts.reading import loaded, log_connection
+from exchange.gateway.parts.reading import log_connection
+from exchange.log.command_form import command_version
+from exchange.log.events import DecidedEvent, UnknownEvent, decode_event_data
+from exchange.log.identity import body_hash, is_keyed
 from exchange.log.reader import (
     FoundOutcome,
     PlacedCommand,
@@ -74,9 +68,9 @@ from exchange.log.reader import (
     follow_retries,
     read_events_at,
 )
-from exchange.ports import UNKNOWN_BODY, StoredEvent
 from exchange.telemetry import tracing
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
+from exchange.transport.messages import Outcome, OutcomeMessage, encode_command, reply_address
 
 logger = logging.getLogger(__name__)
 
@@ -88,75 +82,13 @@ TOGETHER_EVENTS_MAX: Final = 100  # of each outcome in a query for many; an orde
 DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
 
 
-class BookView:
-    """The book after a batch, written to JSON at most once for all orders of the batch."""
-
-    __slots__ = ("_text", "depth")
-
-    def __init__(self, depth: Depth) -> None:
-        self.depth = depth
-        self._text: str | None = None
-
-    def text(self, price_scale: int, quantity_scale: int) -> str:
-        if self._text is None:
-            self._text = book(self.depth, price_scale, quantity_scale)
-        return self._text
-
-
-class Decision(Struct, frozen=True):
-    """The outcome of a command: its events, of which there is at least one.
-
-    ``book`` is the one after the command's batch, None where the outcome came from the
-    log. ``replayed`` marks the outcome of an earlier command with the same key.
-    """
-
-    events: Sequence[DecidedEvent]
-    book: BookView | None = None
-    replayed: bool = False
-
-    @property
-    def first(self) -> Event:
-        """The event that says whether the command was accepted."""
-        return self.events[0].event
-
-    @property
-    def sequence(self) -> int:
-        """The position of the last event."""
-        return self.events[-1].position
-
-    def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
-        """Tell whether something else was asked than now; ``claimed`` is what the claim says.
-
-        A claim has the hash of what stood for a quarantined record, not of what was asked; the
-        event of its retry has. Of one that nobody could read it is not known at all.
-        """
-        if isinstance(self.first, CommandQuarantined | RecordRejected):
-            return False
-        for one in self.events:
-            if isinstance(one.event, CommandRetried):  # the first one is of the client's request
-                return one.event.body_hash != asked.hex()
-        return claimed
-
-
-class Pending(Struct, frozen=True):
-    """The command is in Kafka and not known to be decided yet.
-
-    ``body_hash`` tells what a command with a key asked for, where that may differ from what the
-    first command with its key did.
-    """
-
-    shard: int
-    offset: int
-    body_hash: bytes = UNKNOWN_BODY
-
-
 @dataclass(frozen=True, slots=True)
 class _Heard:
     """An outcome as Redis brought it, with the books of its message."""
 
     outcome: Outcome
     events: Sequence[DecidedEvent]
-    books: Mapping[str, BookView]
+    books: Mapping[str, RenderedBook]
 
 
 class _Way(Enum):
@@ -285,7 +217,7 @@ class Submitter:
 
     def heard(self, message: OutcomeMessage) -> None:
         """Take the outcomes of a batch from Redis."""
-        books = {name: BookView(depth) for name, depth in message.books.items()}
+        books = {name: RenderedBook(depth) for name, depth in message.books.items()}
         for outcome in message.outcomes:
             waiter = self._waiters.get(outcome.waiter)
             if waiter is None:
@@ -472,26 +404,6 @@ def lost(command_id: UUID) -> Problem:
     )
 
 
-def key_conflict() -> Problem:
-    """Say that a key was used for another request."""
-    return Problem(
-        Code.IDEMPOTENCY_CONFLICT,
-        "An earlier request with this key asked for something else; nothing was done.",
-    )
-
-
-def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
-    """Return the decision that the stored events of one command are.
-
-    Raises:
-        Problem: 503, another version of the software made it.
-    """
-    assert events, "a decided command has at least one event"
-    command_id = str(events[0].command_id)
-    decided = loaded(events, outcome="unknown", command_id=command_id)
-    return Decision(decided, replayed=replayed)
-
-
 def _ask_later(waiters: Iterable[_Waiter]) -> None:
     now_s = time.monotonic()
     for waiter in waiters:
@@ -531,7 +443,7 @@ def _key_of(command: ClientCommand) -> str:
             assert_never(command)
 
 
-def _book_of(heard: _Heard, command: ClientCommand) -> BookView | None:
+def _book_of(heard: _Heard, command: ClientCommand) -> RenderedBook | None:
     return heard.books.get(command.instrument) if isinstance(command, PlaceOrder) else None
 
 

@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
 from exchange.gateway.http.declaration import PAGING, Operation, operation
 from exchange.gateway.http.parameters import (
     END_TIME,
@@ -18,19 +19,12 @@ from exchange.gateway.http.parameters import (
 )
 from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import integer, moment_ms, query
-from exchange.gateway.http.responses import (
-    Amount,
-    amount,
-    in_turns,
-    json_response,
-    ratio,
-    timestamp,
-)
+from exchange.gateway.http.responses import in_turns, json_response, timestamp
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import heavy_connection, min_sequence
-from exchange.gateway.resources.market import AVERAGE_DECIMALS, listing_of
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
 
 DAY_MS: Final = 24 * 60 * MINUTE_MS

@@ -18,7 +18,6 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import command_claim
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -39,10 +38,12 @@ from exchange.gateway.http.requests import body_hash, place, query
 from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.parts.context import Gateway, gateway_of
+from exchange.gateway.parts.decisions import Decision, decision_of, key_conflict
 from exchange.gateway.parts.reading import log_connection
-from exchange.gateway.parts.submission import Decision, decision_of, key_conflict, lost
+from exchange.gateway.parts.submission import lost
 from exchange.gateway.resources.instruments import RegisteredView, other_definition, registered
 from exchange.gateway.resources.settlement import CutView, cut
+from exchange.log.identity import command_claim
 from exchange.log.reader import find_command, read_claims
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 

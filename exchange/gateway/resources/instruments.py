@@ -5,32 +5,22 @@ from typing import Final
 from uuid import UUID
 from zlib import crc32
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import registration_command_id
 from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
-from exchange.domain.values import Price, Quantity
+from exchange.domain.values import Id, InstrumentName, Price, Quantity, Scale
+from exchange.gateway.http.amounts import Amount, AmountIn, amount, to_units
 from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, MIN_SEQUENCE, PREFER
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
-from exchange.gateway.http.requests import (
-    INSTRUMENT_BODY,
-    InstrumentBody,
-    decode,
-    id_cursor,
-    integer,
-    query,
-    to_units,
-    wants_async,
-)
+from exchange.gateway.http.requests import decode, id_cursor, integer, query, wants_async
 from exchange.gateway.http.responses import (
-    Amount,
     PendingView,
-    amount,
     cursor_text,
     in_turns,
     json_response,
@@ -38,14 +28,36 @@ from exchange.gateway.http.responses import (
 )
 from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
-from exchange.gateway.parts.decisions import check_accepted, pending_response, replay_headers
+from exchange.gateway.parts.decisions import (
+    Decision,
+    Pending,
+    check_accepted,
+    pending_response,
+    replay_headers,
+)
 from exchange.gateway.parts.reading import log_connection, min_sequences, model_connection
-from exchange.gateway.parts.submission import Decision, Pending
+from exchange.log.identity import registration_command_id
 from exchange.log.reader import has_begun
 from projections.instruments import NAME, InstrumentRow, list_instruments
 
 LISTED_WAIT_MS: Final = 500
 INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # some 200 kB
+
+
+class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /instruments``."""
+
+    instrument: InstrumentName
+    base: Id
+    quote: Id
+    price_scale: Scale
+    quantity_scale: Scale
+    tick_size: AmountIn
+    lot_size: AmountIn
+    shard: int | None = None
+
+
+INSTRUMENT_BODY: Final = msgspec.json.Decoder(InstrumentBody)
 
 
 class InstrumentView(Struct, frozen=True):

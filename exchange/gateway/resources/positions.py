@@ -9,27 +9,24 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
 from exchange.gateway.http.declaration import PAGING, Operation, operation
 from exchange.gateway.http.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, id_cursor, integer, query
 from exchange.gateway.http.responses import (
-    Amount,
-    amount,
     cursor_text,
     in_turns,
     json_response,
-    ratio,
     sequence_text,
     timestamp,
 )
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.models import last_trades, live_ticker
 from exchange.gateway.parts.reading import min_sequences, model_connection
-from exchange.gateway.resources.market import AVERAGE_DECIMALS
-from exchange.gateway.resources.ticker import last_trades, live_ticker
 from exchange.waiting import within
 from projections.positions import NAME, ClientPosition, list_positions
 

@@ -13,21 +13,21 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.codec import cycle_command_id
 from exchange.domain.commands import CloseSettlementCycle
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed
+from exchange.domain.values import CycleNumber
+from exchange.gateway.http.amounts import Amount, amount
 from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.http.requests import (
-    CLOSE_BODY,
-    CloseBody,
     check_id,
     cursor,
     decode,
@@ -37,8 +37,6 @@ from exchange.gateway.http.requests import (
     query,
 )
 from exchange.gateway.http.responses import (
-    Amount,
-    amount,
     cursor_text,
     in_turns,
     json_response,
@@ -47,10 +45,10 @@ from exchange.gateway.http.responses import (
 )
 from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
-from exchange.gateway.parts.decisions import check_accepted, replayed_headers
+from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, replayed_headers
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import min_sequences, model_connection, moment_connection
-from exchange.gateway.parts.submission import Decision, Pending
+from exchange.log.identity import cycle_command_id
 from projections.settlement import (
     NAME,
     Cycle,
@@ -64,6 +62,15 @@ CYCLE_MAX: Final = 2**31 - 2
 CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each is looked up on every shard
 CLIENTS_LIMIT: Final = limit_of(100, 1_000, "clients")
 SEEN_WAIT_MS: Final = 1_000  # for the read model to have the cuts that were just made
+
+
+class CloseBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /settlement/cycles/close``; all of it may be left out."""
+
+    cycle: CycleNumber | None = None
+
+
+CLOSE_BODY: Final = msgspec.json.Decoder(CloseBody)
 
 
 class CycleView(Struct, frozen=True):

@@ -7,20 +7,22 @@ from datetime import datetime
 from typing import Final
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.domain.values import InstrumentName
 from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.http.requests import SNAPSHOT_BODY, SnapshotBody, decode, query
+from exchange.gateway.http.requests import decode, query
 from exchange.gateway.http.responses import json_response, timestamp
 from exchange.gateway.parts.admission import admit_operation
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import log_connection
-from exchange.gateway.resources.market import listing_of
 from exchange.log import snapshot_store
 from exchange.log.reader import EVENTS_CHANNEL, read_heads
 from exchange.log.snapshot_store import WISH, SnapshotRow
@@ -29,6 +31,15 @@ WAIT_S: Final = 5.0  # the snapshotter is a fraction of a second behind; more, a
 POLL_S: Final = 0.05
 
 NOTIFY = "select pg_notify($1, $2)"
+
+
+class SnapshotBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /market/orderbook/snapshot``; all of it may be left out."""
+
+    instrument: InstrumentName | None = None
+
+
+SNAPSHOT_BODY: Final = msgspec.json.Decoder(SnapshotBody)
 
 
 class SnapshotView(Struct, frozen=True):

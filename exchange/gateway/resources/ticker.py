@@ -9,25 +9,26 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
 from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import query
-from exchange.gateway.http.responses import Amount, amount, json_response, ratio, timestamp
+from exchange.gateway.http.responses import json_response, timestamp
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.parts.reading import from_redis, min_sequence, model_connection
-from exchange.gateway.resources.market import (
-    AVERAGE_DECIMALS,
-    check_current,
+from exchange.gateway.parts.models import (
+    last_trades,
     listing_of,
+    live_ticker,
     reach_in_redis,
     read_depth,
 )
+from exchange.gateway.parts.reading import min_sequence, model_connection
 from projections import ticker, vwap
 from projections.book import BookView
-from projections.stores.checkpoints import read_checkpoint, read_live_generation
-from projections.ticker import LastTrades, read_last_trades
+from projections.stores.checkpoints import read_checkpoint
+from projections.ticker import LastTrades
 from projections.vwap import MINUTE_MS, Bucket, list_buckets
 
 DAY_MINUTES: Final = 24 * 60
@@ -94,30 +95,6 @@ async def get_ticker(request: Request) -> Response:
         _day(gateway, listing, wanted),
     )
     return json_response(ticker_view(listing, last, book, day))
-
-
-async def live_ticker(gateway: Gateway) -> int:
-    """Return the generation of the last trades that is read now.
-
-    Raises:
-        Problem: 503, there is none, or the database is away.
-    """
-    async with model_connection(gateway.engine) as connection:
-        return await read_live_generation(connection, ticker.NAME)
-
-
-async def last_trades(
-    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
-) -> LastTrades:
-    """Return the last trades of some of a shard's instruments.
-
-    Raises:
-        Problem: 503, the model is not there or is behind, or Redis is away.
-    """
-    read = read_last_trades(gateway.redis, generation, shard, instruments)
-    last = await from_redis(ticker.NAME, read)
-    check_current(gateway, shard, ticker.NAME, last.position)
-    return last
 
 
 async def _last(gateway: Gateway, listing: Listing, wanted: int) -> LastTrades:

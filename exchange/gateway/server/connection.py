@@ -24,8 +24,8 @@ Hypercorn 0.18 and h11 0.16, none of which is a setting:
 * WebSockets are not compressed: theirs inflates without bound.
 * HTTP/2 is not spoken. Theirs changes to it whenever a client asks in clear text.
 
-``tests/gateway/server/test_connections.py`` sends each over a raw socket, so that a release of theirs
-that works otherwise fails there.
+``tests/gateway/server/test_connections.py`` sends each over a raw socket, so that a release of
+theirs that works otherwise fails there.
 """
 
 import asyncio

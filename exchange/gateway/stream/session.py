@@ -25,9 +25,8 @@ from exchange.gateway.http.responses import timestamp
 from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
 from exchange.gateway.parts.admission import Origin, charge
 from exchange.gateway.parts.context import Gateway
-from exchange.gateway.parts.decisions import location_of
+from exchange.gateway.parts.decisions import Pending, location_of
 from exchange.gateway.parts.limits import Budget, Kind
-from exchange.gateway.parts.submission import Pending
 from exchange.gateway.server.token_bucket import TokenBucket
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow

@@ -12,9 +12,10 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from exchange.codec import decode_event, retry_body_hash
 from exchange.domain.events import CommandRetried
 from exchange.log.audit.claims import UNDECIDED_OFFSETS_MAX, ExpectedClaim, claims_of
+from exchange.log.events import decode_event
+from exchange.log.identity import retry_body_hash
 from exchange.log.reader import read_events, read_heads
 from exchange.ports import StoredEvent
 

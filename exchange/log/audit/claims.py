@@ -12,7 +12,6 @@ from typing import Final, assert_never
 import asyncpg
 from msgspec import UNSET, Struct, structs
 
-from exchange.codec import body_hash, command_claim, is_keyed, order_claim, retry_body_hash
 from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
@@ -46,6 +45,7 @@ from exchange.domain.values import (
     RejectReason,
     instrument_of_exchange_order_id,
 )
+from exchange.log.identity import body_hash, command_claim, is_keyed, order_claim, retry_body_hash
 from exchange.log.reader import read_claims
 from exchange.ports import UNKNOWN_BODY, Claim, StoredEvent
 

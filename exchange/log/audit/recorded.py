@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from exchange.codec import LINK_BYTES
+from exchange.log.chain import LINK_BYTES
 from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 
 

@@ -16,7 +16,6 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from exchange.codec import UnknownEvent, chain_links, decode_event
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
@@ -32,6 +31,8 @@ from exchange.log.audit.recorded import (
     first_events,
     least_offset,
 )
+from exchange.log.chain import chain_links
+from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.reader import read_events
 from exchange.log.snapshot_store import stored_snapshots
 from exchange.log.snapshots import newest_usable

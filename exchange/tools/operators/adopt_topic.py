@@ -17,9 +17,8 @@ from rich.table import Table
 
 from exchange.config import Settings
 from exchange.ports import CommandLogLost
-from exchange.tools.command import ToolError
 from exchange.tools.operators.adoption import Adoption, HeadsMoved, Life, Told, TooFewPartitions
-from exchange.tools.operators.verification import connect, progress_bar
+from exchange.tools.terminal import ToolError, connect, progress_bar
 
 
 def adopt_topic(

@@ -17,12 +17,13 @@ from typing import Final
 import asyncpg
 from msgspec import Struct, structs
 
-from exchange.codec import ReceivedCommand, command_claim, is_keyed, is_unkeyed, receive
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.identity import command_claim, is_keyed, is_unkeyed
 from exchange.log.reader import find_unkeyed, read_claims
 from exchange.log.writer import head_of
 from exchange.ports import EMPTY_CHAIN, CommandRecord, CommandsCut, Head, LastRecord
 from exchange.transport.commands import WAY_OUT, KafkaCommandLog
+from exchange.transport.messages import ReceivedCommand, receive
 
 LIFE_OFFSETS: Final = 10**12  # more than any life has; a person sees where one begins
 READ_RECORDS_MAX: Final = 2_000  # bounds the memory of one part, and the look-ups for it

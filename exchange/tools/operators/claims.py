@@ -7,11 +7,10 @@ import asyncpg
 import typer
 from rich.console import Console
 
-from exchange.codec import UnknownEvent
 from exchange.config import Settings
 from exchange.log.audit.claim_rebuild import ClaimRebuild, Comparison
-from exchange.tools.command import ToolError
-from exchange.tools.operators.verification import connect, progress_bar
+from exchange.log.events import UnknownEvent
+from exchange.tools.terminal import ToolError, connect, progress_bar
 
 
 def rebuild_claims(

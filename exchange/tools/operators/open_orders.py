@@ -14,12 +14,12 @@ import asyncpg
 import typer
 from msgspec import structs
 
-from exchange.codec import body_hash, command_version, encode_command
 from exchange.config import Settings
 from exchange.domain.commands import LimitOpenOrders
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
-from exchange.fresh_ids import uuid7
+from exchange.log.command_form import command_version
+from exchange.log.identity import body_hash, uuid7
 from exchange.log.reader import (
     FoundOutcome,
     PlacedCommand,
@@ -28,9 +28,9 @@ from exchange.log.reader import (
     read_progress,
     read_readable,
 )
-from exchange.tools.command import ToolError
-from exchange.tools.operators.verification import connect
+from exchange.tools.terminal import ToolError, connect
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
+from exchange.transport.messages import encode_command
 
 DECIDED_WAIT_S: Final = 30.0  # a standby takes over within five; a longer backlog is told of
 LOOK_AGAIN_S: Final = 0.1

@@ -14,18 +14,13 @@ import asyncpg
 import typer
 from msgspec import Struct
 
-from exchange.codec import (
-    command_version,
-    decode_command,
-    encode_command,
-    load_event,
-    retry_command_id,
-    version_of,
-)
 from exchange.config import Settings
 from exchange.domain.commands import RetryQuarantined
 from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import Offset, Shard
+from exchange.log.command_form import command_version
+from exchange.log.events import load_event
+from exchange.log.identity import retry_command_id
 from exchange.log.reader import (
     find_command,
     follow_retries,
@@ -35,10 +30,10 @@ from exchange.log.reader import (
     read_progress,
 )
 from exchange.ports import CommandLogLost, CommandRecord, StoredEvent
-from exchange.tools.command import ToolError
 from exchange.tools.operators.open_orders import check_readable, producing
-from exchange.tools.operators.verification import connect
+from exchange.tools.terminal import ToolError, connect
 from exchange.transport.commands import Delivery, KafkaCommandLog, NotProduced
+from exchange.transport.messages import decode_command, encode_command, version_of
 
 PLACE: Final = re.compile(r"([0-9]{1,5}):([0-9]{1,18})", re.ASCII)
 RECORD_WAIT_S: Final = 10.0

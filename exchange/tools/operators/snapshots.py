@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exchange.tools.command import AsJson, BaseUrl, ToolError, address
+from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
 REQUEST_S: Final = 10.0  # the gateway waits 5 s for the snapshotter
 

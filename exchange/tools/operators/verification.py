@@ -11,22 +11,14 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
-from exchange.tools.command import AsJson, ToolError
+from exchange.tools.terminal import AsJson, ToolError, connect, progress_bar
 
-CONNECT_S: Final = 5.0
 DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
 KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):([1-9][0-9]{0,18}):([0-9a-f]{64})", re.ASCII)
 
@@ -119,27 +111,6 @@ async def _verify_shard(
         on_progress=lambda done, all_of_them: progress.update(
             task, completed=done, total=all_of_them
         ),
-    )
-
-
-async def connect(database_url: str) -> asyncpg.Connection:
-    """Connect to PostgreSQL, or say that it does not answer."""
-    try:
-        return await asyncpg.connect(database_url, timeout=CONNECT_S)
-    except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
-        raise ToolError(f"PostgreSQL does not answer, is the exchange running? {error}") from error
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a bar for something that is counted."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(show_speed=True),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
     )
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from exchange.domain.values import SCALE_MAX, UNITS_LIMIT
+from exchange.gateway.http.amounts import decimal, ratio, to_units
 from exchange.gateway.http.problems import Problem
-from exchange.gateway.http.requests import to_units
-from exchange.gateway.http.responses import decimal, ratio
 
 scales = st.integers(0, SCALE_MAX)
 units = st.integers(1, UNITS_LIMIT - 1)

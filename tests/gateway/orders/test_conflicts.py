@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from exchange.codec import command_claim, keyed_command_id
+from exchange.log.identity import command_claim, keyed_command_id
 from tests.gateway.conftest import Place, Venue, gateway_at, matching, order, register
 from tests.gateway.orders.test_placing import follow
 from tests.gateway.stream.test_stream import connected

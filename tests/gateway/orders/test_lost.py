@@ -12,14 +12,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.codec import keyed_command_id
 from exchange.domain.commands import CancelOrder
-from exchange.fresh_ids import uuid7
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.parts import backlog as matching_module
 from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.decisions import Pending
 from exchange.gateway.parts.metrics import Metrics
-from exchange.gateway.parts.submission import Pending, Submitter
+from exchange.gateway.parts.submission import Submitter
+from exchange.log.identity import keyed_command_id, uuid7
 from tests.gateway.conftest import (
     PATIENCE_MS,
     PATIENCE_S,

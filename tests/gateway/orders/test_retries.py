@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from exchange.codec import encode_command, keyed_command_id, retry_command_id
 from exchange.domain.commands import RetryQuarantined
 from exchange.domain.values import Offset
+from exchange.log.identity import keyed_command_id, retry_command_id
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher import matcher as matcher_module
 from exchange.transport.commands import KafkaCommandLog
+from exchange.transport.messages import encode_command
 from tests.gateway.conftest import SHARD, Venue, gateway_at, matching, order, register
 from tests.gateway.orders.test_placing import follow
 

@@ -13,8 +13,8 @@ from exchange.gateway.http.problems import Code, Problem, telling
 from exchange.gateway.parts import backlog as matching_module
 from exchange.gateway.parts.backlog import Matching
 from exchange.gateway.parts.metrics import Metrics
-from exchange.gateway.parts.shared import Shared
 from exchange.transport.commands import CommandProducer
+from exchange.waiting import Shared
 from tests.gateway.conftest import Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio

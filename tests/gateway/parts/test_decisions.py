@@ -6,7 +6,6 @@ from uuid import UUID
 import httpx
 import pytest
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -29,10 +28,10 @@ from exchange.domain.values import (
 from exchange.gateway.http.declaration import OPERATIONS, Handler
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.orders.commands import cancel_order, place_order
-from exchange.gateway.parts.decisions import check_accepted
-from exchange.gateway.parts.submission import Decision
+from exchange.gateway.parts.decisions import Decision, check_accepted
 from exchange.gateway.resources.instruments import register_instrument
 from exchange.gateway.resources.settlement import close_cycle
+from exchange.log.events import DecidedEvent
 from tests.gateway.conftest import Venue, gateway_at
 
 COMMAND_ID = UUID(int=7 << 76 | 2 << 62)

@@ -14,9 +14,8 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.config import Settings
-from exchange.gateway.parts import health, reading
+from exchange.gateway.parts import health, models, reading
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.resources import market
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
 from exchange.processes.running import redis_client
 from projections.book import BookView
@@ -86,7 +85,7 @@ async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue
 async def test_many_who_wait_for_a_book_share_few_connections(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market, "CATCH_UP_WAIT_MS", 3_000)  # a busy machine tells all in time
+    monkeypatch.setattr(models, "CATCH_UP_WAIT_MS", 3_000)  # a busy machine tells all in time
     redis_url = venue.services.redis_database(VENUE_REDIS_DATABASE)
     settings = replace(Settings.load({}, dotenv=None), redis_url=redis_url)
     async with (

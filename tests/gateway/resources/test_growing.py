@@ -10,17 +10,18 @@ import asyncpg
 import httpx
 import pytest
 
-from exchange.codec import cycle_command_id, encode_command
 from exchange.config import SHARDS_MAX, Settings
 from exchange.domain import values
 from exchange.domain.commands import ClientCommand, CloseSettlementCycle
 from exchange.domain.values import Shard
+from exchange.log.identity import cycle_command_id
 from exchange.log.reader import read_events, read_next_offsets
 from exchange.stack import growing
 from exchange.stack.growing import add_shards
 from exchange.stack.host.errors import StackError
 from exchange.stack.services.kafka import add_partitions
 from exchange.transport.commands import Delivery
+from exchange.transport.messages import encode_command
 from projections.projector.projector import run_projector
 from projections.projector.snapshotter import SnapshotPace
 from tests.gateway.conftest import Venue, gateway_at, matching, order, register, running

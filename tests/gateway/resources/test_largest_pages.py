@@ -15,10 +15,11 @@ import httpx
 import pytest
 from sqlalchemy import Table
 
-from exchange.codec import command_claim, registration_command_id, store_event
 from exchange.domain.events import Event, InstrumentRegistered, TradeExecuted
 from exchange.domain.values import Offset, Position, Price, Quantity, Shard, Side
 from exchange.gateway.resources.analytics import BUCKETS_MAX
+from exchange.log.events import store_event
+from exchange.log.identity import command_claim, registration_command_id
 from exchange.ports import Claim, StoredEvent
 from projections import instruments, orders, positions, settlement, trades, vwap
 from projections.projector.lifecycle import ensure_generation, switch_live

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from exchange.codec import OutcomeMessage, encode_outcomes
 from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
 from exchange.gateway.app import ROUTES
@@ -22,6 +21,7 @@ from exchange.healthy import PARTS, is_healthy
 from exchange.log.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from exchange.transport import outcomes
 from exchange.transport.commands import CommandProducer
+from exchange.transport.messages import OutcomeMessage, encode_outcomes
 from exchange.transport.outcomes import OutcomeSubscriber
 from tests.conftest import free_ports
 from tests.gateway.conftest import Venue, away_redis, gateway_at, matching, order, register, running

@@ -8,7 +8,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from exchange.codec import DecidedEvent
 from exchange.domain.values import Side
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.orders.states import begun
@@ -26,6 +25,7 @@ from exchange.gateway.stream.feed.order_updates import KnownOrders
 from exchange.gateway.stream.feed.renderer import EVERYBODY
 from exchange.gateway.stream.feed.shard_feed import ShardFeed
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import DecidedEvent
 from projections.orders import Order
 from tests.builders import BTC_USD, accepted, trade
 from tests.gateway.stream.test_renderer import decided

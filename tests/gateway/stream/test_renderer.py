@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from exchange.codec import DecidedEvent, Depth
 from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
 from exchange.gateway.http.responses import book
@@ -27,6 +26,8 @@ from exchange.gateway.stream.protocol.frames import (
     RateLimitView,
     texts_of,
 )
+from exchange.log.events import DecidedEvent
+from exchange.transport.messages import Depth
 from projections.book import BookView
 from projections.orders import Order
 from tests.builders import (

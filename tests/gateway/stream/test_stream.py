@@ -12,7 +12,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
-from exchange.codec import DecidedEvent
 from exchange.gateway.server.streams import MESSAGE_BYTES_MAX
 from exchange.gateway.stream import session
 from exchange.gateway.stream.feed import order_updates
@@ -21,6 +20,7 @@ from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.shard_feed import ShardFeed
 from exchange.gateway.stream.feed.subscriptions import Outlet
 from exchange.gateway.stream.session import Session
+from exchange.log.events import DecidedEvent
 from tests.gateway.conftest import Place, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from exchange.codec import body_hash
 from exchange.domain.commands import RetriedRecord
 from exchange.domain.values import Shard
 from exchange.log.audit import claim_rebuild
 from exchange.log.audit.claim_rebuild import ClaimRebuild, Comparison
 from exchange.log.audit.verify import verify
+from exchange.log.identity import body_hash
 from exchange.tools.operators.claims import rebuild_claims
 from tests.projections.logs import LogWriter, registrations, retried
 

@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 import typer
 
-from exchange.codec import abridge_links, chain_links
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Price, Quantity, Shard, Side
 from exchange.log.audit.verify import Unreachable, logged_shards, verify
+from exchange.log.chain import abridge_links, chain_links
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.tools.operators.adoption import LIFE_OFFSETS
 from exchange.tools.operators.verification import kept_chains

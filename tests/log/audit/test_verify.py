@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 
-from exchange.codec import decode_event
 from exchange.domain.engine import State, evolve
 from exchange.domain.values import Shard
 from exchange.log.audit.verify import Verified, logged_shards, verify
+from exchange.log.events import decode_event
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode
 from exchange.ports import StoredEvent
-from exchange.tools.command import ToolError
 from exchange.tools.operators.verification import verify_log
+from exchange.tools.terminal import ToolError
 from tests.conftest import Services, drop_database, new_database
 from tests.projections.logs import LogWriter, registrations
 

@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import keyed_command_id, store_event
 from exchange.domain.events import OrderCancelled
 from exchange.domain.values import CancelReason, Offset, Position, Quantity, Shard, Side
+from exchange.log.events import store_event
+from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
 from projections.projector import follower
 from projections.stores.checkpoints import SequenceWaits

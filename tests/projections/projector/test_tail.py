@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, keyed_command_id
 from exchange.domain.events import RecordRejected
 from exchange.domain.values import Offset, Position, Shard
+from exchange.log.events import DecidedEvent
+from exchange.log.identity import keyed_command_id
 from projections.projector import tail as tail_module
 from projections.projector.tail import Chunk, ShardTail
 from tests.projections.logs import LogWriter

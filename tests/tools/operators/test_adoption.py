@@ -13,17 +13,15 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from exchange.codec import command_claim, encode_command, keyed_command_id
 from exchange.config import Settings
 from exchange.domain.commands import ClientCommand
 from exchange.domain.values import Offset, Position, Shard
-from exchange.fresh_ids import uuid7
 from exchange.log.audit.verify import verify
+from exchange.log.identity import command_claim, keyed_command_id, uuid7
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.ports import CommandsCut, ForeignTopic, Head, LastRecord, StaleWriter
 from exchange.processes.matcher import run_matcher
-from exchange.tools.command import ToolError
 from exchange.tools.operators.adopt_topic import adopt_topic
 from exchange.tools.operators.adoption import (
     LIFE_OFFSETS,
@@ -37,7 +35,9 @@ from exchange.tools.operators.adoption import (
     no_head,
     shards_to_examine,
 )
+from exchange.tools.terminal import ToolError
 from exchange.transport.commands import COMMAND_ID_HEADER, KafkaCommandLog
+from exchange.transport.messages import encode_command
 from tests.conftest import Services
 from tests.contracts.conftest import recreate_topic
 from tests.cutting import cut_partition

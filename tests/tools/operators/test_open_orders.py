@@ -12,9 +12,9 @@ from exchange.domain.values import Shard
 from exchange.log.reader import FoundOutcome, read_readable
 from exchange.log.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
-from exchange.tools.command import ToolError
 from exchange.tools.operators import open_orders as limiting
 from exchange.tools.operators.open_orders import open_orders_max
+from exchange.tools.terminal import ToolError
 
 pytestmark = pytest.mark.anyio
 

@@ -8,15 +8,16 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from exchange.codec import encode_command, keyed_command_id
 from exchange.config import Settings
 from exchange.domain.values import Offset, Shard
+from exchange.log.identity import keyed_command_id
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher import matcher as matcher_module
 from exchange.processes.matcher import run_matcher
-from exchange.tools.command import ToolError
 from exchange.tools.operators.quarantine import retry_quarantined
+from exchange.tools.terminal import ToolError
 from exchange.transport.commands import CommandProducer, KafkaCommandLog
+from exchange.transport.messages import encode_command
 from tests.contracts.conftest import recreate_topic
 from tests.matcher.test_matcher import place
 

@@ -9,8 +9,8 @@ order beside the quantities, so that the best level costs nothing: to find it am
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 
-from exchange.codec import DecidedEvent
 from exchange.domain.values import Side
+from exchange.log.events import DecidedEvent
 from projections.book import BookView, Level, level_change
 
 

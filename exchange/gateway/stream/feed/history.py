@@ -15,7 +15,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from exchange.codec import DecidedEvent
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed.order_updates import KnownOrders
@@ -23,6 +22,7 @@ from exchange.gateway.stream.feed.renderer import Clients, Renderer
 from exchange.gateway.stream.feed.shard_feed import ShardFeed, of_instrument
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import DecidedEvent
 
 SLICE_EVENTS: Final = 200  # read and written within some 10 ms
 SLICES_AT_ONCE_MAX: Final = 2  # of ten connections to the database

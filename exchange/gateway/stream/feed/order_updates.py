@@ -13,7 +13,6 @@ from typing import Final
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import (
     Event,
     OrderAccepted,
@@ -28,6 +27,7 @@ from exchange.gateway.orders.states import begun, order_view
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness, model_connection
 from exchange.gateway.stream.protocol.frames import OrderUpdate
+from exchange.log.events import DecidedEvent
 from projections.orders import NAME, Order, OrderStatus, find_orders
 
 KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again

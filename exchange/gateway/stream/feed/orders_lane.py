@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from exchange.codec import DecidedEvent
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.stream.feed.order_updates import KnownOrders
+from exchange.log.events import DecidedEvent
 from projections.orders import Order
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from exchange.codec import DecidedEvent
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
-from exchange.gateway.http.responses import amount, timestamp, trade
+from exchange.gateway.http.amounts import amount
+from exchange.gateway.http.responses import timestamp, trade
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed.book_snapshots import Snapshots
 from exchange.gateway.stream.feed.books import LiveBook
@@ -31,6 +31,7 @@ from exchange.gateway.stream.protocol.frames import (
     text_of,
 )
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import DecidedEvent
 from projections.book import Level
 from projections.orders import Order
 

@@ -21,7 +21,6 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent, UnknownEvent, load_event
 from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
@@ -39,6 +38,7 @@ from exchange.gateway.parts.reading import (
     log_connection,
     model_connection,
 )
+from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import read_events, read_heads
 from exchange.log.reader import read_traces as log_traces
 from exchange.ports import StoredEvent

@@ -19,7 +19,6 @@ from typing import Final
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.codec import DecidedEvent
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness, answering, model_connection
@@ -30,6 +29,7 @@ from exchange.gateway.stream.feed.shard_feed import ShardFeed, check_readable, o
 from exchange.gateway.stream.feed.subscriptions import FollowedInstrument, Outlet, Subscription
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import DecidedEvent
 from exchange.telemetry import tracing
 from exchange.waiting import heed_cancellation, retrieve_error
 from projections import book as books

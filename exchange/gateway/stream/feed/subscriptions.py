@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from exchange.codec import DecidedEvent
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed.order_updates import KnownOrders
@@ -15,6 +14,7 @@ from exchange.gateway.stream.feed.orders_lane import OrdersLane
 from exchange.gateway.stream.feed.renderer import EVERYBODY, Clients, Renderer
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import DecidedEvent
 from projections.orders import Order
 
 

@@ -16,15 +16,9 @@ from typing import Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from exchange.gateway.http.amounts import Amount, amount
 from exchange.gateway.http.problems import ProblemMembers
-from exchange.gateway.http.responses import (
-    Amount,
-    DepthView,
-    OrderView,
-    TradeView,
-    amount,
-    encoder,
-)
+from exchange.gateway.http.responses import DepthView, OrderView, TradeView, encoder
 from exchange.gateway.orders.entry import CancelledView, PlacedView
 from exchange.gateway.parts.limits import Budget
 from exchange.gateway.parts.listings import Listing

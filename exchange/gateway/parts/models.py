@@ -1,0 +1,114 @@
+"""Reads of the models in Redis that several resources and the answers to orders share.
+
+Each waits until its model has seen a position, reads, and refuses what stands still.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Raw
+
+from exchange.gateway.http.parameters import INSTRUMENT, LEVELS
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.requests import check_id
+from exchange.gateway.http.responses import book
+from exchange.gateway.parts.context import Gateway
+from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.reading import CATCH_UP_WAIT_MS, answering, from_redis, model_connection
+from exchange.transport.messages import Depth
+from exchange.waiting import within
+from projections import ticker
+from projections.book import NAME as BOOK
+from projections.book import BookView, read_book
+from projections.stores.checkpoints import read_live_generation
+from projections.ticker import LastTrades, read_last_trades
+
+INSTRUMENT_DEFAULT: Final = str(INSTRUMENT.default)
+BOOK_WAIT_S: Final = 0.25  # an order's answer rather has no book than comes late
+
+
+async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
+    """Return the book at or after a position for the answer to an order, None if there is none."""
+    if gateway.health.is_away("redis"):
+        return None
+    try:
+        view = await within(BOOK_WAIT_S, read_depth(gateway, listing, sequence, LEVELS.default))
+    except (Problem, TimeoutError):
+        return None
+    return Raw(f"{{{sides(view, listing)}}}".encode())
+
+
+async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:
+    """Return the listing of the ``instrument`` parameter, or of the default one."""
+    instrument = parameters.get("instrument", INSTRUMENT_DEFAULT)
+    return await gateway.listings.get(check_id(instrument, "instrument"))
+
+
+async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: int) -> BookView:
+    """Return a book at or after a position.
+
+    Raises:
+        Problem: 503, the model is not there, is behind, or did not get there in time.
+    """
+    async with model_connection(gateway.engine) as connection:
+        generation = await read_live_generation(connection, BOOK)
+    place = (generation, listing.shard)
+    await reach_in_redis(gateway, BOOK, *place, sequence)
+    view = await from_redis(BOOK, read_book(gateway.redis, *place, listing.instrument, levels))
+    check_current(gateway, listing.shard, BOOK, view.position)
+    return view
+
+
+async def reach_in_redis(
+    gateway: Gateway, model: str, generation: int, shard: int, position: int
+) -> None:
+    """Wait until a read model in Redis has seen a position, if there is one.
+
+    Raises:
+        Problem: 503, it did not in time or is not there.
+    """
+    if not position:
+        return
+    with answering():
+        await gateway.model_waits.reach(
+            model, generation, shard, position, timeout_ms=CATCH_UP_WAIT_MS
+        )
+
+
+def check_current(gateway: Gateway, shard: int, model: str, position: int) -> None:
+    """Refuse what a model tells that stands still, although Redis has it.
+
+    Raises:
+        Problem: 503, the model has not seen what it had to see by now.
+    """
+    if position < gateway.health.due(shard):
+        raise Problem(Code.READ_STALE, f"The {model} is behind, at {position}.")
+
+
+def sides(view: BookView, listing: Listing) -> str:
+    depth = Depth(view.position, view.bids, view.asks)
+    return book(depth, listing.price_scale, listing.quantity_scale)
+
+
+async def live_ticker(gateway: Gateway) -> int:
+    """Return the generation of the last trades that is read now.
+
+    Raises:
+        Problem: 503, there is none, or the database is away.
+    """
+    async with model_connection(gateway.engine) as connection:
+        return await read_live_generation(connection, ticker.NAME)
+
+
+async def last_trades(
+    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+) -> LastTrades:
+    """Return the last trades of some of a shard's instruments.
+
+    Raises:
+        Problem: 503, the model is not there or is behind, or Redis is away.
+    """
+    read = read_last_trades(gateway.redis, generation, shard, instruments)
+    last = await from_redis(ticker.NAME, read)
+    check_current(gateway, shard, ticker.NAME, last.position)
+    return last

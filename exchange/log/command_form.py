@@ -1,0 +1,68 @@
+"""The form of a command: which version it is of, and what its bytes leave out.
+
+A field that commands gained later is left out where it has its default, so that the bytes, and the
+hash, of an earlier request stay what they were.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from exchange.domain.commands import Command, RetryQuarantined
+
+LATER_COMMANDS: Final[dict[str, int]] = {
+    "LimitOpenOrders": 2,
+    "PlaceShard": 2,
+    "RetryQuarantined": 2,
+}
+"""What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
+
+An earlier matcher would take a command that uses it for no command at all. A command has the lowest
+version whose readers read it, so that only those that use something new wait for a newer matcher.
+"""
+
+_SomeCommand = TypeVar("_SomeCommand", bound=Command | RetryQuarantined)
+
+encoder = msgspec.json.Encoder()
+
+
+def commands_version() -> int:
+    """Return the latest version of commands that this build reads."""
+    return max(LATER_COMMANDS.values(), default=1)
+
+
+def command_version(command: Struct) -> int:
+    """Return the version that a command is sent with: the lowest whose readers read it."""
+    used = (version for what, version in LATER_COMMANDS.items() if _uses(command, what))
+    return max(used, default=1)
+
+
+def _uses(command: Struct, what: str) -> bool:
+    """Tell whether a command uses what an entry of ``LATER_COMMANDS`` names."""
+    name, _, field = what.partition(".")
+    field, _, value = field.partition("=")
+    if type(command).__name__ != name:
+        return False
+    if value:
+        return bool(getattr(command, field) == value)
+    return not field or getattr(command, field) != _default_of(command, field)
+
+
+def _default_of(command: Struct, field: str) -> object:
+    fields, defaults = command.__struct_fields__, command.__struct_defaults__
+    return defaults[fields.index(field) - len(fields)]  # a later field has one
+
+
+def without_defaults(command: _SomeCommand) -> _SomeCommand:
+    """Have fields that equal their defaults left out: msgspec leaves out what *is* the default."""
+    defaults = command.__struct_defaults__
+    if not defaults:
+        return command
+    fields = command.__struct_fields__[-len(defaults) :]
+    equal = {
+        name: default
+        for name, default in zip(fields, defaults, strict=True)
+        if getattr(command, name) == default
+    }
+    return msgspec.structs.replace(command, **equal)

@@ -1,0 +1,138 @@
+"""Ids of commands, and the names that commands claim for ever.
+
+The id of a command with an idempotency key is a hash of client and key (version 8); one without a
+key has an id that nobody had before (version 7). What is hashed here is in the claims of existing
+logs: none of it may ever change.
+"""
+
+import os
+import time
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from exchange.domain.commands import (
+    CancelOrder,
+    CloseSettlementCycle,
+    Command,
+    LimitOpenOrders,
+    MalformedRecord,
+    PlaceOrder,
+    PlaceShard,
+    QuarantinedRecord,
+    RegisterInstrument,
+    RetriedRecord,
+)
+from exchange.domain.values import Offset, Shard, instrument_of_exchange_order_id
+from exchange.log.command_form import encoder, without_defaults
+from exchange.ports import UNKNOWN_BODY, Claim
+
+KEYED_COMMAND_ID_VERSION: Final = 8
+UNKEYED_COMMAND_ID_VERSION: Final = 7
+BODY_HASH_BYTES: Final = 16  # 128 bits: a client can only collide with itself, under one key
+
+
+def uuid7() -> UUID:
+    """Return a new UUID that sorts by time (RFC 9562)."""
+    random = int.from_bytes(os.urandom(10), "big")
+    number = (time.time_ns() // 1_000_000) << 80 | random
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    return UUID(int=number & ~(0x3 << 62) | (0x2 << 62))
+
+
+def command_id_for(client_id: str | None, key: str | None) -> UUID:
+    """Return the id of a command: of its key where there is one, else a new one."""
+    if client_id is None or key is None:
+        return uuid7()
+    return keyed_command_id(client_id, key)
+
+
+def keyed_command_id(client_id: str, idempotency_key: str) -> UUID:
+    """Return the id that every command of this client with this key has."""
+    return _hash_uuid("key", client_id, idempotency_key)
+
+
+def registration_command_id(instrument: str) -> UUID:
+    """Return the id of an instrument's registration: its name is the idempotency key."""
+    return _hash_uuid("instrument", instrument)
+
+
+def cycle_command_id(shard: int, cycle: int) -> UUID:
+    """Return the id of a cycle's closing on a shard: its number is the idempotency key."""
+    return _hash_uuid("settlement cycle", str(shard), str(cycle))
+
+
+def retry_command_id(shard: int, offset: int) -> UUID:
+    """Return the id of the retry of a quarantined record: its place is the idempotency key."""
+    return _hash_uuid("retry", str(shard), str(offset))
+
+
+def placing_command_id(shard: int) -> UUID:
+    """Return the id of a shard's placing in the open cycle: a shard is placed once."""
+    return _hash_uuid("shard", str(shard))
+
+
+def is_keyed(command_id: UUID) -> bool:
+    """Tell whether a resend of this command must give the first one's outcome."""
+    return command_id.version == KEYED_COMMAND_ID_VERSION
+
+
+def is_unkeyed(command_id: UUID) -> bool:
+    """Tell whether a gateway made the id: a second record with it is the first one, sent again."""
+    return command_id.version == UNKEYED_COMMAND_ID_VERSION
+
+
+def command_claim(command_id: UUID) -> str:
+    """Name the claim of a keyed command; one without a key holds its own by its events."""
+    return f"command:{command_id.hex}"
+
+
+def unkeyed_claim(command_id: UUID, shard: int, offset: int) -> Claim:
+    """Return what the events of a command without a key are: its claim, though without a hash."""
+    return Claim(command_claim(command_id), Shard(shard), Offset(offset), UNKNOWN_BODY)
+
+
+def order_claim(order_id: str) -> str:
+    """Name the claim of an order id that a client chose."""
+    return f"order:{order_id}"
+
+
+def body_hash(command: Command) -> bytes:
+    """Hash what the client asked; what a gateway made (an order id) is left out.
+
+    Claims hold these hashes for ever, so the one of a request that an earlier build could make
+    never changes: a later field enters it only where it differs from its default.
+    """
+    match command:
+        case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
+            command = msgspec.structs.replace(command, order_id="")  # no client can choose that
+        case RetriedRecord(offset, digest):
+            return retry_body_hash(offset, digest)
+        case (
+            PlaceOrder()
+            | CancelOrder()
+            | RegisterInstrument()
+            | CloseSettlementCycle()
+            | LimitOpenOrders()
+            | PlaceShard()
+            | MalformedRecord()
+            | QuarantinedRecord()
+        ):
+            pass
+    return sha256(encoder.encode(without_defaults(command))).digest()[:BODY_HASH_BYTES]
+
+
+def retry_body_hash(offset: int, digest: str) -> bytes:
+    """Hash what an operator asked, from what the event of a retry tells too."""
+    return sha256(f"RetriedRecord\0{offset}\0{digest}".encode()).digest()[:BODY_HASH_BYTES]
+
+
+def _hash_uuid(*parts: str) -> UUID:
+    # A NUL cannot be in an id, so no two lists of parts give the same text.
+    digest = sha256("\0".join(parts).encode()).digest()[:16]
+    number = int.from_bytes(digest, "big")
+    number = number & ~(0xF << 76) | (KEYED_COMMAND_ID_VERSION << 76)
+    number = number & ~(0x3 << 62) | (0x2 << 62)
+    return UUID(int=number)

@@ -1,0 +1,63 @@
+"""What the tools share: where the exchange is, how they fail, and a bar for what takes long."""
+
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from exchange.config import Settings, reachable_url
+
+BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+CONNECT_S: Final = 5.0
+
+
+async def connect(database_url: str) -> asyncpg.Connection:
+    """Connect to PostgreSQL, or say that it does not answer."""
+    try:
+        return await asyncpg.connect(database_url, timeout=CONNECT_S)
+    except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
+        raise ToolError(f"PostgreSQL does not answer, is the exchange running? {error}") from error
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar for something that is counted."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(show_speed=True),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class ToolError(Exception):
+    """A tool cannot do what it was asked; the message is one line."""
+
+
+def address(base_url: str) -> str:
+    """Return where the exchange is: as told, else where the settings have it."""
+    if base_url:
+        if not base_url.startswith(("http://", "https://")):
+            raise ToolError(f"{base_url} is no address: it has to begin with http:// or https://.")
+        try:
+            urlsplit(base_url).port  # noqa: B018  reading it checks it
+        except ValueError as error:
+            raise ToolError(f"{base_url} is no address: {error}.") from error
+        return base_url.rstrip("/")
+    settings = Settings.load()
+    return reachable_url(settings.host, settings.port)

@@ -1,0 +1,227 @@
+"""Commands and outcomes as bytes, and what becomes of bytes that are no command.
+
+Read ``receive``: whatever is in Kafka becomes a command that can be decided, if only to be refused.
+"""
+
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Raw, Struct
+
+from exchange import BUILD
+from exchange.domain.commands import (
+    ClientCommand,
+    Command,
+    MalformedRecord,
+    QuarantinedRecord,
+    RetriedRecord,
+    RetryQuarantined,
+)
+from exchange.domain.values import Offset
+from exchange.log.command_form import without_defaults
+from exchange.log.identity import body_hash, is_keyed, is_unkeyed
+from exchange.ports import CommandRecord
+
+WAITER_MAX: Final = 2**53
+VERSION_DIGITS_MAX: Final = 4
+BUILD_BYTES_MAX: Final = 100
+REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
+
+
+OUTCOMES_VERSION: Final = 1
+"""The form of ``OutcomeMessage``: new where an older gateway would misread it."""
+
+
+SentCommand = ClientCommand | RetryQuarantined
+"""What may be in Kafka: commands of clients, and an operator's."""
+_encoder = msgspec.json.Encoder()
+_command_decoder: Final[msgspec.json.Decoder[SentCommand]] = msgspec.json.Decoder(SentCommand)
+
+
+class ReceivedCommand(Struct, frozen=True, gc=False):
+    """A command that arrived, and who waits for its outcome (gateway and waiter, or None)."""
+
+    command: Command
+    command_id: UUID
+    offset: Offset
+    time_ms: int
+    gateway: str | None
+    waiter: int
+    traceparent: str | None = None
+
+
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """What became of one command, for the gateway that waits.
+
+    Either ``events`` (with the position of the first), or ``replay_of``: the Kafka place of
+    the command that took the key earlier; ``conflict`` when that one asked something else.
+    ``versions`` are those of the events, none of them where all have their first.
+    """
+
+    waiter: int
+    offset: int
+    first_position: int = 0
+    events: list[Raw] = []
+    versions: list[int] = []
+    replay_of: tuple[int, int] | None = None
+    conflict: bool = False
+
+
+class Depth(Struct, frozen=True):
+    """Price levels of one instrument, best first, as pairs of price and quantity in units."""
+
+    position: int
+    bids: list[tuple[int, int]]
+    asks: list[tuple[int, int]]
+
+
+class OutcomeMessage(Struct, frozen=True):
+    """The outcomes of one batch for one gateway, with the books that it left."""
+
+    shard: int
+    books: dict[str, Depth]
+    outcomes: list[Outcome]
+    version: int = OUTCOMES_VERSION
+
+
+_outcome_decoder = msgspec.json.Decoder(OutcomeMessage)
+
+
+def encode_command(command: SentCommand) -> bytes:
+    """Return the value of a Kafka record."""
+    return _encoder.encode(without_defaults(command))
+
+
+def decode_command(value: bytes) -> SentCommand:
+    """Read the value of a Kafka record.
+
+    Raises:
+        ValueError: It is no command, or breaks a bound.
+    """
+    try:
+        return _command_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def version_header(version: int) -> bytes:
+    """Return the header that tells a command's version, and which build sent it."""
+    return f"{version} {BUILD}".encode()
+
+
+def version_of(record: CommandRecord) -> int:
+    """Return a record's version; without a header that can be read it is the first."""
+    number = (record.version or b"").partition(b" ")[0]
+    told = number.isdigit() and len(number) <= VERSION_DIGITS_MAX
+    return int(number) if told else 1
+
+
+def build_of(record: CommandRecord) -> str:
+    """Name the build that sent a record, as far as it says so."""
+    build = (record.version or b"").partition(b" ")[2][:BUILD_BYTES_MAX]
+    return _readable(build.decode(errors="replace")) or "a build that does not say its name"
+
+
+def receive(record: CommandRecord) -> ReceivedCommand:
+    """Decode a record; one that cannot be decoded becomes a ``MalformedRecord``."""
+    try:
+        command_id = _command_id(record)
+        sent = decode_command(record.value)
+    except (ValueError, TypeError) as error:
+        return refuse(record, str(error))
+    command = _retried(sent) if isinstance(sent, RetryQuarantined) else sent
+    return _received(record, command, command_id)
+
+
+def refuse(record: CommandRecord, reason: str) -> ReceivedCommand:
+    """Stand for a record that is no command. It claims nothing, whatever id it came with."""
+    command = _malformed(record.value, reason)
+    return _received(record, command, UUID(hex=command.sha256[:32], version=4))
+
+
+def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
+    """Stand for a record that crashed the matcher; its value is not looked into again.
+
+    Its key, if it has one, is claimed for it all the same: a resend is refused and not decided.
+    """
+    digest = sha256(record.value).hexdigest()
+    try:
+        command_id = _command_id(record)
+    except (ValueError, TypeError):
+        command_id = UUID(hex=digest[:32], version=4)
+    command = QuarantinedRecord(digest, len(record.value), crashes)
+    return _received(record, command, command_id)
+
+
+def reply_address(gateway: str, waiter: int) -> bytes:
+    """Return the ``reply_to`` header for a waiter of a gateway."""
+    return f"{gateway}:{waiter}".encode()
+
+
+def encode_outcomes(message: OutcomeMessage) -> bytes:
+    """Return the message that carries a batch's outcomes to a gateway."""
+    return _encoder.encode(message)
+
+
+def decode_outcomes(data: bytes) -> OutcomeMessage:
+    """Read a message of outcomes.
+
+    Raises:
+        ValueError: It is of another version, or none.
+    """
+    message = _outcome_decoder.decode(data)
+    if message.version != OUTCOMES_VERSION:
+        raise ValueError(f"its version {message.version} is not {OUTCOMES_VERSION}")
+    return message
+
+
+def _command_id(record: CommandRecord) -> UUID:
+    """Return a record's command id; one of another form could not be found when it is resent."""
+    command_id = UUID(bytes=record.command_id)
+    if not (is_keyed(command_id) or is_unkeyed(command_id)):
+        raise ValueError(f"its command id {command_id} is neither of version 7 nor of version 8")
+    return command_id
+
+
+def _received(record: CommandRecord, command: Command, command_id: UUID) -> ReceivedCommand:
+    gateway, waiter = _reply_address(record.reply_to)
+    traceparent = record.traceparent
+    return ReceivedCommand(
+        command,
+        command_id,
+        record.offset,
+        record.time_ms,
+        gateway,
+        waiter,
+        None if traceparent is None else traceparent.decode(errors="replace"),
+    )
+
+
+def _retried(retry: RetryQuarantined) -> RetriedRecord:
+    command: ClientCommand | MalformedRecord | RetriedRecord
+    try:
+        sent = decode_command(retry.value)
+        command = _retried(sent) if isinstance(sent, RetryQuarantined) else sent
+    except ValueError as error:
+        command = _malformed(retry.value, str(error))
+    digest = sha256(retry.value).hexdigest()
+    return RetriedRecord(retry.offset, digest, body_hash(command).hex(), command)
+
+
+def _malformed(value: bytes, reason: str) -> MalformedRecord:
+    return MalformedRecord(_readable(reason), sha256(value).hexdigest(), len(value))
+
+
+def _readable(reason: str) -> str:
+    # It quotes what anyone may have sent. PostgreSQL cannot read a NUL out of a json text, and
+    # control or bidirectional characters would deceive whoever reads the log.
+    return "".join(c if c.isprintable() else "\ufffd" for c in reason[:REASON_CHARACTERS_MAX])
+
+
+def _reply_address(header: bytes | None) -> tuple[str | None, int]:
+    gateway, _, waiter = (header or b"").partition(b":")
+    if not (gateway.isalnum() and waiter.isdigit() and len(waiter) <= len(str(WAITER_MAX))):
+        return None, 0
+    return gateway.decode(), int(waiter)

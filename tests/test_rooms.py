@@ -1,0 +1,37 @@
+"""The folders say what is inside: every file is named by the guide of its folder."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from exchange.config import PROJECT
+
+SIBLINGS_MAX = 12  # more than that, and nobody reads the list
+PACKAGES = sorted(
+    init.parent
+    for package in ("exchange", "projections")
+    for init in (PROJECT / package).rglob("__init__.py")
+)
+
+
+def siblings(package: Path) -> set[str]:
+    files = {file.stem for file in package.glob("*.py")} - {"__init__", "__main__"}
+    return files | {init.parent.name for init in package.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_the_guide_names_every_file_of_its_folder_and_nothing_else(package: Path) -> None:
+    guide = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    assert guide is not None
+    named = re.findall(r"``([a-z_]+)``", guide)
+    assert siblings(package) <= set(named), "a file is not in the guide"
+    assert set(named) <= siblings(package) | {"projections", "__main__"}, (
+        "the guide names a file that is not there"
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_a_folder_has_at_most_a_dozen_files(package: Path) -> None:
+    assert len([file for file in package.glob("*.py") if file.stem != "__init__"]) <= SIBLINGS_MAX
