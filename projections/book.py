@@ -1,24 +1,19 @@
 """The depth of each book, in Redis: how much rests at each price, by instrument and side.
 
-Read ``BookProjection.apply``, then ``read_book``. All keys of a generation and shard
-share a hash tag, so one script changes them together: it moves the checkpoint by
-compare-and-set, checks every argument, and only then writes. Quantities are added up
-here, never there: Lua's numbers are not exact beyond 2^53. Each side is a sorted set
-of prices and a hash from price to quantity.
+Read ``write``, then ``read_book``. Each side is a sorted set of prices and a hash from price
+to quantity. Quantities are added up in Python: Lua's numbers are not exact beyond 2^53.
 
-``redis_model`` says what becomes of a model that Redis lost. A level that events contradict
-is taken for such a loss too, and the model filled again, once.
+A level that holds less than an event takes from it counts as lost by Redis: the model is filled
+again, once (``stores.redis`` says how).
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import (
@@ -43,12 +38,11 @@ from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 from projections.stores.redis import (
     MOVE,
+    RedisProjection,
     being_filled,
     cannot_read,
     checkpoint_key,
     complete_position,
-    reached_model,
-    resume_model,
     script,
     tag,
 )
@@ -160,70 +154,54 @@ async def read_book(
     return BookView(reached, int(time_ms), list(_levels(bids)), list(_levels(asks)))
 
 
-@dataclass(frozen=True, slots=True)
-class BookProjection:
-    """The depth of every book; ``engine`` is asked for the head when the model starts anew."""
+async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
+    last = events[-1]
+    prefix = tag(NAME, generation, last.shard)
+    changes = _changes(events)
+    stored = await _read_levels(redis, prefix, after, changes)
+    if stored is None:
+        return False
+    quantities, complete = stored
+    wrong = _contradictions(changes, quantities)
+    if wrong and complete:
+        logger.error("A book has lost levels", extra={"shard": last.shard, "levels": wrong[:3]})
+        await redis.delete(f"{prefix}:checkpoint")
+        return False
+    keys = [f"{prefix}:checkpoint"]
+    arguments: list[int] = [after, last.position, last.event.time_ms]
+    for (instrument, side), levels in changes.items():
+        keys += _side_keys(prefix, instrument, side)
+        arguments.append(len(levels))
+        for price, change in levels.items():
+            arguments += (price, _changed(quantities[instrument, side, price], change, price))
+    return bool(await script(redis, APPLY)(keys=keys, args=arguments))
 
-    engine: AsyncEngine
-    redis: Redis
-    name: str = NAME
-    tables: tuple[Table, ...] = ()
 
-    async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from; a model that is missing is started anew."""
-        return await resume_model(self.engine, self.redis, self.name, generation, shard)
+def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    return RedisProjection(engine, redis, NAME, write)
 
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the positions of those of ``shards`` whose books are complete."""
-        return await reached_model(self.redis, self.name, generation, shards)
 
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
+async def _read_levels(
+    redis: Redis, prefix: str, after: int, changes: "_Changes"
+) -> tuple["_Quantities", bool] | None:
+    """Return what rests at the levels that change, and whether the model was complete.
 
-        Returns:
-            Whether it was. If not, nothing changed.
-        """
-        last = events[-1]
-        prefix = tag(NAME, generation, last.shard)
-        changes = _changes(events)
-        stored = await self._read_levels(prefix, after, changes)
-        if stored is None:
-            return False
-        quantities, complete = stored
-        wrong = _contradictions(changes, quantities)
-        if wrong and complete:
-            logger.error("A book has lost levels", extra={"shard": last.shard, "levels": wrong[:3]})
-            await self.redis.delete(f"{prefix}:checkpoint")
-            return False
-        keys = [f"{prefix}:checkpoint"]
-        arguments: list[int] = [after, last.position, last.event.time_ms]
+    None if it is not at ``after``.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hmget(f"{prefix}:checkpoint", ["position", "target"])
         for (instrument, side), levels in changes.items():
-            keys += _side_keys(prefix, instrument, side)
-            arguments.append(len(levels))
-            for price, change in levels.items():
-                arguments += (price, _changed(quantities[instrument, side, price], change, price))
-        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
-
-    async def _read_levels(
-        self, prefix: str, after: int, changes: "_Changes"
-    ) -> tuple["_Quantities", bool] | None:
-        """Return what rests at the levels that change, and whether the model was complete.
-
-        None if it is not at ``after``.
-        """
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(f"{prefix}:checkpoint", ["position", "target"])
-            for (instrument, side), levels in changes.items():
-                pipe.hmget(_side_keys(prefix, instrument, side)[1], list(levels))
-            (position, target), *sides = await pipe.execute()
-        if position is None or target is None or int(position) != after:
-            return None
-        quantities = {
-            (instrument, side, price): int(quantity or 0)
-            for ((instrument, side), levels), found in zip(changes.items(), sides, strict=True)
-            for price, quantity in zip(levels, found, strict=True)
-        }
-        return quantities, after >= int(target)
+            pipe.hmget(_side_keys(prefix, instrument, side)[1], list(levels))
+        (position, target), *sides = await pipe.execute()
+    if position is None or target is None or int(position) != after:
+        return None
+    quantities = {
+        (instrument, side, price): int(quantity or 0)
+        for ((instrument, side), levels), found in zip(changes.items(), sides, strict=True)
+        for price, quantity in zip(levels, found, strict=True)
+    }
+    return quantities, after >= int(target)
 
 
 _Changes = dict[tuple[str, Side], dict[int, int]]  # instrument and side, price, change of quantity

@@ -9,13 +9,11 @@ is not needed for a complete stream.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.values import Offset, Position, Shard
@@ -29,10 +27,9 @@ from exchange.log.events import (
 from exchange.telemetry import tracing
 from projections.stores.redis import (
     MOVE,
+    RedisProjection,
     cannot_read,
     checkpoint_key,
-    reached_model,
-    resume_model,
     script,
     tag,
 )
@@ -115,53 +112,35 @@ def stream_key(generation: int, shard: int) -> str:
     return f"{tag(NAME, generation, shard)}:events"
 
 
-@dataclass(frozen=True, slots=True)
-class FeedProjection:
-    """The newest events; ``engine`` is asked for the head when the model starts anew."""
-
-    engine: AsyncEngine
-    redis: Redis
-    name: str = NAME
-    tables: tuple[Table, ...] = ()
-
-    async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from; a feed that is missing begins near the head."""
-        return await resume_model(
-            self.engine, self.redis, self.name, generation, shard, events_max=FEED_EVENTS_MAX
+async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
+    last = events[-1]
+    traceparent = tracing.current()
+    if traceparent is not None:
+        await _note_trace(redis, traces_key(generation, last.shard), traceparent, last.position)
+    keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
+    arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
+    for decided in events:
+        event = decided.event
+        arguments += (
+            encode_event_data(event),
+            decided.command_id.bytes,
+            decided.kafka_offset,
+            event_version(event),
         )
+    return bool(await script(redis, APPLY)(keys=keys, args=arguments))
 
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the positions of those of ``shards`` whose feed is complete."""
-        return await reached_model(self.redis, self.name, generation, shards)
 
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
+def feed_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    return RedisProjection(engine, redis, NAME, write, FEED_EVENTS_MAX)
 
-        Returns:
-            Whether it was. If not, nothing changed.
-        """
-        last = events[-1]
-        traceparent = tracing.current()
-        if traceparent is not None:
-            await self._note_trace(traces_key(generation, last.shard), traceparent, last.position)
-        keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
-        arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
-        for decided in events:
-            event = decided.event
-            arguments += (
-                encode_event_data(event),
-                decided.command_id.bytes,
-                decided.kafka_offset,
-                event_version(event),
-            )
-        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
 
-    async def _note_trace(self, key: str, traceparent: str, position: int) -> None:
-        """Say in which trace the events up to ``position`` are written: before they are seen."""
-        async with self.redis.pipeline(transaction=False) as asked:
-            asked.zadd(key, {traceparent: position})
-            asked.zremrangebyscore(key, 0, position - FEED_EVENTS_MAX)
-            await asked.execute()
+async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -> None:
+    """Say in which trace the events up to ``position`` are written: before they are seen."""
+    async with redis.pipeline(transaction=False) as asked:
+        asked.zadd(key, {traceparent: position})
+        asked.zremrangebyscore(key, 0, position - FEED_EVENTS_MAX)
+        await asked.execute()
 
 
 def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -6,26 +6,23 @@ per generation and shard has a field per instrument.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from projections.stores.redis import (
     MOVE,
+    RedisProjection,
     being_filled,
     cannot_read,
     checkpoint_key,
     complete_position,
-    reached_model,
-    resume_model,
     script,
     tag,
 )
@@ -93,35 +90,18 @@ async def read_last_trades(
     return LastTrades(trades, reached, int(time_ms))
 
 
-@dataclass(frozen=True, slots=True)
-class TickerProjection:
-    """The last trades; ``engine`` is asked for the head when the model starts anew."""
+async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
+    last = events[-1]
+    keys = [checkpoint_key(NAME, generation, last.shard), _last_key(generation, last.shard)]
+    arguments: list[int | str | bytes] = [after, last.position, last.event.time_ms]
+    for instrument, trade in _last_trades(events).items():
+        arguments += (instrument, msgspec.json.encode(trade))
+    return bool(await script(redis, APPLY)(keys=keys, args=arguments))
 
-    engine: AsyncEngine
-    redis: Redis
-    name: str = NAME
-    tables: tuple[Table, ...] = ()
 
-    async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from; a model that is missing is started anew."""
-        return await resume_model(self.engine, self.redis, self.name, generation, shard)
-
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the positions of those of ``shards`` whose model is complete."""
-        return await reached_model(self.redis, self.name, generation, shards)
-
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
-
-        Returns:
-            Whether it was. If not, nothing changed.
-        """
-        last = events[-1]
-        keys = [checkpoint_key(NAME, generation, last.shard), _last_key(generation, last.shard)]
-        arguments: list[int | str | bytes] = [after, last.position, last.event.time_ms]
-        for instrument, trade in _last_trades(events).items():
-            arguments += (instrument, msgspec.json.encode(trade))
-        return bool(await script(self.redis, APPLY)(keys=keys, args=arguments))
+def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    return RedisProjection(engine, redis, NAME, write)
 
 
 def _last_trades(events: Sequence[DecidedEvent]) -> dict[str, LastTrade]:

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.failures import Outage, is_store_failure
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation
-from projections.book import BookProjection
-from projections.feed import FeedProjection
+from projections.book import book_projection
+from projections.feed import feed_projection
 from projections.instruments import instruments_projection
 from projections.orders import orders_projection
 from projections.positions import positions_projection
@@ -39,7 +39,7 @@ from projections.projector.tail import ShardTail, is_set_within, listen
 from projections.settlement import settlement_projection
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.postgres import driver_connection
-from projections.ticker import TickerProjection
+from projections.ticker import ticker_projection
 from projections.trades import trades_projection
 from projections.vwap import vwap_projection
 
@@ -204,9 +204,9 @@ def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
         positions_projection(engine),
         vwap_projection(engine),
         settlement_projection(engine),
-        BookProjection(engine, redis),
-        TickerProjection(engine, redis),
-        FeedProjection(engine, redis),
+        book_projection(engine, redis),
+        ticker_projection(engine, redis),
+        feed_projection(engine, redis),
     ]
 
 

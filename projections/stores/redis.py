@@ -1,8 +1,8 @@
-"""What the read models in Redis have in common: their checkpoint, and how they begin anew.
+"""A projection in Redis: its checkpoint, how a batch moves it, and how the model begins anew.
 
-All keys of a generation and shard share a hash tag, so one script changes them together:
-it moves the checkpoint by compare-and-set and only then writes (``MOVE`` is how such a
-script begins).
+Read ``RedisProjection``. All keys of a generation and shard share a hash tag, so one script
+changes them together: it moves the checkpoint by compare-and-set and only then writes
+(``MOVE`` is how such a script begins).
 
 Redis may come back empty at any time. A missing checkpoint means that the model is
 filled again, and it carries a ``target``, the head at that time: readers find the model
@@ -12,15 +12,17 @@ choose some to evict: keep its policy ``noeviction``.
 """
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
-from sqlalchemy import select
+from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.log.events import DecidedEvent
 from exchange.log.schema import HEAD, LOG
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.stores.waits import PositionWaits
@@ -68,6 +70,56 @@ end
 READ_LOG = select(select(LOG.c.id).scalar_subquery().label("id"), HEAD.c.position)
 
 
+Write = Callable[[Redis, int, int, Sequence[DecidedEvent]], Awaitable[bool]]
+"""Writes consecutive events of one shard if a generation's checkpoint is at a position.
+
+Tells whether it was; if not, nothing changed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisProjection:
+    """A read model in Redis. ``engine`` is asked for the log's head when the model begins anew.
+
+    It then begins with the newest ``events_max`` events, or with all of them.
+    """
+
+    engine: AsyncEngine
+    redis: Redis
+    name: str
+    write: Write
+    events_max: int | None = None
+    tables: tuple[Table, ...] = ()
+
+    async def resume(self, generation: int, shard: int) -> int:
+        """Return the position to go on from; a model that is missing is started anew."""
+        key = checkpoint_key(self.name, generation, shard)
+        stored = await cast("Any", self.redis.hmget(key, ["log", "position"]))
+        found_log, found_position = (_text(value) for value in stored)
+        # Read after the checkpoint: another projector may be moving it, but not past this.
+        log, head = await _read_log(self.engine, shard)
+        if found_log == log and found_position and int(found_position) <= head:
+            return int(found_position)
+        begin = 0 if self.events_max is None else max(0, head - self.events_max)
+        fields = {"projection": self.name, "shard": shard, "after": begin, "target": head}
+        logger.warning("Filling a model in Redis anew", extra=fields)
+        pattern = f"{tag(self.name, generation, shard)}:*"
+        arguments: list[str | int] = [found_log, found_position, log, begin, head, pattern]
+        return int(await script(self.redis, START)(keys=[key], args=arguments))
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the positions of those of ``shards`` on which the model is complete."""
+        return await reached_model(self.redis, self.name, generation, shards)
+
+    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
+        """Apply consecutive events of one shard if the checkpoint is ``after``.
+
+        Returns:
+            Whether it was. If not, nothing changed.
+        """
+        return await self.write(self.redis, generation, after, events)
+
+
 def tag(name: str, generation: int, shard: int) -> str:
     """Return what the keys of a model on a shard begin with."""
     return f"{{{name}:{generation}:{shard}}}"
@@ -79,40 +131,6 @@ def checkpoint_key(name: str, generation: int, shard: int) -> str:
 
 def script(redis: Redis, text: str) -> AsyncScript:
     return redis.register_script(text)  # runs by its hash; sends the text when Redis lost it
-
-
-async def resume_model(
-    engine: AsyncEngine,
-    redis: Redis,
-    name: str,
-    generation: int,
-    shard: int,
-    *,
-    events_max: int | None = None,
-) -> int:
-    """Return the position to go on from; a model that is missing is started anew.
-
-    Args:
-        engine: Is asked for the head.
-        redis: Where the model is.
-        name: The projection's.
-        generation: Of the model.
-        shard: Whose events it is made from.
-        events_max: With how many of the newest events it begins; all of them by default.
-    """
-    key = checkpoint_key(name, generation, shard)
-    stored = await cast("Any", redis.hmget(key, ["log", "position"]))
-    found_log, found_position = (_text(value) for value in stored)
-    # Read after the checkpoint: another projector may be moving it, but not past this.
-    log, head = await _read_log(engine, shard)
-    if found_log == log and found_position and int(found_position) <= head:
-        return int(found_position)
-    begin = 0 if events_max is None else max(0, head - events_max)
-    fields = {"projection": name, "shard": shard, "after": begin, "target": head}
-    logger.warning("Filling a model in Redis anew", extra=fields)
-    pattern = f"{tag(name, generation, shard)}:*"
-    arguments: list[str | int] = [found_log, found_position, log, begin, head, pattern]
-    return int(await script(redis, START)(keys=[key], args=arguments))
 
 
 async def reached_model(

@@ -21,9 +21,9 @@ from exchange.gateway.parts.submission import Submitter
 from exchange.log.writer import PostgresBatch
 from exchange.transport.commands import CommandProducer, KafkaCommandLog
 from exchange.transport.outcomes import RedisOutcomes
-from projections.book import BookProjection
 from projections.projector.tail import ShardTail
 from projections.stores.postgres import PostgresProjection
+from projections.stores.redis import RedisProjection
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ PROJECTOR_POINTS = {
     "between write and commit": Point(asyncpg.transaction.Transaction, "__aexit__", "before"),
     "commit of a model under way": Point(asyncpg.transaction.Transaction, "__aexit__", "under way"),
     "after a model moved": Point(PostgresProjection, "apply", "after"),
-    "script under way": Point(BookProjection, "apply", "under way"),
-    "after a script": Point(BookProjection, "apply", "after"),
+    "script under way": Point(RedisProjection, "apply", "under way"),
+    "after a script": Point(RedisProjection, "apply", "after"),
 }
 
 GATEWAY_POINTS = {

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
-from projections.book import APPLY, BookProjection, BookView, read_book
+from projections.book import APPLY, BookView, book_projection, read_book
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.stores.redis import START, ModelWaits
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
@@ -201,7 +201,7 @@ async def test_of_two_that_find_it_missing_the_slower_does_not_delete(
 ) -> None:
     async with LogWriter.open(database_url) as writer:
         await writer.append(registrations(0))
-    assert await BookProjection(engine, redis).resume(1, 0) == 0
+    assert await book_projection(engine, redis).resume(1, 0) == 0
     await cast("Any", redis.hset(CHECKPOINT, "position", "2"))
     stored = await cast("Any", redis.hgetall(CHECKPOINT))
 
