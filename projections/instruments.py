@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import InstrumentRegistered
 from exchange.log.events import DecidedEvent
-from exchange.log.schema import LIVE, metadata
-from projections.stores.checkpoints import read_checkpoints
+from exchange.log.schema import metadata
+from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "instruments"
@@ -61,10 +61,7 @@ READ_INSTRUMENTS = select(
     INSTRUMENTS.c.state,
     INSTRUMENTS.c.position,
     INSTRUMENTS.c.time_ms,
-).where(
-    INSTRUMENTS.c.generation
-    == select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
-)
+).where(is_live(INSTRUMENTS, NAME))
 
 
 class InstrumentRow(Struct, frozen=True):

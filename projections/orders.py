@@ -55,9 +55,9 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import RejectReason
 from exchange.log.events import DecidedEvent
-from exchange.log.schema import EVENTS, LIVE, metadata
+from exchange.log.schema import EVENTS, metadata
 from exchange.ports import StoredEvent
-from projections.stores.checkpoints import read_checkpoints
+from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "orders"
@@ -171,8 +171,6 @@ from unnest($2::text[], $3::smallint[], $4::bigint[]) as new (order_id, shard, p
 # The index's own words: the planner must see that its predicate holds, also in a generic plan.
 _IS_OPEN = text("orders.status in ('open', 'partially_filled')")
 
-_LIVE_GENERATION = select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
-
 READ_ORDERS = select(
     ORDERS.c.order_id,
     ORDERS.c.shard,
@@ -190,7 +188,7 @@ READ_ORDERS = select(
     ORDERS.c.updated_ms,
     ORDERS.c.position,
     ORDERS.c.last_position,
-).where(ORDERS.c.generation == _LIVE_GENERATION)
+).where(is_live(ORDERS, NAME))
 
 READ_ORDER_HISTORY = (
     select(
@@ -208,7 +206,7 @@ READ_ORDER_HISTORY = (
         EVENTS,
         (EVENTS.c.shard == ORDER_EVENTS.c.shard) & (EVENTS.c.position == ORDER_EVENTS.c.position),
     )
-    .where(ORDER_EVENTS.c.generation == _LIVE_GENERATION)
+    .where(is_live(ORDER_EVENTS, NAME))
     .order_by(ORDER_EVENTS.c.shard, ORDER_EVENTS.c.position)
 )
 

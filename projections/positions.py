@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
-from exchange.log.schema import LIVE, metadata
-from projections.stores.checkpoints import read_checkpoints
+from exchange.log.schema import metadata
+from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "positions"
@@ -79,10 +79,7 @@ READ_POSITIONS = (
         POSITIONS.c.position,
         POSITIONS.c.updated_ms,
     )
-    .where(
-        POSITIONS.c.generation
-        == select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
-    )
+    .where(is_live(POSITIONS, NAME))
     .order_by(POSITIONS.c.instrument)
 )
 

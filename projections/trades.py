@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
-from exchange.log.schema import LIVE, metadata
-from projections.stores.checkpoints import read_checkpoints
+from exchange.log.schema import metadata
+from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "trades"
@@ -63,10 +63,7 @@ READ_TRADES = select(
     TRADES.c.buyer_client_id,
     TRADES.c.seller_client_id,
     TRADES.c.time_ms,
-).where(
-    TRADES.c.generation
-    == select(LIVE.c.generation).where(LIVE.c.projection == NAME).scalar_subquery()
-)
+).where(is_live(TRADES, NAME))
 
 
 class Trade(Struct, frozen=True):

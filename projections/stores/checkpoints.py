@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Set
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.log.schema import CHECKPOINTS, LIVE
@@ -35,6 +35,12 @@ class ReadModelUnavailable(Exception):
 
 class ReadModelStale(Exception):
     """The model has not reached the wanted position in time."""
+
+
+def is_live(table: Table, projection: str) -> ColumnElement[bool]:
+    """Return the condition that a row is of the generation that queries read now."""
+    live = select(LIVE.c.generation).where(LIVE.c.projection == projection).scalar_subquery()
+    return table.c.generation == live
 
 
 async def read_live_generation(connection: AsyncConnection, projection: str) -> int:
