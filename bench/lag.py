@@ -28,12 +28,11 @@ from bench.venue import machine, running, table_of
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import Settings
 from exchange.log.reader import read_heads
-from projections import book, feed, ticker
+from projections.registry import IN_REDIS
 from projections.stores.redis import reached_model
 
 SAMPLE_S = 0.1
 WARM_UP_S = 3
-IN_REDIS = (book.NAME, ticker.NAME, feed.NAME)
 
 READ_CHECKPOINTS = """
 select projection, position from checkpoints join live using (projection, generation)

@@ -4,5 +4,5 @@ A read model is one file: what it keeps, how events change it, the queries that 
 PostgreSQL: ``trades`` (the shortest, read it first), ``instruments``, ``orders``,
 ``positions``, ``vwap``, ``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
 
-``stores`` is how a model is kept, ``projector`` how it is kept up.
+``registry`` lists them all. ``stores`` is how a model is kept, ``projector`` how it is kept up.
 """

@@ -19,11 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.failures import Outage, is_store_failure
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation
-from projections.book import book_projection
-from projections.feed import feed_projection
-from projections.instruments import instruments_projection
-from projections.orders import orders_projection
-from projections.positions import positions_projection
 from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
 from projections.projector.lifecycle import (
     ACTIVE_STATES,
@@ -36,12 +31,9 @@ from projections.projector.lifecycle import (
 from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from projections.projector.snapshotter import SnapshotPace, Snapshotter
 from projections.projector.tail import ShardTail, is_set_within, listen
-from projections.settlement import settlement_projection
+from projections.registry import all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.postgres import driver_connection
-from projections.ticker import ticker_projection
-from projections.trades import trades_projection
-from projections.vwap import vwap_projection
 
 logger = logging.getLogger(__name__)
 
@@ -196,20 +188,6 @@ class Projector:
             tail.wake()
 
 
-def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
-    return [
-        instruments_projection(engine),
-        orders_projection(engine),
-        trades_projection(engine),
-        positions_projection(engine),
-        vwap_projection(engine),
-        settlement_projection(engine),
-        book_projection(engine, redis),
-        ticker_projection(engine, redis),
-        feed_projection(engine, redis),
-    ]
-
-
 async def run_projector(
     engine: AsyncEngine,
     redis: Redis,
@@ -222,7 +200,7 @@ async def run_projector(
 
     Args:
         engine: The process's pool. One connection listens, the followers share the others.
-        redis: Where the books are kept.
+        redis: Where some of the models are kept.
         pace_ms: See ``PACE_MS``.
         snapshots: When engine snapshots are taken; None takes none.
         metrics: Where it is counted what happens.

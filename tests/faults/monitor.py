@@ -15,9 +15,10 @@ import psutil
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from projections.registry import IN_REDIS, READ_MODELS
 from tests.faults.history import HistoryFile
 from tests.faults.stage import DATABASE_ERRORS, Stage
-from tests.projections.models import PROJECTIONS, REDIS_PROJECTIONS, stored_checkpoints
+from tests.projections.models import stored_checkpoints
 
 PROGRESS_EVERY_S = 0.5
 PROCESSES_EVERY_S = 5.0
@@ -93,7 +94,7 @@ class Monitor:
 def has_reached(heads: dict[int, int], reached: dict[str, dict[str, int]]) -> bool:
     return all(
         reached[name].get(str(shard), -1) >= head
-        for name in PROJECTIONS
+        for name in READ_MODELS
         for shard, head in heads.items()
     )
 
@@ -101,12 +102,12 @@ def has_reached(heads: dict[int, int], reached: dict[str, dict[str, int]]) -> bo
 async def _reached(
     connection: asyncpg.Connection, redis: Redis, shards: Sequence[int]
 ) -> dict[str, dict[str, int]]:
-    reached: dict[str, dict[str, int]] = {name: {} for name in PROJECTIONS}
+    reached: dict[str, dict[str, int]] = {name: {} for name in READ_MODELS}
     for (name, shard), position in (await stored_checkpoints(connection)).items():
-        if name not in REDIS_PROJECTIONS:
+        if name not in IN_REDIS:
             reached[name][str(shard)] = position
     live = dict(await connection.fetch(LIVE))
-    for name in REDIS_PROJECTIONS:
+    for name in IN_REDIS:
         for shard in shards:
             found = await _redis_position(redis, f"{{{name}:{live.get(name)}:{shard}}}")
             if found is not None:

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.log.reader import read_heads
 from projections.projector.projector import run_projector
+from projections.registry import IN_POSTGRES, IN_REDIS
 from projections.stores.checkpoints import SequenceWaits
 from projections.stores.redis import ModelWaits
-from tests.projections.models import POSTGRES_PROJECTIONS, REDIS_PROJECTIONS
 
 CATCH_UP_TIMEOUT_MS = 30_000
 # For what must not come: a machine with other work answers a question or two meanwhile.
@@ -87,9 +87,9 @@ async def catch_up(engine: AsyncEngine, redis: Redis, connection: asyncpg.Connec
     """Wait until every read model is where the heads are now."""
     heads = await read_heads(connection)
     waits = SequenceWaits(engine)
-    for name in POSTGRES_PROJECTIONS:
+    for name in IN_POSTGRES:
         await waits.reach(name, heads, timeout_ms=CATCH_UP_TIMEOUT_MS)
-    for name in REDIS_PROJECTIONS:
+    for name in IN_REDIS:
         generation = await read_generation(connection, name)
         for shard, position in heads.items():
             place = (name, generation, shard, position)

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from exchange.log.reader import read_events, read_heads
 from exchange.ports import StoredEvent
+from projections.registry import IN_POSTGRES
 from tests.projections.folds import (
     Row,
     fold_book,
@@ -25,10 +26,6 @@ from tests.projections.folds import (
     fold_positions,
     fold_trades,
 )
-
-POSTGRES_PROJECTIONS = ("instruments", "orders", "positions", "settlement", "trades", "vwap")
-REDIS_PROJECTIONS = ("book", "feed", "ticker")
-PROJECTIONS = tuple(sorted(POSTGRES_PROJECTIONS + REDIS_PROJECTIONS))
 
 Models = dict[str, dict[Any, Any]]
 
@@ -53,9 +50,7 @@ async def assert_models_equal_folds(connection: asyncpg.Connection, redis: Redis
     check_models(await stored_models(connection, redis, list(heads)), fold_models(log))
     await assert_feed_ends_the_log(connection, redis, heads)
     assert await stored_checkpoints(connection) == {
-        (name, shard): position
-        for name in POSTGRES_PROJECTIONS
-        for shard, position in heads.items()
+        (name, shard): position for name in IN_POSTGRES for shard, position in heads.items()
     }
 
 

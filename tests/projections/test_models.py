@@ -12,7 +12,7 @@ from exchange.log.events import DecidedEvent, load_event
 from projections.orders import orders_projection
 from projections.projector.follower import Projection
 from projections.projector.lifecycle import create_generation, switch_live
-from projections.projector.projector import all_projections
+from projections.registry import all_projections
 from projections.stores.postgres import PostgresProjection
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.logs import LogWriter, doubled, registrations

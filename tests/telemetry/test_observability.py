@@ -22,7 +22,7 @@ from exchange.matcher.metrics import MatcherMetrics
 from exchange.stack.host.errors import StackError
 from exchange.stack.host.listeners import check_free, listeners
 from projections.projector.metrics import ProjectorMetrics
-from projections.projector.projector import all_projections
+from projections.registry import READ_MODELS
 from tests.collector import Collector, Span, collecting
 from tests.conftest import free_ports
 from tests.running import running
@@ -33,7 +33,7 @@ SAMPLED = {"traceparent": f"00-{TRACE}-{CLIENT_SPAN}-01"}
 UNSAMPLED = {"traceparent": f"00-{'1' * 32}-{CLIENT_SPAN}-00"}
 MALFORMED = {"traceparent": "00-zz-zz-01"}
 TIMEOUT_S = 30.0
-PROJECTIONS = 9
+PROJECTIONS = len(READ_MODELS)
 OPERATIONS = (PROJECT / "docs/operations.md").read_text()
 UP_TO_DATE = re.compile(r"^exchange_project(?:ion|or)_lag_.* 0\.0$", re.MULTILINE)
 
@@ -147,7 +147,7 @@ def assert_one_trace(spans: list[Span]) -> None:
         ("gateway", "POST /orders"): CLIENT_SPAN,
         match: ("gateway", "POST /orders"),
         ("matcher", "append batch"): match,
-        **{("projector", f"apply {name}"): match for name in projection_names()},
+        **{("projector", f"apply {name}"): match for name in READ_MODELS},
         ("gateway", "stream"): tree["gateway", "stream"],
     }
     # A subscriber gets what a slow feed does not have yet from the log, so from the matcher.
@@ -162,10 +162,6 @@ def assert_one_trace(spans: list[Span]) -> None:
 def parent_of(span: Span, spans: list[Span]) -> tuple[str, str] | str:
     named = {s.id: (s.process, s.name) for s in spans}
     return named.get(span.parent, span.parent)
-
-
-def projection_names() -> list[str]:
-    return [p.name for p in all_projections(None, None)]  # type: ignore[arg-type]
 
 
 def assert_metrics(observed: Observed) -> None:
@@ -198,7 +194,7 @@ def assert_metrics(observed: Observed) -> None:
         'exchange_matcher_outcome_queue{shard="0"} 0',
         'exchange_matcher_outcomes_dropped_total{shard="0"} 0',
     )
-    for name in projection_names():
+    for name in READ_MODELS:
         place = f'{{generation="1",projection="{name}",shard="0"}}'
         assert_samples(
             observed.projector,

@@ -27,17 +27,7 @@ from exchange.log.reader import read_event_times, read_heads
 from exchange.log.snapshot_store import read_failures
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import heed_cancellation
-from projections import (
-    book,
-    feed,
-    instruments,
-    orders,
-    positions,
-    settlement,
-    ticker,
-    trades,
-    vwap,
-)
+from projections.registry import IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import (
     ReadModelUnavailable,
     read_all_checkpoints,
@@ -54,17 +44,6 @@ BEHIND_AFTER_S: Final = 3.0  # a projector in order is a tenth of a second behin
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
 UNHEALTHY: Final = "unhealthy"
-
-IN_REDIS: Final = (book.NAME, ticker.NAME, feed.NAME)
-READ_MODELS: Final = (
-    instruments.NAME,
-    orders.NAME,
-    trades.NAME,
-    positions.NAME,
-    vwap.NAME,
-    settlement.NAME,
-    *IN_REDIS,
-)
 
 PING_POSTGRES = text("select 1")
 

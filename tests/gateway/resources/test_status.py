@@ -23,6 +23,7 @@ from exchange.transport import outcomes
 from exchange.transport.commands import CommandProducer
 from exchange.transport.messages import OutcomeMessage, encode_outcomes
 from exchange.transport.outcomes import OutcomeSubscriber
+from projections.registry import READ_MODELS
 from tests.conftest import free_ports
 from tests.gateway.conftest import Venue, away_redis, gateway_at, matching, order, register, running
 
@@ -69,10 +70,10 @@ async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_i
         standing = await idle.get("/healthz")
         following = await until_status(http, "healthy")
 
-    assert following["projections"] == dict.fromkeys(health.READ_MODELS, "healthy")
+    assert following["projections"] == dict.fromkeys(READ_MODELS, "healthy")
     assert standing.status_code == 200
     assert standing.json()["status"] == "degraded"
-    assert standing.json()["projections"] == dict.fromkeys(health.READ_MODELS, "degraded")
+    assert standing.json()["projections"] == dict.fromkeys(READ_MODELS, "degraded")
 
 
 @pytest.mark.anyio

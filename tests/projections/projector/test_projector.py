@@ -15,17 +15,12 @@ from exchange.log.events import store_event
 from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
 from projections.projector import follower
+from projections.registry import IN_POSTGRES, IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import SequenceWaits
 from tests.conftest import free_ports
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, RunProjector, catch_up
 from tests.projections.logs import LogWriter, registrations
-from tests.projections.models import (
-    POSTGRES_PROJECTIONS,
-    PROJECTIONS,
-    REDIS_PROJECTIONS,
-    assert_models_equal_folds,
-    stored_checkpoints,
-)
+from tests.projections.models import assert_models_equal_folds, stored_checkpoints
 
 pytestmark = pytest.mark.anyio
 
@@ -119,9 +114,9 @@ async def test_models_go_live_though_redis_is_away_when_they_are_first_made(
     async with LogWriter.open(database_url) as writer:
         await writer.append(registrations(0))
         async with projector(redis_url=nowhere) as task:
-            await until("select count(*) from live", connection, len(POSTGRES_PROJECTIONS))
+            await until("select count(*) from live", connection, len(IN_POSTGRES))
             await writer.append_random(random.Random(6), 20)
-            for name in POSTGRES_PROJECTIONS:
+            for name in IN_POSTGRES:
                 heads = {0: writer.position}
                 await SequenceWaits(engine).reach(name, heads, timeout_ms=CATCH_UP_TIMEOUT_MS)
 
@@ -186,21 +181,21 @@ async def test_an_unknown_event_stops_every_projection_of_its_shard_and_no_other
         )
         await writer.append_events([unknown])
         await until(
-            "select count(*) from generations where state = 'failed'", connection, len(PROJECTIONS)
+            "select count(*) from generations where state = 'failed'", connection, len(READ_MODELS)
         )
         await healthy.append(registrations(1))
         await healthy.append_random(chance, 30)
-        for name in POSTGRES_PROJECTIONS:
+        for name in IN_POSTGRES:
             await SequenceWaits(engine).reach(
                 name, {0: stopped_at, 1: healthy.position}, timeout_ms=CATCH_UP_TIMEOUT_MS
             )
 
     failures = [failure for _, failure in await connection.fetch(READ_FAILURES)]
     place = f"shard 0: OrderTeleported at position {stopped_at + 1} of shard 0: "
-    assert [failure.startswith(place) for failure in failures] == [True] * len(PROJECTIONS)
+    assert [failure.startswith(place) for failure in failures] == [True] * len(READ_MODELS)
     checkpoints = await stored_checkpoints(connection)
-    assert {checkpoints[name, 0] for name in POSTGRES_PROJECTIONS} == {stopped_at}
-    for name in REDIS_PROJECTIONS:
+    assert {checkpoints[name, 0] for name in IN_POSTGRES} == {stopped_at}
+    for name in IN_REDIS:
         stored = await redis.hget(f"{{{name}:1:0}}:checkpoint", "position")
         assert int(stored or 0) == stopped_at
 
