@@ -19,7 +19,6 @@ from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import TradeExecuted
-from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.stores.checkpoints import is_live, read_checkpoints
@@ -168,12 +167,9 @@ def positions_projection(engine: AsyncEngine) -> PostgresProjection:
 
 def _sides(event: TradeExecuted) -> tuple[tuple[Key, int], tuple[Key, int]]:
     """Return the buyer's key and quantity, then the seller's, whose quantity is negative."""
-    buyer, seller = event.taker_client_id, event.maker_client_id
-    if event.taker_side is Side.SELL:
-        buyer, seller = seller, buyer
     return (
-        ((buyer, event.instrument), event.quantity),
-        ((seller, event.instrument), -event.quantity),
+        ((event.buyer_client_id, event.instrument), event.quantity),
+        ((event.seller_client_id, event.instrument), -event.quantity),
     )
 
 

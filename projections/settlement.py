@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed, TradeExecuted
-from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import PLACED_SHARDS
 from exchange.log.schema import metadata
@@ -224,10 +223,9 @@ class _Batch:
 
     def trade(self, event: TradeExecuted) -> None:
         self.trades[self.cycle] = self.trades.get(self.cycle, 0) + 1
-        sign = 1 if event.taker_side is Side.BUY else -1
         amount = event.price * event.quantity
-        self._owe(event.taker_client_id, event.instrument, sign * event.quantity, -sign * amount)
-        self._owe(event.maker_client_id, event.instrument, -sign * event.quantity, sign * amount)
+        self._owe(event.buyer_client_id, event.instrument, event.quantity, -amount)
+        self._owe(event.seller_client_id, event.instrument, -event.quantity, amount)
 
     def cut(self, cycle: int, time_ms: int, position: int) -> None:
         self.cuts[cycle] = (time_ms, position)

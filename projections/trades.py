@@ -12,7 +12,6 @@ from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Table, 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import TradeExecuted, trade_id
-from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.stores.checkpoints import is_live, read_checkpoints
@@ -123,9 +122,6 @@ def trades_projection(engine: AsyncEngine) -> PostgresProjection:
 
 
 def _row(decided: DecidedEvent, event: TradeExecuted) -> tuple[str | int, ...]:
-    taker = (event.taker_order_id, event.taker_client_id)
-    maker = (event.maker_order_id, event.maker_client_id)
-    buyer, seller = (taker, maker) if event.taker_side is Side.BUY else (maker, taker)
     return (
         decided.shard,
         decided.position,
@@ -133,9 +129,9 @@ def _row(decided: DecidedEvent, event: TradeExecuted) -> tuple[str | int, ...]:
         event.price,
         event.quantity,
         event.taker_side,
-        buyer[0],
-        seller[0],
-        buyer[1],
-        seller[1],
+        event.buy_order_id,
+        event.sell_order_id,
+        event.buyer_client_id,
+        event.seller_client_id,
         event.time_ms,
     )

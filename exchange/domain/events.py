@@ -83,6 +83,22 @@ class TradeExecuted(Struct, frozen=True, tag=True, gc=False):
     maker_remaining: Quantity
     time_ms: int
 
+    @property
+    def buy_order_id(self) -> str:
+        return self.taker_order_id if self.taker_side is Side.BUY else self.maker_order_id
+
+    @property
+    def sell_order_id(self) -> str:
+        return self.maker_order_id if self.taker_side is Side.BUY else self.taker_order_id
+
+    @property
+    def buyer_client_id(self) -> str:
+        return self.taker_client_id if self.taker_side is Side.BUY else self.maker_client_id
+
+    @property
+    def seller_client_id(self) -> str:
+        return self.maker_client_id if self.taker_side is Side.BUY else self.taker_client_id
+
 
 class OrderRested(Struct, frozen=True, tag=True, gc=False):
     """What is left of a limit order joined the book, behind all others at its price."""

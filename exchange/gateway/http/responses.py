@@ -115,11 +115,10 @@ def trade(
     event: TradeExecuted, shard: int, position: int, price_scale: int, quantity_scale: int
 ) -> TradeView:
     """Return what clients see of a trade at a place in the log."""
-    buys = event.taker_side is Side.BUY
     return TradeView(
         trade_id=trade_id(shard, position),
-        buy_order_id=event.taker_order_id if buys else event.maker_order_id,
-        sell_order_id=event.maker_order_id if buys else event.taker_order_id,
+        buy_order_id=event.buy_order_id,
+        sell_order_id=event.sell_order_id,
         price=amount(event.price, price_scale),
         quantity=amount(event.quantity, quantity_scale),
         taker_side=event.taker_side,
