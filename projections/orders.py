@@ -1,8 +1,11 @@
 """Every order as it is now, and the events that made it so.
 
-Read ``_fold``. A batch's effect on an order is folded in Python first: an order that
-begins in the batch is inserted as it is at the batch's end, an earlier one gets what
-the batch added. Exact for any split into batches, since a filled quantity only adds up.
+Read ``changes``: what each event does to orders is said there and nowhere else. ``after``
+gives the order after a change; answers and the stream use both too.
+
+``_fold`` finds a batch's effect on each order: an order that begins in the batch is inserted as
+it is at the batch's end, an earlier one gets the batch's last change. Exact for any split into
+batches, since a change says what is left of an order, not what was added.
 
 An older log may begin an order twice: a record without a key that Kafka held twice was once
 decided twice. Its row is the order as it began last, as in an answer that is folded from
@@ -20,6 +23,7 @@ from uuid import UUID
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import astuple, replace
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -40,6 +44,7 @@ from exchange.domain.events import (
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
+    Event,
     InstrumentRegistered,
     InstrumentRejected,
     OpenOrdersLimited,
@@ -152,13 +157,13 @@ on conflict (generation, order_id) do update set
 # A status of null means that the batch did not change it.
 UPDATE_ORDERS = """
 update orders set
-    filled_quantity = orders.filled_quantity + change.filled_quantity,
+    filled_quantity = orders.quantity - change.remaining,
     status = coalesce(change.status, orders.status),
     reason = coalesce(change.reason, orders.reason),
     updated_ms = change.updated_ms,
     last_position = change.last_position
 from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-    as change (order_id, filled_quantity, status, reason, updated_ms, last_position)
+    as change (order_id, remaining, status, reason, updated_ms, last_position)
 where orders.generation = $1 and orders.order_id = change.order_id
 """
 
@@ -247,6 +252,94 @@ class OrderCursor(Struct, frozen=True):
     position: int
 
 
+class Change(Struct, frozen=True, gc=False):
+    """What an event does to one order: how much of it may still trade, or was cancelled or refused.
+
+    A status of None means open, or partially filled if some of the order is.
+    """
+
+    order_id: str
+    remaining: int
+    status: OrderStatus | None = None
+    reason: str | None = None
+
+
+def changes(event: Event) -> tuple[Change, ...]:
+    """Return what an event does to each order that it is about; of a trade the taker's is first."""
+    match event:
+        case OrderAccepted():
+            return (Change(event.order_id, event.quantity, OrderStatus.OPEN),)
+        case OrderRejected():
+            rejected = OrderStatus.REJECTED
+            return (Change(event.order_id, event.quantity, rejected, event.reason.value),)
+        case TradeExecuted():
+            return (
+                _filled(event.taker_order_id, event.taker_remaining),
+                _filled(event.maker_order_id, event.maker_remaining),
+            )
+        case OrderRested():
+            return (Change(event.order_id, event.quantity),)
+        case OrderCancelled():
+            cancelled = OrderStatus.CANCELLED
+            return (Change(event.order_id, event.quantity, cancelled, event.reason.value),)
+        case (
+            CancelRejected()
+            | InstrumentRegistered()
+            | InstrumentRejected()
+            | SettlementCycleClosed()
+            | SettlementCycleRejected()
+            | OpenOrdersLimited()
+            | ShardPlaced()
+            | RecordRejected()
+            | CommandQuarantined()
+            | CommandRetried()
+        ):
+            return ()
+        case _:
+            assert_never(event)
+
+
+def is_id_taken(event: Event) -> bool:
+    """Tell whether an order was refused for its id: an earlier order has it, and is as it was."""
+    return isinstance(event, OrderRejected) and event.reason is RejectReason.DUPLICATE_ORDER_ID
+
+
+def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
+    """Return the order that its first event begins, before ``changes`` of that event."""
+    return Order(
+        order_id=event.order_id,
+        shard=decided.shard,
+        instrument=event.instrument,
+        client_id=event.client_id,
+        side=event.side.value,
+        order_type=event.order_type.value,
+        price=event.price,
+        quantity=event.quantity,
+        filled_quantity=0,
+        status=OrderStatus.OPEN.value,
+        reason=None,
+        command_id=decided.command_id,
+        created_ms=event.time_ms,
+        updated_ms=event.time_ms,
+        position=decided.position,
+        last_position=decided.position,
+    )
+
+
+def after(order: Order, change: Change, decided: DecidedEvent) -> Order:
+    """Return an order after a change that ``decided`` made."""
+    filled = order.quantity - change.remaining
+    so_far = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.OPEN
+    return replace(
+        order,
+        filled_quantity=filled,
+        status=(change.status or so_far).value,
+        reason=change.reason,
+        updated_ms=decided.event.time_ms,
+        last_position=decided.position,
+    )
+
+
 async def get_order(
     connection: AsyncConnection, order_id: str
 ) -> tuple[Order | None, dict[int, int]]:
@@ -330,12 +423,12 @@ async def project(
     batch = _fold(events)
     new = sorted(batch.begun)
     if new:
-        rows = [_row(batch.begun[order_id], batch.changes[order_id]) for order_id in new]
-        await connection.execute(INSERT_ORDERS, generation, *columns(rows))
+        rows = [after(batch.begun[order_id], *batch.changes[order_id]) for order_id in new]
+        await connection.execute(INSERT_ORDERS, generation, *columns(map(astuple, rows)))
     earlier = sorted(batch.changes.keys() - batch.begun.keys())
     if earlier:
-        changes = [_change_row(order_id, batch.changes[order_id]) for order_id in earlier]
-        updated = await connection.execute(UPDATE_ORDERS, generation, *columns(changes))
+        rows_changed = [_change_row(*batch.changes[order_id]) for order_id in earlier]
+        updated = await connection.execute(UPDATE_ORDERS, generation, *columns(rows_changed))
         if updated != f"UPDATE {len(earlier)}":
             raise ValueError(f"{updated}, but {len(earlier)} earlier orders changed")
     if batch.history:
@@ -347,82 +440,32 @@ def orders_projection(engine: AsyncEngine) -> PostgresProjection:
 
 
 @dataclass(slots=True)
-class _Change:
-    """What a batch does to one order."""
-
-    filled_quantity: int = 0
-    status: OrderStatus | None = None
-    reason: str | None = None
-    updated_ms: int = 0
-    last_position: int = 0
-
-
-@dataclass(slots=True)
 class _Batch:
-    """A batch's effect: the events that begin orders, each order's change, the histories."""
+    """A batch's effect: the orders that begin, the last change of each order, the histories."""
 
-    begun: dict[str, tuple[DecidedEvent, OrderAccepted | OrderRejected]] = field(
-        default_factory=dict
-    )
-    changes: dict[str, _Change] = field(default_factory=dict)
+    begun: dict[str, Order] = field(default_factory=dict)
+    changes: dict[str, tuple[Change, DecidedEvent]] = field(default_factory=dict)
     history: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def change(self, order_id: str, decided: DecidedEvent) -> _Change:
-        """Note that an event changes an order."""
-        self.history.append((order_id, decided.shard, decided.position))
-        change = self.changes.get(order_id)
-        if change is None:
-            change = self.changes[order_id] = _Change()
-        change.updated_ms = decided.event.time_ms
-        change.last_position = decided.position
-        return change
-
-    def begin(self, decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> _Change:
-        self.begun[event.order_id] = (decided, event)
-        self.changes.pop(event.order_id, None)  # of an order that began before under this id
-        return self.change(event.order_id, decided)
-
-    def fill(self, order_id: str, decided: DecidedEvent, quantity: int, remaining: int) -> None:
-        change = self.change(order_id, decided)
-        change.filled_quantity += quantity
-        change.status = OrderStatus.PARTIALLY_FILLED if remaining else OrderStatus.FILLED
+    def change(self, change: Change, decided: DecidedEvent) -> None:
+        """Note what an event does to an order."""
+        self.history.append((change.order_id, decided.shard, decided.position))
+        before = self.changes.get(change.order_id)
+        if before is not None and change.status is None:
+            change = replace(change, status=before[0].status, reason=before[0].reason)
+        self.changes[change.order_id] = (change, decided)
 
 
 def _fold(events: Sequence[DecidedEvent]) -> _Batch:
     batch = _Batch()
     for decided in events:
         event = decided.event
-        match event:
-            case OrderAccepted():
-                batch.begin(decided, event).status = OrderStatus.OPEN
-            case TradeExecuted():
-                taker, maker = event.taker_order_id, event.maker_order_id
-                batch.fill(taker, decided, event.quantity, event.taker_remaining)
-                batch.fill(maker, decided, event.quantity, event.maker_remaining)
-            case OrderRested():
-                batch.change(event.order_id, decided)
-            case OrderCancelled():
-                change = batch.change(event.order_id, decided)
-                change.status, change.reason = OrderStatus.CANCELLED, event.reason
-            case OrderRejected():
-                if event.reason is not RejectReason.DUPLICATE_ORDER_ID:
-                    change = batch.begin(decided, event)
-                    change.status, change.reason = OrderStatus.REJECTED, event.reason
-            case (
-                CancelRejected()
-                | InstrumentRegistered()
-                | InstrumentRejected()
-                | SettlementCycleClosed()
-                | SettlementCycleRejected()
-                | OpenOrdersLimited()
-                | ShardPlaced()
-                | RecordRejected()
-                | CommandQuarantined()
-                | CommandRetried()
-            ):
-                pass
-            case _:
-                assert_never(event)
+        if is_id_taken(event):
+            continue
+        if isinstance(event, OrderAccepted | OrderRejected):
+            batch.begun[event.order_id] = begun(decided, event)
+        for change in changes(event):
+            batch.change(change, decided)
     return batch
 
 
@@ -430,36 +473,17 @@ def _order(row: Sequence[Any]) -> Order:
     return Order(*row)
 
 
-def _row(
-    begun: tuple[DecidedEvent, OrderAccepted | OrderRejected], change: _Change
-) -> tuple[object, ...]:
-    decided, event = begun
+def _filled(order_id: str, remaining: int) -> Change:
+    status = OrderStatus.PARTIALLY_FILLED if remaining else OrderStatus.FILLED
+    return Change(order_id, remaining, status)
+
+
+def _change_row(change: Change, decided: DecidedEvent) -> tuple[object, ...]:
     return (
-        event.order_id,
-        decided.shard,
-        event.instrument,
-        event.client_id,
-        event.side,
-        event.order_type,
-        event.price,
-        event.quantity,
-        change.filled_quantity,
+        change.order_id,
+        change.remaining,
         change.status,
         change.reason,
-        decided.command_id,
-        event.time_ms,
-        change.updated_ms,
+        decided.event.time_ms,
         decided.position,
-        change.last_position,
-    )
-
-
-def _change_row(order_id: str, change: _Change) -> tuple[object, ...]:
-    return (
-        order_id,
-        change.filled_quantity,
-        change.status,
-        change.reason,
-        change.updated_ms,
-        change.last_position,
     )

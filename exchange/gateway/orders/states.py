@@ -8,20 +8,13 @@ while the projector is away.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
-import msgspec
 from msgspec import UNSET
 
-from exchange.domain.events import (
-    Event,
-    OrderAccepted,
-    OrderCancelled,
-    OrderRejected,
-    TradeExecuted,
-)
-from exchange.domain.values import RejectReason, instrument_of_exchange_order_id
+from exchange.domain.events import Event, OrderAccepted, OrderRejected
+from exchange.domain.values import instrument_of_exchange_order_id
 from exchange.gateway.http.amounts import amount
 from exchange.gateway.http.problems import Code, Problem, order_not_found
 from exchange.gateway.http.responses import OrderView, encoder, timestamp
@@ -31,7 +24,7 @@ from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection,
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import find_order_instrument, read_events_with_text
 from projections import orders
-from projections.orders import Order, OrderStatus
+from projections.orders import Order, after, begun, changes, is_id_taken
 
 # How far the read model may be behind for one order to be looked for in the log itself: half a
 # second of scanning.
@@ -45,17 +38,11 @@ def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
     """
     for decided in events:
         event = decided.event
-        if isinstance(event, OrderAccepted):
+        if isinstance(event, OrderAccepted | OrderRejected):
             order = begun(decided, event)
-        elif isinstance(event, OrderRejected):
-            order = _refused(decided, event)
-        elif order is not None:
-            order = msgspec.structs.replace(
-                order,
-                updated_ms=event.time_ms,
-                last_position=decided.position,
-                **_change(order, event),
-            )
+        for change in changes(event):
+            if order is not None and change.order_id == order.order_id:
+                order = after(order, change, decided)
     return order
 
 
@@ -139,33 +126,6 @@ def order_view(order: Order, listing: Listing) -> OrderView:
     )
 
 
-def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
-    """Return an order as it is when its first event has happened."""
-    return Order(
-        order_id=event.order_id,
-        shard=decided.shard,
-        instrument=event.instrument,
-        client_id=event.client_id,
-        side=event.side.value,
-        order_type=event.order_type.value,
-        price=event.price,
-        quantity=event.quantity,
-        filled_quantity=0,
-        status=OrderStatus.OPEN.value,
-        reason=None,
-        command_id=decided.command_id,
-        created_ms=event.time_ms,
-        updated_ms=event.time_ms,
-        position=decided.position,
-        last_position=decided.position,
-    )
-
-
-def _refused(decided: DecidedEvent, event: OrderRejected) -> Order:
-    status, reason = OrderStatus.REJECTED.value, event.reason.value
-    return msgspec.structs.replace(begun(decided, event), status=status, reason=reason)
-
-
 async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
     """Return the order as the read model has it, and the position that it is exactly as of.
 
@@ -190,27 +150,5 @@ async def _read_tail(
 
 def _concerns(event: Event, order_id: str) -> bool:
     """Tell whether an event changes the order; its id may also stand in it as a client's."""
-    match event:
-        case TradeExecuted():
-            return order_id in (event.maker_order_id, event.taker_order_id)
-        case OrderAccepted() | OrderCancelled():
-            return event.order_id == order_id
-        case OrderRejected():  # unless the id was an earlier order's, which is as it was
-            taken = event.reason is RejectReason.DUPLICATE_ORDER_ID
-            return event.order_id == order_id and not taken
-        case _:
-            return False
-
-
-def _change(order: Order, event: Event) -> dict[str, Any]:
-    """Return the fields that an event changes, beside those that every one does."""
-    match event:
-        case TradeExecuted():
-            filled = order.filled_quantity + event.quantity
-            done = filled == order.quantity
-            status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
-            return {"filled_quantity": filled, "status": status.value}
-        case OrderCancelled():
-            return {"status": OrderStatus.CANCELLED.value, "reason": event.reason.value}
-        case _:
-            return {}
+    concerned = any(change.order_id == order_id for change in changes(event))
+    return concerned and not is_id_taken(event)

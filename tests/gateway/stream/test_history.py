@@ -10,7 +10,6 @@ import pytest
 
 from exchange.domain.values import Side
 from exchange.gateway.http.problems import Problem
-from exchange.gateway.orders.states import begun
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed import history as history_module
 from exchange.gateway.stream.feed import order_updates
@@ -26,7 +25,7 @@ from exchange.gateway.stream.feed.renderer import EVERYBODY
 from exchange.gateway.stream.feed.shard_feed import ShardFeed
 from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import DecidedEvent
-from projections.orders import Order
+from projections.orders import Order, begun
 from tests.builders import BTC_USD, accepted, trade
 from tests.gateway.stream.test_renderer import decided
 

@@ -8,11 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.orders.states import begun
 from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.stream.feed.order_updates import KnownOrders
 from exchange.log.events import DecidedEvent
-from projections.orders import Order
+from projections.orders import Order, begun
 from tests.builders import COMMAND_ID, accepted, cancelled, rested, trade
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
 from exchange.gateway.http.responses import book
 from exchange.gateway.http.responses import trade as trade_view
-from exchange.gateway.orders.states import begun, order_view
+from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed.book_snapshots import Snapshots
 from exchange.gateway.stream.feed.books import LiveBook
@@ -29,7 +29,7 @@ from exchange.gateway.stream.protocol.frames import (
 from exchange.log.events import DecidedEvent
 from exchange.transport.messages import Depth
 from projections.book import BookView
-from projections.orders import Order
+from projections.orders import Order, begun
 from tests.builders import (
     BTC_USD,
     COMMAND_ID,

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import (
@@ -23,17 +22,23 @@ from exchange.domain.events import (
 )
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.responses import trade
-from exchange.gateway.orders.states import begun, order_view
+from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness, model_connection
 from exchange.gateway.stream.protocol.frames import OrderUpdate
 from exchange.log.events import DecidedEvent
-from projections.orders import NAME, Order, OrderStatus, find_orders
+from projections.orders import NAME, Order, after, begun, changes, find_orders
 
 KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again
 HISTORY_ORDERS_MAX: Final = 5_000  # of all who read history: those of the last slices
 
-OrderEvent = OrderAccepted | OrderRejected | OrderRested | OrderCancelled | TradeExecuted
+HAPPENED: Final[dict[type[Event], str]] = {
+    OrderAccepted: "accepted",
+    OrderRejected: "rejected",
+    TradeExecuted: "traded",
+    OrderRested: "rested",
+    OrderCancelled: "cancelled",
+}
 
 
 class KnownOrders:
@@ -78,9 +83,12 @@ class KnownOrders:
         missing: dict[str, int] = {}
         for decided in events:
             event = decided.event
-            if isinstance(event, OrderAccepted):  # a refused one may have the id of another
+            if isinstance(event, OrderRejected):  # its id may be another's
+                continue
+            if isinstance(event, OrderAccepted):
                 found[event.order_id] = begun(decided, event)
-            for order_id in _order_ids(event):
+            for change in changes(event):
+                order_id = change.order_id
                 order = found.get(order_id) or self._remembered(order_id)
                 if order is None:
                     missing[order_id] = decided.position
@@ -144,46 +152,9 @@ def _update(decided: DecidedEvent, what: str, after: Order, listing: Listing) ->
 
 def _orders_after(decided: DecidedEvent, known: Mapping[str, Order]) -> Iterator[tuple[str, Order]]:
     event = decided.event
-    match event:
-        case OrderAccepted():
-            yield "accepted", _after(known[event.order_id], event, event.quantity)
-        case OrderRejected():
-            rejected = _after(begun(decided, event), event, event.quantity)
-            yield "rejected", _ended(rejected, OrderStatus.REJECTED, event.reason.value)
-        case TradeExecuted():
-            taker, maker = known[event.taker_order_id], known[event.maker_order_id]
-            yield "traded", _after(taker, event, event.taker_remaining)
-            yield "traded", _after(maker, event, event.maker_remaining)
-        case OrderRested():
-            yield "rested", _after(known[event.order_id], event, event.quantity)
-        case OrderCancelled():
-            cancelled = _after(known[event.order_id], event, event.quantity)
-            yield "cancelled", _ended(cancelled, OrderStatus.CANCELLED, event.reason.value)
-        case _:
-            return
-
-
-def _after(order: Order, event: OrderEvent, remaining: int) -> Order:
-    filled = order.quantity - remaining
-    status = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.OPEN
-    return msgspec.structs.replace(
-        order,
-        filled_quantity=filled,
-        status=(status if remaining else OrderStatus.FILLED).value,
-        reason=None,
-        updated_ms=event.time_ms,
-    )
-
-
-def _ended(order: Order, status: OrderStatus, reason: str) -> Order:
-    return msgspec.structs.replace(order, status=status.value, reason=reason)
-
-
-def _order_ids(event: Event) -> tuple[str, ...]:
-    match event:
-        case TradeExecuted():
-            return event.taker_order_id, event.maker_order_id
-        case OrderRested() | OrderCancelled():
-            return (event.order_id,)
-        case _:
-            return ()
+    for change in changes(event):
+        if isinstance(event, OrderRejected):  # its id may be another's
+            order = begun(decided, event)
+        else:
+            order = known[change.order_id]
+        yield HAPPENED[type(event)], after(order, change, decided)
