@@ -5,7 +5,7 @@ A page of many rows is written in turns, so that the event loop serves others be
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, TypeVar
@@ -14,10 +14,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from exchange.domain.events import TradeExecuted, trade_id
 from exchange.domain.values import Side
-from exchange.gateway.http.amounts import Amount, amount, decimal
-from exchange.transport.messages import Depth
+from exchange.gateway.http.amounts import Amount
 
 ROWS_AT_ONCE: Final = 200  # some 5 ms
 SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
@@ -104,29 +102,6 @@ def timestamp(time_ms: int) -> str:
     return f"{_second(seconds)}.{milliseconds:03d}Z"
 
 
-def book(depth: Depth, price_scale: int, quantity_scale: int) -> str:
-    """Write the two sides of a book as the members ``bids`` and ``asks``, without braces."""
-    bids = _side(depth.bids, price_scale, quantity_scale)
-    asks = _side(depth.asks, price_scale, quantity_scale)
-    return f'"bids":[{bids}],"asks":[{asks}]'
-
-
-def trade(
-    event: TradeExecuted, shard: int, position: int, price_scale: int, quantity_scale: int
-) -> TradeView:
-    """Return what clients see of a trade at a place in the log."""
-    return TradeView(
-        trade_id=trade_id(shard, position),
-        buy_order_id=event.buy_order_id,
-        sell_order_id=event.sell_order_id,
-        price=amount(event.price, price_scale),
-        quantity=amount(event.quantity, quantity_scale),
-        taker_side=event.taker_side,
-        timestamp=timestamp(event.time_ms),
-        sequence=position,
-    )
-
-
 def sequence_text(reached: Mapping[int, int]) -> str:
     """Write positions across shards as ``min_sequence`` takes them."""
     return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
@@ -147,20 +122,3 @@ def json_response(
 @lru_cache(SECONDS_KEPT)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
-
-
-def _side(levels: Sequence[tuple[int, int]], price_scale: int, quantity_scale: int) -> str:
-    return ",".join(_levels(levels, price_scale, quantity_scale))
-
-
-def _levels(
-    levels: Sequence[tuple[int, int]], price_scale: int, quantity_scale: int
-) -> Iterable[str]:
-    cumulative = 0
-    for price, quantity in levels:
-        cumulative += quantity
-        yield (
-            f'{{"price":{decimal(price, price_scale)}'
-            f',"quantity":{decimal(quantity, quantity_scale)}'
-            f',"cumulative":{decimal(cumulative, quantity_scale)}}}'
-        )

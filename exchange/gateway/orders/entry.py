@@ -25,7 +25,7 @@ from exchange.domain.values import (
 )
 from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
-from exchange.gateway.http.responses import OrderView, TradeView, timestamp, trade
+from exchange.gateway.http.responses import OrderView, TradeView, timestamp
 from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
 from exchange.gateway.parts.admission import Origin, admit, over_limit
 from exchange.gateway.parts.context import Gateway
@@ -37,7 +37,7 @@ from exchange.gateway.parts.decisions import (
     replay_headers,
 )
 from exchange.gateway.parts.limits import Kind, Receipt
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, trade_view
 from exchange.gateway.parts.models import book_after
 from exchange.gateway.parts.reading import log_connection
 from exchange.log.identity import body_hash, command_claim, command_id_for, is_keyed, uuid7
@@ -351,16 +351,15 @@ async def _not_open(
 
 def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
     return [
-        trade(event, decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
+        trade_view(decided, listing)
         for decided in decision.events
-        if isinstance(event := decided.event, TradeExecuted)
+        if isinstance(decided.event, TradeExecuted)
     ]
 
 
 async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
-    scales = (listing.price_scale, listing.quantity_scale)
     if decision.book is not None:
-        return Raw(f"{{{decision.book.text(*scales)}}}".encode())
+        return Raw(f"{{{decision.book.text(listing)}}}".encode())
     return await book_after(gateway, listing, decision.sequence)
 
 

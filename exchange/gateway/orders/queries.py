@@ -20,7 +20,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Price, Quantity
-from exchange.gateway.http.amounts import Amount, amount
+from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
 from exchange.gateway.http.parameters import (
     CURSOR,
@@ -268,8 +268,7 @@ def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struc
     fields = {name: value for name, value in told.items() if name not in hidden}
     for name, value in fields.items():
         if isinstance(value, int):
-            scale = listing.price_scale if name == "price" else listing.quantity_scale
-            fields[name] = amount(value, scale)
+            fields[name] = listing.price(value) if name == "price" else listing.quantity(value)
     view = EVENT_VIEWS[type(event)]
     time = timestamp(event.time_ms)
     return view(sequence=decided.position, timestamp=time, **fields)

@@ -15,7 +15,6 @@ from msgspec import UNSET
 
 from exchange.domain.events import Event, OrderAccepted, OrderRejected
 from exchange.domain.values import instrument_of_exchange_order_id
-from exchange.gateway.http.amounts import amount
 from exchange.gateway.http.problems import Code, Problem, order_not_found
 from exchange.gateway.http.responses import OrderView, encoder, timestamp
 from exchange.gateway.parts.context import Gateway
@@ -116,9 +115,9 @@ def order_view(order: Order, listing: Listing) -> OrderView:
         instrument=order.instrument,
         side=order.side,
         type=order.order_type,
-        price=None if order.price is None else amount(order.price, listing.price_scale),
-        quantity=amount(order.quantity, listing.quantity_scale),
-        filled_quantity=amount(order.filled_quantity, listing.quantity_scale),
+        price=None if order.price is None else listing.price(order.price),
+        quantity=listing.quantity(order.quantity),
+        filled_quantity=listing.quantity(order.filled_quantity),
         status=order.status,
         created_at=timestamp(order.created_ms),
         updated_at=timestamp(order.updated_ms),

@@ -21,7 +21,8 @@ from exchange.domain.events import (
 from exchange.domain.values import RejectReason
 from exchange.gateway.http.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.http.requests import wants_async
-from exchange.gateway.http.responses import PendingView, book, json_response
+from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.parts.listings import Listing, book_members
 from exchange.gateway.parts.reading import loaded
 from exchange.log.events import DecidedEvent
 from exchange.ports import UNKNOWN_BODY, StoredEvent
@@ -49,9 +50,9 @@ class RenderedBook:
         self.depth = depth
         self._text: str | None = None
 
-    def text(self, price_scale: int, quantity_scale: int) -> str:
+    def text(self, listing: Listing) -> str:
         if self._text is None:
-            self._text = book(self.depth, price_scale, quantity_scale)
+            self._text = book_members(self.depth, listing)
         return self._text
 
 

@@ -8,19 +8,22 @@ model would have to catch up first.
 
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.domain.events import InstrumentRegistered
+from exchange.domain.events import InstrumentRegistered, TradeExecuted, trade_id
+from exchange.gateway.http.amounts import AVERAGE_DECIMALS, amount, decimal, ratio
 from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.responses import TradeView, timestamp
 from exchange.gateway.parts.reading import loaded, log_connection
 from exchange.log.events import DecidedEvent
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command
+from exchange.transport.messages import Depth
 
 
 class Listing(Struct, frozen=True):
-    """What never changes about an instrument."""
+    """What never changes about an instrument; its methods write integers as clients read them."""
 
     instrument: str
     shard: int
@@ -28,6 +31,29 @@ class Listing(Struct, frozen=True):
     quote: str
     price_scale: int
     quantity_scale: int
+
+    @property
+    def cost_scale(self) -> int:
+        return self.price_scale + self.quantity_scale
+
+    def price(self, units: int) -> Raw:
+        return amount(units, self.price_scale)
+
+    def quantity(self, units: int) -> Raw:
+        return amount(units, self.quantity_scale)
+
+    def cost(self, units: int) -> Raw:
+        """Write a sum of prices times quantities."""
+        return amount(units, self.cost_scale)
+
+    def average_price(self, total: int, count: int) -> Raw:
+        """Write a cost divided by a quantity, or a sum of prices by how many they are."""
+        decimals = self.price_scale + AVERAGE_DECIMALS
+        return Raw(ratio(total, count, self.price_scale, decimals=decimals).encode())
+
+    def level(self, level: tuple[int, int] | None) -> tuple[Raw | None, Raw | None]:
+        """Write a price and the quantity at it; neither where there is none."""
+        return (None, None) if level is None else (self.price(level[0]), self.quantity(level[1]))
 
 
 class Listings:
@@ -77,3 +103,37 @@ class Listings:
                     event.price_scale,
                     event.quantity_scale,
                 )
+
+
+def trade_view(decided: DecidedEvent, listing: Listing) -> TradeView:
+    """Return what clients see of a trade."""
+    event = decided.event
+    assert isinstance(event, TradeExecuted), event
+    return TradeView(
+        trade_id=trade_id(decided.shard, decided.position),
+        buy_order_id=event.buy_order_id,
+        sell_order_id=event.sell_order_id,
+        price=listing.price(event.price),
+        quantity=listing.quantity(event.quantity),
+        taker_side=event.taker_side,
+        timestamp=timestamp(event.time_ms),
+        sequence=decided.position,
+    )
+
+
+def book_members(depth: Depth, listing: Listing) -> str:
+    """Write the two sides of a book as the members ``bids`` and ``asks``, without braces."""
+    bids, asks = _levels(depth.bids, listing), _levels(depth.asks, listing)
+    return f'"bids":[{",".join(bids)}],"asks":[{",".join(asks)}]'
+
+
+def _levels(levels: Sequence[tuple[int, int]], listing: Listing) -> Iterable[str]:
+    price_scale, quantity_scale = listing.price_scale, listing.quantity_scale
+    cumulative = 0
+    for price, quantity in levels:
+        cumulative += quantity
+        yield (
+            f'{{"price":{decimal(price, price_scale)}'
+            f',"quantity":{decimal(quantity, quantity_scale)}'
+            f',"cumulative":{decimal(cumulative, quantity_scale)}}}'
+        )

@@ -11,9 +11,8 @@ from msgspec import Raw
 from exchange.gateway.http.parameters import INSTRUMENT, LEVELS
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id
-from exchange.gateway.http.responses import book
 from exchange.gateway.parts.context import Gateway
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, book_members
 from exchange.gateway.parts.reading import CATCH_UP_WAIT_MS, answering, from_redis, model_connection
 from exchange.transport.messages import Depth
 from exchange.waiting import within
@@ -86,8 +85,7 @@ def check_current(gateway: Gateway, shard: int, model: str, position: int) -> No
 
 
 def sides(view: BookView, listing: Listing) -> str:
-    depth = Depth(view.position, view.bids, view.asks)
-    return book(depth, listing.price_scale, listing.quantity_scale)
+    return book_members(Depth(view.position, view.bids, view.asks), listing)
 
 
 async def live_ticker(gateway: Gateway) -> int:

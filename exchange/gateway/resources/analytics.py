@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
+from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.declaration import PAGING, Operation, operation
 from exchange.gateway.http.parameters import (
     END_TIME,
@@ -125,18 +125,17 @@ def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _aggregate(bucket: Bucket, listing: Listing) -> AggregateView:
-    scale, quantity_scale = listing.price_scale, listing.quantity_scale
     return AggregateView(
         time_bucket=timestamp(bucket.minute * MINUTE_MS),
         trade_count=bucket.trade_count,
-        total_quantity=amount(bucket.quantity, quantity_scale),
-        avg_price=_quotient(bucket.price_sum, bucket.trade_count, scale),
-        min_price=amount(bucket.low, scale),
-        max_price=amount(bucket.high, scale),
-        open_price=amount(bucket.open, scale),
-        close_price=amount(bucket.close, scale),
-        total_volume=amount(bucket.volume, scale + quantity_scale),
-        vwap=_quotient(bucket.volume, bucket.quantity, scale),
+        total_quantity=listing.quantity(bucket.quantity),
+        avg_price=listing.average_price(bucket.price_sum, bucket.trade_count),
+        min_price=listing.price(bucket.low),
+        max_price=listing.price(bucket.high),
+        open_price=listing.price(bucket.open),
+        close_price=listing.price(bucket.close),
+        total_volume=listing.cost(bucket.volume),
+        vwap=listing.average_price(bucket.volume, bucket.quantity),
     )
 
 
@@ -145,9 +144,4 @@ def _overall_vwap(buckets: list[Bucket], listing: Listing) -> Raw | None:
     if not quantity:
         return None
     volume = sum(bucket.volume for bucket in buckets)
-    return _quotient(volume, quantity, listing.price_scale)
-
-
-def _quotient(numerator: int, denominator: int, scale: int) -> Raw:
-    text = ratio(numerator, denominator, scale, decimals=scale + AVERAGE_DECIMALS)
-    return Raw(text.encode())
+    return listing.average_price(volume, quantity)

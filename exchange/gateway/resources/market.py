@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.values import Side
-from exchange.gateway.http.amounts import amount
 from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
@@ -113,8 +112,8 @@ def _trade(row: trades.Trade, listing: Listing) -> TradeView:
         trade_id=row.trade_id,
         buy_order_id=row.buy_order_id,
         sell_order_id=row.sell_order_id,
-        price=amount(row.price, listing.price_scale),
-        quantity=amount(row.quantity, listing.quantity_scale),
+        price=listing.price(row.price),
+        quantity=listing.quantity(row.quantity),
         taker_side=Side(row.taker_side),
         timestamp=timestamp(row.time_ms),
         sequence=row.position,

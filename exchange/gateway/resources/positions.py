@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
+from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.declaration import PAGING, Operation, operation
 from exchange.gateway.http.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
@@ -129,16 +129,15 @@ async def _marks_of(
 
 
 def _position(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
-    cost_scale = listing.price_scale + listing.quantity_scale
     unrealised = None if mark is None else row.net_quantity * mark - row.total_cost
     return PositionView(
         instrument=row.instrument,
-        net_quantity=amount(row.net_quantity, listing.quantity_scale),
-        total_cost=amount(row.total_cost, cost_scale),
+        net_quantity=listing.quantity(row.net_quantity),
+        total_cost=listing.cost(row.total_cost),
         avg_price=_average(row, listing),
-        realised_pnl=amount(row.realised_pnl, cost_scale),
-        unrealised_pnl=None if unrealised is None else amount(unrealised, cost_scale),
-        mark_price=None if mark is None else amount(mark, listing.price_scale),
+        realised_pnl=listing.cost(row.realised_pnl),
+        unrealised_pnl=None if unrealised is None else listing.cost(unrealised),
+        mark_price=None if mark is None else listing.price(mark),
         last_updated=timestamp(row.updated_ms),
         sequence=row.position,
     )
@@ -147,6 +146,4 @@ def _position(row: ClientPosition, listing: Listing, mark: int | None) -> Positi
 def _average(row: ClientPosition, listing: Listing) -> Raw | None:
     if not row.net_quantity:
         return None
-    decimals = listing.price_scale + AVERAGE_DECIMALS
-    text = ratio(row.total_cost, row.net_quantity, listing.price_scale, decimals=decimals)
-    return Raw(text.encode())
+    return listing.average_price(row.total_cost, row.net_quantity)

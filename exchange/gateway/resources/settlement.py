@@ -312,8 +312,8 @@ def _client(
 def _obligation(obligation: Obligation, listing: Listing) -> ObligationView:
     return ObligationView(
         obligation.instrument,
-        amount(obligation.net_quantity, listing.quantity_scale),
-        amount(obligation.net_amount, _cost_scale(listing)),
+        listing.quantity(obligation.net_quantity),
+        listing.cost(obligation.net_amount),
     )
 
 
@@ -323,17 +323,13 @@ def _currencies(owed: Sequence[Obligation], listings: dict[str, Listing]) -> lis
     for obligation in owed:
         listing = listings[obligation.instrument]
         parts[listing.base].append((obligation.net_quantity, listing.quantity_scale))
-        parts[listing.quote].append((obligation.net_amount, _cost_scale(listing)))
+        parts[listing.quote].append((obligation.net_amount, listing.cost_scale))
     return [CurrencyView(currency, _sum(parts[currency])) for currency in sorted(parts)]
 
 
 def _sum(parts: Sequence[tuple[int, int]]) -> Raw:
     finest = max(scale for _, scale in parts)
     return amount(sum(units * 10 ** (finest - scale) for units, scale in parts), finest)
-
-
-def _cost_scale(listing: Listing) -> int:
-    return listing.price_scale + listing.quantity_scale
 
 
 def _cycle_number(text: str) -> int:

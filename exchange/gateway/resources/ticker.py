@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.amounts import AVERAGE_DECIMALS, Amount, amount, ratio
+from exchange.gateway.http.amounts import Amount, ratio
 from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code
@@ -123,8 +123,8 @@ def ticker_view(
     listing: Listing, last_trades: LastTrades, book: BookView, day: DayFigures
 ) -> TickerView:
     last = last_trades.trades.get(listing.instrument)
-    bid, bid_quantity = _touch(book.bids, listing)
-    ask, ask_quantity = _touch(book.asks, listing)
+    bid, bid_quantity = listing.level(next(iter(book.bids), None))
+    ask, ask_quantity = listing.level(next(iter(book.asks), None))
     # As of the model that is furthest behind: all that is told here is at least that new.
     position, time_ms = min(
         (last_trades.position, last_trades.time_ms),
@@ -133,8 +133,8 @@ def ticker_view(
     )
     return TickerView(
         instrument=listing.instrument,
-        last_price=None if last is None else amount(last.price, listing.price_scale),
-        last_quantity=None if last is None else amount(last.quantity, listing.quantity_scale),
+        last_price=None if last is None else listing.price(last.price),
+        last_quantity=None if last is None else listing.quantity(last.quantity),
         last_side=None if last is None else last.taker_side,
         last_time=None if last is None else timestamp(last.time_ms),
         best_bid=bid,
@@ -147,30 +147,21 @@ def ticker_view(
     )
 
 
-def _touch(levels: Sequence[tuple[int, int]], listing: Listing) -> tuple[Raw | None, Raw | None]:
-    if not levels:
-        return None, None
-    price, quantity = levels[0]
-    return amount(price, listing.price_scale), amount(quantity, listing.quantity_scale)
-
-
 def _day_view(listing: Listing, day: Sequence[Bucket]) -> DayView:
-    scale, quantity_scale = listing.price_scale, listing.quantity_scale
     quantity, volume = sum(b.quantity for b in day), sum(b.volume for b in day)
-    totals = (amount(quantity, quantity_scale), amount(volume, scale + quantity_scale))
+    totals = (listing.quantity(quantity), listing.cost(volume))
     if not day:
         return DayView(None, None, None, None, None, None, *totals, None, 0)
     opened, closed = day[0].open, day[-1].close
-    decimals = scale + AVERAGE_DECIMALS
     return DayView(
-        open=amount(opened, scale),
-        high=amount(max(b.high for b in day), scale),
-        low=amount(min(b.low for b in day), scale),
-        close=amount(closed, scale),
-        change=amount(closed - opened, scale),
+        open=listing.price(opened),
+        high=listing.price(max(b.high for b in day)),
+        low=listing.price(min(b.low for b in day)),
+        close=listing.price(closed),
+        change=listing.price(closed - opened),
         change_percent=Raw(ratio(100 * (closed - opened), opened, 0, decimals=4).encode()),
         quantity=totals[0],
         volume=totals[1],
-        vwap=Raw(ratio(volume, quantity, scale, decimals=decimals).encode()),
+        vwap=listing.average_price(volume, quantity),
         trade_count=sum(b.trade_count for b in day),
     )

@@ -12,10 +12,8 @@ import pytest
 
 from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
-from exchange.gateway.http.responses import book
-from exchange.gateway.http.responses import trade as trade_view
 from exchange.gateway.orders.states import order_view
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, book_members, trade_view
 from exchange.gateway.stream.feed.book_snapshots import Snapshots
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.renderer import EVERYBODY, Renderer
@@ -44,6 +42,7 @@ from tests.builders import (
 pytestmark = pytest.mark.anyio
 
 LISTING = Listing(BTC_USD, 0, "BTC", "USD", 2, 8)
+WIDE = Listing(BTC_USD, 0, "BTC", "USD", 12, 12)
 LONG = "\U0001f600" * 63  # with one letter more the longest id
 
 
@@ -184,10 +183,16 @@ def answer_with(trades: int) -> OrderAnswer:
     return OrderAnswer(
         order=order_view(order, LISTING),
         trades=[
-            trade_view(with_long_ids(trade(maker=1, taker=2, price=7, quantity=1), n), 0, n, 12, 12)
-            for n in range(trades)
+            trade_view(event, WIDE)
+            for event in decided(
+                (
+                    with_long_ids(trade(maker=1, taker=2, price=7, quantity=1), n)
+                    for n in range(trades)
+                ),
+                first=0,
+            )
         ],
-        orderbook=msgspec.Raw(f"{{{book(Depth(1, side, side), 12, 12)}}}".encode()),
+        orderbook=msgspec.Raw(f"{{{book_members(Depth(1, side, side), WIDE)}}}".encode()),
         sequence=2**53,
         command_id=str(COMMAND_ID),
         replayed=False,
@@ -225,8 +230,7 @@ def check_cut(frames: list[Frame]) -> None:
 
 def test_a_delta_of_the_most_events_is_short_enough() -> None:
     renderer = open_renderer(book_of(0, 0))
-    wide = Listing(BTC_USD, 0, "BTC", "USD", 12, 12)
-    renderer.listing = wide
+    renderer.listing = WIDE
     events = decided(
         rested(n, Side.BUY, price=2**53 - 1 - n, quantity=2**53 - 1) for n in range(1_000)
     )
@@ -247,7 +251,7 @@ def test_a_small_book_is_one_message_without_a_number() -> None:
 @pytest.mark.parametrize(("bids", "asks"), [(6_000, 3_000), (0, 4_800), (2_399, 2), (2_400, 1)])
 async def test_a_large_book_comes_in_parts(bids: int, asks: int) -> None:
     book = book_of(bids, asks, position=5)
-    snapshots = Snapshots(book, Listing(BTC_USD, 0, "BTC", "USD", 12, 12))
+    snapshots = Snapshots(book, WIDE)
 
     await snapshots.write()
 

@@ -21,9 +21,8 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.http.responses import trade
 from exchange.gateway.orders.states import order_view
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, trade_view
 from exchange.gateway.parts.reading import Freshness, model_connection
 from exchange.gateway.stream.protocol.frames import OrderUpdate
 from exchange.log.events import DecidedEvent
@@ -143,11 +142,9 @@ def updates(
 
 def _update(decided: DecidedEvent, what: str, after: Order, listing: Listing) -> OrderUpdate:
     view = order_view(after, listing)
-    event = decided.event
-    if not isinstance(event, TradeExecuted):
+    if not isinstance(decided.event, TradeExecuted):
         return OrderUpdate(what, view, decided.position)
-    place = (decided.shard, decided.position, listing.price_scale, listing.quantity_scale)
-    return OrderUpdate(what, view, decided.position, trade(event, *place))
+    return OrderUpdate(what, view, decided.position, trade_view(decided, listing))
 
 
 def _orders_after(decided: DecidedEvent, known: Mapping[str, Order]) -> Iterator[tuple[str, Order]]:

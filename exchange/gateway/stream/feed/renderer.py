@@ -13,9 +13,8 @@ import msgspec
 
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
-from exchange.gateway.http.amounts import amount
-from exchange.gateway.http.responses import timestamp, trade
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.http.responses import timestamp
+from exchange.gateway.parts.listings import Listing, trade_view
 from exchange.gateway.stream.feed.book_snapshots import Snapshots
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.order_updates import updates
@@ -61,11 +60,7 @@ class Renderer:
     def trades(self, events: Sequence[DecidedEvent]) -> list[Frame]:
         """Return the messages of the trades among the events."""
         listing = self.listing
-        views = [
-            trade(event, d.shard, d.position, listing.price_scale, listing.quantity_scale)
-            for d in events
-            if isinstance(event := d.event, TradeExecuted)
-        ]
+        views = [trade_view(d, listing) for d in events if isinstance(d.event, TradeExecuted)]
         frames = []
         for piece in pieces(views) if views else ():
             last = piece[-1].sequence
@@ -128,9 +123,9 @@ class Renderer:
         previous = self._last[Channel.TICKER]
         message = Ticker(
             self.listing.instrument,
-            *self._amounts(last),
-            *self._amounts(bid),
-            *self._amounts(ask),
+            *self.listing.level(last),
+            *self.listing.level(bid),
+            *self.listing.level(ask),
             timestamp=timestamp(book.time_ms),
             sequence=book.position,
             prev_sequence=previous,
@@ -160,13 +155,6 @@ class Renderer:
     def _touch(self) -> _Touch:
         assert self.book is not None
         return self.book.best(Side.BUY), self.book.best(Side.SELL), self.last_trade
-
-    def _amounts(self, level: Level | None) -> tuple[msgspec.Raw | None, msgspec.Raw | None]:
-        if level is None:
-            return None, None
-        price, quantity = level
-        scales = self.listing
-        return amount(price, scales.price_scale), amount(quantity, scales.quantity_scale)
 
     def _orders(self, clients: Clients, mine: Sequence[OrderUpdate]) -> list[Frame]:
         frames = []

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from exchange.gateway.http.amounts import Amount, amount
+from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.problems import ProblemMembers
 from exchange.gateway.http.responses import DepthView, OrderView, TradeView, encoder
 from exchange.gateway.orders.entry import CancelledView, PlacedView
@@ -268,9 +268,7 @@ def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]
 def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:
     """Return what clients see of changed levels, the better prices first."""
     return [
-        LevelView(
-            amount(price, listing.price_scale), amount(changed[price], listing.quantity_scale)
-        )
+        LevelView(listing.price(price), listing.quantity(changed[price]))
         for price in sorted(changed, reverse=descending)
     ]
 
@@ -281,7 +279,5 @@ def depth(side: Sequence[tuple[int, int]], listing: Listing) -> Iterator[DepthVi
     for price, quantity in side:
         cumulative += quantity
         yield DepthView(
-            amount(price, listing.price_scale),
-            amount(quantity, listing.quantity_scale),
-            amount(cumulative, listing.quantity_scale),
+            listing.price(price), listing.quantity(quantity), listing.quantity(cumulative)
         )
