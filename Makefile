@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
+EXCHANGE := .venv/bin/exchange
 INSTALLED := .venv/.installed
 # Two workers, each with services of its own: much of a test is waiting for a process.
 WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
@@ -16,22 +17,22 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## install everything (the targets below do it too)
-	@$(PY) -m exchange setup
+	@$(EXCHANGE) setup
 
 run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
-	@$(PY) -m exchange run
+	@$(EXCHANGE) run
 
 load: $(INSTALLED) ## send orders to the running exchange and measure
-	@$(PY) -m exchange load
+	@$(EXCHANGE) load
 
 fixtures: $(INSTALLED) ## write a reproducible file of orders
-	@$(PY) -m exchange fixtures
+	@$(EXCHANGE) fixtures
 
 snapshot: $(INSTALLED) ## take an engine snapshot of the running exchange
-	@$(PY) -m exchange snapshot
+	@$(EXCHANGE) snapshot
 
 verify: $(INSTALLED) ## check the whole log against its hash chain and digests
-	@$(PY) -m exchange verify
+	@$(EXCHANGE) verify
 
 test: setup ## run the tests against their own Kafka, PostgreSQL and Valkey
 	$(PY) -m pytest $(WORKERS) -m "not long"
@@ -72,19 +73,21 @@ bench: setup ## measure orders per second, latency, fan-out and lag
 	$(PY) -m bench.restore
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
-	$(COMPILE) --group pyproject.toml:dev --group pyproject.toml:local pyproject.toml -o requirements.lock
+	$(COMPILE) --group pyproject.toml:dev --extra local pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml -o image.lock
+	$(COMPILE) --group pyproject.toml:build -o build.lock
 
 clean: ## delete the virtual environment and caches, keep the data
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars
 
 reset: $(INSTALLED) ## delete the local data: the exchange starts empty
-	@$(PY) -m exchange reset
+	@$(EXCHANGE) reset
 
-$(INSTALLED): requirements.lock
+$(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is missing: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m exchange.stack.host.prerequisites
 	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the Python packages ..."
 	@$(PY) -m pip install --disable-pip-version-check -q --require-hashes -r requirements.lock
+	@$(PY) -m pip install --disable-pip-version-check -q --no-index --no-deps --no-build-isolation -e .
 	@touch $@

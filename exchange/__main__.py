@@ -1,4 +1,4 @@
-"""``python -m exchange …``: see ``cli``."""
+"""``exchange …`` and ``python -m exchange …``: see ``cli``."""
 
 import sys
 
@@ -8,4 +8,5 @@ if not __debug__:
 
 from exchange.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,9 @@ from exchange.durability import DANGERS
 
 Network = IPv4Network | IPv6Network
 
-PROJECT = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parent.parent
+# Where `.env` and `.run` are: in the checkout, or where an installed exchange is started.
+PROJECT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
 LOOPBACK = "127.0.0.1"
 
 PORT_MAX = 65_535

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from pathlib import Path
 
 import asyncpg
 from alembic import command
@@ -10,9 +11,12 @@ from sqlalchemy import NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.config import PROJECT
 from exchange.log.writer import pin_durability
 from exchange.stack.host.errors import StackError
+
+_PACKAGE = Path(__file__).parent.parent
+_INSTALLED = _PACKAGE / "migrations"
+MIGRATIONS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "alembic"
 
 
 async def migrate(sqlalchemy_url: str) -> None:
@@ -22,7 +26,8 @@ async def migrate(sqlalchemy_url: str) -> None:
         StackError: The database cannot be reached.
     """
     await _check_connection(sqlalchemy_url)
-    config = Config(PROJECT / "alembic.ini")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["sqlalchemy_url"] = sqlalchemy_url
     # env.py runs an event loop of its own, so it needs a thread without one.
     await asyncio.to_thread(command.upgrade, config, "head")

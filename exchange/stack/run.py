@@ -1,4 +1,4 @@
-"""What ``make run`` does, from the first check to the last stop.
+"""What ``exchange run`` does, from the first check to the last stop.
 
 Read ``run``. Nothing is left behind however it ends: what was started is stopped in order, and
 what a killed run left is found by the next one.
@@ -20,6 +20,7 @@ from exchange.config import PROJECT, Settings
 from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.errors import StackError
 from exchange.stack.host.interrupts import Interrupts, unless
 from exchange.stack.host.listeners import check_free, listeners
 from exchange.stack.migrations import check_database, migrate
@@ -214,7 +215,10 @@ def _metrics_urls(settings: Settings) -> list[str]:
 
 def _psql() -> str:
     """Return the psql of this machine, else the one that came with our PostgreSQL."""
-    return "psql" if shutil.which("psql") else str(_short(bundled_programs() / "psql"))
+    with suppress(StackError):  # neither is there
+        if not shutil.which("psql"):
+            return str(_short(bundled_programs() / "psql"))
+    return "psql"
 
 
 def _short(path: Path) -> Path:

@@ -41,8 +41,8 @@ from tests.running import Exchange
 
 SHARDS = 2
 GATEWAYS = 2
-# As `make run`, but for the longest wait: there a process that dies every few seconds has a cause
-# that lasts, here it has a nemesis.
+# As `exchange run`, but for the longest wait: there a process that dies every few seconds has a
+# cause that lasts, here it has a nemesis.
 BACKOFF = Backoff(first_s=0.2, longest_s=2.0)
 ASK_TIMEOUT_S = 30.0  # a restarted PostgreSQL answers long before
 ASK_PAUSE_S = 0.1

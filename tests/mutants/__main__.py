@@ -21,7 +21,7 @@ from exchange.config import PROJECT
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 PARTS = ("exchange", "projections", "tests", "bench", "alembic")
-FILES = ("pyproject.toml", "alembic.ini")
+FILES = ("pyproject.toml",)
 TEST_TIMEOUT_S = 90
 FAILED = 1  # pytest's exit code for tests that failed, and for nothing else
 SURVIVES = "[red]NO[/red]"

@@ -1,4 +1,4 @@
-"""``make run`` itself, with its real processes on the session's services."""
+"""``exchange run`` itself, with its real processes on the session's services."""
 
 import asyncio
 import io

@@ -9,9 +9,7 @@ from starlette.routing import Route
 from exchange.gateway.http.declaration import JSON, OPERATIONS, Operation
 from exchange.gateway.http.parameters import Parameter
 
-HEAD: Final = (
-    "# Made by `python -m exchange requests`; change the handlers' declarations instead.\n"
-)
+HEAD: Final = "# Made by `exchange requests`; change the handlers' declarations instead.\n"
 HOST: Final = "@host = http://localhost:3000\n"
 
 

