@@ -14,12 +14,12 @@ from typing import Final, Self
 import msgspec
 from msgspec import Struct
 from opentelemetry.trace import Span
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exchange.domain.events import OrderAccepted, RecordRejected, TradeExecuted
 from exchange.domain.values import Offset, Shard
 from exchange.ports import Head, StoredEvent, Trace
 from exchange.telemetry import tracing
+from exchange.telemetry.metrics import ProcessMetrics
 from exchange.transport.messages import ReceivedCommand
 
 BATCH_COMMANDS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -35,44 +35,33 @@ class _Refused(Struct):
 _refused_decoder: Final = msgspec.json.Decoder(_Refused)
 
 
-class MatcherMetrics:
-    """The metrics of one matcher process, in a registry of their own."""
+class MatcherMetrics(ProcessMetrics):
+    """The metrics of one matcher process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.commands = self._counter("commands", "Commands decided")
-        self.events = self._counter("events", "Events appended", "type")
-        self.accepted = self._counter("orders_accepted", "Orders accepted")
-        self.rejected = self._counter("rejected", "Commands refused", "type", "reason")
-        self.trades = self._counter("trades", "Trades")
-        self.dropped = self._counter(
-            "outcomes_dropped", "Messages of outcomes that Redis was too slow for"
+        super().__init__("shard")
+        self.commands = self.counter("exchange_matcher_commands", "Commands decided")
+        self.events = self.counter("exchange_matcher_events", "Events appended", "type")
+        self.accepted = self.counter("exchange_matcher_orders_accepted", "Orders accepted")
+        self.rejected = self.counter(
+            "exchange_matcher_rejected", "Commands refused", "type", "reason"
         )
-        self.batch_commands = self._histogram(
-            "batch_commands", "Commands decided at once", BATCH_COMMANDS_BUCKETS
+        self.trades = self.counter("exchange_matcher_trades", "Trades")
+        self.dropped = self.counter(
+            "exchange_matcher_outcomes_dropped", "Messages of outcomes that Redis was too slow for"
         )
-        self.commit_seconds = self._histogram(
-            "commit_seconds", "Time to append a batch durably", COMMIT_BUCKETS_S
+        self.batch_commands = self.histogram(
+            "exchange_matcher_batch_commands", "Commands decided at once", BATCH_COMMANDS_BUCKETS
         )
-        self.position = self._gauge("head_position", "Position of the last event appended")
-        self.queue = self._gauge("outcome_queue", "Messages of outcomes that wait for Redis")
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(
-            f"exchange_matcher_{name}", meaning, ["shard", *labels], registry=self.registry
+        self.commit_seconds = self.histogram(
+            "exchange_matcher_commit_seconds", "Time to append a batch durably", COMMIT_BUCKETS_S
         )
-
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(
-            f"exchange_matcher_{name}",
-            meaning,
-            ["shard"],
-            buckets=buckets,
-            registry=self.registry,
+        self.position = self.gauge(
+            "exchange_matcher_head_position", "Position of the last event appended"
         )
-
-    def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(f"exchange_matcher_{name}", meaning, ["shard"], registry=self.registry)
+        self.queue = self.gauge(
+            "exchange_matcher_outcome_queue", "Messages of outcomes that wait for Redis"
+        )
 
 
 class MatcherWatch:

@@ -1,1 +1,1 @@
-"""What a process tells of itself: ``logs``, ``metrics`` (an address to scrape) and ``tracing``."""
+"""What a process tells of itself: ``logs``, ``metrics`` (declared and read) and ``tracing``."""

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from exchange.telemetry import tracing
+from exchange.telemetry.metrics import ProcessMetrics
 
 BATCH_EVENTS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 APPLY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -57,52 +56,44 @@ class FollowerWatch:
         self._batch_events.observe(events)
 
 
-class ProjectorMetrics:
-    """The metrics of one projector process, in a registry of their own."""
+class ProjectorMetrics(ProcessMetrics):
+    """The metrics of one projector process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.positions = self._gauge(
+        super().__init__()
+        self.positions = self.gauge(
             "exchange_projector_position", "Position of the last event that was applied", *PLACE
         )
-        self.lags_events = self._gauge(
+        self.lags_events = self.gauge(
             "exchange_projector_lag_events", "Events of the log that are not applied yet", *PLACE
         )
-        self.lags_seconds = self._gauge(
+        self.lags_seconds = self.gauge(
             "exchange_projector_lag_seconds",
             "Age of the oldest event that is not applied yet; 0 if there is none",
             *PLACE,
         )
         self.of_places = (self.positions, self.lags_events, self.lags_seconds)
-        self.batches_events = Histogram(
+        self.batches_events = self.histogram(
             "exchange_projector_batch_events",
             "Events that were applied at once",
-            ["projection"],
-            buckets=BATCH_EVENTS_BUCKETS,
-            registry=self.registry,
+            BATCH_EVENTS_BUCKETS,
+            "projection",
         )
-        self.applies_seconds = Histogram(
+        self.applies_seconds = self.histogram(
             "exchange_projector_apply_seconds",
             "Time to apply a batch and move its checkpoint",
-            ["projection"],
-            buckets=APPLY_BUCKETS_S,
-            registry=self.registry,
+            APPLY_BUCKETS_S,
+            "projection",
         )
-        self.failed = self._gauge(
+        self.failed = self.gauge(
             "exchange_projector_failed_generations",
             "Generations that stopped at an event they cannot apply",
         )
-        self.snapshots = Counter(
-            "exchange_projector_snapshots",
-            "Engine snapshots taken",
-            ["shard"],
-            registry=self.registry,
+        self.snapshots = self.counter(
+            "exchange_projector_snapshots", "Engine snapshots taken", "shard"
         )
-        self.snapshots_stopped = self._gauge(
+        self.snapshots_stopped = self.gauge(
             "exchange_projector_snapshots_stopped",
             "Whether the log does not give the state that the matcher had, so that none is taken",
             "shard",
         )
-
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(name, meaning, labels, registry=self.registry)

@@ -6,7 +6,7 @@ Label children are bound once, since looking one up costs more than counting.
 from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from exchange.domain.events import (
     CancelRejected,
@@ -15,6 +15,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.log.events import DecidedEvent
+from exchange.telemetry.metrics import ProcessMetrics
 
 # From a fast read to the longest wait for an outcome.
 LATENCY_BUCKETS_S: Final = (
@@ -22,122 +23,91 @@ LATENCY_BUCKETS_S: Final = (
 )  # fmt: skip
 
 
-class Metrics:
-    """The metrics of one gateway process, in a registry of their own."""
+class Metrics(ProcessMetrics):
+    """The metrics of one gateway process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "exchange_http_requests",
-            "Requests answered",
-            ["method", "route", "status"],
-            registry=self.registry,
+        super().__init__()
+        self._requests = self.counter(
+            "exchange_http_requests", "Requests answered", "method", "route", "status"
         )
-        self._latency = Histogram(
+        self._latency = self.histogram(
             "exchange_http_request_seconds",
             "Time from the whole request to the whole answer",
-            ["method", "route"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
+            LATENCY_BUCKETS_S,
+            "method",
+            "route",
         )
-        self.orders_accepted = Counter(
-            "exchange_gateway_orders_accepted",
-            "Orders answered as accepted, replays left out",
-            registry=self.registry,
+        self.orders_accepted = self.counter(
+            "exchange_gateway_orders_accepted", "Orders answered as accepted, replays left out"
         )
-        self._rejected = Counter(
+        self._rejected = self.counter(
             "exchange_gateway_rejected",
             "Orders and cancels answered as refused by the matcher, replays left out",
-            ["reason"],
-            registry=self.registry,
+            "reason",
         )
-        self.trades = Counter(
-            "exchange_gateway_trades",
-            "Trades of the orders answered, each as its taker's",
-            registry=self.registry,
+        self.trades = self.counter(
+            "exchange_gateway_trades", "Trades of the orders answered, each as its taker's"
         )
-        self.order_seconds = Histogram(
+        self.order_seconds = self.histogram(
             "exchange_gateway_order_seconds",
             "Time from a command's handing to Kafka to its outcome",
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
+            LATENCY_BUCKETS_S,
         )
-        self.producer_queue = Gauge(
+        self.producer_queue = self.gauge(
             "exchange_gateway_producer_queue",
             "Commands that wait to be sent to Kafka or to be confirmed",
-            registry=self.registry,
         )
-        self.waiters = Gauge(
-            "exchange_gateway_waiters",
-            "Commands whose outcome somebody waits for",
-            registry=self.registry,
+        self.waiters = self.gauge(
+            "exchange_gateway_waiters", "Commands whose outcome somebody waits for"
         )
-        self.lookups = Counter(
+        self.lookups = self.counter(
             "exchange_gateway_lookups",
             "Outcomes that were asked of the log because Redis did not bring them",
-            registry=self.registry,
         )
-        failures = Counter(
+        failures = self.counter(
             "exchange_gateway_produce_failures",
             "Commands that Kafka did not take, by what is known of their outcome",
-            ["outcome"],
-            registry=self.registry,
+            "outcome",
         )
         self.produce_failures = {known: failures.labels(known) for known in ("none", "unknown")}
-        self.head = Gauge(
-            "exchange_log_position",
-            "Position of the last event of a shard's log",
-            ["shard"],
-            registry=self.registry,
+        self.head = self.gauge(
+            "exchange_log_position", "Position of the last event of a shard's log", "shard"
         )
-        self.lag = Gauge(
+        self.lag = self.gauge(
             "exchange_projection_lag_events",
             "Events that a live read model has not seen yet",
-            ["projection", "shard"],
-            registry=self.registry,
+            "projection",
+            "shard",
         )
-        self.lag_seconds = Gauge(
+        self.lag_seconds = self.gauge(
             "exchange_projection_lag_seconds",
             "Age of the oldest event that a live read model has not seen; 0 if there is none",
-            ["projection", "shard"],
-            registry=self.registry,
+            "projection",
+            "shard",
         )
-        self.undecided = Gauge(
+        self.undecided = self.gauge(
             "exchange_undecided_commands",
             "Commands in Kafka that the matcher has not decided yet",
-            ["shard"],
-            registry=self.registry,
+            "shard",
         )
-        self.up = Gauge(
-            "exchange_dependency_up",
-            "Whether the gateway reaches a service",
-            ["service"],
-            registry=self.registry,
+        self.up = self.gauge(
+            "exchange_dependency_up", "Whether the gateway reaches a service", "service"
         )
-        self.rate_limited = Counter(
+        self.rate_limited = self.counter(
             "exchange_gateway_rate_limited",
             "Commands that were refused because their client or address sent too many",
-            registry=self.registry,
         )
-        self.stream_clients = Gauge(
-            "exchange_stream_clients",
-            "Connections of the stream",
-            registry=self.registry,
+        self.stream_clients = self.gauge("exchange_stream_clients", "Connections of the stream")
+        self.stream_queue = self.gauge(
+            "exchange_stream_queue", "Messages that wait to be sent to all clients of the stream"
         )
-        self.stream_queue = Gauge(
-            "exchange_stream_queue",
-            "Messages that wait to be sent to all clients of the stream",
-            registry=self.registry,
+        self.stream_queue_longest = self.gauge(
+            "exchange_stream_queue_longest", "Messages that wait in the longest queue of one client"
         )
-        self.stream_queue_longest = Gauge(
-            "exchange_stream_queue_longest",
-            "Messages that wait in the longest queue of one client",
-            registry=self.registry,
-        )
-        self.stream_slow = Counter(
+        self.stream_slow = self.counter(
             "exchange_stream_slow",
             "Connections that were closed because their clients read too slowly",
-            registry=self.registry,
         )
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
