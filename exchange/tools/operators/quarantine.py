@@ -26,22 +26,18 @@ from exchange.log.reader import (
     follow_retries,
     read_events_at,
     read_life_at,
-    read_next_offsets,
-    read_progress,
 )
 from exchange.ports import CommandLogLost, CommandRecord, StoredEvent
-from exchange.tools.operators.open_orders import check_readable, producing
+from exchange.tools.operators.commands import send, until_decided
 from exchange.tools.terminal import ToolError, connect
-from exchange.transport.commands import Delivery, KafkaCommandLog, NotProduced
-from exchange.transport.messages import decode_command, encode_command, version_of
+from exchange.transport.commands import KafkaCommandLog
+from exchange.transport.messages import decode_command, version_of
 
 PLACE: Final = re.compile(r"([0-9]{1,5}):([0-9]{1,18})", re.ASCII)
 RECORD_WAIT_S: Final = 10.0
-DECIDED_WAIT_S: Final = 30.0  # a standby takes over within five; a longer backlog is told of
-LOOK_AGAIN_S: Final = 0.1
 SHOWN_CHARACTERS: Final = 1_000  # of a command, which has 64 KiB at most
 SHOWN_EVENTS: Final = 20  # of an outcome, which may have thousands of trades
-KEY: Final = "retry"  # partitions are named, not hashed to; people see it
+KEY: Final = "retry"
 
 
 class Quarantined(Struct, frozen=True):
@@ -81,10 +77,12 @@ async def _retry(settings: Settings, shard: int, offset: int, *, yes: bool) -> N
             raise typer.Abort
         command = RetryQuarantined(offset, record.value)
         version = max(version_of(record), command_version(command))
-        await check_readable(connection, [shard], version)
-        sent = await _send(settings, shard, command, version)
-        base = (await read_progress(connection))[shard].offset_base
-        _tell(await _decided(connection, quarantined, base + sent.offset))
+        ids = {shard: retry_command_id(shard, offset)}
+        sent = await send(settings, connection, command, ids, key=KEY, version=version)
+        await until_decided(connection, sent)
+        # One that was sent before may have been first; one that is refused claims nothing.
+        found = await find_command(connection, ids[shard])
+        _tell(found or await read_events_at(connection, shard, sent[shard]))
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}. Give the command again.") from error
     finally:
@@ -144,52 +142,6 @@ def _described(record: CommandRecord, quarantined: Quarantined) -> str:
         f" bytes, crashed the matcher {event.crashes} times. It is\n"
         f"  {_printable(asked[:SHOWN_CHARACTERS])}{more}"
     )
-
-
-async def _send(
-    settings: Settings, shard: int, command: RetryQuarantined, version: int
-) -> Delivery:
-    delivered: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-    async with producing(settings) as producer:
-        try:
-            producer.produce(
-                shard,
-                key=KEY,
-                value=encode_command(command),
-                version=version,
-                command_id=retry_command_id(shard, command.offset),
-                reply_to=b"",  # no gateway waits: the log is asked
-                on_delivery=delivered.set_result,
-            )
-        except NotProduced as error:
-            raise ToolError(f"Kafka does not take the command: {error}.") from error
-        sent = await delivered
-    if sent.error is not None:
-        raise ToolError(f"Kafka did not confirm it ({sent.error}). It is safe to try again.")
-    return sent
-
-
-async def _decided(
-    connection: asyncpg.Connection, quarantined: Quarantined, offset: int
-) -> list[StoredEvent]:
-    """Wait until the matcher has passed the record that was sent, and return the outcome.
-
-    ``offset`` is the log's of that record.
-    """
-    loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + DECIDED_WAIT_S
-    while (await read_next_offsets(connection)).get(quarantined.shard, 0) <= offset:
-        if loop.time() >= deadline_s:
-            raise ToolError(
-                f"Not decided within {DECIDED_WAIT_S:.0f} s by shard {quarantined.shard}, where it"
-                " is in Kafka: it counts when the shard's matcher comes to it. It is safe to ask"
-                " again."
-            )
-        await asyncio.sleep(LOOK_AGAIN_S)
-    # One that was sent before may have been first; one that is refused claims nothing.
-    command_id = retry_command_id(quarantined.shard, quarantined.offset)
-    found = await find_command(connection, command_id)
-    return found or await read_events_at(connection, quarantined.shard, offset)
 
 
 def _tell(outcome: list[StoredEvent]) -> None:

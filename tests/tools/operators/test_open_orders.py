@@ -12,6 +12,7 @@ from exchange.domain.values import Shard
 from exchange.log.reader import FoundOutcome, read_readable
 from exchange.log.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
+from exchange.tools.operators import commands
 from exchange.tools.operators import open_orders as limiting
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.terminal import ToolError
@@ -53,7 +54,7 @@ async def test_every_shard_has_the_bound_in_its_log(
 async def test_a_shard_that_nobody_decides_for_is_named(
     two_shards: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limiting, "DECIDED_WAIT_S", 0)
+    monkeypatch.setattr(commands, "DECIDED_WAIT_S", 0)
     for shard in range(SHARDS):
         async with PostgresEventStore(two_shards.database_url, Shard(shard)) as store:
             await store.take_over("topic")
