@@ -51,7 +51,7 @@ def test_errors_are_kept_in_both() -> None:
 def test_every_line_that_python_prints_itself_has_the_form_too() -> None:
     code = """
 import threading, warnings
-from exchange import logs
+from exchange.telemetry import logs
 
 logs.configure("json", "info")
 warnings.warn("old ways")
