@@ -7,6 +7,7 @@ the two. A handler raises ``Problem``; nothing else turns errors into responses.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +19,6 @@ from exchange.domain.values import RejectReason
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1  # about what a restarting process needs
 
-UNAVAILABLE: Final = 503
-
 _encoder = msgspec.json.Encoder()
 
 
@@ -30,6 +29,11 @@ class Code(Enum):
         self.code = code
         self.status = status
         self.title = title
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether nothing is wrong with the request: the same may succeed a little later."""
+        return self.status == HTTPStatus.SERVICE_UNAVAILABLE
 
     MALFORMED = "request.malformed", 400, "The body is not valid JSON"
     FRAMING = "request.framing", 400, "The request cannot be read in one way only"
@@ -145,7 +149,7 @@ class Problem(Exception):
         self.detail = detail
         self.fields = fields
         self.headers = headers or {}
-        if code.status == UNAVAILABLE:
+        if code.is_temporary:
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
 
     def members(self) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def telling(**fields: object) -> Iterator[None]:
     try:
         yield
     except Problem as problem:
-        if problem.code.status != UNAVAILABLE:
+        if not problem.code.is_temporary:
             raise
         # Not into the problem itself: others, who asked for something else, may share it.
         known = {**problem.fields, **fields}

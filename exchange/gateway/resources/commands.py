@@ -47,7 +47,6 @@ from exchange.log.identity import command_claim
 from exchange.log.reader import find_command, read_claims
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 
-RETRY_LATER: Final = 503
 # A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
 LATE_S: Final = 1.0
 
@@ -180,7 +179,7 @@ async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked
         await _check_same(gateway, decision, command_id, asked)
         view = await _outcome(gateway, decision, command_id)
     except Problem as problem:
-        if problem.code.status == RETRY_LATER:
+        if problem.code.is_temporary:
             raise
         return RefusedView(str(command_id), "refused", problem.view())
     return ACCEPTED[type(view)](**msgspec.structs.asdict(view), status="accepted")

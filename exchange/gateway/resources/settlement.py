@@ -268,7 +268,7 @@ async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending
     try:
         return await gateway.submitter.submit(shard, CloseSettlementCycle(cycle), command_id)
     except Problem as problem:
-        if problem.code.status != Code.KAFKA_UNAVAILABLE.status:
+        if not problem.code.is_temporary:
             raise
         return None
 
