@@ -34,7 +34,7 @@ from exchange.gateway.parts.decisions import (
     Pending,
     check_accepted,
     place_of,
-    replay_headers,
+    replayed_headers,
 )
 from exchange.gateway.parts.limits import Kind, Receipt
 from exchange.gateway.parts.listings import Listing, trade_view
@@ -341,7 +341,7 @@ async def _not_open(
     return Problem(
         Code.ORDER_NOT_OPEN,
         f"The order is {order.status}.",
-        headers=replay_headers(decision),
+        headers=replayed_headers(decision.replayed),
         order_id=event.order_id,
         order_status=order.status,
         reason=event.reason.value,

@@ -130,7 +130,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
         raise Problem(
             Code.COMMAND_UNREADABLE,
             event.reason,
-            headers=replay_headers(decision),
+            headers=replayed_headers(decision.replayed),
             **place_of(decision, command_id),
         )
     if isinstance(event, CommandQuarantined):
@@ -139,7 +139,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             Code.COMMAND_QUARANTINED,
             "Nothing was done, and sending it again does nothing. An operator can have it decided"
             f" once more (exchange retry-quarantined {at}); then a resend is told the outcome.",
-            headers=replay_headers(decision),
+            headers=replayed_headers(decision.replayed),
             **place_of(decision, command_id),
         )
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
@@ -149,7 +149,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
         raise Problem(
             REFUSALS[event.reason],
             ADVICE.get(event.reason, f"The exchange refused: {event.reason.value}."),
-            headers=replay_headers(decision),
+            headers=replayed_headers(decision.replayed),
             **_subject(event),
             reason=event.reason.value,
             **place_of(decision, command_id),
@@ -178,13 +178,8 @@ def location_of(pending: Pending, command_id: UUID) -> str:
     return f"/commands/{command_id}?at={pending.shard}:{pending.offset}{body}"
 
 
-def replay_headers(decision: Decision) -> dict[str, str]:
-    """Return the header that marks the outcome of an earlier command with the same key."""
-    return replayed_headers(decision.replayed)
-
-
 def replayed_headers(replayed: bool) -> dict[str, str]:
-    """Return what ``replay_headers`` does where only the mark itself is at hand."""
+    """Return the header that marks the outcome of an earlier command with the same key."""
     return {REPLAYED_HEADER: "true"} if replayed else {}
 
 
