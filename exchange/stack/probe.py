@@ -10,6 +10,7 @@ from http import HTTPStatus
 import msgspec
 
 from exchange.config import reachable_host, reachable_url
+from exchange.domain.values import INSTRUMENT_DEFAULT
 from exchange.stack.host.errors import StackError
 
 HEALTHY_TIMEOUT_S = 600.0  # services of others may come up late; a person sees the wait
@@ -20,9 +21,9 @@ PATIENCE_S = 10.0  # then say what is waited for, and again
 REQUEST_TIMEOUT_S = 10.0
 
 FIRST_INSTRUMENT = (
-    b'{"instrument":"BTC-USD","base":"BTC","quote":"USD","price_scale":2,"quantity_scale":8,'
-    b'"tick_size":0.01,"lot_size":0.00000001}'
-)
+    f'{{"instrument":"{INSTRUMENT_DEFAULT}","base":"BTC","quote":"USD","price_scale":2,'
+    '"quantity_scale":8,"tick_size":0.01,"lot_size":0.00000001}'
+).encode()
 # 409: it is there and its rules were changed since; that is its owner's business.
 REGISTERED = (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.CONFLICT)
 UNDECIDED = (0, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -87,7 +88,7 @@ async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
 
 
 async def register_first_instrument(gateway: Gateway, say: Callable[[str], None] = print) -> None:
-    """Register BTC-USD, or find it registered: then the matcher decides.
+    """Register the default instrument, or find it registered: then the matcher decides.
 
     Raises:
         StackError: The exchange refuses, or it takes too long.
@@ -95,11 +96,11 @@ async def register_first_instrument(gateway: Gateway, say: Callable[[str], None]
     answer = await _last_answer(
         lambda: gateway.post("/instruments", FIRST_INSTRUMENT),
         lambda answer: answer.status not in UNDECIDED,
-        Wait("the matcher to register BTC-USD", REGISTER_TIMEOUT_S, REGISTER_PAUSE_S),
+        Wait(f"the matcher to register {INSTRUMENT_DEFAULT}", REGISTER_TIMEOUT_S, REGISTER_PAUSE_S),
         say,
     )
     if answer.status not in REGISTERED:
-        raise StackError(f"BTC-USD cannot be registered: {answer}")
+        raise StackError(f"{INSTRUMENT_DEFAULT} cannot be registered: {answer}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def first_order() -> str:
     """Return the body of an order to try, of what ``register_first_instrument`` registers."""
     order = {
         "client_id": "client-A",
-        "instrument": "BTC-USD",
+        "instrument": INSTRUMENT_DEFAULT,
         "side": "buy",
         "type": "limit",
         "price": 70150.5,

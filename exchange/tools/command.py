@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from exchange.domain.values import INSTRUMENT_DEFAULT
 from exchange.tools.market import ladder, report, tape
 from exchange.tools.market.following import Refused
 from exchange.tools.market.ladder import Ladder
@@ -21,7 +22,6 @@ from exchange.tools.market.tape import Tape
 from exchange.tools.operators import status as status_tool
 from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
-INSTRUMENT = "BTC-USD"
 LINE_EVERY_S = 2.0
 TOTAL = 2_000
 DURATION_S = 60.0
@@ -52,7 +52,7 @@ def load(
     rate: Annotated[
         float, typer.Option(min=0, help="Orders a second; 0: as fast as answers come.")
     ] = 0.0,
-    instrument: Annotated[str, typer.Option()] = INSTRUMENT,
+    instrument: Annotated[str, typer.Option()] = INSTRUMENT_DEFAULT,
     seed: Annotated[int, typer.Option(help="The same seed, the same orders.")] = 1,
     file: Annotated[
         Path | None, typer.Option(help="Orders of `exchange fixtures`, in place of random ones.")
@@ -82,7 +82,7 @@ def load(
 def fixtures(
     orders: Annotated[int, typer.Option(min=1, help="How many.")] = 10_000,
     seed: Annotated[int, typer.Option(help="The same seed, the same file.")] = 1,
-    instrument: Annotated[str, typer.Option()] = INSTRUMENT,
+    instrument: Annotated[str, typer.Option()] = INSTRUMENT_DEFAULT,
     output: Annotated[Path, typer.Option(help="JSON Lines.")] = Path("orders.jsonl"),
 ) -> None:
     """Write a file of orders; the same seed gives the same bytes."""
@@ -105,7 +105,7 @@ def status(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
 
 
 def book(
-    instrument: Instrument = INSTRUMENT,
+    instrument: Instrument = INSTRUMENT_DEFAULT,
     base_url: BaseUrl = "",
     levels: Annotated[int, typer.Option(min=1, max=LEVELS_MAX, help="Of each side.")] = 15,
     once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
@@ -120,7 +120,7 @@ def book(
 
 
 def trades(
-    instrument: Instrument = INSTRUMENT,
+    instrument: Instrument = INSTRUMENT_DEFAULT,
     base_url: BaseUrl = "",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")

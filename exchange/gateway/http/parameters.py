@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from exchange.domain.values import Id
+from exchange.domain.values import INSTRUMENT_DEFAULT, Id
 from projections.orders import OrderStatus
 
 PLACE: Final = "[0-9]{1,4}:[0-9]{1,18}"
@@ -52,7 +52,7 @@ def limit(default: int, most: int, what: str) -> WholeNumber:
     )
 
 
-INSTRUMENT: Final = Parameter("instrument", Id, "which instrument", default="BTC-USD")
+INSTRUMENT: Final = Parameter("instrument", Id, "which instrument", default=INSTRUMENT_DEFAULT)
 ONLY_INSTRUMENT: Final = Parameter("instrument", Id, "only orders of this instrument")
 OWNER: Final = Parameter("client_id", Id, "whose orders", required=True, example="client-A")
 ONLY_CLIENT: Final = Parameter("client_id", Id, "only this client's")

@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec import Raw
 
-from exchange.gateway.http.parameters import INSTRUMENT, LEVELS
+from exchange.domain.values import INSTRUMENT_DEFAULT
+from exchange.gateway.http.parameters import LEVELS
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id
 from exchange.gateway.parts.context import Gateway
@@ -22,7 +23,6 @@ from projections.book import BookView, read_book
 from projections.stores.checkpoints import read_live_generation
 from projections.ticker import LastTrades, read_last_trades
 
-INSTRUMENT_DEFAULT: Final = str(INSTRUMENT.default)
 BOOK_WAIT_S: Final = 0.25  # an order's answer rather has no book than comes late
 
 

@@ -11,13 +11,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct, field
 
-from exchange.domain.values import Id, InstrumentName, OrderType, Side
+from exchange.domain.values import INSTRUMENT_DEFAULT, Id, InstrumentName, OrderType, Side
 from exchange.gateway.http.amounts import AmountIn, PriceIn, null
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import check_json, read_checked
 from exchange.gateway.orders.entry import OrderBody
 
-INSTRUMENT_DEFAULT: Final = "BTC-USD"
 REPEATABLE: Final = frozenset(("type",))
 
 
