@@ -179,6 +179,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    """Return what keeps the book up to date."""
     return RedisProjection(engine, redis, NAME, write)
 
 

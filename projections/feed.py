@@ -105,10 +105,12 @@ async def read_feed(
 
 
 def traces_key(generation: int, shard: int) -> str:
+    """Return the key of the traces of a shard's newest entries."""
     return f"{tag(NAME, generation, shard)}:traces"
 
 
 def stream_key(generation: int, shard: int) -> str:
+    """Return the key of a shard's Redis stream."""
     return f"{tag(NAME, generation, shard)}:events"
 
 
@@ -132,6 +134,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def feed_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    """Return what keeps the feed up to date."""
     return RedisProjection(engine, redis, NAME, write, FEED_EVENTS_MAX)
 
 

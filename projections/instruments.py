@@ -118,6 +118,7 @@ async def project(
 
 
 def instruments_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps the instruments up to date."""
     return PostgresProjection(engine, NAME, (INSTRUMENTS,), project)
 
 

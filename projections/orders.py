@@ -436,6 +436,7 @@ async def project(
 
 
 def orders_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps the orders and their histories up to date."""
     return PostgresProjection(engine, NAME, (ORDERS, ORDER_EVENTS), project)
 
 

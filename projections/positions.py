@@ -162,6 +162,7 @@ async def project(
 
 
 def positions_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps the positions up to date."""
     return PostgresProjection(engine, NAME, (POSITIONS,), project)
 
 

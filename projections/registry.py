@@ -41,5 +41,6 @@ READ_MODELS: Final = (*IN_POSTGRES, *IN_REDIS)
 def all_projections(
     engine: AsyncEngine, redis: Redis
 ) -> list[PostgresProjection | RedisProjection]:
+    """Return a projection for each read model."""
     in_postgres = [projection(engine) for projection in IN_POSTGRES.values()]
     return [*in_postgres, *(projection(engine, redis) for projection in IN_REDIS.values())]

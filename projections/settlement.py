@@ -271,4 +271,5 @@ async def project(
 
 
 def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps cycles and obligations up to date."""
     return PostgresProjection(engine, NAME, (CYCLES, OBLIGATIONS), project)

@@ -101,6 +101,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
+    """Return what keeps the last trades up to date."""
     return RedisProjection(engine, redis, NAME, write)
 
 

@@ -118,6 +118,7 @@ async def project(
 
 
 def trades_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps the trades up to date."""
     return PostgresProjection(engine, NAME, (TRADES,), project)
 
 

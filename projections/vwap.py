@@ -153,6 +153,7 @@ async def project(
 
 
 def vwap_projection(engine: AsyncEngine) -> PostgresProjection:
+    """Return what keeps the minutes of each instrument up to date."""
     return PostgresProjection(engine, NAME, (MINUTES,), project)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from redis._parsers.base import BaseParser
+from redis._parsers.base import BaseParser  # noqa: PLC2701  makes errors as a server does
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine

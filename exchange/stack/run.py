@@ -155,6 +155,7 @@ def shard_arguments(settings: Settings, matcher: int) -> list[str]:
 
 
 def gateways_of(settings: Settings) -> list[Gateway]:
+    """Return where each gateway of ``exchange run`` listens."""
     return [Gateway(settings.host, settings.port + index) for index in range(settings.gateways)]
 
 

@@ -153,6 +153,7 @@ async def _listen_until_lost(engine: AsyncEngine, wake: Callable[[int], None]) -
 
 
 async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for ``event``, at most ``timeout_s``; tell whether it came."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()

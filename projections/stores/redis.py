@@ -126,11 +126,13 @@ def tag(name: str, generation: int, shard: int) -> str:
 
 
 def checkpoint_key(name: str, generation: int, shard: int) -> str:
+    """Return the key of a model's place in the log of a shard."""
     return f"{tag(name, generation, shard)}:checkpoint"
 
 
 def script(redis: Redis, text: str) -> AsyncScript:
-    return redis.register_script(text)  # runs by its hash; sends the text when Redis lost it
+    """Return a Lua script that runs by its hash; its text is sent again when Redis lost it."""
+    return redis.register_script(text)
 
 
 async def reached_model(
@@ -190,10 +192,12 @@ def complete_position(position: bytes | None, target: bytes | None) -> int | Non
 
 
 def cannot_read(name: str, error: Exception) -> ReadModelUnavailable:
+    """Return the error of a model that Redis did not give."""
     return ReadModelUnavailable(f"cannot read the {name}: {error}")
 
 
 def being_filled(name: str, shard: int) -> ReadModelUnavailable:
+    """Return the error of a model that is not complete yet."""
     return ReadModelUnavailable(f"the {name} of shard {shard} is being filled")
 
 

@@ -116,6 +116,7 @@ def cursor_text(*parts: int | str) -> str:
 def json_response(
     document: object, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
+    """Return an answer with ``document`` as JSON."""
     return JSONBytes(encoder.encode(document), status, headers)
 
 

@@ -85,6 +85,7 @@ def check_current(gateway: Gateway, shard: int, model: str, position: int) -> No
 
 
 def sides(view: BookView, listing: Listing) -> str:
+    """Return the members ``bids`` and ``asks`` of a JSON object, in decimals."""
     return book_members(Depth(view.position, view.bids, view.asks), listing)
 
 

@@ -122,6 +122,7 @@ async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
 def ticker_view(
     listing: Listing, last_trades: LastTrades, book: BookView, day: DayFigures
 ) -> TickerView:
+    """Return the ticker that the last trade, the book and the last day give together."""
     last = last_trades.trades.get(listing.instrument)
     bid, bid_quantity = listing.level(next(iter(book.bids), None))
     ask, ask_quantity = listing.level(next(iter(book.asks), None))

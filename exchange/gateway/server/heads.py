@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from h11 import LocalProtocolError, _readers
+from h11 import LocalProtocolError, _readers  # noqa: PLC2701  it has no bound to set
 
 HEADER_LINES_MAX: Final = 256  # browsers send some twenty; ten thousand held the loop for 50 ms
 TOO_LARGE: Final = 431

@@ -57,6 +57,7 @@ def kafka_in(
     controller_port: int,
     advertised_port: int | None = None,
 ) -> Kafka:
+    """Return the Kafka whose data, log and pid are in ``run``."""
     return Kafka.at(
         run.path / "kafka",
         jars=jars,
@@ -71,6 +72,7 @@ def kafka_in(
 def postgres_in(
     run: RunDirectory, *, port: int, connections_max: int = CONNECTIONS_MAX
 ) -> Postgres:
+    """Return the PostgreSQL whose data, log and pid are in ``run``."""
     return Postgres.at(
         run.path / "postgres",
         port=port,
@@ -81,6 +83,7 @@ def postgres_in(
 
 
 def valkey_in(run: RunDirectory, *, port: int) -> Valkey:
+    """Return the Valkey whose log and pid are in ``run``."""
     return Valkey.at(
         run.path / "valkey",
         port=port,

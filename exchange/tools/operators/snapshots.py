@@ -35,13 +35,14 @@ def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
 def _take_all(url: str) -> list[dict[str, Any]]:
     try:
         with httpx.Client(base_url=url, timeout=REQUEST_S, trust_env=False) as http:
-            instruments = {one["shard"]: one["instrument"] for one in _instruments(http)}
+            instruments = {one["shard"]: one["instrument"] for one in instruments_of(http)}
             return [_take(http, instruments[shard]) for shard in sorted(instruments)]
     except httpx.HTTPError as error:
         raise ToolError(f"{url}: {error}") from error
 
 
-def _instruments(http: httpx.Client) -> Iterator[dict[str, Any]]:
+def instruments_of(http: httpx.Client) -> Iterator[dict[str, Any]]:
+    """Yield every instrument that a gateway has, page by page."""
     parameters: dict[str, str] = {}
     while True:
         page = http.get("/instruments", params=parameters).raise_for_status().json()

@@ -16,7 +16,7 @@ from typing import Any
 
 import h11
 import pytest
-from h11 import _abnf
+from h11 import _abnf  # noqa: PLC2701  the patterns that ours stand in for
 from hypercorn.config import Config
 from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import Data, Event, StreamClosed

@@ -294,14 +294,22 @@ async def places_of(connection: asyncpg.Connection) -> dict[UUID, int]:
     return places
 
 
+async def cut(services: Services, topic: str, batches: int) -> int:
+    """Kill Kafka, cut its newest ``batches`` of shard 0 and start it; return where they began."""
+    kafka = services.local.kafka
+    assert kafka is not None
+    await asyncio.to_thread(services.portal.call, kafka.process.kill)
+    end = cut_partition(Path(kafka.directory), topic, 0, batches=batches)
+    await asyncio.to_thread(services.portal.call, kafka.start)
+    return end
+
+
 async def test_a_partition_that_was_cut_and_grew_is_gone_on_with(
     services: Services,
     one_shard: Settings,
     connection: asyncpg.Connection,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    kafka = services.local.kafka
-    assert kafka is not None
     first: list[Sent] = [(b"no command", uuid7()), (BTC, uuid7()), *orders(1, 8)]
     await asyncio.to_thread(send, one_shard, first)
     await decide_up_to(connection, one_shard, len(first))
@@ -309,9 +317,7 @@ async def test_a_partition_that_was_cut_and_grew_is_gone_on_with(
     assert "nothing was changed" in capsys.readouterr().out
     before = await places_of(connection)
 
-    await asyncio.to_thread(services.portal.call, kafka.process.kill)
-    end = cut_partition(Path(kafka.directory), one_shard.kafka_topic, 0, batches=4)
-    await asyncio.to_thread(services.portal.call, kafka.start)
+    end = await cut(services, one_shard.kafka_topic, batches=4)
     new = orders(8, 12)
     later: list[Sent] = [first[6], new[1], (b"no other", uuid7()), first[7], new[0], *new[2:]]
     await asyncio.to_thread(send, one_shard, later)

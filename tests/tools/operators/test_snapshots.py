@@ -2,7 +2,7 @@
 
 import httpx
 
-from exchange.tools.operators.snapshots import _instruments
+from exchange.tools.operators.snapshots import instruments_of
 
 PAGES = {
     None: {"instruments": [{"instrument": "A", "shard": 0}], "next_cursor": "x"},
@@ -10,11 +10,11 @@ PAGES = {
 }
 
 
-def test_all_pages_of_the_instruments_are_read() -> None:
+def test_all_pages_of_theinstruments_of_are_read() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=PAGES[request.url.params.get("cursor")])
 
     with httpx.Client(base_url="http://gw", transport=httpx.MockTransport(answer)) as http:
-        shards = [one["shard"] for one in _instruments(http)]
+        shards = [one["shard"] for one in instruments_of(http)]
 
     assert shards == [0, 1]
