@@ -28,7 +28,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import repeat
@@ -82,15 +81,6 @@ TOGETHER_EVENTS_MAX: Final = 100  # of each outcome in a query for many; an orde
 DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """An outcome as Redis brought it, with the books of its message."""
-
-    outcome: Outcome
-    events: Sequence[DecidedEvent]
-    books: Mapping[str, RenderedBook]
-
-
 class _Way(Enum):
     """How a waiter's outcome is looked up."""
 
@@ -99,7 +89,7 @@ class _Way(Enum):
     SETTLED = "once all is decided: its place is of a former life of the topic"
 
 
-_Answer = _Heard | FoundOutcome | Pending | Delivery
+_Answer = Decision | FoundOutcome | Pending | Delivery
 
 
 class _Waiter:
@@ -211,7 +201,7 @@ class Submitter:
             answer = await waiter.result()
         finally:
             del self._waiters[number]
-        if isinstance(answer, _Heard | FoundOutcome):
+        if isinstance(answer, Decision | FoundOutcome):
             self._metrics.order_seconds.observe(time.monotonic() - waiter.born_s)
         return await self._concluded(answer, waiter)
 
@@ -227,8 +217,7 @@ class Submitter:
                 continue
             # What cannot be read, as a newer matcher sent it, is left to the look-up in the log.
             with suppress(UnknownEvent, ValueError):
-                events = _decided_events(message.shard, outcome, waiter.command_id)
-                waiter.answer(_Heard(outcome, events, books))
+                waiter.answer(_heard(message.shard, outcome, books, waiter))
 
     async def replayed(
         self, first: tuple[int, int], command_id: UUID, asked: bytes, *, conflict: bool
@@ -289,11 +278,8 @@ class Submitter:
                 raise lost(waiter.command_id)
             case FoundOutcome():
                 return decision_of(answer.events)
-            case _Heard(outcome=outcome) if outcome.replay_of is not None:
-                return await self._replayed(outcome.replay_of, waiter, conflict=outcome.conflict)
-            case _Heard():
-                book_view = _book_of(answer, waiter.command)
-                return Decision(answer.events, book_view)
+            case Decision():
+                return answer
 
     async def _replayed(
         self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
@@ -411,6 +397,17 @@ def _ask_later(waiters: Iterable[_Waiter]) -> None:
         waiter.next_s = now_s + waiter.every_s
 
 
+def _heard(
+    shard: int, outcome: Outcome, books: Mapping[str, RenderedBook], waiter: _Waiter
+) -> Decision | FoundOutcome:
+    """Return an outcome as the log would tell it, and the book after it where that is answered."""
+    if outcome.replay_of is not None:
+        return FoundOutcome([], outcome.replay_of, outcome.conflict)
+    command = waiter.command
+    book = books.get(command.instrument) if isinstance(command, PlaceOrder) else None
+    return Decision(_decided_events(shard, outcome, waiter.command_id), book)
+
+
 def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[DecidedEvent]:
     versions = outcome.versions or repeat(1, len(outcome.events))
     return [
@@ -441,10 +438,6 @@ def _key_of(command: ClientCommand) -> str:
             return "settlement"
         case _:
             assert_never(command)
-
-
-def _book_of(heard: _Heard, command: ClientCommand) -> RenderedBook | None:
-    return heard.books.get(command.instrument) if isinstance(command, PlaceOrder) else None
 
 
 def _placed(waiter: _Waiter) -> PlacedCommand:
