@@ -35,3 +35,33 @@ def test_the_guide_names_every_file_of_its_folder_and_nothing_else(package: Path
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: str(p.relative_to(PROJECT)))
 def test_a_folder_has_at_most_a_dozen_files(package: Path) -> None:
     assert len([file for file in package.glob("*.py") if file.stem != "__init__"]) <= SIBLINGS_MAX
+
+
+PAGES = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
+PATH = re.compile(r"`((?:exchange|projections|tests|bench|alembic|docs)/[a-z0-9_./]*)`")
+STEP = re.compile(r"^\|.*\| `(\S+\.py)` \| (`.*`) \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    roots = [PROJECT, PROJECT / "tests"]  # faults.md names tests from there
+    named = PATH.findall(page.read_text())
+    assert [path for path in named if not any((root / path).exists() for root in roots)] == []
+
+
+def test_the_way_of_one_order_goes_through_functions_that_are_there() -> None:
+    steps = STEP.findall((PROJECT / "docs" / "architecture.md").read_text())
+    assert len(steps) > 20
+    for file, names in steps:
+        code = (PROJECT / file).read_text()
+        missing = [
+            name
+            for dotted in re.findall(r"`([\w.]+)`", names)
+            for name in dotted.split(".")
+            if not re.search(rf"\b(?:def|class) {name}\b", code)
+        ]
+        assert missing == [], file
