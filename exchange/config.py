@@ -1,21 +1,23 @@
 """The settings: what can be set, its default and its bounds.
 
-Read ``load``. It is the only reader of the environment and of ``.env`` (the environment wins, an
-empty value counts as not set), and ``.env.example`` lists what it reads. The rest of the program
-gets a frozen ``Settings``, whose addresses are always set: a service that nobody named is the one
-that the local stack starts, at its local port.
+Read ``Variables``: each field is a variable of the environment, in capitals but for ``OF_OTEL``.
+``load`` is the only reader of the environment and of ``.env`` (the environment wins, an empty value
+counts as not set), and ``.env.example`` lists what it reads. The rest of the program gets a frozen
+``Settings``, whose addresses are always set: a service that nobody named is the one that the local
+stack starts, at its local port.
 """
 
 import os
-import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_origin, get_type_hints
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
+import msgspec
 from dotenv import dotenv_values
+from msgspec import Meta
 
 from exchange.durability import DANGERS
 
@@ -26,109 +28,144 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 PROJECT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
 LOOPBACK = "127.0.0.1"
 
-PORT_MAX = 65_535
-GATEWAYS_MAX = 64  # one core each; more than any machine here has
-STANDBYS_MAX = 1  # of each matcher; a second one would only wait behind the first
-SHARDS_MAX = 64  # a matcher decides thousands of orders a second: no machine here fills more
-MILLISECONDS_MAX = 60_000  # nobody waits a minute for one answer
-POOL_MIN = 3  # the projector listens on one and follows on others
-POOL_MAX = 100  # more queries at once than one PostgreSQL has cores for
+PORT_MAX: Final = 65_535
+SHARDS_MAX: Final = 64  # each takes thousands of orders a second: no machine here fills more
 # Of a gateway, for itself: health and the matcher's progress take one each, outcomes and scans of
 # the log's end two each; three are for what a command asks (its instrument, its order, its key).
-OWN_CONNECTIONS = 9
-SHARD_CONNECTIONS = 6  # of a matcher: to hold the shard, show that it lives, restore; two append
-OTHER_CONNECTIONS = 100  # people, migrations, and sessions that a killed process has left
+OWN_CONNECTIONS: Final = 9
+# Of a matcher: to hold the shard, to show that it lives, to restore; two append.
+SHARD_CONNECTIONS: Final = 6
+OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
+DATABASE_PARAMETERS: Final = {"sslmode"}
 
-SNAPSHOT_EVENTS_MAX = 100_000_000
-DAY_S = 86_400
-RATE_MAX = 1_000_000  # tokens are whole microseconds apart
-PARTS = ("per_second", "burst")
-RATE_LIMITS = (
-    ("orders", 100, 500),
-    ("cancels", 100, 500),
-    ("address", 5_000, 10_000),
-    ("retries", 100, 500),
-    ("operations", 10, 100),
-    ("history", 50, 500),
-)
-RATE_LIMIT_FIELDS = [f"rate_limit_{n}_{part}" for n, *_ in RATE_LIMITS for part in PARTS]
-STREAM_CONNECTIONS_MAX = 2_000  # as many as a gateway takes
-CONNECTIONS_MAX = 100_000  # 2 GB
-
-
-SAMPLERS = (
+Port = Annotated[int, Meta(ge=1, le=PORT_MAX)]
+Shards = Annotated[int, Meta(ge=1, le=SHARDS_MAX)]
+Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]  # nobody waits a minute for one answer
+Connections = Annotated[int, Meta(ge=1, le=100_000)]  # 2 GB
+PerSecond = Annotated[int, Meta(ge=0, le=1_000_000)]  # tokens are whole µs apart; 0 is no limit
+Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
+Sampler = Literal[
     "parentbased_traceidratio",
     "parentbased_always_on",
     "parentbased_always_off",
     "traceidratio",
     "always_on",
     "always_off",
-)
-DATABASE_PARAMETERS = {"sslmode"}
-SHARE = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", re.ASCII)
+]
+
+OF_OTEL: Final = {
+    "traces_exporter": "OTEL_TRACES_EXPORTER",
+    "traces_endpoint": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "traces_sampler": "OTEL_TRACES_SAMPLER",
+    "traces_share": "OTEL_TRACES_SAMPLER_ARG",
+}
 
 
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message is one line naming the variable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Everything that can be set.
+@dataclass(frozen=True, kw_only=True)
+class Variables:
+    """What can be set, but for other names of addresses (``Addresses``)."""
+
+    host: str = LOOPBACK
+    port: Port = 3000
+    gateways: Annotated[int, Meta(ge=1, le=64)] = 1  # one core each; no machine here has more
+    matchers: Shards = 1  # at most one for each shard
+    standbys: Annotated[int, Meta(ge=0, le=1)] = 0  # a second would only wait behind the first
+    shards: Shards = 1
+    kafka_topic: str = "exchange.commands"
+    kafka_bootstrap_servers: str = ""
+    kafka_home: Path | None = None
+    local_kafka_port: Port = 29092
+    database_url: str = ""
+    local_postgres_port: Port = 25432
+    # The projector listens on one and follows on others; PostgreSQL has no cores for more than 100.
+    database_pool_max: Annotated[int, Meta(ge=3, le=100)] = 10
+    redis_url: str = ""
+    local_redis_port: Port = 26379
+    order_wait_ms: Milliseconds = 2000
+    rate_limit_orders_per_second: PerSecond = 100
+    rate_limit_orders_burst: Burst = 500
+    rate_limit_cancels_per_second: PerSecond = 100
+    rate_limit_cancels_burst: Burst = 500
+    rate_limit_address_per_second: PerSecond = 5_000
+    rate_limit_address_burst: Burst = 10_000
+    rate_limit_retries_per_second: PerSecond = 100
+    rate_limit_retries_burst: Burst = 500
+    rate_limit_operations_per_second: PerSecond = 10
+    rate_limit_operations_burst: Burst = 100
+    rate_limit_history_per_second: PerSecond = 50
+    rate_limit_history_burst: Burst = 500
+    trusted_proxies: tuple[Network, ...] = ()
+    allow_unsafe: tuple[str, ...] = ()
+    cancels_name_owner: bool = False
+    stream_origins: tuple[str, ...] = ()
+    # A gateway takes 2,000 on the stream in all.
+    stream_connections_per_address: Annotated[int, Meta(ge=1, le=2_000)] = 500
+    connections_max: Connections = 10_000
+    connections_per_address: Connections = 2_000
+    projector_pace_ms: Annotated[int, Meta(ge=0, le=60_000)] = 100
+    snapshot_events: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
+    snapshot_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 60  # a day at most
+    metrics_port: Annotated[int, Meta(ge=0, le=PORT_MAX)] = 9464
+    traces_exporter: Literal["none", "otlp"] = "none"
+    traces_endpoint: str = ""
+    traces_sampler: Sampler = "parentbased_traceidratio"
+    traces_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    log_format: Literal["human", "json"] = "human"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Other names of addresses, and their parts."""
+
+    kafka_brokers: str = ""
+    postgres_host: str = ""
+    postgres_port: Port = 5432
+    postgres_user: str = "postgres"
+    postgres_password: str = ""
+    postgres_db: str = "exchange"
+    redis_host: str = ""
+    redis_port: Port = 6379
+    redis_password: str = ""
+    otel_exporter_otlp_endpoint: str = "http://localhost:4318"
+
+    @property
+    def database_url(self) -> str:
+        """The database's address, empty if its host is not set."""
+        password = quote(self.postgres_password, safe="")
+        login = quote(self.postgres_user, safe="") + (f":{password}" if password else "")
+        place = f"{self.postgres_host}:{self.postgres_port}/{quote(self.postgres_db, safe='')}"
+        return f"postgresql://{login}@{place}" if self.postgres_host else ""
+
+    @property
+    def redis_url(self) -> str:
+        """The address of Redis, empty if its host is not set."""
+        password = quote(self.redis_password, safe="")
+        login = f":{password}@" if password else ""
+        place = f"{self.redis_host}:{self.redis_port}/0"
+        return f"redis://{login}{place}" if self.redis_host else ""
+
+    @property
+    def traces_endpoint(self) -> str:
+        return f"{self.otel_exporter_otlp_endpoint.rstrip('/')}/v1/traces"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Variables):
+    """Everything that can be set, with every address.
 
     ``database_url`` has the form ``postgresql://…``, as asyncpg takes it. The ``…_is_local`` fields
     say that the address was not set, so the local stack starts that service.
     """
 
-    host: str
-    port: int
-    gateways: int
-    matchers: int
-    standbys: int
-    shards: int
-    kafka_topic: str
-    kafka_bootstrap_servers: str
     kafka_is_local: bool
-    database_url: str
     database_is_local: bool
-    redis_url: str
     redis_is_local: bool
-    local_kafka_port: int
-    local_postgres_port: int
-    local_redis_port: int
-    kafka_home: Path | None
-    order_wait_ms: int
-    stream_origins: tuple[str, ...]
-    stream_connections_per_address: int
-    connections_max: int
-    connections_per_address: int
-    allow_unsafe: tuple[str, ...]
-    trusted_proxies: tuple[Network, ...]
-    cancels_name_owner: bool
-    snapshot_events: int
-    snapshot_seconds: int
-    rate_limit_orders_per_second: int
-    rate_limit_orders_burst: int
-    rate_limit_cancels_per_second: int
-    rate_limit_cancels_burst: int
-    rate_limit_address_per_second: int
-    rate_limit_address_burst: int
-    rate_limit_retries_per_second: int
-    rate_limit_retries_burst: int
-    rate_limit_operations_per_second: int
-    rate_limit_operations_burst: int
-    rate_limit_history_per_second: int
-    rate_limit_history_burst: int
-    projector_pace_ms: int
-    database_pool_max: int
-    metrics_port: int
-    traces_exporter: str
-    traces_endpoint: str
-    traces_sampler: str
-    traces_share: float
-    log_format: str
-    log_level: str
 
     @classmethod
     def load(
@@ -139,8 +176,24 @@ class Settings:
         Raises:
             SettingsError: A value cannot be used.
         """
-        variables = Variables({**_dotenv(dotenv), **{k: v for k, v in environ.items() if v}})
-        return cls(**_service_fields(variables), **_process_fields(variables))
+        values = _set(_dotenv(dotenv)) | _set(environ)
+        read, addresses = _read(Variables, values), _read(Addresses, values)
+        _check(read)
+        if "CANCELS_NAME_OWNER" not in values:
+            read = replace(read, cancels_name_owner=not _is_loopback(read.host))
+        kafka = read.kafka_bootstrap_servers or addresses.kafka_brokers
+        database = _database(read.database_url or addresses.database_url)
+        redis = _redis(read.redis_url or addresses.redis_url)
+        found = {
+            "kafka_bootstrap_servers": kafka or f"{LOOPBACK}:{read.local_kafka_port}",
+            "database_url": database or local_database_url(read.local_postgres_port),
+            "redis_url": redis or local_redis_url(read.local_redis_port),
+            "traces_endpoint": read.traces_endpoint or addresses.traces_endpoint,
+            "kafka_is_local": not kafka,
+            "database_is_local": not database,
+            "redis_is_local": not redis,
+        }
+        return cls(**{**vars(read), **found})
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -180,145 +233,108 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which a child process reads these settings."""
-        return {
-            **os.environ,
-            "HOST": self.host,
-            "PORT": str(self.port),
-            "GATEWAYS": str(self.gateways),
-            "MATCHERS": str(self.matchers),
-            "STANDBYS": str(self.standbys),
-            "SHARDS": str(self.shards),
-            "KAFKA_TOPIC": self.kafka_topic,
-            "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
-            "DATABASE_URL": self.database_url,
-            "REDIS_URL": self.redis_url,
-            "ORDER_WAIT_MS": str(self.order_wait_ms),
-            **{name.upper(): str(getattr(self, name)) for name in RATE_LIMIT_FIELDS},
-            "SNAPSHOT_EVENTS": str(self.snapshot_events),
-            "SNAPSHOT_SECONDS": str(self.snapshot_seconds),
-            "STREAM_ORIGINS": ",".join(self.stream_origins),
-            "STREAM_CONNECTIONS_PER_ADDRESS": str(self.stream_connections_per_address),
-            "CONNECTIONS_MAX": str(self.connections_max),
-            "CONNECTIONS_PER_ADDRESS": str(self.connections_per_address),
-            "ALLOW_UNSAFE": ",".join(self.allow_unsafe),
-            "TRUSTED_PROXIES": ",".join(map(str, self.trusted_proxies)),
-            "CANCELS_NAME_OWNER": "yes" if self.cancels_name_owner else "no",
-            "PROJECTOR_PACE_MS": str(self.projector_pace_ms),
-            "DATABASE_POOL_MAX": str(self.database_pool_max),
-            "METRICS_PORT": str(self.metrics_port),
-            "OTEL_TRACES_EXPORTER": self.traces_exporter,
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": self.traces_endpoint,
-            "OTEL_TRACES_SAMPLER": self.traces_sampler,
-            "OTEL_TRACES_SAMPLER_ARG": f"{self.traces_share:.9f}",
-            "LOG_FORMAT": self.log_format,
-            "LOG_LEVEL": self.log_level,
-        }
+        told = {variable_of(one.name): _text(getattr(self, one.name)) for one in fields(Variables)}
+        return {**os.environ, **told}
 
 
-class Variables:
-    """Typed access to the variables; ``names`` keeps what was asked for."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self.names: set[str] = set()
-
-    def text(self, name: str, default: str = "") -> str:
-        self.names.add(name)
-        return self._values.get(name, "").strip() or default
-
-    def integer(self, name: str, default: int, *, least: int, most: int) -> int:
-        text = self.text(name, str(default))
-        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
-            raise SettingsError(f"{name}={text}: must be a whole number from {least} to {most}.")
-        return int(text)
-
-    def share(self, name: str, default: str) -> float:
-        text = self.text(name, default)
-        if not SHARE.fullmatch(text):
-            raise SettingsError(f"{name}={text}: must be a number from 0 to 1.")
-        return float(text)
-
-    def words(self, name: str) -> list[str]:
-        return [word for part in self.text(name).split(",") if (word := part.strip())]
-
-    def some_of(self, name: str, options: Collection[str]) -> tuple[str, ...]:
-        words = self.words(name)
-        unknown = [word for word in words if word not in options]
-        if unknown:
-            raise SettingsError(
-                f"{name}={','.join(words)}: {unknown[0]} is none of {', '.join(options)}."
-            )
-        return tuple(words)
-
-    def networks(self, name: str) -> tuple[Network, ...]:
-        try:
-            return tuple(map(ip_network, self.words(name)))
-        except ValueError as error:
-            raise SettingsError(
-                f"{name}: {error}; name addresses or networks, such as 10.0.0.0/8."
-            ) from None
-
-    def port(self, name: str, default: int) -> int:
-        return self.integer(name, default, least=1, most=PORT_MAX)
-
-    def choice(self, name: str, default: str, options: tuple[str, ...]) -> str:
-        text = self.text(name, default).lower()
-        if text not in options:
-            raise SettingsError(f"{name}={text}: must be one of {', '.join(options)}.")
-        return text
+def variable_of(field: str) -> str:
+    """Return the variable that sets a field."""
+    return OF_OTEL.get(field, field.upper())
 
 
-def _dotenv(path: Path | None) -> dict[str, str]:
-    if path is None or not path.is_file():
-        return {}
-    return {name: value for name, value in dotenv_values(path).items() if value}
+_Read = TypeVar("_Read", Variables, Addresses)
 
 
-def _process_fields(variables: Variables) -> dict[str, Any]:
-    port = variables.port("PORT", 3000)
-    gateways = variables.integer("GATEWAYS", 1, least=1, most=GATEWAYS_MAX)
-    if port + gateways - 1 > PORT_MAX:
-        raise SettingsError(f"PORT={port}: leaves no ports for {gateways} gateways.")
-    shards = variables.integer("SHARDS", 1, least=1, most=SHARDS_MAX)
-    host = variables.text("HOST", LOOPBACK)
-    name_owner = "no" if _is_loopback(host) else "yes"
-    return {
-        "host": host,
-        "port": port,
-        "gateways": gateways,
-        "matchers": variables.integer("MATCHERS", 1, least=1, most=shards),
-        "standbys": variables.integer("STANDBYS", 0, least=0, most=STANDBYS_MAX),
-        "shards": shards,
-        "order_wait_ms": variables.integer("ORDER_WAIT_MS", 2000, least=1, most=MILLISECONDS_MAX),
-        **_limit_fields(variables),
-        **_observation_fields(variables, shards),
-        "snapshot_events": variables.integer(
-            "SNAPSHOT_EVENTS", 100_000, least=1, most=SNAPSHOT_EVENTS_MAX
-        ),
-        "snapshot_seconds": variables.integer("SNAPSHOT_SECONDS", 60, least=1, most=DAY_S),
-        "stream_origins": tuple(variables.words("STREAM_ORIGINS")),
-        "stream_connections_per_address": variables.integer(
-            "STREAM_CONNECTIONS_PER_ADDRESS", 500, least=1, most=STREAM_CONNECTIONS_MAX
-        ),
-        "connections_max": variables.integer(
-            "CONNECTIONS_MAX", 10_000, least=1, most=CONNECTIONS_MAX
-        ),
-        "connections_per_address": variables.integer(
-            "CONNECTIONS_PER_ADDRESS", 2_000, least=1, most=CONNECTIONS_MAX
-        ),
-        "allow_unsafe": variables.some_of("ALLOW_UNSAFE", DANGERS),
-        "trusted_proxies": variables.networks("TRUSTED_PROXIES"),
-        "cancels_name_owner": variables.choice("CANCELS_NAME_OWNER", name_owner, ("yes", "no"))
-        == "yes",
-        "projector_pace_ms": variables.integer(
-            "PROJECTOR_PACE_MS", 100, least=0, most=MILLISECONDS_MAX
-        ),
-        "database_pool_max": variables.integer(
-            "DATABASE_POOL_MAX", 10, least=POOL_MIN, most=POOL_MAX
-        ),
-        "log_format": variables.choice("LOG_FORMAT", "human", ("human", "json")),
-        "log_level": variables.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
-    }
+def _read(kind: type[_Read], values: Mapping[str, str]) -> _Read:
+    given: dict[str, Any] = {}
+    for field, form in get_type_hints(kind, include_extras=True).items():
+        variable = variable_of(field)
+        if variable in values:
+            given[field] = _value(variable, values[variable], form)
+    return kind(**given)
+
+
+def _value(variable: str, text: str, form: Any) -> Any:
+    if form == tuple[Network, ...]:
+        return _networks(variable, _words(text))
+    try:
+        return msgspec.convert(_plain(text, form), form, strict=False, dec_hook=lambda k, v: k(v))
+    except msgspec.ValidationError:
+        raise SettingsError(f"{variable}={text}: must be {_expected(form)}.") from None
+
+
+def _plain(text: str, form: Any) -> object:
+    """Return a text as msgspec takes it: lists as such, words in small letters."""
+    if get_origin(form) is tuple:
+        return _words(text)
+    if form is bool:
+        return {"yes": True, "no": False}.get(text.lower(), text)
+    return text.lower() if get_origin(form) is Literal else text
+
+
+def _expected(form: Any) -> str:
+    match msgspec.inspect.type_info(form):
+        case msgspec.inspect.IntType(ge=least, le=most):
+            return f"a whole number from {least} to {most}"
+        case msgspec.inspect.FloatType(ge=least, le=most):
+            return f"a number from {least} to {most}"
+        case msgspec.inspect.LiteralType(values=words):
+            return f"one of {', '.join(map(str, words))}"
+        case _:
+            return "one of yes, no"
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in text.split(",") if (word := part.strip())]
+
+
+def _text(value: object) -> str:
+    """Return a value as its variable tells it; what is not set is empty."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ",".join(map(str, value))
+        case _:
+            return "" if value is None else str(value)
+
+
+def _networks(variable: str, words: list[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(map(ip_network, words))
+    except ValueError as error:
+        raise SettingsError(
+            f"{variable}: {error}; name addresses or networks, such as 10.0.0.0/8."
+        ) from None
+
+
+def _check(read: Variables) -> None:
+    """Refuse values that do not go together, and names that nobody knows."""
+    if read.port + read.gateways - 1 > PORT_MAX:
+        raise SettingsError(f"PORT={read.port}: leaves no ports for {read.gateways} gateways.")
+    if read.matchers > read.shards:
+        raise SettingsError(
+            f"MATCHERS={read.matchers}: must be a whole number from 1 to {read.shards}."
+        )
+    if read.metrics_port + 2 * read.shards > PORT_MAX:  # a standby may double them
+        raise SettingsError(
+            f"METRICS_PORT={read.metrics_port}: leaves no ports for {read.shards} shards."
+        )
+    unknown = [name for name in read.allow_unsafe if name not in DANGERS]
+    if unknown:
+        raise SettingsError(
+            f"ALLOW_UNSAFE={','.join(read.allow_unsafe)}: {unknown[0]} is none of"
+            f" {', '.join(DANGERS)}."
+        )
+
+
+def _dotenv(path: Path | None) -> Mapping[str, str | None]:
+    return {} if path is None or not path.is_file() else dotenv_values(path)
+
+
+def _set(values: Mapping[str, str | None]) -> dict[str, str]:
+    """Leave out what is empty: that counts as not set."""
+    return {name: text for name, value in values.items() if (text := (value or "").strip())}
 
 
 def _is_loopback(host: str) -> bool:
@@ -326,54 +342,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _limit_fields(variables: Variables) -> dict[str, int]:
-    """Return the rate limits; 0 a second is no limit."""
-    fields: dict[str, int] = {}
-    for name, per_second, burst in RATE_LIMITS:
-        for part, default, least in zip(PARTS, (per_second, burst), (0, 1), strict=True):
-            variable = f"RATE_LIMIT_{name}_{part}".upper()
-            fields[variable.lower()] = variables.integer(
-                variable, default, least=least, most=RATE_MAX
-            )
-    return fields
-
-
-def _observation_fields(variables: Variables, shards: int) -> dict[str, Any]:
-    metrics_port = variables.integer("METRICS_PORT", 9464, least=0, most=PORT_MAX)
-    if metrics_port + 2 * shards > PORT_MAX:  # a standby may double them
-        raise SettingsError(f"METRICS_PORT={metrics_port}: leaves no ports for {shards} shards.")
-    collector = variables.text("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
-    traces = f"{collector.rstrip('/')}/v1/traces"
-    return {
-        "metrics_port": metrics_port,
-        "traces_exporter": variables.choice("OTEL_TRACES_EXPORTER", "none", ("none", "otlp")),
-        "traces_endpoint": variables.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", traces),
-        "traces_sampler": variables.choice("OTEL_TRACES_SAMPLER", SAMPLERS[0], SAMPLERS),
-        "traces_share": variables.share("OTEL_TRACES_SAMPLER_ARG", "0.01"),
-    }
-
-
-def _service_fields(variables: Variables) -> dict[str, Any]:
-    kafka_port = variables.port("LOCAL_KAFKA_PORT", 29092)
-    postgres_port = variables.port("LOCAL_POSTGRES_PORT", 25432)
-    redis_port = variables.port("LOCAL_REDIS_PORT", 26379)
-    kafka, database, redis = _kafka(variables), _database(variables), _redis(variables)
-    home = variables.text("KAFKA_HOME")
-    return {
-        "kafka_topic": variables.text("KAFKA_TOPIC", "exchange.commands"),
-        "kafka_bootstrap_servers": kafka or f"{LOOPBACK}:{kafka_port}",
-        "kafka_is_local": not kafka,
-        "database_url": database or local_database_url(postgres_port),
-        "database_is_local": not database,
-        "redis_url": redis or local_redis_url(redis_port),
-        "redis_is_local": not redis,
-        "local_kafka_port": kafka_port,
-        "local_postgres_port": postgres_port,
-        "local_redis_port": redis_port,
-        "kafka_home": Path(home) if home else None,
-    }
 
 
 def reachable_host(host: str) -> str:
@@ -397,14 +365,8 @@ def local_redis_url(port: int) -> str:
     return f"redis://{LOOPBACK}:{port}/0"
 
 
-def _kafka(variables: Variables) -> str:
-    brokers = variables.text("KAFKA_BROKERS")
-    return variables.text("KAFKA_BOOTSTRAP_SERVERS", brokers)
-
-
-def _database(variables: Variables) -> str:
-    parts = _database_parts(variables)
-    url = variables.text("DATABASE_URL", parts)
+def _database(url: str) -> str:
+    """Return the database's address as asyncpg takes it."""
     if not url:
         return ""
     scheme, separator, rest = url.partition("://")
@@ -428,22 +390,7 @@ def _check_database(url: SplitResult) -> None:
         )
 
 
-def _database_parts(variables: Variables) -> str:
-    host = variables.text("POSTGRES_HOST")
-    port = variables.port("POSTGRES_PORT", 5432)
-    user = quote(variables.text("POSTGRES_USER", "postgres"), safe="")
-    password = quote(variables.text("POSTGRES_PASSWORD"), safe="")
-    database = quote(variables.text("POSTGRES_DB", "exchange"), safe="")
-    login = f"{user}:{password}" if password else user
-    return f"postgresql://{login}@{host}:{port}/{database}" if host else ""
-
-
-def _redis(variables: Variables) -> str:
-    host = variables.text("REDIS_HOST")
-    port = variables.port("REDIS_PORT", 6379)
-    password = quote(variables.text("REDIS_PASSWORD"), safe="")
-    login = f":{password}@" if password else ""
-    url = variables.text("REDIS_URL", f"redis://{login}{host}:{port}/0" if host else "")
+def _redis(url: str) -> str:
     if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
         raise SettingsError("REDIS_URL: must look like redis://host:6379/0.")
     return url
