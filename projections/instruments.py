@@ -96,14 +96,6 @@ async def list_instruments(
     return [InstrumentRow(*row) for row in rows], reached
 
 
-async def get_instrument(connection: AsyncConnection, instrument: str) -> InstrumentRow | None:
-    """Return one instrument, None if the model knows none of that name."""
-    await read_checkpoints(connection, NAME)
-    query = READ_INSTRUMENTS.where(INSTRUMENTS.c.instrument == instrument)
-    row = (await connection.execute(query)).first()
-    return None if row is None else InstrumentRow(*row)
-
-
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:

@@ -2,12 +2,14 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from exchange.config import PROJECT
 
+ONLY_TESTED = {"create_generation"}  # begins a rebuild, for which there is no command
 SIBLINGS_MAX = 12  # more than that, and nobody reads the list
 PACKAGES = sorted(
     init.parent
@@ -65,3 +67,18 @@ def test_the_way_of_one_order_goes_through_functions_that_are_there() -> None:
             if not re.search(rf"\b(?:def|class) {name}\b", code)
         ]
         assert missing == [], file
+
+
+def test_nothing_is_kept_that_only_tests_use() -> None:
+    folders = ("exchange", "projections", "bench")
+    texts = [file.read_text() for name in folders for file in (PROJECT / name).rglob("*.py")]
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    defined = {
+        node.name
+        for text in texts
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.decorator_list
+    }
+
+    assert {name for name in defined if words[name] == 1} == ONLY_TESTED

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.ports import StoredEvent
-from projections.instruments import get_instrument, list_instruments
+from projections.instruments import list_instruments
 from projections.orders import Order, OrderStatus, get_order, list_orders, order_history
 from projections.positions import list_positions
 from projections.trades import Trade, list_trades
@@ -182,10 +182,6 @@ async def test_instruments(log: list[StoredEvent], reader: AsyncConnection) -> N
 
     assert [plain(row) for row in first + rest] == [expected[name] for name in sorted(expected)]
     assert (len(first), reached) == (1, heads(log))
-    small = await get_instrument(reader, "SMALL-1")
-    assert small is not None
-    assert plain(small) == expected["SMALL-1"]
-    assert await get_instrument(reader, "UNKNOWN") is None
 
 
 def plain(row: Any) -> Row:
