@@ -10,10 +10,12 @@ are the log says; the caller adds those that it knows of and that have decided n
 A buyer is to receive the quantity and to pay price × quantity, a seller the reverse:
 what is to be received is positive. So in each cycle and instrument quantities and
 amounts sum to zero. Amounts count units of 10^-(price_scale + quantity_scale).
+``net_by_currency`` adds a client's instruments up.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import asyncpg
 from msgspec import Struct
@@ -176,6 +178,35 @@ class Obligation(Struct, frozen=True):
     net_amount: int
 
 
+class Listed(Protocol):
+    """An instrument's currencies, and the scales of what is owed of them."""
+
+    @property
+    def base(self) -> str: ...
+    @property
+    def quote(self) -> str: ...
+    @property
+    def quantity_scale(self) -> int: ...
+    @property
+    def cost_scale(self) -> int: ...
+
+
+def net_by_currency(
+    owed: Iterable[Obligation], listings: Mapping[str, Listed]
+) -> dict[str, tuple[int, int]]:
+    """Add up a client's obligations by currency, exactly.
+
+    Returns:
+        Units and their scale, the finest that an obligation has, by the currency's name in order.
+    """
+    parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for obligation in owed:
+        listing = listings[obligation.instrument]
+        parts[listing.base].append((obligation.net_quantity, listing.quantity_scale))
+        parts[listing.quote].append((obligation.net_amount, listing.cost_scale))
+    return {currency: _sum(parts[currency]) for currency in sorted(parts)}
+
+
 async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int, dict[int, int]]:
     """Return the first cycle that a shard of it has not cut, and the positions it is as of."""
     reached = await read_checkpoints(connection, NAME)
@@ -206,6 +237,11 @@ async def list_obligations(
         Obligation(client, instrument, shard, int(quantity), int(amount))
         for client, instrument, shard, quantity, amount in rows
     ]
+
+
+def _sum(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    finest = max(scale for _, scale in parts)
+    return sum(units * 10 ** (finest - scale) for units, scale in parts), finest
 
 
 Key = tuple[int, str, str]  # cycle, client, instrument

@@ -7,14 +7,13 @@ shards that are left.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -55,6 +54,7 @@ from projections.settlement import (
     Obligation,
     list_cycles,
     list_obligations,
+    net_by_currency,
     read_open_cycle,
 )
 
@@ -305,7 +305,7 @@ def _client(
     return ClientObligationsView(
         client_id,
         [_obligation(obligation, listings[obligation.instrument]) for obligation in owed],
-        _currencies(owed, listings),
+        [CurrencyView(name, amount(*net)) for name, net in net_by_currency(owed, listings).items()],
     )
 
 
@@ -315,21 +315,6 @@ def _obligation(obligation: Obligation, listing: Listing) -> ObligationView:
         listing.quantity(obligation.net_quantity),
         listing.cost(obligation.net_amount),
     )
-
-
-def _currencies(owed: Sequence[Obligation], listings: dict[str, Listing]) -> list[CurrencyView]:
-    """Net a client's obligations by currency, exactly: at the finest scale that one has."""
-    parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    for obligation in owed:
-        listing = listings[obligation.instrument]
-        parts[listing.base].append((obligation.net_quantity, listing.quantity_scale))
-        parts[listing.quote].append((obligation.net_amount, listing.cost_scale))
-    return [CurrencyView(currency, _sum(parts[currency])) for currency in sorted(parts)]
-
-
-def _sum(parts: Sequence[tuple[int, int]]) -> Raw:
-    finest = max(scale for _, scale in parts)
-    return amount(sum(units * 10 ** (finest - scale) for units, scale in parts), finest)
 
 
 def _cycle_number(text: str) -> int:
