@@ -189,7 +189,7 @@ class FoundOutcome(Struct, frozen=True):
     """
 
     events: list[StoredEvent]
-    replay_of: tuple[int, int] | None = None
+    first: tuple[int, int] | None = None
     conflict: bool = False
     too_many: bool = False
     displaced: bool = False
@@ -391,7 +391,7 @@ async def find_outcomes(
     if events_max is not None:
         found = {place: _told_in(outcome, events_max) for place, outcome in found.items()}
     silent = [c for c in decided if (c.shard, c.offset) not in found]
-    found |= await _find_replays(connection, silent)
+    found |= await _find_resent(connection, silent)
     displaced = [c for c in silent if c.offset < _of(progress, c.shard).first_offset]
     nowhere = {(c.shard, c.offset): FoundOutcome([], displaced=True) for c in displaced}
     return nowhere | found
@@ -450,7 +450,7 @@ async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -
     return (await follow_retries(connection, stored))[0].instrument
 
 
-async def _find_replays(
+async def _find_resent(
     connection: asyncpg.Connection, commands: Sequence[PlacedCommand]
 ) -> dict[tuple[int, int], FoundOutcome]:
     if not commands:
@@ -463,7 +463,7 @@ async def _find_replays(
     return {
         (c.shard, c.offset): FoundOutcome(
             [],
-            replay_of=(holder.shard, holder.kafka_offset),
+            first=(holder.shard, holder.kafka_offset),
             conflict=holder.conflicts_with(c.body_hash),
         )
         for c in commands

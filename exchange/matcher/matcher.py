@@ -540,6 +540,6 @@ def _tell_resent(received: ReceivedCommand, verdict: Resent, decided: Decided) -
     if received.gateway is None:
         return
     outcome = Outcome(
-        received.waiter, received.offset, replay_of=verdict.first, conflict=verdict.conflict
+        received.waiter, received.offset, first=verdict.first, conflict=verdict.conflict
     )
     decided.replies.append(Reply(received.gateway, outcome))

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from exchange import BUILD
 from exchange.domain.commands import (
@@ -55,7 +55,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
 class Outcome(Struct, frozen=True, omit_defaults=True):
     """What became of one command, for the gateway that waits.
 
-    Either ``events`` (with the position of the first), or ``replay_of``: the Kafka place of
+    Either ``events`` (with the position of the first), or ``first``: the Kafka place of
     the command that took the key earlier; ``conflict`` when that one asked something else.
     ``versions`` are those of the events, none of them where all have their first.
     """
@@ -65,7 +65,7 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     first_position: int = 0
     events: list[Raw] = []
     versions: list[int] = []
-    replay_of: tuple[int, int] | None = None
+    first: tuple[int, int] | None = field(default=None, name="replay_of")
     conflict: bool = False
 
 

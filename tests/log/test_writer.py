@@ -194,7 +194,7 @@ async def test_of_a_command_that_an_older_log_has_twice_the_first_counts(
     await connection.close()
 
     assert command == EVENTS[2:]
-    assert outcomes == {(0, 5): FoundOutcome([], replay_of=(0, 2))}
+    assert outcomes == {(0, 5): FoundOutcome([], first=(0, 2))}
 
 
 async def test_an_order_is_found_by_the_id_that_its_client_chose(
@@ -250,9 +250,9 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
 
     assert found == {
         (0, 0): FoundOutcome(EVENTS[:2]),
-        (0, 1): FoundOutcome([], replay_of=(0, 0)),
+        (0, 1): FoundOutcome([], first=(0, 0)),
         (0, 2): FoundOutcome(EVENTS[2:]),
-        (0, 3): FoundOutcome([], replay_of=(0, 2)),
+        (0, 3): FoundOutcome([], first=(0, 2)),
     }
 
 
@@ -271,7 +271,7 @@ async def test_a_resend_with_another_body_is_found_as_a_conflict(
 ) -> None:
     found = await find_outcomes(connection, [PlacedCommand(0, 1, KEYED, b"other body")])
 
-    assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0), conflict=True)}
+    assert found == {(0, 1): FoundOutcome([], first=(0, 0), conflict=True)}
 
 
 async def test_a_resend_of_what_the_log_cannot_tell_any_more_is_believed(
@@ -283,7 +283,7 @@ async def test_a_resend_of_what_the_log_cannot_tell_any_more_is_believed(
 
     found = await find_outcomes(changing, [PlacedCommand(0, 1, forgotten, b"any body")])
 
-    assert found == {(0, 1): FoundOutcome([], replay_of=(0, 0))}
+    assert found == {(0, 1): FoundOutcome([], first=(0, 0))}
 
 
 async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(

@@ -240,7 +240,7 @@ async def test_the_same_key_and_body_gets_the_first_outcome_again() -> None:
 
     await world.match_all()
 
-    assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first))
+    assert world.outcomes[2] == Outcome(waiter=2, offset=2, first=(0, first))
 
 
 async def test_a_resend_of_what_the_log_cannot_tell_any_more_gets_the_first_outcome() -> None:
@@ -256,7 +256,7 @@ async def test_a_resend_of_what_the_log_cannot_tell_any_more_gets_the_first_outc
     world.send(place("o2"), key)
     await world.match_all()
 
-    assert world.outcomes[-1] == Outcome(waiter=2, offset=2, replay_of=(0, first))
+    assert world.outcomes[-1] == Outcome(waiter=2, offset=2, first=(0, first))
 
 
 async def test_the_same_key_with_another_body_is_a_conflict_and_takes_no_order_id() -> None:
@@ -267,7 +267,7 @@ async def test_the_same_key_with_another_body_is_a_conflict_and_takes_no_order_i
 
     await world.match_all()
 
-    assert world.outcomes[2] == Outcome(waiter=2, offset=2, replay_of=(0, first), conflict=True)
+    assert world.outcomes[2] == Outcome(waiter=2, offset=2, first=(0, first), conflict=True)
     assert [e.type for e in world.log[3:]] == ["OrderAccepted", "OrderRested"]
 
 
@@ -291,7 +291,7 @@ async def test_a_record_without_a_key_that_kafka_has_twice_has_one_effect(
     await world.match_all(batch_sizes)
 
     assert world.log == once
-    assert [o.replay_of for o in world.outcomes] == [None, None, None, (0, first), (0, first)]
+    assert [o.first for o in world.outcomes] == [None, None, None, (0, first), (0, first)]
 
 
 async def test_an_id_that_could_not_be_found_again_is_no_command() -> None:

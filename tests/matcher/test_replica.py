@@ -261,7 +261,7 @@ async def test_a_retry_that_is_sent_again_has_one_effect(monkeypatch: pytest.Mon
     retry(world, offset)
     await world.match_all()
 
-    assert [o.replay_of for o in world.outcomes[-2:]] == [(0, first)] * 2
+    assert [o.first for o in world.outcomes[-2:]] == [(0, first)] * 2
     assert not any(o.conflict for o in world.outcomes[-2:])
     assert [e.type for e in world.log].count("OrderAccepted") == 1
 

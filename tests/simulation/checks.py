@@ -69,7 +69,7 @@ def check_answers(gateway: Gateway, expected: Sequence[Expected], crashed: Set[i
         assert request.answers or request.given_up, f"never answered: {request.command}"
     heard = [answer for request in gateway.requests for answer in request.answers]
     for answer in heard + gateway.late:
-        if answer.offset in crashed and answer.replay_of is not None:
+        if answer.offset in crashed and answer.first is not None:
             continue  # a resend that was passed over conflicts with what it resends
         assert answer == _answer(expected[answer.offset], answer), expected[answer.offset]
 
@@ -89,7 +89,7 @@ def check_model(model: Model, log: Sequence[StoredEvent], head: Head) -> None:
 
 def _answer(one: Expected, answer: Answer) -> Answer:
     same = [_event(data) for data in answer.events] == one.events
-    return Answer(one.offset, answer.events if same else [], one.replay_of, one.conflict)
+    return Answer(one.offset, answer.events if same else [], one.first, one.conflict)
 
 
 def _event(data: str | bytes) -> Any:

@@ -38,7 +38,7 @@ class Answer:
 
     offset: int
     events: list[bytes]
-    replay_of: int | None
+    first: int | None
     conflict: bool
 
 
@@ -135,9 +135,9 @@ class Gateway:
 
 
 def _answer(outcome: Outcome) -> Answer:
-    replay_of = None if outcome.replay_of is None else outcome.replay_of[1]
+    first = None if outcome.first is None else outcome.first[1]
     events = [bytes(event) for event in outcome.events]
-    return Answer(outcome.offset, events, replay_of, outcome.conflict)
+    return Answer(outcome.offset, events, first, outcome.conflict)
 
 
 async def trade(name: str, gateway: Gateway, chance: Random, commands: int) -> None:

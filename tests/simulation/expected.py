@@ -26,7 +26,7 @@ class Expected:
     offset: int
     command_id: UUID | None
     events: list[Message] = field(default_factory=list)
-    replay_of: int | None = None
+    first: int | None = None
     conflict: bool = False
 
 
@@ -59,7 +59,7 @@ def _expect(
     first, first_body = keys.setdefault(command_id, (record.offset, body))
     if first != record.offset:
         conflict = command_id.version == 8 and body != first_body
-        return Expected(record.offset, command_id, replay_of=first, conflict=conflict)
+        return Expected(record.offset, command_id, first=first, conflict=conflict)
     chosen = command["type"] == "PlaceOrder" and not MADE_ORDER_ID.fullmatch(command["order_id"])
     taken = chosen and command["order_id"] in order_ids
     if chosen:

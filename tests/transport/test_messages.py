@@ -416,8 +416,8 @@ def test_outcomes_come_back_with_events_as_stored() -> None:
     data = stored(rested(1, BUY, price=1000, quantity=10)).data.encode()
     outcomes = [
         Outcome(waiter=1, offset=5, first_position=8, events=[Raw(data), Raw(data)]),
-        Outcome(waiter=2, offset=6, replay_of=(0, 5)),
-        Outcome(waiter=WAITER_MAX, offset=7, replay_of=(1, 5), conflict=True),
+        Outcome(waiter=2, offset=6, first=(0, 5)),
+        Outcome(waiter=WAITER_MAX, offset=7, first=(1, 5), conflict=True),
     ]
     books = {"BTC-USD": Depth(9, bids=[(1000, 2**60)], asks=[])}
 

@@ -23,7 +23,7 @@ from exchange.gateway.orders.entry import (
 )
 from exchange.gateway.parts.admission import origin_of
 from exchange.gateway.parts.context import gateway_of
-from exchange.gateway.parts.decisions import Pending, pending_response, replayed_headers
+from exchange.gateway.parts.decisions import Pending, pending_response, resent_headers
 
 
 @operation(
@@ -111,5 +111,5 @@ def _response(request: Request, entered: Entered, status: int, headers: dict[str
         return pending_response(
             request, entered.answer, entered.command_id, order_id=entered.order_id
         )
-    headers |= replayed_headers(entered.replayed)
+    headers |= resent_headers(entered.resent)
     return json_response(entered.answer, status, headers)

@@ -34,7 +34,7 @@ from exchange.gateway.parts.decisions import (
     Pending,
     check_accepted,
     place_of,
-    replayed_headers,
+    resent_headers,
 )
 from exchange.gateway.parts.limits import Kind, Receipt
 from exchange.gateway.parts.listings import Listing, trade_view
@@ -112,7 +112,7 @@ class Entered(Struct, frozen=True):
     command_id: UUID
     order_id: str
     answer: PlacedView | CancelledView | Pending
-    replayed: bool = False
+    resent: bool = False
 
 
 async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Origin) -> Entered:
@@ -132,7 +132,7 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     if isinstance(answer, Pending):
         return Entered(command_id, command.order_id, answer)
     view = await placed_view(gateway, listing, answer, command_id)
-    return Entered(command_id, view.order.order_id, view, answer.replayed)
+    return Entered(command_id, view.order.order_id, view, answer.resent)
 
 
 async def cancel(
@@ -156,7 +156,7 @@ async def cancel(
     if isinstance(answer, Pending):
         return Entered(command_id, order_id, answer)
     view = await cancelled_view(gateway, listing, answer, command_id)
-    return Entered(command_id, order_id, view, answer.replayed)
+    return Entered(command_id, order_id, view, answer.resent)
 
 
 def check_reachable(field: str, id_: str | None) -> None:
@@ -260,7 +260,7 @@ async def _enter(
     first = (admitted.shard, admitted.kafka_offset)
     asked = body_hash(command)
     conflict = admitted.conflicts_with(asked)
-    answer = await gateway.submitter.replayed(first, command_id, asked, conflict=conflict)
+    answer = await gateway.submitter.first_outcome(first, command_id, asked, conflict=conflict)
     return answer if origin.wait else Pending(*first)
 
 
@@ -281,7 +281,7 @@ async def _submit(
     )
     if isinstance(answer, Pending):
         return answer
-    if answer.replayed:
+    if answer.resent:
         # It cost a retry, not an order; where retries have nothing left, it cost an order.
         retry = await gateway.limiter.spend(Kind.RETRIES, command.client_id, origin.address)
         if not retry.budget.wait_us:
@@ -341,7 +341,7 @@ async def _not_open(
     return Problem(
         Code.ORDER_NOT_OPEN,
         f"The order is {order.status}.",
-        headers=replayed_headers(decision.replayed),
+        headers=resent_headers(decision.resent),
         order_id=event.order_id,
         order_status=order.status,
         reason=event.reason.value,

@@ -28,7 +28,7 @@ from exchange.log.events import DecidedEvent
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 from exchange.transport.messages import Depth
 
-REPLAYED_HEADER: Final = "Idempotent-Replayed"
+RESENT_HEADER: Final = "Idempotent-Replayed"
 
 Refusal = OrderRejected | CancelRejected | InstrumentRejected | SettlementCycleRejected
 
@@ -60,12 +60,12 @@ class Decision(Struct, frozen=True):
     """The outcome of a command: its events, of which there is at least one.
 
     ``book`` is the one after the command's batch, None where the outcome came from the
-    log. ``replayed`` marks the outcome of an earlier command with the same key.
+    log. ``resent`` marks the outcome of an earlier command with the same key.
     """
 
     events: Sequence[DecidedEvent]
     book: RenderedBook | None = None
-    replayed: bool = False
+    resent: bool = False
 
     @property
     def first(self) -> Event:
@@ -111,7 +111,7 @@ def key_conflict() -> Problem:
     )
 
 
-def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Decision:
+def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) -> Decision:
     """Return the decision that the stored events of one command are.
 
     Raises:
@@ -120,7 +120,7 @@ def decision_of(events: Sequence[StoredEvent], *, replayed: bool = False) -> Dec
     assert events, "a decided command has at least one event"
     command_id = str(events[0].command_id)
     decided = loaded(events, outcome="unknown", command_id=command_id)
-    return Decision(decided, replayed=replayed)
+    return Decision(decided, resent=resent)
 
 
 def check_accepted(decision: Decision, command_id: UUID) -> None:
@@ -130,7 +130,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
         raise Problem(
             Code.COMMAND_UNREADABLE,
             event.reason,
-            headers=replayed_headers(decision.replayed),
+            headers=resent_headers(decision.resent),
             **place_of(decision, command_id),
         )
     if isinstance(event, CommandQuarantined):
@@ -139,7 +139,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             Code.COMMAND_QUARANTINED,
             "Nothing was done, and sending it again does nothing. An operator can have it decided"
             f" once more (exchange retry-quarantined {at}); then a resend is told the outcome.",
-            headers=replayed_headers(decision.replayed),
+            headers=resent_headers(decision.resent),
             **place_of(decision, command_id),
         )
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
@@ -149,7 +149,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
         raise Problem(
             REFUSALS[event.reason],
             ADVICE.get(event.reason, f"The exchange refused: {event.reason.value}."),
-            headers=replayed_headers(decision.replayed),
+            headers=resent_headers(decision.resent),
             **_subject(event),
             reason=event.reason.value,
             **place_of(decision, command_id),
@@ -178,9 +178,9 @@ def location_of(pending: Pending, command_id: UUID) -> str:
     return f"/commands/{command_id}?at={pending.shard}:{pending.offset}{body}"
 
 
-def replayed_headers(replayed: bool) -> dict[str, str]:
+def resent_headers(resent: bool) -> dict[str, str]:
     """Return the header that marks the outcome of an earlier command with the same key."""
-    return {REPLAYED_HEADER: "true"} if replayed else {}
+    return {RESENT_HEADER: "true"} if resent else {}
 
 
 def _subject(event: Refusal) -> dict[str, Any]:

@@ -39,11 +39,11 @@ class Metrics(ProcessMetrics):
             "route",
         )
         self.orders_accepted = self.counter(
-            "exchange_gateway_orders_accepted", "Orders answered as accepted, replays left out"
+            "exchange_gateway_orders_accepted", "Orders answered as accepted, resent ones left out"
         )
         self._rejected = self.counter(
             "exchange_gateway_rejected",
-            "Orders and cancels answered as refused by the matcher, replays left out",
+            "Orders and cancels answered as refused by the matcher, resent ones left out",
             "reason",
         )
         self.trades = self.counter(

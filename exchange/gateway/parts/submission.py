@@ -219,7 +219,7 @@ class Submitter:
             with suppress(UnknownEvent, ValueError):
                 waiter.answer(_heard(message.shard, outcome, books, waiter))
 
-    async def replayed(
+    async def first_outcome(
         self, first: tuple[int, int], command_id: UUID, asked: bytes, *, conflict: bool
     ) -> Decision | Pending:
         """Return the outcome of the first command with a key, which may not be decided yet.
@@ -232,7 +232,7 @@ class Submitter:
         with telling(outcome="unknown", command_id=str(command_id)):
             async with log_connection(self._engine) as connection:
                 events = await follow_retries(connection, await read_events_at(connection, *first))
-        decision = decision_of(events, replayed=True) if events else None
+        decision = decision_of(events, resent=True) if events else None
         if conflict if decision is None else decision.conflicts_with(asked, claimed=conflict):
             raise key_conflict()
         return Pending(*first) if decision is None else decision
@@ -272,8 +272,8 @@ class Submitter:
                 return _told_later(answer, waiter)
             case Delivery():
                 raise self._undelivered(answer, waiter)
-            case FoundOutcome(replay_of=first) if first is not None:
-                return await self._replayed(first, waiter, conflict=answer.conflict)
+            case FoundOutcome(first=first) if first is not None:
+                return await self._first_outcome(first, waiter, conflict=answer.conflict)
             case FoundOutcome(displaced=True):
                 raise lost(waiter.command_id)
             case FoundOutcome():
@@ -281,11 +281,11 @@ class Submitter:
             case Decision():
                 return answer
 
-    async def _replayed(
+    async def _first_outcome(
         self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
     ) -> Decision | Pending:
         asked = body_hash(waiter.command)
-        return await self.replayed(first, waiter.command_id, asked, conflict=conflict)
+        return await self.first_outcome(first, waiter.command_id, asked, conflict=conflict)
 
     def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
         outcome = "none" if delivery.never_sent else "unknown"
@@ -401,8 +401,8 @@ def _heard(
     shard: int, outcome: Outcome, books: Mapping[str, RenderedBook], waiter: _Waiter
 ) -> Decision | FoundOutcome:
     """Return an outcome as the log would tell it, and the book after it where that is answered."""
-    if outcome.replay_of is not None:
-        return FoundOutcome([], outcome.replay_of, outcome.conflict)
+    if outcome.first is not None:
+        return FoundOutcome([], outcome.first, outcome.conflict)
     command = waiter.command
     book = books.get(command.instrument) if isinstance(command, PlaceOrder) else None
     return Decision(_decided_events(shard, outcome, waiter.command_id), book)

@@ -33,7 +33,7 @@ from exchange.gateway.parts.decisions import (
     Pending,
     check_accepted,
     pending_response,
-    replayed_headers,
+    resent_headers,
 )
 from exchange.gateway.parts.reading import log_connection, min_sequences, model_connection
 from exchange.log.identity import registration_command_id
@@ -129,7 +129,7 @@ async def register_instrument(request: Request) -> Response:
     gateway.listings.learn(answer.events)
     view = registered(answer, command_id)
     await _be_listed(gateway, view)
-    return json_response(view, 200 if answer.replayed else 201, replayed_headers(answer.replayed))
+    return json_response(view, 200 if answer.resent else 201, resent_headers(answer.resent))
 
 
 @operation(

@@ -44,7 +44,7 @@ from exchange.gateway.http.responses import (
 )
 from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
-from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, replayed_headers
+from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, resent_headers
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import min_sequences, model_connection, moment_connection
 from exchange.log.identity import cycle_command_id
@@ -169,8 +169,8 @@ async def close_cycle(request: Request) -> Response:
     view = ClosedView(_cycle(closed), cuts, pending)
     if pending:
         return json_response(view, 202)
-    replayed = all(decision.replayed for decision in decisions)
-    return json_response(view, 200 if replayed else 201, replayed_headers(replayed))
+    resent = all(decision.resent for decision in decisions)
+    return json_response(view, 200 if resent else 201, resent_headers(resent))
 
 
 @operation(

@@ -369,7 +369,7 @@ def _entered(entered: Entered) -> _Entered:
     if isinstance(answer, Pending):
         location = location_of(answer, entered.command_id)
         return OrderPending(entered.order_id, str(entered.command_id), "pending", location)
-    fields = {**msgspec.structs.asdict(answer), "replayed": entered.replayed}
+    fields = {**msgspec.structs.asdict(answer), "replayed": entered.resent}
     if isinstance(answer, PlacedView):
         return OrderAnswer(**fields)
     return CancelAnswer(**fields)

@@ -70,14 +70,14 @@ async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue
 
             path = "/market/positions/silent-ann"
             held_s, held = await elapsed_s(http.get(path, params=seen))
-            replays = [await elapsed_s(http.post("/orders", json=again)) for _ in range(3)]
+            resent = [await elapsed_s(http.post("/orders", json=again)) for _ in range(3)]
             book_s, book = await elapsed_s(http.get("/market/orderbook"))
 
     assert (held.status_code, len(held.json()["positions"])) == (200, 5)
     assert {position["mark_price"] for position in held.json()["positions"]} == {None}
     assert held_s < 5  # 2 s for each instrument would be 10
-    assert {(r.status_code, r.json()["orderbook"]) for _, r in replays} == {(201, None)}
-    assert sum(s for s, _ in replays) < 4  # 2 s for each would be 6
+    assert {(r.status_code, r.json()["orderbook"]) for _, r in resent} == {(201, None)}
+    assert sum(s for s, _ in resent) < 4  # 2 s for each would be 6
     assert (book.status_code, book.json()["code"]) == (503, "read.unavailable")
     assert book_s < 5
 

@@ -305,7 +305,7 @@ async def test_a_replay_that_cannot_be_read_has_an_unknown_outcome(
     assert again.json()["command_id"] == first.json()["command_id"]
 
 
-async def test_a_replay_of_what_is_not_decided_yet_is_pending(
+async def test_a_resend_of_what_is_not_decided_yet_is_pending(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def find_nothing(*_: object) -> list[StoredEvent]:
