@@ -123,18 +123,25 @@ select
     (select min(position) from batches where shard = $1 and position > $2) as batch
 """
 
-# A new head begins the first life of its topic, and the first head makes the log's id.
 CREATE_HEAD = """
-with made as (
-    insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-    values ($1, 0, 0, $2, 0, $3, $4)
-    on conflict (shard) do nothing
-    returning shard, topic_id, offset_base, next_offset
-), named as (
-    insert into log (id) select gen_random_uuid()::text from made on conflict do nothing
+insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+values ($1, 0, 0, $2, 0, $3, $4)
+on conflict (shard) do nothing
+"""
+
+# A new head begins the first life of its topic, and the first head makes the log's id. A build of
+# before the two tables made heads without either.
+BEGIN_LOG = """
+with named as (
+    insert into log (id)
+    select gen_random_uuid()::text where not exists (select from log)
+    on conflict do nothing
 )
 insert into topic_lives (shard, topic_id, offset_base, first_offset)
-select shard, topic_id, offset_base, next_offset from made
+select shard, topic_id, 0, 0
+from head
+where shard = $1 and offset_base = 0 and not exists (select from topic_lives where shard = $1)
+on conflict do nothing
 """
 
 # What it reads is told with its epoch: a writer that knows nothing of it raises the epoch alone.
@@ -333,6 +340,7 @@ class PostgresEventStore:
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
+        await self._control.execute(BEGIN_LOG, self._shard)
         row = await self._control.fetchrow(RAISE_EPOCH, self._shard, topic_id, commands_version())
         if row is None:
             stored = await self._control.fetchval(READ_TOPIC_ID, self._shard)

@@ -208,8 +208,9 @@ class KafkaCommandLog:
         return await self._in_thread(self._watermarks)
 
     async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
-        self._base, self.next_offset = base, offset
+        self._base = base
         await self._in_thread(self._seek, offset, last)
+        self.next_offset = offset
 
     async def end(self) -> Offset:
         return Offset(self._base + (await self._in_thread(self._watermarks))[1])
@@ -237,6 +238,10 @@ class KafkaCommandLog:
         self._assign(last.offset, last.leader_epoch)
         if self._first() != last:
             raise self._cut(offset, f"the Kafka partition has another record at {last.offset}")
+        if offset != last.offset + 1:
+            # An earlier build moves the head and leaves the last record as it was: what is between
+            # the two is decided.
+            self._assign(offset)
 
     def _assign(self, offset: int, leader_epoch: int | None = None) -> None:
         place = TopicPartition(

@@ -93,6 +93,22 @@ async def test_reading_goes_on_after_the_last_record_that_was_decided(
     assert again.next_offset == 2
 
 
+async def test_what_is_between_the_last_record_and_the_offset_is_not_read_again(
+    commands: CommandWorld,
+) -> None:
+    for n in range(4):
+        await commands.produce(b"command %d" % n)
+    log = await commands.open()
+    await log.seek(Offset(0))
+    first = (await log.read(limit=1))[0]
+
+    again = await commands.open()
+    await again.seek(Offset(3), last=first.last)  # as a head is that an earlier build has moved
+
+    assert again.next_offset == 3
+    assert [r.value for r in await again.read(limit=10)] == [b"command 3"]
+
+
 @pytest.mark.parametrize("spoilt", [{"digest": bytes(32)}, {"offset": Offset(1)}])
 async def test_another_record_in_the_place_of_the_last_is_a_topic_that_was_cut(
     commands: CommandWorld, spoilt: dict[str, Any]

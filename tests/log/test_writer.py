@@ -296,6 +296,28 @@ async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
     assert found == {}
 
 
+async def test_a_log_that_an_earlier_build_began_gets_its_name_and_its_first_life(
+    database_url: str,
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
+        values (0, 1, 0, 'topic', 7, $1, $1)""",
+        bytes(32),
+    )
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.take_over("topic")
+
+    lives = await connection.fetch(
+        "select shard, first_offset, topic_id, offset_base from topic_lives"
+    )
+    assert [tuple(life) for life in lives] == [(0, 0, "topic", 0)]
+    assert await connection.fetchval("select count(*) from log") == 1
+    await connection.close()
+
+
 async def test_a_writer_that_is_busy_is_waited_for(database_url: str) -> None:
     async with PostgresEventStore(database_url, Shard(0)) as busy:
         await busy.take_over("topic")
