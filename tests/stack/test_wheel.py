@@ -1,5 +1,6 @@
 """The wheel: what it has inside, since an installed exchange has nothing else."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -45,3 +46,28 @@ def test_the_wheel_has_nothing_else_but_the_command(wheel: zipfile.Path) -> None
 
     assert about.endswith(".dist-info")
     assert "exchange = exchange.__main__:main" in (wheel / about / "entry_points.txt").read_text()
+
+
+def test_an_installed_exchange_works_in_the_directory_where_it_is_started(
+    wheel: zipfile.Path, tmp_path: Path
+) -> None:
+    wheel.root.extractall(tmp_path / "installed")
+    (tmp_path / "here").mkdir()
+    code = (
+        "from exchange import config; from exchange.stack import migrations;"
+        " print(config.PROJECT, migrations.MIGRATIONS)"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ran.stdout.split() == [
+        str(tmp_path / "here"),
+        str(tmp_path / "installed" / "exchange" / "migrations"),
+    ]
