@@ -14,7 +14,7 @@ from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
 from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing, book_members, trade_view
-from exchange.gateway.stream.feed.book_snapshots import Snapshots
+from exchange.gateway.stream.feed.book_snapshots import BookSnapshots
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.renderer import EVERYBODY, Renderer
 from exchange.gateway.stream.protocol.frames import (
@@ -242,7 +242,7 @@ def test_a_delta_of_the_most_events_is_short_enough() -> None:
 
 
 def test_a_small_book_is_one_message_without_a_number() -> None:
-    (message,) = told(Snapshots(book_of(2, 1), LISTING).frames())
+    (message,) = told(BookSnapshots(book_of(2, 1), LISTING).frames())
 
     assert [len(message[side]) for side in ("bids", "asks")] == [2, 1]
     assert not {"part", "parts"} & set(message)
@@ -251,7 +251,7 @@ def test_a_small_book_is_one_message_without_a_number() -> None:
 @pytest.mark.parametrize(("bids", "asks"), [(6_000, 3_000), (0, 4_800), (2_399, 2), (2_400, 1)])
 async def test_a_large_book_comes_in_parts(bids: int, asks: int) -> None:
     book = book_of(bids, asks, position=5)
-    snapshots = Snapshots(book, WIDE)
+    snapshots = BookSnapshots(book, WIDE)
 
     await snapshots.write()
 
@@ -274,7 +274,7 @@ async def test_a_large_book_comes_in_parts(bids: int, asks: int) -> None:
 
 async def test_a_large_snapshot_is_written_once_and_followed_by_what_came_since() -> None:
     renderer = open_renderer(book_of(3_000, 0, position=5))
-    snapshots = renderer.snapshots
+    snapshots = renderer.book_snapshots
     assert snapshots is not None
     writing = asyncio.create_task(snapshots.write())
     await asyncio.sleep(0)
@@ -292,7 +292,7 @@ async def test_a_large_snapshot_is_written_once_and_followed_by_what_came_since(
 
 async def test_a_large_snapshot_is_written_anew_when_its_deltas_are_long() -> None:
     renderer = open_renderer(book_of(2_500, 0))
-    snapshots = renderer.snapshots
+    snapshots = renderer.book_snapshots
     assert snapshots is not None
     await snapshots.write()
 
@@ -303,7 +303,7 @@ async def test_a_large_snapshot_is_written_anew_when_its_deltas_are_long() -> No
 
 
 async def test_writing_a_large_book_holds_the_loop_for_a_part_at_a_time() -> None:
-    snapshots = Snapshots(book_of(50_000, 50_000), LISTING)
+    snapshots = BookSnapshots(book_of(50_000, 50_000), LISTING)
     held_s: list[float] = []
 
     async def watch() -> None:

@@ -23,7 +23,7 @@ from exchange.gateway.stream.protocol.messages import Channel
 DELTAS_BYTES_MAX: Final = 1024 * 1024  # a quarter of a queue: they are offered at once
 
 
-class Snapshots:
+class BookSnapshots:
     """What new subscribers of one open book get."""
 
     def __init__(self, book: LiveBook, listing: Listing) -> None:

@@ -15,7 +15,7 @@ from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
 from exchange.gateway.http.responses import timestamp
 from exchange.gateway.parts.listings import Listing, trade_view
-from exchange.gateway.stream.feed.book_snapshots import Snapshots
+from exchange.gateway.stream.feed.book_snapshots import BookSnapshots
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.order_updates import updates
 from exchange.gateway.stream.protocol.frames import (
@@ -50,7 +50,7 @@ class Renderer:
     def __init__(self, listing: Listing, *, after: int) -> None:
         self.listing = listing
         self.book: LiveBook | None = None
-        self.snapshots: Snapshots | None = None  # of the book
+        self.book_snapshots: BookSnapshots | None = None  # of the book
         self.last_trade: tuple[int, int] | None = None  # price and quantity
         self._after = after
         self._last = dict.fromkeys(Channel, after)
@@ -102,8 +102,8 @@ class Renderer:
             previous,
         )
         frame = self._frame(Channel.ORDERBOOK, book.position, message)
-        assert self.snapshots is not None
-        self.snapshots.note(frame)
+        assert self.book_snapshots is not None
+        self.book_snapshots.note(frame)
         return frame
 
     def ticker(self) -> Frame | None:
@@ -140,12 +140,12 @@ class Renderer:
     def open_book(self, book: LiveBook) -> None:
         """Let the book be what deltas and tickers are made from."""
         self.book = book
-        self.snapshots = Snapshots(book, self.listing)
+        self.book_snapshots = BookSnapshots(book, self.listing)
         self._ticked = self._touch()
 
     def close_book(self) -> None:
         """Forget the book: nobody needs it."""
-        self.book = self.snapshots = None
+        self.book = self.book_snapshots = None
 
     def _note_trades(self, events: Iterable[DecidedEvent]) -> None:
         for decided in events:

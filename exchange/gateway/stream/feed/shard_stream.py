@@ -234,8 +234,8 @@ class ShardStream:
     ) -> None:
         renderer = instrument.renderer
         if Channel.ORDERBOOK in channels:
-            assert renderer.snapshots is not None
-            for frame in renderer.snapshots.frames():
+            assert renderer.book_snapshots is not None
+            for frame in renderer.book_snapshots.frames():
                 outlet.offer(frame)
         if Channel.TICKER in channels:
             outlet.offer(renderer.ticker_now())
@@ -245,9 +245,11 @@ class ShardStream:
         instrument.joining += 1
         renderer = instrument.renderer
         try:
-            while renderer.snapshots is None or (to_be_shown and not renderer.snapshots.is_ready):
+            while renderer.book_snapshots is None or (
+                to_be_shown and not renderer.book_snapshots.is_ready
+            ):
                 if instrument.opening is None or instrument.opening.done():
-                    work = renderer.snapshots.write if renderer.snapshots else None
+                    work = renderer.book_snapshots.write if renderer.book_snapshots else None
                     instrument.opening = asyncio.create_task(
                         work() if work else self._read_book(instrument)
                     )
