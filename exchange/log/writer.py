@@ -1,4 +1,4 @@
-"""The log in Postgres as its single writer sees it; ``event_log`` is how others read it.
+"""The log in Postgres as its single writer sees it; ``reader`` is how others read it.
 
 Read ``APPEND_BATCH``: one statement moves the head by compare-and-set and appends the
 events only if it moved. It is the fence that no paused or duplicated writer passes.

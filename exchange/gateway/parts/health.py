@@ -1,10 +1,9 @@
 """Whether orders can be taken, asked of the services once a second and not per request.
 
-``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not
-decided (a matcher is, see ``matching``);
-``degraded`` that they can, but answers are slower or reads are behind (Redis is
-away, a read model lags), or engine snapshots have stopped. The same probe feeds the
-gauges of ``/metrics``.
+``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not decided (a
+matcher is away, see ``backlog``). ``degraded`` means that they can, but answers are slower or reads
+are behind (Redis is away, a read model lags), or that engine snapshots have stopped. The same probe
+feeds the gauges of ``/metrics``.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """What batches recorded of a log, and whether events and the next batch go with it.
 
 Each function raises ``Differs`` with the position of the first event that is concerned. None of
-them needs the state; ``replay`` asks them on its walk.
+them needs the state; ``verify`` asks them on its walk.
 """
 
 from collections.abc import Iterator, Sequence

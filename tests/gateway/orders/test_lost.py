@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.domain.commands import CancelOrder
 from exchange.gateway.http.problems import Problem
-from exchange.gateway.parts import backlog as matching_module
+from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts.backlog import Matching
 from exchange.gateway.parts.decisions import Pending
 from exchange.gateway.parts.metrics import Metrics
@@ -115,7 +115,7 @@ async def test_who_waits_for_what_kafka_lost_is_told_so(deserted: Venue) -> None
 async def test_who_waits_for_what_the_adopted_topic_still_has_is_told_its_outcome(
     deserted: Venue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(matching_module, "SETTLE_WAIT_S", 0)
+    monkeypatch.setattr(backlog_module, "SETTLE_WAIT_S", 0)
     async with gateway_at(deserted, unanswered(deserted), order_wait_ms=PATIENCE_MS) as http:
         first = await http.post("/orders", json=order("BTC-USD"), headers=LATER)
         waiting = asyncio.create_task(http.post("/orders", json=order("BTC-USD")))

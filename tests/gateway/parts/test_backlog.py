@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from exchange.gateway.http.problems import Code, Problem, telling
-from exchange.gateway.parts import backlog as matching_module
+from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts.backlog import Matching
 from exchange.gateway.parts.metrics import Metrics
 from exchange.transport.commands import CommandProducer
@@ -92,7 +92,7 @@ async def test_a_place_that_does_not_exist_is_not_waited_for(
 async def test_a_topic_without_a_shards_partition_is_unhealthy(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching_module, "STALLED_AFTER_S", 0.1)
+    monkeypatch.setattr(backlog_module, "STALLED_AFTER_S", 0.1)
     producer = CommandProducer(
         venue.services.kafka_bootstrap_servers, "nowhere", loop=asyncio.get_running_loop()
     )

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.gateway.parts import backlog as matching_module
+from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts import submission
 from exchange.gateway.parts.backlog import STALLED_AFTER_S, Matching
 from exchange.gateway.resources import commands
@@ -263,7 +263,7 @@ async def test_without_a_matcher_an_order_that_is_not_known_yet_is_not_denied(
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
         denied = await http.post("/orders/mine/cancel")
-    monkeypatch.setattr(matching_module, "SETTLE_WAIT_S", 0)
+    monkeypatch.setattr(backlog_module, "SETTLE_WAIT_S", 0)
     async with gateway_at(idle_venue, order_wait_ms=100) as http:
         await http.post("/orders", json=order("BTC-USD", order_id="mine"))
         undecided = await http.post("/orders/mine/cancel")
@@ -331,7 +331,7 @@ async def test_a_command_of_unknown_outcome_is_not_denied_while_kafka_has_it(
         await producer.send()
         location = f"/commands/{unknown.json()['command_id']}"
         with pytest.MonkeyPatch.context() as patches:
-            patches.setattr(matching_module, "SETTLE_WAIT_S", 0)
+            patches.setattr(backlog_module, "SETTLE_WAIT_S", 0)
             undecided = await http.get(location)
         monkeypatch.setattr(commands, "LATE_S", 0)
         async with matching(idle_venue):

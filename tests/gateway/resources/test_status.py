@@ -12,11 +12,11 @@ from exchange.config import PROJECT
 from exchange.domain.values import RejectReason
 from exchange.gateway.app import ROUTES
 from exchange.gateway.http.problems import REFUSALS, Code
-from exchange.gateway.parts import backlog as matching_health
+from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts import health
 from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.reading import log_connection
-from exchange.gateway.resources import status as operations
+from exchange.gateway.resources import status as status_module
 from exchange.healthy import PARTS, is_healthy
 from exchange.log.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from exchange.transport import outcomes
@@ -91,7 +91,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
     idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
-    monkeypatch.setattr(matching_health, "STALLED_AFTER_S", 0.2)
+    monkeypatch.setattr(backlog_module, "STALLED_AFTER_S", 0.2)
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
     async with gateway_at(idle_venue, order_wait_ms=100) as http:
@@ -118,10 +118,10 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
 async def test_one_shard_that_stands_still_takes_no_gateway_out(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def measure(self: matching_health.Matching) -> None:
+    async def measure(self: backlog_module.Matching) -> None:
         self.stalled = {0: False, 1: True}
 
-    monkeypatch.setattr(matching_health.Matching, "measure", measure)
+    monkeypatch.setattr(backlog_module.Matching, "measure", measure)
     async with gateway_at(venue) as http:
         well, ready = await http.get("/healthz"), await http.get("/readyz")
 
@@ -136,7 +136,7 @@ async def test_a_probe_that_hangs_makes_a_gateway_unready(
 ) -> None:
     async with gateway_at(venue) as http:
         before = await http.get("/readyz")
-        monkeypatch.setattr(operations, "PROBE_AGE_MS_MAX", -1)
+        monkeypatch.setattr(status_module, "PROBE_AGE_MS_MAX", -1)
         after = await http.get("/readyz")
 
     assert (before.status_code, after.status_code) == (200, 503)

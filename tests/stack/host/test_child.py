@@ -13,7 +13,7 @@ import msgspec
 import psutil
 import pytest
 
-from exchange.stack.host import child as process_module
+from exchange.stack.host import child as child_module
 from exchange.stack.host.child import (
     Backoff,
     Ending,
@@ -293,7 +293,7 @@ async def test_a_process_that_has_an_orphans_number_by_chance_is_left_alone(make
 
 
 def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "LOG_BYTES_MAX", 3)
+    monkeypatch.setattr(child_module, "LOG_BYTES_MAX", 3)
     log = tmp_path / "child.log"
     log.write_text("1234")
 
@@ -306,8 +306,8 @@ def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 async def test_a_log_is_bounded_while_its_process_goes_on_writing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "LOG_BYTES_MAX", 10_000)
-    monkeypatch.setattr(process_module, "LOG_CHECK_S", 0.01)
+    monkeypatch.setattr(child_module, "LOG_BYTES_MAX", 10_000)
+    monkeypatch.setattr(child_module, "LOG_CHECK_S", 0.01)
     process = make(WRITER)
     earlier = process.log_path.with_suffix(".log.1")
     await process.start()

@@ -12,8 +12,7 @@ from exchange.domain.values import Shard
 from exchange.log.reader import FoundOutcome, read_readable
 from exchange.log.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
-from exchange.tools.operators import commands
-from exchange.tools.operators import open_orders as limiting
+from exchange.tools.operators import commands, open_orders
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.terminal import ToolError
 
@@ -78,4 +77,4 @@ async def test_an_older_matcher_is_sent_nothing(two_shards: Settings) -> None:
 
 def test_an_outcome_without_events_is_no_success() -> None:
     with pytest.raises(ToolError, match=r"What shard 1 did cannot be told\. Give the number again"):
-        limiting._told(1, FoundOutcome([], displaced=True), 7)
+        open_orders._told(1, FoundOutcome([], displaced=True), 7)
