@@ -196,7 +196,7 @@ class CommandLog(Protocol):
 
 
 class CommandLogLost(Exception):
-    """The command log cannot be read on from the place where the matcher stands."""
+    """The command log cannot be read on from the offset where the matcher stands."""
 
 
 class CommandsCut(CommandLogLost):
@@ -214,7 +214,7 @@ class Batch(Protocol):
 
         Returns:
             The holder of each name that was taken before, by another command; and for each of
-            ``unkeyed`` that the log has, the place of the first one, as a claim without a hash.
+            ``unkeyed`` that the log has, the location of the first one, as a claim without a hash.
 
         Raises:
             UnstorableRows: One of the names cannot be stored.

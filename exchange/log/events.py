@@ -51,7 +51,7 @@ class UnknownEvent(Exception):
 
 
 class DecidedEvent(Struct, frozen=True, gc=False):
-    """An event with its place in the log, decoded."""
+    """An event with its position in the log, decoded."""
 
     shard: Shard
     position: Position
@@ -157,11 +157,11 @@ def decode_event(stored: StoredEvent) -> Event:
     """
     data = lift_event_data(stored.type, stored.version, stored.data)
     if data is None:
-        raise UnknownEvent(_place_of(stored, f"version {stored.version} is not known"))
+        raise UnknownEvent(_told_of(stored, f"version {stored.version} is not known"))
     try:
         return _event_decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise UnknownEvent(_place_of(stored, str(error))) from error
+        raise UnknownEvent(_told_of(stored, str(error))) from error
 
 
 def _form(name: str) -> int:
@@ -169,5 +169,5 @@ def _form(name: str) -> int:
     return 1 + len(UPCASTERS.get(name, ()))
 
 
-def _place_of(stored: StoredEvent, problem: str) -> str:
+def _told_of(stored: StoredEvent, problem: str) -> str:
     return f"{stored.type} at position {stored.position} of shard {stored.shard}: {problem}"

@@ -65,7 +65,7 @@ def cycle_command_id(shard: int, cycle: int) -> UUID:
 
 
 def retry_command_id(shard: int, offset: int) -> UUID:
-    """Return the id of the retry of a quarantined record: its place is the idempotency key."""
+    """Return the id of the retry of a quarantined record: its location is the idempotency key."""
     return _hash_uuid("retry", str(shard), str(offset))
 
 

@@ -1,7 +1,7 @@
-"""Reading the log in Postgres: by position, and by the place or the id of a command.
+"""Reading the log in Postgres: by position, and by the location or the id of a command.
 
 Restore and the projectors read by position. A gateway whose answer was lost on the
-way asks by the command's place in Kafka; it trusts no place without the command's id.
+way asks by the command's location in Kafka; it trusts no location without the command's id.
 """
 
 import asyncio
@@ -61,14 +61,14 @@ from (
 ) as part
 """
 
-# Of each place so many, null is all.
-READ_EVENTS_AT_PLACES = """
+# Of each location so many, null is all.
+READ_EVENTS_AT_LOCATIONS = """
 select event.*
-from unnest($1::smallint[], $2::bigint[]) as place (shard, kafka_offset)
+from unnest($1::smallint[], $2::bigint[]) as location (shard, kafka_offset)
 cross join lateral (
     select shard, position, instrument, type, version, data::text, command_id, kafka_offset
     from events
-    where (events.shard, events.kafka_offset) = (place.shard, place.kafka_offset)
+    where (events.shard, events.kafka_offset) = (location.shard, location.kafka_offset)
     limit $3
 ) as event
 order by event.shard, event.position
@@ -76,7 +76,7 @@ order by event.shard, event.position
 
 # The predicate on the version is what lets the partial index serve this. A log of before such ids
 # were looked up may have a command twice: the first one counts.
-PLACES_OF_UNKEYED_COMMANDS: Final = """
+LOCATIONS_OF_UNKEYED_COMMANDS: Final = """
     select distinct on (command_id) command_id, shard, kafka_offset
     from events
     where command_id = any($1::uuid[]) and substr(command_id::text, 15, 1) = '7'
@@ -122,7 +122,7 @@ select position, traceparent from traces where shard = $1 and position > $2 and 
 READ_EVENT_TIMES = """
 select shard, position, (extract(epoch from recorded_at) * 1000)::bigint as time_ms
 from events
-join unnest($1::smallint[], $2::bigint[]) as place (shard, position) using (shard, position)
+join unnest($1::smallint[], $2::bigint[]) as asked (shard, position) using (shard, position)
 """
 
 _PLACINGS: Final = ", ".join(
@@ -171,7 +171,7 @@ select name, shard, kafka_offset, body_hash from claims where name = any($1::tex
 """
 
 
-class PlacedCommand(Struct, frozen=True):
+class LocatedCommand(Struct, frozen=True):
     """A command in Kafka whose outcome somebody looks for in the log."""
 
     shard: int
@@ -184,8 +184,8 @@ class FoundOutcome(Struct, frozen=True):
     """What the log says of a command: its events, or the earlier command that holds its key.
 
     ``too_many`` says that there are more events than were asked for; then none are here.
-    ``displaced`` says that the log knows nothing of it though its place is of a former life of the
-    topic: it is lost unless Kafka has it at a later place.
+    ``displaced`` says that the log knows nothing of it though its location is of a former life of
+    the topic: it is lost unless Kafka has it at a later location.
     """
 
     events: list[StoredEvent]
@@ -301,10 +301,10 @@ async def read_traces(
 
 
 async def read_event_times(
-    connection: asyncpg.Connection, places: Sequence[tuple[int, int]]
+    connection: asyncpg.Connection, asked: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], int]:
     """Return when events were recorded, in milliseconds since the epoch, by shard and position."""
-    shards, positions = [shard for shard, _ in places], [position for _, position in places]
+    shards, positions = [shard for shard, _ in asked], [position for _, position in asked]
     rows = await connection.fetch(READ_EVENT_TIMES, shards, positions)
     return {(row["shard"], row["position"]): row["time_ms"] for row in rows}
 
@@ -347,7 +347,7 @@ async def read_events_at(
     connection: asyncpg.Connection, shard: int, offset: int
 ) -> list[StoredEvent]:
     """Return the events of the command at a Kafka offset."""
-    return _stored(await connection.fetch(READ_EVENTS_AT_PLACES, [shard], [offset], None))
+    return _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, [shard], [offset], None))
 
 
 async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> list[Claim]:
@@ -357,7 +357,7 @@ async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> l
 
 async def find_outcomes(
     connection: asyncpg.Connection,
-    commands: Iterable[PlacedCommand],
+    commands: Iterable[LocatedCommand],
     *,
     events_max: int | None = None,
 ) -> dict[tuple[int, int], FoundOutcome]:
@@ -365,7 +365,7 @@ async def find_outcomes(
 
     Of one with more than ``events_max`` events only that is told.
 
-    A place alone is not trusted: a topic that was recreated uses its offsets again, so the
+    A location alone is not trusted: a topic that was recreated uses its offsets again, so the
     events there must be of this command.
 
     Returns:
@@ -377,7 +377,7 @@ async def find_outcomes(
     if not decided:
         return {}
     rows = await connection.fetch(
-        READ_EVENTS_AT_PLACES,
+        READ_EVENTS_AT_LOCATIONS,
         [c.shard for c in decided],
         [c.offset for c in decided],
         None if events_max is None else events_max + 1,
@@ -385,11 +385,11 @@ async def find_outcomes(
     asked = {(c.shard, c.offset): c.command_id for c in decided}
     found: dict[tuple[int, int], FoundOutcome] = {}
     for stored in _stored(rows):
-        place = (stored.shard, stored.kafka_offset)
-        if stored.command_id == asked[place]:
-            found.setdefault(place, FoundOutcome([])).events.append(stored)
+        location = (stored.shard, stored.kafka_offset)
+        if stored.command_id == asked[location]:
+            found.setdefault(location, FoundOutcome([])).events.append(stored)
     if events_max is not None:
-        found = {place: _told_in(outcome, events_max) for place, outcome in found.items()}
+        found = {location: _told_in(outcome, events_max) for location, outcome in found.items()}
     silent = [c for c in decided if (c.shard, c.offset) not in found]
     found |= await _find_resent(connection, silent)
     displaced = [c for c in silent if c.offset < _of(progress, c.shard).first_offset]
@@ -414,7 +414,7 @@ async def follow_retries(
 ) -> list[StoredEvent]:
     """Return the events of a quarantined command's retry, which may have been retried itself.
 
-    The retry's id is a hash of the quarantine's place, so its claim leads on from one to the
+    The retry's id is a hash of the quarantine's location, so its claim leads on from one to the
     other. Any other command's events are returned as they are.
     """
     while stored and stored[0].type == CommandQuarantined.__name__:
@@ -436,8 +436,8 @@ async def read_life_at(connection: asyncpg.Connection, shard: int, offset: int) 
 
 
 async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUID]) -> list[Claim]:
-    """Return the places of those commands without a key that the log has, as claims."""
-    rows = await connection.fetch(PLACES_OF_UNKEYED_COMMANDS, command_ids)
+    """Return the locations of those commands without a key that the log has, as claims."""
+    rows = await connection.fetch(LOCATIONS_OF_UNKEYED_COMMANDS, command_ids)
     return [unkeyed_claim(*row) for row in rows]
 
 
@@ -451,7 +451,7 @@ async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -
 
 
 async def _find_resent(
-    connection: asyncpg.Connection, commands: Sequence[PlacedCommand]
+    connection: asyncpg.Connection, commands: Sequence[LocatedCommand]
 ) -> dict[tuple[int, int], FoundOutcome]:
     if not commands:
         return {}

@@ -184,7 +184,7 @@ GENERATIONS = Table(
     Column("generation", Integer, primary_key=True, autoincrement=False),
     # building, catching-up, live, retired, paused or failed
     Column("state", Text, nullable=False),
-    # What stopped it, where it failed: the event's place and the error.
+    # What stopped it, where it failed: the event's position and the error.
     Column("failure", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -24,7 +24,7 @@ from exchange.log.command_form import commands_version
 from exchange.log.identity import command_claim, is_keyed, unkeyed_claim
 from exchange.log.lease import Lease
 from exchange.log.reader import (
-    PLACES_OF_UNKEYED_COMMANDS,
+    LOCATIONS_OF_UNKEYED_COMMANDS,
     find_unkeyed,
     read_claims,
     replay,
@@ -190,7 +190,7 @@ READ_TOPIC_ID = "select topic_id from head where shard = $1"
 # result, so it begins when that has ended; both go by name: two shards that want the same names
 # cannot deadlock. ``known`` is what the log has of commands without a key.
 TAKE_CLAIMS = f"""
-with known as materialized ({PLACES_OF_UNKEYED_COMMANDS}), taken as (
+with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), taken as (
     insert into claims (name, shard, kafka_offset, body_hash)
     select name, shard, kafka_offset, body_hash
     from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bytea[])

@@ -242,7 +242,7 @@ class Matcher:
         return len(records)
 
     async def _suspect(self) -> None:
-        """After a crash at the same place, mark the commands that may have caused it."""
+        """After a crash at the same offset, mark the commands that may have caused it."""
         begin = self.head.next_offset
         if await self._events.count_start(begin):
             end = await self._commands.end()  # a command that came later caused no crash
@@ -368,10 +368,10 @@ class Matcher:
         return Fresh(order_id_taken=not self._is_mine(first, received))
 
     def _is_mine(self, holder: Claim, received: ReceivedCommand) -> bool:
-        # By place, not by newness: a command left over from the last batch claimed already, and
+        # By location, not by newness: a command left over from the last batch claimed already, and
         # a quarantined one that is retried may have before it crashed.
-        places = [received.offset, *(retry.offset for retry in _retries(received.command))]
-        return holder.shard == self.shard and holder.kafka_offset in places
+        offsets = [received.offset, *(retry.offset for retry in _retries(received.command))]
+        return holder.shard == self.shard and holder.kafka_offset in offsets
 
     def _unkeyed(
         self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]

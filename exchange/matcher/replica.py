@@ -76,8 +76,8 @@ class Replica:
         try:
             check_state(self.state)
         except AssertionError as error:
-            place = f"shard {self._shard}: the events up to {self.state.position}"
-            raise LogCorrupt(f"{place} give a state that cannot be: {error}") from error
+            where = f"shard {self._shard}: the events up to {self.state.position}"
+            raise LogCorrupt(f"{where} give a state that cannot be: {error}") from error
 
     def check_digest(self, head: Head) -> None:
         """Compare the state with the one that the writer of ``head`` had.

@@ -1,6 +1,6 @@
 """Commands in Kafka: how gateways send them and how a matcher reads them.
 
-One partition is one shard. The matcher's place is in the head row, never in a
+One partition is one shard. The matcher's offset is in the head row, never in a
 consumer group: ``KafkaCommandLog`` assigns its partition there, with the leader epoch of
 the last decided record (KIP-320), and reads that record again: a partition that does not
 have it any more was cut, however far it has grown since.
@@ -222,8 +222,8 @@ class KafkaCommandLog:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _watermarks(self) -> tuple[int, int]:
-        place = TopicPartition(self._topic, self._shard)
-        found = self._consumer.get_watermark_offsets(place, REQUEST_TIMEOUT_S)
+        partition = TopicPartition(self._topic, self._shard)
+        found = self._consumer.get_watermark_offsets(partition, REQUEST_TIMEOUT_S)
         if found is None:
             raise CommandLogLost(f"Kafka does not tell where partition {self._shard} ends")
         return found
@@ -244,13 +244,13 @@ class KafkaCommandLog:
             self._assign(offset)
 
     def _assign(self, offset: int, leader_epoch: int | None = None) -> None:
-        place = TopicPartition(
+        partition = TopicPartition(
             self._topic,
             self._shard,
             offset - self._base,
             leader_epoch=UNKNOWN_EPOCH if leader_epoch is None else leader_epoch,
         )
-        self._consumer.assign([place])
+        self._consumer.assign([partition])
 
     def _first(self) -> LastRecord | None:
         """Return what is known of the record that comes next, None if none comes."""
@@ -487,7 +487,7 @@ class CommandProducer:
             self._poll_in(POLL_BUSY_S if len(self._producer) else POLL_IDLE_S)
 
     def _on_error(self, error: KafkaError) -> None:
-        # An idempotent producer that lost its place (its broker lost records) never sends again.
+        # An idempotent producer that lost its sequence (its broker lost records) never sends again.
         if error.fatal():
             logger.critical("The Kafka client failed for good", extra={"error": error.str()})
             self.failed.set()
@@ -526,7 +526,7 @@ class CommandProducer:
     def _list_ends(self, shards: Sequence[int]) -> dict[int, int]:
         asked = {TopicPartition(self._topic, shard): OffsetSpec.latest() for shard in shards}  # type: ignore[no-untyped-call]
         found = self._admin.list_offsets(asked, request_timeout=END_TIMEOUT_S)
-        return {place.partition: future.result().offset for place, future in found.items()}
+        return {one.partition: future.result().offset for one, future in found.items()}
 
 
 def _delivery(error: KafkaError | None, message: Message) -> Delivery:

@@ -55,7 +55,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
 class Outcome(Struct, frozen=True, omit_defaults=True):
     """What became of one command, for the gateway that waits.
 
-    Either ``events`` (with the position of the first), or ``first``: the Kafka place of
+    Either ``events`` (with the position of the first), or ``first``: the location in Kafka of
     the command that took the key earlier; ``conflict`` when that one asked something else.
     ``versions`` are those of the events, none of them where all have their first.
     """

@@ -28,7 +28,7 @@ from exchange.log.identity import (
 )
 from exchange.log.reader import (
     FoundOutcome,
-    PlacedCommand,
+    LocatedCommand,
     find_command,
     find_order_instrument,
     find_outcomes,
@@ -190,7 +190,7 @@ async def test_of_a_command_that_an_older_log_has_twice_the_first_counts(
         await (await store.begin()).append(again, expected=head, head=after, links=b"")
     connection = await asyncpg.connect(database_url)
     command = await find_command(connection, UNKEYED)
-    outcomes = await find_outcomes(connection, [PlacedCommand(0, 5, UNKEYED, b"body")])
+    outcomes = await find_outcomes(connection, [LocatedCommand(0, 5, UNKEYED, b"body")])
     await connection.close()
 
     assert command == EVENTS[2:]
@@ -240,11 +240,11 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
     found = await find_outcomes(
         connection,
         [
-            PlacedCommand(0, 0, KEYED, b"body"),
-            PlacedCommand(0, 1, KEYED, b"body"),
-            PlacedCommand(0, 2, UNKEYED, b"body"),
-            PlacedCommand(0, 3, UNKEYED, b"body"),
-            PlacedCommand(0, 4, UNKEYED, b"not decided yet"),
+            LocatedCommand(0, 0, KEYED, b"body"),
+            LocatedCommand(0, 1, KEYED, b"body"),
+            LocatedCommand(0, 2, UNKEYED, b"body"),
+            LocatedCommand(0, 3, UNKEYED, b"body"),
+            LocatedCommand(0, 4, UNKEYED, b"not decided yet"),
         ],
     )
 
@@ -259,7 +259,7 @@ async def test_outcomes_are_found_by_place(connection: asyncpg.Connection) -> No
 async def test_of_an_outcome_of_many_events_only_that_is_told(
     connection: asyncpg.Connection,
 ) -> None:
-    asked = [PlacedCommand(0, 0, KEYED, b"body"), PlacedCommand(0, 2, UNKEYED, b"body")]
+    asked = [LocatedCommand(0, 0, KEYED, b"body"), LocatedCommand(0, 2, UNKEYED, b"body")]
 
     found = await find_outcomes(connection, asked, events_max=1)
 
@@ -269,7 +269,7 @@ async def test_of_an_outcome_of_many_events_only_that_is_told(
 async def test_a_resend_with_another_body_is_found_as_a_conflict(
     connection: asyncpg.Connection,
 ) -> None:
-    found = await find_outcomes(connection, [PlacedCommand(0, 1, KEYED, b"other body")])
+    found = await find_outcomes(connection, [LocatedCommand(0, 1, KEYED, b"other body")])
 
     assert found == {(0, 1): FoundOutcome([], first=(0, 0), conflict=True)}
 
@@ -281,7 +281,7 @@ async def test_a_resend_of_what_the_log_cannot_tell_any_more_is_believed(
     name = command_claim(forgotten)
     await changing.execute("insert into claims values ($1, 0, 0, $2)", name, UNKNOWN_BODY)
 
-    found = await find_outcomes(changing, [PlacedCommand(0, 1, forgotten, b"any body")])
+    found = await find_outcomes(changing, [LocatedCommand(0, 1, forgotten, b"any body")])
 
     assert found == {(0, 1): FoundOutcome([], first=(0, 0))}
 
@@ -291,7 +291,7 @@ async def test_the_events_of_another_command_at_the_same_place_are_no_outcome(
 ) -> None:
     """A topic that was recreated uses its offsets again."""
     never_decided = UUID("01934b6e-7a3c-7cc0-9fb0-0123456789ac")
-    found = await find_outcomes(connection, [PlacedCommand(0, 0, never_decided, b"body")])
+    found = await find_outcomes(connection, [LocatedCommand(0, 0, never_decided, b"body")])
 
     assert found == {}
 

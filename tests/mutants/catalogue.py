@@ -394,7 +394,7 @@ MUTANTS = [
         ("tests/gateway/orders/test_lost.py",),
     ),
     Mutant(
-        "a place is told with a base that nobody has read",
+        "a location is told with a base that nobody has read",
         "exchange/gateway/parts/backlog.py",
         "        if self._bases is None:",
         "        if False:",

@@ -31,7 +31,7 @@ EVERYWHERE: Final = (
     Code.INTERNAL,
 )
 READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.GATEWAY_OLDER, Code.BUSY)
-PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a place in the past
+PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a position in the past
 COMMANDING: Final = (
     Code.MALFORMED,
     Code.IDEMPOTENCY_CONFLICT,

@@ -10,11 +10,11 @@ from msgspec import Meta, Struct
 from exchange.domain.values import INSTRUMENT_DEFAULT, Id
 from projections.orders import OrderStatus
 
-PLACE: Final = "[0-9]{1,4}:[0-9]{1,18}"
+LOCATION: Final = "[0-9]{1,4}:[0-9]{1,18}"
 
 Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_=-]+$", max_length=512)]
-Sequences = Annotated[str, Meta(pattern=rf"^([0-9]{{1,18}}|{PLACE}(,{PLACE})*)$")]
-Place = Annotated[str, Meta(pattern=f"^{PLACE}$")]
+Sequences = Annotated[str, Meta(pattern=rf"^([0-9]{{1,18}}|{LOCATION}(,{LOCATION})*)$")]
+Location = Annotated[str, Meta(pattern=f"^{LOCATION}$")]
 BodyHash = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -78,7 +78,7 @@ CURSOR: Final = Parameter("cursor", Cursor, "the next_cursor of an earlier answe
 MIN_SEQUENCE: Final = Parameter(
     "min_sequence", Sequences, "wait until the answer has seen this sequence, or these positions"
 )
-AT: Final = Parameter("at", Place, "where the command waits, as in Location")
+AT: Final = Parameter("at", Location, "where the command waits, as in Location")
 BODY: Final = Parameter("body", BodyHash, "a hash of what was asked under the key, as in Location")
 
 NAMES: Final = Several("name[]", list[str], "only these samples, by their names")

@@ -178,8 +178,8 @@ def moment_ms(parameters: Mapping[str, str], name: str) -> int | None:
         raise invalid(name, "must be a time such as 2026-01-31T12:00:00Z") from None
 
 
-def place(text: str, field: str) -> tuple[int, int]:
-    """Read ``shard:number``: a place in Kafka or in the log."""
+def location(text: str, field: str) -> tuple[int, int]:
+    """Read ``shard:number``: a location in Kafka or a position in the log."""
     shard, _, number = text.partition(":")
     if not (
         _INTEGER.fullmatch(shard) and len(shard) <= SHARD_DIGITS_MAX and _INTEGER.fullmatch(number)

@@ -33,7 +33,7 @@ from exchange.gateway.parts.decisions import (
     Decision,
     Pending,
     check_accepted,
-    place_of,
+    decided_at,
     resent_headers,
 )
 from exchange.gateway.parts.limits import Kind, Receipt
@@ -107,7 +107,7 @@ class CancelledView(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """What became of a command: its view, or its place in Kafka while it is not decided."""
+    """What became of a command: its view, or its location in Kafka while it is not decided."""
 
     command_id: UUID
     order_id: str
@@ -345,7 +345,7 @@ async def _not_open(
         order_id=event.order_id,
         order_status=order.status,
         reason=event.reason.value,
-        **place_of(decision, command_id),
+        **decided_at(decision, command_id),
     )
 
 

@@ -83,7 +83,7 @@ SIDES: Final = tuple(
 
 
 def _view_type(event: type[Struct]) -> type[Struct]:
-    """Return an event's form for clients: its place and time, and amounts as decimals."""
+    """Return an event's form for clients: its position and time, and amounts as decimals."""
     fields: list[Any] = [("sequence", int), ("timestamp", str)]
     known = [field for field in msgspec.structs.fields(event) if field.name not in UNSHOWN]
     for field in known:

@@ -70,7 +70,7 @@ async def admit_operation(request: Request) -> None:
 
 
 async def charge_history(request: Request, client_id: str | None = None) -> None:
-    """Spend what reading back from a place in the past costs.
+    """Spend what reading back from a position in the past costs.
 
     Raises:
         Problem: 429, nothing is left.

@@ -13,7 +13,8 @@ adopted. All who wait share their questions, so that many of them hold one threa
 connection, and the health probe does not wait behind them.
 
 Offsets here are the log's: an offset in Kafka plus a base, which a topic gets when it is adopted.
-``learn_bases`` comes before any command, so that no place is told with a base that nobody has read.
+``learn_bases`` comes before any command, so that no location is told with a base that nobody has
+read.
 """
 
 import asyncio
@@ -122,9 +123,9 @@ class Matching:
             decided = await self._decided.ask()
 
     async def is_waiting(self, shard: int, offset: int) -> bool:
-        """Tell whether Kafka has something at a place that is not decided yet.
+        """Tell whether Kafka has something at a location that is not decided yet.
 
-        While Kafka does not answer, it has what it was asked for; places are told by it alone.
+        While Kafka does not answer, it has what it was asked for; locations are told by it alone.
 
         Raises:
             Problem: 422, there is no such shard; 503, Kafka has lost commands.
@@ -142,7 +143,7 @@ class Matching:
         return offset < ends.get(shard, offset + 1)
 
     async def is_of_former_life(self, shard: int, offset: int) -> bool:
-        """Tell whether the topic was adopted after a place was told.
+        """Tell whether the topic was adopted after a location was told.
 
         A command that was told it, and that is not in the log once all is decided, is lost.
 
@@ -180,7 +181,7 @@ class Matching:
 
     def offset_of_log(self, shard: int, offset: int) -> int:
         """Return the log's offset of a record in Kafka; the bases are known."""
-        assert self._bases is not None, "a place would be told with an unknown base"
+        assert self._bases is not None, "a location would be told with an unknown base"
         return self._bases.get(shard, 0) + offset
 
     async def _measured(self) -> tuple[dict[int, Progress], dict[int, int]]:

@@ -131,7 +131,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             Code.COMMAND_UNREADABLE,
             event.reason,
             headers=resent_headers(decision.resent),
-            **place_of(decision, command_id),
+            **decided_at(decision, command_id),
         )
     if isinstance(event, CommandQuarantined):
         at = f"{decision.events[0].shard}:{decision.events[0].kafka_offset}"
@@ -140,7 +140,7 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             "Nothing was done, and sending it again does nothing. An operator can have it decided"
             f" once more (exchange retry-quarantined {at}); then a resend is told the outcome.",
             headers=resent_headers(decision.resent),
-            **place_of(decision, command_id),
+            **decided_at(decision, command_id),
         )
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
         # Word for word what an order that is not there gets: anything else would tell that it is.
@@ -152,12 +152,12 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             headers=resent_headers(decision.resent),
             **_subject(event),
             reason=event.reason.value,
-            **place_of(decision, command_id),
+            **decided_at(decision, command_id),
         )
 
 
-def place_of(decision: Decision, command_id: UUID) -> dict[str, Any]:
-    """Return what a refusal tells of the place of its command in the log."""
+def decided_at(decision: Decision, command_id: UUID) -> dict[str, Any]:
+    """Return what a refusal tells of where the log has its command."""
     return {"sequence": decision.sequence, "command_id": str(command_id)}
 
 

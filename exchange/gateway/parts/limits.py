@@ -78,7 +78,8 @@ class Kind(StrEnum):
     """What has a budget of its own.
 
     ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
-    instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a place in the past.
+    instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a position in the
+    past.
     """
 
     ORDERS = "orders"

@@ -51,9 +51,9 @@ async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: 
     """
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, BOOK)
-    place = (generation, listing.shard)
-    await reach_in_redis(gateway, BOOK, *place, sequence)
-    view = await from_redis(BOOK, read_book(gateway.redis, *place, listing.instrument, levels))
+    key = (generation, listing.shard)
+    await reach_in_redis(gateway, BOOK, *key, sequence)
+    view = await from_redis(BOOK, read_book(gateway.redis, *key, listing.instrument, levels))
     check_current(gateway, listing.shard, BOOK, view.position)
     return view
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.failures import is_store_failure
 from exchange.gateway.http.problems import Code, Problem, invalid
-from exchange.gateway.http.requests import place
+from exchange.gateway.http.requests import location
 from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import read_heads
 from exchange.ports import StoredEvent
@@ -199,7 +199,7 @@ def _positions(text: str | None, shards: int) -> dict[int, int]:
     if len(parts) > SHARDS_IN_SEQUENCE_MAX:
         raise invalid("min_sequence", "names too many shards")
     positions: dict[int, int] = {}
-    for shard, position in (place(part, "min_sequence") for part in parts):
+    for shard, position in (location(part, "min_sequence") for part in parts):
         if shard >= shards:
             raise invalid("min_sequence", f"there is no shard {shard}, the last is {shards - 1}")
         positions[shard] = max(position, positions.get(shard, 0))

@@ -5,7 +5,7 @@ it in the ``reply_to`` header, and waits for the first of
 
 * the outcome, which the matcher publishes through Redis after its commit;
 * the outcome from the log, where a waiter that is still without after
-  ``LOOKUP_AFTER_S`` is looked up by its place in Kafka (Redis is a hint);
+  ``LOOKUP_AFTER_S`` is looked up by its location in Kafka (Redis is a hint);
 * the word that Kafka has lost it: the topic was adopted meanwhile, and the command is not among
   what is left of it;
 * the end of the wait: the command is in Kafka and will be decided, so the answer
@@ -62,7 +62,7 @@ from exchange.log.events import DecidedEvent, UnknownEvent, decode_event_data
 from exchange.log.identity import body_hash, is_keyed
 from exchange.log.reader import (
     FoundOutcome,
-    PlacedCommand,
+    LocatedCommand,
     find_outcomes,
     follow_retries,
     read_events_at,
@@ -86,7 +86,7 @@ class _Way(Enum):
 
     TOGETHER = "with all others"
     ALONE = "by itself: it has many events"
-    SETTLED = "once all is decided: its place is of a former life of the topic"
+    SETTLED = "once all is decided: its location is of a former life of the topic"
 
 
 _Answer = Decision | FoundOutcome | Pending | Delivery
@@ -101,8 +101,8 @@ class _Waiter:
         "command",
         "command_id",
         "every_s",
+        "location",
         "next_s",
-        "place",
         "wait",
         "way",
     )
@@ -115,7 +115,7 @@ class _Waiter:
         self.next_s = now_s + LOOKUP_AFTER_S
         self.every_s = LOOKUP_AFTER_S
         self.way = _Way.TOGETHER
-        self.place: Pending | None = None
+        self.location: Pending | None = None
         self._future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
     @property
@@ -126,13 +126,13 @@ class _Waiter:
         if not self._future.done():
             self._future.set_result(answer)
 
-    def delivered(self, delivery: Delivery, place: Pending) -> None:
+    def delivered(self, delivery: Delivery, location: Pending) -> None:
         if delivery.error is not None:
             self.answer(delivery)
             return
-        self.place = place
+        self.location = location
         if not self.wait:
-            self.answer(self.place)
+            self.answer(self.location)
 
     async def result(self) -> _Answer:
         return await self._future
@@ -179,7 +179,7 @@ class Submitter:
         wait: bool = True,
         on_handed_over: Callable[[], None] | None = None,
     ) -> Decision | Pending:
-        """Send ``command`` and return its outcome, or its place if that is all there is in time.
+        """Send ``command`` and return its outcome, or its location if that is all there is in time.
 
         Raises:
             Problem: It was not sent, nobody knows whether it was, Kafka has lost it, or its key is
@@ -212,7 +212,7 @@ class Submitter:
             waiter = self._waiters.get(outcome.waiter)
             if waiter is None:
                 continue
-            if not waiter.wait:  # decided before Kafka's report, which would tell the same place
+            if not waiter.wait:  # decided before Kafka's report, which would tell the same location
                 waiter.answer(Pending(message.shard, outcome.offset))
                 continue
             # What cannot be read, as a newer matcher sent it, is left to the look-up in the log.
@@ -331,12 +331,12 @@ class Submitter:
 
     def _is_due(self, waiter: _Waiter, now_s: float) -> bool:
         age_s = now_s - waiter.born_s
-        if waiter.place is None:
+        if waiter.location is None:
             if age_s >= DELIVERY_WAIT_S:
                 waiter.answer(Delivery(-1, -1, "it did not answer in time"))
             return False
         if age_s >= self._wait_s:
-            waiter.answer(waiter.place)
+            waiter.answer(waiter.location)
             return False
         return now_s >= waiter.next_s
 
@@ -346,7 +346,7 @@ class Submitter:
                 await self._look_up([waiter])
 
     async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
-        """Look for what Kafka may still have at another place, and give up what it has not."""
+        """Look for what Kafka may still have at another location, and give up what it has not."""
         try:
             await self._matching.settle()
         except Problem as problem:
@@ -357,7 +357,7 @@ class Submitter:
 
     async def _look_up(self, due: Sequence[_Waiter], events_max: int | None = None) -> None:
         self._metrics.lookups.inc(len(due))
-        asked = [_placed(waiter) for waiter in due]
+        asked = [_located(waiter) for waiter in due]
         try:
             async with log_connection(self._engine) as connection:
                 found = await find_outcomes(connection, asked, events_max=events_max)
@@ -366,8 +366,8 @@ class Submitter:
             found = {}
         still: list[_Waiter] = []
         for waiter in due:
-            assert waiter.place is not None
-            answer = found.get((waiter.place.shard, waiter.place.offset))
+            assert waiter.location is not None
+            answer = found.get((waiter.location.shard, waiter.location.offset))
             if answer is None:
                 still.append(waiter)
             elif answer.too_many:
@@ -424,10 +424,10 @@ def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[Deci
     ]
 
 
-def _told_later(place: Pending, waiter: _Waiter) -> Pending:
+def _told_later(location: Pending, waiter: _Waiter) -> Pending:
     if not is_keyed(waiter.command_id):
-        return place
-    return Pending(place.shard, place.offset, body_hash(waiter.command))
+        return location
+    return Pending(location.shard, location.offset, body_hash(waiter.command))
 
 
 def _key_of(command: ClientCommand) -> str:
@@ -440,8 +440,8 @@ def _key_of(command: ClientCommand) -> str:
             assert_never(command)
 
 
-def _placed(waiter: _Waiter) -> PlacedCommand:
-    assert waiter.place is not None
-    return PlacedCommand(
-        waiter.place.shard, waiter.place.offset, waiter.command_id, body_hash(waiter.command)
+def _located(waiter: _Waiter) -> LocatedCommand:
+    assert waiter.location is not None
+    return LocatedCommand(
+        waiter.location.shard, waiter.location.offset, waiter.command_id, body_hash(waiter.command)
     )

@@ -5,8 +5,8 @@ no such command. So "not found" is only said when Kafka answers, all that it has
 and both are so again a moment later: a broker that was away may answer this question
 before it reads the command, which waits on another connection or still with its producer.
 
-One that is not found, though Kafka gave it a place before its topic was adopted, is lost. The place
-is looked at first: what is found afterwards is found in all that the adopted topic has.
+One that is not found, though Kafka gave it a location before its topic was adopted, is lost. The
+location is looked at first: what is found afterwards is found in all that the adopted topic has.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from exchange.domain.events import (
 from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import AT, BODY, COMMAND_ID
 from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
-from exchange.gateway.http.requests import body_hash, place, query
+from exchange.gateway.http.requests import body_hash, location, query
 from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.parts.context import Gateway, gateway_of
@@ -122,7 +122,7 @@ async def get_command(request: Request) -> Response:
     gateway = gateway_of(request)
     command_id = _command_id(request.path_params["command_id"])
     parameters = query(request)
-    at = place(parameters["at"], "at") if "at" in parameters else None
+    at = location(parameters["at"], "at") if "at" in parameters else None
     asked = body_hash(parameters)
     stored = await _find(gateway, command_id)
     if not stored and at is not None and await gateway.matching.is_waiting(*at):

@@ -108,9 +108,9 @@ class Outbox:
     def sequences(self, followed: Iterable[tuple[str, Channel]]) -> dict[str, int]:
         """Return by instrument the sequence up to which all of its channels were sent."""
         found: dict[str, int] = {}
-        for place in followed:
-            if place in self._sent:
-                found[place[0]] = min(self._sent[place], found.get(place[0], self._sent[place]))
+        for key in followed:
+            if key in self._sent:
+                found[key[0]] = min(self._sent[key], found.get(key[0], self._sent[key]))
         return found
 
     def settle(self) -> None:
@@ -134,8 +134,8 @@ class Outbox:
                 for channel in message.channels:
                     self._sent[message.instrument, channel] = message.sequence
             case Beat():
-                for place, sequence in self._sent.items():
-                    self._sent[place] = max(sequence, message.sequences.get(place[0], 0))
+                for key, sequence in self._sent.items():
+                    self._sent[key] = max(sequence, message.sequences.get(key[0], 0))
             case Answer():
                 pass
 

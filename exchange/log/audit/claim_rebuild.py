@@ -28,7 +28,7 @@ create table claims_rebuilt (like claims including all);
 """
 
 # Where the log does not tell a body, the old claim does, if it can be believed: it is at the same
-# place, and its hash is one of the two that a cancel of an older log may have.
+# location, and its hash is one of the two that a cancel of an older log may have.
 INSERT_CLAIMS = """
 insert into claims_rebuilt (name, shard, kafka_offset, body_hash)
 select
@@ -96,7 +96,7 @@ alter table claims enable always trigger refuse_changes;
 class Comparison(Struct, frozen=True):
     """How the claims that the log gives differ from those that there are.
 
-    ``different`` ones have another place or body; those ``of_nobody`` are of no command in the
+    ``different`` ones have another location or body; those ``of_nobody`` are of no command in the
     log; ``doubled`` names were taken by two commands, of which the first one in the log holds it.
     """
 
@@ -182,9 +182,9 @@ class ClaimRebuild:
         event = decode_event(stored)
         assert isinstance(event, CommandRetried), event
         asked = retry_body_hash(event.offset, event.sha256)
-        place = (stored.shard, stored.kafka_offset)
-        await self._connection.execute(CORRECT_CLAIMS, *place, asked)
-        await self._connection.execute(KEEP_EARLIER, *place, event.offset)
+        location = (stored.shard, stored.kafka_offset)
+        await self._connection.execute(CORRECT_CLAIMS, *location, asked)
+        await self._connection.execute(KEEP_EARLIER, *location, event.offset)
 
     async def _insert(self, wanted: Sequence[ExpectedClaim]) -> None:
         made = await self._connection.fetch(

@@ -112,8 +112,8 @@ class ExpectedClaim(Struct, frozen=True, gc=False):
         offsets = [stored.kafka_offset, *self.earlier]
         here = holder.kafka_offset in offsets and holder.shard == stored.shard
         if here == self.elsewhere:
-            place = f"offset {holder.kafka_offset} of shard {holder.shard}"
-            return f"its claim {self.name!r} is that of the command at {place}"
+            location = f"offset {holder.kafka_offset} of shard {holder.shard}"
+            return f"its claim {self.name!r} is that of the command at {location}"
         body, known = holder.body_hash, self.body_hashes
         if here and known and body not in known and body != UNKNOWN_BODY:
             return f"its claim {self.name!r} has the hash of another body"
@@ -156,7 +156,7 @@ class ClaimsCheck:
         self._wanted += expected
 
     def retried(self, stored: StoredEvent, event: CommandRetried) -> None:
-        """Hear that the command at this place, added before, was a retry."""
+        """Hear that the command at this location, added before, was a retry."""
         self._wanted = [
             _of_retry(one, event)
             if one.stored.kafka_offset == stored.kafka_offset and not one.elsewhere
@@ -169,19 +169,19 @@ class ClaimsCheck:
         await self._look_up()
         if self.problem is not None:
             return
-        place = (self._shard, begin, next_offset)
-        if await self._connection.fetchval(COUNT_CLAIMS, *place) != self.held:
-            row = await self._connection.fetchrow(READ_CLAIM_OF_NOBODY, *place)
+        part = (self._shard, begin, next_offset)
+        if await self._connection.fetchval(COUNT_CLAIMS, *part) != self.held:
+            row = await self._connection.fetchrow(READ_CLAIM_OF_NOBODY, *part)
             if row is not None:
                 why = "where no command took it"
-                self.problem = (None, f"{_placed(row, self._shard)}, {why}")
+                self.problem = (None, f"{_located(row, self._shard)}, {why}")
                 return
         row = await self._connection.fetchrow(
             READ_CLAIM_OF_NO_TIME, self._shard, UNDECIDED_OFFSETS_MAX
         )
         if row is not None:
             why = f"and the log has decided only those below {row['next_offset']}"
-            self.problem = (None, f"{_placed(row, self._shard)}, {why}")
+            self.problem = (None, f"{_located(row, self._shard)}, {why}")
 
     async def _look_up(self) -> None:
         wanted, self._wanted = self._wanted, []
@@ -198,7 +198,7 @@ class ClaimsCheck:
             self.held += not one.elsewhere
 
 
-def _placed(row: asyncpg.Record, shard: int) -> str:
+def _located(row: asyncpg.Record, shard: int) -> str:
     return f"the claim {row['name']!r} is at offset {row['kafka_offset']} of shard {shard}"
 
 

@@ -155,7 +155,7 @@ async def verify(
         on_progress: Is told how many events have been walked, and of how many.
 
     Raises:
-        Unreachable: A chain is expected before the place where the walk begins.
+        Unreachable: A chain is expected before the position where the walk begins.
     """
     walk = _Walk(connection, shard, expected or {})
     try:

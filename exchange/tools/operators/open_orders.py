@@ -17,7 +17,7 @@ from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
 from exchange.log.command_form import command_version
 from exchange.log.identity import body_hash, uuid7
-from exchange.log.reader import FoundOutcome, PlacedCommand, find_outcomes
+from exchange.log.reader import FoundOutcome, LocatedCommand, find_outcomes
 from exchange.tools.operators.commands import send, until_decided
 from exchange.tools.terminal import ToolError, connect
 
@@ -40,8 +40,8 @@ async def _limit(settings: Settings, number: int) -> None:
         offsets = await send(settings, connection, command, ids, key=KEY, version=version)
         await until_decided(connection, offsets)
         hashed = body_hash(command)
-        places = [PlacedCommand(*place, ids[place[0]], hashed) for place in offsets.items()]
-        found = await find_outcomes(connection, places)
+        asked = [LocatedCommand(*at, ids[at[0]], hashed) for at in offsets.items()]
+        found = await find_outcomes(connection, asked)
         for shard, offset in offsets.items():
             outcome = found.get((shard, offset), FoundOutcome([]))
             typer.echo(f"Shard {shard}: {_told(shard, outcome, number)}")

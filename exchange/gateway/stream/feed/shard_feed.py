@@ -6,7 +6,7 @@ them from the log. A window of the newest events lets a subscriber that catches 
 in the middle of an event loop's turn, so that nothing can come between.
 
 An event of a later version of the software, which cannot be read here, is ``Unreadable``: it
-keeps its place, and who follows its instrument cannot go on.
+keeps its position, and who follows its instrument cannot go on.
 """
 
 import asyncio
@@ -175,8 +175,8 @@ class ShardFeed:
     async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
         if self._generation is None:
             return []
-        place = (self._redis, self._generation, self.shard)
-        return await read_traces(*place, after=after, up_to=up_to)
+        model = (self._redis, self._generation, self.shard)
+        return await read_traces(*model, after=after, up_to=up_to)
 
     async def _from_feed(self) -> list[DecidedEvent]:
         try:
@@ -233,5 +233,5 @@ def _loaded(stored: StoredEvent) -> DecidedEvent:
         logger.warning("The stream passes over an event", extra={"error": str(error)})
         instrument = None if stored.type in UNSHOWN else stored.instrument
         event = cast("Event", Unreadable(instrument))
-        place = (stored.shard, stored.position)
-        return DecidedEvent(*place, event, stored.command_id, stored.kafka_offset)
+        at = (stored.shard, stored.position)
+        return DecidedEvent(*at, event, stored.command_id, stored.kafka_offset)
