@@ -58,6 +58,7 @@ from exchange.gateway.parts.reading import (
 from exchange.log.events import DecidedEvent
 from projections.orders import (
     NAME,
+    OPEN_STATUSES,
     Order,
     OrderCursor,
     OrderStatus,
@@ -179,15 +180,16 @@ async def get_orders(request: Request) -> Response:
     instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")
-    before = cursor(parameters, 3, shard_at=1)
-    if before:
+    before, status = cursor(parameters, 3, shard_at=1), _status(parameters)
+    # Orders that ended have no index by status: a rare one is looked for among all of the client's.
+    if before or (status is not None and status not in OPEN_STATUSES):
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         orders, reached = await list_orders(
             connection,
             client_id,
-            status=_status(parameters),
+            status=status,
             instrument=instrument,
             before=OrderCursor(*before) if before else None,
             limit=limit + 1,

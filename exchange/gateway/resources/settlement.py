@@ -217,8 +217,7 @@ async def get_cycle(request: Request) -> Response:
     client_id, after = parameters.get("client_id"), id_cursor(parameters)
     if client_id is not None:
         check_id(client_id, "client_id")
-    if after is not None:
-        await charge_history(request, client_id)
+    await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     number = _cycle_number(request.path_params["cycle_id"])
     async with moment_connection(gateway.engine) as connection:
