@@ -24,7 +24,7 @@ from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.orders.commands import cancel_order, place_order
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.context import Gateway, heavy_reads_of
 from exchange.gateway.parts.health import Health
 from exchange.gateway.parts.limits import NO_LIMITS, Limits, RateLimiter
@@ -119,8 +119,8 @@ def create_app(
     own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
     own_redis = own_redis or redis
     metrics = Metrics()
-    matching = Matching(own_engine, producer, shards, metrics)
-    submitter = Submitter(producer, own_engine, metrics, matching, wait_s=order_wait_ms / 1000)
+    backlog = Backlog(own_engine, producer, shards, metrics)
+    submitter = Submitter(producer, own_engine, metrics, backlog, wait_s=order_wait_ms / 1000)
     gateway = Gateway(
         shards=shards,
         engine=engine,
@@ -132,8 +132,8 @@ def create_app(
         listings=Listings(own_engine),
         freshness=Freshness(engine),
         model_waits=ModelWaits(redis),
-        matching=matching,
-        health=Health(own_engine, own_redis, producer, matching, metrics),
+        backlog=backlog,
+        health=Health(own_engine, own_redis, producer, backlog, metrics),
         limiter=RateLimiter(own_redis, limits),
         heavy_reads=heavy_reads_of(engine),
         proxies=proxies,

@@ -103,7 +103,7 @@ async def settled_listing(gateway: Gateway, order_id: str) -> Listing:
     except Problem as problem:
         if problem.code is not Code.ORDER_NOT_FOUND:
             raise
-    await gateway.matching.settle()
+    await gateway.backlog.settle()
     return await listing_of_order(gateway, order_id)
 
 

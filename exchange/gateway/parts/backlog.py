@@ -44,7 +44,7 @@ SETTLE_WAIT_S: Final = 1.0
 SETTLE_POLL_S: Final = 0.02
 
 
-class Matching:
+class Backlog:
     """The distance between the ends of the partitions and what is decided of them."""
 
     def __init__(

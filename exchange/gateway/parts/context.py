@@ -11,7 +11,7 @@ from sqlalchemy.pool import QueuePool
 from starlette.requests import Request
 
 from exchange.gateway.http.addresses import Network
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.health import Health
 from exchange.gateway.parts.limits import RateLimiter
 from exchange.gateway.parts.listings import Listings
@@ -44,7 +44,7 @@ class Gateway:
     listings: Listings
     freshness: Freshness
     model_waits: ModelWaits
-    matching: Matching
+    backlog: Backlog
     health: Health
     limiter: RateLimiter
     heavy_reads: asyncio.Semaphore

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.http.problems import Problem
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import log_connection, model_connection
 from exchange.log.reader import read_event_times, read_heads
@@ -55,13 +55,13 @@ class Health:
         engine: AsyncEngine,
         redis: Redis,
         producer: CommandProducer,
-        matching: Matching,
+        backlog: Backlog,
         metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._redis = redis
         self._producer = producer
-        self._matching = matching
+        self._backlog = backlog
         self._metrics = metrics
         self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
@@ -74,7 +74,7 @@ class Health:
     @property
     def matching(self) -> dict[str, str]:
         """Whether the commands of each shard get decided."""
-        stalled = sorted(self._matching.stalled.items())
+        stalled = sorted(self._backlog.stalled.items())
         return {str(shard): UNHEALTHY if stands else HEALTHY for shard, stands in stalled}
 
     @property
@@ -147,10 +147,10 @@ class Health:
 
     async def _measure_matching(self) -> None:
         if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
-            self._matching.forget()
+            self._backlog.forget()
             return
         before = self.matching
-        await _answers(self._matching.measure)
+        await _answers(self._backlog.measure)
         for shard, state in self.matching.items():
             if state != before.get(shard, HEALTHY):
                 logger.warning("A shard's matching changed", extra={"shard": shard, "state": state})

@@ -47,7 +47,7 @@ from exchange.domain.commands import (
 )
 from exchange.domain.values import Offset, Position, Shard
 from exchange.gateway.http.problems import Code, Problem, telling
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.decisions import (
     Decision,
     Pending,
@@ -146,7 +146,7 @@ class Submitter:
         producer: CommandProducer,
         engine: AsyncEngine,
         metrics: Metrics,
-        matching: Matching,
+        backlog: Backlog,
         *,
         wait_s: float,
     ) -> None:
@@ -154,7 +154,7 @@ class Submitter:
         self._producer = producer
         self._engine = engine
         self._metrics = metrics
-        self._matching = matching
+        self._backlog = backlog
         self._wait_s = wait_s
         self._waiters: dict[int, _Waiter] = {}  # oldest first
         self._last_number = 0
@@ -185,11 +185,11 @@ class Submitter:
             Problem: It was not sent, nobody knows whether it was, Kafka has lost it, or its key is
                 another's.
         """
-        await self._matching.learn_bases()
+        await self._backlog.learn_bases()
         if len(self._waiters) >= WAITERS_MAX:
             raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
-        self._matching.check_whole(shard)
-        self._matching.check_readable(shard, command_version(command))
+        self._backlog.check_whole(shard)
+        self._backlog.check_readable(shard, command_version(command))
         number = self._last_number = self._last_number + 1
         waiter = _Waiter(command, command_id, time.monotonic(), wait)
         self._produce(shard, waiter, number)
@@ -263,7 +263,7 @@ class Submitter:
             ) from error
 
     def _delivered(self, waiter: _Waiter, delivery: Delivery) -> None:
-        offset = self._matching.offset_of_log(delivery.shard, delivery.offset)
+        offset = self._backlog.offset_of_log(delivery.shard, delivery.offset)
         waiter.delivered(delivery, Pending(delivery.shard, offset))
 
     async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
@@ -348,7 +348,7 @@ class Submitter:
     async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
         """Look for what Kafka may still have at another location, and give up what it has not."""
         try:
-            await self._matching.settle()
+            await self._backlog.settle()
         except Problem as problem:
             logger.warning("Cannot tell what Kafka has lost", extra={"error": str(problem)})
             _ask_later(due)

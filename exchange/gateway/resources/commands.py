@@ -125,12 +125,12 @@ async def get_command(request: Request) -> Response:
     at = location(parameters["at"], "at") if "at" in parameters else None
     asked = body_hash(parameters)
     stored = await _find(gateway, command_id)
-    if not stored and at is not None and await gateway.matching.is_waiting(*at):
+    if not stored and at is not None and await gateway.backlog.is_waiting(*at):
         view = PendingView(str(command_id), "pending")
         return json_response(view, headers={"Retry-After": str(RETRY_AFTER_S)})
     is_displaced = False
     if not stored:
-        is_displaced = at is not None and await gateway.matching.is_of_former_life(*at)
+        is_displaced = at is not None and await gateway.backlog.is_of_former_life(*at)
         stored = await _find_late(gateway, command_id)
     if stored:
         return json_response(await _decided(gateway, decision_of(stored), command_id, asked))
@@ -148,7 +148,7 @@ def _command_id(text: str) -> UUID:
 
 async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | None) -> Problem:
     detail = f"Neither the log nor Kafka has a command {command_id}."
-    if at is None and await gateway.matching.has_former_lives():
+    if at is None and await gateway.backlog.has_former_lives():
         detail += (
             " Kafka has lost commands that it had acknowledged: whether this was one of them, only"
             " its place (`at`, as in its Location) tells."
@@ -162,9 +162,9 @@ async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
     Raises:
         Problem: 503, it cannot be told.
     """
-    await gateway.matching.settle()
+    await gateway.backlog.settle()
     await asyncio.sleep(LATE_S)
-    await gateway.matching.settle()
+    await gateway.backlog.settle()
     return await _find(gateway, command_id)
 
 

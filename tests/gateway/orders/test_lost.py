@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from exchange.domain.commands import CancelOrder
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.parts import backlog as backlog_module
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.decisions import Pending
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.submission import Submitter
@@ -148,7 +148,7 @@ async def until_looked_up(http: httpx.AsyncClient) -> None:
 async def test_no_place_is_told_with_a_base_that_nobody_has_read(deserted: Venue) -> None:
     await adopt(deserted, first=1)
     command = CancelOrder("nobody", "BTC-USD", None)
-    known = Matching(deserted.engine, deserted.producer(), 1, Metrics())
+    known = Backlog(deserted.engine, deserted.producer(), 1, Metrics())
     submitter = Submitter(deserted.producer(), deserted.engine, Metrics(), known, wait_s=0)
 
     place = await submitter.submit(0, command, uuid7(), wait=False)
@@ -160,7 +160,7 @@ async def test_nothing_is_sent_while_nobody_can_read_the_base(deserted: Venue) -
     nowhere = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none")
     producer = deserted.producer()
     submitter = Submitter(
-        producer, nowhere, Metrics(), Matching(nowhere, producer, 1, Metrics()), wait_s=0
+        producer, nowhere, Metrics(), Backlog(nowhere, producer, 1, Metrics()), wait_s=0
     )
 
     with pytest.raises(Problem) as refused:

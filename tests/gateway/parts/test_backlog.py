@@ -11,7 +11,7 @@ import pytest
 
 from exchange.gateway.http.problems import Code, Problem, telling
 from exchange.gateway.parts import backlog as backlog_module
-from exchange.gateway.parts.backlog import Matching
+from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.metrics import Metrics
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import Shared
@@ -96,21 +96,21 @@ async def test_a_topic_without_a_shards_partition_is_unhealthy(
     producer = CommandProducer(
         venue.services.kafka_bootstrap_servers, "nowhere", loop=asyncio.get_running_loop()
     )
-    matching = Matching(venue.engine, producer, 1, Metrics())
+    backlog = Backlog(venue.engine, producer, 1, Metrics())
 
     for _ in range(2):
         with pytest.raises(ConnectionError):
-            await matching.measure()
+            await backlog.measure()
         await asyncio.sleep(0.2)
 
-    assert matching.stalled == {0: True}
+    assert backlog.stalled == {0: True}
 
 
 async def test_many_who_wait_share_two_questions_at_most(venue: Venue) -> None:
     slow = Slow(venue)
-    matching = Matching(venue.engine, slow, 1, Metrics())
+    backlog = Backlog(venue.engine, slow, 1, Metrics())
 
-    await asyncio.gather(*(matching.settle() for _ in range(ASKERS)))
+    await asyncio.gather(*(backlog.settle() for _ in range(ASKERS)))
 
     assert 1 <= slow.asked <= 2
 

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts import submission
-from exchange.gateway.parts.backlog import STALLED_AFTER_S, Matching
+from exchange.gateway.parts.backlog import STALLED_AFTER_S, Backlog
 from exchange.gateway.resources import commands
 from exchange.log.reader import FoundOutcome, find_outcomes
 from exchange.ports import StoredEvent
@@ -345,14 +345,14 @@ async def test_a_command_of_unknown_outcome_is_not_denied_while_kafka_has_it(
 async def test_a_command_that_comes_into_kafka_after_the_answer_unknown_is_not_denied(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    producer, settle = Unconfirmed(venue), Matching.settle
+    producer, settle = Unconfirmed(venue), Backlog.settle
 
-    async def settle_and_send(matching: Matching) -> None:
-        await settle(matching)
+    async def settle_and_send(backlog: Backlog) -> None:
+        await settle(backlog)
         if producer.unsent:  # it was asked once: the command comes only now
             await producer.send()
 
-    monkeypatch.setattr(Matching, "settle", settle_and_send)
+    monkeypatch.setattr(Backlog, "settle", settle_and_send)
     monkeypatch.setattr(commands, "LATE_S", 0)
     async with gateway_at(venue, producer) as http:
         unknown = await http.post("/orders", json=order("BTC-USD", price=1))

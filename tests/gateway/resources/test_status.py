@@ -118,10 +118,10 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
 async def test_one_shard_that_stands_still_takes_no_gateway_out(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def measure(self: backlog_module.Matching) -> None:
+    async def measure(self: backlog_module.Backlog) -> None:
         self.stalled = {0: False, 1: True}
 
-    monkeypatch.setattr(backlog_module.Matching, "measure", measure)
+    monkeypatch.setattr(backlog_module.Backlog, "measure", measure)
     async with gateway_at(venue) as http:
         well, ready = await http.get("/healthz"), await http.get("/readyz")
 
