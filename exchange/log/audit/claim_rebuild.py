@@ -81,6 +81,47 @@ from claims as old full join claims_rebuilt as made using (name)
 
 LOCK_CLAIMS = "lock table claims in access exclusive mode"
 
+# ``like`` copies neither. A matcher may run as another role than the tables' owner. What
+# default privileges gave the new table goes first, so that it has what the old one has alone.
+COPY_RIGHTS = """
+do $$
+declare
+    statement text;
+begin
+    for statement in
+        select 'revoke all on claims_rebuilt from ' || grantee
+        from (
+            select distinct
+                case when acl.grantee = 0 then 'public' else acl.grantee::regrole::text end
+            from pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner))) as acl
+            where pg_class.oid = 'claims_rebuilt'::regclass
+        ) as those (grantee)
+        union all
+        select 'alter table claims_rebuilt owner to ' || relowner::regrole
+        from pg_class
+        where oid = 'claims'::regclass
+            and relowner <> (select relowner from pg_class where oid = 'claims_rebuilt'::regclass)
+        union all
+        select format(
+            'grant %s%s on claims_rebuilt to %s%s', privilege_type, of_column,
+            case when grantee = 0 then 'public' else grantee::regrole::text end,
+            case when is_grantable then ' with grant option' else '' end
+        )
+        from (
+            select acl.*, '' as of_column
+            from pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner))) as acl
+            where pg_class.oid = 'claims'::regclass
+            union all
+            select acl.*, format('(%I)', attname)
+            from pg_attribute, aclexplode(attacl) as acl
+            where attrelid = 'claims'::regclass and not attisdropped
+        ) as granted
+    loop
+        execute statement;
+    end loop;
+end $$;
+"""
+
 SWAP = """
 drop table if exists claims_before;
 alter table claims rename to claims_before;
@@ -143,6 +184,7 @@ class ClaimRebuild:
             await self._connection.execute(LOCK_CLAIMS)
             await self._follow()
             await self._connection.execute(KEEP_LEFT, UNDECIDED_OFFSETS_MAX)
+            await self._connection.execute(COPY_RIGHTS)
             await self._connection.execute(SWAP)
 
     async def drop(self) -> None:

@@ -26,6 +26,13 @@ select name, shard, kafka_offset, body_hash from claims where not exists (
         and (events.shard, events.kafka_offset) = (claims.shard, claims.kafka_offset)
 ) order by name
 """
+READ_RIGHTS = """
+select relowner::regrole::text as owner,
+    (select array_agg(acl::text order by acl::text) from unnest(relacl) as acl) as of_table,
+    (select array_agg(attname || ' ' || attacl::text order by attname)
+        from pg_attribute where attrelid = pg_class.oid and attacl is not null) as of_columns
+from pg_class where oid = 'claims'::regclass
+"""
 LEFT = "insert into claims select 'order:left', 0, next_offset + 5, 'x' from head where shard = 0"
 BATCHES = 4
 
@@ -126,6 +133,29 @@ async def test_what_an_older_log_does_not_tell_is_believed_or_unknown(
     assert {tuple(row) for row in after} - {tuple(row) for row in before} == {
         tuple(row) for row in unknown
     }
+
+
+async def test_who_may_write_claims_may_do_so_after_the_swap(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(
+        """
+        grant select, insert on claims to public;
+        grant update (body_hash) on claims to pg_monitor with grant option;
+        alter table claims owner to pg_database_owner;
+        revoke truncate on claims from pg_database_owner;
+        alter default privileges grant delete on tables to pg_monitor;
+        """
+    )
+    before = await connection.fetchrow(READ_RIGHTS)
+    rebuild = ClaimRebuild(connection)
+    await rebuild.build()
+
+    await rebuild.swap()
+
+    assert await connection.fetchrow(READ_RIGHTS) == before
+    await connection.execute("set role pg_monitor")
+    await connection.execute("insert into claims values ('order:new', 0, 1, '')")
 
 
 async def test_what_comes_while_the_table_is_made_is_in_it(
