@@ -242,6 +242,23 @@ def variable_of(field: str) -> str:
     return OF_OTEL.get(field, field.upper())
 
 
+def described(form: Any) -> str | None:
+    """Return in words what the type of a field allows; None if that is any text, or list of it."""
+    if form is bool:
+        return "one of yes, no"
+    if get_origin(form) not in (Annotated, Literal):
+        return None
+    match msgspec.inspect.type_info(form):
+        case msgspec.inspect.IntType(ge=least, le=most):
+            return f"a whole number from {least} to {most}"
+        case msgspec.inspect.FloatType(ge=least, le=most):
+            return f"a number from {least} to {most}"
+        case msgspec.inspect.LiteralType(values=words):
+            return f"one of {', '.join(map(str, words))}"
+        case other:
+            raise AssertionError(other)
+
+
 _Read = TypeVar("_Read", Variables, Addresses)
 
 
@@ -260,7 +277,7 @@ def _value(variable: str, text: str, form: Any) -> Any:
     try:
         return msgspec.convert(_plain(text, form), form, strict=False, dec_hook=lambda k, v: k(v))
     except msgspec.ValidationError:
-        raise SettingsError(f"{variable}={text}: must be {_expected(form)}.") from None
+        raise SettingsError(f"{variable}={text}: must be {described(form)}.") from None
 
 
 def _plain(text: str, form: Any) -> object:
@@ -270,18 +287,6 @@ def _plain(text: str, form: Any) -> object:
     if form is bool:
         return {"yes": True, "no": False}.get(text.lower(), text)
     return text.lower() if get_origin(form) is Literal else text
-
-
-def _expected(form: Any) -> str:
-    match msgspec.inspect.type_info(form):
-        case msgspec.inspect.IntType(ge=least, le=most):
-            return f"a whole number from {least} to {most}"
-        case msgspec.inspect.FloatType(ge=least, le=most):
-            return f"a number from {least} to {most}"
-        case msgspec.inspect.LiteralType(values=words):
-            return f"one of {', '.join(map(str, words))}"
-        case _:
-            return "one of yes, no"
 
 
 def _words(text: str) -> list[str]:

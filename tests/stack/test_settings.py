@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -12,6 +13,7 @@ from exchange.config import (
     Settings,
     SettingsError,
     Variables,
+    described,
     variable_of,
 )
 
@@ -31,6 +33,20 @@ def test_the_example_lists_every_setting_with_its_default(tmp_path: Path) -> Non
     assert Settings.load({}, dotenv=uncommented) == DEFAULTS
     read = {variable_of(one.name) for kind in (Variables, Addresses) for one in fields(kind)}
     assert {name for name, _ in LINE.findall(example)} == read
+
+
+def test_the_documentation_says_what_each_setting_may_be() -> None:
+    table = [
+        f"| `{variable_of(name)}` | {allowed} |"
+        for kind in (Variables, Addresses)
+        for name, form in get_type_hints(kind, include_extras=True).items()
+        if (allowed := described(form)) is not None
+    ]
+
+    stated = (
+        (PROJECT / "docs/operations.md").read_text().partition("| setting | may be |\n|---|---|\n")
+    )
+    assert stated[2].splitlines()[: len(table)] == table
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
