@@ -16,8 +16,8 @@ from exchange.domain.events import CommandQuarantined, Event, ShardPlaced
 from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.log import events as events_module
 from exchange.log import lease
-from exchange.log import reader as event_log
-from exchange.log import writer as event_store
+from exchange.log import reader as reader_module
+from exchange.log import writer as writer_module
 from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.identity import (
     command_claim,
@@ -377,7 +377,7 @@ async def test_a_writer_that_is_overtaken_while_idle_learns_of_it(database_url: 
 
 def quickly_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a writer that does not beat be overtaken sooner than one may that only is slow."""
-    monkeypatch.setattr(event_store, "LEASE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(writer_module, "LEASE_TIMEOUT_S", 0.5)
 
 
 async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(
@@ -473,7 +473,7 @@ async def test_a_full_queue_of_notifications_is_the_store_s_own(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its place in the server is what tells it from a row that is too large.
-    monkeypatch.setattr(event_store, "NOTIFYING_FUNCTION", "exec_stmt_raise")
+    monkeypatch.setattr(writer_module, "NOTIFYING_FUNCTION", "exec_stmt_raise")
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.take_over("topic")
         batch = await store.begin()
@@ -490,7 +490,7 @@ async def test_a_count_whose_answer_was_late_is_taken_back(
 
     async def answer_late(connection: asyncpg.Connection, query: str, *args: Any) -> Any:
         answer = await ask(connection, query, *args)
-        if query == event_store.COUNT_ATTEMPT:
+        if query == writer_module.COUNT_ATTEMPT:
             raise TimeoutError
         return answer
 
@@ -508,7 +508,7 @@ async def test_a_count_whose_answer_was_late_is_taken_back(
 async def test_a_count_is_taken_back_as_soon_as_the_store_can(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_store, "FORGIVE_AGAIN_S", 0.01)
+    monkeypatch.setattr(writer_module, "FORGIVE_AGAIN_S", 0.01)
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.count_start(Offset(0))
         await store.count_attempt(Offset(0))
@@ -536,7 +536,7 @@ async def test_a_text_with_line_breaks_is_one_event_all_the_same(database_url: s
 async def test_events_of_older_forms_are_lifted_without_a_second_read(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_log, "read_events", None)
+    monkeypatch.setattr(reader_module, "read_events", None)
     resting = rested(1, Side.BUY, price=1000, quantity=10)
     old = [stored(closed(1)), stored(resting, 2), stored(closed(2), 3)]
     upcasters = (lambda text: text.replace('"price":1000', '"price":2000'),)
