@@ -121,6 +121,7 @@ def create_app(
     metrics = Metrics()
     backlog = Backlog(own_engine, producer, shards, metrics)
     submitter = Submitter(producer, own_engine, metrics, backlog, wait_s=order_wait_ms / 1000)
+    own_listings = Listings(own_engine)
     gateway = Gateway(
         shards=shards,
         engine=engine,
@@ -129,7 +130,8 @@ def create_app(
         own_redis=own_redis,
         metrics=metrics,
         submitter=submitter,
-        listings=Listings(own_engine),
+        listings=own_listings.asking(engine),
+        own_listings=own_listings,
         freshness=Freshness(engine),
         model_waits=ModelWaits(redis),
         backlog=backlog,

@@ -64,6 +64,7 @@ PATIENT: Final[dict[str, object]] = {
     "exchange.gateway.parts.models.BOOK_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.backlog.SETTLE_WAIT_S": PATIENCE_S,
     "exchange.gateway.orders.states.QUERY_WAIT_S": PATIENCE_S,
+    "exchange.gateway.parts.listings.QUERY_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.reading.QUERY_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.reading.REDIS_WAIT_S": PATIENCE_S,
     "exchange.gateway.resources.settlement.SEEN_WAIT_MS": PATIENCE_MS,

@@ -126,7 +126,7 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     command_id = command_id_for(body.client_id, key)
     admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
     with telling(outcome="none"):
-        listing = await gateway.listings.get(body.instrument)
+        listing = await gateway.own_listings.get(body.instrument)
     command = _place_command(body, listing)
     answer = await _enter(gateway, admitted, listing, command, command_id, origin)
     if isinstance(answer, Pending):

@@ -291,7 +291,7 @@ async def _wanted_of(
 ) -> dict[int, int]:
     if ":" in parameters.get("min_sequence", ":"):
         return min_sequences(parameters, gateway.known_shards)
-    shard = (await listing_of_order(gateway, order_id)).shard
+    shard = (await listing_of_order(gateway.listings, order_id)).shard
     return {shard: min_sequence(parameters, shard, gateway.known_shards)}
 
 

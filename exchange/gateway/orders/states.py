@@ -18,7 +18,7 @@ from exchange.domain.values import instrument_of_exchange_order_id
 from exchange.gateway.http.problems import Code, Problem, order_not_found
 from exchange.gateway.http.responses import OrderView, encoder, timestamp
 from exchange.gateway.parts.context import Gateway
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, Listings
 from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import find_order_instrument, read_events_with_text
@@ -72,7 +72,7 @@ async def order_after(
     return fold(order, tail)
 
 
-async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
+async def listing_of_order(listings: Listings, order_id: str) -> Listing:
     """Return the listing of an order's instrument, by its id or by who claimed the id.
 
     Raises:
@@ -80,12 +80,12 @@ async def listing_of_order(gateway: Gateway, order_id: str) -> Listing:
     """
     instrument = instrument_of_exchange_order_id(order_id)
     if instrument is None:
-        async with log_connection(gateway.own_engine) as connection:
+        async with log_connection(listings.engine) as connection:
             instrument = await find_order_instrument(connection, order_id)
     if instrument is None:
         raise order_not_found(order_id)
     try:
-        return await gateway.listings.get(instrument)
+        return await listings.get(instrument)
     except Problem as problem:
         if problem.code is Code.INSTRUMENT_NOT_FOUND:
             raise order_not_found(order_id) from problem
@@ -99,12 +99,12 @@ async def settled_listing(gateway: Gateway, order_id: str) -> Listing:
         Problem: 404, nobody placed such an order before the question; 503, it cannot be told.
     """
     try:
-        return await listing_of_order(gateway, order_id)
+        return await listing_of_order(gateway.own_listings, order_id)
     except Problem as problem:
         if problem.code is not Code.ORDER_NOT_FOUND:
             raise
     await gateway.backlog.settle()
-    return await listing_of_order(gateway, order_id)
+    return await listing_of_order(gateway.own_listings, order_id)
 
 
 def order_view(order: Order, listing: Listing) -> OrderView:

@@ -30,8 +30,8 @@ class Gateway:
 
     ``proxies`` are believed about whose requests they pass on. ``cancels_name_owner`` makes every
     cancel say whose order it is. Once ``stopping`` is set, no command is taken any more.
-    ``engine`` and ``redis`` are for what clients read, the other two for what the gateway asks
-    for itself: however much is read, commands find a connection, and so does the health probe.
+    ``engine``, ``redis`` and ``listings`` are for what clients read, those that are its own for
+    commands and for itself: however much is read, commands and the health probe find a connection.
     """
 
     shards: int
@@ -42,6 +42,7 @@ class Gateway:
     metrics: Metrics
     submitter: Submitter
     listings: Listings
+    own_listings: Listings
     freshness: Freshness
     model_waits: ModelWaits
     backlog: Backlog

@@ -6,7 +6,9 @@ its registration, which is there before anybody is told that it succeeded; a rea
 model would have to catch up first.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from msgspec import Raw, Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,11 +17,13 @@ from exchange.domain.events import InstrumentRegistered, TradeExecuted, trade_id
 from exchange.gateway.http.amounts import AVERAGE_DECIMALS, amount, decimal, ratio
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.responses import TradeView, timestamp
-from exchange.gateway.parts.reading import loaded, log_connection
+from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection
 from exchange.log.events import DecidedEvent
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command
 from exchange.transport.messages import Depth
+
+MISSES_MAX: Final = 2  # questions to the log at once; one takes a millisecond
 
 
 class Listing(Struct, frozen=True):
@@ -57,11 +61,18 @@ class Listing(Struct, frozen=True):
 
 
 class Listings:
-    """The instruments that this gateway has met."""
+    """The instruments that this gateway has met; ``engine`` is asked about the others."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._known: dict[str, Listing] = {}
+        self._misses = asyncio.Semaphore(MISSES_MAX)
+
+    def asking(self, engine: AsyncEngine) -> "Listings":
+        """Return the same instruments, with another engine to ask."""
+        others = Listings(engine)
+        others._known = self._known
+        return others
 
     async def get(self, instrument: str) -> Listing:
         """Return an instrument's listing.
@@ -69,12 +80,8 @@ class Listings:
         Raises:
             Problem: 404 if nobody registered it, 503 if the log cannot be read.
         """
-        listing = self._known.get(instrument)
-        if listing is not None:
-            return listing
-        async with log_connection(self._engine) as connection:
-            stored = await find_command(connection, registration_command_id(instrument))
-        self.learn(loaded(stored))
+        if instrument not in self._known:
+            await self._ask(instrument)
         if instrument not in self._known:
             raise Problem(
                 Code.INSTRUMENT_NOT_FOUND,
@@ -89,6 +96,18 @@ class Listings:
             Problem: As ``get``.
         """
         return {name: await self.get(name) for name in set(instruments)}
+
+    async def _ask(self, instrument: str) -> None:
+        try:
+            async with (
+                asyncio.timeout(QUERY_WAIT_S),
+                self._misses,
+                log_connection(self.engine) as connection,
+            ):
+                stored = await find_command(connection, registration_command_id(instrument))
+        except TimeoutError as error:
+            raise Problem(Code.READ_UNAVAILABLE, "The log cannot be asked in time.") from error
+        self.learn(loaded(stored))
 
     def learn(self, events: Sequence[DecidedEvent]) -> None:
         """Remember what was registered."""

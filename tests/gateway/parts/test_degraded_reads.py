@@ -11,10 +11,11 @@ import asyncpg
 import httpx
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from exchange.config import Settings
-from exchange.gateway.parts import health, models, reading
+from exchange.gateway.parts import health, listings, models, reading
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
 from exchange.processes.running import redis_client
@@ -22,6 +23,7 @@ from projections.book import BookView
 from projections.ticker import LastTrades
 from tests.conftest import VENUE_REDIS_DATABASE
 from tests.gateway.conftest import Place, Venue, gateway_at, order, register
+from tests.gateway.stream.test_stream import connected
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +47,11 @@ async def silent_redis() -> AsyncIterator[Redis]:
             yield redis
         finally:
             ended.set()
+
+
+def pool_of(engine: AsyncEngine) -> QueuePool:
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool
 
 
 async def elapsed_s(request: Any) -> tuple[float, httpx.Response]:
@@ -123,6 +130,40 @@ async def test_long_reads_leave_connections_to_all_others(
     assert [answer.status_code for answer in trades] == [200] * 3
     assert well.json()["checks"]["postgres"] == "healthy"
     assert {answer.status_code for answer in answers} <= {200, 503}
+
+
+async def test_readers_of_unknown_names_take_no_connection_of_the_gateways_own(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "QUERY_WAIT_S", 2.0)
+    url = venue.database_url.replace("postgresql://", "postgresql+asyncpg://")
+    reading_engine = create_async_engine(url, pool_size=10, max_overflow=0)
+    own_engine = create_async_engine(url, pool_size=2, max_overflow=0)
+    claims = await asyncpg.connect(venue.database_url)
+    async with (
+        gateway_at(replace(venue, engine=reading_engine), own_engine=own_engine) as http,
+        connected(http) as client,
+    ):
+        async with claims.transaction():
+            await claims.execute("lock table claims in access exclusive mode")
+            paths = [f"/market/trades?instrument=NONE-{n}" for n in range(20)]
+            paths += [f"/orders/mine-{n}?min_sequence=5" for n in range(2)]
+            reads = [asyncio.create_task(http.get(path)) for path in paths]
+            await client.send(type="subscribe", channels=["trades"], instrument="NONE-20")
+            await asyncio.sleep(1)
+            taken = [pool_of(engine).checkedout() for engine in (own_engine, reading_engine)]
+            well = await http.get("/readyz")
+        answers = await asyncio.gather(*reads)
+        known = await http.get("/market/trades")
+    await claims.close()
+    await own_engine.dispose()
+    await reading_engine.dispose()
+
+    assert taken[0] <= 1  # the probe has one now and then
+    assert taken[1] <= listings.MISSES_MAX + 2
+    assert well.status_code == 200
+    assert {answer.status_code for answer in answers} <= {404, 503}
+    assert known.status_code == 200
 
 
 @pytest.mark.parametrize(
