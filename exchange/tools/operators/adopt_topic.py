@@ -30,8 +30,8 @@ def adopt_topic(
 
 async def _adopt(settings: Settings, *, yes: bool) -> None:
     connection = await connect(settings.database_url)
-    place = (settings.kafka_bootstrap_servers, settings.kafka_topic)
-    adoption = Adoption(connection, *place, settings.shards)
+    topic = (settings.kafka_bootstrap_servers, settings.kafka_topic)
+    adoption = Adoption(connection, *topic, settings.shards)
     try:
         lives = await _planned(adoption)
         if not lives:
@@ -90,5 +90,5 @@ def _show(console: Console, lives: Sequence[Life]) -> None:
     typer.echo(
         "All that the log has stays. What is to decide is decided, at new offsets. Commands that"
         " Kafka had acknowledged, that were not decided and that it no longer has, are lost: they"
-        " had no effect, their keys are free, and who asks for their places is told so."
+        " had no effect, their keys are free, and who asks for their locations is told so."
     )

@@ -41,7 +41,7 @@ READ_HEADS = f"{_HEADS} order by shard"
 
 LOCK_HEADS = f"{_HEADS} where shard = any($1::smallint[]) order by shard for update"
 
-# What a record without an id of its own became is at its place, in one of the lives so far.
+# What a record without an id of its own became is at its location, in one of the lives so far.
 FIND_NAMELESS = """
 select kafka_offset, command_id
 from unnest($2::bigint[], $3::uuid[]) as wanted (kafka_offset, command_id)
@@ -139,8 +139,8 @@ def shards_to_examine(
 ) -> list[Head]:
     """Return the heads to compare with Kafka.
 
-    Of a shard without one, nothing is known that the topic could have lost. But places of it were
-    acknowledged, if the topic is another one than the log's: they must not be used again.
+    Of a shard without one, nothing is known that the topic could have lost. But locations in it
+    were acknowledged, if the topic is another one than the log's: they must not be used again.
 
     Raises:
         TooFewPartitions: Shards of the log would have none.
@@ -176,7 +176,7 @@ class Adoption:
         self, connection: asyncpg.Connection, servers: str, topic: str, shards: int
     ) -> None:
         self._connection = connection
-        self._place = (servers, topic)
+        self._topic = (servers, topic)
         self._shards = shards
 
     async def plan(self, on_progress: Callable[[int], Told]) -> list[Life]:
@@ -192,12 +192,12 @@ class Adoption:
         """
         rows = await self._connection.fetch(READ_HEADS)
         heads = {row["shard"]: head_of(row) for row in rows}
-        async with KafkaCommandLog(*self._place, Shard(0)) as commands:
+        async with KafkaCommandLog(*self._topic, Shard(0)) as commands:
             topic_id, partitions = await commands.topic_id(), await commands.partitions()
         examined = shards_to_examine(heads, topic_id, shards=self._shards, partitions=partitions)
         lives: list[Life] = []
         for head in examined:
-            async with KafkaCommandLog(*self._place, head.shard) as commands:
+            async with KafkaCommandLog(*self._topic, head.shard) as commands:
                 partition = await _examine(commands, head, topic_id)
                 if partition.lost is not None:
                     told = on_progress(head.shard)

@@ -51,7 +51,7 @@ def described(found: Comparison) -> str:
     parts = [
         f"{found.rebuilt:,} claims are in the log",
         f"{found.missing:,} of them are missing",
-        f"{found.different:,} have another place or body",
+        f"{found.different:,} have another location or body",
         f"{found.of_nobody:,} others are of no command",
     ]
     if found.doubled:

@@ -1,8 +1,8 @@
 """``exchange retry-quarantined``: has a command decided that once crashed the matcher.
 
 Its bytes are still in Kafka, and the log has their hash. A record of the operator's carries them,
-and its id is a hash of the first place: sent again it has no second effect, and a client's resend
-is led on by it to the new outcome.
+and its id is a hash of the first location: sent again it has no second effect, and a client's
+resend is led on by it to the new outcome.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from exchange.tools.terminal import ToolError, connect
 from exchange.transport.commands import KafkaCommandLog
 from exchange.transport.messages import decode_command, version_of
 
-PLACE: Final = re.compile(r"([0-9]{1,5}):([0-9]{1,18})", re.ASCII)
+LOCATION: Final = re.compile(r"([0-9]{1,5}):([0-9]{1,18})", re.ASCII)
 RECORD_WAIT_S: Final = 10.0
 SHOWN_CHARACTERS: Final = 1_000  # of a command, which has 64 KiB at most
 SHOWN_EVENTS: Final = 20  # of an outcome, which may have thousands of trades
@@ -49,15 +49,15 @@ class Quarantined(Struct, frozen=True):
 
 
 def retry_quarantined(
-    place: Annotated[
+    location: Annotated[
         str, typer.Argument(metavar="SHARD:OFFSET", help="Where it is, as the matcher logged it.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Decide a command that was quarantined, once what crashed the matcher is mended."""
-    found = PLACE.fullmatch(place)
+    found = LOCATION.fullmatch(location)
     if found is None:
-        raise ToolError(f"{place} is no place: give SHARD:OFFSET, as in 0:1234.")
+        raise ToolError(f"{location} is no location: give SHARD:OFFSET, as in 0:1234.")
     asyncio.run(_retry(Settings.load(), int(found[1]), int(found[2]), yes=yes))
 
 

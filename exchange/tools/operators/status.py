@@ -138,8 +138,8 @@ def _projection_table(status: Status) -> Table:
     for one in status.projections:
         worst = max(one.lag_events, key=lambda shard: one.lag_events[shard], default=None)
         lag = _figure(None if worst is None else one.lag_events[worst])
-        place = [_figure(worst)] if several else []
-        table.add_row(one.projection, _colored(one.state), lag, *place)
+        shard = [_figure(worst)] if several else []
+        table.add_row(one.projection, _colored(one.state), lag, *shard)
     return table
 
 
