@@ -24,6 +24,7 @@ from exchange.ports import CommandsCut, ForeignTopic, Head, LastRecord, StaleWri
 from exchange.processes.matcher import run_matcher
 from exchange.tools.operators.adopt_topic import adopt_topic
 from exchange.tools.operators.adoption import (
+    FIND_LEFT_CLAIMS,
     LIFE_OFFSETS,
     Adoption,
     HeadsMoved,
@@ -199,6 +200,42 @@ async def test_a_writer_that_still_runs_appends_nothing_any_more(
 
     found = await verify(connection, Shard(0))
     assert (found.problem, found.up_to) == (None, writer.position)
+
+
+class Following:
+    """A connection of one that, once it knows what to free, lets a healthy shard take a claim."""
+
+    def __init__(self, connection: asyncpg.Connection, database_url: str) -> None:
+        self._connection = connection
+        self._database_url = database_url
+        self.transaction = connection.transaction
+        self.execute = connection.execute
+
+    async def fetch(self, query: str, *arguments: Any) -> Any:
+        found = await self._connection.fetch(query, *arguments)
+        if query == FIND_LEFT_CLAIMS:
+            other = await asyncpg.connect(self._database_url)
+            await other.execute(
+                """
+                set lock_timeout = '1s';
+                insert into claims values ('order:healthy', 2, 0, '');
+                alter table claims disable trigger refuse_changes;
+                update claims set kafka_offset = 0 where name = 'order:left-1';
+                alter table claims enable always trigger refuse_changes;
+                """
+            )
+            await other.close()
+        return found
+
+
+async def test_healthy_shards_take_claims_while_those_to_free_are_looked_for(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    async with two_shards(database_url) as (_, lives):
+        await adoption_by(Following(connection, database_url)).adopt(lives)
+
+    names = await connection.fetch("select name from claims where name like 'order:%' order by 1")
+    assert [row["name"] for row in names] == ["order:healthy", "order:left-1"]
 
 
 async def test_a_head_that_moved_meanwhile_begins_nothing(
