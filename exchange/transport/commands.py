@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
+TOPIC_CHECK_S: Final = 5.0  # an operator who has adopted a topic waits no longer for its matchers
+TOPIC_CHECK_TIMEOUT_S: Final = 1.0  # the thread that asks is the one that reads
 REQUEST_TIMEOUT_S: Final = 10
 END_TIMEOUT_S: Final = 0.8  # who waits for an earlier one, then for another, has 2 s for both
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
@@ -164,6 +166,9 @@ class KafkaCommandLog:
         self._stopping = False
         self._base = 0
         self.next_offset = Offset(0)
+        self._topic_id: str | None = None  # as it was when somebody last asked for it
+        self._check_at_s = 0.0
+        self._admin: AdminClient | None = None  # asks whether the topic is still that one
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -197,7 +202,8 @@ class KafkaCommandLog:
         await asyncio.to_thread(self._close)
 
     async def topic_id(self) -> str:
-        return str((await asyncio.to_thread(self._describe_topic)).topic_id)
+        self._topic_id = str((await asyncio.to_thread(self._describe_topic)).topic_id)
+        return self._topic_id
 
     async def partitions(self) -> int:
         """Return how many partitions the topic has."""
@@ -276,6 +282,7 @@ class KafkaCommandLog:
         # ``consume(n, timeout)`` would wait the whole time unless n arrive: take the first one
         # as soon as it comes, then whatever is there already.
         while not self._stopping:
+            self._check_topic()
             first = self._consumer.poll(POLL_S)
             if first is None:
                 continue
@@ -285,6 +292,37 @@ class KafkaCommandLog:
             if records or self.next_offset > before:
                 return records
         raise CommandLogLost("the command log is closed")
+
+    def _check_topic(self) -> None:
+        """See now and then that the topic is still the one whose id was asked for.
+
+        The client goes on with a topic that was deleted and made anew: it waits for ever for
+        offsets that the new one does not have, or takes what is there for what comes next.
+
+        Raises:
+            CommandLogLost: It is another one, or gone.
+        """
+        now_s = time.monotonic()
+        if self._topic_id is None or now_s < self._check_at_s:
+            return
+        self._check_at_s = now_s + TOPIC_CHECK_S
+        if self._admin is None:
+            self._admin = AdminClient(
+                {"bootstrap.servers": self._bootstrap_servers}, logger=client_logger
+            )
+        topics = TopicCollection([self._topic])
+        asked = self._admin.describe_topics(topics, request_timeout=TOPIC_CHECK_TIMEOUT_S)
+        try:
+            topic_id = str(asked[self._topic].result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return  # the broker is away: the consumer waits for it too
+            topic_id = "gone"
+        if topic_id != self._topic_id:
+            raise CommandLogLost(
+                f"topic {self._topic} had the id {self._topic_id} and is {topic_id} now: it was"
+                f" deleted or recreated. {WAY_OUT}"
+            )
 
     def _record(self, message: Message) -> CommandRecord | None:
         offset = Offset(self._base + (message.offset() or 0))

@@ -8,9 +8,11 @@ import pytest
 from confluent_kafka import Producer
 
 from exchange.domain.values import Offset, Shard
-from exchange.ports import CommandRecord
+from exchange.ports import CommandLogLost, CommandRecord
+from exchange.transport import commands
 from exchange.transport.commands import KafkaCommandLog
 from tests.conftest import Services
+from tests.contracts.conftest import recreate_topic
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +48,21 @@ async def read_past(log: KafkaCommandLog, offset: int) -> list[CommandRecord]:
         while log.next_offset < offset:
             records += await log.read(limit=10)
     return records
+
+
+async def test_a_reader_of_a_topic_that_is_recreated_ends(
+    services: Services, make_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "TOPIC_CHECK_S", 0.2)
+    servers, topic = services.kafka_bootstrap_servers, make_topic()
+    async with KafkaCommandLog(servers, topic, Shard(0)) as log:
+        first_id = await log.topic_id()
+        await log.seek(Offset(0))
+        reading = asyncio.create_task(log.read(limit=10))
+        await recreate_topic(servers, topic)
+
+        with pytest.raises(CommandLogLost, match=f"had the id {first_id} and is"):
+            await asyncio.wait_for(reading, TIMEOUT_S)
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])
