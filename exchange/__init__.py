@@ -14,7 +14,7 @@ In reading order:
 * ``cli``: the command line, which ``__main__`` calls.
 * ``config``: the settings, and ``durability``: those of the services that must not be.
 * ``healthy``: the question that containers ask.
-* ``telemetry``, ``waiting``, ``failures``: small things that several of these use.
+* ``telemetry`` and ``waiting``: small things that several of these use.
 """
 
 from typing import Final

@@ -15,12 +15,12 @@ from msgspec import Struct
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.failures import Outage, is_store_failure
 from exchange.log.events import DecidedEvent
 from exchange.waiting import heed_cancellation
 from projections.projector.lifecycle import mark_failed
 from projections.projector.metrics import FollowerWatch
 from projections.projector.tail import ShardTail, is_set_within
+from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ import asyncpg
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.failures import Outage, is_store_failure
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation
 from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
@@ -33,6 +32,7 @@ from projections.projector.snapshotter import SnapshotPace, Snapshotter
 from projections.projector.tail import ShardTail, is_set_within, listen
 from projections.registry import all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
+from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.engine import State, evolve
 from exchange.domain.values import Position
-from exchange.failures import Outage, is_store_failure
 from exchange.log import snapshot_store
 from exchange.log.reader import read_heads
 from exchange.log.snapshot_store import NOTE_FAILURE, READ_BOUNDARY, READ_WISH, stored_snapshots
@@ -24,6 +23,7 @@ from exchange.log.snapshots import encode, newest_usable
 from exchange.waiting import heed_cancellation
 from projections.projector.metrics import ProjectorMetrics
 from projections.projector.tail import ShardTail, is_set_within
+from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)

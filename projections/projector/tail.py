@@ -14,11 +14,11 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.failures import is_store_failure
 from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import EVENTS_CHANNEL, read_events, read_traces
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
+from projections.stores.failures import is_store_failure
 from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)

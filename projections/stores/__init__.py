@@ -1,5 +1,5 @@
 """How a read model is kept.
 
 In reading order: ``checkpoints`` (how far it is), ``postgres``, ``redis``, ``waits`` (until it
-has seen a position).
+has seen a position), ``failures`` (of a store, or of what it was given).
 """

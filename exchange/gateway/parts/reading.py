@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.failures import is_store_failure
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import location
 from exchange.log.events import DecidedEvent, UnknownEvent, load_event
@@ -24,6 +23,7 @@ from exchange.log.reader import read_heads
 from exchange.ports import StoredEvent
 from exchange.waiting import within
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable, SequenceWaits
+from projections.stores.failures import is_store_failure
 from projections.stores.postgres import driver_connection
 from projections.stores.redis import cannot_read
 from projections.stores.waits import TooManyWait

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.failures import is_store_failure
+from projections.stores.failures import is_store_failure
 
 
 def answered(text: str) -> Exception:
