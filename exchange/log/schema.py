@@ -1,12 +1,10 @@
-"""The tables of the event store and of the projections' lifecycle.
+"""The tables of the event store.
 
-``metadata`` also takes the tables of each read model, which its projection file
-defines. Migrations make them; a test compares the two.
+``metadata`` also takes the tables of the read models. Migrations make them all; a test compares
+the two.
 
-The log is the truth and append-only (a trigger refuses anything else); ``claims`` are
-the names that its commands took, kept in the same transactions. A read model is a
-table partitioned by generation: each generation is a table of its own
-(``orders_g1``), and ``live`` is the pointer that every query reads.
+The log is the truth and append-only: a trigger refuses anything else. ``claims`` are the names
+that its commands took, kept in the same transactions.
 """
 
 from sqlalchemy import (
@@ -175,33 +173,4 @@ SNAPSHOT_FAILURES = Table(
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
     Column("failure", Text, nullable=False),
     Column("failed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-)
-
-GENERATIONS = Table(
-    "generations",
-    metadata,
-    Column("projection", Text, primary_key=True),
-    Column("generation", Integer, primary_key=True, autoincrement=False),
-    # building, catching-up, live, retired, paused or failed
-    Column("state", Text, nullable=False),
-    # What stopped it, where it failed: the event's position and the error.
-    Column("failure", Text),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-)
-
-LIVE = Table(
-    "live",
-    metadata,
-    Column("projection", Text, primary_key=True),
-    Column("generation", Integer, nullable=False),
-)
-
-CHECKPOINTS = Table(
-    "checkpoints",
-    metadata,
-    Column("projection", Text, primary_key=True),
-    Column("generation", Integer, primary_key=True, autoincrement=False),
-    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
-    Column("time_ms", BigInteger, nullable=False),
 )

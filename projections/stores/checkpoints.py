@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from exchange.log.schema import CHECKPOINTS, LIVE
+from projections.stores.schema import CHECKPOINTS, LIVE
 from projections.stores.waits import PositionWaits, has_reached
 
 QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
