@@ -20,8 +20,7 @@ from rich.table import Column, Table
 from exchange.config import PROJECT
 from tests.mutants.catalogue import MUTANTS, Mutant
 
-PARTS = ("exchange", "projections", "tests", "bench", "alembic")
-FILES = ("pyproject.toml",)
+LEFT_OUT = (".git", ".venv", ".run", ".*_cache", ".hypothesis", "__pycache__")
 TEST_TIMEOUT_S = 90
 FAILED = 1  # pytest's exit code for tests that failed, and for nothing else
 SURVIVES = "[red]NO[/red]"
@@ -54,15 +53,12 @@ def main(
 
 
 def copy_tree(directory: Path) -> Path:
-    """Copy what the tests need; Kafka's jars are only linked to."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for part in PARTS:
-        shutil.copytree(PROJECT / part, directory / part, ignore=ignored)
-    for file in FILES:
-        shutil.copy(PROJECT / file, directory / file)
-    (directory / ".run").mkdir()
-    (directory / ".run" / "kafka-jars").symlink_to(PROJECT / ".run" / "kafka-jars")
-    return directory
+    """Copy the project, documents too, which tests read; Kafka's jars are only linked to."""
+    tree = directory / "project"
+    shutil.copytree(PROJECT, tree, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    (tree / ".run").mkdir()
+    (tree / ".run" / "kafka-jars").symlink_to(PROJECT / ".run" / "kafka-jars")
+    return tree
 
 
 def check_tests_pass(tree: Path, tests: tuple[str, ...]) -> None:
