@@ -309,6 +309,8 @@ class MemoryEventStore:
         return head
 
     def _check_end(self, head: Head) -> None:
+        if self.database.writers.get(self.shard) is not self:
+            raise ConnectionError("a successor ended this session")
         events = self.database.events.get(self.shard, [])
         ends = [batch.position for batch in self.database.batches.get(self.shard, [])]
         ends += [event.position for event in events[-1:]]
