@@ -239,6 +239,31 @@ async def test_several_connection_headers_are_one_list(http: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(
+    "header",
+    ["Connection", "Cookie", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol", "User-Agent"],
+)
+async def test_a_handshake_may_have_bytes_beyond_ascii(
+    http: httpx.AsyncClient, header: str
+) -> None:
+    async with connected(http, UPGRADE, header.encode() + b": a, \xff\r\n\r\n") as raw:
+        assert (await raw.answer())[0] == 101
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Host", "Origin", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Upgrade", "X-Forwarded-For"],
+)
+async def test_no_byte_in_a_handshake_leaves_it_without_an_answer(
+    http: httpx.AsyncClient, header: str
+) -> None:
+    others = [
+        line for line in UPGRADE.splitlines(keepends=True) if not line.startswith(header.encode())
+    ]
+    async with connected(http, *others, header.encode() + b": \xff\r\n\r\n") as raw:
+        assert (await raw.answer())[0] < 500
+
+
+@pytest.mark.parametrize(
     "upgrade",
     [
         UPGRADE.replace(b"Version: 13", b"Version: 8") + b"\r\n",
