@@ -20,7 +20,8 @@ from exchange.log.audit.verify import Unreachable, Verified, logged_shards, veri
 from exchange.tools.terminal import AsJson, ToolError, connect, progress_bar
 
 DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
-KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):([1-9][0-9]{0,18}):([0-9a-f]{64})", re.ASCII)
+# What a matcher logs of an empty log has position 0, whose chain is always the same.
+KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):(0(?=:0{64})|[1-9][0-9]{0,18}):([0-9a-f]{64})")
 
 Chains = dict[int, dict[int, bytes]]  # by shard and position
 

@@ -541,9 +541,10 @@ async def test_claims_that_a_batch_left_to_the_next_one_are_as_recorded(
 def test_chains_are_given_by_shard_and_position() -> None:
     chain = "0a" * 32
 
-    assert kept_chains([f"0:7:{chain}", f"1:9:{chain}", f"0:7:{chain}"]) == {
+    assert kept_chains([f"0:7:{chain}", f"1:9:{chain}", f"0:7:{chain}", f"2:0:{'0' * 64}"]) == {
         0: {7: bytes.fromhex(chain)},
         1: {9: bytes.fromhex(chain)},
+        2: {0: EMPTY_CHAIN},
     }
 
 
