@@ -19,6 +19,7 @@ Network = IPv4Network | IPv6Network
 FORWARDED_FOR: Final = b"x-forwarded-for"
 HOPS_MAX: Final = 16  # more proxies than any way here has
 PARSED_KEPT: Final = 4_096  # parsing takes 2 µs, and most addresses come again
+ADDRESS_CHARS_MAX: Final = 128  # IPv6 with a zone and a port has fewer; bounds what is kept
 SITE_BITS: Final = 64
 
 
@@ -28,7 +29,9 @@ def address_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
     if not trusted:
         return counted(peer)
     for hop in _forwarded(scope):
-        if not is_trusted(peer, trusted) or _parsed(hop) is None:
+        if not is_trusted(peer, trusted):
+            break
+        if len(hop) > ADDRESS_CHARS_MAX or _parsed(hop) is None:
             break
         peer = hop
     return counted(peer)
