@@ -5,7 +5,7 @@ A page of many rows is written in turns, so that the event loop serves others be
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, TypeVar
@@ -30,10 +30,17 @@ View = TypeVar("View")
 async def in_turns(render: Callable[[Row], View], rows: Sequence[Row]) -> list[View]:
     """Render rows, and let others have the event loop in between: a week of minutes takes 0.2 s."""
     views: list[View] = []
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        views.extend(map(render, rows[first : first + ROWS_AT_ONCE]))
-        await asyncio.sleep(0)
+    async for part in in_parts(rows):
+        views.extend(map(render, part))
     return views
+
+
+async def in_parts(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
+    """Split rows, and let others have the event loop after each part of several."""
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[first : first + ROWS_AT_ONCE]
+        if len(rows) > ROWS_AT_ONCE:
+            await asyncio.sleep(0)
 
 
 class OrderView(Struct, frozen=True):

@@ -25,7 +25,7 @@ from exchange.domain.values import (
 )
 from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
-from exchange.gateway.http.responses import OrderView, TradeView, timestamp
+from exchange.gateway.http.responses import OrderView, TradeView, in_parts, in_turns, timestamp
 from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
 from exchange.gateway.parts.admission import Origin, admit, over_limit
 from exchange.gateway.parts.context import Gateway
@@ -177,11 +177,13 @@ async def placed_view(
         Problem: The exchange refused the order.
     """
     check_accepted(decision, command_id)
-    order = fold(None, decision.events)
+    order = None
+    async for part in in_parts(decision.events):
+        order = fold(order, part)
     assert order is not None, "an accepted order has an OrderAccepted event"
     return PlacedView(
         order_view(order, listing),
-        _trades(decision, listing),
+        await _trades(decision, listing),
         await _orderbook(gateway, listing, decision),
         decision.sequence,
         str(command_id),
@@ -349,12 +351,9 @@ async def _not_open(
     )
 
 
-def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
-    return [
-        trade_view(decided, listing)
-        for decided in decision.events
-        if isinstance(decided.event, TradeExecuted)
-    ]
+async def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
+    trades = [decided for decided in decision.events if isinstance(decided.event, TradeExecuted)]
+    return await in_turns(lambda trade: trade_view(trade, listing), trades)
 
 
 async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:

@@ -21,7 +21,7 @@ from exchange.domain.events import (
 from exchange.domain.values import RejectReason
 from exchange.gateway.http.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.http.requests import wants_async
-from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.http.responses import PendingView, in_turns, json_response
 from exchange.gateway.parts.listings import Listing, book_members
 from exchange.gateway.parts.reading import loaded
 from exchange.log.events import DecidedEvent
@@ -111,7 +111,7 @@ def key_conflict() -> Problem:
     )
 
 
-def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) -> Decision:
+async def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) -> Decision:
     """Return the decision that the stored events of one command are.
 
     Raises:
@@ -119,7 +119,9 @@ def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) -> Decis
     """
     assert events, "a decided command has at least one event"
     command_id = str(events[0].command_id)
-    decided = loaded(events, outcome="unknown", command_id=command_id)
+    decided = await in_turns(
+        lambda event: loaded([event], outcome="unknown", command_id=command_id)[0], events
+    )
     return Decision(decided, resent=resent)
 
 

@@ -232,7 +232,7 @@ class Submitter:
         with telling(outcome="unknown", command_id=str(command_id)):
             async with log_connection(self._engine) as connection:
                 events = await follow_retries(connection, await read_events_at(connection, *first))
-        decision = decision_of(events, resent=True) if events else None
+        decision = await decision_of(events, resent=True) if events else None
         if conflict if decision is None else decision.conflicts_with(asked, claimed=conflict):
             raise key_conflict()
         return Pending(*first) if decision is None else decision
@@ -277,7 +277,7 @@ class Submitter:
             case FoundOutcome(displaced=True):
                 raise lost(waiter.command_id)
             case FoundOutcome():
-                return decision_of(answer.events)
+                return await decision_of(answer.events)
             case Decision():
                 return answer
 

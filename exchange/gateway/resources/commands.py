@@ -133,7 +133,8 @@ async def get_command(request: Request) -> Response:
         is_displaced = at is not None and await gateway.backlog.is_of_former_life(*at)
         stored = await _find_late(gateway, command_id)
     if stored:
-        return json_response(await _decided(gateway, decision_of(stored), command_id, asked))
+        decision = await decision_of(stored)
+        return json_response(await _decided(gateway, decision, command_id, asked))
     if is_displaced:
         return json_response(LostView(str(command_id), "lost", "none", lost(command_id).view()))
     raise await _not_found(gateway, command_id, at)

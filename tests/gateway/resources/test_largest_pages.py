@@ -15,11 +15,12 @@ import httpx
 import pytest
 from sqlalchemy import Table
 
-from exchange.domain.events import Event, InstrumentRegistered, TradeExecuted
-from exchange.domain.values import Offset, Position, Price, Quantity, Shard, Side
+from exchange.domain.engine import FILLS_MAX
+from exchange.domain.events import Event, InstrumentRegistered, OrderAccepted, TradeExecuted
+from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
 from exchange.gateway.resources.analytics import BUCKETS_MAX
 from exchange.log.events import store_event
-from exchange.log.identity import command_claim, registration_command_id
+from exchange.log.identity import command_claim, registration_command_id, uuid7
 from exchange.ports import Claim, StoredEvent
 from projections import instruments, orders, positions, settlement, trades, vwap
 from projections.projector.lifecycle import ensure_generation, switch_live
@@ -39,6 +40,7 @@ CLIENT = f"{LONG}0000"
 NAMES = [f"INSTRUMENT-OF-A-LONG-NAME-{n:05}" for n in range(ROWS)]
 NAME = NAMES[0]
 COMMAND = UUID(int=7 << 76)
+PLACING = uuid7()
 TIME_MS = 1_790_000_000_000
 MINUTE = TIME_MS // vwap.MINUTE_MS
 SPAN = "start_time=2026-09-21T00:00:00Z&end_time=2026-09-27T23:59:59Z"
@@ -75,6 +77,23 @@ def registered(number: int) -> StoredEvent:
 
 def traded(number: int) -> StoredEvent:
     return at(trade(number), 1 + ROWS + number, ROWS, COMMAND)
+
+
+def placed() -> list[StoredEvent]:
+    """Return the events of an order that traded as often as one can."""
+    accepted = OrderAccepted(
+        CLIENT,
+        CLIENT,
+        NAME,
+        Side.BUY,
+        OrderType.LIMIT,
+        Price(WIDE),
+        Quantity(WIDE),
+        time_ms=TIME_MS,
+    )
+    events: list[Event] = [accepted, *(trade(n) for n in range(FILLS_MAX))]
+    first = 1 + 2 * ROWS
+    return [at(event, first + n, ROWS + 1, PLACING) for n, event in enumerate(events)]
 
 
 def at(event: Event, position: int, offset: int, command_id: UUID) -> StoredEvent:
@@ -135,6 +154,7 @@ async def fill(venue: Venue) -> None:
         ]
         await writer.append_events(listed, commands=ROWS, claims=claims)
         await writer.append_events([traded(n) for n in range(ROWS)])
+        await writer.append_events(placed())
     connection = await asyncpg.connect(venue.database_url)
     for name, tables in MODELS.items():
         await ensure_generation(connection, name, tables)
@@ -157,8 +177,13 @@ async def fill(venue: Venue) -> None:
         ("/instruments?limit=1000", "instruments", 1_000),
         ("/settlement/cycles?limit=100", "cycles", 100),
         ("/settlement/cycles/1?limit=1000", "clients", 1_000),
+        (f"/commands/{PLACING}", "trades", FILLS_MAX),
     ],
-    ids=lambda value: value.partition("?")[0].replace(CLIENT, "x") if "/" in str(value) else "",
+    ids=lambda value: (
+        value.partition("?")[0].replace(CLIENT, "x").replace(str(PLACING), "x")
+        if "/" in str(value)
+        else ""
+    ),
 )
 async def test_the_largest_page_of_a_list_holds_the_loop_for_a_moment(
     http: httpx.AsyncClient, path: str, listed: str, count: int
