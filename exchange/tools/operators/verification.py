@@ -48,7 +48,7 @@ def verify_log(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:
-        _show(Console(highlight=False), found)
+        show(Console(highlight=False), found)
     if any(one.problem is not None for one in found):
         raise typer.Exit(1)
 
@@ -115,24 +115,32 @@ async def _verify_shard(
     )
 
 
-def _show(console: Console, found: Sequence[Verified]) -> None:
+def show(console: Console, found: Sequence[Verified]) -> None:
+    """Print a line per log, and below them what differs and the chains to keep."""
     headings = ("shard", "positions", "batches", "claims", "resting", "state digest", "log")
     table = Table(*headings, box=None)
     for one in found:
-        verdict = "as recorded"
-        if one.problem is not None:
-            event = "" if one.problem_position is None else f"event {one.problem_position}: "
-            verdict = f"[red]{escape(event + one.problem)}[/red]"
+        is_empty = one.up_to <= one.after
         table.add_row(
             str(one.shard),
-            f"{one.after + 1:,} to {one.up_to:,}",
+            "none" if is_empty else f"{one.after + 1:,} to {one.up_to:,}",
             f"{one.batches:,}",
             f"{one.claims:,}",
             f"{one.resting_orders:,}",
             one.digest[:DIGEST_CHARACTERS],
-            verdict,
+            _verdict(one, is_empty),
         )
     console.print(table)
     for one in found:
+        if one.problem is not None:
+            event = "" if one.problem_position is None else f"event {one.problem_position}: "
+            problem = escape(f"shard {one.shard}: {event}{one.problem}")
+            console.print(f"[red]{problem}[/red]", soft_wrap=True)
         if one.problem is None and one.up_to:
             console.print(f"--expect {one.shard}:{one.up_to}:{one.chain}", soft_wrap=True)
+
+
+def _verdict(one: Verified, is_empty: bool) -> str:
+    if one.problem is not None:
+        return "[red]differs[/red]"
+    return "nothing was checked" if is_empty and one.after else "as recorded"

@@ -13,14 +13,15 @@ from typing import Any
 import asyncpg
 import pytest
 import typer
+from rich.console import Console
 
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Price, Quantity, Shard, Side
-from exchange.log.audit.verify import Unreachable, logged_shards, verify
+from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
 from exchange.log.chain import abridge_links, chain_links
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.tools.operators.adoption import LIFE_OFFSETS
-from exchange.tools.operators.verification import kept_chains
+from exchange.tools.operators.verification import kept_chains, show
 from tests.conftest import Services, drop_database, new_database
 from tests.projections.logs import MADE, SMALL_TICK, LogWriter, registrations, retried
 
@@ -561,3 +562,24 @@ def test_chains_are_given_by_shard_and_position() -> None:
 def test_a_chain_that_cannot_be_read_is_refused(texts: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
         kept_chains(texts)
+
+
+def test_what_differs_is_told_whole_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problem = f"the chain is {'0a' * 32}, not {'0b' * 32}"
+    one = Verified(0, 0, 9, 9, 3, 2, "c" * 64, "d" * 64, 4, problem, 7)
+
+    show(Console(width=80), [one])
+
+    assert f"shard 0: event 7: {problem}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_log_with_nothing_after_the_position_is_not_called_as_recorded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(Console(width=120), [Verified(0, 4, 4, 0, 0, 0, "c" * 64, "d" * 64, 0)])
+
+    shown = capsys.readouterr().out
+    assert "nothing was checked" in shown
+    assert "as recorded" not in shown
