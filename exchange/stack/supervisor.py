@@ -71,4 +71,6 @@ def _how(process: ManagedProcess, ending: Ending) -> str:
         return f"could not be started: {ending}"
     if ending < 0:
         return f"was killed by signal {-ending} (see {process.log_path})"
+    if ending == 0:  # it was asked to end: its last line is no reason
+        return f"ended with exit code 0 (see {process.log_path})"
     return f"ended with exit code {ending}: {process.last_words()}"

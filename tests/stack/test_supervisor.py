@@ -145,3 +145,18 @@ async def test_a_signal_that_arrives_twice_at_once_is_one_interrupt(
     now_s = 101.0
     interrupts.interrupt()
     assert interrupts.second.is_set()
+
+
+async def test_no_reason_is_quoted_of_a_process_that_was_asked_to_end(
+    make: MakeChild, diary: Path, tmp_path: Path
+) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    process = make("matcher")
+    supervisor = Supervisor(NO_SERVICES, ((process,),), lambda _, how, __: told.put_nowait(how))
+    await supervisor.start_processes()
+    await until(diary, 1)
+
+    process.signal(signal.SIGTERM)
+
+    assert await told.get() == f"ended with exit code 0 (see {tmp_path / 'matcher.log'})"
+    await supervisor.stop()
