@@ -19,6 +19,7 @@ from exchange.domain.values import Shard
 from exchange.waiting import retrieve_error
 
 BEAT_S: Final = 1.0
+STOP_S: Final = 5.0  # a beat that is cancelled ends at once, unless its server is silent
 HUNG_S: Final = 30.0  # no batch and no collection of garbage takes that long: something is wrong
 
 BEAT_LEASE = """
@@ -54,12 +55,13 @@ class Lease:
         await asyncio.shield(self._beating)
 
     async def stop(self) -> None:
+        """Have the thread end, and wait for that, though not for ever."""
         self._timer.cancel()
         self._stopped = True
         if self._cancel is not None:
             self._cancel()
         self._beating.add_done_callback(retrieve_error)
-        await asyncio.wait({self._beating})
+        await asyncio.wait({self._beating}, timeout=STOP_S)
 
     def _turn(self) -> None:
         self._turned_s = time.monotonic()

@@ -573,3 +573,20 @@ async def test_a_gap_stops_a_replay(changing: asyncpg.Connection) -> None:
 
     with pytest.raises(LogCorrupt, match="after position 0 is missing"):
         await anext(aiter(replay(changing, 0, after=0, up_to=3)))
+
+
+async def test_a_stop_does_not_wait_for_ever_for_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "STOP_S", 0.05)
+    asked, silent = threading.Event(), threading.Event()
+
+    async def connect() -> asyncpg.Connection:
+        asked.set()
+        silent.wait()
+        raise ConnectionError
+
+    beating = lease.Lease(Shard(0), connect)
+    try:
+        await asyncio.to_thread(asked.wait)
+        await asyncio.wait_for(beating.stop(), 2)
+    finally:
+        silent.set()
