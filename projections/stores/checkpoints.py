@@ -37,6 +37,15 @@ class ReadModelStale(Exception):
     """The model has not reached the wanted position in time."""
 
 
+def stale_text(projection: str, reached: Mapping[int, int], wanted: Mapping[int, int]) -> str:
+    """Say how far a model is, with positions as ``min_sequence`` takes them."""
+    at, not_yet_at = (
+        ",".join(f"{shard}:{position}" for shard, position in sorted(places.items()))
+        for places in (reached, wanted)
+    )
+    return f"{projection} is at {at}, not yet at {not_yet_at}"
+
+
 def is_live(table: Table, projection: str) -> ColumnElement[bool]:
     """Return the condition that a row is of the generation that queries read now."""
     live = select(LIVE.c.generation).where(LIVE.c.projection == projection).scalar_subquery()
@@ -129,7 +138,7 @@ class SequenceWaits:
         if wanted and not reached:
             raise ReadModelUnavailable(f"{projection} has no live generation yet")
         if not has_reached(reached, wanted):
-            raise ReadModelStale(f"{projection} is at {reached}, not yet at {dict(wanted)}")
+            raise ReadModelStale(stale_text(projection, reached, wanted))
         return reached
 
     async def _ask(self, places: Set[tuple[str, int]]) -> dict[tuple[str, int], int]:

@@ -192,6 +192,7 @@ async def test_a_waiter_is_told_when_the_model_does_not_get_there(
 
     assert reached == {0: 2}
     assert [type(error) for error in never] == [ReadModelStale, ReadModelStale]
+    assert str(never[0]) == "orders is at 0:2, not yet at 0:3"
 
 
 async def test_many_wait_at_once_and_one_that_gives_up_disturbs_no_other(
