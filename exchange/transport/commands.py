@@ -361,8 +361,8 @@ class KafkaCommandLog:
                 self._check_durable(admin, described[self._topic], self._allow_unsafe)
         except KafkaException as error:
             raise CommandLogLost(
-                f"topic {self._topic} cannot be described: {error}. If it was deleted:"
-                f" `exchange prepare` makes an empty one. {WAY_OUT}"
+                f"topic {self._topic} cannot be described: {error.args[0].str()}. If it was"
+                f" deleted: `exchange prepare` makes an empty one. {WAY_OUT}"
             ) from error
         return found
 

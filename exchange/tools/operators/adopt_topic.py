@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from exchange.config import Settings
-from exchange.ports import CommandLogLost
+from exchange.ports import CommandLogLost, Head
 from exchange.tools.operators.adoption import Adoption, HeadsMoved, Life, Told, TooFewPartitions
 from exchange.tools.terminal import ToolError, connect, progress_bar
+from exchange.transport.commands import WAY_OUT
 
 
 def adopt_topic(
@@ -51,13 +52,25 @@ async def _adopt(settings: Settings, *, yes: bool) -> None:
     except HeadsMoved as error:
         raise ToolError(f"Nothing was changed: {error}. Ask again.") from error
     except (CommandLogLost, KafkaException, TimeoutError) as error:
-        raise ToolError(f"Nothing was changed: Kafka cannot be read: {error!r}") from error
+        raise ToolError(f"Nothing was changed: {unread(error)}") from error
     except asyncpg.PostgresError as error:
         raise ToolError(
             f"PostgreSQL failed: {error}. Ask again: it was done for all shards or for none."
         ) from error
     finally:
         await connection.close()
+
+
+def unread(error: Exception) -> str:
+    """Say why Kafka cannot be read, to somebody who has just asked to adopt the topic."""
+    why = str(error).removesuffix(WAY_OUT).strip() or type(error).__name__
+    return f"Kafka cannot be read: {why}"
+
+
+def decided_up_to(head: Head) -> str:
+    """Say up to where a shard was decided in this life of the topic, if anything was."""
+    is_begun = head.next_offset > head.offset_base
+    return f"{head.next_offset - 1:,}" if is_begun else "nothing"
 
 
 async def _planned(adoption: Adoption) -> list[Life]:
@@ -78,7 +91,7 @@ def _show(console: Console, lives: Sequence[Life]) -> None:
         before, partition = life.before, life.partition
         table.add_row(
             str(before.shard),
-            f"{before.next_offset - 1:,}" if before.next_offset else "nothing",
+            decided_up_to(before),
             f"{partition.begin:,} to {partition.end - 1:,}" if partition.end else "nothing",
             f"{life.known:,}",
             f"{life.undecided:,}",

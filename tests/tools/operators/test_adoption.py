@@ -20,9 +20,9 @@ from exchange.log.audit.verify import verify
 from exchange.log.identity import command_claim, keyed_command_id, uuid7
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
-from exchange.ports import CommandsCut, ForeignTopic, Head, LastRecord, StaleWriter
+from exchange.ports import CommandLogLost, CommandsCut, ForeignTopic, Head, LastRecord, StaleWriter
 from exchange.processes.matcher import run_matcher
-from exchange.tools.operators.adopt_topic import adopt_topic
+from exchange.tools.operators.adopt_topic import adopt_topic, decided_up_to, unread
 from exchange.tools.operators.adoption import (
     FIND_LEFT_CLAIMS,
     LIFE_OFFSETS,
@@ -37,7 +37,7 @@ from exchange.tools.operators.adoption import (
     shards_to_examine,
 )
 from exchange.tools.terminal import ToolError
-from exchange.transport.commands import COMMAND_ID_HEADER, KafkaCommandLog
+from exchange.transport.commands import COMMAND_ID_HEADER, WAY_OUT, KafkaCommandLog
 from exchange.transport.messages import encode_command
 from tests.conftest import Services
 from tests.contracts.conftest import recreate_topic
@@ -63,6 +63,23 @@ select (select array_agg(head order by shard) from head)::text,
     (select tgenabled::text from pg_trigger
         where tgrelid = 'claims'::regclass and tgname = 'refuse_changes')
 """
+
+
+def test_what_is_shown_as_decided_is_of_this_life_of_the_topic() -> None:
+    begun = next_life(no_head(1), "topic-2", Known(0))
+
+    assert [decided_up_to(head) for head in (HEAD, no_head(1), begun)] == [
+        "41",
+        "nothing",
+        "nothing",
+    ]
+
+
+def test_nobody_is_sent_back_to_the_adoption_that_could_not_read_kafka() -> None:
+    assert unread(CommandLogLost(f"the topic is gone. {WAY_OUT}")) == (
+        "Kafka cannot be read: the topic is gone."
+    )
+    assert unread(TimeoutError()) == "Kafka cannot be read: TimeoutError"
 
 
 def test_a_life_begins_beyond_all_offsets_that_were_used_and_at_the_first_unknown_record() -> None:
