@@ -79,7 +79,7 @@ class Kind(StrEnum):
 
     ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
     instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a position in the
-    past.
+    past. ``OUTCOMES`` are questions for what became of a command.
     """
 
     ORDERS = "orders"
@@ -87,6 +87,7 @@ class Kind(StrEnum):
     RETRIES = "retries"
     OPERATIONS = "operations"
     HISTORY = "history"
+    OUTCOMES = "outcomes"
 
 
 class Limit(Struct, frozen=True):
@@ -106,7 +107,8 @@ NO_LIMIT: Final = Limit(0, 0)
 class Limits(Struct, frozen=True):
     """The limits of each client, by kind; ``address`` is that of an address for its orders.
 
-    It is for its cancels too, counted apart. Of the other kinds an address has as much as a client.
+    It is for its cancels and for the outcomes that it asks for too, each counted apart. Of the
+    other kinds an address has as much as a client.
     """
 
     orders: Limit = NO_LIMIT
@@ -129,6 +131,8 @@ class Limits(Struct, frozen=True):
                 return self.operations, self.operations
             case Kind.HISTORY:
                 return self.history, self.history
+            case Kind.OUTCOMES:
+                return NO_LIMIT, self.address
 
 
 NO_LIMITS: Final = Limits()

@@ -37,8 +37,10 @@ from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, Problem
 from exchange.gateway.http.requests import body_hash, location, query
 from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
+from exchange.gateway.parts.admission import charge, origin_of
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, decision_of, key_conflict
+from exchange.gateway.parts.limits import Kind
 from exchange.gateway.parts.reading import log_connection
 from exchange.gateway.parts.submission import lost
 from exchange.gateway.resources.instruments import RegisteredView, other_definition, registered
@@ -110,6 +112,7 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
             Code.COMMAND_NOT_FOUND,
             Code.INSTRUMENT_NOT_FOUND,
             Code.KAFKA_UNAVAILABLE,
+            Code.RATE_LIMITED,
             *READING,
         ),
     )
@@ -124,6 +127,7 @@ async def get_command(request: Request) -> Response:
     parameters = query(request)
     at = location(parameters["at"], "at") if "at" in parameters else None
     asked = body_hash(parameters)
+    await charge(gateway, Kind.OUTCOMES, None, origin_of(request))
     stored = await _find(gateway, command_id)
     if not stored and at is not None and await gateway.backlog.is_waiting(*at):
         view = PendingView(str(command_id), "pending")

@@ -336,6 +336,21 @@ async def test_the_rare_commands_have_a_budget(venue: Venue) -> None:
     assert {(a.status_code, a.json()["outcome"]) for a in refused} == {(429, "none")}
 
 
+async def test_asking_for_outcomes_has_a_budget_of_its_own(venue: Venue) -> None:
+    async with limited(venue) as http:
+        name = "ASKED-USD"
+        await register(http, name)
+        placed = await http.post("/orders", json=order(name))
+        await spend_all(venue, Kind.ORDERS)
+        path = f"/commands/{placed.json()['command_id']}"
+        let_in = await http.get(path)
+        await spend_all(venue, Kind.OUTCOMES)
+        refused = await http.get(path)
+
+    assert (let_in.status_code, let_in.headers["RateLimit-Remaining"]) == (200, "999")
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate.limited")
+
+
 async def test_history_has_a_budget(venue: Venue) -> None:
     async with limited(venue, history=Slow(1, 5)) as http, connected(http) as client:
         name = "PAST-USD"
