@@ -35,6 +35,8 @@ from exchange.transport.messages import encode_command
 FIRST_SHARD: Final = Shard(0)
 DELIVERY_TIMEOUT_S: Final = 30.0  # brokers learn of a new partition within a second
 DECIDING_TIMEOUT_S: Final = 600.0  # shard 0 may have a long log to restore and a backlog
+CONNECT_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 60.0  # each question takes milliseconds
 POLL_S: Final = 0.1
 SILENT: Final = (
     "it has decided nothing of them, or has quarantined what was sent, as its matcher then logged;"
@@ -217,11 +219,13 @@ async def _producer(settings: Settings) -> AsyncIterator[CommandProducer]:
 
 @asynccontextmanager
 async def _connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(settings.database_url)
+    connection = await asyncpg.connect(
+        settings.database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=ANSWER_TIMEOUT_S
+    )
     try:
         yield connection
     finally:
-        await connection.close()
+        connection.terminate()  # a farewell to a silent server would wait for it
 
 
 class _Silence:

@@ -246,3 +246,16 @@ async def test_before_the_first_close_shards_begin_in_the_first_cycle(grown: Ven
 
 def test_the_log_knows_as_many_shards_as_the_settings() -> None:
     assert values.SHARDS_MAX == SHARDS_MAX
+
+
+async def test_a_log_that_falls_silent_is_not_waited_for_without_end(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read_silence(connection: asyncpg.Connection) -> None:
+        await connection.execute("select pg_sleep(5)")
+
+    monkeypatch.setattr(growing, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(growing, "read_placed_shards", read_silence)
+
+    with pytest.raises(StackError, match="PostgreSQL failed while shards were added"):
+        await add_shards(settings_of(venue, 2))
