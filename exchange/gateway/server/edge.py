@@ -24,7 +24,7 @@ from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.parts.admission import BUDGET
 from exchange.gateway.parts.limits import UNLIMITED, Budget
 from exchange.gateway.parts.metrics import Metrics
-from exchange.gateway.server.origins import SAFE_METHODS, may_act
+from exchange.gateway.server.origins import FOREIGN_PAGE, SAFE_METHODS, may_act
 from exchange.telemetry import tracing
 from exchange.telemetry.tracing import Spanned
 
@@ -108,7 +108,7 @@ class Edge:
     def _check_origin(self, scope: Scope) -> None:
         """Refuse what a page of another site asks a browser to do here."""
         if scope["method"] not in SAFE_METHODS and not may_act(scope, self._origins):
-            detail = "This page's origin is not among STREAM_ORIGINS; nothing was done."
+            detail = f"{FOREIGN_PAGE} Nothing was done."
             raise Problem(Code.FOREIGN_ORIGIN, detail, outcome="none")
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:

@@ -1,8 +1,9 @@
 """Which web pages may act here: a browser sends what any page asks it to, and names the page.
 
 Programs name no origin. A page is let in if an operator named it, or if it comes from the
-host that it talks to. That host must be an address or ``localhost``: any other name may be one
-that a stranger made to lead here ("DNS rebinding"), unless an operator says that it is ours.
+host and port that it talks to. That host must be an address or ``localhost``: any other name
+may be one that a stranger made to lead here ("DNS rebinding"), unless an operator says that it
+is ours.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,10 @@ from starlette.types import Scope
 ANY_ORIGIN: Final = "*"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing
 LOCALHOST: Final = "localhost"
+FOREIGN_PAGE: Final = (
+    "This page is neither of the host (an address or localhost) and port that it asks,"
+    " nor named in STREAM_ORIGINS."
+)
 
 
 def may_act(scope: Scope, named: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.context import Gateway
-from exchange.gateway.server.origins import may_act
+from exchange.gateway.server.origins import FOREIGN_PAGE, may_act
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.protocol.frames import HEARTBEAT_MS
 from exchange.gateway.stream.session import Session
@@ -83,8 +83,7 @@ class Stream:
         if self.stopping or len(self.sessions) >= CONNECTIONS_MAX:
             return Problem(Code.BUSY, "No more connections are taken here.").response()
         if not may_act(websocket.scope, self.origins):
-            detail = "This page's origin is not among STREAM_ORIGINS."
-            return Problem(Code.ORIGIN, detail).response()
+            return Problem(Code.ORIGIN, FOREIGN_PAGE).response()
         if self.by_address[address] >= self.connections_per_address:
             most = self.connections_per_address
             detail = f"An address has at most {most} connections (STREAM_CONNECTIONS_PER_ADDRESS)."

@@ -60,6 +60,7 @@ async def test_a_foreign_page_changes_nothing(
     response = await http.post(path, headers={"Origin": origin})
 
     assert (response.status_code, response.json()["code"]) == (403, "request.origin")
+    assert "host (an address or localhost) and port" in response.json()["detail"]
     assert response.headers["content-type"] == "application/problem+json"
 
 
