@@ -8,7 +8,7 @@ again, once (``stores.redis`` says how).
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 from msgspec import Struct
@@ -36,6 +36,7 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
+from exchange.waiting import turns
 from projections.stores.redis import (
     MOVE,
     RedisProjection,
@@ -118,6 +119,7 @@ return {
 """
 
 ALL_LEVELS: Final = 0
+NUMBERS_AT_ONCE: Final = 10_000  # a price and a quantity of each level: some 3 ms
 
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
@@ -151,7 +153,7 @@ async def read_book(
     reached = complete_position(position, target)
     if reached is None:
         raise being_filled(NAME, shard)
-    return BookView(reached, int(time_ms), list(_levels(bids)), list(_levels(asks)))
+    return BookView(reached, int(time_ms), await _levels(bids), await _levels(asks))
 
 
 async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
@@ -267,9 +269,12 @@ def _changed(quantity: int, change: int, price: int) -> int:
     return quantity + change
 
 
-def _levels(flat: Sequence[bytes | str]) -> Iterator[Level]:
-    for price, quantity in zip(flat[::2], flat[1::2], strict=True):
-        yield int(price), int(quantity)
+async def _levels(flat: Sequence[bytes | str]) -> list[Level]:
+    return [
+        (int(some[at]), int(some[at + 1]))
+        async for some in turns(flat, NUMBERS_AT_ONCE)
+        for at in range(0, len(some), 2)
+    ]
 
 
 def _side_keys(prefix: str, instrument: str, side: Side) -> tuple[str, str]:

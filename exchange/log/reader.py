@@ -344,10 +344,10 @@ async def read_progress(connection: asyncpg.Connection) -> dict[int, Progress]:
 
 
 async def read_events_at(
-    connection: asyncpg.Connection, shard: int, offset: int
+    connection: asyncpg.Connection, shard: int, offset: int, *, limit: int | None = None
 ) -> list[StoredEvent]:
-    """Return the events of the command at a Kafka offset."""
-    return _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, [shard], [offset], None))
+    """Return the events of the command at a Kafka offset; of too many, any ``limit`` of them."""
+    return _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, [shard], [offset], limit))
 
 
 async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> list[Claim]:
@@ -397,20 +397,26 @@ async def find_outcomes(
     return nowhere | found
 
 
-async def find_command(connection: asyncpg.Connection, command_id: UUID) -> list[StoredEvent]:
-    """Return the events that a command caused; none if the log does not know it."""
+async def find_command(
+    connection: asyncpg.Connection, command_id: UUID, *, limit: int | None = None
+) -> list[StoredEvent]:
+    """Return the events that a command caused, none if the log does not know it.
+
+    Of too many, any ``limit`` of them.
+    """
     if is_keyed(command_id):
         claims = await read_claims(connection, [command_claim(command_id)])
     else:
         claims = await find_unkeyed(connection, [command_id])
     if not claims:
         return []
-    stored = await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
-    return await follow_retries(connection, stored)
+    first = (claims[0].shard, claims[0].kafka_offset)
+    stored = await read_events_at(connection, *first, limit=limit)
+    return await follow_retries(connection, stored, limit=limit)
 
 
 async def follow_retries(
-    connection: asyncpg.Connection, stored: list[StoredEvent]
+    connection: asyncpg.Connection, stored: list[StoredEvent], *, limit: int | None = None
 ) -> list[StoredEvent]:
     """Return the events of a quarantined command's retry, which may have been retried itself.
 
@@ -422,7 +428,8 @@ async def follow_retries(
         claims = await read_claims(connection, [command_claim(command_id)])
         if not claims:
             return stored
-        retried = await read_events_at(connection, claims[0].shard, claims[0].kafka_offset)
+        first = (claims[0].shard, claims[0].kafka_offset)
+        retried = await read_events_at(connection, *first, limit=limit)
         if not retried:  # claimed, and not decided yet
             return stored
         stored = retried

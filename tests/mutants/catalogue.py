@@ -380,8 +380,8 @@ MUTANTS = [
     Mutant(
         "a long answer comes without its trades",
         "exchange/gateway/stream/protocol/frames.py",
-        "trades = list(pieces(answer.trades)) if isinstance(answer, OrderAnswer) else []",
-        "trades = []",
+        'numbered = {"trades": trades, "part": part,',
+        'numbered = {"trades": [], "part": part,',
         (
             "tests/gateway/stream/test_renderer.py::test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together",
         ),

@@ -11,17 +11,19 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
-from projections.book import APPLY, BookView, book_projection, read_book
+from projections.book import ALL_LEVELS, APPLY, BookView, book_projection, read_book
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.stores.redis import START, ModelWaits
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
 from tests.projections.folds import fold_book
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import assert_models_equal_folds
+from tests.turns import HELD_MS_MAX, TRIES, longest_turn_ms
 
 pytestmark = pytest.mark.anyio
 
 LEVELS = 100
+WIDE = 2**52  # a quantity of as many digits as there are
 NO_ORDERS: dict[str, list[tuple[int, int]]] = {"bids": [], "asks": []}
 CHECKPOINT = "{book:1:0}:checkpoint"
 
@@ -235,3 +237,19 @@ async def test_a_malformed_batch_writes_nothing(redis: Redis, arguments: list[st
 
     assert await redis.keys("*") == [CHECKPOINT.encode()]
     assert await cast("Any", redis.hget(CHECKPOINT, "position")) == b"0"
+
+
+async def test_the_largest_book_is_read_a_part_at_a_time(redis: Redis) -> None:
+    levels = [(price, WIDE) for price in range(1, 100_001)]
+    await redis.hset("{book:1:0}:checkpoint", mapping={"position": 1, "target": 1, "time_ms": 1})
+    for first in range(0, len(levels), 10_000):
+        some = levels[first : first + 10_000]
+        for side in ("buy", "sell"):
+            await redis.zadd(f"{{book:1:0}}:B:{side}:prices", {str(p): p for p, _ in some})
+            await redis.hset(f"{{book:1:0}}:B:{side}:quantities", mapping=dict(some))
+
+    view = await read_book(redis, 1, 0, "B", ALL_LEVELS)
+    held_ms = [await longest_turn_ms(read_book(redis, 1, 0, "B", ALL_LEVELS)) for _ in range(TRIES)]
+
+    assert (view.bids, view.asks) == (levels[::-1], levels)
+    assert min(held_ms) < HELD_MS_MAX, held_ms

@@ -3,9 +3,8 @@
 A page of many rows is written in turns, so that the event loop serves others between them.
 """
 
-import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, TypeVar
@@ -16,8 +15,8 @@ from starlette.responses import Response
 
 from exchange.domain.values import Side
 from exchange.gateway.http.amounts import Amount
+from exchange.waiting import turns
 
-ROWS_AT_ONCE: Final = 200  # some 5 ms
 SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
 
 encoder: Final = msgspec.json.Encoder()
@@ -28,19 +27,8 @@ View = TypeVar("View")
 
 
 async def in_turns(render: Callable[[Row], View], rows: Sequence[Row]) -> list[View]:
-    """Render rows, and let others have the event loop in between: a week of minutes takes 0.2 s."""
-    views: list[View] = []
-    async for part in in_parts(rows):
-        views.extend(map(render, part))
-    return views
-
-
-async def in_parts(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
-    """Split rows, and let others have the event loop after each part of several."""
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        yield rows[first : first + ROWS_AT_ONCE]
-        if len(rows) > ROWS_AT_ONCE:
-            await asyncio.sleep(0)
+    """Render rows, some at a time: a week of minutes takes 0.2 s."""
+    return [render(row) async for some in turns(rows) for row in some]
 
 
 class OrderView(Struct, frozen=True):

@@ -25,7 +25,7 @@ from exchange.domain.values import (
 )
 from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
-from exchange.gateway.http.responses import OrderView, TradeView, in_parts, in_turns, timestamp
+from exchange.gateway.http.responses import OrderView, encoder, in_turns, timestamp
 from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
 from exchange.gateway.parts.admission import Origin, admit, over_limit
 from exchange.gateway.parts.context import Gateway
@@ -44,7 +44,9 @@ from exchange.log.identity import body_hash, command_claim, command_id_for, is_k
 from exchange.log.reader import read_claims
 from exchange.ports import Claim
 
+# Written already: a book once for all orders of its batch, and many trades in turns with others.
 Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
+Trade = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/TradeView"})]
 
 
 class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +77,7 @@ class PlacedView(Struct, frozen=True):
     """What ``POST /orders`` answers; ``orderbook`` is null where it is not known yet."""
 
     order: OrderView
-    trades: list[TradeView]
+    trades: list[Trade]
     orderbook: Book | None
     sequence: int
     command_id: str
@@ -177,9 +179,7 @@ async def placed_view(
         Problem: The exchange refused the order.
     """
     check_accepted(decision, command_id)
-    order = None
-    async for part in in_parts(decision.events):
-        order = fold(order, part)
+    order = await fold(None, decision.events)
     assert order is not None, "an accepted order has an OrderAccepted event"
     return PlacedView(
         order_view(order, listing),
@@ -351,9 +351,9 @@ async def _not_open(
     )
 
 
-async def _trades(decision: Decision, listing: Listing) -> list[TradeView]:
+async def _trades(decision: Decision, listing: Listing) -> list[Raw]:
     trades = [decided for decided in decision.events if isinstance(decided.event, TradeExecuted)]
-    return await in_turns(lambda trade: trade_view(trade, listing), trades)
+    return await in_turns(lambda decided: Raw(encoder.encode(trade_view(decided, listing))), trades)
 
 
 async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:

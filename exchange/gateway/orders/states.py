@@ -7,7 +7,7 @@ while the projector is away.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
@@ -22,6 +22,7 @@ from exchange.gateway.parts.listings import Listing, Listings
 from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import find_order_instrument, read_events_with_text
+from exchange.waiting import turns
 from projections import orders
 from projections.orders import Order, after, begun, changes, is_id_taken
 
@@ -30,18 +31,14 @@ from projections.orders import Order, after, begun, changes, is_id_taken
 TAIL_EVENTS_MAX: Final = 200_000
 
 
-def fold(order: Order | None, events: Iterable[DecidedEvent]) -> Order | None:
+async def fold(order: Order | None, events: Sequence[DecidedEvent]) -> Order | None:
     """Return an order after more of its events; None while it does not exist.
 
     Events of other orders must not be among them, except that a trade has two.
     """
-    for decided in events:
-        event = decided.event
-        if isinstance(event, OrderAccepted | OrderRejected):
-            order = begun(decided, event)
-        for change in changes(event):
-            if order is not None and change.order_id == order.order_id:
-                order = after(order, change, decided)
+    async for some in turns(events):
+        for decided in some:
+            order = _next(order, decided)
     return order
 
 
@@ -69,7 +66,7 @@ async def order_after(
             tail = await _read_tail(connection, listing.shard, order_id, checkpoint, sequence)
     except TimeoutError as error:
         raise Problem(Code.READ_UNAVAILABLE, "Too many ask for the log's end.") from error
-    return fold(order, tail)
+    return await fold(order, tail)
 
 
 async def listing_of_order(listings: Listings, order_id: str) -> Listing:
@@ -125,6 +122,16 @@ def order_view(order: Order, listing: Listing) -> OrderView:
     )
 
 
+def _next(order: Order | None, decided: DecidedEvent) -> Order | None:
+    event = decided.event
+    if isinstance(event, OrderAccepted | OrderRejected):
+        order = begun(decided, event)
+    for change in changes(event):
+        if order is not None and change.order_id == order.order_id:
+            order = after(order, change, decided)
+    return order
+
+
 async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
     """Return the order as the read model has it, and the position that it is exactly as of.
 
@@ -144,7 +151,12 @@ async def _read_tail(
 ) -> list[DecidedEvent]:
     quoted_id = encoder.encode(order_id).decode()
     stored = await read_events_with_text(connection, shard, quoted_id, after=after, up_to=up_to)
-    return [decided for decided in loaded(stored) if _concerns(decided.event, order_id)]
+    return [
+        decided
+        async for some in turns(stored)
+        for decided in loaded(some)
+        if _concerns(decided.event, order_id)
+    ]
 
 
 def _concerns(event: Event, order_id: str) -> bool:

@@ -21,12 +21,13 @@ from exchange.domain.events import (
 from exchange.domain.values import RejectReason
 from exchange.gateway.http.problems import REFUSALS, Code, Problem, order_not_found
 from exchange.gateway.http.requests import wants_async
-from exchange.gateway.http.responses import PendingView, in_turns, json_response
+from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.parts.listings import Listing, book_members
 from exchange.gateway.parts.reading import loaded
 from exchange.log.events import DecidedEvent
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 from exchange.transport.messages import Depth
+from exchange.waiting import turns
 
 RESENT_HEADER: Final = "Idempotent-Replayed"
 
@@ -119,9 +120,8 @@ async def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) ->
     """
     assert events, "a decided command has at least one event"
     command_id = str(events[0].command_id)
-    decided = await in_turns(
-        lambda event: loaded([event], outcome="unknown", command_id=command_id)[0], events
-    )
+    fields = {"outcome": "unknown", "command_id": command_id}
+    decided = [one async for some in turns(events) for one in loaded(some, **fields)]
     return Decision(decided, resent=resent)
 
 

@@ -37,7 +37,7 @@ from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, Problem
 from exchange.gateway.http.requests import body_hash, location, query
 from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
-from exchange.gateway.parts.admission import charge, origin_of
+from exchange.gateway.parts.admission import charge, charge_history, origin_of
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, decision_of, key_conflict
 from exchange.gateway.parts.limits import Kind
@@ -51,6 +51,9 @@ from exchange.ports import UNKNOWN_BODY, StoredEvent
 
 # A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
 LATE_S: Final = 1.0
+
+# The outcome of an order that swept the book has up to 10,000 trades: it costs history too.
+EVENTS_FREE_MAX: Final = 100
 
 
 class AcceptedOrder(PlacedView, frozen=True):
@@ -136,9 +139,12 @@ async def get_command(request: Request) -> Response:
     if not stored:
         is_displaced = at is not None and await gateway.backlog.is_of_former_life(*at)
         stored = await _find_late(gateway, command_id)
+    if len(stored) > EVENTS_FREE_MAX:
+        await charge_history(request)
+        async with log_connection(gateway.engine) as connection:
+            stored = await find_command(connection, command_id)
     if stored:
-        decision = await decision_of(stored)
-        return json_response(await _decided(gateway, decision, command_id, asked))
+        return json_response(await _decided(gateway, await decision_of(stored), command_id, asked))
     if is_displaced:
         return json_response(LostView(str(command_id), "lost", "none", lost(command_id).view()))
     raise await _not_found(gateway, command_id, at)
@@ -162,7 +168,7 @@ async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | N
 
 
 async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
-    """Return the events of a command that may have been on its way; none if it was not.
+    """Return what ``_find`` does, of a command that may have been on its way too.
 
     Raises:
         Problem: 503, it cannot be told.
@@ -174,8 +180,9 @@ async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
 
 
 async def _find(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
+    """Return a command's first events; one more than are free if there are more."""
     async with log_connection(gateway.engine) as connection:
-        return await find_command(connection, command_id)
+        return await find_command(connection, command_id, limit=EVENTS_FREE_MAX + 1)
 
 
 async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> Struct:

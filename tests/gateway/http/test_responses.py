@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from exchange.gateway.http.responses import ROWS_AT_ONCE, in_turns
+from exchange.gateway.http.responses import in_turns
+from exchange.waiting import AT_ONCE
 
 pytestmark = pytest.mark.anyio
 
@@ -24,9 +25,9 @@ async def test_a_long_list_is_rendered_in_turns_with_others() -> None:
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    views = await in_turns(render, range(10 * ROWS_AT_ONCE))
+    views = await in_turns(render, range(10 * AT_ONCE))
     beside.cancel()
 
-    assert views == [-row for row in range(10 * ROWS_AT_ONCE)]
+    assert views == [-row for row in range(10 * AT_ONCE)]
     steps = [later - earlier for earlier, later in pairwise([*turns, len(rendered)])]
-    assert max(steps) <= ROWS_AT_ONCE
+    assert max(steps) <= AT_ONCE

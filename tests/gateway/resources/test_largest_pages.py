@@ -4,9 +4,7 @@ The rows are put into the read models as they are: what a page costs does not de
 them. What counts is processor time of the loop's thread, from one turn to the next.
 """
 
-import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from uuid import UUID
 
@@ -18,6 +16,7 @@ from sqlalchemy import Table
 from exchange.domain.engine import FILLS_MAX
 from exchange.domain.events import Event, InstrumentRegistered, OrderAccepted, TradeExecuted
 from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
+from exchange.gateway.parts.limits import Limit, Limits
 from exchange.gateway.resources.analytics import BUCKETS_MAX
 from exchange.log.events import store_event
 from exchange.log.identity import command_claim, registration_command_id, uuid7
@@ -27,11 +26,10 @@ from projections.projector.lifecycle import ensure_generation, switch_live
 from tests.conftest import Services
 from tests.gateway.conftest import Venue, gateway_at, new_venue
 from tests.projections.logs import LogWriter
+from tests.turns import HELD_MS_MAX, TRIES, longest_turn_ms
 
 pytestmark = pytest.mark.anyio
 
-HELD_MS_MAX = 50
-TRIES = 3  # a garbage collection, or another task of the gateway, may fall into one of them
 ROWS = 1_001  # one more than a page has
 CYCLES = 101
 WIDE = 2**52  # amounts of as many digits as there are
@@ -41,6 +39,7 @@ NAMES = [f"INSTRUMENT-OF-A-LONG-NAME-{n:05}" for n in range(ROWS)]
 NAME = NAMES[0]
 COMMAND = UUID(int=7 << 76)
 PLACING = uuid7()
+REGISTERING = registration_command_id(NAME)
 TIME_MS = 1_790_000_000_000
 MINUTE = TIME_MS // vwap.MINUTE_MS
 SPAN = "start_time=2026-09-21T00:00:00Z&end_time=2026-09-27T23:59:59Z"
@@ -179,40 +178,18 @@ async def fill(venue: Venue) -> None:
         ("/settlement/cycles/1?limit=1000", "clients", 1_000),
         (f"/commands/{PLACING}", "trades", FILLS_MAX),
     ],
-    ids=lambda value: (
-        value.partition("?")[0].replace(CLIENT, "x").replace(str(PLACING), "x")
-        if "/" in str(value)
-        else ""
-    ),
+    ids=lambda value: value.partition("?")[0].replace(CLIENT, "x") if "/" in str(value) else "",
 )
 async def test_the_largest_page_of_a_list_holds_the_loop_for_a_moment(
     http: httpx.AsyncClient, path: str, listed: str, count: int
 ) -> None:
     answer = await http.get(path)
     assert answer.status_code == 200, answer.text
-    held_ms = [await longest_turn_ms(http, path) for _ in range(TRIES)]
+    held_ms = [await longest_turn_ms(http.get(path)) for _ in range(TRIES)]
 
     told = json.loads(answer.content)
     assert len(told[listed]) == count
     assert min(held_ms) < HELD_MS_MAX, held_ms
-
-
-async def longest_turn_ms(http: httpx.AsyncClient, path: str) -> float:
-    """Return for how long a request keeps the loop from its other tasks at most."""
-    longest_s = 0.0
-
-    async def watch() -> None:
-        nonlocal longest_s
-        while True:
-            began_s = time.thread_time()
-            await asyncio.sleep(0)
-            longest_s = max(longest_s, time.thread_time() - began_s)
-
-    watching = asyncio.create_task(watch())
-    response = await http.get(path)
-    watching.cancel()
-    assert response.status_code == 200
-    return 1_000 * longest_s
 
 
 @pytest.mark.parametrize(
@@ -232,3 +209,17 @@ async def test_a_list_of_instruments_goes_on_where_its_page_ended(
     assert rest["next_cursor"] is None
     assert two == rest
     assert (wrong.status_code, wrong.json()["field"]) == (422, "cursor")
+
+
+async def test_the_outcome_of_an_order_that_swept_the_book_is_history(
+    services: Services, template_database: str
+) -> None:
+    one = Limits(history=Limit(1, 1))
+    async with new_venue(services, template_database) as venue:
+        await fill(venue)
+        async with gateway_at(venue, limits=one) as http:
+            small = [await http.get(f"/commands/{REGISTERING}") for _ in range(3)]
+            large = [await http.get(f"/commands/{PLACING}") for _ in range(3)]
+
+    assert [answer.status_code for answer in small] == [200] * 3
+    assert 429 in {answer.status_code for answer in large}

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.domain.values import Offset, Position
+from exchange.domain.events import TradeExecuted
+from exchange.domain.values import Offset, Position, Price, Quantity, Shard, Side
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness
@@ -21,7 +23,10 @@ from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.order_updates import KnownOrders
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.events import store_event
 from exchange.ports import StoredEvent
+from exchange.waiting import AT_ONCE
+from projections.feed import READ_EVENTS_MAX
 from projections.orders import Order
 from projections.projector.projector import run_projector
 from tests.projections.folds import fold_book, fold_histories, fold_trades
@@ -349,3 +354,49 @@ async def test_a_follower_whose_catching_up_crashes_is_told(
             while follower.failure is None:
                 await asyncio.sleep(0.02)
     assert follower.failure.code is Code.INTERNAL
+
+
+async def test_a_burst_of_trades_is_told_in_turns_with_others(
+    database_url: str, redis: Redis
+) -> None:
+    """The feed has nothing, as no projector runs: the log gives the whole burst at once."""
+    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"))
+    hub = Hub(engine, redis, Freshness(engine))
+    follower = Follower()
+    seen = [0]
+
+    async def watch() -> None:
+        while seen[-1] < READ_EVENTS_MAX:
+            await asyncio.sleep(0)
+            seen.append(len(follower.trades))
+
+    async with LogWriter.open(database_url) as writer:
+        await join(hub, follower, Channel.TRADES)
+        burst = [stored(trade(n), n) for n in range(1, READ_EVENTS_MAX + 1)]
+        async with asyncio.timeout(SETTLE_S):
+            watching = asyncio.create_task(watch())
+            await writer.append_events(burst)
+            await watching
+    await hub.stop()
+    await engine.dispose()
+
+    assert follower.trades == list(range(1, READ_EVENTS_MAX + 1))
+    assert max(later - earlier for earlier, later in pairwise(seen)) <= AT_ONCE
+
+
+def trade(number: int) -> TradeExecuted:
+    one = Quantity(1)
+    return TradeExecuted(
+        INSTRUMENT, Price(TICK), one, Side.BUY, f"t{number}", "a", one, f"m{number}", "b", one,
+        time_ms=1,
+    )  # fmt: skip
+
+
+def stored(event: TradeExecuted, position: int) -> StoredEvent:
+    return store_event(
+        event,
+        shard=Shard(0),
+        position=Position(position),
+        command_id=uuid4(),
+        kafka_offset=Offset(0),
+    )

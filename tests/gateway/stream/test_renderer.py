@@ -12,6 +12,7 @@ import pytest
 
 from exchange.domain.events import Event, OrderAccepted, TradeExecuted
 from exchange.domain.values import Position, Shard, Side
+from exchange.gateway.http.responses import encoder
 from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing, book_members, trade_view
 from exchange.gateway.stream.feed.book_snapshots import BookSnapshots
@@ -183,7 +184,7 @@ def answer_with(trades: int) -> OrderAnswer:
     return OrderAnswer(
         order=order_view(order, LISTING),
         trades=[
-            trade_view(event, WIDE)
+            msgspec.Raw(encoder.encode(trade_view(event, WIDE)))
             for event in decided(
                 (
                     with_long_ids(trade(maker=1, taker=2, price=7, quantity=1), n)

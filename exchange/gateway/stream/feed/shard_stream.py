@@ -31,7 +31,7 @@ from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import DecidedEvent
 from exchange.telemetry import tracing
-from exchange.waiting import heed_cancellation, retrieve_error
+from exchange.waiting import heed_cancellation, retrieve_error, turns
 from projections import book as books
 from projections import trades
 from projections.book import ALL_LEVELS, read_book
@@ -201,15 +201,18 @@ class ShardStream:
             return
         if not events:
             return
-        mine = _by_instrument(events, self._instruments)
         traces = await self._feed.traces(events)
-        # From here on nothing waits: whoever joins does so before these events or after them.
-        self._feed.advance(events)
         with tracing.hop("stream", traces):
-            for name, of_one in mine.items():
-                instrument = self._instruments.get(name)
-                if instrument is not None:
-                    self._offer(instrument, of_one)
+            async for some in turns(events):
+                self._advance(some)
+
+    def _advance(self, events: Sequence[DecidedEvent]) -> None:
+        """Offer events in one turn: whoever joins does so before all of them or after them."""
+        self._feed.advance(events)
+        for name, mine in _by_instrument(events, self._instruments).items():
+            instrument = self._instruments.get(name)
+            if instrument is not None:  # those before it may have ended its last subscription
+                self._offer(instrument, mine)
 
     def _offer(self, instrument: FollowedInstrument, events: Sequence[DecidedEvent]) -> None:
         try:

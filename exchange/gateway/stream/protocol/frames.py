@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.problems import ProblemMembers
@@ -256,13 +256,27 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]:
     """Yield the text of an answer; one to an order with very many trades comes in parts."""
-    trades = list(pieces(answer.trades)) if isinstance(answer, OrderAnswer) else []
-    if len(trades) <= 1:
+    parts = _parts_of(answer.trades) if isinstance(answer, OrderAnswer) else []
+    if len(parts) <= 1:
         yield text_of(answer)
         return
-    for part, some in enumerate(trades, 1):
-        numbered = {"trades": some, "part": part, "parts": len(trades)}
+    for part, trades in enumerate(parts, 1):
+        numbered = {"trades": trades, "part": part, "parts": len(parts)}
         yield text_of(msgspec.structs.replace(answer, **numbered))
+
+
+def _parts_of(trades: Sequence[Raw]) -> list[list[Raw]]:
+    """Cut written trades so that each part fits into a message."""
+    parts: list[list[Raw]] = [[]]
+    part_bytes = 0
+    for trade in trades:
+        size_bytes = memoryview(trade).nbytes + 1  # and a comma
+        if parts[-1] and part_bytes + size_bytes > PIECE_BYTES_MAX:
+            parts.append([])
+            part_bytes = 0
+        parts[-1].append(trade)
+        part_bytes += size_bytes
+    return parts
 
 
 def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:
