@@ -8,11 +8,22 @@ stack starts, at its local port.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 import msgspec
@@ -29,6 +40,7 @@ PROJECT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
 LOOPBACK = "127.0.0.1"
 
 PORT_MAX: Final = 65_535
+NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)  # 1e1 is somebody's mistake
 SHARDS_MAX: Final = 64  # each takes thousands of orders a second: no machine here fills more
 # Of a gateway, for itself: health and the matcher's progress take one each, outcomes and scans of
 # the log's end two each; three are for what a command asks (its instrument, its order, its key).
@@ -246,15 +258,15 @@ def described(form: Any) -> str | None:
     """Return in words what the type of a field allows; None if that is any text, or list of it."""
     if form is bool:
         return "one of yes, no"
-    if get_origin(form) not in (Annotated, Literal):
+    if get_origin(form) is Literal:
+        return f"one of {', '.join(get_args(form))}"
+    if get_origin(form) is not Annotated:
         return None
     match msgspec.inspect.type_info(form):
         case msgspec.inspect.IntType(ge=least, le=most):
             return f"a whole number from {least} to {most}"
         case msgspec.inspect.FloatType(ge=least, le=most):
             return f"a number from {least} to {most}"
-        case msgspec.inspect.LiteralType(values=words):
-            return f"one of {', '.join(map(str, words))}"
         case other:
             raise AssertionError(other)
 
@@ -275,15 +287,18 @@ def _value(variable: str, text: str, form: Any) -> Any:
     if form == tuple[Network, ...]:
         return _networks(variable, _words(text))
     try:
-        return msgspec.convert(_plain(text, form), form, strict=False, dec_hook=lambda k, v: k(v))
-    except msgspec.ValidationError:
+        return msgspec.convert(_plain(text, form), form, dec_hook=lambda kind, value: kind(value))
+    except (msgspec.ValidationError, ValueError):
         raise SettingsError(f"{variable}={text}: must be {described(form)}.") from None
 
 
 def _plain(text: str, form: Any) -> object:
-    """Return a text as msgspec takes it: lists as such, words in small letters."""
+    """Return a text as msgspec takes it: a number or a list as such, a word in small letters."""
     if get_origin(form) is tuple:
         return _words(text)
+    if get_origin(form) is Annotated and NUMBER.fullmatch(text):
+        kind: type[int] | type[float] = get_args(form)[0]
+        return kind(text)
     if form is bool:
         return {"yes": True, "no": False}.get(text.lower(), text)
     return text.lower() if get_origin(form) is Literal else text
@@ -298,6 +313,8 @@ def _text(value: object) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
+        case float():
+            return f"{value:.9f}"
         case tuple():
             return ",".join(map(str, value))
         case _:

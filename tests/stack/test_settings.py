@@ -65,6 +65,12 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"PORT": "0"}, "PORT=0: must be"),
         ({"PORT": "٣"}, "PORT=٣: must be"),
         ({"SHARDS": "9" * 9999}, "SHARDS=9+: must be"),
+        ({"GATEWAYS": "1e1"}, "GATEWAYS=1e1: must be a whole number from 1 to 64"),
+        ({"GATEWAYS": "5.0"}, "GATEWAYS=5.0: must be a whole number"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "1e-5"}, "OTEL_TRACES_SAMPLER_ARG=1e-5: must be a number"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "-0"}, "OTEL_TRACES_SAMPLER_ARG=-0: must be a number"),
+        ({"CANCELS_NAME_OWNER": "true"}, "CANCELS_NAME_OWNER=true: must be one of yes, no"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL=loud: must be one of debug, info, warning, error"),
         ({"MATCHERS": "2"}, "MATCHERS=2: must be a whole number from 1 to 1"),
         ({"PORT": "65535", "GATEWAYS": "2"}, "PORT=65535: leaves no ports for 2 gateways"),
         ({"SHARDS": "65"}, "SHARDS=65: must be a whole number from 1 to 64"),
@@ -103,6 +109,10 @@ def test_addresses_in_parts_as_the_seed_has_them() -> None:
     assert settings.redis_url == "redis://:x%20y@cache:6379/0"
     assert not settings.database_is_local
     assert not settings.redis_is_local
+
+
+def test_a_port_may_begin_with_zeros() -> None:
+    assert load(PORT="03000").port == 3_000
 
 
 def test_a_child_process_reads_the_same_settings() -> None:
