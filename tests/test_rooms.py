@@ -39,6 +39,14 @@ def test_a_folder_has_at_most_a_dozen_files(package: Path) -> None:
     assert len([file for file in package.glob("*.py") if file.stem != "__init__"]) <= SIBLINGS_MAX
 
 
+def test_each_room_is_in_a_contract_of_imports() -> None:
+    contracts = (PROJECT / "pyproject.toml").read_text().partition("[tool.importlinter]")[2]
+
+    named = set(re.findall(r'"exchange\.([a-z_]+)"', contracts.replace(" | ", '" "')))
+
+    assert siblings(PROJECT / "exchange") <= named
+
+
 PAGES = [
     PROJECT / "README.md",
     PROJECT / "CONTRIBUTING.md",
