@@ -168,6 +168,7 @@ class KafkaCommandLog:
         self.next_offset = Offset(0)
         self._topic_id: str | None = None  # as it was when somebody last asked for it
         self._check_at_s = 0.0
+        self._is_missing = False  # so the last check said
         self._admin: AdminClient | None = None  # asks whether the topic is still that one
         self._consumer = Consumer(
             {
@@ -317,7 +318,11 @@ class KafkaCommandLog:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return  # the broker is away: the consumer waits for it too
+            if not self._is_missing:  # a broker that begins may not know its topics for a moment
+                self._is_missing = True
+                return
             topic_id = "gone"
+        self._is_missing = False
         if topic_id != self._topic_id:
             raise CommandLogLost(
                 f"topic {self._topic} had the id {self._topic_id} and is {topic_id} now: it was"
