@@ -1,4 +1,4 @@
-"""Waiting: within a bound, without losing a cancellation, and once for all who ask the same.
+"""Waiting: for one of several, within a bound, and once for all who ask the same.
 
 And ``turns``, for long work that must not make others wait.
 """
@@ -22,6 +22,46 @@ def heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def any_set(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for ``event``, at most ``timeout_s``; tell whether it came."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work``, but cancel it when ``event`` comes first.
+
+    Returns:
+        Whether the work was done; its error is raised.
+    """
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

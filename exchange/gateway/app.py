@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from exchange.gateway.background import Background, any_set
+from exchange.gateway.background import Background
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.problems import Code, Problem
@@ -46,6 +46,7 @@ from exchange.gateway.server.server import Caps, Server
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.transport.commands import CommandProducer
+from exchange.waiting import any_set
 from projections.stores.redis import ModelWaits
 
 CAPS: Final = Caps()

@@ -14,6 +14,7 @@ from exchange.gateway.parts.context import Gateway
 from exchange.gateway.stream.endpoint import Stream
 from exchange.transport.commands import CommandProducer
 from exchange.transport.outcomes import OutcomeSubscriber
+from exchange.waiting import any_set
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,3 @@ class Background:
         self.failure = self.failure or task.exception()
         logger.critical("Work in the background died", exc_info=task.exception())
         self.failed.set()
-
-
-async def any_set(*events: asyncio.Event) -> None:
-    """Wait until one of the events is set."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -21,7 +21,7 @@ from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.host.errors import StackError
-from exchange.stack.host.interrupts import Interrupts, unless
+from exchange.stack.host.interrupts import Interrupts
 from exchange.stack.host.listeners import check_free, listeners
 from exchange.stack.migrations import check_database, migrate
 from exchange.stack.probe import Gateway, first_order, register_first_instrument, until_healthy
@@ -36,6 +36,7 @@ from exchange.stack.services.services import (
     valkey_in,
 )
 from exchange.stack.supervisor import Supervisor
+from exchange.waiting import unless
 
 
 async def run(settings: Settings, directory: RunDirectory, console: Console) -> None:

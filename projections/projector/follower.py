@@ -16,10 +16,10 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.events import DecidedEvent
-from exchange.waiting import heed_cancellation
+from exchange.waiting import heed_cancellation, is_set_within
 from projections.projector.lifecycle import mark_failed
 from projections.projector.metrics import FollowerWatch
-from projections.projector.tail import ShardTail, is_set_within
+from projections.projector.tail import ShardTail
 from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.reader import read_event_times, read_heads
-from exchange.waiting import heed_cancellation
+from exchange.waiting import heed_cancellation, is_set_within
 from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
 from projections.projector.lifecycle import (
     ACTIVE_STATES,
@@ -29,7 +29,7 @@ from projections.projector.lifecycle import (
 )
 from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from projections.projector.snapshotter import SnapshotPace, Snapshotter
-from projections.projector.tail import ShardTail, is_set_within, listen
+from projections.projector.tail import ShardTail, listen
 from projections.registry import all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.failures import Outage, is_store_failure

@@ -20,9 +20,9 @@ from exchange.log import snapshot_store
 from exchange.log.reader import read_heads
 from exchange.log.snapshot_store import NOTE_FAILURE, READ_BOUNDARY, READ_WISH, stored_snapshots
 from exchange.log.snapshots import encode, newest_usable
-from exchange.waiting import heed_cancellation
+from exchange.waiting import heed_cancellation, is_set_within
 from projections.projector.metrics import ProjectorMetrics
-from projections.projector.tail import ShardTail, is_set_within
+from projections.projector.tail import ShardTail
 from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 

@@ -18,6 +18,7 @@ from exchange.log.events import DecidedEvent, UnknownEvent, load_event
 from exchange.log.reader import EVENTS_CHANNEL, read_events, read_traces
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
+from exchange.waiting import is_set_within
 from projections.stores.failures import is_store_failure
 from projections.stores.postgres import driver_connection
 
@@ -150,16 +151,6 @@ async def _listen_until_lost(engine: AsyncEngine, wake: Callable[[int], None]) -
             # Not back into the pool: it would go on to notify whoever gets it next.
             driver.terminate()
             await connection.invalidate()
-
-
-async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for ``event``, at most ``timeout_s``; tell whether it came."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _decode(stored: Sequence[StoredEvent], after: int) -> Chunk:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from exchange.stack.host.child import Backoff, ManagedProcess
-from exchange.stack.host.interrupts import Interrupts, unless
+from exchange.stack.host.interrupts import Interrupts
 from exchange.stack.services.services import LocalServices
 from exchange.stack.supervisor import Supervisor
+from exchange.waiting import unless
 
 pytestmark = pytest.mark.anyio
 

@@ -3,9 +3,8 @@
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `make` and `timeout` pass a signal on that the terminal has sent as well: that is still the first.
@@ -43,23 +42,3 @@ class Interrupts:
             self.first.set()
         elif now_s - self._first_s > SAME_INTERRUPT_S:
             self.second.set()
-
-
-async def unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do ``work``, but cancel it when ``event`` comes first.
-
-    Returns:
-        Whether the work was done; its error is raised.
-    """
-    working = asyncio.ensure_future(work)
-    waiting = asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return True
-        return False
-    finally:
-        working.cancel()
-        waiting.cancel()
-        await asyncio.gather(working, waiting, return_exceptions=True)
