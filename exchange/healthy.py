@@ -16,7 +16,7 @@ PARTS: Final = (READINESS, "checks", "matching", "projections")  # of what a gat
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 3000
 
-TIMEOUT_S: Final = 4.0  # who asks gives up after 5 s
+TIMEOUT_S: Final = 4.0  # compose gives the check up after 5 s
 ANSWER_BYTES_MAX: Final = 1024 * 1024  # 64 shards take 2 KiB
 
 

@@ -101,7 +101,7 @@ ORDERS = Table(
     Column("position", BigInteger, nullable=False),
     Column("last_position", BigInteger, nullable=False),
     Index("orders_by_client", "generation", "client_id", "created_ms", "shard", "position"),
-    # Those who quote ask for what is open, which is little of what they ever sent.
+    # Market makers ask for their open orders, which are few of all that they sent.
     Index(
         "open_orders_by_client",
         "generation",

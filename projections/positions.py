@@ -115,7 +115,7 @@ def after_trade(holding: Holding, quantity: int, price: int) -> Holding:
     sign = 1 if net > 0 else -1
     removed = sign * (abs(cost) * closed // abs(net))
     proceeds = sign * closed * price
-    opened = quantity + sign * closed  # what is left of the trade, if it flips the position
+    opened = quantity + sign * closed  # the part of the trade that opens the opposite position
     return Holding(
         net + quantity,
         cost - removed + opened * price,

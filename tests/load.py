@@ -171,7 +171,7 @@ class Trader:
 class Load:
     """Traders at work in the background, between ``async with`` and its end.
 
-    Their keys begin anew with each load: a second one on one exchange needs another ``name``.
+    Their keys begin again with each load: a second one on one exchange needs another ``name``.
     """
 
     def __init__(

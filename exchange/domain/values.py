@@ -16,7 +16,7 @@ UNITS_LIMIT: Final = 2**53  # exact in JSON readers and in Redis sorted-set scor
 SCALE_MAX: Final = 12  # 10^-12 of a coin; beyond it whole units leave no room below UNITS_LIMIT
 SHARDS_MAX: Final = 64  # what SHARDS may be at most
 ID_CHARACTERS_MAX: Final = 64  # an id is an index key and a line in a log
-INSTRUMENT_DEFAULT: Final = "BTC-USD"  # what is meant where a request names none
+INSTRUMENT_DEFAULT: Final = "BTC-USD"  # the instrument of a request that names none
 OPEN_ORDERS_LIMIT: Final = 10_000_000  # some 5 GB of one client's orders: no machine here has more
 
 Price = NewType("Price", int)

@@ -206,7 +206,7 @@ async def serve(
     server = Server(app.edge, host, port, app.grace_s, caps)
     async with background.running(), server.serving():
         await any_set(shutdown, background.failed)
-        # First of all: what is taken from now on, nobody might be there to answer.
+        # First: an order that is taken from now on might never be answered.
         app.stream.gateway.stopping.set()
         # The server would end these as a mistake (1011), without a word on where to resume.
         await app.stream.close(app.grace_s)

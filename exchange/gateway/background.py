@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Background:
-    """The tasks of one gateway; ``failure`` is what the first that died did die of."""
+    """The tasks of one gateway; ``failure`` is the error of the first task that failed."""
 
     def __init__(self, gateway: Gateway, producer: CommandProducer, stream: Stream) -> None:
         self._gateway = gateway

@@ -6,7 +6,8 @@ from typing import Final
 
 from exchange.ports import StoredEvent
 
-LINK_BYTES: Final = 8  # finds the event that was changed; that one was, the whole chain proves
+# Enough bytes to find the changed event. That one was changed is proved by the full chain.
+LINK_BYTES: Final = 8
 
 
 def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:

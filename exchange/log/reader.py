@@ -61,7 +61,7 @@ from (
 ) as part
 """
 
-# Of each location so many, null is all.
+# At most $3 events of each location; null is no bound.
 READ_EVENTS_AT_LOCATIONS = """
 select event.*
 from unnest($1::smallint[], $2::bigint[]) as location (shard, kafka_offset)
@@ -140,8 +140,8 @@ _RETRY_HASH: Final = """
         || convert_to(tried.kafka_offset::text, 'UTF8')), 1, 16)
 """
 
-# Which shards were added after the first cycle began, and in which one that was. By the claims of
-# all that there can be, and of the retries of those that were quarantined: events have no index by
+# The shards that were added after the first cycle began, and the cycle of each. They are found by
+# their claims, and by those of their retries if they were quarantined, as events have no index by
 # type.
 PLACED_SHARDS: Final = f"""
     with recursive tried (kafka_offset) as (

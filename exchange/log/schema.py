@@ -98,7 +98,8 @@ TOPIC_LIVES = Table(
     Column("began_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
-# The name of the log, made once: what is made from it elsewhere says so with this.
+# The name of the log, made once. Read models and snapshots outside this database carry it, so
+# that those of another log are not taken for ours.
 LOG = Table(
     "log",
     metadata,

@@ -39,7 +39,7 @@ order by snapshots.position desc
 limit 1
 """
 
-# What is there already was of no use to who writes it again: damaged, or of another version.
+# A stored snapshot that a matcher writes again was damaged, or is of another version.
 INSERT_SNAPSHOT = """
 insert into snapshots (shard, position, version, digest, resting_orders, size_bytes, data)
 values ($1, $2, $3, $4, $5, $6, $7)

@@ -95,14 +95,14 @@ TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
 
 AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
 
-# From then on a successor may end this session; before, it is one that waits.
+# A session with this name holds the shard, so a successor may end it. Without it, it waits.
 NAME_SESSION = "select set_config('application_name', $1, false)"
 
 READ_LEASE = "select beat from leases where shard = $1"
 
 READ_POSITION = "select position from head where shard = $1"
 
-# By name, and whoever holds the lock: one that froze as it had the lock has no writer's name yet.
+# By name, and by the lock: a session may freeze after it got the lock and before it set its name.
 TERMINATE_EARLIER_WRITERS = """
 select pg_terminate_backend(session.pid, $3)
 from pg_stat_activity as session

@@ -139,8 +139,8 @@ class Matcher:
         self._commit: asyncio.Task[None] | None = None
         self._gather_until_s = 0.0
         self._told_s = 0.0
-        # The commands without a key of the last batch, whose commit may be under way: who claims
-        # for the next one would not see them in the log. The batch before that one is durable.
+        # The commands without a key of the last batch. Its commit may be under way, so that the
+        # next batch does not find them in the log. The batch before it is durable.
         self._under_way: dict[str, Claim] = {}
 
     async def run(self) -> None:
@@ -368,8 +368,8 @@ class Matcher:
         return Fresh(order_id_taken=not self._is_mine(first, received))
 
     def _is_mine(self, holder: Claim, received: ReceivedCommand) -> bool:
-        # By location, not by newness: a command left over from the last batch claimed already, and
-        # a quarantined one that is retried may have before it crashed.
+        # By location, not by whether the claim is new: a command left over from the last batch has
+        # claimed already, and a quarantined command may have claimed before it crashed.
         offsets = [received.offset, *(retry.offset for retry in _retries(received.command))]
         return holder.shard == self.shard and holder.kafka_offset in offsets
 

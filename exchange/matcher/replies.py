@@ -20,7 +20,7 @@ from exchange.waiting import heed_cancellation
 logger = logging.getLogger(__name__)
 
 MESSAGE_BYTES_MAX: Final = 256 * 1024  # larger ones stall Redis' other clients
-QUEUE_MESSAGES: Final = 200  # some seconds of batches; the log has what is dropped
+QUEUE_MESSAGES: Final = 200  # some seconds of batches; gateways read dropped outcomes from the log
 PUBLISH_TIMEOUT_S: Final = 1.0  # a gateway asks the log after a tenth of that
 DEPTH_LEVELS: Final = 20  # the order book in the answer to an order
 DEPTH_BYTES_MAX: Final = 2_000  # two sides of 20 levels of two numbers, roughly

@@ -57,7 +57,7 @@ async def redis_client(
         timeout=REDIS_TIMEOUT_S,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
-        # Covers a pooled connection that a restarted server closed; what is down stays down.
+        # Covers a pooled connection that a restarted server closed; no more than that.
         retry=Retry(NoBackoff(), 1),
     )
     async with Redis.from_pool(pool) as client:

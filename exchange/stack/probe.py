@@ -17,7 +17,7 @@ HEALTHY_TIMEOUT_S = 600.0  # services of others may come up late; a person sees 
 HEALTHY_POLL_S = 0.1
 REGISTER_TIMEOUT_S = 600.0  # no outcome comes before the matcher has restored its log
 REGISTER_PAUSE_S = 1.0  # a try that is answered 202 leaves a command for the matcher
-PATIENCE_S = 10.0  # then say what is waited for, and again
+PATIENCE_S = 10.0  # after this, and again each time, say what the start waits for
 REQUEST_TIMEOUT_S = 10.0
 
 FIRST_INSTRUMENT = (

@@ -55,10 +55,11 @@ logger = logging.getLogger(__name__)
 client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
-TOPIC_CHECK_S: Final = 5.0  # an operator who has adopted a topic waits no longer for its matchers
-TOPIC_CHECK_TIMEOUT_S: Final = 1.0  # the thread that asks is the one that reads
+TOPIC_CHECK_S: Final = 5.0  # how long matchers go on, at most, after an operator adopted a topic
+TOPIC_CHECK_TIMEOUT_S: Final = 1.0  # meanwhile no command is read: the same thread does both
 REQUEST_TIMEOUT_S: Final = 10
-END_TIMEOUT_S: Final = 0.8  # who waits for an earlier one, then for another, has 2 s for both
+# Two coalesced questions may wait one after the other, and a client waits 2 s for both.
+END_TIMEOUT_S: Final = 0.8
 CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
 FETCH_AGAIN_MS: Final = 2  # at most this much later than the broker has them
 PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
@@ -92,7 +93,7 @@ CUT: Final = frozenset(
     (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION)
 )
 
-# A broker that was away is the leader anew, in a later epoch than the client knows.
+# A restarted broker leads in a later epoch than the client knows.
 OUTDATED: Final = frozenset(
     (
         KafkaError.FENCED_LEADER_EPOCH,
@@ -246,8 +247,8 @@ class KafkaCommandLog:
         if self._first() != last:
             raise self._cut(offset, f"the Kafka partition has another record at {last.offset}")
         if offset != last.offset + 1:
-            # An earlier build moves the head and leaves the last record as it was: what is between
-            # the two is decided.
+            # A matcher of an earlier build moves the head and not the last record. All between the
+            # two is decided.
             self._assign(offset)
 
     def _assign(self, offset: int, leader_epoch: int | None = None) -> None:
@@ -297,7 +298,7 @@ class KafkaCommandLog:
     def _check_topic(self) -> None:
         """See now and then that the topic is still the one whose id was asked for.
 
-        The client goes on with a topic that was deleted and made anew: it waits for ever for
+        The client goes on with a topic that was deleted and made again: it waits for ever for
         offsets that the new one does not have, or takes what is there for what comes next.
 
         Raises:
@@ -562,7 +563,7 @@ class CommandProducer:
                 ends = self._list_ends(shards)
         except KafkaException as error:
             raise ConnectionError(f"Kafka does not tell how far it is: {error}") from error
-        if min(ends.values(), default=0) < 0:  # what the client says of one that timed out
+        if min(ends.values(), default=0) < 0:  # the client's answer for a partition that timed out
             raise ConnectionError("Kafka does not tell how far it is: it does not answer")
         return ends
 

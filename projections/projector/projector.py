@@ -66,7 +66,7 @@ class Projector:
         self._snapshotters: dict[int, asyncio.Task[None]] = {}
         self._tails: dict[int, ShardTail] = {}
         self._followers: dict[Place, asyncio.Task[None]] = {}
-        self._unknown_shard = asyncio.Event()  # set when one that has no followers has news
+        self._unknown_shard = asyncio.Event()  # set when a shard without followers has new events
         self._heads_at_start: dict[int, int] | None = None
         self._outage = Outage("The projector", {})
 

@@ -1,4 +1,4 @@
-"""A projection in Redis: its checkpoint, how a batch moves it, and how the model begins anew.
+"""A projection in Redis: its checkpoint, how a batch moves it, and how the model begins again.
 
 Read ``RedisProjection``. All keys of a generation and shard share a hash tag, so one script
 changes them together: it moves the checkpoint by compare-and-set and only then writes
@@ -79,7 +79,7 @@ Tells whether it was; if not, nothing changed.
 
 @dataclass(frozen=True, slots=True)
 class RedisProjection:
-    """A read model in Redis. ``engine`` is asked for the log's head when the model begins anew.
+    """A read model in Redis. ``engine`` is asked for the log's head when the model begins again.
 
     It then begins with the newest ``events_max`` events, or with all of them.
     """
@@ -92,7 +92,7 @@ class RedisProjection:
     tables: tuple[Table, ...] = ()
 
     async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from; a model that is missing is started anew."""
+        """Return the position to go on from; a model that is missing is started again."""
         key = checkpoint_key(self.name, generation, shard)
         stored = await cast("Any", self.redis.hmget(key, ["log", "position"]))
         found_log, found_position = (_text(value) for value in stored)
@@ -102,7 +102,7 @@ class RedisProjection:
             return int(found_position)
         begin = 0 if self.events_max is None else max(0, head - self.events_max)
         fields = {"projection": self.name, "shard": shard, "after": begin, "target": head}
-        logger.warning("Filling a model in Redis anew", extra=fields)
+        logger.warning("Filling a model in Redis again", extra=fields)
         pattern = f"{tag(self.name, generation, shard)}:*"
         arguments: list[str | int] = [found_log, found_position, log, begin, head, pattern]
         return int(await script(self.redis, START)(keys=[key], args=arguments))

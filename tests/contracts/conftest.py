@@ -88,7 +88,7 @@ class MemoryCommands:
 
 
 async def recreate_topic(servers: str, topic: str, partitions: int = 1) -> None:
-    """Delete a topic and make it anew, when every part of the broker knows each."""
+    """Delete a topic and make it again, when every part of the broker knows each."""
     admin = admin_client(servers)
     await asyncio.to_thread(admin.delete_topics([topic])[topic].result)
     await asyncio.to_thread(_await, admin, topic, there=False)

@@ -128,7 +128,7 @@ class Build:
 @pytest.fixture
 def newer(tmp_path: Path, idle_venue: Venue) -> Build:
     for package in ("exchange", "projections"):
-        # What is compiled comes with it, since each process would else compile all of it. What is
+        # Compiled modules come with it, or each process would compile all of them. A file that is
         # being written has another name until it is whole.
         ignored = shutil.ignore_patterns("*.pyc.*")
         shutil.copytree(PROJECT / package, tmp_path / package, ignore=ignored)

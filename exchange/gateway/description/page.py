@@ -23,7 +23,7 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 
 _CODE: Final = re.compile("`([^`]*)`")
 
-ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for one that is not there
+ICON: Final = '<link rel="icon" href="data:,">'  # or a browser asks for /favicon.ico
 
 # The page runs nothing, loads nothing, and nobody shows it inside another one.
 POLICY: Final = "; ".join(

@@ -7,8 +7,8 @@ import msgspec
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
-# Python's end of text, what no JSON in UTF-8 can have, and how docstrings mark what is code:
-# other readers know none of them, and take descriptions for Markdown.
+# Replacements for readers that are not Python: its end of text in patterns, surrogates (no JSON in
+# UTF-8 can have them), and docstrings' marks of code, as descriptions are taken for Markdown.
 _ONLY_PYTHON: Final = ((r"\Z", "$"), (r"\ud800-\udfff", ""), ("``", "`"))
 
 

@@ -19,7 +19,7 @@ Network = IPv4Network | IPv6Network
 FORWARDED_FOR: Final = b"x-forwarded-for"
 HOPS_MAX: Final = 16  # more proxies than any way here has
 PARSED_KEPT: Final = 4_096  # parsing takes 2 µs, and most addresses come again
-ADDRESS_CHARS_MAX: Final = 128  # IPv6 with a zone and a port has fewer; bounds what is kept
+ADDRESS_CHARS_MAX: Final = 128  # IPv6 with a zone and a port is shorter; bounds the cache
 SITE_BITS: Final = 64
 
 

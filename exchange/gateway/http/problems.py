@@ -193,6 +193,6 @@ def telling(**fields: object) -> Iterator[None]:
     except Problem as problem:
         if not problem.code.is_temporary:
             raise
-        # Not into the problem itself: others, who asked for something else, may share it.
+        # A copy: other requests may share the problem, and their fields differ.
         known = {**problem.fields, **fields}
         raise Problem(problem.code, problem.detail, headers=problem.headers, **known) from problem

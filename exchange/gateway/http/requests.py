@@ -96,7 +96,7 @@ def wants_async(request: Request) -> bool:
 def query(request: Request) -> Mapping[str, str]:
     """Return the query parameters, each of which must be declared and given once.
 
-    Of one that may be given several times the last is returned.
+    A parameter that may be given several times counts as its last value.
     """
     parameters: dict[str, str] = {}
     if not request.scope["query_string"]:
@@ -278,7 +278,7 @@ def _check_depth(text: str) -> None:
 _NAMING: Final = ("Object contains unknown field `", "Object missing required field `")
 _PATH: Final = " - at `$"
 
-# What the decoder says, and what it means to somebody who does not know our types.
+# The decoder's messages, and the same for readers who do not know our types.
 _EXPLANATIONS: Final = (
     ("Object missing required field", "is required"),
     ("Object contains unknown field", "is not a field of this request"),

@@ -17,7 +17,7 @@ from exchange.domain.values import Side
 from exchange.gateway.http.amounts import Amount
 from exchange.waiting import turns
 
-SECONDS_KEPT: Final = 256  # what is answered happened just now, nearly always
+SECONDS_KEPT: Final = 256  # nearly every answer is about the last seconds
 
 encoder: Final = msgspec.json.Encoder()
 

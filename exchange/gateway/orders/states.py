@@ -133,7 +133,7 @@ def _next(order: Order | None, decided: DecidedEvent) -> Order | None:
 
 
 async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
-    """Return the order as the read model has it, and the position that it is exactly as of.
+    """Return the order as the read model has it, and the log position that it reflects.
 
     The model may move on between its checkpoint and the row: whichever is later counts.
     """

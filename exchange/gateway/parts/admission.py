@@ -16,7 +16,8 @@ from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.limits import Budget, Kind, Receipt
 
-BUDGET: Final = "exchange.budget"  # what is left, in a request's scope: the edge tells it
+# The key of a request's scope under which the edge finds the budget for its headers.
+BUDGET: Final = "exchange.budget"
 
 
 class Origin(Struct, frozen=True):

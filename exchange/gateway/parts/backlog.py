@@ -104,7 +104,7 @@ class Backlog:
             raise Problem(Code.MATCHER_OLDER, detail, outcome="none")
 
     def forget(self) -> None:
-        """Begin anew: with a service away, nothing is known of the matchers."""
+        """Begin again: with a service away, nothing is known of the matchers."""
         self._standing.clear()
         self.stalled.clear()
 

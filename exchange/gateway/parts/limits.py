@@ -35,7 +35,8 @@ MICROSECONDS: Final = 1_000_000
 REQUESTS_MAX: Final = 500  # in one script: some 2 ms of Redis
 REDIS_WAIT_S: Final = 0.1  # an answer takes a millisecond; no order waits longer for one
 LOCAL_S: Final = 1.0  # how long the gateway counts for itself after Redis failed
-LOCAL_BUCKETS_MAX: Final = 20_000  # some 4 MB; the ones used least lately are forgotten, and full
+# About 4 MB. The least recently used buckets are dropped. A dropped bucket counts as full.
+LOCAL_BUCKETS_MAX: Final = 20_000
 
 # KEYS: two buckets for each request, then those to give a token back to. ARGV: how many requests,
 # then for each bucket the interval between two tokens in microseconds (0: no limit) and the burst.
@@ -303,7 +304,7 @@ def _receipt(buckets: Buckets, full_us: Sequence[int], *, is_local: bool = False
         for limit, after_us in zip(buckets.limits, full_us, strict=True)
         if limit.per_second
     ]
-    # All that is told is of one bucket: of the one that makes wait longest, else the emptier one.
+    # The answer tells of one of the two buckets: that with the longer wait, or else the emptier.
     tighter = max(told, key=lambda budget: (budget.wait_us, -budget.remaining))
     return Receipt(tighter, None if tighter.wait_us else buckets, is_local)
 

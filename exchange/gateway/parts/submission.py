@@ -18,8 +18,9 @@ nothing of the command.
 
 A waiter costs no task and no timer of its own: one timer walks over all of them,
 and one query at a time asks for all that are due. Both exist only while somebody
-waits. An outcome of many events has queries of its own, so that none of the others is late or
-lost because of it; nor because of those whose topic was adopted, which wait until all is decided.
+waits. Two kinds of waiters have queries of their own, so that the others are not late because of
+them: outcomes of many events, and commands of a topic that was adopted since, which are looked
+up when everything in the topic is decided.
 """
 
 import asyncio

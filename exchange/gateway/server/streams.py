@@ -19,7 +19,7 @@ from wsproto.handshake import WEBSOCKET_VERSION
 
 from exchange.gateway.server.token_bucket import TokenBucket
 
-MESSAGE_BYTES_MAX = 64 * 1024  # the largest message that makes sense has less than one
+MESSAGE_BYTES_MAX = 64 * 1024  # the largest sensible message has less than 1 KiB
 PINGS_PER_SECOND_MAX: Final = 10
 PINGS_BURST_MAX: Final = 20  # two seconds of them
 # Ten for each message that a client may send. A frame costs some 12 µs, and 64 KiB hold ten

@@ -4,7 +4,7 @@ import time
 
 
 class TokenBucket:
-    """Full at first; ``take`` asks for a token, and one that is not there is owed."""
+    """Full at first; ``take`` asks for a token, and if there is none, one is owed."""
 
     def __init__(self, per_second: int, burst: int) -> None:
         self._per_second = per_second

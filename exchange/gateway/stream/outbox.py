@@ -21,7 +21,7 @@ from exchange.gateway.stream.protocol.messages import Channel
 
 QUEUE_FRAMES_MAX: Final = 2_000  # half a minute of messages at a hundred a second
 QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand connections at their worst fit in 4 GB
-# One who catches up waits until so little is queued.
+# A subscriber that catches up gets more when no more than this is queued.
 ROOM_FRAMES: Final = 100
 ROOM_BYTES: Final = QUEUE_BYTES_MAX // 4
 
@@ -183,5 +183,5 @@ def _texts(message: Message) -> tuple[str, ...]:
 
 def _size(message: Message) -> int:
     if isinstance(message, Frame):
-        return len(message.text)  # the further parts of a book are kept once for all who get them
+        return len(message.text)  # the further parts of a book are shared by all subscribers
     return sum(map(len, _texts(message)))

@@ -77,7 +77,9 @@ INTERNAL: Final = 1011
 RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
 
-_Echo = dict[str, Any]  # what the answer to a message repeats of it, and what is left of its budget
+_Echo = dict[
+    str, Any
+]  # the fields that an answer repeats of its message, and the budget that is left
 
 UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
 
@@ -151,7 +153,7 @@ class Session:
         self.close(RESTART, self._sequences("restart"))
 
     def beat(self, now_s: float) -> None:
-        """Send a heartbeat to one who follows something; end a connection without any purpose."""
+        """Send a heartbeat if the client follows something; end a connection without a purpose."""
         reached = self._hub.reached(self)
         for instrument in self._outbox.stale_books:
             reached.pop(instrument, None)

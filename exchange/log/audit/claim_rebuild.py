@@ -1,9 +1,9 @@
-"""Making the table of claims anew from the log, beside the one that is there.
+"""Making the table of claims again from the log, beside the one that is there.
 
 ``build`` makes ``claims_rebuilt``, ``compare`` tells how the two differ, ``swap`` puts it in the
 place of ``claims``, which is kept as ``claims_before``. The exchange may go on meanwhile: whoever
 claims waits for the one transaction of ``swap``, which first takes in what came since. Killed at
-any moment, it leaves one table or the other; the next ``build`` begins anew.
+any moment, it leaves one table or the other; the next ``build`` begins again.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@
 
 Read ``claims_of``: what a command took, told by the first of its events alone. A walk over the
 log gives all of them to ``ClaimsCheck``, which looks each up and at the end counts: whatever is
-in the table beyond them belongs to no command. ``exchange rebuild-claims`` makes the table anew
+in the table beyond them belongs to no command. ``exchange rebuild-claims`` makes the table again
 from the same function.
 """
 

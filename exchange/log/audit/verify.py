@@ -6,7 +6,7 @@ the batch recorded. It stops at the first difference, and says which event it is
 keeps the first bytes of the chain after each of its events. Claims are no part of the chain:
 the first that differs is told after a walk that found nothing else.
 
-A log that was written anew from some event to its head agrees with itself. Only a chain that
+A log that was written again from some event to its head agrees with itself. Only a chain that
 somebody kept elsewhere (``expected``) tells it from the one that was.
 """
 
@@ -210,7 +210,7 @@ class _Walk:
         Raises:
             Differs: At the first event that is not what it was.
         """
-        # The head first: what is appended meanwhile is another walk's.
+        # The head first: events that are appended meanwhile are not part of this walk.
         head = await self._connection.fetchrow(READ_HEAD, self._shard)
         if head is None:
             await self._expect_nothing()
@@ -287,7 +287,7 @@ class _Walk:
             if self._expected[position] != chains[position]:
                 raise Differs(
                     position,
-                    "the chain up to it is not the one that was kept: the log was written anew"
+                    "the chain up to it is not the one that was kept: the log was written again"
                     f" from an event at or before it (here it is {chains[position].hex()})",
                 )
 

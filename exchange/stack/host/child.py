@@ -41,7 +41,7 @@ class Backoff:
     """How long to wait before a process that died is started again."""
 
     first_s: float = 0.2
-    longest_s: float = 10.0  # a person who mended the cause does not wait longer
+    longest_s: float = 10.0  # somebody who mended the cause waits no longer than this
     healthy_after_s: float = 30.0  # up for this long means that the cause is gone
 
     def next_s(self, last_s: float, up_s: float) -> float:

@@ -1,6 +1,6 @@
 """What happens at an exchange, message by message, through every disconnection.
 
-Read ``follow``. What to subscribe to is asked anew for each connection, so a caller that has seen
+Read ``follow``. What to subscribe to is asked again for each connection, so a caller that has seen
 trades up to a sequence goes on after it, and one that keeps a book begins with a snapshot.
 """
 
@@ -38,7 +38,7 @@ def stream_url(base_url: str) -> str:
 async def connected(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
     """Connect to a stream, with the options of ``connect``, and leave no socket behind.
 
-    One whose farewell is cancelled would else stay open, half closed, for as long as it is kept.
+    A connection whose farewell is cancelled would stay half closed for as long as it is kept.
     """
     socket = await connect(url, **options)
     try:

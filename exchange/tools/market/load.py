@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 REQUEST_S: Final = 10.0  # an answer that takes longer counts as lost
-CLOSE_S: Final = 0.5  # who did not answer may not say goodbye either
+CLOSE_S: Final = 0.5  # a server that did not answer may not close its connections either
 LATENCY_US_MAX: Final = 60_000_000
 DIGITS: Final = 3
 REPORT_EVERY_S: Final = 0.5

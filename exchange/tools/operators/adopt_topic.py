@@ -46,7 +46,7 @@ async def _adopt(settings: Settings, *, yes: bool) -> None:
     except TooFewPartitions as error:
         raise ToolError(
             f"{error}: nothing was changed. Delete the topic if it is empty and run `exchange"
-            " prepare`, which makes it anew, or add the partitions with Kafka's tools; then ask"
+            " prepare`, which makes it again, or add the partitions with Kafka's tools; then ask"
             " again."
         ) from error
     except HeadsMoved as error:

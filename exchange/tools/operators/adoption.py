@@ -1,6 +1,6 @@
 """Going on with a topic that was cut or recreated: each of its shards begins a new life.
 
-Read ``next_life`` and ``Adoption``. Kafka's records begin anew at offsets that the log has used, so
+Read ``next_life`` and ``Adoption``. Kafka's records get offsets that the log has used already, so
 the offsets of the new life count from a base of their own, beyond all that were ever used or
 acknowledged. The life begins at the first record that the log does not know; what the log has of
 those before it stays as it is. A record that is known after all is harmless there: the
@@ -41,7 +41,8 @@ READ_HEADS = f"{_HEADS} order by shard"
 
 LOCK_HEADS = f"{_HEADS} where shard = any($1::smallint[]) order by shard for update"
 
-# What a record without an id of its own became is at its location, in one of the lives so far.
+# A record that had no readable command id got one from its location. In each life of the topic
+# its location was another offset of the log: all of them are asked for.
 FIND_NAMELESS = """
 select kafka_offset, command_id
 from unnest($2::bigint[], $3::uuid[]) as wanted (kafka_offset, command_id)

@@ -1,4 +1,4 @@
-"""``exchange rebuild-claims``: makes the table of claims anew from the log, and swaps it in."""
+"""``exchange rebuild-claims``: makes the table of claims again from the log, and swaps it in."""
 
 import asyncio
 from typing import Annotated
@@ -16,7 +16,7 @@ from exchange.tools.terminal import ToolError, connect, progress_bar
 def rebuild_claims(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the swap.")] = False,
 ) -> None:
-    """Make the claims anew from the log; the old ones are kept as claims_before."""
+    """Make the claims again from the log; the old ones are kept as claims_before."""
     asyncio.run(_rebuild(Console(stderr=True, highlight=False), yes=yes))
 
 
@@ -41,7 +41,7 @@ async def _rebuild(console: Console, *, yes: bool) -> None:
         await rebuild.swap()
         typer.echo("Swapped; the old ones are in the table claims_before until the next time.")
     except (asyncpg.PostgresError, UnknownEvent) as error:
-        raise ToolError(f"The claims cannot be made anew: {error}") from error
+        raise ToolError(f"The claims cannot be made again: {error}") from error
     finally:
         await connection.close()
 

@@ -80,7 +80,7 @@ async def _retry(settings: Settings, shard: int, offset: int, *, yes: bool) -> N
         ids = {shard: retry_command_id(shard, offset)}
         sent = await send(settings, connection, command, ids, key=KEY, version=version)
         await until_decided(connection, sent)
-        # One that was sent before may have been first; one that is refused claims nothing.
+        # An earlier retry may have been decided first. A refused retry claims nothing.
         found = await find_command(connection, ids[shard])
         _tell(found or await read_events_at(connection, shard, sent[shard]))
     except asyncpg.PostgresError as error:

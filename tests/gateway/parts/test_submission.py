@@ -423,7 +423,7 @@ async def test_with_a_frozen_kafka_the_outcome_is_unknown_within_two_seconds(
             frozen_s = time.monotonic()
             response = await post_quickly(http, price=1)
             asked = await http.get(f"/commands/{response.json()['command_id']}")
-            # Long enough for the broker to be the leader anew, which its clients have to learn.
+            # Long enough for the broker to be the leader again, which its clients have to learn.
             await asyncio.sleep(frozen_s + NEW_LEADER_S - time.monotonic())
         finally:
             kafka.process.signal(signal.SIGCONT)

@@ -84,7 +84,7 @@ class Follower:
         await asyncio.sleep(0)
 
     def begin(self, sequence: int) -> None:
-        self.ticker = {}  # it begins anew
+        self.ticker = {}  # it begins again
         if self.start is None:
             self.start = sequence
             self.seen = dict.fromkeys(Channel, sequence)

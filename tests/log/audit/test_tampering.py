@@ -1,7 +1,7 @@
 """Whatever is done to a log, a walk over it says what it was and where.
 
 Each change is made in a transaction that is rolled back, as the owner of the tables could make
-it: with the triggers switched off. One that is ``rewritten`` has the chain made anew afterwards,
+it: with the triggers switched off. One that is ``rewritten`` has the chain made again afterwards,
 with the links of every batch and the head, as whoever knows this code could do.
 """
 
@@ -111,7 +111,7 @@ async def places(connection: asyncpg.Connection) -> dict[str, int]:
 
 
 async def rewrite(connection: asyncpg.Connection) -> None:
-    """Make the chain anew, so that the log agrees with itself."""
+    """Make the chain again, so that the log agrees with itself."""
     rows = await connection.fetch(
         """select shard, position, instrument, type, version, data::text, command_id, kafka_offset
         from events order by position"""

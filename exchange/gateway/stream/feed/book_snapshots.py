@@ -3,7 +3,7 @@
 Writing 100,000 levels takes half a second, in which nothing else could happen, and a storm
 of reconnects would ask for it hundreds of times. So a large book is written part by part,
 the loop goes on in between, and what was written is kept with the deltas that came since:
-whoever subscribes next gets the same messages. It is written anew when the deltas are
+whoever subscribes next gets the same messages. It is written again when the deltas are
 as long as itself, or a megabyte. A small book is written on the spot, so its snapshot is
 always the newest.
 """

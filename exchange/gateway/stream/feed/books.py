@@ -58,7 +58,7 @@ class LiveBook:
         return [(price, found[price]) for price in (prices[::-1] if side is Side.BUY else prices)]
 
     def _changed(self, side: Side, before: Mapping[int, int]) -> dict[int, int]:
-        """Return the levels that are not as they were: one that came and went is left out."""
+        """Return the levels that changed. A level that came and went is left out."""
         found = self._sides[side]
         return {
             price: found.get(price, 0) for price in before if found.get(price, 0) != before[price]

@@ -131,7 +131,8 @@ class History:
         newest = self._feed.newest(after)
         if newest is not None:
             return newest[:SLICE_EVENTS]
-        # The log may be ahead of the feed, and what is told here must not be told again there.
+        # The log may be ahead of the feed. What is sent from here must not be sent again from the
+        # feed.
         up_to = min(after + SLICE_EVENTS, self._feed.position)
         return await self._feed.history(after, up_to=up_to)
 

@@ -28,7 +28,7 @@ from exchange.gateway.stream.protocol.frames import OrderUpdate
 from exchange.log.events import DecidedEvent
 from projections.orders import NAME, Order, after, begun, changes, find_orders
 
-KNOWN_ORDERS_MAX: Final = 50_000  # some 30 MB; one that was forgotten is asked for again
+KNOWN_ORDERS_MAX: Final = 50_000  # about 30 MB; a dropped order is read again when it is needed
 HISTORY_ORDERS_MAX: Final = 5_000  # of all who read history: those of the last slices
 
 HAPPENED: Final[dict[type[Event], str]] = {
@@ -54,7 +54,7 @@ class KnownOrders:
     def beside(self) -> "KnownOrders":
         """Return a smaller memory for history, which looks into this one and changes nothing in it.
 
-        All orders of a year would else crowd out those that are traded now.
+        Without this a year of old orders would push the orders traded now out of the cache.
         """
         return KnownOrders(self._engine, self._freshness, self)
 

@@ -115,10 +115,10 @@ class Renderer:
         return frame
 
     def ticker_now(self) -> Frame:
-        """Return the message of the ticker as it is, for one who follows it from now on."""
+        """Return the ticker's message for a client that follows it from now on."""
         book = self.book
         assert book is not None
-        # All who follow it were told this already, or nobody follows it and this is the first.
+        # All followers have this ticker already; or there are none, and this is the first one.
         self._ticked = bid, ask, last = self._touch()
         previous = self._last[Channel.TICKER]
         message = Ticker(

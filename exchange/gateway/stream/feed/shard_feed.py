@@ -194,7 +194,7 @@ class ShardFeed:
         return events
 
     async def _live_generation(self) -> int:
-        # Asked again after each failure and each silence: one that was retired is not filled.
+        # Asked again after each failure and each silence: a retired generation gets no more events.
         if self._generation is None:
             async with model_connection(self._engine) as connection:
                 self._generation = await read_live_generation(connection, NAME)

@@ -111,7 +111,7 @@ class ShardStream:
         if not channels.isdisjoint(BOOK_CHANNELS):
             await self._open_book(instrument, to_be_shown=Channel.ORDERBOOK in channels)
             if self.has_ended:  # while this waited
-                raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
+                raise Problem(Code.READ_UNAVAILABLE, "The stream begins again; try again.")
         resumed = channels - BOOK_CHANNELS if from_sequence is not None else frozenset[Channel]()
         subscription = instrument.subscriptions.get(outlet) or Subscription()
         if Channel.ORDERS in channels and subscription.follows_orders_of_others(client_id):
@@ -142,7 +142,7 @@ class ShardStream:
             raise invalid("from_sequence", f"the log has come to {head} only")
         await self._feed.until(sequence)
         if self.has_ended:  # while this waited
-            raise Problem(Code.READ_UNAVAILABLE, "The stream begins anew; try again.")
+            raise Problem(Code.READ_UNAVAILABLE, "The stream begins again; try again.")
 
     def unsubscribe(
         self,

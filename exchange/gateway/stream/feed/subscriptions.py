@@ -65,7 +65,8 @@ class FollowedInstrument:
     def __init__(self, listing: Listing, known: KnownOrders) -> None:
         self.listing = listing
         self.orders = OrdersLane(known, self._offer_orders, self._fail_orders)
-        # One who resumes has seen up to a message, not up to where this begins: so after 0.
+        # A resumed client has seen messages up to some sequence that is not known here. Its first
+        # prev_sequence is 0, so that it sees no false gap.
         self.renderer = Renderer(listing, after=0)
         self.subscriptions: dict[Outlet, Subscription] = {}
         self.opening: asyncio.Task[None] | None = None  # of the book
