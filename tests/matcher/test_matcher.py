@@ -5,9 +5,9 @@ ids happen within and across batches.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -41,6 +41,7 @@ from exchange.transport.messages import (
     reply_address,
 )
 from tests.fakes import (
+    Link,
     MemoryBatch,
     MemoryCommandLog,
     MemoryDatabase,
@@ -51,13 +52,16 @@ from tests.fakes import (
 
 pytestmark = pytest.mark.anyio
 
+T = TypeVar("T")
+
 BTC = RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
 
 
 class World:
     """What outlives a matcher: a topic, a database, and gateway ``g``, which listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link | None = None) -> None:
+        self.link = link
         self.topic = MemoryTopic()
         self.database = MemoryDatabase()
         self.channel = MemoryOutcomes()
@@ -75,7 +79,7 @@ class World:
         )
 
     def matcher(self, log: MemoryCommandLog | None = None) -> Matcher:
-        store = MemoryEventStore(self.database, Shard(0))
+        store = MemoryEventStore(self.database, Shard(0), self.link)
         self._stores.append(store)
         return Matcher(Shard(0), log or MemoryCommandLog(self.topic), store, self.channel)
 
@@ -292,6 +296,34 @@ async def test_a_record_without_a_key_that_kafka_has_twice_has_one_effect(
 
     assert world.log == once
     assert [o.first for o in world.outcomes] == [None, None, None, (0, first), (0, first)]
+
+
+class LateCommit(Link):
+    """Commits a batch only when the next one has been looked up, or none comes."""
+
+    def __init__(self) -> None:
+        self._looked_up = asyncio.Event()
+
+    async def call(self, what: str, effect: Callable[[], T]) -> T:
+        if what in ("append", "commit"):
+            self._looked_up.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._looked_up.wait(), 0.2)
+        answer = await super().call(what, effect)
+        if what == "look up":
+            self._looked_up.set()
+        return answer
+
+
+async def test_a_record_that_comes_again_while_its_batch_commits_has_one_effect() -> None:
+    world = World(LateCommit())
+    world.send(place("o1"), unkeyed(1))
+    world.send(place("o1"), unkeyed(1))
+
+    await world.match_all([1, 1, 1])
+
+    assert [e.type for e in world.log] == ["InstrumentRegistered", "OrderAccepted", "OrderRested"]
+    assert [o.first for o in world.outcomes] == [None, None, (0, 1)]
 
 
 async def test_an_id_that_could_not_be_found_again_is_no_command() -> None:

@@ -98,6 +98,17 @@ async def test_a_body_that_is_not_read_to_its_end_ends_the_connection(
     await until_only(tasks)
 
 
+@pytest.mark.parametrize(("asked", "chunk", "status"), list(ENDING.values())[:2])
+async def test_a_body_with_two_readings_ends_the_connection_though_it_is_short(
+    http: httpx.AsyncClient, asked: bytes, chunk: bytes, status: int
+) -> None:
+    async with connected(http) as raw:
+        raw.writer.write(asked + chunk + LAST_CHUNK + LIVE)
+
+        assert (await raw.answer())[0] == status
+        assert await raw.rest() == b""
+
+
 @at_once_or_not
 @pytest.mark.parametrize(("asked", "status"), STAYING.values(), ids=STAYING.keys())
 async def test_a_body_that_is_read_to_its_end_leaves_the_connection(
