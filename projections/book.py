@@ -125,7 +125,7 @@ Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
 
 
-class BookView(Struct, frozen=True):
+class StoredBook(Struct, frozen=True):
     """A book after the shard's event at ``position``; bids and asks best first."""
 
     position: int
@@ -136,7 +136,7 @@ class BookView(Struct, frozen=True):
 
 async def read_book(
     redis: Redis, generation: int, shard: int, instrument: str, levels: int
-) -> BookView:
+) -> StoredBook:
     """Return up to ``levels`` of each side, or all; an instrument without orders has none.
 
     Raises:
@@ -153,7 +153,7 @@ async def read_book(
     reached = complete_position(position, target)
     if reached is None:
         raise being_filled(NAME, shard)
-    return BookView(reached, int(time_ms), await _levels(bids), await _levels(asks))
+    return StoredBook(reached, int(time_ms), await _levels(bids), await _levels(asks))
 
 
 async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:

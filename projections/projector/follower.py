@@ -1,7 +1,7 @@
 """One read model kept up with one shard's log: read after the checkpoint, apply, move it.
 
 Read ``Follower.follow``. A batch and its checkpoint are one atomic step, made only if
-the stored checkpoint is the place that the batch continues. So any number of projectors
+the stored checkpoint is the position that the batch continues. So any number of projectors
 may run at once, and one that is killed at any moment resumes from what is stored.
 An event is applied once or the follower stops at it, loudly; none is ever skipped.
 """
@@ -56,8 +56,8 @@ class Projection(Protocol):
         ...
 
 
-class Place(Struct, frozen=True):
-    """Which follower: a projection's generation on a shard."""
+class Part(Struct, frozen=True):
+    """What one follower keeps up: a generation of a read model, on one shard."""
 
     projection: str
     generation: int
@@ -83,18 +83,18 @@ class Follower:
         self,
         engine: AsyncEngine,
         projection: Projection,
-        place: Place,
+        part: Part,
         tail: ShardTail,
         pace_ms: int,
         watch: FollowerWatch,
     ) -> None:
         self._engine = engine
         self._projection = projection
-        self._place = place
+        self._part = part
         self._tail = tail
         self._pace_s = pace_ms / 1000
         self._watch = watch
-        self._outage = Outage("A projection", place.fields)
+        self._outage = Outage("A projection", part.fields)
 
     async def run(self) -> None:
         """Follow until cancelled, or until an event cannot be applied."""
@@ -142,16 +142,16 @@ class Follower:
         try:
             await self.follow(news)
         except CannotApply as error:
-            fields = {**self._place.fields, "error": str(error)}
+            fields = {**self._part.fields, "error": str(error)}
             logger.critical("A projection stopped at an event it cannot apply", extra=fields)
             async with driver_connection(self._engine) as driver:
-                place = (self._place.projection, self._place.generation)
-                await mark_failed(driver, *place, f"shard {self._place.shard}: {error}")
+                part = (self._part.projection, self._part.generation)
+                await mark_failed(driver, *part, f"shard {self._part.shard}: {error}")
 
     async def _resume(self) -> int:
         async with asyncio.timeout(BATCH_TIMEOUT_S):
-            place = (self._place.generation, self._place.shard)
-            position = await self._projection.resume(*place)
+            part = (self._part.generation, self._part.shard)
+            position = await self._projection.resume(*part)
         self._watch.reached(position)
         return position
 
@@ -171,7 +171,7 @@ class Follower:
         try:
             with self._watch.applying(len(events), self._tail.traces(events)):
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
-                    moved = await self._projection.apply(self._place.generation, after, events)
+                    moved = await self._projection.apply(self._part.generation, after, events)
         except Exception as error:
             if is_store_failure(error):
                 raise

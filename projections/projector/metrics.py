@@ -21,12 +21,12 @@ class FollowerWatch:
     """The metrics of one follower."""
 
     def __init__(self, metrics: "ProjectorMetrics", name: str, generation: int, shard: int) -> None:
-        place = self._place = (name, str(generation), str(shard))
+        part = self._part = (name, str(generation), str(shard))
         self._metrics = metrics
         self._name = name
-        self._position_gauge = metrics.positions.labels(*place)
-        self._lag_events = metrics.lags_events.labels(*place)
-        self._lag_seconds = metrics.lags_seconds.labels(*place)
+        self._position_gauge = metrics.positions.labels(*part)
+        self._lag_events = metrics.lags_events.labels(*part)
+        self._lag_seconds = metrics.lags_seconds.labels(*part)
         self._batch_events = metrics.batches_events.labels(name)
         self._apply_seconds = metrics.applies_seconds.labels(name)
         self.position = 0
@@ -43,8 +43,8 @@ class FollowerWatch:
 
     def forget(self) -> None:
         """Show the follower no more: its generation is retired or paused."""
-        for gauge in self._metrics.of_places:
-            gauge.remove(*self._place)
+        for gauge in self._metrics.of_parts:
+            gauge.remove(*self._part)
 
     @contextmanager
     def applying(self, events: int, traces: Sequence[str]) -> Iterator[None]:
@@ -72,7 +72,7 @@ class ProjectorMetrics(ProcessMetrics):
             "Age of the oldest event that is not applied yet; 0 if there is none",
             *PLACE,
         )
-        self.of_places = (self.positions, self.lags_events, self.lags_seconds)
+        self.of_parts = (self.positions, self.lags_events, self.lags_seconds)
         self.batches_events = self.histogram(
             "exchange_projector_batch_events",
             "Events that were applied at once",

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation, is_set_within
-from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Place, Projection
+from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Part, Projection
 from projections.projector.lifecycle import (
     ACTIVE_STATES,
     Generation,
@@ -59,13 +59,13 @@ class Projector:
     ) -> None:
         self._engine = engine
         self._metrics = metrics or ProjectorMetrics()
-        self._watches: dict[Place, FollowerWatch] = {}
+        self._watches: dict[Part, FollowerWatch] = {}
         self._projections = {projection.name: projection for projection in projections}
         self._pace_ms = pace_ms
         self._snapshots = snapshots
         self._snapshotters: dict[int, asyncio.Task[None]] = {}
         self._tails: dict[int, ShardTail] = {}
-        self._followers: dict[Place, asyncio.Task[None]] = {}
+        self._followers: dict[Part, asyncio.Task[None]] = {}
         self._unknown_shard = asyncio.Event()  # set when a shard without followers has new events
         self._heads_at_start: dict[int, int] | None = None
         self._outage = Outage("The projector", {})
@@ -110,17 +110,15 @@ class Projector:
 
     async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
         """Tell how far each follower is behind, in events and by the age of the oldest of them."""
-        behind = {
-            place: heads[place.shard] - watch.position for place, watch in self._watches.items()
-        }
+        behind = {part: heads[part.shard] - watch.position for part, watch in self._watches.items()}
         waiting = {
-            (place.shard, self._watches[place].position + 1) for place, n in behind.items() if n > 0
+            (part.shard, self._watches[part].position + 1) for part, n in behind.items() if n > 0
         }
         times_ms = await read_event_times(driver, sorted(waiting)) if waiting else {}
         now_ms = time.time_ns() // 1_000_000
-        for place, watch in self._watches.items():
-            time_ms = times_ms.get((place.shard, watch.position + 1), now_ms)
-            watch.lags(max(0, behind[place]), max(0, now_ms - time_ms) / 1000)
+        for part, watch in self._watches.items():
+            time_ms = times_ms.get((part.shard, watch.position + 1), now_ms)
+            watch.lags(max(0, behind[part]), max(0, now_ms - time_ms) / 1000)
 
     async def _prepare(self, driver: asyncpg.Connection) -> None:
         await retry_failed(driver)
@@ -130,14 +128,14 @@ class Projector:
     def _keep_followers(
         self, tasks: asyncio.TaskGroup, active: Sequence[Generation], heads: Mapping[int, int]
     ) -> None:
-        places = {Place(g.projection, g.generation, shard) for g in active for shard in heads}
-        for place in self._followers.keys() - places:
-            self._followers.pop(place).cancel()
-            self._watches.pop(place).forget()
+        parts = {Part(g.projection, g.generation, shard) for g in active for shard in heads}
+        for part in self._followers.keys() - parts:
+            self._followers.pop(part).cancel()
+            self._watches.pop(part).forget()
         # One that has stopped at an event stays in the dict, so that it is not started again.
-        for place in places - self._followers.keys():
-            name = f"{place.projection} generation {place.generation} shard {place.shard}"
-            self._followers[place] = tasks.create_task(self._follower(place).run(), name=name)
+        for part in parts - self._followers.keys():
+            name = f"{part.projection} generation {part.generation} shard {part.shard}"
+            self._followers[part] = tasks.create_task(self._follower(part).run(), name=name)
 
     def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
         for shard in shards:
@@ -152,12 +150,12 @@ class Projector:
             self._tails[shard] = ShardTail(self._engine, shard)
         return self._tails[shard]
 
-    def _follower(self, place: Place) -> Follower:
-        tail = self._tail(place.shard)
-        projection = self._projections[place.projection]
-        watch = FollowerWatch(self._metrics, place.projection, place.generation, place.shard)
-        self._watches[place] = watch
-        return Follower(self._engine, projection, place, tail, self._pace_ms, watch)
+    def _follower(self, part: Part) -> Follower:
+        tail = self._tail(part.shard)
+        projection = self._projections[part.projection]
+        watch = FollowerWatch(self._metrics, part.projection, part.generation, part.shard)
+        self._watches[part] = watch
+        return Follower(self._engine, projection, part, tail, self._pace_ms, watch)
 
     async def _go_live_if_caught_up(self, generation: Generation) -> None:
         """Let queries read a projection's first generation, once it is where the log was.

@@ -40,8 +40,8 @@ class ReadModelStale(Exception):
 def stale_text(projection: str, reached: Mapping[int, int], wanted: Mapping[int, int]) -> str:
     """Say how far a model is, with positions as ``min_sequence`` takes them."""
     at, not_yet_at = (
-        ",".join(f"{shard}:{position}" for shard, position in sorted(places.items()))
-        for places in (reached, wanted)
+        ",".join(f"{shard}:{position}" for shard, position in sorted(parts.items()))
+        for parts in (reached, wanted)
     )
     return f"{projection} is at {at}, not yet at {not_yet_at}"
 
@@ -130,8 +130,8 @@ class SequenceWaits:
             ReadModelStale: It did not get there in time.
             TooManyWait: So many do.
         """
-        places = {(projection, shard): position for shard, position in wanted.items()}
-        found = await self._waits.reach(places, timeout_ms=timeout_ms)
+        parts = {(projection, shard): position for shard, position in wanted.items()}
+        found = await self._waits.reach(parts, timeout_ms=timeout_ms)
         reached = {
             shard: found[projection, shard] for shard in wanted if (projection, shard) in found
         }
@@ -141,8 +141,8 @@ class SequenceWaits:
             raise ReadModelStale(stale_text(projection, reached, wanted))
         return reached
 
-    async def _ask(self, places: Set[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    async def _ask(self, parts: Set[tuple[str, int]]) -> dict[tuple[str, int], int]:
         async with asyncio.timeout(QUERY_TIMEOUT_S), self._engine.connect() as connection:
             reached = await read_all_checkpoints(connection)
         # A shard of which the live generation has seen nothing yet has no checkpoint.
-        return {(name, s): reached[name].get(s, 0) for name, s in places if name in reached}
+        return {(name, s): reached[name].get(s, 0) for name, s in parts if name in reached}

@@ -81,12 +81,12 @@ class PostgresProjection:
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from: the stored one, or 0."""
         async with driver_connection(self.engine) as driver:
-            place = (self.name, generation, shard)
-            position: int | None = await driver.fetchval(READ_CHECKPOINT, *place)
+            part = (self.name, generation, shard)
+            position: int | None = await driver.fetchval(READ_CHECKPOINT, *part)
             if position is not None:
                 return position
-            await driver.execute(CREATE_CHECKPOINT, *place)
-            stored: int = await driver.fetchval(READ_CHECKPOINT, *place)
+            await driver.execute(CREATE_CHECKPOINT, *part)
+            stored: int = await driver.fetchval(READ_CHECKPOINT, *part)
             return stored
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:

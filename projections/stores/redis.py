@@ -126,7 +126,7 @@ def tag(name: str, generation: int, shard: int) -> str:
 
 
 def checkpoint_key(name: str, generation: int, shard: int) -> str:
-    """Return the key of a model's place in the log of a shard."""
+    """Return the key of how far a model is in the log of a shard."""
     return f"{tag(name, generation, shard)}:checkpoint"
 
 
@@ -145,9 +145,9 @@ async def reached_model(
     Raises:
         ReadModelUnavailable: Redis is away.
     """
-    places = [(name, generation, shard) for shard in shards]
+    parts = [(name, generation, shard) for shard in shards]
     try:
-        found = await _read_positions(redis, places)
+        found = await _read_positions(redis, parts)
     except RedisError as error:
         raise cannot_read(name, error) from error
     return {shard: position for (_, _, shard), position in found.items()}
@@ -170,18 +170,18 @@ class ModelWaits:
             ReadModelStale: It did not get there in time.
             TooManyWait: So many wait already.
         """
-        place = (name, generation, shard)
+        part = (name, generation, shard)
         try:
-            found = await self._waits.reach({place: position}, timeout_ms=timeout_ms)
+            found = await self._waits.reach({part: position}, timeout_ms=timeout_ms)
         except (RedisError, TimeoutError) as error:
             raise cannot_read(name, error) from error
-        if place not in found:
+        if part not in found:
             raise being_filled(name, shard)
-        if found[place] < position:
-            raise ReadModelStale(f"the {name} is at {found[place]}, not yet at {position}")
+        if found[part] < position:
+            raise ReadModelStale(f"the {name} is at {found[part]}, not yet at {position}")
 
-    async def _ask(self, places: Set[tuple[str, int, int]]) -> dict[tuple[str, int, int], int]:
-        return await _read_positions(self._redis, list(places))
+    async def _ask(self, parts: Set[tuple[str, int, int]]) -> dict[tuple[str, int, int], int]:
+        return await _read_positions(self._redis, list(parts))
 
 
 def complete_position(position: bytes | None, target: bytes | None) -> int | None:
@@ -202,18 +202,18 @@ def being_filled(name: str, shard: int) -> ReadModelUnavailable:
 
 
 async def _read_positions(
-    redis: Redis, places: Sequence[tuple[str, int, int]]
+    redis: Redis, parts: Sequence[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], int]:
     """Return where models are, by name, generation and shard; one not complete is left out."""
     async with redis.pipeline(transaction=False) as pipe:
-        for place in places:
-            pipe.hmget(checkpoint_key(*place), ["position", "target"])
+        for part in parts:
+            pipe.hmget(checkpoint_key(*part), ["position", "target"])
         checkpoints = await pipe.execute()
     positions = {
-        place: complete_position(*checkpoint)
-        for place, checkpoint in zip(places, checkpoints, strict=True)
+        part: complete_position(*checkpoint)
+        for part, checkpoint in zip(parts, checkpoints, strict=True)
     }
-    return {place: position for place, position in positions.items() if position is not None}
+    return {part: position for part, position in positions.items() if position is not None}
 
 
 async def _read_log(engine: AsyncEngine, shard: int) -> tuple[str, int]:

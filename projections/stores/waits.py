@@ -17,25 +17,25 @@ WAIT_POLL_S: Final = 0.01
 POLL_S_OF_WAITER: Final = 0.000_05  # looking at one takes 2 µs, so all of them 4 % of a core
 WAITERS_MAX: Final = 1_000  # then they are looked at every 50 ms; later would be noticed
 
-Place = TypeVar("Place", bound=Hashable)
+Part = TypeVar("Part", bound=Hashable)
 
 
 class TooManyWait(Exception):
     """So many wait already that one more is better told to come again."""
 
 
-class _Waiter(Generic[Place]):
+class _Waiter(Generic[Part]):
     """One who waits; ``found`` is the last answer, None before the first."""
 
     __slots__ = ("error", "found", "over", "wanted")
 
-    def __init__(self, wanted: Mapping[Place, int]) -> None:
+    def __init__(self, wanted: Mapping[Part, int]) -> None:
         self.wanted = wanted
-        self.found: Mapping[Place, int] | None = None
+        self.found: Mapping[Part, int] | None = None
         self.error: Exception | None = None
         self.over = asyncio.Event()
 
-    def answer(self, found: Mapping[Place, int]) -> None:
+    def answer(self, found: Mapping[Part, int]) -> None:
         self.found = found
         if has_reached(found, self.wanted):
             self.over.set()
@@ -45,21 +45,24 @@ class _Waiter(Generic[Place]):
         self.over.set()
 
 
-class PositionWaits(Generic[Place]):
-    """Waits of this process; ``ask`` tells where places are, and leaves out what is not there."""
+class PositionWaits(Generic[Part]):
+    """Waits of this process for parts of read models, such as a model on one shard.
 
-    def __init__(self, ask: Callable[[Set[Place]], Awaitable[Mapping[Place, int]]]) -> None:
+    ``ask`` returns the positions of some parts, without those that are not there.
+    """
+
+    def __init__(self, ask: Callable[[Set[Part]], Awaitable[Mapping[Part, int]]]) -> None:
         self._ask = ask
-        self._waiters: set[_Waiter[Place]] = set()
-        self._new: list[_Waiter[Place]] = []
+        self._waiters: set[_Waiter[Part]] = set()
+        self._new: list[_Waiter[Part]] = []
         self._joined = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
 
-    async def reach(self, wanted: Mapping[Place, int], *, timeout_ms: int) -> Mapping[Place, int]:
-        """Wait until every place has its position, or until the time is up.
+    async def reach(self, wanted: Mapping[Part, int], *, timeout_ms: int) -> Mapping[Part, int]:
+        """Wait until every part has reached its position, or until the time is up.
 
         Returns:
-            Where places are, as last told; those that are not there are left out.
+            The positions of the parts, as last read, without those that are not there.
 
         Raises:
             TooManyWait: So many do.
@@ -102,9 +105,9 @@ class PositionWaits(Generic[Place]):
                 async with asyncio.timeout_at(all_at_s):
                     await self._joined.wait()
 
-    async def _answer(self, asked: Sequence[_Waiter[Place]]) -> None:
+    async def _answer(self, asked: Sequence[_Waiter[Part]]) -> None:
         try:
-            found = await self._ask({place for waiter in asked for place in waiter.wanted})
+            found = await self._ask({part for waiter in asked for part in waiter.wanted})
         except Exception as error:
             for waiter in asked:
                 waiter.fail(error)
@@ -113,6 +116,6 @@ class PositionWaits(Generic[Place]):
                 waiter.answer(found)
 
 
-def has_reached(found: Mapping[Place, int], wanted: Mapping[Place, int]) -> bool:
-    """Tell whether every place is where it is wanted; one that is not there is nowhere."""
-    return all(found.get(place, -1) >= position for place, position in wanted.items())
+def has_reached(found: Mapping[Part, int], wanted: Mapping[Part, int]) -> bool:
+    """Tell whether every part has reached its position; a part that is not there has not."""
+    return all(found.get(part, -1) >= position for part, position in wanted.items())

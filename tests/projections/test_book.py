@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
-from projections.book import ALL_LEVELS, APPLY, BookView, book_projection, read_book
+from projections.book import ALL_LEVELS, APPLY, StoredBook, book_projection, read_book
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.stores.redis import START, ModelWaits
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
@@ -28,7 +28,7 @@ NO_ORDERS: dict[str, list[tuple[int, int]]] = {"bids": [], "asks": []}
 CHECKPOINT = "{book:1:0}:checkpoint"
 
 
-def assert_true_at_its_position(view: BookView, log: list[StoredEvent]) -> None:
+def assert_true_at_its_position(view: StoredBook, log: list[StoredEvent]) -> None:
     expected = fold_book(log[: view.position]).get("SMALL-0", NO_ORDERS)
     assert {"bids": view.bids, "asks": view.asks} == expected
 
@@ -53,7 +53,7 @@ async def test_the_view_has_the_best_levels_first(
     assert len(view.bids) + len(view.asks) > 3
     assert_true_at_its_position(view, log)
     assert (touch.bids, touch.asks) == (view.bids[:1], view.asks[:1])
-    assert other == BookView(view.position, view.time_ms, [], [])
+    assert other == StoredBook(view.position, view.time_ms, [], [])
 
 
 async def test_a_model_that_was_never_filled_is_unavailable(redis: Redis) -> None:
@@ -116,7 +116,7 @@ async def test_redis_emptied_under_load_is_never_served_half(
 ) -> None:
     chance = random.Random(3)
     log: list[StoredEvent] = []
-    views: list[BookView] = []
+    views: list[StoredBook] = []
     unavailable = 0
 
     ended = False

@@ -19,7 +19,7 @@ from exchange.transport.messages import Depth
 from exchange.waiting import within
 from projections import ticker
 from projections.book import NAME as BOOK
-from projections.book import BookView, read_book
+from projections.book import StoredBook, read_book
 from projections.stores.checkpoints import read_live_generation
 from projections.ticker import LastTrades, read_last_trades
 
@@ -43,7 +43,7 @@ async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing
     return await gateway.listings.get(check_id(instrument, "instrument"))
 
 
-async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: int) -> BookView:
+async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: int) -> StoredBook:
     """Return a book at or after a position.
 
     Raises:
@@ -84,7 +84,7 @@ def check_current(gateway: Gateway, shard: int, model: str, position: int) -> No
         raise Problem(Code.READ_STALE, f"The {model} is behind, at {position}.")
 
 
-def sides(view: BookView, listing: Listing) -> str:
+def sides(view: StoredBook, listing: Listing) -> str:
     """Return the members ``bids`` and ``asks`` of a JSON object, in decimals."""
     return book_members(Depth(view.position, view.bids, view.asks), listing)
 

@@ -26,7 +26,7 @@ from exchange.gateway.parts.models import (
 )
 from exchange.gateway.parts.reading import min_sequence, model_connection
 from projections import ticker, vwap
-from projections.book import BookView
+from projections.book import StoredBook
 from projections.stores.checkpoints import read_checkpoint
 from projections.ticker import LastTrades
 from projections.vwap import MINUTE_MS, Bucket, list_buckets
@@ -120,7 +120,7 @@ async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
 
 
 def ticker_view(
-    listing: Listing, last_trades: LastTrades, book: BookView, day: DayFigures
+    listing: Listing, last_trades: LastTrades, book: StoredBook, day: DayFigures
 ) -> TickerView:
     """Return the ticker that the last trade, the book and the last day give together."""
     last = last_trades.trades.get(listing.instrument)

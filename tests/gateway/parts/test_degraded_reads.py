@@ -19,7 +19,7 @@ from exchange.gateway.parts import health, listings, models, reading
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
 from exchange.processes.running import redis_client
-from projections.book import BookView
+from projections.book import StoredBook
 from projections.ticker import LastTrades
 from tests.conftest import VENUE_REDIS_DATABASE
 from tests.gateway.conftest import Place, Venue, gateway_at, order, register
@@ -218,7 +218,7 @@ def test_the_ticker_is_as_of_the_model_that_is_furthest_behind(oldest: str) -> N
     view = ticker_view(
         Listing("BTC-USD", 0, "BTC", "USD", 2, 8),
         LastTrades({}, *at["trades"]),
-        BookView(*at["book"], [], []),
+        StoredBook(*at["book"], [], []),
         DayFigures([], *at["day"]),
     )
 

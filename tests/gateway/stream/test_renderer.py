@@ -27,7 +27,7 @@ from exchange.gateway.stream.protocol.frames import (
 )
 from exchange.log.events import DecidedEvent
 from exchange.transport.messages import Depth
-from projections.book import BookView
+from projections.book import StoredBook
 from projections.orders import Order, begun
 from tests.builders import (
     BTC_USD,
@@ -63,7 +63,7 @@ def known(events: Iterable[DecidedEvent]) -> dict[str, Order]:
 def book_of(bids: int, asks: int, position: int = 0) -> LiveBook:
     middle = max(bids, asks) + 1
     return LiveBook(
-        BookView(
+        StoredBook(
             position,
             TIME_MS,
             [(middle - n, n) for n in range(1, bids + 1)],

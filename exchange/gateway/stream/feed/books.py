@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
-from projections.book import BookView, Level, level_change
+from projections.book import Level, StoredBook, level_change
 
 
 class LiveBook:
     """All levels of one book after the event at ``position``."""
 
-    def __init__(self, view: BookView) -> None:
+    def __init__(self, view: StoredBook) -> None:
         self.position = view.position
         self.time_ms = view.time_ms
         self._sides = {Side.BUY: dict(view.bids), Side.SELL: dict(view.asks)}
