@@ -10,6 +10,7 @@ Every command has an id of its own, so that doing this again after it was killed
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ from exchange.stack.host.errors import StackError
 from exchange.stack.services.kafka import add_partitions, count_partitions
 from exchange.transport.commands import CommandProducer, Delivery, KafkaCommandLog, NotProduced
 from exchange.transport.messages import encode_command
+
+logger = logging.getLogger(__name__)
 
 FIRST_SHARD: Final = Shard(0)
 DELIVERY_TIMEOUT_S: Final = 30.0  # brokers learn of a new partition within a second
@@ -115,6 +118,7 @@ async def _place(
     async def is_placed() -> bool:
         return (await read_placed_shards(connection)).keys() >= set(missing)
 
+    logger.info("Asking shard 0 from which cycle on shards take part", extra={"shards": missing})
     async with _deciding(settings) as matching:
         older = "its matcher is of an older build. Nothing was sent; upgrade that first"
         await _until(is_readable, matching, older)
@@ -155,6 +159,8 @@ async def _begin(
         for shard, before in waiting:
             command_id = cycle_command_id(shard, before)
             await _send(producer, shard, CloseSettlementCycle(before), command_id)
+            fields = {"shard": shard, "first_cycle": before + 1}
+            logger.info("Added a shard, which takes part in settlement from now on", extra=fields)
 
 
 async def _send(

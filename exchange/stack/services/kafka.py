@@ -7,6 +7,7 @@ compact or restamp them.
 """
 
 import asyncio
+import logging
 import subprocess
 import time
 from collections.abc import Collection, Mapping
@@ -29,6 +30,8 @@ from exchange.durability import check_durable, unsafe_topic
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.errors import StackError
 from exchange.stack.host.prerequisites import java
+
+logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0  # three seconds when healthy; longer after a crash with much data
 FORMAT_TIMEOUT_S = 60
@@ -199,6 +202,7 @@ def _ensure_topic(
         known = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
         if topic not in known:
             _create(admin, topic, partitions)
+            logger.info("Created the topic", extra={"topic": topic, "partitions": partitions})
             return
         partitions_found = known[topic].partitions.values()
         replicas = max(len(partition.replicas) for partition in partitions_found)

@@ -189,15 +189,22 @@ async def test_a_close_of_that_very_moment_leaves_its_cycle_closing(
     assert closed.json()["pending"] == []
 
 
-async def test_whoever_adds_a_shard_decides_what_nobody_else_does(grown: Venue) -> None:
+async def test_whoever_adds_a_shard_decides_what_nobody_else_does(
+    grown: Venue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="exchange.stack.growing")
     async with gateway_at(grown) as old:
         await close_three(grown, old)
     await send(grown, 0, CloseSettlementCycle(4), cycle_command_id(0, 4))
 
     await add_shards(settings_of(grown, 3))
+    told = [
+        fields["first_cycle"] for line in caplog.records if "first_cycle" in (fields := vars(line))
+    ]
     once = await ends(grown, 3)
     await add_shards(settings_of(grown, 3))
 
+    assert told == [5, 5]
     placed = [data for name, data in await logged(grown, 0) if name == "ShardPlaced"]
     assert ['"shard":1,"cycle":5' in placed[0], '"shard":2,"cycle":5' in placed[1]] == [True] * 2
     assert (once[1], once[2], len(placed)) == (1, 1, 2)
