@@ -151,16 +151,16 @@ class Addresses:
         """The database's address, empty if its host is not set."""
         password = quote(self.postgres_password, safe="")
         login = quote(self.postgres_user, safe="") + (f":{password}" if password else "")
-        place = f"{self.postgres_host}:{self.postgres_port}/{quote(self.postgres_db, safe='')}"
-        return f"postgresql://{login}@{place}" if self.postgres_host else ""
+        address = f"{self.postgres_host}:{self.postgres_port}/{quote(self.postgres_db, safe='')}"
+        return f"postgresql://{login}@{address}" if self.postgres_host else ""
 
     @property
     def redis_url(self) -> str:
         """The address of Redis, empty if its host is not set."""
         password = quote(self.redis_password, safe="")
         login = f":{password}@" if password else ""
-        place = f"{self.redis_host}:{self.redis_port}/0"
-        return f"redis://{login}{place}" if self.redis_host else ""
+        address = f"{self.redis_host}:{self.redis_port}/0"
+        return f"redis://{login}{address}" if self.redis_host else ""
 
     @property
     def traces_endpoint(self) -> str:

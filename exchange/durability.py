@@ -31,9 +31,9 @@ class Danger(Struct, frozen=True):
 
 
 class Unsafe(Struct, frozen=True):
-    """A setting that was found to be unsafe; ``place`` says whose it is."""
+    """A setting that was found to be unsafe; ``owner`` says whose it is."""
 
-    place: str
+    owner: str
     name: str
     value: str
 
@@ -70,13 +70,13 @@ def unsafe_database(found: Mapping[str, str]) -> list[Unsafe]:
 
 def unsafe_topic(topic: str, config: Mapping[str, str | None], *, replicas: int) -> list[Unsafe]:
     """Return what is unsafe of a topic's effective settings; ``replicas`` are the most it has."""
-    place = f"the Kafka topic {topic}"
+    owner = f"the Kafka topic {topic}"
     unsafe: list[Unsafe] = []
     if config.get(UNCLEAN_ELECTION) == "true":
-        unsafe.append(Unsafe(place, UNCLEAN_ELECTION, "true"))
+        unsafe.append(Unsafe(owner, UNCLEAN_ELECTION, "true"))
     in_sync = config.get(IN_SYNC_REPLICAS)
     if in_sync is not None and replicas >= REPLICAS_SAFE and int(in_sync) < IN_SYNC_SAFE:
-        unsafe.append(Unsafe(place, IN_SYNC_REPLICAS, in_sync))
+        unsafe.append(Unsafe(owner, IN_SYNC_REPLICAS, in_sync))
     return unsafe
 
 
@@ -101,4 +101,4 @@ def check_durable(found: Iterable[Unsafe], allowed: Collection[str]) -> None:
 
 def _told(one: Unsafe) -> str:
     danger = DANGERS[one.name]
-    return f"{one.name} is {one.value} for {one.place}: {danger.why}; {danger.way_out}."
+    return f"{one.name} is {one.value} for {one.owner}: {danger.why}; {danger.way_out}."

@@ -48,7 +48,7 @@ SILENT: Final = (
 
 
 async def add_shards(settings: Settings) -> None:
-    """Add the shards that the topic lacks, and place them and those that were left without.
+    """Add the shards that the topic lacks, and assign them and those that were left without.
 
     Raises:
         StackError: Kafka or PostgreSQL does not answer, or shard 0 cannot be decided.
@@ -59,10 +59,10 @@ async def add_shards(settings: Settings) -> None:
         async with _connection(settings) as connection:
             _check_enough(settings, await read_placed_shards(connection))
             empty = await _never_used(settings, connection, there)
-            places = await _place(settings, connection, [*empty, *range(there, settings.shards)])
+            cycles = await _assign(settings, connection, [*empty, *range(there, settings.shards)])
             if there < settings.shards:
                 await asyncio.to_thread(add_partitions, *topic, settings.shards)
-            await _begin(settings, connection, places)
+            await _begin(settings, connection, cycles)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StackError(
             f"PostgreSQL failed while shards were added: {error}. Start again: what was done stays."
@@ -102,10 +102,10 @@ async def _never_used(
     return [shard for shard in idle if not ends[shard]]
 
 
-async def _place(
+async def _assign(
     settings: Settings, connection: asyncpg.Connection, shards: Sequence[int]
 ) -> Mapping[int, int]:
-    """Have shard 0 place shards; return all that were placed ever, with their first cycles."""
+    """Have shard 0 assign shards to cycles; return the first cycle of each shard ever added."""
     placed = await read_placed_shards(connection)
     missing = [shard for shard in shards if shard not in placed]
     if not missing:
@@ -144,13 +144,13 @@ async def _until(
 
 
 async def _begin(
-    settings: Settings, connection: asyncpg.Connection, places: Mapping[int, int]
+    settings: Settings, connection: asyncpg.Connection, cycles: Mapping[int, int]
 ) -> None:
     """Send the first record of each shard that begins later than in the first cycle."""
     decided = await read_heads(connection)
     waiting = [
         (shard, cycle - 1)
-        for shard, cycle in places.items()
+        for shard, cycle in cycles.items()
         if cycle > FIRST_CYCLE and not decided.get(shard)
     ]
     if not waiting:
@@ -193,9 +193,9 @@ async def _send(
 @asynccontextmanager
 async def _deciding(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
     """Have shard 0 decided: this matcher stands by while there is another."""
-    place = (settings.kafka_bootstrap_servers, settings.kafka_topic, FIRST_SHARD)
+    partition = (settings.kafka_bootstrap_servers, settings.kafka_topic, FIRST_SHARD)
     async with (
-        KafkaCommandLog(*place, allow_unsafe=settings.allow_unsafe) as commands,
+        KafkaCommandLog(*partition, allow_unsafe=settings.allow_unsafe) as commands,
         PostgresEventStore(
             settings.database_url, FIRST_SHARD, allow_unsafe=settings.allow_unsafe
         ) as events,

@@ -103,7 +103,7 @@ class RunDirectory:
 
 
 def check_space(path: Path) -> None:
-    """Refuse a place that has no room for what the services write.
+    """Refuse a path whose disk has no room for what the services write.
 
     Raises:
         StackError: Its disk is full.

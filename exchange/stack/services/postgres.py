@@ -71,10 +71,10 @@ class Postgres:
         pid_path: Path,
         connections_max: int = CONNECTIONS_MAX,
     ) -> "Postgres":
-        """Find the place and the user for the server of ``directory``; blocks for a moment.
+        """Find the directory and the user for the server of ``directory``; blocks for a moment.
 
         Raises:
-            StackError: The disk of that place is full.
+            StackError: The disk of that directory is full.
         """
         account = _account(directory)
         home = _home(directory, account)
@@ -174,8 +174,8 @@ def _reachable_home(directory: Path, account: Account) -> Path:
 
 def is_reachable(path: Path, account: Account) -> bool:
     """Say whether ``account`` may enter ``path`` and all that is above it."""
-    above = (place.stat() for place in (path, *path.parents))
-    return all(place.st_mode & 0o001 or place.st_uid == account.uid for place in above)
+    above = (directory.stat() for directory in (path, *path.parents))
+    return all(found.st_mode & 0o001 or found.st_uid == account.uid for found in above)
 
 
 def _programs(home: Path, account: Account | None) -> Path:
