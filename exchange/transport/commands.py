@@ -19,7 +19,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -414,6 +414,14 @@ def _is_end(message: Message) -> bool:
     return error is not None and error.code() == KafkaError._PARTITION_EOF
 
 
+class EndsUnknown(ConnectionError):
+    """Kafka does not tell where each partition ends; ``known`` are those that it does tell."""
+
+    def __init__(self, why: str, known: Mapping[int, int]) -> None:
+        super().__init__(f"Kafka does not tell how far it is: {why}")
+        self.known = known
+
+
 class NotProduced(Exception):
     """The command was not sent and will not be: the queue is full, or the client failed."""
 
@@ -546,31 +554,39 @@ class CommandProducer:
         """Return the offset that each shard's next command will get.
 
         Raises:
-            ConnectionError: Kafka does not answer, or has no such partition.
+            EndsUnknown: Kafka does not answer, or has no such partition.
         """
         return await asyncio.to_thread(self._end_offsets, shards)
 
     def _end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
         self._admin.poll(0)  # hands over its log messages
         try:
-            try:
-                ends = self._list_ends(shards)
-            except KafkaException as error:
-                if error.args[0].code() not in OUTDATED:
-                    raise
+            ends, error = self._list_ends(shards)
+            if error is not None and error.args[0].code() in OUTDATED:
                 # The client would go on asking with the leader's epoch that it knows.
                 self._admin.list_topics(self._topic, timeout=END_TIMEOUT_S)
-                ends = self._list_ends(shards)
-        except KafkaException as error:
-            raise ConnectionError(f"Kafka does not tell how far it is: {error}") from error
-        if min(ends.values(), default=0) < 0:  # the client's answer for a partition that timed out
-            raise ConnectionError("Kafka does not tell how far it is: it does not answer")
+                ends, error = self._list_ends(shards)
+        except KafkaException as away:
+            ends, error = {}, away
+        if len(ends) < len(shards):
+            raise EndsUnknown(str(error or "it does not answer"), ends)
         return ends
 
-    def _list_ends(self, shards: Sequence[int]) -> dict[int, int]:
+    def _list_ends(self, shards: Sequence[int]) -> tuple[dict[int, int], KafkaException | None]:
+        """Return the ends that Kafka tells, and an error where it does not."""
         asked = {TopicPartition(self._topic, shard): OffsetSpec.latest() for shard in shards}  # type: ignore[no-untyped-call]
         found = self._admin.list_offsets(asked, request_timeout=END_TIMEOUT_S)
-        return {one.partition: future.result().offset for one, future in found.items()}
+        ends: dict[int, int] = {}
+        failure: KafkaException | None = None
+        for partition, future in found.items():
+            try:
+                end: int = future.result().offset
+            except KafkaException as error:
+                failure = error
+            else:
+                if end >= 0:  # the client's answer for a partition that timed out is negative
+                    ends[partition.partition] = end
+        return ends, failure
 
 
 def _delivery(error: KafkaError | None, message: Message) -> Delivery:

@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 from exchange.domain.values import Offset, Shard
 from exchange.ports import CommandLogLost, CommandRecord
 from exchange.transport import commands
-from exchange.transport.commands import KafkaCommandLog
+from exchange.transport.commands import CommandProducer, EndsUnknown, KafkaCommandLog
 from tests.conftest import Services
 from tests.contracts.conftest import recreate_topic
 
@@ -63,6 +63,18 @@ async def test_a_reader_of_a_topic_that_is_recreated_ends(
 
         with pytest.raises(CommandLogLost, match=f"had the id {first_id} and is"):
             await asyncio.wait_for(reading, TIMEOUT_S)
+
+
+async def test_the_ends_of_the_partitions_that_there_are_are_known(
+    services: Services, make_topic: Callable[..., str]
+) -> None:
+    servers, topic = services.kafka_bootstrap_servers, make_topic()
+    producer = CommandProducer(servers, topic, loop=asyncio.get_running_loop())
+
+    with pytest.raises(EndsUnknown) as raised:
+        await producer.end_offsets([0, 7])
+
+    assert raised.value.known == {0: 0}
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])

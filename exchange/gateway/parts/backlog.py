@@ -30,7 +30,7 @@ from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import log_connection
 from exchange.log.reader import NOTHING_DECIDED, Progress, read_progress, read_readable
-from exchange.transport.commands import CommandProducer
+from exchange.transport.commands import CommandProducer, EndsUnknown
 from exchange.waiting import Shared
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,12 @@ class Backlog:
         self._reads = await self._read_readable()
         try:
             ends = self._of_log(await self._ends.ask(), decided)
-        except ConnectionError:
+        except EndsUnknown as error:
+            known = self._of_log(error.known, decided)
+            self._cut = (self._cut - known.keys()) | _cut(known, decided)
             self._learn_nothing()
             raise
-        self._cut = frozenset(s for s, end in ends.items() if end < _following(decided, s))
+        self._cut = _cut(ends, decided)
         now_s = time.monotonic()
         for shard, end in ends.items():
             following = _following(decided, shard)
@@ -198,7 +200,7 @@ class Backlog:
         _check_kept(ends, decided)
         return decided, ends
 
-    def _of_log(self, ends: dict[int, int], decided: dict[int, Progress]) -> dict[int, int]:
+    def _of_log(self, ends: Mapping[int, int], decided: dict[int, Progress]) -> dict[int, int]:
         """Return the ends of partitions as offsets of the log."""
         return {s: decided.get(s, NOTHING_DECIDED).offset_base + end for s, end in ends.items()}
 
@@ -230,6 +232,11 @@ class Backlog:
 def _check_kept(ends: dict[int, int], decided: dict[int, Progress]) -> None:
     if any(end < _following(decided, shard) for shard, end in ends.items()):
         raise Problem(Code.KAFKA_UNAVAILABLE, LOST)
+
+
+def _cut(ends: Mapping[int, int], decided: dict[int, Progress]) -> frozenset[int]:
+    """Return the shards whose partitions end before what was decided."""
+    return frozenset(shard for shard, end in ends.items() if end < _following(decided, shard))
 
 
 def _following(decided: dict[int, Progress], shard: int) -> int:

@@ -13,7 +13,7 @@ from exchange.gateway.http.problems import Code, Problem, telling
 from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.metrics import Metrics
-from exchange.transport.commands import CommandProducer
+from exchange.transport.commands import CommandProducer, EndsUnknown
 from exchange.waiting import Shared
 from tests.gateway.conftest import Venue, gateway_at, order, register
 
@@ -36,6 +36,17 @@ class Lost(CommandProducer):
 
     async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(shards, 0)
+
+
+class OneOfTwo(CommandProducer):
+    """Finds the first partition empty and none beside it, as after a recreation with too few."""
+
+    def __init__(self, venue: Venue) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(venue.services.kafka_bootstrap_servers, venue.topic, loop=loop)
+
+    async def end_offsets(self, shards: Sequence[int]) -> dict[int, int]:
+        raise EndsUnknown(f"no partition {shards[1]}", {0: 0})
 
 
 class Slow(CommandProducer):
@@ -104,6 +115,17 @@ async def test_a_topic_without_a_shards_partition_is_unhealthy(
         await asyncio.sleep(0.2)
 
     assert backlog.stalled == {0: True}
+
+
+async def test_a_partition_that_was_cut_is_known_though_another_is_missing(venue: Venue) -> None:
+    backlog = Backlog(venue.engine, OneOfTwo(venue), 2, Metrics())
+
+    with pytest.raises(ConnectionError):
+        await backlog.measure()
+
+    with pytest.raises(Problem, match="Nothing was sent"):
+        backlog.check_whole(0)
+    backlog.check_whole(1)
 
 
 async def test_many_who_wait_share_two_questions_at_most(venue: Venue) -> None:
