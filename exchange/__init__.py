@@ -19,4 +19,4 @@ In reading order:
 
 from typing import Final
 
-BUILD: Final = "exchange 0.1.0"  # as pyproject.toml has it; commands and errors name it
+BUILD: Final = "exchange 0.2.0"  # as pyproject.toml has it; commands and errors name it

@@ -53,6 +53,11 @@ def record(version: bytes | None) -> CommandRecord:
 # Commands
 
 
+def test_a_new_version_of_commands_has_a_build_of_its_own() -> None:
+    """Who meets a newer command is told the build that reads it, by its name alone."""
+    assert (command_form.commands_version(), BUILD) == (2, "exchange 0.2.0")
+
+
 def test_a_command_has_the_lowest_version_whose_readers_read_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
