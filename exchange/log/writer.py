@@ -53,7 +53,9 @@ CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
 ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that lives can say what it is
 FORGIVE_AGAIN_S: Final = 1.0
-FORGIVE_STOP_S: Final = 10.0  # how long a stop waits for a store to take a count back
+# How long a stop waits for a store to take a count back. A silent server fails the first try after
+# ``ANSWER_TIMEOUT_S`` and may answer the second.
+FORGIVE_STOP_S: Final = ANSWER_TIMEOUT_S + 2 * CONNECT_TIMEOUT_S
 TERMINATE_WAIT_MS: Final = 5_000
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
