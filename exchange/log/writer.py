@@ -53,9 +53,8 @@ CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
 ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that lives can say what it is
 FORGIVE_AGAIN_S: Final = 1.0
-# How long a stop waits for a store to take a count back. A silent server fails the first try after
-# ``ANSWER_TIMEOUT_S`` and may answer the second.
-FORGIVE_STOP_S: Final = ANSWER_TIMEOUT_S + 2 * CONNECT_TIMEOUT_S
+FORGIVE_TRY_S: Final = 2.0  # then on another connection: a stop from outside leaves 10 s for both
+FORGIVE_STOP_S: Final = 60.0  # how long a matcher that failed waits for a silent store to answer
 TERMINATE_WAIT_MS: Final = 5_000
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
@@ -422,7 +421,7 @@ class PostgresEventStore:
 
     async def _forgive_until_told(self, offset: Offset) -> None:
         try:
-            await self._control.execute(FORGIVE_ATTEMPT, self._shard, offset)
+            await self._control.execute(FORGIVE_ATTEMPT, self._shard, offset, timeout=FORGIVE_TRY_S)
             return
         except STORE_ERRORS as error:
             fields = {**self._where, "offset": offset, "error": repr(error)}
@@ -439,7 +438,7 @@ class PostgresEventStore:
         except STORE_ERRORS:
             return False
         try:
-            await connection.execute(FORGIVE_ATTEMPT, self._shard, offset)
+            await connection.execute(FORGIVE_ATTEMPT, self._shard, offset, timeout=FORGIVE_TRY_S)
         except STORE_ERRORS:
             return False
         finally:

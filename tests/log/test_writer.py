@@ -53,6 +53,8 @@ from tests.failures import plant_failures, uproot_failures
 
 pytestmark = pytest.mark.anyio
 
+SILENT_S = 15.0  # far longer than a try, and shorter than a statement may take
+
 KEYED = keyed_command_id("client", "key")
 UNKEYED = UUID("01934b6e-7a3c-7cc0-9fb0-0123456789ab")
 OVERTAKEN_S = 30.0  # on a busy machine
@@ -517,6 +519,27 @@ async def test_a_count_is_taken_back_as_soon_as_the_store_can(
         await store.forgive_attempt(Offset(0))
 
         assert await store.count_attempt(Offset(0)) == 1
+
+
+async def test_a_count_is_taken_back_though_the_store_is_silent_at_first(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "FORGIVE_TRY_S", 0.2)
+    monkeypatch.setattr(writer_module, "FORGIVE_AGAIN_S", 0.01)
+    other = await asyncpg.connect(database_url)
+    async with PostgresEventStore(database_url, Shard(0)) as store:
+        await store.count_start(Offset(0))
+        await store.count_attempt(Offset(0))
+        async with other.transaction():
+            await other.execute("select from crash_watch for update")
+            forgiving = asyncio.create_task(store.forgive_attempt(Offset(0)))
+            async with asyncio.timeout(SILENT_S):
+                while "Cannot take the count" not in caplog.text:
+                    await asyncio.sleep(0.01)
+        await forgiving
+
+        assert await store.count_attempt(Offset(0)) == 1
+    await other.close()
 
 
 async def test_a_text_with_line_breaks_is_one_event_all_the_same(database_url: str) -> None:
