@@ -7,13 +7,13 @@ In reading order:
 * ``log``: what is kept for ever, in PostgreSQL.
 * ``transport``: the ways between gateway and matcher, Kafka and Redis.
 * ``matcher``: the single writer of a shard.
-* ``gateway``: HTTP and the stream. The read models are in ``projections``, beside this package.
+* ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.
 * ``processes``: what each process is made of.
 * ``stack``: the services and processes of ``exchange run`` on one machine.
 * ``tools``: what people run against an exchange.
 * ``cli``: the command line, which ``__main__`` calls.
-* ``config``: the settings, and ``durability``: those of the services that must not be.
-* ``healthy``: the question that containers ask.
+* ``config``: the settings. ``durability``: settings of Kafka and PostgreSQL that can lose data.
+* ``healthy``: the check that containers run.
 * ``telemetry`` and ``waiting``: small things that several of these use.
 """
 

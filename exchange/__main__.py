@@ -2,7 +2,7 @@
 
 import sys
 
-# Before all else is imported: optimised, it would have to be compiled for that.
+# Before the other imports: with -O Python would first compile all of them anew.
 if not __debug__:
     sys.exit("Optimised Python leaves checks out: run it without -O and PYTHONOPTIMIZE.")
 

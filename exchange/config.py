@@ -1,10 +1,10 @@
 """The settings: what can be set, its default and its bounds.
 
-Read ``Variables``: each field is a variable of the environment, in capitals but for ``OF_OTEL``.
-``load`` is the only reader of the environment and of ``.env`` (the environment wins, an empty value
-counts as not set), and ``.env.example`` lists what it reads. The rest of the program gets a frozen
-``Settings``, whose addresses are always set: a service that nobody named is the one that the local
-stack starts, at its local port.
+Read ``Variables``: each field is an environment variable, its name in capitals (``OF_OTEL`` has the
+exceptions). Only ``load`` reads the environment and ``.env``: the environment wins, an empty value
+counts as not set, and ``.env.example`` lists all. The rest of the program gets a frozen
+``Settings``, whose addresses are always set: a service without one is started by the local stack,
+at its local port.
 """
 
 import os
@@ -42,10 +42,12 @@ LOOPBACK = "127.0.0.1"
 PORT_MAX: Final = 65_535
 NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)  # 1e1 is somebody's mistake
 SHARDS_MAX: Final = 64  # each takes thousands of orders a second: no machine here fills more
-# Of a gateway, for itself: health and the matcher's progress take one each, outcomes and scans of
-# the log's end two each; three are for what a command asks (its instrument, its order, its key).
+# A gateway's connections for itself: one each for health and the matcher's progress, two each for
+# outcomes and for scans of the log's end, three for what a command looks up (its instrument, its
+# order, its key).
 OWN_CONNECTIONS: Final = 9
-# Of a matcher: to hold the shard, to show that it lives, to restore; two append.
+# A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
+# one takes the count of a crash back if the first was lost; one to spare.
 SHARD_CONNECTIONS: Final = 6
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
@@ -54,7 +56,7 @@ DATABASE_PARAMETERS: Final = {"sslmode"}
 Port = Annotated[int, Meta(ge=1, le=PORT_MAX)]
 Shards = Annotated[int, Meta(ge=1, le=SHARDS_MAX)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]  # nobody waits a minute for one answer
-Connections = Annotated[int, Meta(ge=1, le=100_000)]  # 2 GB
+Connections = Annotated[int, Meta(ge=1, le=100_000)]  # so many take 2 GB of memory
 PerSecond = Annotated[int, Meta(ge=0, le=1_000_000)]  # tokens are whole µs apart; 0 is no limit
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sampler = Literal[
@@ -80,7 +82,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Variables:
-    """What can be set, but for other names of addresses (``Addresses``)."""
+    """What can be set. ``Addresses`` has further variables that give an address."""
 
     host: str = LOOPBACK
     port: Port = 3000
@@ -94,7 +96,8 @@ class Variables:
     local_kafka_port: Port = 29092
     database_url: str = ""
     local_postgres_port: Port = 25432
-    # The projector listens on one and follows on others; PostgreSQL has no cores for more than 100.
+    # At least 3: the projector listens on one and follows on others. At most 100: PostgreSQL has no
+    # cores for more.
     database_pool_max: Annotated[int, Meta(ge=3, le=100)] = 10
     redis_url: str = ""
     local_redis_port: Port = 26379
@@ -133,7 +136,7 @@ class Variables:
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Other names of addresses, and their parts."""
+    """Other variables that give an address, whole or in parts."""
 
     kafka_brokers: str = ""
     postgres_host: str = ""
@@ -172,7 +175,7 @@ class Settings(Variables):
     """Everything that can be set, with every address.
 
     ``database_url`` has the form ``postgresql://…``, as asyncpg takes it. The ``…_is_local`` fields
-    say that the address was not set, so the local stack starts that service.
+    say that no address was set, so the local stack starts that service.
     """
 
     kafka_is_local: bool
@@ -255,7 +258,7 @@ def variable_of(field: str) -> str:
 
 
 def described(form: Any) -> str | None:
-    """Return in words what the type of a field allows; None if that is any text, or list of it."""
+    """Return in words what the type of a field allows; None if it allows any text or texts."""
     if form is bool:
         return "one of yes, no"
     if get_origin(form) is Literal:
@@ -399,7 +402,7 @@ def _database(url: str) -> str:
 
 
 def _check_database(url: SplitResult) -> None:
-    """Refuse what one of the two drivers' readers of addresses would fail at."""
+    """Refuse an address that one of the two drivers cannot read."""
     try:
         url.port  # noqa: B018  reading it checks it
     except ValueError as error:

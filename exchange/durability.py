@@ -1,8 +1,8 @@
-"""Settings of Kafka and PostgreSQL under which what was acknowledged can be lost.
+"""Settings of Kafka and PostgreSQL under which acknowledged commands and events can be lost.
 
-Read ``unsafe_topic`` and ``unsafe_database``: they take settings as they were found and know of
-neither service. ``check_durable`` refuses what they return, unless it is allowed by name
-(``ALLOW_UNSAFE``); what is allowed is logged at each start.
+Read ``unsafe_topic`` and ``unsafe_database``: they judge settings that the caller has read.
+``check_durable`` refuses what they return, unless ``ALLOW_UNSAFE`` names it. An allowed setting is
+logged at each start.
 """
 
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 UNCLEAN_ELECTION: Final = "unclean.leader.election.enable"
 IN_SYNC_REPLICAS: Final = "min.insync.replicas"
-REPLICAS_SAFE: Final = 3  # of fewer, two in sync would leave none that may be away
+REPLICAS_SAFE: Final = 3  # with two replicas, two in sync would stop the topic with one broker
 IN_SYNC_SAFE: Final = 2
 
 
@@ -64,12 +64,15 @@ DATABASE_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def unsafe_database(found: Mapping[str, str]) -> list[Unsafe]:
-    """Return what is unsafe of PostgreSQL's settings, as a session of the writer has them."""
+    """Return the unsafe ones of PostgreSQL's settings, as the writer's session has them."""
     return [Unsafe("PostgreSQL", n, found[n]) for n in DATABASE_SETTINGS if found[n] == "off"]
 
 
 def unsafe_topic(topic: str, config: Mapping[str, str | None], *, replicas: int) -> list[Unsafe]:
-    """Return what is unsafe of a topic's effective settings; ``replicas`` are the most it has."""
+    """Return a topic's unsafe settings.
+
+    ``config`` has the settings in effect, ``replicas`` is the largest count of a partition.
+    """
     owner = f"the Kafka topic {topic}"
     unsafe: list[Unsafe] = []
     if config.get(UNCLEAN_ELECTION) == "true":
@@ -81,10 +84,10 @@ def unsafe_topic(topic: str, config: Mapping[str, str | None], *, replicas: int)
 
 
 def check_durable(found: Iterable[Unsafe], allowed: Collection[str]) -> None:
-    """Refuse what is unsafe and not allowed; warn of what is allowed.
+    """Refuse unsafe settings that are not in ``allowed``; warn of those that are.
 
     Raises:
-        UnsafeSettings: In one line: each setting with its value, the danger, and the way out.
+        UnsafeSettings: One line names each setting, its value, the danger and the way out.
     """
     refused: list[Unsafe] = []
     for one in found:

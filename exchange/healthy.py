@@ -1,8 +1,8 @@
-"""Is a gateway ready, or a part of the exchange healthy as a gateway sees it?
+"""Is a gateway ready, or does it say that a part of the exchange is healthy?
 
 Containers ask this every few seconds for as long as they run, as ``python -S -m exchange.healthy``.
-So it needs the standard library alone, and little of that: starting all of ``exchange`` to ask
-takes more than a second of a processor, this a fortieth of it.
+So it imports a little of the standard library and nothing else: importing all of ``exchange`` takes
+more than a second of processor time, this a fortieth of that.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 READINESS: Final = "readiness"
-PARTS: Final = (READINESS, "checks", "matching", "projections")  # of what a gateway says of itself
+PARTS: Final = (READINESS, "checks", "matching", "projections")  # of a gateway's health
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 3000
 
@@ -42,7 +42,7 @@ def is_healthy(part: str, host: str, port: int) -> bool:
 
 
 def _get(host: str, port: int, path: str) -> tuple[bytes, bytes]:
-    """Return status and body of an answer, whose end is that of the connection."""
+    """Return status and body of an answer that ends with its connection."""
     with socket.create_connection((host, port), TIMEOUT_S) as connection:
         connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
         answer = b""

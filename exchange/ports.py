@@ -16,13 +16,14 @@ from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 
 EMPTY_CHAIN: Final = bytes(32)  # the hash chain before the first event
-UNKNOWN_BODY: Final = b""  # in the place of a hash: the log cannot tell any more what was asked
+UNKNOWN_BODY: Final = b""  # stands for a hash where the log no longer tells the request
 
 
 class CommandRecord(Struct, frozen=True, gc=False):
     """A Kafka record as it was read; nothing in it is trusted yet.
 
-    ``time_ms`` is the broker's stamp; what follows the value are headers.
+    ``time_ms`` is the broker's stamp, milliseconds since the epoch. ``command_id`` to ``version``
+    are headers.
     """
 
     offset: Offset
@@ -36,15 +37,16 @@ class CommandRecord(Struct, frozen=True, gc=False):
 
     @property
     def last(self) -> "LastRecord":
-        """Return what is kept of the record that was decided last."""
+        """What a head keeps of this record when it is the last one that was decided."""
         told = self.time_ms.to_bytes(8, "big", signed=True), self.command_id or b"", self.value
         return LastRecord(self.offset, self.leader_epoch, sha256(b"\0".join(told)).digest())
 
 
 class LastRecord(Struct, frozen=True):
-    """A record as it is known again: the leader's epoch that it was written in, and its hash.
+    """What identifies a record: its offset, the epoch of the leader that wrote it, and its hash.
 
-    A topic that still has it lost nothing before it, however far it was cut and has grown since.
+    A topic that still has the record lost nothing before it, even if it was cut behind it and has
+    grown since.
     """
 
     offset: Offset
@@ -68,9 +70,10 @@ class StoredEvent(Struct, frozen=True, gc=False):
 class Claim(Struct, frozen=True, gc=False):
     """A name taken for ever (an idempotency key, an order id) and the command that took it.
 
-    ``body_hash`` covers what the client asked, so that a resent key with another body shows. It
-    is ``UNKNOWN_BODY`` in a claim that was made again from events which do not tell all of it.
-    With ``of``, the id of a command, the name is taken only if that command is no resent one.
+    ``body_hash`` is a hash of the request: a key that is sent again with another request shows. It
+    is ``UNKNOWN_BODY`` in a claim that was rebuilt from events that do not tell the whole request.
+    ``of`` is the id of a command on which the name depends: it is taken only if that command was
+    not resent.
     """
 
     name: str
@@ -80,12 +83,12 @@ class Claim(Struct, frozen=True, gc=False):
     of: UUID | None = None
 
     def conflicts_with(self, body_hash: bytes) -> bool:
-        """Tell whether something else was asked; where nobody knows, a resend is believed."""
+        """Tell whether this is another request; an unknown one counts as the same."""
         return self.body_hash not in (UNKNOWN_BODY, body_hash)
 
 
 class Trace(Struct, frozen=True, gc=False):
-    """The context in which a sampled command was decided; ``position`` is its first event's."""
+    """The trace context of a sampled command; ``position`` is that of its first event."""
 
     position: Position
     traceparent: str
@@ -94,12 +97,12 @@ class Trace(Struct, frozen=True, gc=False):
 class Head(Struct, frozen=True):
     """How far a shard's log and its Kafka partition have come, and under which writer.
 
-    ``chain`` is the hash chain after the event at ``position``; ``state_digest`` that of
-    the state there; ``next_offset`` the first offset that is not yet decided.
+    ``chain`` is the hash chain after the event at ``position``, ``state_digest`` the digest of the
+    state there, ``next_offset`` the first offset that is not yet decided.
 
-    An offset of the log is ``offset_base`` plus the one in Kafka: each life of the topic has a
-    base of its own, so that none of its offsets was used before. ``last`` is the last record that
-    was decided, None before the first.
+    An offset of the log is ``offset_base`` plus the offset in Kafka. Each life of the topic has its
+    own base, so the log uses no offset twice. ``last`` is the last record that was decided, None
+    before the first.
     """
 
     shard: Shard
@@ -114,7 +117,11 @@ class Head(Struct, frozen=True):
 
 
 class TopicLife(Struct, frozen=True):
-    """From ``first_offset`` on a shard's log was decided from this topic, counted from a base."""
+    """One topic that a shard was decided from: since when, and from which base it counts.
+
+    ``first_offset`` is the first offset of the log in this life. An offset of the log is
+    ``offset_base`` plus the offset in Kafka.
+    """
 
     first_offset: int
     topic_id: str
@@ -124,8 +131,8 @@ class TopicLife(Struct, frozen=True):
 class StoredSnapshot(Struct, frozen=True):
     """An engine snapshot at the end of a batch, with what that batch recorded.
 
-    ``digest`` is that of the batch and ``time_ms`` that of its last event, not what the
-    snapshot says of itself.
+    ``digest`` is the batch's and ``time_ms`` that of its last event: both are from the log, to
+    compare the snapshot with.
     """
 
     position: Position
@@ -140,7 +147,7 @@ class StaleWriter(Exception):
 
 
 class UnstorableRows(Exception):
-    """The store refuses these very rows and would refuse them again; it is well itself."""
+    """The store works, but refuses these rows and would refuse them again."""
 
 
 class LeaseLost(Exception):
@@ -152,7 +159,7 @@ class LogCorrupt(Exception):
 
 
 class NewerCommand(Exception):
-    """A command is of a version that this build does not read; a newer one decides it."""
+    """A command has a version that this build does not read; a newer build must decide it."""
 
 
 class ForeignTopic(Exception):
@@ -163,18 +170,19 @@ class CommandLog(Protocol):
     """The commands of one shard, in order; its offsets are the log's, see ``Head``."""
 
     next_offset: Offset
-    """What follows the last record that was read, and whatever else was passed by since."""
+    """The offset after the last record that was read, and after markers that followed it."""
 
     async def topic_id(self) -> str:
         """Return the id that the broker gave the topic when it was created."""
         ...
 
     async def seek(self, offset: Offset, *, base: int = 0, last: LastRecord | None = None) -> None:
-        """Continue at ``offset``, with ``last`` before it. Call before all but ``topic_id``.
+        """Continue at ``offset``, and check that ``last`` is the record before it.
+
+        Call it before any other method but ``topic_id``.
 
         Raises:
-            CommandsCut: The topic ends before ``offset``, or has another record in the place of
-                ``last``.
+            CommandsCut: The topic ends before ``offset``, or has another record where ``last`` was.
             CommandLogLost: The broker failed.
         """
         ...
@@ -186,8 +194,8 @@ class CommandLog(Protocol):
     async def read(self, limit: int) -> list[CommandRecord]:
         """Return the next records, at most ``limit``; wait if there are none.
 
-        None at all are returned after offsets that hold no record, such as the markers that end a
-        producer's transactions: ``next_offset`` is behind them then.
+        The list is empty after offsets that hold no record, such as the markers that end a
+        producer's transactions: then only ``next_offset`` has moved.
 
         Raises:
             CommandLogLost: The offset does not exist (any more), or the broker failed.
@@ -200,21 +208,22 @@ class CommandLogLost(Exception):
 
 
 class CommandsCut(CommandLogLost):
-    """The topic has lost commands that were decided; asked again, it would say the same."""
+    """The topic has lost commands that were decided; asking again does not help."""
 
 
 class Batch(Protocol):
     """One transaction of the event store: the batch's claims, then its events and head."""
 
     async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
-        """Take names, waiting for writers that are about to take them.
+        """Take names, waiting for other writers that are taking the same ones.
 
-        A command without a key, one of ``unkeyed``, takes no name: its events hold its id. Keys
-        are taken before the names that are ``of`` a command; of those, the first command's wins.
+        ``unkeyed`` are the ids of commands without a key. They take no name: their events hold
+        the id. Keys are taken first, then the names that are ``of`` a command; where several
+        commands want one name, the first command gets it.
 
         Returns:
-            The holder of each name that was taken before, by another command; and for each of
-            ``unkeyed`` that the log has, the location of the first one, as a claim without a hash.
+            The holder of each name that another command took before; and for each of ``unkeyed``
+            that the log has, the location of the first such command, as a claim without a hash.
 
         Raises:
             UnstorableRows: One of the names cannot be stored.
@@ -232,8 +241,8 @@ class Batch(Protocol):
     ) -> None:
         """Append ``events`` after ``expected``, move the head to ``head`` and commit.
 
-        ``links`` are the abridged hashes of the chain after each event; ``traces`` are noted
-        with the events, for those who make something of them.
+        ``links`` are the abridged hashes of the chain after each event. ``traces`` are stored with
+        the events, for the projectors to continue.
 
         Raises:
             StaleWriter: The stored head is not ``expected``; nothing was appended.
@@ -250,9 +259,10 @@ class EventStore(Protocol):
     """The log of one shard, and the head that fences its writer."""
 
     async def is_free(self) -> bool:
-        """Tell whether no other writer lives; if one does, only after a moment.
+        """Tell whether no other writer lives; where one does, answer after a moment.
 
-        A writer whose lease stands still counts as dead. Ask until it is, then ``take_over``.
+        A writer whose lease stands still counts as dead. Ask until this is true, then call
+        ``take_over``.
         """
         ...
 
@@ -269,10 +279,11 @@ class EventStore(Protocol):
         ...
 
     async def check_end(self, head: Head) -> None:
-        """See that the log ends where its head says, and within the commands that it says.
+        """Check that the log ends at the head, and its last command before ``next_offset``.
 
         Raises:
-            LogCorrupt: There is more than the head has reached, or it would decide again.
+            LogCorrupt: Events or a batch are beyond the head, or a command would be decided
+                again.
         """
         ...
 
@@ -280,12 +291,12 @@ class EventStore(Protocol):
         """Show others, until cancelled, that the writer lives.
 
         Raises:
-            LeaseLost: That failed.
+            LeaseLost: The lease could not be renewed.
         """
         ...
 
     def replay(self, *, after: Position, up_to: Position) -> AsyncIterator[list[Event]]:
-        """Yield what happened above ``after`` up to ``up_to``, in parts.
+        """Yield the events after position ``after`` up to ``up_to``, a list at a time.
 
         Raises:
             LogCorrupt: An event is missing.
@@ -304,15 +315,15 @@ class EventStore(Protocol):
     async def count_attempt(self, offset: Offset) -> int:
         """Count, durably, that the command at ``offset`` is tried alone; return which try it is.
 
-        One that raises has counted nothing.
+        If it raises, nothing was counted.
         """
         ...
 
     async def forgive_attempt(self, offset: Offset) -> None:
         """Take the last count back, durably: the command did no harm.
 
-        Until then a death of the process is held against the command, so what has nothing to do
-        with the command comes after it. A store that fails meanwhile is asked again and again.
+        Until then a death of the process counts against the command, so whatever has nothing to do
+        with the command comes after this call. While the store fails, it is asked again.
         """
         ...
 

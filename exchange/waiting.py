@@ -1,23 +1,23 @@
-"""Waiting: for one of several, within a bound, and once for all who ask the same.
+"""Waiting: for the first of several, within a bound, or once for all who ask the same.
 
-And ``turns``, for long work that must not make others wait.
+``turns`` cuts long work into pieces, so that other coroutines run in between.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-AT_ONCE: Final = 200  # rows that take some 25 µs each, so 5 ms
+AT_ONCE: Final = 200  # rows; at some 25 µs each they hold the event loop for 5 ms
 
 T = TypeVar("T")
 Answer = TypeVar("Answer")
 
 
 def heed_cancellation() -> None:
-    """Raise the cancellation that somebody below swallowed.
+    """Raise this task's cancellation if a call inside it swallowed it.
 
-    Before Python 3.12 ``asyncio.wait_for`` drops one that comes as its work completes, and
-    the Redis client waits with it. A loop that is cancelled once would go on for ever.
+    Before Python 3.12 ``asyncio.wait_for`` drops a cancellation that comes as its work completes,
+    and the Redis client uses it. A loop is cancelled only once, so it would go on for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -48,7 +48,7 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Do ``work``, but cancel it when ``event`` comes first.
 
     Returns:
-        Whether the work was done; its error is raised.
+        Whether the work was done. An error of the work is raised.
     """
     working = asyncio.ensure_future(work)
     waiting = asyncio.ensure_future(event.wait())
@@ -67,11 +67,11 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """Wait a bounded time for ``work``, which is left to end by itself.
 
-    Unlike ``asyncio.timeout`` this holds with the Redis client, which may drop a cancellation,
-    and with a database that is silent, whose driver says goodbye for seconds.
+    ``asyncio.timeout`` would not bound two kinds of work: the Redis client may drop a cancellation,
+    and the driver of a silent database takes seconds to close its connection.
 
     Raises:
-        TimeoutError: It takes longer.
+        TimeoutError: The work takes longer.
     """
     task = asyncio.create_task(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
@@ -82,13 +82,13 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 def retrieve_error(task: "asyncio.Future[Any]") -> None:
-    """Take the error of a task whose askers may all have gone, so that asyncio does not warn."""
+    """Read the error of a task that nobody may wait for any more, so that asyncio does not warn."""
     if not task.cancelled():
         task.exception()
 
 
 async def turns(rows: Sequence[T], at_once: int = AT_ONCE) -> AsyncIterator[Sequence[T]]:
-    """Yield all rows in order, some at a time; others have the event loop in between."""
+    """Yield all rows in order, ``at_once`` at a time; other coroutines run in between."""
     for first in range(0, len(rows), at_once):
         if first:
             await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def turns(rows: Sequence[T], at_once: int = AT_ONCE) -> AsyncIterator[Sequ
 
 
 class Shared(Generic[Answer]):
-    """``question``, for all who call ``ask``; what it raises is raised to each of them."""
+    """Asks ``question`` once for several callers; each gets its answer, or its error."""
 
     def __init__(self, question: Callable[[], Awaitable[Answer]]) -> None:
         self._question = question
@@ -104,6 +104,10 @@ class Shared(Generic[Answer]):
         self._next: asyncio.Task[Answer] | None = None
 
     async def ask(self) -> Answer:
+        """Return the answer to a question that is asked after this call.
+
+        One that is under way may have an older answer, so callers then share the next one.
+        """
         if self._next is None:
             self._next = asyncio.create_task(self._ask_next())
             self._next.add_done_callback(retrieve_error)
