@@ -56,7 +56,7 @@ DATABASE_PARAMETERS: Final = {"sslmode"}
 Port = Annotated[int, Meta(ge=1, le=PORT_MAX)]
 Shards = Annotated[int, Meta(ge=1, le=SHARDS_MAX)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]  # nobody waits a minute for one answer
-Connections = Annotated[int, Meta(ge=1, le=100_000)]  # so many take 2 GB of memory
+Connections = Annotated[int, Meta(ge=1, le=100_000)]  # 100,000 take 2 GB of memory
 PerSecond = Annotated[int, Meta(ge=0, le=1_000_000)]  # tokens are whole µs apart; 0 is no limit
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sampler = Literal[

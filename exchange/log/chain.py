@@ -27,5 +27,5 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
 
 
 def abridge_links(links: Sequence[bytes]) -> bytes:
-    """Return what a batch keeps of its links: enough to tell which event is not what it was."""
+    """Return what a batch keeps of its links: enough to find the event that was changed."""
     return b"".join(link[:LINK_BYTES] for link in links)

@@ -1,5 +1,5 @@
 """Whether the log is what its matchers wrote.
 
 In reading order: ``verify`` walks a shard's events; ``recorded`` compares them with what
-batches recorded, ``claims`` with the table of claims; ``claim_rebuild`` makes that table again.
+batches recorded, ``claims`` with the table of claims; ``claim_rebuild`` rebuilds that table.
 """

@@ -1,9 +1,9 @@
-"""Making the table of claims again from the log, beside the one that is there.
+"""Rebuilding the table of claims from the log, as a second table.
 
-``build`` makes ``claims_rebuilt``, ``compare`` tells how the two differ, ``swap`` puts it in the
-place of ``claims``, which is kept as ``claims_before``. The exchange may go on meanwhile: whoever
-claims waits for the one transaction of ``swap``, which first takes in what came since. Killed at
-any moment, it leaves one table or the other; the next ``build`` begins again.
+``build`` fills ``claims_rebuilt``. ``compare`` tells how it differs from ``claims``. ``swap`` makes
+it the table ``claims`` and keeps the former one as ``claims_before``. The exchange may run
+meanwhile: matchers wait only for the transaction of ``swap``, which first adds what they claimed
+since. A rebuild that is killed leaves one whole table ``claims``; the next ``build`` begins again.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +27,9 @@ drop table if exists claims_rebuilt;
 create table claims_rebuilt (like claims including all);
 """
 
-# Where the log does not tell a body, the old claim does, if it can be believed: it is at the same
-# location, and its hash is one of the two that a cancel of an older log may have.
+# Where events do not tell the whole request, its hash is taken from the old claim, if that is at
+# the same location. A cancel in an older log has two possible hashes: the old claim's must be one
+# of them.
 INSERT_CLAIMS = """
 insert into claims_rebuilt (name, shard, kafka_offset, body_hash)
 select
@@ -49,7 +50,7 @@ CORRECT_CLAIMS = """
 update claims_rebuilt set body_hash = $3 where shard = $1 and kafka_offset = $2
 """
 
-# No event tells whether a record had taken its order's id before it was quarantined.
+# No event tells whether a record took its order's id before it was quarantined: the old claim does.
 KEEP_EARLIER = """
 update claims_rebuilt as made set kafka_offset = old.kafka_offset, body_hash = old.body_hash
 from claims as old
@@ -57,8 +58,8 @@ where made.shard = $1 and made.kafka_offset = $2 and starts_with(made.name, 'ord
     and old.name = made.name and old.shard = $1 and old.kafka_offset = $3
 """
 
-# What events do not tell of: an order's id that its batch took and left to the next one, which has
-# not decided it yet, or has quarantined it.
+# Claims that no event tells of. A batch took an order's id and left the order to the next batch,
+# which has not decided it yet, or has quarantined it.
 KEEP_LEFT = """
 insert into claims_rebuilt
 select claims.* from claims join head using (shard)
@@ -81,8 +82,9 @@ from claims as old full join claims_rebuilt as made using (name)
 
 LOCK_CLAIMS = "lock table claims in access exclusive mode"
 
-# ``like`` copies neither. A matcher may run as another role than the tables' owner. What
-# default privileges gave the new table goes first, so that it has what the old one has alone.
+# ``like`` copies neither owner nor privileges, and a matcher may run as another role than the
+# owner. First the new table loses its default privileges, so that it ends with those of the old
+# table only.
 COPY_RIGHTS = """
 do $$
 declare
@@ -137,8 +139,9 @@ alter table claims enable always trigger refuse_changes;
 class Comparison(Struct, frozen=True):
     """How the claims that the log gives differ from those that there are.
 
-    ``different`` ones have another location or body; those ``of_nobody`` are of no command in the
-    log; ``doubled`` names were taken by two commands, of which the first one in the log holds it.
+    ``missing`` claims are not in the table, ``different`` ones have another location or body, those
+    ``of_nobody`` belong to no command in the log. A ``doubled`` name was taken by two commands; the
+    first one in the log holds it.
     """
 
     rebuilt: int
@@ -153,7 +156,7 @@ class Comparison(Struct, frozen=True):
 
 
 class ClaimRebuild:
-    """One making of the table; ``up_to`` is where it has come in each shard's log."""
+    """One rebuild, which follows the logs of all shards while the exchange runs."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -164,13 +167,16 @@ class ClaimRebuild:
     async def build(
         self, on_progress: Callable[[int, int], None] = lambda _done, _all: None
     ) -> None:
-        """Make the table up to the heads of all shards."""
+        """Fill the new table up to the heads of all shards.
+
+        ``on_progress`` is told how many events are done, and of how many.
+        """
         await self._connection.execute(MAKE_TABLE)
         self._up_to, self._last, self._doubled = {}, {}, 0
         await self._follow(on_progress)
 
     async def compare(self) -> Comparison:
-        """Tell how the table differs from the one that is there, as of one moment."""
+        """Compare the new table with ``claims``, both as of one moment."""
         async with self._connection.transaction(isolation="repeatable_read"):
             await self._follow()
             await self._connection.execute(KEEP_LEFT, UNDECIDED_OFFSETS_MAX)
@@ -178,7 +184,7 @@ class ClaimRebuild:
         return Comparison(**row, doubled=self._doubled)
 
     async def swap(self) -> None:
-        """Put the table in the place of the other, with what came since."""
+        """Make the new table ``claims``, with what came since."""
         async with self._connection.transaction():
             await self._connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
             await self._connection.execute(LOCK_CLAIMS)
@@ -188,7 +194,7 @@ class ClaimRebuild:
             await self._connection.execute(SWAP)
 
     async def drop(self) -> None:
-        """Take the table away again."""
+        """Delete the new table."""
         await self._connection.execute("drop table claims_rebuilt")
 
     async def _follow(
@@ -220,7 +226,7 @@ class ClaimRebuild:
         return before.position
 
     async def _note_retry(self, stored: StoredEvent) -> None:
-        """Have the claims of a retry say what it asked, as the last of its events tells."""
+        """Correct the claims of a retry: only the last of its events tells what it asked."""
         event = decode_event(stored)
         assert isinstance(event, CommandRetried), event
         asked = retry_body_hash(event.offset, event.sha256)

@@ -1,9 +1,9 @@
 """The claims that a log's commands must hold, and whether the table of claims has them.
 
-Read ``claims_of``: what a command took, told by the first of its events alone. A walk over the
-log gives all of them to ``ClaimsCheck``, which looks each up and at the end counts: whatever is
-in the table beyond them belongs to no command. ``exchange rebuild-claims`` makes the table again
-from the same function.
+Read ``claims_of``: from the first of a command's events it tells which names the command took. A
+walk over the log gives these to ``ClaimsCheck``, which looks each up and counts them at the end:
+any further claim in the table belongs to no command. ``exchange rebuild-claims`` uses the same
+function.
 """
 
 from collections.abc import Sequence
@@ -51,15 +51,15 @@ from exchange.ports import UNKNOWN_BODY, Claim, StoredEvent
 
 LOOK_UP_MAX: Final = 2_000  # names in one query; larger ones are no faster
 
-# A batch claims the names of 500 commands at most, and may leave some of them to the next one. A
-# transaction's marker takes an offset too, and no record has more than one.
+# A batch claims the names of 500 commands at most, and may leave some of them to the next batch.
+# Each may be followed by a transaction's marker, which takes an offset too.
 UNDECIDED_OFFSETS_MAX: Final = 1_000
 
 COUNT_CLAIMS = """
 select count(*) from claims where shard = $1 and kafka_offset >= $2 and kafka_offset < $3
 """
 
-# An order that was quarantined may have taken its id before: its batch left it to the next one.
+# A quarantined order may have a claim: an earlier batch took its id and left the order to the next.
 READ_CLAIM_OF_NOBODY = """
 select name, kafka_offset from claims
 where shard = $1 and kafka_offset >= $2 and kafka_offset < $3 and not exists (
@@ -75,7 +75,7 @@ order by kafka_offset, name
 limit 1
 """
 
-# In one statement: a matcher moves the head with the claims of its batch.
+# In one statement, since a matcher commits the head and the claims of its batch together.
 READ_CLAIM_OF_NO_TIME = """
 select claims.name, claims.kafka_offset, head.next_offset
 from claims join head using (shard)
@@ -86,11 +86,11 @@ limit 1
 
 
 class ExpectedClaim(Struct, frozen=True, gc=False):
-    """A name that a command must hold; ``position`` is that of its first event.
+    """A name that a command must hold; ``stored`` is the first of its events.
 
-    ``body_hashes`` are those that its body may have, none of them where no event tells it. One
-    that is ``elsewhere`` was refused to the command: an earlier one must hold it. That of a retry
-    may be at the ``earlier`` offsets too, where its record was quarantined.
+    ``body_hashes`` has the hashes that its request may have; it is empty where no event tells. With
+    ``elsewhere`` the name was refused to the command, so an earlier command must hold it. The claim
+    of a retry may also be at one of the ``earlier`` offsets, where its record was quarantined.
     """
 
     name: str
@@ -105,7 +105,7 @@ class ExpectedClaim(Struct, frozen=True, gc=False):
         return Claim(self.name, self.stored.shard, self.stored.kafka_offset, known)
 
     def problem(self, holder: Claim | None) -> str | None:
-        """Tell what is wrong with the claim that the table has."""
+        """Tell what is wrong with the claim that the table has; None if nothing is."""
         if holder is None:
             return f"its claim {self.name!r} is missing"
         stored = self.stored
@@ -137,7 +137,7 @@ def claims_of(stored: StoredEvent, event: Event) -> list[ExpectedClaim]:
 
 
 class ClaimsCheck:
-    """Looks up the claims of a walk's commands, in parts; keeps the first that differs.
+    """Looks up the claims of a walk's commands, in parts, and keeps the first difference.
 
     A command is looked up when the next one has begun: only its last event tells of a retry.
     """
@@ -150,13 +150,13 @@ class ClaimsCheck:
         self._wanted: list[ExpectedClaim] = []
 
     async def add(self, expected: Sequence[ExpectedClaim]) -> None:
-        """Note what the next command must hold; all events of those before have been told."""
+        """Note what the next command must hold, after all events of the commands before it."""
         if len(self._wanted) >= LOOK_UP_MAX:
             await self._look_up()
         self._wanted += expected
 
     def retried(self, stored: StoredEvent, event: CommandRetried) -> None:
-        """Hear that the command at this location, added before, was a retry."""
+        """Note that the command of this event, which was added before, was a retry."""
         self._wanted = [
             _of_retry(one, event)
             if one.stored.kafka_offset == stored.kafka_offset and not one.elsewhere
@@ -165,7 +165,7 @@ class ClaimsCheck:
         ]
 
     async def finish(self, begin: int, next_offset: int) -> None:
-        """Look up the rest, and for claims of nobody from the offset ``begin`` on."""
+        """Look up the rest, and look for claims of no command from the offset ``begin`` on."""
         await self._look_up()
         if self.problem is not None:
             return
@@ -203,9 +203,9 @@ def _located(row: asyncpg.Record, shard: int) -> str:
 
 
 def _of_retry(one: ExpectedClaim, event: CommandRetried) -> ExpectedClaim:
-    """Return the claim of a retry: of what an operator asked.
+    """Return what a retry must hold: its names, for what the operator asked.
 
-    An order's id may have been claimed by its own record, for what was asked first.
+    The order's id may have been claimed by the quarantined record, for what the client asked.
     """
     asked = retry_body_hash(event.offset, event.sha256)
     if one.name == command_claim(one.stored.command_id):
@@ -219,9 +219,9 @@ def _is_chosen(order_id: str) -> bool:
 
 
 def _possible_commands(event: Event) -> list[Command]:
-    """Return what a client may have asked whose command's first event this is.
+    """Return the commands of which this event may be the first.
 
-    More than one, or none, where a log that is older than a field does not tell.
+    More than one, or none, where the log is older than a field that would tell.
     """
     match event:
         case OrderAccepted() | OrderRejected():

@@ -1,7 +1,7 @@
-"""What batches recorded of a log, and whether events and the next batch go with it.
+"""What batches recorded of a log, and whether events and the next batch agree with it.
 
 Each function raises ``Differs`` with the position of the first event that is concerned. None of
-them needs the state; ``verify`` asks them on its walk.
+them needs the state; ``verify`` calls them on its walk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 
 
 class Differs(Exception):
-    """The log differs from what was recorded, first at ``position`` if that is of an event."""
+    """The log differs from what was recorded, first at ``position``; None: at no event."""
 
     def __init__(self, position: int | None, problem: str) -> None:
         super().__init__(problem)
@@ -36,7 +36,7 @@ NOTHING: Final = Recorded(0, 0, 0, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN)), None)
 
 
 def check_follows(batch: Recorded, last: Recorded) -> None:
-    """See that a batch follows the one before it, and has a link for each of its events."""
+    """Check that a batch follows the one before it, and has a link for each of its events."""
     if batch.links is None:
         if last.links is not None:
             raise Differs(batch.position, "its batch has no links of the chain")
@@ -54,7 +54,7 @@ def check_follows(batch: Recorded, last: Recorded) -> None:
 
 
 def check_head(next_offset: int, epoch: int, last: Recorded) -> None:
-    """See that the head is where its last batch was, or further."""
+    """Check that the head is where the last batch ended, or further."""
     if next_offset < last.next_offset:
         raise Differs(
             None,
@@ -68,7 +68,7 @@ def check_head(next_offset: int, epoch: int, last: Recorded) -> None:
 def check_life(
     lives: Sequence[TopicLife], topic_id: str, offset_base: int, next_offset: int, last: int | None
 ) -> None:
-    """See that a head goes on in the newest life of its topic, behind the last record decided."""
+    """Check that the head is in the newest life of its topic, after the last record decided."""
     if not lives:
         raise Differs(
             None, "the head has no life of a topic, so nothing says what it was decided of"
@@ -93,7 +93,10 @@ def check_life(
 
 
 def least_offset(batch: Recorded, last: Recorded, lives: Sequence[TopicLife]) -> int:
-    """Return the least offset that a batch's commands may have: none is between two lives."""
+    """Return the least offset that a batch's commands may have.
+
+    Offsets between two lives of the topic hold no commands, so no batch may end there.
+    """
     begun = [life for life in lives if life.first_offset < batch.next_offset]
     following = lives[len(begun) :]
     if following and batch.next_offset > following[0].offset_base:
@@ -108,9 +111,9 @@ def least_offset(batch: Recorded, last: Recorded, lives: Sequence[TopicLife]) ->
 def first_events(
     events: Sequence[StoredEvent], before: StoredEvent | None, batch: Recorded, least: int
 ) -> Iterator[int]:
-    """Yield the indices of each command's first event, and see that commands are in order.
+    """Yield the index of each command's first event, and check that commands are in order.
 
-    ``before`` is the event before them, ``least`` the least offset that they may have.
+    ``before`` is the event before ``events``, ``least`` the least offset that these may have.
     """
     least = least if before is None else max(least, before.kafka_offset)
     for index, event in enumerate(events):
@@ -135,7 +138,7 @@ def first_events(
 def first_changed(links: Sequence[bytes], batch: Recorded, first: int) -> int | None:
     """Return the position of the first of a batch's events whose link is not the recorded one.
 
-    ``first`` is the position of the first link; the batch has as many as it has events.
+    ``first`` is the position of the event that the first link is of.
     """
     if batch.links is None:
         return None

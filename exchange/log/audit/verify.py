@@ -2,12 +2,12 @@
 
 Read ``verify``. It walks the hash chain event by event, applies each event as the matcher
 did, and at the end of each batch compares the chain and the digest of the state with what
-the batch recorded. It stops at the first difference, and says which event it is: a batch
-keeps the first bytes of the chain after each of its events. Claims are no part of the chain:
-the first that differs is told after a walk that found nothing else.
+the batch recorded. It stops at the first difference and names the event: a batch keeps the
+first bytes of the chain after each of its events. Claims are not in the chain: the first claim
+that differs is told after a walk that found nothing else.
 
-A log that was written again from some event to its head agrees with itself. Only a chain that
-somebody kept elsewhere (``expected``) tells it from the one that was.
+Somebody who writes the log again, from one event to the head, leaves a log that agrees with itself.
+Only a chain that was kept elsewhere (``expected``) shows the change.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ READ_EVENTS_MAX: Final = 2_000  # bounds the memory of one read; larger ones are
 READ_BATCHES_MAX: Final = 1_000
 LEAST_OFFSET: Final = -(2**63)
 
-# In one statement with the lives of its topic, of which one may begin meanwhile.
+# In one statement with the lives of the topic, since a new life may begin meanwhile.
 READ_HEAD = """
 select position, epoch, next_offset, chain, state_digest, topic_id, offset_base, last_offset,
     array(
@@ -88,7 +88,7 @@ select not exists (select from head where shard = $1) and (
 )
 """
 
-# From shard to shard by the key: the events themselves are too many to look at.
+# It steps from shard to shard along the key: there are too many events to read each.
 READ_SHARDS = """
 with recursive logged as (
     select min(shard) as shard from events
@@ -108,8 +108,9 @@ order by shard
 class Verified(Struct, frozen=True):
     """What a walk over a shard's log found; without a ``problem`` all of it is as recorded.
 
-    ``problem_position`` is the first event that differs, or is missing; None where what differs
-    belongs to no event. ``chain`` is the hash chain after the last event, to be kept elsewhere.
+    ``problem_position`` is that of the first event that differs or is missing; None where the
+    difference belongs to no event. ``chain`` is the hash chain after the last event, to be kept
+    elsewhere.
     """
 
     shard: int
@@ -126,7 +127,7 @@ class Verified(Struct, frozen=True):
 
 
 class Unreachable(Exception):
-    """A chain was kept of a position that the walk does not come to."""
+    """A chain is expected at a position before the one where the walk begins."""
 
 
 async def logged_shards(connection: asyncpg.Connection) -> list[int]:
@@ -144,14 +145,14 @@ async def verify(
 ) -> Verified:
     """Walk a shard's log from a batch's end at or before ``after`` up to its head.
 
-    From the start by default. From elsewhere, the state there is that of a snapshot and the
-    events since, and the chain there is believed.
+    By default it begins at the start. A walk that begins later believes the chain recorded there,
+    and takes the state from a snapshot and the events since.
 
     Args:
-        connection: Reads alone; the exchange may go on meanwhile.
+        connection: To the log, which is only read; the exchange may run meanwhile.
         shard: Whose log.
-        after: The walk begins behind this position.
-        expected: Chains by position, as somebody kept them.
+        after: The walk begins after this position.
+        expected: Chains that were kept elsewhere, by position.
         on_progress: Is told how many events have been walked, and of how many.
 
     Raises:
@@ -208,7 +209,7 @@ class _Walk:
         """Compare batch by batch up to the head.
 
         Raises:
-            Differs: At the first event that is not what it was.
+            Differs: At the first difference.
         """
         # The head first: events that are appended meanwhile are not part of this walk.
         head = await self._connection.fetchrow(READ_HEAD, self._shard)
@@ -294,10 +295,10 @@ class _Walk:
     async def _check_commands(
         self, batch: Recorded, stored: Sequence[StoredEvent], events: Sequence[Event]
     ) -> None:
-        """See that events stand in the order of their commands, and note what these claim.
+        """Check that events are in the order of their commands, and note what these claim.
 
         Raises:
-            Differs: At the first that does not.
+            Differs: At the first event that is not.
         """
         before, self._last_event = self._last_event, stored[-1]
         least = least_offset(batch, self._last, self._lives)
@@ -321,7 +322,7 @@ class _Walk:
             raise Differs(self._up_to, "the head has another chain or state than its last batch")
 
     async def _find_strays(self) -> None:
-        """Look for events and batches that nobody's head has reached."""
+        """Look for events and batches beyond the head."""
         stray = await self._connection.fetchrow(READ_STRAY, self._shard)
         if stray["event"] is not None:
             raise Differs(stray["event"], "it is beyond the head: no matcher wrote it")
@@ -368,7 +369,7 @@ class _Walk:
                 evolve(self._state, event)
             except (UnknownEvent, KeyError, AssertionError) as error:
                 raise Differs(stored.position, f"it cannot be applied: {error!r}") from error
-            # To the chain no instrument and an empty one are alike.
+            # The chain does not tell a missing instrument from an empty one.
             instrument = getattr(event, "instrument", None)
             if stored.instrument != instrument or stored.type != type(event).__name__:
                 columns = f"{stored.type!r} and {stored.instrument!r}"
