@@ -18,8 +18,9 @@ LATER_COMMANDS: Final[dict[str, int]] = {
 }
 """What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
 
-An earlier matcher would take a command that uses it for no command at all. A command has the lowest
-version whose readers read it, so that only those that use something new wait for a newer matcher.
+An earlier matcher would refuse a command that uses one of these as malformed. A command has the
+lowest version whose readers understand it, so only commands that use something new wait for a newer
+matcher.
 """
 
 _SomeCommand = TypeVar("_SomeCommand", bound=Command | RetryQuarantined)
@@ -33,7 +34,7 @@ def commands_version() -> int:
 
 
 def command_version(command: Struct) -> int:
-    """Return the version that a command is sent with: the lowest whose readers read it."""
+    """Return the version that a command is sent with: the lowest whose readers understand it."""
     used = (version for what, version in LATER_COMMANDS.items() if _uses(command, what))
     return max(used, default=1)
 

@@ -19,8 +19,8 @@ from exchange.ports import StoredEvent
 UPCASTERS: Final[dict[str, tuple[Callable[[str], str], ...]]] = {}
 """By type of event: the functions that lift its text from version 1 to 2, from 2 to 3 and so on.
 
-A type that is not here has its first form. A form is new only where an older reader would
-misread it: a field that it may pass over makes none.
+A type that is not here still has its first form. A change makes a new form only where an older
+reader would misread it; an added field that the reader may ignore does not.
 """
 
 
@@ -28,10 +28,10 @@ LATER_VALUES: Final[dict[str, Mapping[StrEnum, int]]] = {
     "OrderCancelled": {CancelReason.FILLS_MAX: 2},
     "OrderRejected": {RejectReason.TOO_MANY_OPEN_ORDERS: 2},
 }
-"""By type of event: from which version on an event may have a value that older readers lack.
+"""By type of event: values that older readers lack, and the version of an event with one of them.
 
-Only events with such a value are of that version, so that older readers read all others and
-an upgrade can be taken back until the first of them. The value asks for no upcaster.
+Only events with such a value have that version. Older readers read all others, so an upgrade can be
+taken back until the first such event. These versions have no upcaster.
 """
 _event_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 
@@ -77,7 +77,7 @@ def store_event(
 
 
 def event_version(event: Event) -> int:
-    """Return the version that an event is stored with: the lowest whose readers read it."""
+    """Return the version that an event is stored with: the lowest whose readers understand it."""
     name = type(event).__name__
     version = _form(name)
     later = LATER_VALUES.get(name)
@@ -88,7 +88,7 @@ def event_version(event: Event) -> int:
 
 
 def lift_event_data(name: str, version: int, data: str) -> str | None:
-    """Return the text of an event of type ``name`` in its present form; None if none is known."""
+    """Return an event's text in its present form; None if its version is unknown."""
     if version == 1 and name not in UPCASTERS:  # nearly every event there is
         return data
     form = _form(name)

@@ -1,8 +1,8 @@
 """Ids of commands, and the names that commands claim for ever.
 
-The id of a command with an idempotency key is a hash of client and key (version 8); one without a
-key has an id that nobody had before (version 7). What is hashed here is in the claims of existing
-logs: none of it may ever change.
+The id of a command with an idempotency key is a hash of client and key (version 8); a command
+without a key gets a new id (version 7). What is hashed here is in the claims of existing logs: none
+of it may ever change.
 """
 
 import os
@@ -85,12 +85,12 @@ def is_unkeyed(command_id: UUID) -> bool:
 
 
 def command_claim(command_id: UUID) -> str:
-    """Name the claim of a keyed command; one without a key holds its own by its events."""
+    """Name the claim of a command; the table has only those of keyed commands."""
     return f"command:{command_id.hex}"
 
 
 def unkeyed_claim(command_id: UUID, shard: int, offset: int) -> Claim:
-    """Return what the events of a command without a key are: its claim, though without a hash."""
+    """Return the claim that a command without a key has by its events, without a hash."""
     return Claim(command_claim(command_id), Shard(shard), Offset(offset), UNKNOWN_BODY)
 
 
@@ -102,8 +102,8 @@ def order_claim(order_id: str) -> str:
 def body_hash(command: Command) -> bytes:
     """Hash what the client asked; what a gateway made (an order id) is left out.
 
-    Claims hold these hashes for ever, so the one of a request that an earlier build could make
-    never changes: a later field enters it only where it differs from its default.
+    Claims hold these hashes for ever, so the hash of a request that an earlier build could make
+    never changes: a field that was added later counts only where it differs from its default.
     """
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
@@ -125,7 +125,7 @@ def body_hash(command: Command) -> bytes:
 
 
 def retry_body_hash(offset: int, digest: str) -> bytes:
-    """Hash what an operator asked, from what the event of a retry tells too."""
+    """Hash an operator's retry, from two fields that its event ``CommandRetried`` has too."""
     return sha256(f"RetriedRecord\0{offset}\0{digest}".encode()).digest()[:BODY_HASH_BYTES]
 
 

@@ -1,9 +1,9 @@
 """How a matcher shows that it lives: a beat each second, from a thread of its own.
 
-The thread beats while the event loop is busy, with an order that sweeps a book, say: a busy
-matcher must not be taken for a frozen one and overtaken. The threads of a process that is stopped
-are stopped as well. A loop that hangs must not look alive for ever, so the thread beats only
-for as long as the loop has turned within ``HUNG_S``.
+The thread beats while the event loop is busy, with an order that sweeps a book, say: a busy matcher
+must not be taken for a frozen one and overtaken. Stopping a process stops its threads too. A loop
+that hangs must not look alive for ever, so the thread beats only if the loop has turned within the
+last ``HUNG_S``.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ class Lease:
         self._connect = connect
         self._loop = asyncio.get_running_loop()
         self._stopped = False
-        self._cancel: Callable[[], object] | None = None  # the thread's work
+        self._cancel: Callable[[], object] | None = None  # ends the thread's work
         self._turn()
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"lease-{shard}")
         self._beating = self._loop.run_in_executor(thread, self._run)
         thread.shutdown(wait=False)  # it ends with its work
 
     async def hold(self) -> None:
-        """Wait until it is stopped.
+        """Wait until the lease is stopped.
 
         Raises:
-            Exception: A beat failed with it.
+            Exception: Whatever a beat failed with.
         """
         await asyncio.shield(self._beating)
 

@@ -61,7 +61,7 @@ BATCHES = Table(
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # The first bytes of the chain after each event: they tell which one is not what it was.
+    # The first bytes of the chain after each event: they tell which event was changed.
     Column("links", LargeBinary),
 )
 
@@ -75,19 +75,19 @@ HEAD = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
-    # The version of commands that the writer of an epoch reads, told at its take-over.
+    # The version of commands that the writer of ``reads_epoch`` reads; it says so at its take-over.
     Column("reads", SmallInteger),
     Column("reads_epoch", BigInteger),
     # An offset of the log is this plus the one in Kafka.
     Column("offset_base", BigInteger, nullable=False, server_default=text("0")),
-    # The last record that was decided: its leader's epoch and its hash, by which it is known again.
+    # The last record that was decided: its leader's epoch and its hash identify it.
     Column("last_offset", BigInteger),
     Column("last_epoch", Integer),
     Column("last_digest", LargeBinary),
 )
 
-# What the topic of a shard's commands was since which offset of the log. It begins a new life when
-# it was cut, lost or recreated and adopted; what offsets between two lives held is lost.
+# From which topic a shard was decided, since which offset of the log. A new life begins when a
+# topic that was cut, lost or recreated is adopted; commands at offsets between two lives are lost.
 TOPIC_LIVES = Table(
     "topic_lives",
     metadata,
@@ -108,7 +108,7 @@ LOG = Table(
     CheckConstraint('"only"', name="log_has_one_id"),
 )
 
-# A live matcher adds one each second; a successor that waits sees by it whether it lives.
+# A live matcher adds 1 each second, by which a successor that waits sees that it lives.
 LEASES = Table(
     "leases",
     metadata,
@@ -159,7 +159,7 @@ CRASH_WATCH = Table(
     Column("attempts", Integer, nullable=False),
 )
 
-# From which position on somebody wants a snapshot of a shard.
+# That a snapshot of a shard at this position or later is wanted.
 SNAPSHOT_WISHES = Table(
     "snapshot_wishes",
     metadata,
@@ -167,7 +167,7 @@ SNAPSHOT_WISHES = Table(
     Column("position", BigInteger, nullable=False),
 )
 
-# Of shards whose snapshotter stopped: why.
+# Why a shard's snapshotter stopped; there is no row while it runs.
 SNAPSHOT_FAILURES = Table(
     "snapshot_failures",
     metadata,

@@ -1,7 +1,7 @@
 """Where engine snapshots are kept: a table that may be emptied at any time.
 
-The snapshotter writes them, a matcher that restores and the snapshotter itself read them,
-and a gateway leaves the wish for one.
+The snapshotter writes them, a matcher that restores and the snapshotter itself read them, and a
+gateway asks for one by a row in ``snapshot_wishes``.
 """
 
 from collections.abc import AsyncIterator
@@ -17,7 +17,8 @@ from exchange.ports import StoredSnapshot
 
 KEPT_MAX: Final = 5  # of each shard; the older ones serve only if the newer are damaged
 
-# One of another log, in a table that was restored from elsewhere, is none: no batch has its state.
+# A table that was restored from elsewhere may have another log's snapshots: no batch has their
+# state.
 READ_NEWEST = """
 select
     shard, position, version, digest, resting_orders, size_bytes, taken_at,
@@ -28,7 +29,7 @@ order by position desc
 limit 1
 """
 
-# With what the log has there: a snapshot of another log has no batch, or another.
+# With the digest and time that the log has there, by which another log's snapshot is found out.
 READ_SNAPSHOT = """
 select
     snapshots.position, snapshots.version, snapshots.data, batches.state_digest as digest,
@@ -39,7 +40,7 @@ order by snapshots.position desc
 limit 1
 """
 
-# A stored snapshot that a matcher writes again was damaged, or is of another version.
+# A snapshot of the same position is written again if it was damaged or is of another version.
 INSERT_SNAPSHOT = """
 insert into snapshots (shard, position, version, digest, resting_orders, size_bytes, data)
 values ($1, $2, $3, $4, $5, $6, $7)
@@ -96,7 +97,7 @@ class SnapshotRow(Struct, frozen=True):
 
 
 async def store(connection: asyncpg.Connection, shard: int, state: State, data: bytes) -> None:
-    """Keep a snapshot, and of the older ones the newest few; it shows that they go on."""
+    """Store a snapshot and delete all but the newest ``KEPT_MAX``; forget an earlier failure."""
     orders = sum(len(book.orders) for book in state.books.values())
     row = (shard, state.position, FORMAT_VERSION, state.digest, orders, len(data), data)
     await connection.execute(INSERT_SNAPSHOT, *row)
@@ -105,7 +106,7 @@ async def store(connection: asyncpg.Connection, shard: int, state: State, data: 
 
 
 async def read_failures(connection: asyncpg.Connection) -> dict[int, str]:
-    """Return, of each shard whose snapshotter stopped, why."""
+    """Return why snapshotters stopped, by shard; a shard whose snapshotter runs is left out."""
     return {row["shard"]: row["failure"] for row in await connection.fetch(READ_FAILURES)}
 
 

@@ -1,8 +1,8 @@
 """Engine snapshots: a shard's state at the end of a batch, from which a replay can begin.
 
-A snapshot is a shortcut, never the truth: deleting them all loses nothing. One that is
-cut, of another format, or whose state is not the one that the log has there is set
-aside, and an older one or the whole log is used. Read ``encode``, ``decode``, ``newest_usable``.
+A snapshot is a shortcut, never the truth: deleting all of them loses nothing. A snapshot that is
+damaged, has another format, or has another state than the log at its position is set aside; then an
+older one or the whole log is used. Read ``encode``, ``decode``, ``newest_usable``.
 """
 
 import logging
@@ -21,7 +21,7 @@ from exchange.ports import StoredSnapshot
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
-COMPRESSION: Final = 1  # ids compress to a third; better takes longer than writing it
+COMPRESSION: Final = 1  # ids shrink to a third; a higher level takes longer than writing does
 
 
 class _Order(Struct, frozen=True, array_like=True):
@@ -58,7 +58,7 @@ class _LimitedState(_State, frozen=True, array_like=True):
 
 
 class BadSnapshot(Exception):
-    """The bytes are no snapshot of a version that is known here."""
+    """A snapshot is damaged, of an unknown format, or of another state than the log has."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -66,7 +66,7 @@ _decoder = msgspec.msgpack.Decoder(_LimitedState)
 
 
 def encode(state: State) -> bytes:
-    """Return a state's bytes; time priority is in them."""
+    """Return the bytes of a state, which keep the time priority of its orders."""
     books = [
         _Book(
             *_definition(book.instrument),
@@ -89,7 +89,7 @@ def encode(state: State) -> bytes:
 async def newest_usable(
     stored: AsyncIterator[StoredSnapshot],
 ) -> tuple[State, StoredSnapshot] | None:
-    """Return the first of some snapshots that can be used, with its state; None if none can."""
+    """Return the first snapshot that can be used, with its state; None if there is none."""
     async for snapshot in stored:
         try:
             return decode(snapshot), snapshot
@@ -100,7 +100,7 @@ async def newest_usable(
 
 
 def decode(snapshot: StoredSnapshot) -> State:
-    """Return the state that a snapshot is of.
+    """Return the state in a snapshot.
 
     Raises:
         BadSnapshot: It is damaged, of another version, or of another state than the log has.

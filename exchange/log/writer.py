@@ -47,24 +47,24 @@ from exchange.ports import (
 
 logger = logging.getLogger(__name__)
 
-TRACED_EVENTS_MAX: Final = 100_000  # of the newest events traces are kept
+TRACED_EVENTS_MAX: Final = 100_000  # newest events of which traces are kept
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
-ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # so that a server that lives can say what it is
-FORGIVE_AGAIN_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # a live server reports its own timeout first
+FORGIVE_AGAIN_S: Final = 1.0  # between two tries while the store is away
 FORGIVE_TRY_S: Final = 2.0  # then on another connection: a stop from outside leaves 10 s for both
 FORGIVE_STOP_S: Final = 60.0  # how long a matcher that failed waits for a silent store to answer
-TERMINATE_WAIT_MS: Final = 5_000
+TERMINATE_WAIT_MS: Final = 5_000  # for an ended session to be gone: it rolls one batch back
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
-LEASE_TIMEOUT_S: Final = 3.0  # three beats missed: frozen or cut off, and fenced by its epoch
+LEASE_TIMEOUT_S: Final = 3.0  # three beats: a writer that misses them is frozen or cut off
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
 
-# The SQLSTATE classes that say something of the rows: data exceptions, and limits that they exceed.
+# SQLSTATE classes of errors that the rows cause: data exceptions, and limits that rows exceed.
 ROW_CLASSES: Final = frozenset({"22", "54"})
-NOTIFYING_FUNCTION: Final = "PreCommit_Notify"  # the queue of notifications is full: a limit too
+NOTIFYING_FUNCTION: Final = "PreCommit_Notify"  # a full queue of notifications: not the rows' fault
 
-# What a statement ends with when the store, not its caller, is at fault.
+# Errors of a statement that are the store's fault, not its caller's.
 STORE_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -72,9 +72,9 @@ STORE_ERRORS: Final = (
     OSError,
 )
 
-# A writer frozen in mid-transaction would hold its locks for ever: a successor ends it, and the
-# server does when there is none. Longer than a statement may take, since a batch that has claimed
-# its names waits in its transaction for the commit of the one before.
+# A writer that freezes inside a transaction would hold its locks for ever. A successor ends its
+# session; without a successor the server does, after this time. That is longer than a statement may
+# take, since a batch that has claimed its names waits in its transaction for the commit before it.
 WRITER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_S + 5}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
@@ -84,7 +84,7 @@ WRITER_SETTINGS: Final = {
     "enable_seqscan": "off",
 }
 
-# What a fresh session has is kept for as long as this one lives: a reload cannot lower it.
+# Keeps what a fresh session has for as long as it lives: a reload of the server cannot lower it.
 PIN_DURABILITY = """
 select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
     set_config('synchronous_commit', current_setting('synchronous_commit'), false)
@@ -96,7 +96,8 @@ TRY_WRITER_LOCK = "select pg_try_advisory_lock($1, $2)"
 
 AWAIT_WRITER_LOCK = "select pg_advisory_lock($1, $2)"
 
-# A session with this name holds the shard, so a successor may end it. Without it, it waits.
+# A session with the writer's name holds the shard, so a successor may end it; one that waits has
+# another name.
 NAME_SESSION = "select set_config('application_name', $1, false)"
 
 READ_LEASE = "select beat from leases where shard = $1"
@@ -130,8 +131,8 @@ values ($1, 0, 0, $2, 0, $3, $4)
 on conflict (shard) do nothing
 """
 
-# A new head begins the first life of its topic, and the first head makes the log's id. A build of
-# before the two tables made heads without either.
+# A new head begins the first life of its topic, and the first head makes the log's id. A build that
+# is older than the two tables made heads without either, so both are added where missing.
 BEGIN_LOG = """
 with named as (
     insert into log (id)
@@ -145,7 +146,8 @@ where shard = $1 and offset_base = 0 and not exists (select from topic_lives whe
 on conflict do nothing
 """
 
-# What it reads is told with its epoch: a writer that knows nothing of it raises the epoch alone.
+# ``reads`` counts only with its epoch: an older writer raises the epoch and leaves ``reads`` as it
+# was.
 RAISE_EPOCH = """
 update head set epoch = epoch + 1, reads = $3, reads_epoch = epoch + 1
 where shard = $1 and topic_id = $2
@@ -188,8 +190,8 @@ where shard = $1 and kafka_offset = any($2::bigint[]) and type = 'CommandQuarant
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
 
 # Keys and what else a command takes, in one statement. The second insert reads the first one's
-# result, so it begins when that has ended; both go by name: two shards that want the same names
-# cannot deadlock. ``known`` is what the log has of commands without a key.
+# result, so it begins when that has ended. Both insert in the order of names, so that two shards
+# that want the same names cannot deadlock. ``known`` is what the log has of commands without a key.
 TAKE_CLAIMS = f"""
 with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), taken as (
     insert into claims (name, shard, kafka_offset, body_hash)
@@ -242,8 +244,8 @@ select pg_notify('events', moved.shard || ':' || moved.position) from moved
 """
 
 
-# Only of batches with sampled commands. Whoever follows the log is never further behind than the
-# events whose traces are kept, or is too late to be part of a trace.
+# Only for batches with sampled commands. A projector that is further behind than the events whose
+# traces are kept is too late to be part of a trace.
 NOTE_TRACES = """
 with outdated as (delete from traces where shard = $1 and position < $2)
 insert into traces (shard, position, traceparent)
@@ -268,9 +270,9 @@ async def pin_durability(
 class PostgresEventStore:
     """The writer's connections to one shard's log: an ``EventStore``.
 
-    While another matcher holds the shard's advisory lock and its lease beats, the shard is
-    not free: the second one waits, but one that is frozen is overtaken. Lock and lease are
-    a courtesy; the epoch in the head is the fence.
+    While another matcher holds the shard's advisory lock and its lease beats, the shard is not free
+    and a second matcher waits; it overtakes one that is frozen. Lock and lease only save needless
+    take-overs; the epoch in the head is the fence.
     """
 
     def __init__(
@@ -279,12 +281,12 @@ class PostgresEventStore:
         self._database_url = database_url
         self._shard = shard
         self._allow_unsafe = allow_unsafe
-        self._pinned: dict[str, str] = {}  # what each later session has as the first one had it
+        self._pinned: dict[str, str] = {}  # settings of the first session, for all later ones
         self._application_name = f"exchange matcher shard {shard}"
         self._control: asyncpg.Connection
         self._connections: list[asyncpg.Connection] = []
         self._locked = False
-        self._beat = -1  # of the writer that lives, and when it was first seen
+        self._beat = -1  # of another writer, and when this beat was first seen
         self._beaten_s = 0.0
         self._lease: Lease | None = None
         self._forgiving: asyncio.Task[None] | None = None
@@ -395,7 +397,7 @@ class PostgresEventStore:
     async def count_attempt(self, offset: Offset) -> int:
         try:
             attempts: int = await self._control.fetchval(COUNT_ATTEMPT, self._shard, offset)
-        except BaseException:  # a stop as well: the server may have counted all the same
+        except BaseException:  # a stop as well: the server may have counted
             self._forgive(offset)
             raise
         return attempts
@@ -415,7 +417,7 @@ class PostgresEventStore:
         return {"shard": self._shard}
 
     def _forgive(self, offset: Offset) -> asyncio.Task[None]:
-        """Begin to take a count back; a stop of the matcher does not stop it at once."""
+        """Begin to take a count back; it goes on for ``FORGIVE_STOP_S`` after a stop."""
         self._forgiving = asyncio.create_task(self._forgive_until_told(offset))
         return self._forgiving
 
@@ -432,7 +434,7 @@ class PostgresEventStore:
                 return
 
     async def _forgave_anew(self, offset: Offset) -> bool:
-        """Try on a connection of its own: what failed may have cost the other one."""
+        """Try on a new connection: the failure may have broken the other one."""
         try:
             connection = await self._connect()
         except STORE_ERRORS:
@@ -446,7 +448,7 @@ class PostgresEventStore:
         return True
 
     async def _connect_for_lease(self) -> asyncpg.Connection:
-        # A beat may be lost with the server: it need not wait for a disk that is slow.
+        # A crash of the server may lose a beat, so a beat need not wait for a slow disk.
         return await self._connect(synchronous_commit="off")
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
@@ -586,7 +588,7 @@ def _telling_rows() -> Iterator[None]:
     """Tell rows that cannot be stored from a store that fails."""
     try:
         yield
-    except (asyncpg.PostgresError, ValueError) as error:  # the driver's own, of what it cannot send
+    except (asyncpg.PostgresError, ValueError) as error:  # the driver's, of a value it cannot send
         if isinstance(error, asyncpg.PostgresError) and not _is_of_rows(error):
             raise
         raise UnstorableRows(f"PostgreSQL cannot store the rows: {error}") from error
@@ -598,7 +600,7 @@ def _is_of_rows(error: asyncpg.PostgresError) -> bool:
 
 
 def head_of(row: asyncpg.Record) -> Head:
-    """Return a row of ``head`` as it is known outside of the store."""
+    """Return a row of the table ``head`` as a ``Head``."""
     fields = dict(row)
     offset, epoch, digest = (fields.pop(f"last_{name}") for name in ("offset", "epoch", "digest"))
     return Head(**fields, last=None if offset is None else LastRecord(offset, epoch, digest))
