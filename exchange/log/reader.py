@@ -42,9 +42,9 @@ order by position
 limit $4
 """
 
-# Many events as one text, a line for each: taking them out of rows would cost a replay more than
-# all else. The aggregate takes the lines as the inner query orders them; ordering them again is a
-# third of it. Only events that may be of another form than the present one are named one by one.
+# Many events as one text, a line for each: as rows they would cost a replay more than all else. The
+# aggregate keeps the order of the inner query; ordering the lines again would take a third of the
+# time. Position, type and version are returned only for events that may not have the present form.
 READ_LINES = """
 select
     count(*) as events, max(position) as position,
@@ -74,7 +74,7 @@ cross join lateral (
 order by event.shard, event.position
 """
 
-# The predicate on the version is what lets the partial index serve this. A log of before such ids
+# The predicate on the version is what lets the partial index serve this. A log from before such ids
 # were looked up may have a command twice: the first one counts.
 LOCATIONS_OF_UNKEYED_COMMANDS: Final = """
     select distinct on (command_id) command_id, shard, kafka_offset
@@ -108,8 +108,8 @@ from head
 order by shard
 """
 
-# A writer of before the column left what its predecessor read; every version of commands is known
-# to read the first.
+# A writer that is older than the column leaves its predecessor's ``reads`` under a lower epoch; it
+# reads the first version of commands, as every writer does.
 READ_READABLE = """
 select shard, case when reads_epoch = epoch then reads else 1 end as reads from head
 """
@@ -118,7 +118,8 @@ READ_TRACES = """
 select position, traceparent from traces where shard = $1 and position > $2 and position <= $3
 """
 
-# Not the time in the data: an event that this version cannot read has a time too.
+# ``recorded_at``, not the time in the data, so that events of a version unknown here have a time
+# too.
 READ_EVENT_TIMES = """
 select shard, position, (extract(epoch from recorded_at) * 1000)::bigint as time_ms
 from events
@@ -140,9 +141,9 @@ _RETRY_HASH: Final = """
         || convert_to(tried.kafka_offset::text, 'UTF8')), 1, 16)
 """
 
-# The shards that were added after the first cycle began, and the cycle of each. They are found by
-# their claims, and by those of their retries if they were quarantined, as events have no index by
-# type.
+# The shards that were added after the first cycle began, and the first cycle of each. Events have
+# no index by type, so they are found by the claims of the commands that placed them, and by the
+# claims of retries where such a command was quarantined.
 PLACED_SHARDS: Final = f"""
     with recursive tried (kafka_offset) as (
         select kafka_offset from claims where name in ({_PLACINGS}) and shard = 0
@@ -172,7 +173,7 @@ select name, shard, kafka_offset, body_hash from claims where name = any($1::tex
 
 
 class LocatedCommand(Struct, frozen=True):
-    """A command in Kafka whose outcome somebody looks for in the log."""
+    """A command in Kafka whose outcome is to be found in the log."""
 
     shard: int
     offset: int
@@ -183,9 +184,10 @@ class LocatedCommand(Struct, frozen=True):
 class FoundOutcome(Struct, frozen=True):
     """What the log says of a command: its events, or the earlier command that holds its key.
 
-    ``too_many`` says that there are more events than were asked for; then none are here.
-    ``displaced`` says that the log knows nothing of it though its location is of a former life of
-    the topic: it is lost unless Kafka has it at a later location.
+    ``first`` is the location of that earlier command, and ``conflict`` says that it asked something
+    else. ``too_many`` says that there are more events than were asked for, so ``events`` is empty.
+    ``displaced`` says that the location is in a former life of the topic and the log does not have
+    the command: it is lost, unless Kafka has it at a later location.
     """
 
     events: list[StoredEvent]
@@ -206,9 +208,9 @@ async def read_events(
 async def replay(
     connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
 ) -> AsyncIterator[list[Event]]:
-    """Yield what happened above ``after`` up to ``up_to``, in parts.
+    """Yield the events after position ``after`` up to ``up_to``, a list at a time.
 
-    The server makes the next part while one is worked through.
+    The server prepares the next part while the caller works on one.
 
     Raises:
         LogCorrupt: An event between the two is missing.
@@ -242,7 +244,7 @@ async def replay(
 
 
 def _decoded(part: asyncpg.Record, begin: int) -> list[Event] | None:
-    """Return a part's events, None if one cannot be read: event by event it is named."""
+    """Return a part's events; None if one cannot be read, which the caller then finds singly."""
     lines = part["lines"] if part["positions"] is None else _lifted(part, begin)
     if lines is None:
         return None
@@ -322,8 +324,8 @@ async def read_readable(connection: asyncpg.Connection) -> dict[int, int]:
 class Progress(Struct, frozen=True):
     """The first offset of a shard that is not decided, and where its topic's present life began.
 
-    An offset of the log is ``offset_base`` plus the one in Kafka; none of the present life is below
-    ``first_offset``.
+    An offset of the log is ``offset_base`` plus the offset in Kafka. In the present life of the
+    topic no command is below ``first_offset``.
     """
 
     next_offset: int = 0
@@ -346,12 +348,12 @@ async def read_progress(connection: asyncpg.Connection) -> dict[int, Progress]:
 async def read_events_at(
     connection: asyncpg.Connection, shard: int, offset: int, *, limit: int | None = None
 ) -> list[StoredEvent]:
-    """Return the events of the command at a Kafka offset; of too many, any ``limit`` of them."""
+    """Return the events of the command at a Kafka offset; any ``limit`` if there are more."""
     return _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, [shard], [offset], limit))
 
 
 async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> list[Claim]:
-    """Return who holds each of ``names`` that is taken."""
+    """Return the claims of those of ``names`` that are taken."""
     return [Claim(**row) for row in await connection.fetch(READ_CLAIMS, names)]
 
 
@@ -361,9 +363,9 @@ async def find_outcomes(
     *,
     events_max: int | None = None,
 ) -> dict[tuple[int, int], FoundOutcome]:
-    """Look up what became of commands; one that is not decided yet is left out.
+    """Look up what became of commands; those that are not decided yet are left out.
 
-    Of one with more than ``events_max`` events only that is told.
+    The outcome of a command with more than ``events_max`` events is ``too_many``.
 
     A location alone is not trusted: a topic that was recreated uses its offsets again, so the
     events there must be of this command.
@@ -402,7 +404,7 @@ async def find_command(
 ) -> list[StoredEvent]:
     """Return the events that a command caused, none if the log does not know it.
 
-    Of too many, any ``limit`` of them.
+    If there are more than ``limit``, any ``limit`` of them.
     """
     if is_keyed(command_id):
         claims = await read_claims(connection, [command_claim(command_id)])
@@ -420,8 +422,8 @@ async def follow_retries(
 ) -> list[StoredEvent]:
     """Return the events of a quarantined command's retry, which may have been retried itself.
 
-    The retry's id is a hash of the quarantine's location, so its claim leads on from one to the
-    other. Any other command's events are returned as they are.
+    The retry's id is a hash of the quarantined record's location, so the retry's claim is found
+    from there. Any other command's events are returned as they are.
     """
     while stored and stored[0].type == CommandQuarantined.__name__:
         command_id = retry_command_id(stored[0].shard, stored[0].kafka_offset)
@@ -449,7 +451,7 @@ async def find_unkeyed(connection: asyncpg.Connection, command_ids: Sequence[UUI
 
 
 async def find_order_instrument(connection: asyncpg.Connection, order_id: str) -> str | None:
-    """Return the instrument of an order whose id a client chose, None if nobody did."""
+    """Return the instrument of an order by an id that a client chose; None if no client did."""
     row = await connection.fetchrow(READ_ORDER_INSTRUMENT, order_claim(order_id))
     if row is None or row["instrument"] is not None:
         return None if row is None else str(row["instrument"])

@@ -5,14 +5,13 @@ consumer group: ``KafkaCommandLog`` assigns its partition there, with the leader
 the last decided record (KIP-320), and reads that record again: a partition that does not
 have it any more was cut, however far it has grown since.
 
-A record is a command as soon as it is in the topic, whatever becomes of its producer's
-transaction (``read_uncommitted``): a gateway sends none, and a transaction that somebody
-leaves open must not stop a shard. The markers that end transactions take offsets too, and
-are passed by.
+A record is a command as soon as it is in the topic, whatever becomes of its producer's transaction
+(``read_uncommitted``): a gateway begins none, and a transaction that somebody leaves open must not
+stop a shard. The markers that end transactions take offsets too, and are passed by.
 
-``CommandProducer`` asks librdkafka for its delivery reports from the event loop,
-every few milliseconds while there are any to come: one look takes a burst of them,
-and no thread competes with the loop for the interpreter.
+``CommandProducer`` polls librdkafka for delivery reports from the event loop, every few
+milliseconds while some are outstanding: one poll takes a burst of them, and no thread competes with
+the loop for the interpreter.
 """
 
 import asyncio
@@ -55,19 +54,20 @@ logger = logging.getLogger(__name__)
 client_logger = logging.getLogger("librdkafka")
 
 POLL_S: Final = 0.5  # how long a stop may wait for the reading thread
-TOPIC_CHECK_S: Final = 5.0  # how long matchers go on, at most, after an operator adopted a topic
-TOPIC_CHECK_TIMEOUT_S: Final = 1.0  # meanwhile no command is read: the same thread does both
-REQUEST_TIMEOUT_S: Final = 10
-# Two coalesced questions may wait one after the other, and a client waits 2 s for both.
+TOPIC_CHECK_S: Final = 5.0  # longest that a matcher goes on with a topic that was recreated
+TOPIC_CHECK_TIMEOUT_S: Final = 1.0  # no command is read meanwhile: one thread does both
+REQUEST_TIMEOUT_S: Final = 10  # a broker answers in milliseconds; a new leader takes seconds
+# Two coalesced requests may wait one after the other, so each may take less than half of the 2 s
+# that a client waits.
 END_TIMEOUT_S: Final = 0.8
-CONSUMER_QUEUE_KIB: Final = 16 * 1024  # read ahead of the matcher, beyond it Kafka keeps them
-FETCH_AGAIN_MS: Final = 2  # at most this much later than the broker has them
-PRODUCER_QUEUE_MESSAGES: Final = 20_000  # about ten seconds of orders; then clients are told
+CONSUMER_QUEUE_KIB: Final = 16 * 1024  # records read ahead of the matcher; Kafka keeps the rest
+FETCH_AGAIN_MS: Final = 2  # a record is fetched at most this much after the broker has it
+PRODUCER_QUEUE_MESSAGES: Final = 20_000  # ten seconds of 2,000 a second; then clients get 503
 DELIVERY_TIMEOUT_MS: Final = 1_500  # leaves the gateway time to answer 503 within two seconds
 POLL_BUSY_S: Final = 0.002  # a report is needed only when an outcome is late or not waited for
-POLL_IDLE_S: Final = 0.1  # the client's log messages
+POLL_IDLE_S: Final = 0.1  # only the client's log messages can come
 UNKNOWN_EPOCH: Final = -1  # the client's own word for it
-LINGER_MS: Final = 2  # one request for a burst; none costs a third of the rate
+LINGER_MS: Final = 2  # one request for a burst; without it the rate falls by a third
 
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
@@ -88,7 +88,7 @@ TRANSIENT: Final = frozenset(
     (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
 )
 
-# Where the consumer stands, the broker has nothing any more, or what a later leader wrote.
+# At the consumer's offset the broker has nothing any more, or a record that a later leader wrote.
 CUT: Final = frozenset(
     (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION)
 )
@@ -103,7 +103,7 @@ OUTDATED: Final = frozenset(
 )
 
 
-# The broker lets nobody of our name read a topic's settings.
+# Our user may not read a topic's settings.
 FORBIDDEN: Final = frozenset(
     (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 )
@@ -112,7 +112,8 @@ FORBIDDEN: Final = frozenset(
 class ClientLines(logging.Filter):
     """Makes fields of what the Kafka client puts before its sentences: kind, client and thread.
 
-    What it says again soon, numbers aside, is left out: away, a broker is missed 20 times a second.
+    A sentence that comes again within ``SAID_AGAIN_S``, numbers aside, is left out: the client
+    reports a broker that is away 20 times a second.
     """
 
     def __init__(self) -> None:
@@ -147,8 +148,8 @@ client_logger.addFilter(ClientLines())
 class KafkaCommandLog:
     """The commands of one shard: a ``CommandLog``.
 
-    For a matcher ``topic_id`` refuses a topic that could lose them, unless ``allow_unsafe`` names
-    why; None is for those who only read.
+    ``topic_id`` refuses a topic whose settings could lose commands, unless ``allow_unsafe`` names
+    them. With None, for those that only read, the settings are not checked.
     """
 
     def __init__(
@@ -167,10 +168,10 @@ class KafkaCommandLog:
         self._stopping = False
         self._base = 0
         self.next_offset = Offset(0)
-        self._topic_id: str | None = None  # as it was when somebody last asked for it
+        self._topic_id: str | None = None  # as ``topic_id`` last returned it
         self._check_at_s = 0.0
-        self._is_missing = False  # so the last check said
-        self._admin: AdminClient | None = None  # asks whether the topic is still that one
+        self._is_missing = False  # the last check found no such topic
+        self._admin: AdminClient | None = None  # asks whether the topic still has that id
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -181,8 +182,8 @@ class KafkaCommandLog:
                 "enable.partition.eof": True,  # tells where the partition ends, markers included
                 "check.crcs": True,
                 "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
-                # Fetch when the queue is empty, not all the time: one request a batch in place of
-                # one for each few commands. Then look again soon (the default is a second).
+                # Fetch when the queue is empty, not all the time: one request for a batch, not one
+                # for every few commands. Then look again soon (the default is a second).
                 "queued.min.messages": 1,
                 "fetch.queue.backoff.ms": FETCH_AGAIN_MS,
                 "fetch.error.backoff.ms": 50,
@@ -240,15 +241,16 @@ class KafkaCommandLog:
         begin, end = self._watermarks()
         if self._base + end < offset:
             raise self._cut(offset, f"the Kafka partition ends at {end}")
-        if last is None or last.offset < self._base + begin:  # none yet, or deleted as decided
+        # Nothing was decided yet, or the record was deleted after it was.
+        if last is None or last.offset < self._base + begin:
             self._assign(offset)
             return
         self._assign(last.offset, last.leader_epoch)
         if self._first() != last:
             raise self._cut(offset, f"the Kafka partition has another record at {last.offset}")
         if offset != last.offset + 1:
-            # A matcher of an earlier build moves the head and not the last record. All between the
-            # two is decided.
+            # A matcher of an earlier build moves the head without the last record. All records
+            # between the two are decided.
             self._assign(offset)
 
     def _assign(self, offset: int, leader_epoch: int | None = None) -> None:
@@ -261,7 +263,7 @@ class KafkaCommandLog:
         self._consumer.assign([partition])
 
     def _first(self) -> LastRecord | None:
-        """Return what is known of the record that comes next, None if none comes."""
+        """Return what identifies the next record; None at the end of the partition."""
         deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
         while time.monotonic() < deadline_s and not self._stopping:
             message = self._consumer.poll(POLL_S)
@@ -296,13 +298,13 @@ class KafkaCommandLog:
         raise CommandLogLost("the command log is closed")
 
     def _check_topic(self) -> None:
-        """See now and then that the topic is still the one whose id was asked for.
+        """Check now and then that the topic still has the id that ``topic_id`` returned.
 
-        The client goes on with a topic that was deleted and made again: it waits for ever for
-        offsets that the new one does not have, or takes what is there for what comes next.
+        The client goes on with a topic that was deleted and made again. It waits for ever for
+        offsets that the new topic does not have, or reads other records at these offsets.
 
         Raises:
-            CommandLogLost: It is another one, or gone.
+            CommandLogLost: The topic has another id, or is gone.
         """
         now_s = time.monotonic()
         if self._topic_id is None or now_s < self._check_at_s:
@@ -387,10 +389,10 @@ class KafkaCommandLog:
 def unsafe_settings(
     topic: TopicDescription, config: "Future[dict[str, ConfigEntry]]"
 ) -> list[Unsafe]:
-    """Return what is unsafe of a topic; where the broker does not tell, only warn of that.
+    """Return the unsafe settings of a topic; warn if the broker does not let us read them.
 
-    A matcher that may read commands and no settings has decided for years perhaps: stopping it
-    would be worse than not knowing.
+    A matcher without that right may have run for years: stopping it would be worse than not
+    knowing.
 
     Raises:
         KafkaException: The broker does not answer.
@@ -428,9 +430,9 @@ class NotProduced(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where Kafka put a command; with ``error``, that this is unknown.
+    """Where Kafka stored a command. With ``error`` it is unknown whether Kafka did.
 
-    ``never_sent`` says that the command is certainly not in the log.
+    ``never_sent`` says that the command is certainly not in Kafka.
     """
 
     shard: int
@@ -506,7 +508,10 @@ class CommandProducer:
         on_delivery: Callable[[Delivery], None],
         traceparent: str | None = None,
     ) -> None:
-        """Queue one command; ``on_delivery`` is called later, on the event loop.
+        """Queue one command for a shard; ``on_delivery`` is called later, on the event loop.
+
+        ``key`` is the record's key, for people to see: ``shard`` alone chooses the partition.
+        ``reply_to`` is empty when no gateway waits for the outcome.
 
         Raises:
             NotProduced: Nothing was queued.

@@ -31,17 +31,20 @@ REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
 
 
 OUTCOMES_VERSION: Final = 1
-"""The form of ``OutcomeMessage``: new where an older gateway would misread it."""
+"""The version of ``OutcomeMessage``; a change that an older gateway would misread raises it."""
 
 
 SentCommand = ClientCommand | RetryQuarantined
-"""What may be in Kafka: commands of clients, and an operator's."""
+"""What may be in Kafka: clients' commands, and an operator's ``RetryQuarantined``."""
 _encoder = msgspec.json.Encoder()
 _command_decoder: Final[msgspec.json.Decoder[SentCommand]] = msgspec.json.Decoder(SentCommand)
 
 
 class ReceivedCommand(Struct, frozen=True, gc=False):
-    """A command that arrived, and who waits for its outcome (gateway and waiter, or None)."""
+    """A command that arrived; ``waiter`` of ``gateway`` waits for its outcome.
+
+    ``gateway`` is None if nobody waits. ``time_ms`` is the broker's stamp.
+    """
 
     command: Command
     command_id: UUID
@@ -55,9 +58,9 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
 class Outcome(Struct, frozen=True, omit_defaults=True):
     """What became of one command, for the gateway that waits.
 
-    Either ``events`` (with the position of the first), or ``first``: the location in Kafka of
-    the command that took the key earlier; ``conflict`` when that one asked something else.
-    ``versions`` are those of the events, none of them where all have their first.
+    Either ``events``, the first of them at ``first_position``; or ``first``, the location of an
+    earlier command that took the key, where ``conflict`` says that it asked something else.
+    ``versions`` are those of the events; it is empty where every event has version 1.
     """
 
     waiter: int
@@ -107,12 +110,12 @@ def decode_command(value: bytes) -> SentCommand:
 
 
 def version_header(version: int) -> bytes:
-    """Return the header that tells a command's version, and which build sent it."""
+    """Return the header that tells a command's version and the build that sends it."""
     return f"{version} {BUILD}".encode()
 
 
 def version_of(record: CommandRecord) -> int:
-    """Return a record's version; without a header that can be read it is the first."""
+    """Return the version in a record's header; 1 if there is no readable header."""
     number = (record.version or b"").partition(b" ")[0]
     told = number.isdigit() and len(number) <= VERSION_DIGITS_MAX
     return int(number) if told else 1
@@ -136,15 +139,16 @@ def receive(record: CommandRecord) -> ReceivedCommand:
 
 
 def refuse(record: CommandRecord, reason: str) -> ReceivedCommand:
-    """Stand for a record that is no command. It claims nothing, whatever id it came with."""
+    """Return the command that stands for a malformed record; it claims nothing, whatever its id."""
     command = _malformed(record.value, reason)
     return _received(record, command, UUID(hex=command.sha256[:32], version=4))
 
 
 def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
-    """Stand for a record that crashed the matcher; its value is not looked into again.
+    """Return the command that stands for a record which crashed the matcher.
 
-    Its key, if it has one, is claimed for it all the same: a resend is refused and not decided.
+    The record's value is not decoded again. Its key, if it has one, is claimed nevertheless, so
+    that a resend of it is not decided.
     """
     digest = sha256(record.value).hexdigest()
     try:
@@ -169,7 +173,7 @@ def decode_outcomes(data: bytes) -> OutcomeMessage:
     """Read a message of outcomes.
 
     Raises:
-        ValueError: It is of another version, or none.
+        ValueError: It has another version, or is no such message.
     """
     message = _outcome_decoder.decode(data)
     if message.version != OUTCOMES_VERSION:
@@ -178,7 +182,7 @@ def decode_outcomes(data: bytes) -> OutcomeMessage:
 
 
 def _command_id(record: CommandRecord) -> UUID:
-    """Return a record's command id; one of another form could not be found when it is resent."""
+    """Return a record's command id. By an id of another version no resend could be found."""
     command_id = UUID(bytes=record.command_id)
     if not (is_keyed(command_id) or is_unkeyed(command_id)):
         raise ValueError(f"its command id {command_id} is neither of version 7 nor of version 8")
@@ -215,8 +219,8 @@ def _malformed(value: bytes, reason: str) -> MalformedRecord:
 
 
 def _readable(reason: str) -> str:
-    # It quotes what anyone may have sent. PostgreSQL cannot read a NUL out of a json text, and
-    # control or bidirectional characters would deceive whoever reads the log.
+    # A reason may quote bytes that anyone sent. PostgreSQL cannot read a NUL out of a json text,
+    # and control or bidirectional characters would deceive whoever reads the log.
     return "".join(c if c.isprintable() else "\ufffd" for c in reason[:REASON_CHARACTERS_MAX])
 
 

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_FIRST_S: Final = 0.1
 RECONNECT_MAX_S: Final = 2.0  # Redis counts as healed within a few seconds of its return
-LISTEN_S: Final = 5.0  # a silent connection is looked at this often
-SILENT_ROUNDS_MAX: Final = 2  # the first is answered with a ping, and a ping within a round
+LISTEN_S: Final = 5.0  # a connection that is silent for this long is sent a ping
+SILENT_ROUNDS_MAX: Final = 2  # the answer to the ping must come within the second
 
 
 def channel(gateway: str) -> str:
@@ -92,7 +92,7 @@ class OutcomeSubscriber:
         try:
             message = decode_outcomes(data)
         except ValueError as error:
-            # Another version's, or anybody's: its outcomes are found in the log.
+            # Of another version, or from anybody: its outcomes are found in the log.
             logger.warning("An outcomes message is unreadable", extra={"error": str(error)})
             return
         self._on_message(message)
