@@ -40,7 +40,7 @@ class Instrument:
 class RestingOrder(Struct, gc=False):
     """An order on the book; ``priority`` is the position of the event that rested it.
 
-    ``hashed`` is its share in the digest when that was last asked for, 0 before.
+    ``hashed`` is its share of the digest as last computed, 0 before that.
     """
 
     order_id: str
@@ -88,6 +88,7 @@ class BookSide:
         return [(key * self._sign, self.levels[key * self._sign].quantity) for key in best]
 
     def add(self, order: RestingOrder) -> None:
+        """Add an order behind all others at its price."""
         level = self.levels.get(order.price)
         if level is None:
             level = self.levels[order.price] = Level()
@@ -96,7 +97,7 @@ class BookSide:
         level.quantity += order.remaining
 
     def reduce(self, order: RestingOrder, quantity: int) -> None:
-        """Take ``quantity`` from an order; one that has nothing left leaves the book."""
+        """Take ``quantity`` from an order, which leaves the book if nothing remains."""
         assert 0 < quantity <= order.remaining, f"{quantity} of {order}"
         level = self.levels[order.price]
         order.remaining -= quantity
@@ -112,7 +113,7 @@ class BookSide:
 class Book:
     """The two sides of an instrument and every resting order by its id.
 
-    ``unhashed`` has those that changed since the digest was last asked for.
+    ``unhashed`` has the orders that changed since the digest was last computed.
     """
 
     __slots__ = ("instrument", "orders", "sides", "unhashed")
@@ -124,11 +125,13 @@ class Book:
         self.unhashed: dict[str, RestingOrder] = {}
 
     def rest(self, order: RestingOrder) -> None:
+        """Add an order whose id is not on the book, behind all others at its price."""
         assert order.order_id not in self.orders, order
         self.orders[order.order_id] = self.unhashed[order.order_id] = order
         self.sides[order.side].add(order)
 
     def reduce(self, order: RestingOrder, quantity: int) -> None:
+        """Take ``quantity`` from an order, which leaves the book if nothing remains."""
         self.sides[order.side].reduce(order, quantity)
         if order.remaining:
             self.unhashed[order.order_id] = order

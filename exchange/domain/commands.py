@@ -1,10 +1,10 @@
 """What may be asked of the exchange.
 
-Every amount is already an integer of the instrument's scales; the gateway
-converted it once. Decoding one from JSON enforces the bounds written here.
+Every amount is already an integer of the instrument's scales; the gateway converted it once.
+Decoding a command from JSON enforces the bounds written here.
 
-A field that has its default is not written. So a field that is added with a default leaves
-the bytes of every earlier request as they were, and with them the hash that its claim holds.
+A field that has its default is not written. So a new field with a default does not change the bytes
+of earlier requests, nor the hashes that their claims hold.
 """
 
 from typing import Annotated
@@ -70,7 +70,7 @@ class CloseSettlementCycle(
 class LimitOpenOrders(
     Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Let each client have at most so many open orders on the shard that receives this."""
+    """Bound how many open orders each client may have on the shard that receives this."""
 
     open_orders_max: OpenOrdersMax
 
@@ -78,8 +78,8 @@ class LimitOpenOrders(
 class PlaceShard(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Let a shard that is about to be added take part in settlement from the open cycle on.
 
-    It goes to shard 0, whose log so tells it before any later closing there: what shard 0 has not
-    closed, nobody has.
+    It is sent to shard 0, whose log then has it before any later closing: a cycle that shard 0 has
+    not closed is closed nowhere.
     """
 
     shard: AddedShard
@@ -114,9 +114,10 @@ class QuarantinedRecord(
 class RetryQuarantined(
     Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Decide a record once more that was quarantined on the shard that receives this.
+    """Decide once more a record that was quarantined on the shard that receives this.
 
-    ``offset`` is where it stands in Kafka and ``value`` its bytes, which only an operator sends.
+    ``offset`` is that of the quarantined record and ``value`` its bytes. Only an operator sends
+    this.
     """
 
     offset: Annotated[int, Meta(ge=0)]

@@ -5,13 +5,12 @@ Read ``decide`` first. It answers a command with events and changes nothing;
 verification share ``evolve``, so a state rebuilt from its events equals the one
 that wrote them.
 
-The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its
-priority included), per instrument, of the open settlement cycle and of the bound on
-open orders; what is as it began adds nothing. A sum can be
-kept up to date one change at a time and does not depend on the order in which things
-are visited (Bellare and Micciancio, "A new paradigm for collision-free hashing", 1997).
-An order that changed is hashed when the digest is next asked for: once a batch, and
-never if it has left the book by then, so that a replay hashes only what it ends with.
+The digest is a sum, modulo 2^256, of one SHA-256 per resting order (its priority included), per
+instrument, of the open settlement cycle and of the bound on open orders; whatever still has its
+first value adds nothing. A sum can be kept up to date one change at a time and does not depend on
+the order in which things are visited (Bellare and Micciancio, "A new paradigm for collision-free
+hashing", 1997). An order that changed is hashed when the digest is next computed, once a batch; one
+that has left the book by then is not hashed. So a replay hashes only the orders that it ends with.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,8 +60,9 @@ from exchange.domain.values import (
 
 DIGEST_BYTES: Final = 32
 FIRST_CYCLE: Final = 1
-# Both decide, so no setting: whoever decides again must decide alike. The first bounds one
-# transaction, message and answer; the second, which a command changes, a client's share of memory.
+# Both change decisions, so they are no settings: whoever decides again must decide alike. The first
+# bounds one transaction, message and answer. The second bounds a client's share of memory; it is
+# where a log begins, and ``LimitOpenOrders`` changes it.
 FILLS_MAX: Final = 10_000
 OPEN_ORDERS_MAX: Final = 100_000
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
@@ -72,9 +72,9 @@ _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
 class State:
     """A shard after the events up to ``position``; it holds only what still rests.
 
-    ``settlement_cycle`` is the one that is open: its trades are still being made.
-    ``open_orders`` counts each client's resting orders, ``open_orders_max`` bounds the count.
-    ``unhashed`` has the books with orders that changed since the digest was last asked for.
+    ``settlement_cycle`` is the open cycle, whose trades are still being made. ``open_orders``
+    counts each client's resting orders, ``open_orders_max`` bounds the count. ``unhashed`` has the
+    books with orders that changed since the digest was last computed.
     """
 
     position: Position = Position(0)
@@ -88,7 +88,7 @@ class State:
 
     @property
     def digest(self) -> bytes:
-        """The digest of all that is decided by, 32 bytes."""
+        """The digest of everything that decisions depend on, 32 bytes."""
         for book in self.unhashed:
             name = book.instrument.name
             _shift_digest(self, sum(_rehash(name, order) for order in book.unhashed.values()))
@@ -112,11 +112,11 @@ def decide(
         order_id_taken: Whether an earlier command, on any shard, claimed the order's id.
 
     Returns:
-        At least one event. For an accepted ``PlaceOrder``: ``OrderAccepted``; one
-        ``TradeExecuted`` per maker, best price first, oldest first within a price; then
-        ``OrderRested`` or ``OrderCancelled`` if quantity remains. There are at most
-        ``FILLS_MAX`` trades; what remains after so many is cancelled. Apply them all with
-        ``evolve`` before deciding the next command.
+        At least one event. For an accepted ``PlaceOrder``: ``OrderAccepted``; one ``TradeExecuted``
+        per maker, best price first, oldest first within a price; then ``OrderRested`` or
+        ``OrderCancelled`` if quantity remains. There are at most ``FILLS_MAX`` trades; a quantity
+        that remains after them is cancelled. Apply all events with ``evolve`` before deciding the
+        next command.
     """
     now_ms = max(time_ms, state.time_ms)
     match command:
@@ -193,7 +193,7 @@ def rebuild(
     books: Iterable[tuple[Instrument, Iterable[RestingOrder]]],
     open_orders_max: int = OPEN_ORDERS_MAX,
 ) -> State:
-    """Return the state that has these instruments and resting orders, oldest first."""
+    """Return the state with these books; the orders of each come oldest first."""
     state = State(position, time_ms)
     _open_cycle(state, settlement_cycle)
     _limit_open_orders(state, open_orders_max)
@@ -252,7 +252,7 @@ def _refusal(
         return RejectReason.OFF_TICK
     if order.quantity % book.instrument.lot_size:
         return RejectReason.OFF_LOT
-    # Whether it would rest is not asked: a client that has too many is told so early and always.
+    # Also refused if it would not rest: a client with too many orders is told so early and always.
     if order.price is not None and (
         state.open_orders.get(order.client_id, 0) >= state.open_orders_max
     ):

@@ -75,22 +75,26 @@ logger = logging.getLogger(__name__)
 BATCH_COMMANDS_MAX: Final = 500  # bounds one transaction and the wait of those behind it
 BATCH_EVENTS_MAX: Final = 5_000  # the same for commands that sweep; one command may exceed it
 # After a batch the matcher lets commands gather: a transaction, a message and a wake-up cost the
-# same for one command as for many. Little after a small batch, so a lone client hardly waits.
+# same for one command as for many. After a small batch it waits little, so a lone client hardly
+# notices.
 PACE_PER_COMMAND_S: Final = 0.001
 PACE_MAX_S: Final = 0.010
-CRASHES_MAX: Final = 3  # of one command, run alone; then the log goes on without it
-CHAIN_EVERY_S: Final = 60.0  # what a log keeps of the chain; a minute's orders may be rewritten
+CRASHES_MAX: Final = 3  # of one command, run alone; then it is quarantined
+CHAIN_EVERY_S: Final = 60.0  # between logged chains: only later events can be rewritten unnoticed
 STOP_S: Final = 5.0  # how long a stop waits for the commit under way, and then for its answers
 
 
 class Fresh(Struct, frozen=True):
-    """A command to decide; its order id may be taken all the same."""
+    """A command to decide; ``order_id_taken`` says that an earlier one has its order's id."""
 
     order_id_taken: bool
 
 
 class Resent(Struct, frozen=True):
-    """A command whose key an earlier one took: the same request again, or a conflict."""
+    """A command whose key an earlier command took.
+
+    ``first`` is the earlier one's location; ``conflict`` says that it asked something else.
+    """
 
     first: tuple[int, int]
     conflict: bool
@@ -100,14 +104,17 @@ Verdict = Fresh | Resent
 
 
 class Decided(Struct):
-    """A batch after deciding: what to append, where the head goes, whom to tell."""
+    """A batch after deciding: the events to append and the replies to send."""
 
     events: list[StoredEvent]
     replies: list[Reply]
 
 
 class Append(Struct, frozen=True):
-    """What one transaction appends: events, the head before and after them, their chain."""
+    """What one transaction appends: events, the head before and after them, their chain.
+
+    ``suspect`` is the offset of the batch's command if that may have crashed the matcher.
+    """
 
     events: list[StoredEvent]
     expected: Head
@@ -160,14 +167,14 @@ class Matcher:
     async def restore(self) -> None:
         """Take over the shard with the state that its log gives. Call once, before ``step``.
 
-        While another matcher lives this one stands by: it follows the log, and takes over
-        when the other is gone. All that takes long comes before that.
+        While another matcher lives, this one stands by: it follows the log, and takes over when the
+        other is gone. Everything slow is done before the take-over.
 
         Raises:
             ForeignTopic: The topic is not the one that the log was written from.
             CommandLogLost: The topic does not have the last record that the log has decided.
             LogCorrupt: The events do not give the digest of the head, or do not end with it.
-            UnknownEvent: One was written by another version of the software.
+            UnknownEvent: An event was written by another version of the software.
         """
         replica = Replica(self.shard, self._events)
         await replica.begin(await self._events.position())
@@ -225,7 +232,7 @@ class Matcher:
         """Return how many records come before the first that a newer build must decide.
 
         Raises:
-            NewerCommand: That is the first of them. It is held against nobody.
+            NewerCommand: The first record needs a newer build. No crash is counted for it.
         """
         reads = commands_version()
         for number, record in enumerate(records):
@@ -262,10 +269,10 @@ class Matcher:
         return await self._check_retries(records, received)
 
     async def _receive_suspect(self, record: CommandRecord) -> ReceivedCommand:
-        """Read a command that may have crashed the matcher, or pass it over if it did too often.
+        """Read a command that may have crashed the matcher, or quarantine it if it did too often.
 
-        It is counted while it is read and again while it is decided, and forgiven after each:
-        what a store does in between is not held against it.
+        An attempt is counted while the command is read and again while it is decided, and taken
+        back after each: a crash in between, such as a failure of the store, does not count.
         """
         await self._settle()  # so that a crash is this command's and no other's
         crashes = await self._events.count_attempt(record.offset) - 1
@@ -282,8 +289,8 @@ class Matcher:
     async def _check_retries(
         self, records: Sequence[CommandRecord], received: Sequence[ReceivedCommand]
     ) -> list[ReceivedCommand]:
-        """Refuse to decide again what holds no quarantine, before it can take the retry's key."""
-        await self._settle()  # so that the store tells of every command before these
+        """Refuse retries of what was not quarantined, before they can take a retry's key."""
+        await self._settle()  # so that the store has every command before these
         offsets = [retry.offset for r in received for retry in _retries(r.command)]
         quarantined = await self._events.quarantined([Offset(offset) for offset in offsets])
         return [
@@ -305,7 +312,7 @@ class Matcher:
 
     @asynccontextmanager
     async def _blaming_rows(self, suspect: Offset | None) -> AsyncIterator[None]:
-        """Hold it against a suspect if its own rows cannot be stored."""
+        """Count it against a suspect if its own rows cannot be stored."""
         try:
             yield
         except UnstorableRows:
@@ -326,8 +333,8 @@ class Matcher:
     async def _claim(self, batch: Batch, received: Sequence[ReceivedCommand]) -> list[Verdict]:
         """Take the ids of the batch's commands, and the order ids of those that are fresh.
 
-        A refused resend must not take an order id. A command without a key takes nothing: its
-        id is in the events of the log, and here while the batch before may not be there yet.
+        A command that is resent must not take an order id. One without a key takes no name: its id
+        is in its events, or in ``_under_way`` while those of the batch before are not durable.
         """
         holders = dict(self._under_way)
         named = [(r, _command_claim(r), _chosen_order_claim(r)) for r in received]
@@ -356,7 +363,7 @@ class Matcher:
         order_name: str | None,
         holders: dict[str, Claim],
     ) -> Verdict:
-        """Tell what a command is by who holds its names; of those free, it holds them from now."""
+        """Tell what a command is by the holders of its names; it takes those that are free."""
         if name is not None and not self._is_mine(first := holders[name], received):
             conflict = first.conflicts_with(body_hash(received.command))
             return Resent((first.shard, first.kafka_offset), conflict)
@@ -376,7 +383,7 @@ class Matcher:
     def _unkeyed(
         self, received: Sequence[ReceivedCommand], verdicts: Sequence[Verdict]
     ) -> dict[str, Claim]:
-        """Return where the commands without a key that were just decided stand, or first stood."""
+        """Return the first locations of the just decided commands without a key, as claims."""
         claims: dict[str, Claim] = {}
         for r, verdict in zip(received, verdicts, strict=False):
             if is_unkeyed(r.command_id):
@@ -433,7 +440,7 @@ class Matcher:
         decided.replies.append(Reply(received.gateway, outcome, instrument))
 
     def _next_head(self, links: Sequence[bytes], last: CommandRecord) -> Head:
-        # A marker may have come in the same read; only a later record would tell of it again.
+        # A marker may follow the last record. It came in the same read, and would not come again.
         following = Offset(last.offset + 1) if self._waiting else self._commands.next_offset
         return msgspec.structs.replace(
             self.head,
@@ -445,7 +452,7 @@ class Matcher:
         )
 
     async def _pass_by(self) -> None:
-        """Move the head behind offsets that hold no command, so that nobody waits for them."""
+        """Move the head past offsets that hold no command, so that nobody waits for them."""
         await self._settle()
         batch = await self._events.begin()
         head = msgspec.structs.replace(self.head, next_offset=self._commands.next_offset)
@@ -480,7 +487,7 @@ class Matcher:
         )
 
     def _tell_chain(self, head: Head) -> None:
-        """Log the chain once a minute: a log that was rewritten differs from one kept elsewhere."""
+        """Log the chain once a minute, so that a log which is rewritten later can be told."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._told_s >= CHAIN_EVERY_S:
             self._told_s = now_s
@@ -507,7 +514,7 @@ class Matcher:
 
 
 def _command_claim(received: ReceivedCommand) -> str | None:
-    """Name what a command is known by; a record that is none is known by nothing."""
+    """Name the claim of a command; None for a record that is no command."""
     command_id = received.command_id
     named = is_keyed(command_id) or is_unkeyed(command_id)
     return command_claim(command_id) if named else None

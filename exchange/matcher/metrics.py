@@ -1,8 +1,8 @@
 """What a matcher counts, and the spans of the sampled commands that it decides.
 
-Read ``MatcherWatch.decided``, then ``WatchedBatch``. Everything is counted once a batch
-and after its commit, so it counts what is durable; a sampled command gets a span from
-its deciding to its commit, and the batch one that links to those of its commands.
+Read ``MatcherWatch.decided``, then ``WatchedBatch``. Counting is done once a batch, after its
+commit, so the metrics count what is durable. A sampled command gets a span from its deciding to its
+commit. Its batch gets one span, linked to those of its commands.
 """
 
 import time
@@ -25,7 +25,7 @@ from exchange.transport.messages import ReceivedCommand
 BATCH_COMMANDS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 COMMIT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REJECTED: Final = "Rejected"  # how the names of all refusals end
-MALFORMED: Final = "malformed_record"  # an unreadable record tells its own reason, of any text
+MALFORMED: Final = "malformed_record"  # the reason of unreadable records: their own is free text
 
 
 class _Refused(Struct):
@@ -82,7 +82,7 @@ class MatcherWatch:
         self._begun_ns = 0
 
     def restored(self, head: Head, queued: Callable[[], int]) -> None:
-        """Note where the matcher begins, and whom to ask how many messages wait."""
+        """Note the head that the matcher begins at; ``queued`` tells how many messages wait."""
         self._position.set(head.position)
         self._queue.set_function(queued)
 
@@ -138,7 +138,7 @@ class MatcherWatch:
 
 
 class WatchedBatch:
-    """Watches one commit: to be entered around it."""
+    """A context manager around one commit: times and counts it, and ends its spans."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class WatchedBatch:
 
     @property
     def traces(self) -> list[Trace]:
-        """The contexts of the sampled commands, for those who make something of their events."""
+        """The contexts of the sampled commands, for the projectors to continue."""
         if not self._spans:
             return []
         firsts = {event.kafka_offset: event.position for event in reversed(self._events)}

@@ -1,7 +1,7 @@
 """A shard's state as its log gives it: from the newest usable snapshot, then event by event.
 
-Read ``Replica``. A matcher that restores makes one up to the head; a standby keeps one
-near it while it waits, so that little is left to read when its turn comes.
+Read ``Replica``. A matcher that restores makes one up to the head. A standby keeps one near the
+head while it waits, so that little is left to read when it takes over.
 """
 
 import gc
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """Leave the garbage collector off: a replay makes no cycles, and walks cost a quarter of it."""
+    """Keep the garbage collector off: a replay makes no cycles; looking costs a quarter of it."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -39,7 +39,7 @@ class Replica:
         self._events = events
 
     async def begin(self, up_to: Position) -> None:
-        """Come to a position: from the newest usable snapshot before it, else from nothing."""
+        """Build the state at a position, from the newest usable snapshot if there is one."""
         found = await newest_usable(self._events.snapshots(up_to=up_to))
         if found is not None:
             self.state, snapshot = found
@@ -51,8 +51,8 @@ class Replica:
         """Apply the events up to a position, which the log must have.
 
         Raises:
-            UnknownEvent: One was written by another version of the software.
-            LogCorrupt: One is missing, or cannot follow those before it.
+            UnknownEvent: An event was written by another version of the software.
+            LogCorrupt: An event is missing, or cannot follow those before it.
         """
         state = self.state
         try:
@@ -65,13 +65,13 @@ class Replica:
                 f"shard {self._shard}: the event at position {state.position} cannot be applied:"
                 f" {error!r}; `exchange verify` finds the first that was changed"
             ) from error
-        self.digest = state.digest  # each time, so that little is left to hash when it counts
+        self.digest = state.digest  # each time, so that a take-over has little left to hash
 
     def check_books(self) -> None:
         """Check the invariants of the state; linear in the size of its books.
 
         Raises:
-            LogCorrupt: One is broken.
+            LogCorrupt: An invariant is broken.
         """
         try:
             check_state(self.state)
@@ -82,11 +82,11 @@ class Replica:
     def check_digest(self, head: Head) -> None:
         """Compare the state with the one that the writer of ``head`` had.
 
-        The hash chain is not walked, which would cost as much as all else: a change that
-        leaves the state as it was is for ``exchange verify`` to find.
+        The hash chain is not compared, which would double the time of a restore. ``exchange
+        verify`` finds a change that leaves the state as it was.
 
         Raises:
-            LogCorrupt: It is another.
+            LogCorrupt: The two states differ.
         """
         if self.digest != head.state_digest:
             raise LogCorrupt(

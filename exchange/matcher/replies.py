@@ -1,7 +1,7 @@
 """Outcomes on their way to the gateways that wait for them.
 
-``messages_of`` makes few messages of a batch's replies; ``Publisher`` sends them behind the
-matcher's back. They are hints: what is dropped or lost here, a gateway asks the log for.
+``messages_of`` makes few messages of a batch's replies; ``Publisher`` sends them while the matcher
+goes on. They are hints: a gateway looks in the log for what is dropped or lost here.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ def _depth(state: State, instrument: str) -> Depth:
 def _parts(replies: Sequence[Reply]) -> Iterator[list[Reply]]:
     """Split replies so that each message stays near ``MESSAGE_BYTES_MAX``.
 
-    One that is larger by itself, an order that swept the book, is left to the log.
+    A reply that is larger by itself (an order that swept the book) is left out: the log has it.
     """
     part: list[Reply] = []
     names: set[str] = set()
