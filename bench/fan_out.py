@@ -35,7 +35,7 @@ from exchange.tools.market.following import stream_url
 
 LATENCY_US_MAX: Final = 60_000_000
 SETTLE_S: Final = 2.0  # for the last trades to arrive
-SMALL_BUFFER: Final = 4_096  # bytes: that nothing is read is noticed the sooner
+SMALL_BUFFER: Final = 4_096  # bytes; a small one fills soon, so the gateway soon notices
 SUBSCRIBE_ALL: Final = (
     '{"type": "subscribe", "channels": ["trades", "orders", "orderbook"], "instrument": "BTC-USD"}'
 )
@@ -97,7 +97,7 @@ async def subscribed(url: str) -> ClientConnection:
 
 
 async def subscribed_and_silent(url: str) -> ClientConnection:
-    """Connect with a small buffer and subscribe to all; nobody will read it."""
+    """Connect with a small buffer and subscribe to every channel, to read nothing."""
     address = urlsplit(url)
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)

@@ -1,7 +1,7 @@
 """The floor: what the server itself costs for an order that goes nowhere.
 
-The same Hypercorn settings as the gateway's, the body decoded into the order's
-fields and an answer of the usual size encoded; no check, no Kafka, no wait.
+It has the gateway's own server, decodes the body into the order's fields and encodes an answer of
+the usual size: no check, no Kafka, no wait.
 """
 
 import asyncio

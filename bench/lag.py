@@ -3,11 +3,11 @@
 Workload: that of ``bench.orders`` (wrk with 100 connections, single orders over HTTP, as fast as
 they are answered) on one gateway, one matcher and one projector with every read model.
 
-The lag is sampled ten times a second. In seconds it is the longest that a checkpoint can have been
-behind a position that the head had reached: counted from the last sample before the head was seen
-there, so it reads up to a tenth of a second too high, never too low.
+The lag is sampled ten times a second. In seconds it is how long ago the head passed the checkpoint,
+counted from the last sample before it was seen there: the figure may be a tenth of a second too
+high, never too low.
 
-Not included: a rebuild beside the live models, several shards, more than one projector.
+Not included: a rebuild while the live models are kept up, several shards, more than one projector.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Workload: wrk with 100 connections on one thread sends single orders (``orders.lua``: 30 % at the
 market, uniform prices, 100 clients, an idempotency key each) to one gateway; one matcher and one
-projector with every read model run beside it, on real Kafka, PostgreSQL (fsync on) and Valkey, all
-on this machine. An answer means that the order is decided and durable.
+projector with every read model run too, on real Kafka, PostgreSQL (fsync on) and Valkey, all on
+this machine. An answer means that the order is decided and durable.
 
 The floor is measured in the same run, in turns with the orders: the same server and the same
 bodies, decoded and answered, nothing else (``floor.py``). What the exchange adds is the ratio.
@@ -35,7 +35,7 @@ from exchange.config import LOOPBACK, PROJECT, Settings
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.errors import StackError
 
-CONNECT_RETRIES = 8  # each after twice the time; a minute in all
+CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
 
 COUNT_DECIDED = "select count(*) from events where type = 'OrderAccepted'"
 
@@ -136,7 +136,7 @@ async def count_decided(settings: Settings) -> int:
 
 @asynccontextmanager
 async def floor_of(bench: Bench) -> AsyncIterator[str]:
-    """Run the floor's server beside an exchange and lend its address."""
+    """Run the floor's server on the same machine and yield its address."""
     (port,) = free_ports(1)
     floor = ManagedProcess(
         "floor",

@@ -63,8 +63,8 @@ from exchange.transport.commands import KafkaCommandLog
 
 SHARD: Final = Shard(0)
 BATCH_COMMANDS: Final = 100
-TAIL_EVENTS: Final = 100_000
-UNPRODUCED: Final = 2**40  # offsets lie so far below 0: the topic is empty, and its head at 0
+TAIL_EVENTS: Final = 100_000  # after the snapshot, as many as by the default settings
+UNPRODUCED: Final = 2**40  # the log's offsets are this far below 0, as the topic is empty
 MARKET_SHARE: Final = 0.3
 TIME_MS: Final = 1_790_000_000_000
 EVENT_COLUMNS: Final = (
@@ -92,7 +92,7 @@ class Measured:
 
 
 class SilentOutcomes:
-    """A restore tells nobody anything."""
+    """Fails if anything is published: a restore has no outcomes."""
 
     async def publish(self, gateway: str, message: bytes) -> None:
         raise AssertionError(f"{gateway} was sent {message!r}")
@@ -218,7 +218,7 @@ def measure(events: int, rounds: int) -> Measured:
     ports = free_ports(5)
     services = local_services(run, ports)
     settings = settings_for(services, ports[4])
-    # The services on a loop of their own: uvloop, which a matcher runs on, cannot start them.
+    # The services have another loop than the matcher, whose uvloop cannot start them.
     with start_blocking_portal() as portal:
         try:
             portal.call(services.start)
@@ -251,7 +251,7 @@ async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
 
 
 def show(measured: Measured) -> None:
-    """Print the medians, with the floor beside them."""
+    """Print the medians, and how many times the floor each is."""
     floor_s = statistics.median(measured.floor_s)
     table = table_of("", "median s", "worst s", "events/s", "times the floor")
     for name, seconds in (

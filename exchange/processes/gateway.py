@@ -16,8 +16,8 @@ from exchange.transport.commands import CommandProducer
 
 logger = logging.getLogger(__name__)
 
-# Limits, the probe and the ear for outcomes take one each, what waits for a shard's feed another;
-# the rest is for what was given up and is still on its way.
+# Connections to Redis besides one for each shard's feed. Limits, the probe and the subscription to
+# outcomes take one each; the rest is for requests that were given up and are still on their way.
 OWN_REDIS_CONNECTIONS: Final = 8
 
 
@@ -57,7 +57,7 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
 
 
 def _caps(settings: Settings) -> Caps:
-    """Return how many connections are taken: those that are set, as far as descriptors reach."""
+    """Return how many connections are accepted: as set, or as many as there are descriptors for."""
     asked = Caps(
         settings.connections_max, settings.connections_per_address, settings.trusted_proxies
     )

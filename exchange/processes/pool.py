@@ -16,7 +16,7 @@ STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
 async def engine_of(
     settings: Settings, connections: int, **session: str
 ) -> AsyncIterator[AsyncEngine]:
-    """Lend a pool of so many connections, whose sessions have these settings."""
+    """Lend a pool of ``connections``, whose sessions have the settings ``session``."""
     engine = create_async_engine(
         settings.sqlalchemy_url,
         pool_size=connections,

@@ -26,7 +26,7 @@ GARBAGE_OBJECTS_MAX: Final = 50_000  # about 10 MB between two collections
 
 
 def serve_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run a process to its end; the event that it is given says that it is asked to stop."""
+    """Run a process to its end; ``work`` gets an event that is set when it is asked to stop."""
     # A hundred requests under way are more new objects than Python's default threshold, so the
     # collector would walk the heap for every few of them: a tenth of a gateway's time.
     gc.freeze()
@@ -50,14 +50,14 @@ def tracing_as(role: str, settings: Settings) -> AbstractContextManager[None]:
 async def redis_client(
     settings: Settings, connections: int = REDIS_CONNECTIONS_MAX
 ) -> AsyncIterator[Redis]:
-    """Lend a client of Redis; who finds all its connections taken waits for one."""
+    """Lend a client of Redis; a request that finds all its connections taken waits for one."""
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=connections,
         timeout=REDIS_TIMEOUT_S,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
-        # Covers a pooled connection that a restarted server closed; no more than that.
+        # Once, for a pooled connection that a restarted server closed.
         retry=Retry(NoBackoff(), 1),
     )
     async with Redis.from_pool(pool) as client:

@@ -1,12 +1,12 @@
 """Shards that are added to an exchange that has decided commands, perhaps closed cycles.
 
 Read ``add_shards``. A new shard takes part in settlement from the open cycle on, or its first
-trades would change a cycle that was settled long ago. Which cycle is open, only the log of shard 0
-can say: a closing there may be on its way, also from a gateway that knows nothing of the new shard.
-So shard 0 is told first, and what its matcher answers is before every later closing. Then the
-partitions are added, and the first record of each closes what came before that cycle.
+trades would change a cycle that was settled long ago. Only the log of shard 0 can say which cycle
+is open: a closing may be on its way there, even from a gateway that knows nothing of the new shard.
+So shard 0 is asked first, and its matcher's answer is in the log before every later closing. Then
+the partitions are added, and the first record of each closes the cycles before the open one.
 
-Every command has an id of its own, so that doing this again after it was killed changes nothing.
+Every command has a fixed id, so that repeating this after it was killed changes nothing.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ SILENT: Final = (
 
 
 async def add_shards(settings: Settings) -> None:
-    """Add the shards that the topic lacks, and assign them and those that were left without.
+    """Add the shards that the topic lacks, and assign a first cycle to each shard without one.
 
     Raises:
         StackError: Kafka or PostgreSQL does not answer, or shard 0 cannot be decided.

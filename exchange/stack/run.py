@@ -216,7 +216,7 @@ def _metrics_urls(settings: Settings) -> list[str]:
 
 
 def _psql() -> str:
-    """Return the psql of this machine, else the one that came with our PostgreSQL."""
+    """Return this machine's psql, or that of the bundled PostgreSQL if there is none."""
     with suppress(StackError):  # neither is there
         if not shutil.which("psql"):
             return str(_short(bundled_programs() / "psql"))

@@ -2,7 +2,7 @@
 
 Services start first and stop last; the exchange's processes start together and stop from the edge
 inwards, so that each still finds what it needs to finish. Whatever dies in between is started
-again, later each time it dies soon (``Backoff``).
+again, after a longer wait each time it dies soon (``Backoff``).
 """
 
 import asyncio

@@ -16,7 +16,7 @@ import msgspec
 
 logger = logging.getLogger(__name__)
 
-# What a record has without any ``extra``; all else in it is a field.
+# The attributes of a record without ``extra``; all others are fields.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

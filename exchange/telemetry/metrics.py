@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class ProcessMetrics:
     """The metrics of one process, in a registry of their own.
 
-    Each has the labels ``common``, then its own.
+    Each metric has the labels ``common``, then its own.
     """
 
     def __init__(self, *common: str) -> None:
@@ -38,7 +38,7 @@ class ProcessMetrics:
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> None:
     """Serve a registry for as long as the process lives; port 0 serves nothing.
 
-    A port that is taken is told and no more: nobody stops trading to be watched.
+    A port that is taken is only logged: trading does not stop because it cannot be watched.
     """
     if port == 0:
         return

@@ -1,9 +1,9 @@
 """Traces: one sampled order on its way through gateway, matcher and projector to the stream.
 
-Read ``span`` and ``hop``. Spans are made by hand where an order changes hands. Between
-processes its context travels as the text that W3C calls ``traceparent``: in a Kafka
-header, in the table ``traces``, and beside the feed in Redis. Only what is sampled
-travels, and nothing is made at all outside ``exporting``.
+Read ``span`` and ``hop``. Spans are made by hand where an order changes hands. Between processes
+its context travels as the text that W3C calls ``traceparent``: in a Kafka header, in the table
+``traces``, and in Redis next to the feed. Only sampled contexts travel, and outside ``exporting``
+no span is made at all.
 """
 
 import threading
@@ -33,7 +33,7 @@ FLUSH_S: Final = 1.0  # how long a stop waits for the last spans to be sent
 LINKS_MAX: Final = 128  # what a span keeps by default
 
 Spanned = AbstractContextManager[Span | None]
-"""What is entered for as long as a span lasts; it gives None where none is made."""
+"""A context manager that lasts as long as its span; it gives None where no span is made."""
 
 _propagator: Final = TraceContextTextMapPropagator()
 NOTHING: Final[Spanned] = nullcontext()
@@ -48,7 +48,7 @@ def exporting(role: str, *, endpoint: str, sampler: str, share: float) -> Iterat
         role: What the process is, as the traces name it.
         endpoint: Where the collector takes traces.
         sampler: A standard name: always_on, always_off, traceidratio, or parentbased_ and one.
-        share: Of the traces that begin here, which share is kept by ``traceidratio``.
+        share: The share of traces beginning here that ``traceidratio`` keeps, from 0 to 1.
     """
     global _tracer  # noqa: PLW0603  a process has one, as the SDK means it
     resource = Resource.create({"service.name": role, "service.namespace": "exchange"})
@@ -59,7 +59,7 @@ def exporting(role: str, *, endpoint: str, sampler: str, share: float) -> Iterat
         yield
     finally:
         _tracer = None
-        # Its own patience with a collector that is away is half a minute.
+        # By itself it waits half a minute for a collector that is away.
         last = threading.Thread(target=provider.shutdown, daemon=True)
         last.start()
         last.join(FLUSH_S)
@@ -82,8 +82,8 @@ def span(
     Args:
         name: What is done.
         parent: The context that another process sent.
-        links: Contexts of others for whom it is done too.
-        kind: Of the span.
+        links: Contexts of further traces that this is done for.
+        kind: What OpenTelemetry calls the span's kind.
     """
     if _tracer is None:
         return NOTHING
@@ -111,12 +111,12 @@ def begin(name: str, parent: str, begun_ns: int) -> Span:
 
 
 def current() -> str | None:
-    """Return the context of the open span as it travels, None if that is not sampled."""
+    """Return the context of the open span as text, None if the span is not sampled."""
     return None if _tracer is None else traceparent_of(trace.get_current_span())
 
 
 def traceparent_of(span: Span) -> str | None:
-    """Return a span's context as it travels, None if it is not sampled."""
+    """Return a span's context as text, None if the span is not sampled."""
     found = span.get_span_context()
     if not found.trace_flags.sampled:
         return None

@@ -1,6 +1,6 @@
 """What people run against an exchange from outside.
 
 ``command`` has their options, ``terminal`` what they share. ``market`` is for traders: clients
-only, over HTTP and the stream. ``operators`` is for those who run the exchange, who reach its
+only, over HTTP and the stream. ``operators`` is for those who run the exchange; its tools reach the
 stores too.
 """

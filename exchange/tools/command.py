@@ -150,7 +150,7 @@ def planned_total(told: int | None, fixed: Sized | None, *, timed: bool = False)
 
 
 class Notices:
-    """Says on the other stream, where no script reads it, what becomes of the connection."""
+    """Tells of a lost connection on standard error, where no script reads it."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -163,7 +163,7 @@ class Notices:
 
 
 def _answered(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Run it; what the exchange refuses, or nobody answers, is one line."""
+    """Run ``work``; a refusal, or no answer, becomes an error of one line."""
     try:
         return asyncio.run(work)
     except (Unreachable, Refused) as error:

@@ -27,7 +27,7 @@ from exchange.stack.host.errors import StackError
 
 logger = logging.getLogger(__name__)
 
-LOG_BYTES_MAX = 50_000_000  # of one process's file; there is one more of what was set aside
+LOG_BYTES_MAX = 50_000_000  # of one process's file; a second file has what was moved out
 LOG_CHECK_S = 10.0  # a process that writes 5 MB a second doubles its file meanwhile
 STOP_TIMEOUT_S = 10.0  # every process here stops within two seconds when it is healthy
 START_TIME_TOLERANCE_S = (
@@ -41,7 +41,7 @@ class Backoff:
     """How long to wait before a process that died is started again."""
 
     first_s: float = 0.2
-    longest_s: float = 10.0  # somebody who mended the cause waits no longer than this
+    longest_s: float = 10.0  # the longest wait after the cause was mended
     healthy_after_s: float = 30.0  # up for this long means that the cause is gone
 
     def next_s(self, last_s: float, up_s: float) -> float:
@@ -270,10 +270,10 @@ class ManagedProcess:
 
 
 def bound_log(log: Path) -> None:
-    """Set aside what a large log holds, in place of what was set aside before, and empty it.
+    """Move the content of a large log to ``.log.1``, over what that held, and empty the log.
 
-    Whoever writes to it goes on in the same file, which is open for appending. What is written
-    while it is copied is lost.
+    The process that writes it goes on in the same file, which it has open for appending. Lines that
+    are written during the copy are lost.
     """
     if not log.exists() or log.stat().st_size <= LOG_BYTES_MAX:
         return

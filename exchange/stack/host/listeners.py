@@ -39,7 +39,7 @@ def listeners(settings: Settings) -> list[Listener]:
 
 
 def check_free(wanted: Iterable[Listener]) -> None:
-    """Refuse when somebody listens where one of ``wanted`` will, or two of them would collide.
+    """Refuse if an address in ``wanted`` is taken, or if two of them collide.
 
     Raises:
         StackError: A port is taken, or the host is none of this machine's.

@@ -1,6 +1,6 @@
 """Kafka's jars: from Maven Central once, or from an Apache Kafka that is already unpacked.
 
-The set is complete or absent: Maven fills a directory beside it, which is renamed when it is done,
+The set is complete or absent: Maven fills a temporary directory, which is renamed when it is done,
 so an interrupted download leaves nothing that looks finished.
 """
 

@@ -81,7 +81,7 @@ JVM_OPTIONS: Final = (
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
-    "-Dlog4j2.level=INFO",  # the logger of an unpacked Kafka, in place of slf4j-simple
+    "-Dlog4j2.level=INFO",  # an unpacked Kafka logs with log4j2, not slf4j-simple
 )
 
 
@@ -184,11 +184,11 @@ def _answers(admin: AdminClient, timeout_s: float) -> bool:
 async def ensure_topic(
     bootstrap_servers: str, topic: str, partitions: int, *, allow_unsafe: Collection[str] = ()
 ) -> None:
-    """Create ``topic``, or check the one that is there; ``growing`` adds what that one lacks.
+    """Create ``topic``, or check the existing one; ``growing`` adds partitions that it lacks.
 
     Raises:
-        StackError: Kafka does not answer, the topic could lose commands, or it has more partitions:
-            nobody would decide the commands of instruments on those.
+        StackError: Kafka does not answer, the topic could lose commands, or it has more than
+            ``partitions``, and commands on the others would not be decided.
         UnsafeSettings: The topic could lose acknowledged commands, and nobody allowed it.
     """
     await asyncio.to_thread(_ensure_topic, bootstrap_servers, topic, partitions, allow_unsafe)
@@ -232,13 +232,13 @@ def count_partitions(bootstrap_servers: str, topic: str) -> int:
 
 
 def add_partitions(bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """Let a topic have ``partitions``, which are more than it has.
+    """Raise the number of a topic's partitions to ``partitions``.
 
     Raises:
         StackError: Kafka does not answer, or refuses.
     """
     try:
-        admin = admin_client(bootstrap_servers)  # alive until the answer is there
+        admin = admin_client(bootstrap_servers)  # kept until the answer comes
         grown = admin.create_partitions([NewPartitions(topic, partitions)])
         grown[topic].result(REQUEST_TIMEOUT_S)
     except KafkaException as error:

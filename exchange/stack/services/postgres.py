@@ -32,7 +32,7 @@ READY_POLL_S = 0.02
 INITIALISE_TIMEOUT_S = 120
 PRIVATE_ROOT = Path("/var/lib")  # not /var/tmp, which the system cleans of old files
 
-CONNECTIONS_MAX = 200  # where nobody names another number
+CONNECTIONS_MAX = 200  # unless the caller names another number
 OPTIONS: Final = (
     f"listen_addresses={LOOPBACK}",
     "unix_socket_directories=",  # their paths are limited to about 100 characters
@@ -166,7 +166,7 @@ def _reachable_home(directory: Path, account: Account) -> Path:
         return directory.readlink()
     if directory.exists() or is_reachable(directory.parent, account):
         return directory
-    # A new name each time: a clone that was deleted may have left its data under any fixed one.
+    # A new name each time: under a fixed name, a clone that was deleted may have left its data.
     home = Path(tempfile.mkdtemp(prefix="exchange-", dir=PRIVATE_ROOT))
     directory.symlink_to(home)
     return home

@@ -30,7 +30,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalServices:
-    """The services that run here; None stands for one that runs elsewhere."""
+    """The services that run here; None stands for a service that runs elsewhere."""
 
     kafka: Kafka | None
     postgres: Postgres | None

@@ -1,7 +1,7 @@
 """What happens at an exchange, message by message, through every disconnection.
 
-Read ``follow``. What to subscribe to is asked again for each connection, so a caller that has seen
-trades up to a sequence goes on after it, and one that keeps a book begins with a snapshot.
+Read ``follow``. The caller is asked for its subscription at each connection: a caller that has seen
+trades up to a sequence goes on after it, and a caller that keeps a book begins with a snapshot.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Take = Callable[[Message], bool]
 
 
 class Gap(Exception):
-    """A message is missing: what was seen is worth nothing, and a new connection helps."""
+    """A message is missing, so the caller must begin anew on another connection."""
 
 
 class Refused(Exception):

@@ -43,10 +43,10 @@ class Ladder:
     def take(self, message: Message) -> None:
         """Apply a message of the channel ``orderbook``; pass over any other.
 
-        A large snapshot comes in parts: the book is what it says once the last one is there.
+        A large snapshot comes in parts; the book is complete when the last part is there.
 
         Raises:
-            Gap: It does not follow what was seen.
+            Gap: The message does not follow the last one.
         """
         if message["type"] != "orderbook":
             return
@@ -115,8 +115,8 @@ async def show_live(
 ) -> None:
     """Show the book as it changes, until cancelled.
 
-    A terminal's picture has the notice when the connection is lost in its title; beside plain
-    lines ``tell`` gets it.
+    When the connection is lost, a terminal's picture says so in its title; with plain lines,
+    ``tell`` gets the notice.
 
     Raises:
         Refused: The exchange does not show it.
@@ -146,7 +146,7 @@ async def _beside(
     ladder: Ladder,
     every_s: float,
 ) -> None:
-    """Show what changed, at most so often, until the following ends."""
+    """Show what changed, at most once in ``every_s``, until ``following`` ends."""
     task = asyncio.create_task(following)
     shown: tuple[int, str] | None = None
     try:

@@ -1,11 +1,11 @@
 """How many orders does an exchange take, and how long does each wait?
 
-Read ``run_load``. With a rate, orders have intended times, whatever the exchange does, and
-an order's latency counts from its intended time: a stall shows in all that had to wait for
-it. Without one each connection sends its next order when the last is answered.
+Read ``run_load``. With a rate, each order has an intended time, whatever the exchange does, and its
+latency counts from that time: a stall shows in all orders that had to wait. Without a rate, each
+connection sends its next order when the last is answered.
 
-Over HTTP the generator spends about a millisecond of processor time on an order; over the
-stream much less. On one machine it takes what it spends from the exchange.
+Over HTTP the generator spends about a millisecond of processor time on an order, over the stream
+much less. On one machine the exchange lacks that time.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Plan(Struct, frozen=True):
 
 @dataclass
 class Measured:
-    """What came back so far; latencies in microseconds, of orders that got an outcome."""
+    """What came back so far; latencies are those of accepted orders, in microseconds."""
 
     latencies: HdrHistogram = field(default_factory=lambda: HdrHistogram(1, LATENCY_US_MAX, DIGITS))
     answers: Counter[str] = field(default_factory=Counter)

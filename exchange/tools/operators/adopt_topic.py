@@ -1,8 +1,8 @@
 """``exchange adopt-topic``: lets the log go on with a topic that was cut or recreated.
 
 It compares what the log has decided with what Kafka has, says what it will do, asks, and does it in
-one transaction. Killed before that, it has changed nothing; asked again after it, it says that all
-is whole.
+one transaction. If it is killed before that, nothing has changed; run again after that, it says
+that nothing is to do.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ async def _adopt(settings: Settings, *, yes: bool) -> None:
 
 
 def unread(error: Exception) -> str:
-    """Say why Kafka cannot be read, to somebody who has just asked to adopt the topic."""
+    """Say why Kafka cannot be read, without the advice to adopt the topic."""
     why = str(error).removesuffix(WAY_OUT).strip() or type(error).__name__
     return f"Kafka cannot be read: {why}"
 

@@ -1,10 +1,10 @@
 """Going on with a topic that was cut or recreated: each of its shards begins a new life.
 
-Read ``next_life`` and ``Adoption``. Kafka's records get offsets that the log has used already, so
-the offsets of the new life count from a base of their own, beyond all that were ever used or
-acknowledged. The life begins at the first record that the log does not know; what the log has of
-those before it stays as it is. A record that is known after all is harmless there: the
-matcher tells its first outcome.
+Read ``next_life`` and ``Adoption``. Kafka gives its records offsets that the log has used already,
+so the new life counts from its own base, beyond all offsets that were ever used or acknowledged.
+The life begins at the first record that the log does not know. What the log has of the records
+before it stays. If the log knows a later record after all, that does no harm: the matcher answers
+with its first outcome.
 
 Nothing is changed before ``adopt``, which is one transaction for all shards. It raises the epoch,
 so a matcher that still runs can append nothing any more.
@@ -25,11 +25,11 @@ from exchange.ports import EMPTY_CHAIN, CommandRecord, CommandsCut, Head, LastRe
 from exchange.transport.commands import WAY_OUT, KafkaCommandLog
 from exchange.transport.messages import ReceivedCommand, receive
 
-LIFE_OFFSETS: Final = 10**12  # more than any life has; a person sees where one begins
+LIFE_OFFSETS: Final = 10**12  # more than any life has, and easy to see in an offset
 READ_RECORDS_MAX: Final = 2_000  # bounds the memory of one part, and the look-ups for it
 READ_WAIT_S: Final = 30.0  # for Kafka to hand over the next part
 LOCK_TIMEOUT_S: Final = 10  # for a matcher's batch to end; each takes milliseconds
-NO_TOPIC: Final = ""  # of a shard of which nothing was ever decided
+NO_TOPIC: Final = ""  # for a shard that has decided nothing
 
 _HEADS: Final = """
 select shard, epoch, position, topic_id, next_offset, chain, state_digest, offset_base,
@@ -41,8 +41,8 @@ READ_HEADS = f"{_HEADS} order by shard"
 
 LOCK_HEADS = f"{_HEADS} where shard = any($1::smallint[]) order by shard for update"
 
-# A record that had no readable command id got one from its location. In each life of the topic
-# its location was another offset of the log: all of them are asked for.
+# A record without a readable command id got one from its bytes, which other records may share: its
+# location must fit too. In each life of the topic that is another offset, so all lives are tried.
 FIND_NAMELESS = """
 select kafka_offset, command_id
 from unnest($2::bigint[], $3::uuid[]) as wanted (kafka_offset, command_id)
@@ -53,19 +53,20 @@ where exists (
 )
 """
 
-# Before the heads, as a matcher does: a batch takes its claims, then moves the head.
+# Locked before the heads: a matcher's batch also takes its claims first, then moves the head.
 LOCK_CLAIMS = "lock table claims in share row exclusive mode"
 
-# This reads all claims, for 40 s where there are 100 million. It runs before the lock: matchers of
-# healthy shards go on meanwhile. A claim that came since moved its shard's head with it.
+# This reads all claims, for 40 s where there are 100 million. It runs before the lock, so that
+# matchers of healthy shards go on meanwhile. A claim that is made since then moves its shard's
+# head.
 FIND_LEFT_CLAIMS = """
 select name, shard, next_offset from claims
 join unnest($1::smallint[], $2::bigint[]) as decided (shard, next_offset) using (shard)
 where kafka_offset >= next_offset
 """
 
-# Of commands that a batch left to the next one, which now never comes: their names are free again.
-# This is the one change of claims that there is; the transaction has them locked.
+# Claims of commands that a batch left to the next batch, which now never comes: their names become
+# free. Nothing else ever deletes claims; the transaction has the table locked.
 DROP_LEFT_CLAIMS = """
 delete from claims
 using unnest($1::text[], $2::smallint[], $3::bigint[]) as found (name, shard, next_offset)
@@ -89,13 +90,13 @@ BEGIN_LIFE = """
 insert into topic_lives (shard, first_offset, topic_id, offset_base) values ($1, $2, $3, $4)
 """
 
-Told = Callable[[int, int], None]  # how much is done, and of how much
+Told = Callable[[int, int], None]  # called with how many records are done, and of how many
 
 
 class Partition(Struct, frozen=True):
-    """What Kafka has of a shard, by its own offsets; ``lost`` says why the log cannot go on there.
+    """What Kafka has of a shard; ``lost`` says why the log cannot go on there.
 
-    ``begin`` is the first offset that it still has, ``end`` that of the next record to come.
+    ``begin`` is the first offset that Kafka still has, ``end`` that of the next record to come.
     """
 
     begin: int
@@ -104,14 +105,14 @@ class Partition(Struct, frozen=True):
 
 
 class Known(Struct, frozen=True):
-    """Where the records begin that the log does not know, and the last one before them."""
+    """The end of the records that the log knows, and the last of these."""
 
     end: int
     last: LastRecord | None = None
 
 
 class Life(Struct, frozen=True):
-    """A new life that a shard may begin: its head before and after, and what Kafka has."""
+    """A new life that a shard may begin: the head before and after, and what Kafka has."""
 
     before: Head
     after: Head
@@ -129,7 +130,7 @@ class Life(Struct, frozen=True):
 
 
 class HeadsMoved(Exception):
-    """A matcher has gone on meanwhile, or somebody else has adopted the topic."""
+    """A matcher has appended meanwhile, or the topic was adopted by another command."""
 
 
 class TooFewPartitions(Exception):
@@ -137,7 +138,7 @@ class TooFewPartitions(Exception):
 
 
 def no_head(shard: int) -> Head:
-    """Return what stands for the head of a shard of which nothing was ever decided."""
+    """Return what stands for the head of a shard that has decided nothing."""
     nothing = bytes(len(EMPTY_CHAIN))
     return Head(Shard(shard), 0, Position(0), NO_TOPIC, Offset(0), EMPTY_CHAIN, nothing)
 
@@ -147,11 +148,11 @@ def shards_to_examine(
 ) -> list[Head]:
     """Return the heads to compare with Kafka.
 
-    Of a shard without one, nothing is known that the topic could have lost. But locations in it
-    were acknowledged, if the topic is another one than the log's: they must not be used again.
+    A shard without a head has decided nothing that the topic could have lost. But if the topic is
+    not the log's, locations in the former topic were acknowledged and must not be used again.
 
     Raises:
-        TooFewPartitions: Shards of the log would have none.
+        TooFewPartitions: A shard of the log has no partition in the topic.
     """
     last = max(heads, default=-1)
     if partitions <= last:
@@ -178,7 +179,7 @@ def next_life(before: Head, topic_id: str, known: Known) -> Head:
 
 
 class Adoption:
-    """One look at a topic, and what follows from it."""
+    """Compares one topic with the log, and begins the new lives that it needs."""
 
     def __init__(
         self, connection: asyncpg.Connection, servers: str, topic: str, shards: int
@@ -191,8 +192,8 @@ class Adoption:
         """Return the lives that must begin; none if Kafka still has what was decided last.
 
         Args:
-            on_progress: Is called for each shard whose records are read, and returns what is told
-                how many of them have been.
+            on_progress: Is called for each shard whose records are read. It returns a function
+                that is called with how many records have been read, and of how many.
 
         Raises:
             TooFewPartitions: The topic has fewer than the log.
@@ -217,7 +218,7 @@ class Adoption:
         """Begin all these lives, or none.
 
         Raises:
-            HeadsMoved: One of the heads is not what it was; nothing was changed.
+            HeadsMoved: A head is not as it was planned for; nothing was changed.
         """
         befores = [life.before for life in lives]
         left = await self._connection.fetch(

@@ -1,4 +1,4 @@
-"""``exchange rebuild-claims``: makes the table of claims again from the log, and swaps it in."""
+"""``exchange rebuild-claims``: rebuilds the table of claims from the log, and swaps it in."""
 
 import asyncio
 from typing import Annotated

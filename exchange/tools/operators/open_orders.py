@@ -1,8 +1,8 @@
 """``exchange open-orders-max``: bounds how many open orders a client may have on each shard.
 
-The number decides who is refused, so it is in the log and no setting: a command carries it to
-each shard through Kafka, in the order in which all else is decided. Asking twice for the same
-number does no harm, so an attempt whose outcome is unknown is simply made again.
+The number decides which orders are refused, so it is in the log and is no setting: a command
+carries it to each shard through Kafka, in the order in which all else is decided. Asking twice for
+the same number does no harm, so an attempt whose outcome is unknown is simply made again.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """``exchange retry-quarantined``: has a command decided that once crashed the matcher.
 
-Its bytes are still in Kafka, and the log has their hash. A record of the operator's carries them,
-and its id is a hash of the first location: sent again it has no second effect, and a client's
-resend is led on by it to the new outcome.
+The command's bytes are still in Kafka, and the log has their hash. The operator's record carries
+them. Its id is a hash of the command's location, so a second record has no effect, and a client's
+resend finds the new outcome by it.
 """
 
 import asyncio
