@@ -50,6 +50,7 @@ class Lag:
     events: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, projection: str, seconds: float, events: int) -> None:
+        """Note one sample of a projection."""
         self.seconds.setdefault(projection, []).append(seconds)
         self.events.setdefault(projection, []).append(events)
 

@@ -50,9 +50,11 @@ class Spent:
     _begun: dict[str, float] = field(default_factory=dict)
 
     def begin(self) -> None:
+        """Count from now on."""
         self._begun = self._now()
 
     def end(self, orders: int) -> None:
+        """Add what was spent since ``begin``, on this many orders."""
         self.orders += orders
         for name, now_s in self._now().items():
             self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._begun[name]

@@ -192,7 +192,7 @@ async def _send(
 
 @asynccontextmanager
 async def _deciding(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
-    """Have shard 0 decided: this matcher stands by while there is another."""
+    """Run a matcher of shard 0; it stands by while there is another."""
     partition = (settings.kafka_bootstrap_servers, settings.kafka_topic, FIRST_SHARD)
     async with (
         KafkaCommandLog(*partition, allow_unsafe=settings.allow_unsafe) as commands,
@@ -231,7 +231,7 @@ async def _connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     try:
         yield connection
     finally:
-        connection.terminate()  # a farewell to a silent server would wait for it
+        connection.terminate()  # closing in order would wait for a silent server
 
 
 class _Silence:

@@ -24,7 +24,7 @@ FIRST_INSTRUMENT = (
     f'{{"instrument":"{INSTRUMENT_DEFAULT}","base":"BTC","quote":"USD","price_scale":2,'
     '"quantity_scale":8,"tick_size":0.01,"lot_size":0.00000001}'
 ).encode()
-# 409: it is there and its rules were changed since; that is its owner's business.
+# 409: the instrument is there with other rules, which its owner may have changed.
 REGISTERED = (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.CONFLICT)
 UNDECIDED = (0, HTTPStatus.ACCEPTED, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -52,6 +52,7 @@ class Gateway:
         return reachable_url(self.host, self.port)
 
     async def get(self, path: str) -> Answer:
+        """Send a request; no answer, or a broken one, is an ``Answer`` of status 0."""
         return await asyncio.to_thread(self._request, "GET", path, None)
 
     async def post(self, path: str, body: bytes) -> Answer:
@@ -72,7 +73,7 @@ class Gateway:
 
 
 async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
-    """Wait until ``gateway`` hands commands on, saying now and then what is missing.
+    """Wait until ``gateway`` is healthy, saying now and then what is missing.
 
     Raises:
         StackError: It takes too long.
@@ -88,7 +89,7 @@ async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
 
 
 async def register_first_instrument(gateway: Gateway, say: Callable[[str], None] = print) -> None:
-    """Register the default instrument, or find it registered: then the matcher decides.
+    """Register the default instrument, or find it registered; either shows that a matcher runs.
 
     Raises:
         StackError: The exchange refuses, or it takes too long.

@@ -172,6 +172,7 @@ class Screen:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
+        """Say what goes on while the context is open, and at its end how long it took."""
         started_s = time.monotonic()
         if not self._console.is_terminal:
             self.say(f"{what} ...")
@@ -183,6 +184,7 @@ class Screen:
         self.say(f"{time.strftime('%H:%M:%S')} {name} {how}; starting it again in {delay_s:.1f} s")
 
     def place_of(self, postgres: Postgres) -> None:
+        """Say where PostgreSQL's data is, if it had to be kept elsewhere."""
         if postgres.home != postgres.directory:
             self.say(
                 f"PostgreSQL refuses to run as root and another user cannot reach"

@@ -29,11 +29,13 @@ class Supervisor:
     _watches: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start_services(self) -> None:
+        """Start the services, return when they answer, and keep them running."""
         await self.services.start()
         for service in self.services:
             self._watch(service.process)
 
     async def start_processes(self) -> None:
+        """Start the processes, which need a while until they work, and keep them running."""
         processes = [process for tier in self.tiers for process in tier]
         await together(*(process.start() for process in processes))
         for process in processes:

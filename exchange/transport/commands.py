@@ -205,6 +205,12 @@ class KafkaCommandLog:
         await asyncio.to_thread(self._close)
 
     async def topic_id(self) -> str:
+        """Return the topic's id, by which ``read`` then knows a topic that was made anew.
+
+        Raises:
+            CommandLogLost: Kafka does not answer, or has no such topic.
+            UnsafeSettings: A setting could lose commands, and ``allow_unsafe`` does not name it.
+        """
         self._topic_id = str((await asyncio.to_thread(self._describe_topic)).topic_id)
         return self._topic_id
 

@@ -152,6 +152,7 @@ class Comparison(Struct, frozen=True):
 
     @property
     def same(self) -> bool:
+        """Whether a swap would change nothing; doubled names do not count."""
         return not (self.missing or self.different or self.of_nobody)
 
 

@@ -45,6 +45,7 @@ class Backoff:
     healthy_after_s: float = 30.0  # up for this long means that the cause is gone
 
     def next_s(self, last_s: float, up_s: float) -> float:
+        """Return the next wait, after one of ``last_s`` (0: none yet) and ``up_s`` of running."""
         if last_s == 0 or up_s >= self.healthy_after_s:
             return self.first_s
         return min(last_s * 2, self.longest_s)
@@ -250,7 +251,7 @@ class ManagedProcess:
             waiting.cancel()
         code = waiting.result()
         if not self._stopping.is_set():
-            _kill_session(self.pid)  # what a dead parent left of its workers holds the port
+            _kill_session(self.pid)  # workers that outlive their parent hold its port
         return code
 
     async def _bound_log(self) -> None:

@@ -16,7 +16,7 @@ from exchange.stack.host.child import stop_orphans
 from exchange.stack.host.errors import StackError
 
 SERVICES = ("kafka", "postgres", "valkey")
-FREE_BYTES_MIN = 200_000_000  # three services write ahead, then stop in ways that are hard to read
+FREE_BYTES_MIN = 200_000_000  # with less, the services stop with errors that are hard to read
 
 
 @dataclass(frozen=True, slots=True)

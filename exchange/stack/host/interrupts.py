@@ -36,6 +36,7 @@ class Interrupts:
             loop.remove_signal_handler(number)
 
     def interrupt(self) -> None:
+        """Note an interrupt; a second one within ``SAME_INTERRUPT_S`` is the first one again."""
         now_s = time.monotonic()
         if not self.first.is_set():
             self._first_s = now_s

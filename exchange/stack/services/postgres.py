@@ -71,10 +71,10 @@ class Postgres:
         pid_path: Path,
         connections_max: int = CONNECTIONS_MAX,
     ) -> "Postgres":
-        """Find the directory and the user for the server of ``directory``; blocks for a moment.
+        """Find the data, programs and user of the server of ``directory``; blocks for a moment.
 
         Raises:
-            StackError: The disk of that directory is full.
+            StackError: The disk of the data is full.
         """
         account = _account(directory)
         home = _home(directory, account)
@@ -98,6 +98,7 @@ class Postgres:
         return local_database_url(self.port)
 
     async def start(self) -> None:
+        """Start the server, on new data if there is none, and return when it answers."""
         if not (self.home / "data").exists():
             await asyncio.to_thread(self._initialise)
         await self.process.start()
@@ -141,7 +142,7 @@ def _run_program(
 
 
 def _account(directory: Path) -> Account | None:
-    """Return the user for the server: none but our own, unless that is root."""
+    """Return the user to run the server as; None is our own, if that is not root."""
     if os.geteuid() != 0:
         return None
     data = directory / "data"

@@ -22,7 +22,11 @@ class Service(Protocol):
     def process(self) -> ManagedProcess: ...
 
     async def start(self) -> None:
-        """Start it and return when it answers."""
+        """Start it and return when it answers.
+
+        Raises:
+            StackError: It cannot be started, or does not answer in time.
+        """
         ...
 
     async def stop(self) -> None: ...
@@ -42,9 +46,11 @@ class LocalServices:
         return (service for service in candidates if service is not None)
 
     async def start(self) -> None:
+        """Start all services side by side; return when all of them answer."""
         await together(*(service.start() for service in self))
 
     async def stop(self) -> None:
+        """Stop one service after the other, Kafka last."""
         for service in self:
             await service.stop()
 

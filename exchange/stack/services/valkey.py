@@ -32,6 +32,11 @@ class Valkey:
 
     @classmethod
     def at(cls, directory: Path, *, port: int, log_path: Path, pid_path: Path) -> "Valkey":
+        """Describe the server.
+
+        Raises:
+            StackError: There is no Valkey for this machine.
+        """
         options = {
             "--port": str(port),
             "--bind": LOOPBACK,

@@ -69,6 +69,7 @@ class Ladder:
             raise Gap(f"part {self._part + 1} of the book is missing")
 
     def tell(self, notice: str) -> None:
+        """Show a notice in the title; an empty one removes it."""
         self.notice = notice
 
     def levels(self, side: str, count: int) -> list[Level]:

@@ -77,6 +77,7 @@ class Measured:
         return float(self.latencies.get_value_at_percentile(percent)) / 1000
 
     def note(self, outcome: str, latency_s: float, *, accepted: bool) -> None:
+        """Count how an order ended; its latency counts only if it was accepted."""
         self.answers[outcome] += 1
         self.accepted += accepted
         if accepted:
