@@ -334,7 +334,7 @@ def _networks(variable: str, words: list[str]) -> tuple[Network, ...]:
 
 
 def _check(read: Variables) -> None:
-    """Refuse values that do not go together, and names that nobody knows."""
+    """Refuse values that do not go together, and unknown names in ``ALLOW_UNSAFE``."""
     if read.port + read.gateways - 1 > PORT_MAX:
         raise SettingsError(f"PORT={read.port}: leaves no ports for {read.gateways} gateways.")
     if read.matchers > read.shards:

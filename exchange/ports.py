@@ -315,7 +315,7 @@ class EventStore(Protocol):
     async def count_attempt(self, offset: Offset) -> int:
         """Count, durably, that the command at ``offset`` is tried alone; return which try it is.
 
-        If it raises, nothing was counted.
+        If it raises, the count is taken back.
         """
         ...
 

@@ -61,8 +61,8 @@ from exchange.domain.values import (
 DIGEST_BYTES: Final = 32
 FIRST_CYCLE: Final = 1
 # Both change decisions, so they are no settings: whoever decides again must decide alike. The first
-# bounds one transaction, message and answer. The second bounds a client's share of memory; it is
-# where a log begins, and ``LimitOpenOrders`` changes it.
+# bounds one transaction, message and answer. The second bounds a client's share of memory; a log
+# begins with it, and ``LimitOpenOrders`` changes it.
 FILLS_MAX: Final = 10_000
 OPEN_ORDERS_MAX: Final = 100_000
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
@@ -475,7 +475,7 @@ def _cycle_hash(cycle: int) -> int:
 
 def _limit_hash(open_orders_max: int) -> int:
     if open_orders_max == OPEN_ORDERS_MAX:
-        return 0  # as in the logs of before it could be changed
+        return 0  # as in logs from before it could be changed
     return int.from_bytes(sha256(f"open orders max {open_orders_max}".encode()).digest(), "big")
 
 

@@ -192,8 +192,8 @@ class CommandQuarantined(Struct, frozen=True, tag=True, gc=False):
 class CommandRetried(Struct, frozen=True, tag=True, gc=False):
     """The events before this one are the outcome of a record that had been quarantined.
 
-    ``offset`` is where the record stands in the shard's Kafka partition, ``sha256`` the hex digest
-    of its bytes and ``body_hash`` that of the request in them.
+    ``offset`` is that of the quarantined record on this shard, ``sha256`` the hex digest of its
+    bytes and ``body_hash`` that of the request in them.
     """
 
     offset: int

@@ -244,7 +244,7 @@ async def replay(
 
 
 def _decoded(part: asyncpg.Record, begin: int) -> list[Event] | None:
-    """Return a part's events; None if one cannot be read, which the caller then finds singly."""
+    """Return a part's events; None if one cannot be read, for the caller to name it."""
     lines = part["lines"] if part["positions"] is None else _lifted(part, begin)
     if lines is None:
         return None

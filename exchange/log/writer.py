@@ -417,7 +417,7 @@ class PostgresEventStore:
         return {"shard": self._shard}
 
     def _forgive(self, offset: Offset) -> asyncio.Task[None]:
-        """Begin to take a count back; it goes on for ``FORGIVE_STOP_S`` after a stop."""
+        """Begin to take a count back; a stop waits for it, for ``FORGIVE_STOP_S`` at most."""
         self._forgiving = asyncio.create_task(self._forgive_until_told(offset))
         return self._forgiving
 

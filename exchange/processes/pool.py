@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.config import Settings
 
-POOL_WAIT_S: Final = 2  # then a reader is told, rather than left in a queue
+POOL_WAIT_S: Final = 2  # then a reader gets an error, not a longer wait
 STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
 
 

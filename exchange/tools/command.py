@@ -141,7 +141,10 @@ def trades(
 
 
 def planned_total(told: int | None, fixed: Sized | None, *, timed: bool = False) -> int:
-    """Return how many orders to send: as told, else the whole file, else while it is time."""
+    """Return how many orders to send: ``told``, else the whole file, else ``TOTAL``.
+
+    0 means any number until the time is up, as when only a duration is given (``timed``).
+    """
     if told is not None:
         return told
     if fixed is not None:

@@ -25,7 +25,11 @@ CONNECT_S: Final = 5.0
 
 
 async def connect(database_url: str) -> asyncpg.Connection:
-    """Connect to PostgreSQL, or say that it does not answer."""
+    """Connect to PostgreSQL.
+
+    Raises:
+        ToolError: It does not answer within ``CONNECT_S``, or refuses.
+    """
     try:
         return await asyncpg.connect(database_url, timeout=CONNECT_S)
     except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
@@ -50,7 +54,11 @@ class ToolError(Exception):
 
 
 def address(base_url: str) -> str:
-    """Return where the exchange is: as told, else where the settings have it."""
+    """Return where the exchange is: ``base_url`` if it is given, else the settings' address.
+
+    Raises:
+        ToolError: ``base_url`` is no address.
+    """
     if base_url:
         if not base_url.startswith(("http://", "https://")):
             raise ToolError(f"{base_url} is no address: it has to begin with http:// or https://.")

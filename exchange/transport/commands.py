@@ -423,7 +423,7 @@ def _is_end(message: Message) -> bool:
 
 
 class EndsUnknown(ConnectionError):
-    """Kafka does not tell where each partition ends; ``known`` are those that it does tell."""
+    """Kafka does not tell where each partition ends; ``known`` has the ends that it does tell."""
 
     def __init__(self, why: str, known: Mapping[int, int]) -> None:
         super().__init__(f"Kafka does not tell how far it is: {why}")

@@ -38,7 +38,7 @@ def stream_url(base_url: str) -> str:
 async def connected(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
     """Connect to a stream, with the options of ``connect``, and leave no socket behind.
 
-    A connection whose farewell is cancelled would stay half closed for as long as it is kept.
+    A connection whose closing is cancelled would stay half closed for as long as it is referred to.
     """
     socket = await connect(url, **options)
     try:

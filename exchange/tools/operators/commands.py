@@ -17,7 +17,7 @@ from exchange.tools.terminal import ToolError
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
 from exchange.transport.messages import SentCommand, encode_command
 
-DECIDED_WAIT_S: Final = 30.0  # a standby takes over within five; a longer backlog is told of
+DECIDED_WAIT_S: Final = 30.0  # a standby takes over within five; then the operator is told
 LOOK_AGAIN_S: Final = 0.1
 
 Offsets = dict[int, int]
@@ -40,8 +40,8 @@ async def send(
         connection: To the log.
         command: What is asked.
         ids: The command's id on each shard.
-        key: The record's key. Partitions are named, not hashed to; people see it.
-        version: Of commands, which the matchers must read.
+        key: The record's key, for people to see; it does not choose the partition.
+        version: The version of commands that the matchers must read.
 
     Raises:
         ToolError: A matcher does not read it, or Kafka does not take it.
@@ -74,7 +74,11 @@ async def send(
 
 
 async def until_decided(connection: asyncpg.Connection, offsets: Offsets) -> None:
-    """Wait until the matchers have passed the commands that were sent."""
+    """Wait until the matchers have passed the commands that were sent.
+
+    Raises:
+        ToolError: A matcher has not within ``DECIDED_WAIT_S``; it may still do so later.
+    """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + DECIDED_WAIT_S
     while True:
