@@ -1,6 +1,6 @@
 """All read models, by name, and where each is kept.
 
-A new read model is its file, a line here and a migration that makes its tables.
+A new read model is its file, a line here and, in PostgreSQL, a migration that makes its tables.
 """
 
 from typing import Final
