@@ -51,9 +51,9 @@ from projections.stores.redis import ModelWaits
 
 CAPS: Final = Caps()
 NO_CONTENT: Final = 204
-ANSWER_S: Final = 3.0  # what an answer may take beside its outcome: a bounded query and more
+ANSWER_S: Final = 3.0  # what an answer may take beyond the wait for its outcome: a query has 2 s
 
-# The most frequent first: Starlette tries them in order.
+# The most frequent routes come first, because Starlette tries them in order.
 INTERFACE: Final = (
     Route("/orders", place_order, methods=["POST"]),
     Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
@@ -78,7 +78,7 @@ INTERFACE: Final = (
     Route("/metrics", get_metrics, methods=["GET"]),
 )
 ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
-# Not described: whoever comes this way is told where the stream is.
+# The last route is in no description: it only tells a plain GET that the stream is a WebSocket.
 SERVED: Final = (*ROUTES, Route("/stream", refuse_plain_request, methods=["GET"]))
 
 
@@ -101,21 +101,21 @@ def create_app(
 
     Args:
         engine: The pool of database connections for what clients read.
-        redis: A client for what they read there.
-        producer: Started and stopped here; the caller closes the other two.
+        redis: The Redis client for what clients read.
+        producer: Started and stopped by ``serve``; the caller closes engines and Redis clients.
         shards: How many partitions the topic has.
         order_wait_ms: How long a request waits for its outcome before it is "pending".
-        stream_origins: The web pages, beside those of this host, that may act and use the stream.
-        limits: How much clients may ask for.
-        proxies: Who is believed about whose requests it passes on.
-        cancels_name_owner: Whether a cancel must say whose order it is.
-        connections_per_address: How many connections of the stream one address may have.
-        own_engine: A pool for what this gateway itself asks: its health, and what commands need
-            of the log. No reader can take these connections. By default the other pool.
-        own_redis: The same for its health, outcomes, limits and feeds.
+        stream_origins: Other origins whose web pages may send commands and use the stream.
+        limits: How much each client and each address may ask for.
+        proxies: Networks of trusted proxies, whose ``X-Forwarded-For`` is believed.
+        cancels_name_owner: Whether a cancel must name the owner of its order.
+        connections_per_address: How many stream connections one address may have.
+        own_engine: A pool for the gateway itself: its health, and what commands need of the log.
+            Reads of clients cannot take its connections. By default ``engine``.
+        own_redis: A Redis client for health, outcomes, limits and feeds. By default ``redis``.
     """
-    # Every query here reads, and few need a snapshot common to two (``moment_connection``): a
-    # transaction would cost two more trips to the database.
+    # A transaction would cost two more trips to the database. Every query here only reads, and the
+    # few that must see the same moment use ``moment_connection``.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
     own_redis = own_redis or redis
@@ -146,7 +146,7 @@ def create_app(
     hub = Hub(engine, redis, gateway.freshness, own_redis)
     stream = Stream(gateway, hub, stream_origins, connections_per_address)
     background = Background(gateway, producer, stream)
-    # Asked for when somebody reads the metrics: keeping them up to date would cost each order.
+    # Computed when the metrics are read: keeping these gauges up to date would cost each order.
     metrics.waiters.set_function(lambda: submitter.waiters)
     metrics.producer_queue.set_function(lambda: producer.queued)
     metrics.stream_queue.set_function(lambda: sum(s.queued for s in stream.sessions))
@@ -175,12 +175,12 @@ def create_app(
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The ASGI application, and what its server must know of it."""
+    """The ASGI application, and what ``serve`` must know of it."""
 
     edge: Edge
     background: Background
     stream: Stream
-    grace_s: float  # the longest that a request may take
+    grace_s: float  # the longest that a request may take, so how long a stop waits for the last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.edge(scope, receive, send)
@@ -193,10 +193,10 @@ async def serve(
     shutdown: asyncio.Event,
     caps: Caps = CAPS,
 ) -> None:
-    """Serve until ``shutdown`` is set; then take no more, finish what is under way, return.
+    """Serve until ``shutdown`` is set; then take no more requests, finish those under way, return.
 
     Raises:
-        Exception: What the application's work in the background died of; it ends the serving too.
+        Exception: Work in the background failed with it, which ends the serving too.
     """
     if not isinstance(app, Application):
         async with Server(app, host, port, ANSWER_S, caps).serving():
@@ -208,7 +208,7 @@ async def serve(
         await any_set(shutdown, background.failed)
         # First: an order that is taken from now on might never be answered.
         app.stream.gateway.stopping.set()
-        # The server would end these as a mistake (1011), without a word on where to resume.
+        # The server would close streams as an error (1011) and not say where to resume.
         await app.stream.close(app.grace_s)
     if background.failure is not None:
         raise background.failure
@@ -220,13 +220,13 @@ async def _on_problem(_request: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Say what the router says: no such path, or no such method on it."""
+    """Answer for the router: there is no such path, or the path does not take this method."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == Code.METHOD.status:
         headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
         return Problem(Code.METHOD, _why_not(request), headers=headers).response()
-    if request.method == "OPTIONS" and path == "*":  # of the server, not of a path: a ping
+    if request.method == "OPTIONS" and path == "*":  # asks about the server, not a path: a ping
         return Response(status_code=NO_CONTENT, headers={"Allow": "GET, HEAD, POST"})
     if error.status_code == Code.ROUTE_NOT_FOUND.status:
         return Problem(Code.ROUTE_NOT_FOUND, f"There is nothing at {path}.").response()
@@ -241,7 +241,7 @@ def _why_not(request: Request) -> str:
 
 
 def _methods_of(request: Request) -> set[str]:
-    """Return the methods of every route that has this path; a route knows only its own."""
+    """Return the methods of all routes with this path: Starlette tells those of one route only."""
     path = request.scope["path"]
     return {
         method for route in SERVED if route.path_regex.match(path) for method in route.methods or ()

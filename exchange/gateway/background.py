@@ -1,8 +1,8 @@
-"""What belongs to no request: the producer, the ear for outcomes, the health probe.
+"""The tasks that belong to no request: producer, listener for outcomes, health probe, heartbeat.
 
-None of them ends by itself. One that does leaves a gateway that answers wrongly or
-late for ever, so ``failed`` tells the server to stop and the process to end; whoever
-supervises it starts another.
+None of them ends by itself. Without one of them the gateway would answer wrongly or late for ever,
+so when one dies ``failed`` ends the server and with it the process, which its supervisor starts
+again.
 """
 
 import asyncio
@@ -31,12 +31,13 @@ class Background:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run all of them, from the first probe on, until the context ends."""
+        """Run all tasks until the context ends; its body begins after the first health probe."""
         submitter, health = self._gateway.submitter, self._gateway.health
         subscriber = OutcomeSubscriber(
             self._gateway.own_redis, submitter.gateway_id, submitter.heard
         )
-        # Not awaited: with Kafka away it takes long, and reads can be served meanwhile.
+        # The start of the producer is not awaited: it takes long while Kafka is away, and reads can
+        # be served meanwhile.
         tasks = [
             asyncio.create_task(work)
             for work in (

@@ -1,8 +1,7 @@
-"""What a request passes before it may cost anything: a gateway that takes it, a budget.
+"""What a request passes before it may cost anything: is the gateway stopping, is budget left?
 
-``admit`` is for commands and ``charge`` for questions. Both ask the limit before anything
-is asked of another store, and both tell the request what is left of it, so that every
-answer can say so, a refusal as well.
+``admit`` is for commands and ``charge`` for questions. Both spend budget before another store is
+asked, and both note on the request what remains, so that every answer can tell it, even a refusal.
 """
 
 from collections.abc import Callable
@@ -23,9 +22,9 @@ BUDGET: Final = "exchange.budget"
 class Origin(Struct, frozen=True):
     """Where a command came from.
 
-    ``told`` is called with what is left of the budget. ``wait`` tells whether somebody waits
-    for the outcome; ``on_handed_over`` is called when Kafka's client has the command, so that the
-    next one of the same client comes after it.
+    ``told`` is called with the remaining budget. ``wait`` says whether the sender waits for the
+    outcome. ``on_handed_over`` is called once Kafka's client has the command, so that the sender's
+    next command comes after it.
     """
 
     address: str
@@ -47,10 +46,10 @@ async def admit(gateway: Gateway, kind: Kind, client_id: str | None, origin: Ori
     """Spend what a command costs.
 
     Returns:
-        The receipt; its budget makes wait if nothing was left.
+        The receipt. Nothing was spent if its budget has a wait.
 
     Raises:
-        Problem: 503, the gateway stops.
+        Problem: 503, the gateway is stopping.
     """
     if gateway.stopping.is_set():
         detail = "This gateway stops; nothing was sent. Send it to another one."
@@ -62,7 +61,7 @@ async def admit_operation(request: Request) -> None:
     """Spend what one of the rare commands costs.
 
     Raises:
-        Problem: 429, nothing is left; 503, the gateway stops.
+        Problem: 429, no budget is left; 503, the gateway is stopping.
     """
     gateway = gateway_of(request)
     receipt = await admit(gateway, Kind.OPERATIONS, None, origin_of(request))
@@ -74,7 +73,7 @@ async def charge_history(request: Request, client_id: str | None = None) -> None
     """Spend what reading back from a position in the past costs.
 
     Raises:
-        Problem: 429, nothing is left.
+        Problem: 429, no budget is left.
     """
     await charge(gateway_of(request), Kind.HISTORY, client_id, origin_of(request))
 
@@ -83,7 +82,7 @@ async def charge(gateway: Gateway, kind: Kind, client_id: str | None, origin: Or
     """Spend what a question costs.
 
     Raises:
-        Problem: 429, nothing is left.
+        Problem: 429, no budget is left.
     """
     receipt = await _spend(gateway, kind, client_id, origin)
     if receipt.budget.wait_us:
@@ -91,7 +90,7 @@ async def charge(gateway: Gateway, kind: Kind, client_id: str | None, origin: Or
 
 
 def over_limit(gateway: Gateway, budget: Budget, **fields: str) -> Problem:
-    """Say that nothing is left, and when there will be."""
+    """Count and return the refusal; it says when there will be budget again."""
     gateway.metrics.rate_limited.inc()
     return Problem(
         Code.RATE_LIMITED,

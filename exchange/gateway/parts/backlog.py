@@ -1,20 +1,20 @@
-"""Whether commands get decided: how far the log is with what Kafka has.
+"""Whether commands get decided: how far the log has come with the commands in Kafka.
 
-A matcher that is dead, or dies again and again, leaves Kafka and Postgres well: it
-shows only in the next offset to decide, which stands still with commands beyond it.
-``measure`` watches for that; ``settle`` waits until what is in Kafka now is decided,
-so that "not found" is never said of a command that is still on its way. ``check_readable``
-holds back what an older matcher would not read.
+Kafka and Postgres stay well while a matcher is dead, or dies again and again. It shows only in the
+next offset to decide, which stands still although there are commands from there on. ``measure``
+watches for that. ``settle`` waits until every command that is in Kafka now is decided, so that "not
+found" is never said of a command on its way. ``check_readable`` refuses commands that an older
+matcher could not read.
 
-Both ask for the offsets first and for the ends after: a partition that ends before what
-was decided of it has lost commands, and says nothing about any that may be on its way.
-Such a partition takes no command either: what it acknowledged would wait until the topic is
-adopted. All who wait share their questions, so that many of them hold one thread and one
+``measure`` and ``settle`` read the decided offsets first and the ends of the partitions after. So a
+partition that ends before its decided offset has lost commands, and cannot tell which commands are
+on their way. It takes no new command: one would wait until the topic is adopted.
+
+All waiting requests share their questions: however many they are, they hold one thread and one
 connection, and the health probe does not wait behind them.
 
 Offsets here are the log's: an offset in Kafka plus a base, which a topic gets when it is adopted.
-``learn_bases`` comes before any command, so that no location is told with a base that nobody has
-read.
+``learn_bases`` is called before each command, so no location is made from an unread base.
 """
 
 import asyncio
@@ -53,12 +53,12 @@ class Backlog:
         self._engine = engine
         self._decided = Shared(self._read_decided)
         self._ends = Shared(partial(producer.end_offsets, range(shards)))
-        # By shard: what an offset of the log adds to Kafka's. None until it was read once.
+        # By shard: the base, which is added to an offset in Kafka. None until it was read once.
         self._bases: Mapping[int, int] | None = None
         self._cut: frozenset[int] = frozenset()
         self._shards = range(shards)
         self._metrics = metrics
-        self._standing: dict[int, tuple[int, float]] = {}  # by shard: at which offset, since when
+        self._standing: dict[int, tuple[int, float]] = {}  # by shard: next offset, unchanged since
         self.stalled: dict[int, bool] = {}
         self._reads: Mapping[int, int] = {}
 
@@ -67,7 +67,7 @@ class Backlog:
 
         Raises:
             Problem: Postgres does not answer.
-            ConnectionError: Kafka does not, or has too few partitions.
+            ConnectionError: Kafka does not answer, or has too few partitions.
         """
         decided = await self._decided.ask()
         self._reads = await self._read_readable()
@@ -92,10 +92,10 @@ class Backlog:
             self.stalled[shard] = end < following or stands_s > STALLED_AFTER_S
 
     def check_readable(self, shard: int, version: int) -> None:
-        """Refuse what a shard's matcher, as it was when last looked at, does not read.
+        """Refuse a command of a version that the shard's matcher, when last asked, could not read.
 
         Raises:
-            Problem: 503, it would have to be of a newer build.
+            Problem: 503, only a matcher of a newer build reads the command.
         """
         reads = self._reads.get(shard, 1)
         if version > reads:
@@ -114,7 +114,7 @@ class Backlog:
         """Wait until every command that is in Kafka now is decided.
 
         Raises:
-            Problem: 503, they were not in time, or nobody can tell.
+            Problem: 503, some were not decided in time, or Kafka or Postgres does not answer.
         """
         decided, ends = await self._measured()
         deadline_s = time.monotonic() + SETTLE_WAIT_S
@@ -125,9 +125,10 @@ class Backlog:
             decided = await self._decided.ask()
 
     async def is_waiting(self, shard: int, offset: int) -> bool:
-        """Tell whether Kafka has something at a location that is not decided yet.
+        """Tell whether Kafka has a command at a location that is not decided yet.
 
-        While Kafka does not answer, it has what it was asked for; locations are told by it alone.
+        While Kafka does not answer, the answer is yes: locations come from Kafka, so it had a
+        command there.
 
         Raises:
             Problem: 422, there is no such shard; 503, Kafka has lost commands.
@@ -145,9 +146,9 @@ class Backlog:
         return offset < ends.get(shard, offset + 1)
 
     async def is_of_former_life(self, shard: int, offset: int) -> bool:
-        """Tell whether the topic was adopted after a location was told.
+        """Tell whether the topic was adopted after the command at this location was sent.
 
-        A command that was told it, and that is not in the log once all is decided, is lost.
+        Such a command is lost if it is not in the log once everything is decided.
 
         Raises:
             Problem: 503, Postgres does not answer.
@@ -155,7 +156,7 @@ class Backlog:
         return offset < (await self._decided.ask()).get(shard, NOTHING_DECIDED).first_offset
 
     async def has_former_lives(self) -> bool:
-        """Tell whether a topic was ever adopted.
+        """Tell whether the topic was ever adopted on any shard.
 
         Raises:
             Problem: 503, Postgres does not answer.
@@ -163,7 +164,7 @@ class Backlog:
         return any(p.offset_base > 0 for p in (await self._decided.ask()).values())
 
     async def learn_bases(self) -> None:
-        """Read what offsets in Kafka count from, if nobody has yet.
+        """Read the base of each shard's offsets, unless that was done before.
 
         Raises:
             Problem: 503, Postgres does not answer; nothing was sent.
@@ -182,15 +183,15 @@ class Backlog:
             raise Problem(Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {LOST}", outcome="none")
 
     def offset_of_log(self, shard: int, offset: int) -> int:
-        """Return the log's offset of a record in Kafka; the bases are known."""
+        """Return the log's offset of a record in Kafka; ``learn_bases`` was called before."""
         assert self._bases is not None, "a location would be told with an unknown base"
         return self._bases.get(shard, 0) + offset
 
     async def _measured(self) -> tuple[dict[int, Progress], dict[int, int]]:
-        """Return how far the log is, and how far Kafka is, which is at least as far.
+        """Return what is decided, and where the partitions end: no end is before what is decided.
 
         Raises:
-            Problem: 503, Kafka does not tell, or has lost commands.
+            Problem: 503, Kafka does not answer, or has lost commands.
         """
         decided = await self._decided.ask()
         try:
@@ -205,7 +206,7 @@ class Backlog:
         return {s: decided.get(s, NOTHING_DECIDED).offset_base + end for s, end in ends.items()}
 
     def _learn_nothing(self) -> None:
-        """Count the shards as standing still, though Kafka is there: it may not have theirs."""
+        """Let all shards count as standing still: Kafka answers the probe, yet tells no ends."""
         now_s = time.monotonic()
         for shard in self._shards:
             _, since_s = self._standing.setdefault(shard, (-1, now_s))

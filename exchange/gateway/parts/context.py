@@ -1,4 +1,4 @@
-"""What every handler works with: made once by ``app.create_app``, reached from a request."""
+"""What every handler works with: made once by ``app.create_app``, found through the request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,17 +21,20 @@ from exchange.gateway.parts.submission import Submitter
 from projections.stores.redis import ModelWaits
 
 TAIL_SCANS_MAX: Final = 2  # each may hold a connection for half a second; commands need the rest
-HEAVY_READS_PART: Final = 2  # half of the pool; the other half is for what takes a millisecond
+HEAVY_READS_PART: Final = 2  # long reads get half of the pool, reads of a millisecond the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """The parts of one gateway process; ``shards`` is the number of Kafka partitions.
 
-    ``proxies`` are believed about whose requests they pass on. ``cancels_name_owner`` makes every
-    cancel say whose order it is. Once ``stopping`` is set, no command is taken any more.
-    ``engine``, ``redis`` and ``listings`` are for what clients read, those that are its own for
-    commands and for itself: however much is read, commands and the health probe find a connection.
+    ``proxies`` are trusted: their ``X-Forwarded-For`` is believed. ``cancels_name_owner`` makes
+    every cancel name the owner of its order. Once ``stopping`` is set, no command is taken any
+    more.
+
+    ``engine``, ``redis`` and ``listings`` serve what clients read. ``own_engine``, ``own_redis``
+    and ``own_listings`` serve commands and the gateway itself: however much is read, commands and
+    the health probe find a connection.
     """
 
     shards: int
@@ -56,12 +59,12 @@ class Gateway:
 
     @property
     def known_shards(self) -> int:
-        """How many shards there are, also where another gateway is set to more than this one."""
+        """How many shards there are; the log may have more than this gateway is set to."""
         return max(self.shards, self.health.shards)
 
 
 def heavy_reads_of(engine: AsyncEngine) -> asyncio.Semaphore:
-    """Return how many reads that may take long can be under way at once."""
+    """Return the semaphore that bounds how many long reads are under way at once."""
     pool = engine.pool
     connections = pool.size() if isinstance(pool, QueuePool) else 1
     return asyncio.Semaphore(max(1, connections // HEAVY_READS_PART))

@@ -52,6 +52,7 @@ class RenderedBook:
         self._text: str | None = None
 
     def text(self, listing: Listing) -> str:
+        """Return the JSON members ``bids`` and ``asks``, without braces."""
         if self._text is None:
             self._text = book_members(self.depth, listing)
         return self._text
@@ -60,8 +61,8 @@ class RenderedBook:
 class Decision(Struct, frozen=True):
     """The outcome of a command: its events, of which there is at least one.
 
-    ``book`` is the one after the command's batch, None where the outcome came from the
-    log. ``resent`` marks the outcome of an earlier command with the same key.
+    ``book`` is the book after the command's batch, None if the outcome came from the log.
+    ``resent`` marks the outcome of an earlier command with the same key.
     """
 
     events: Sequence[DecidedEvent]
@@ -79,15 +80,16 @@ class Decision(Struct, frozen=True):
         return self.events[-1].position
 
     def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
-        """Tell whether something else was asked than now; ``claimed`` is what the claim says.
+        """Tell whether this decision answers another request than the one hashed in ``asked``.
 
-        A claim has the hash of what stood for a quarantined record, not of what was asked; the
-        event of its retry has. Of one that nobody could read it is not known at all.
+        ``claimed`` is the answer by the claim of the key. It is wrong for a quarantined record,
+        whose claim does not hash the client's request; the event of its retry does. The request of
+        an unreadable record is not known, so it conflicts with none.
         """
         if isinstance(self.first, CommandQuarantined | RecordRejected):
             return False
         for one in self.events:
-            if isinstance(one.event, CommandRetried):  # the first one is of the client's request
+            if isinstance(one.event, CommandRetried):  # the first retry has the client's request
                 return one.event.body_hash != asked.hex()
         return claimed
 
@@ -95,8 +97,8 @@ class Decision(Struct, frozen=True):
 class Pending(Struct, frozen=True):
     """The command is in Kafka and not known to be decided yet.
 
-    ``body_hash`` tells what a command with a key asked for, where that may differ from what the
-    first command with its key did.
+    ``body_hash`` is the hash of a command with a key, where the first command with this key may
+    have asked for something else.
     """
 
     shard: int
@@ -105,7 +107,7 @@ class Pending(Struct, frozen=True):
 
 
 def key_conflict() -> Problem:
-    """Say that a key was used for another request."""
+    """Return the problem that a key was used for another request."""
     return Problem(
         Code.IDEMPOTENCY_CONFLICT,
         "An earlier request with this key asked for something else; nothing was done.",
@@ -113,10 +115,10 @@ def key_conflict() -> Problem:
 
 
 async def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) -> Decision:
-    """Return the decision that the stored events of one command are.
+    """Return the decision that one command's stored events make up.
 
     Raises:
-        Problem: 503, another version of the software made it.
+        Problem: 503, a newer version of the software wrote one of the events.
     """
     assert events, "a decided command has at least one event"
     command_id = str(events[0].command_id)
@@ -126,7 +128,7 @@ async def decision_of(events: Sequence[StoredEvent], *, resent: bool = False) ->
 
 
 def check_accepted(decision: Decision, command_id: UUID) -> None:
-    """Raise the problem that a refusal is."""
+    """Raise a refusal as a problem; return if the command was accepted."""
     event = decision.first
     if isinstance(event, RecordRejected):
         raise Problem(
@@ -145,7 +147,8 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
             **decided_at(decision, command_id),
         )
     if isinstance(event, CancelRejected) and event.reason is RejectReason.NOT_OWNER:
-        # Word for word what an order that is not there gets: anything else would tell that it is.
+        # Word for word the answer for an order that does not exist: another one would tell that the
+        # order exists.
         raise order_not_found(event.order_id)
     if isinstance(event, Refusal):
         raise Problem(
@@ -159,14 +162,14 @@ def check_accepted(decision: Decision, command_id: UUID) -> None:
 
 
 def decided_at(decision: Decision, command_id: UUID) -> dict[str, Any]:
-    """Return what a refusal tells of where the log has its command."""
+    """Return the fields that say where the log has a refused command."""
     return {"sequence": decision.sequence, "command_id": str(command_id)}
 
 
 def pending_response(
     request: Request, pending: Pending, command_id: UUID, **fields: str
 ) -> Response:
-    """Answer that the command will be decided, and where to ask for its outcome."""
+    """Answer 202: the command will be decided, and ``Location`` is where to ask for its outcome."""
     headers = {"Location": location_of(pending, command_id)}
     if wants_async(request):
         headers["Preference-Applied"] = "respond-async"
@@ -175,7 +178,7 @@ def pending_response(
 
 
 def location_of(pending: Pending, command_id: UUID) -> str:
-    """Return where to ask for a command's outcome, with what it takes to tell a conflict."""
+    """Return the URL of a command's outcome, with the hash that shows a conflict of its key."""
     body = f"&body={pending.body_hash.hex()}" if pending.body_hash else ""
     return f"/commands/{command_id}?at={pending.shard}:{pending.offset}{body}"
 

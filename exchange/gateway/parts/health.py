@@ -1,9 +1,9 @@
-"""Whether orders can be taken, asked of the services once a second and not per request.
+"""Whether orders can be taken: the services are asked once a second, not for each request.
 
 ``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not decided (a
-matcher is away, see ``backlog``). ``degraded`` means that they can, but answers are slower or reads
-are behind (Redis is away, a read model lags), or that engine snapshots have stopped. The same probe
-feeds the gauges of ``/metrics``.
+matcher is away, see ``backlog``). ``degraded`` means that orders are taken and decided, but answers
+are slower or reads are behind (Redis is away, a read model lags), or engine snapshots have stopped.
+The same probe feeds the gauges of ``/metrics``.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 1.0
-BEHIND_AFTER_S: Final = 3.0  # a projector in order is a tenth of a second behind
+BEHIND_AFTER_S: Final = 3.0  # a healthy projector is 0.1 s behind
 
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
@@ -63,7 +63,7 @@ class Health:
         self._producer = producer
         self._backlog = backlog
         self._metrics = metrics
-        self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last seconds
+        self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last 3 s
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
         self.projections: dict[str, str] = {}
         self.snapshots: dict[str, str] = {}
@@ -79,6 +79,7 @@ class Health:
 
     @property
     def status(self) -> str:
+        """The worst of all: orders first, then reads and engine snapshots."""
         needed = (self.checks["postgres"], self.checks["kafka"], *self.matching.values())
         if UNHEALTHY in needed:
             return UNHEALTHY
@@ -94,7 +95,7 @@ class Health:
 
     @property
     def reads(self) -> str:
-        """Whether read models are there and follow the log."""
+        """Whether all read models can be read and keep up with the log."""
         if self.checks["postgres"] == UNHEALTHY:
             return UNHEALTHY
         if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
@@ -108,7 +109,7 @@ class Health:
 
     @property
     def shards(self) -> int:
-        """How many shards the log has, as far as is known."""
+        """How many shards the log had at the last probe, 0 before the first."""
         return max(self._heads[-1][1], default=-1) + 1 if self._heads else 0
 
     def is_away(self, service: str) -> bool:
@@ -116,7 +117,7 @@ class Health:
         return self.checks[service] == UNHEALTHY
 
     def due(self, shard: int) -> int:
-        """Return what a read model in order has seen by now: where the head was 3 s ago."""
+        """Return the position that a healthy read model has seen by now: the head 3 s ago."""
         latest_s = time.monotonic() - BEHIND_AFTER_S
         past = (heads for at_s, heads in reversed(self._heads) if at_s <= latest_s)
         return next(past, {}).get(shard, 0)
@@ -141,7 +142,7 @@ class Health:
         if self.checks["postgres"] == HEALTHY and await _answers(self._measure_lag):
             self._measured_s = time.monotonic()
         elif time.monotonic() - self._measured_s > BEHIND_AFTER_S:
-            self.projections = dict.fromkeys(READ_MODELS, DEGRADED)  # nobody knows any more
+            self.projections = dict.fromkeys(READ_MODELS, DEGRADED)  # not measured for too long
         await self._measure_matching()
         self.probed_ms, self._probed_s = time.time_ns() // 1_000_000, time.monotonic()
 
@@ -190,7 +191,7 @@ class Health:
     async def _measure_lag_seconds(
         self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
     ) -> None:
-        """Tell how old the oldest event is that each read model has not seen."""
+        """Set the gauges for the age of the oldest event that each read model has not seen."""
         oldest = {
             (name, shard): reached.get(name, {}).get(shard, 0) + 1
             for name in READ_MODELS
@@ -209,7 +210,7 @@ class Health:
     async def _redis_positions(
         self, name: str, generation: int, shards: Sequence[int]
     ) -> dict[int, int]:
-        """Return how far a model is on each shard that keeps its checkpoints in Redis."""
+        """Return how far a read model in Redis is, by shard; empty if it cannot be read."""
         try:
             return await reached_model(self._redis, name, generation, shards)
         except ReadModelUnavailable:

@@ -1,17 +1,16 @@
 """Rate limits: how much a client, and an address, may ask for.
 
-Read ``RateLimiter.spend``. A bucket is one number in Redis, the time at which it would be
-full again: taking a token moves it by the interval between two tokens, and there is none
-while it is further off than the burst allows (the generic cell rate algorithm; ITU-T
-I.371, "virtual scheduling"). All gateways share the buckets.
+Read ``RateLimiter.spend``. A bucket is one number in Redis: the time at which it will be full
+again. Taking a token moves that time on by the interval between two tokens. There is no token while
+that time would be further off than the burst allows (the generic cell rate algorithm; ITU-T I.371,
+"virtual scheduling"). All gateways share the buckets.
 
-Who spends gets a receipt. Only a receipt can be given back, and only to where its token
-was taken: a refusal took none, and what the gateway counted for itself is not Redis's.
+Spending returns a receipt. Giving a receipt back returns its tokens to the buckets that they came
+from, in Redis or in this process; a refused request took none.
 
-Commands that arrive while Redis is being asked are asked about together in the next
-request, so that a busy gateway pays for few. While Redis is away, or slow, the gateway
-keeps buckets of its own: a limit may then be spent once at each gateway, but no order
-waits for Redis.
+Requests that arrive while Redis is being asked go to it together in the next call, so a busy
+gateway makes few calls. While Redis is away, or slow, the gateway counts in buckets of its own: a
+limit may then be spent once at each gateway, but no order waits for Redis.
 """
 
 import asyncio
@@ -35,13 +34,14 @@ MICROSECONDS: Final = 1_000_000
 REQUESTS_MAX: Final = 500  # in one script: some 2 ms of Redis
 REDIS_WAIT_S: Final = 0.1  # an answer takes a millisecond; no order waits longer for one
 LOCAL_S: Final = 1.0  # how long the gateway counts for itself after Redis failed
-# About 4 MB. The least recently used buckets are dropped. A dropped bucket counts as full.
+# About 4 MB of memory. The least recently used buckets are dropped. A dropped bucket counts as
+# full.
 LOCAL_BUCKETS_MAX: Final = 20_000
 
-# KEYS: two buckets for each request, then those to give a token back to. ARGV: how many requests,
-# then for each bucket the interval between two tokens in microseconds (0: no limit) and the burst.
-# Answers for each bucket how long it takes to be full again if a token is taken. One is taken of
-# both buckets of a request if both have one.
+# KEYS: two buckets for each request, then the buckets to give a token back to. ARGV: how many
+# requests, then for each bucket the interval between two tokens in microseconds (0: no limit) and
+# the burst. The answer has for each bucket of a request the microseconds until it is full again if
+# a token is taken. A request takes a token from both its buckets, or from neither.
 SPEND = """#!lua
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -79,8 +79,8 @@ class Kind(StrEnum):
     """What has a budget of its own.
 
     ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
-    instruments, settlement, snapshots. ``HISTORY`` is all that reads back from a position in the
-    past. ``OUTCOMES`` are questions for what became of a command.
+    instruments, settlement, snapshots. ``HISTORY`` is every read back from a position in the past.
+    ``OUTCOMES`` are questions for the outcome of a command.
     """
 
     ORDERS = "orders"
@@ -92,13 +92,14 @@ class Kind(StrEnum):
 
 
 class Limit(Struct, frozen=True):
-    """How many a second, and how many at once; a rate of 0 is no limit."""
+    """How many requests a second, and how many at once; a rate of 0 is no limit."""
 
     per_second: int
     burst: int
 
     @property
     def interval_us(self) -> int:
+        """The time between two tokens, 0 without a limit."""
         return MICROSECONDS // self.per_second if self.per_second else 0
 
 
@@ -106,10 +107,10 @@ NO_LIMIT: Final = Limit(0, 0)
 
 
 class Limits(Struct, frozen=True):
-    """The limits of each client, by kind; ``address`` is that of an address for its orders.
+    """The limits of each client, by kind, and of each address.
 
-    It is for its cancels and for the outcomes that it asks for too, each counted apart. Of the
-    other kinds an address has as much as a client.
+    ``address`` bounds the orders, the cancels and the questions for outcomes of one address, each
+    counted apart. For the other kinds an address has the same limit as a client.
     """
 
     orders: Limit = NO_LIMIT
@@ -120,7 +121,7 @@ class Limits(Struct, frozen=True):
     history: Limit = NO_LIMIT
 
     def of(self, kind: Kind) -> tuple[Limit, Limit]:
-        """Return what a client has, and what an address has."""
+        """Return the limit of a client and that of an address."""
         match kind:
             case Kind.ORDERS:
                 return self.orders, self.address
@@ -140,9 +141,11 @@ NO_LIMITS: Final = Limits()
 
 
 class Budget(Struct, frozen=True):
-    """What is left after a request, and the burst: of the tighter of its two limits.
+    """What a request left of the tighter of its two limits.
 
-    ``wait_us`` is 0 if the request may go on; ``remaining`` is negative without a limit.
+    ``wait_us`` is how long until there is a token, 0 if the request got one. ``remaining`` counts
+    tokens and is negative without a limit. ``full_us`` is how long until all are back, ``limit``
+    the burst.
     """
 
     wait_us: int
@@ -156,7 +159,7 @@ class Budget(Struct, frozen=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that say so; none without a limit."""
+        """The ``RateLimit`` headers; none without a limit."""
         if self.is_unlimited:
             return {}
         return {
@@ -178,14 +181,21 @@ UNLIMITED: Final = Budget(0, -1, 0, 0)
 
 
 class Buckets(Struct, frozen=True):
-    """The buckets that a request takes from: its client's, if it names one, and its address's."""
+    """The two buckets of a request, its client's and its address's.
+
+    Without a client its bucket has no limit.
+    """
 
     keys: tuple[str, str]
     limits: tuple[Limit, Limit]
 
 
 class Receipt(Struct, frozen=True):
-    """What was spent: ``taken_from`` has the buckets that lost a token, None if none did."""
+    """What a request spent.
+
+    ``taken_from`` has the buckets that lost a token, None if none did. ``is_local`` says that they
+    are this gateway's own, not those in Redis.
+    """
 
     budget: Budget
     taken_from: Buckets | None = None
@@ -205,7 +215,7 @@ class RateLimiter:
         self._local_until_s = 0.0
 
     async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
-        """Take a token from the client's bucket and the address's if both have one."""
+        """Take a token from both buckets of a request, or from neither if one is empty."""
         buckets = self._buckets(kind, client_id, address)
         if not any(limit.per_second for limit in buckets.limits):
             return Receipt(UNLIMITED)
@@ -218,7 +228,7 @@ class RateLimiter:
         return await future
 
     def give_back(self, receipt: Receipt) -> None:
-        """Return the tokens that were taken, if any were; Redis gets them with the next request."""
+        """Return the tokens of a receipt, if it has any; Redis gets them with the next call."""
         if receipt.taken_from is None:
             return
         if receipt.is_local:
@@ -227,7 +237,7 @@ class RateLimiter:
             self._given_back = [*self._given_back[-REQUESTS_MAX:], receipt.taken_from]
 
     def _buckets(self, kind: Kind, client_id: str | None, address: str) -> Buckets:
-        # One hash tag: a script may then use all of them, on a cluster too.
+        # All keys have one hash tag, so that a script may use all of them on a Redis cluster too.
         keys = (
             f"{{limits}}:{kind}:client:{client_id or ''}",
             f"{{limits}}:{kind}:address:{address}",
@@ -265,7 +275,7 @@ class RateLimiter:
 
 
 class _LocalBuckets:
-    """The same buckets in memory, for while Redis is away."""
+    """Buckets in this process, used while Redis is away."""
 
     def __init__(self) -> None:
         self._full_at: OrderedDict[str, int] = OrderedDict()
@@ -298,13 +308,17 @@ class _LocalBuckets:
 
 
 def _receipt(buckets: Buckets, full_us: Sequence[int], *, is_local: bool = False) -> Receipt:
-    """Tell what became of a request from how long its buckets take to be full with it."""
+    """Return the receipt of a request.
+
+    ``full_us`` says of each bucket how long it is until it is full again if this request takes a
+    token.
+    """
     told = [
         _budget(limit, after_us)
         for limit, after_us in zip(buckets.limits, full_us, strict=True)
         if limit.per_second
     ]
-    # The answer tells of one of the two buckets: that with the longer wait, or else the emptier.
+    # The headers have room for one bucket: the one with the longer wait, else the emptier one.
     tighter = max(told, key=lambda budget: (budget.wait_us, -budget.remaining))
     return Receipt(tighter, None if tighter.wait_us else buckets, is_local)
 

@@ -1,9 +1,8 @@
 """Which shard an instrument lives in and how its amounts convert: remembered for ever.
 
-Scales, base, quote and shard never change, so an entry is never stale and the cache
-is bounded by the number of instruments. One that is not here is asked of the log by
-its registration, which is there before anybody is told that it succeeded; a read
-model would have to catch up first.
+Scales, base, quote and shard never change, so an entry is never stale, and there are no more
+entries than instruments. An instrument that is not remembered is looked up by its registration in
+the log, which has it before the registration is answered. A read model could be behind.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command
 from exchange.transport.messages import Depth
 
-MISSES_MAX: Final = 2  # questions to the log at once; one takes a millisecond
+MISSES_MAX: Final = 2  # questions to the log at once; each takes a millisecond
 
 
 class Listing(Struct, frozen=True):
@@ -51,17 +50,17 @@ class Listing(Struct, frozen=True):
         return amount(units, self.cost_scale)
 
     def average_price(self, total: int, count: int) -> Raw:
-        """Write a cost divided by a quantity, or a sum of prices by how many they are."""
+        """Write ``total / count``: a cost by a quantity, or a sum of prices by their number."""
         decimals = self.price_scale + AVERAGE_DECIMALS
         return Raw(ratio(total, count, self.price_scale, decimals=decimals).encode())
 
     def level(self, level: tuple[int, int] | None) -> tuple[Raw | None, Raw | None]:
-        """Write a price and the quantity at it; neither where there is none."""
+        """Write the price of a level and the quantity at it; both None without a level."""
         return (None, None) if level is None else (self.price(level[0]), self.quantity(level[1]))
 
 
 class Listings:
-    """The instruments that this gateway has met; ``engine`` is asked about the others."""
+    """The instruments that this gateway knows; others are looked up through ``engine``."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -69,7 +68,7 @@ class Listings:
         self._misses = asyncio.Semaphore(MISSES_MAX)
 
     def asking(self, engine: AsyncEngine) -> "Listings":
-        """Return the same instruments, with another engine to ask."""
+        """Return listings that share what is remembered and look up through another engine."""
         others = Listings(engine)
         others._known = self._known
         return others
@@ -110,7 +109,7 @@ class Listings:
         self.learn(loaded(stored))
 
     def learn(self, events: Sequence[DecidedEvent]) -> None:
-        """Remember what was registered."""
+        """Remember the instruments that these events registered."""
         for decided in events:
             event = decided.event
             if isinstance(event, InstrumentRegistered):
