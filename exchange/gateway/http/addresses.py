@@ -1,10 +1,10 @@
 """Which address a request counts for: its sender's, as far as trusted proxies tell.
 
-``X-Forwarded-For`` is believed from the right: a trusted proxy tells who came to it, and
-if that one is a trusted proxy too, what it tells counts as well. The first address that is
-no proxy's is the client's. What stands left of it, anybody may have written.
+``X-Forwarded-For`` is read from the right. Each proxy adds the address that connected to it, so its
+entry is believed only if the proxy is trusted. The first address that is no trusted proxy's is the
+client's; anybody may have written the entries left of it.
 
-Whoever has one IPv6 address has at least 2^64 of them, so a whole /64 counts as one.
+A client with one IPv6 address usually has a network of 2^64, so a whole /64 counts as one address.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from starlette.types import Scope
 Network = IPv4Network | IPv6Network
 
 FORWARDED_FOR: Final = b"x-forwarded-for"
-HOPS_MAX: Final = 16  # more proxies than any way here has
-PARSED_KEPT: Final = 4_096  # parsing takes 2 µs, and most addresses come again
+HOPS_MAX: Final = 16  # no path to a gateway has more proxies
+PARSED_KEPT: Final = 4_096  # addresses; parsing one takes 2 µs, and most come again
 ADDRESS_CHARS_MAX: Final = 128  # IPv6 with a zone and a port is shorter; bounds the cache
 SITE_BITS: Final = 64
 
@@ -38,7 +38,7 @@ def address_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
 
 
 def _forwarded(scope: Scope) -> list[str]:
-    """Return who came to each proxy, the nearest first."""
+    """Return the addresses that the proxies report, the nearest proxy's first."""
     told = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
     hops = b",".join(told).decode("latin-1").rsplit(",", HOPS_MAX)
     return [hop.strip() for hop in reversed(hops[-HOPS_MAX:])]
@@ -52,7 +52,7 @@ def is_trusted(text: str, trusted: Sequence[Network]) -> bool:
 
 @lru_cache(PARSED_KEPT)
 def counted(text: str) -> str:
-    """Return what an address counts as; what is none counts as it is."""
+    """Return what an address counts as: its /64 if it is IPv6. Other text counts as it is."""
     address = _parsed(text)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> SITE_BITS << SITE_BITS, SITE_BITS)))
@@ -61,7 +61,7 @@ def counted(text: str) -> str:
 
 @lru_cache(PARSED_KEPT)
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """Read an address, which some proxies write with a port; IPv4 within IPv6 is IPv4."""
+    """Read an address, with or without a port; an IPv4 address mapped into IPv6 is read as IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

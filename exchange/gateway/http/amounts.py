@@ -1,8 +1,8 @@
 """Decimals of clients to integers of an instrument's scale, and back, exactly.
 
-Amounts stay text until an ASCII pattern of bounded length has matched: converting first would let
-``1e1000000`` run for half a minute. No binary float is ever made of one: ``decimal`` writes an
-integer as the shortest plain decimal, and ``Raw`` puts that text into the document as it is.
+An amount stays text until it matches an ASCII pattern of bounded length: converting ``1e1000000``
+at once would take half a minute. No amount is ever a binary float: ``decimal`` writes an integer as
+the shortest plain decimal, and ``Raw`` puts that text into the document unchanged.
 """
 
 import re
@@ -18,8 +18,9 @@ UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
 
 NULL: Final = Raw(b"null")
 
-# The JSON grammar for both: a number may have an exponent (0.00000001 is often written 1e-08),
-# a string may not, and neither may have leading zeros (an exponent may: some write 1e-008).
+# Both follow the JSON grammar of numbers, without leading zeros. A number may have an exponent,
+# since 0.00000001 is often written 1e-08, and the exponent may have leading zeros (1e-008). A
+# string may have no exponent.
 _NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?0*[0-9]{1,3}))?")
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 
@@ -35,7 +36,7 @@ PriceIn = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_AMOUNT, {"type": "n
 Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"})]
 
 
-AVERAGE_DECIMALS: Final = 8  # beyond the price's own; an average need not terminate
+AVERAGE_DECIMALS: Final = 8  # more than the price's own; an average may have endless decimals
 
 
 def decimal(units: int, scale: int) -> str:
@@ -55,7 +56,7 @@ def amount(units: int, scale: int) -> Raw:
 
 
 def ratio(numerator: int, denominator: int, scale: int, *, decimals: int) -> str:
-    """Write numerator / denominator · 10^-scale, to at most ``decimals`` places, half to even."""
+    """Write numerator / denominator · 10^-scale, rounded half to even at ``decimals`` places."""
     widened = abs(numerator) * 10 ** max(0, decimals - scale)
     divisor = abs(denominator) * 10 ** max(0, scale - decimals)
     quotient, remainder = divmod(widened, divisor)
@@ -66,7 +67,7 @@ def ratio(numerator: int, denominator: int, scale: int, *, decimals: int) -> str
 
 
 def null() -> Raw:
-    """Return what a price is that was not given."""
+    """Return the default of a price: it was not given."""
     return NULL
 
 
@@ -74,7 +75,7 @@ def to_units(amount: Raw, scale: int, field: str) -> int:
     """Convert a JSON number or a decimal string to units of 10^-scale, exactly.
 
     Raises:
-        Problem: 422 naming the field: no number, not above zero, too large or too precise.
+        Problem: 422 naming the field: it is no number, not above zero, too large or too precise.
     """
     text = bytes(amount)
     matched = None

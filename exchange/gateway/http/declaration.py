@@ -1,7 +1,7 @@
 """What an endpoint takes and answers, declared on its handler.
 
-``requests.query`` refuses what the declaration does not have, and ``description``
-makes the OpenAPI document of it, so the two cannot differ.
+``requests.query`` refuses parameters that are not declared, and ``description`` makes the OpenAPI
+document from the same declaration, so the two cannot differ.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 JSON: Final = "application/json"
 
-# What the edge refuses before any handler sees it, and a crash.
+# The refusals of the edge, before any handler is called, and a crash: every endpoint may answer
+# them.
 EVERYWHERE: Final = (
     Code.SLOW_BODY,
     Code.BODY_TOO_LARGE,
@@ -31,7 +32,7 @@ EVERYWHERE: Final = (
     Code.INTERNAL,
 )
 READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.GATEWAY_OLDER, Code.BUSY)
-PAGING: Final = (*READING, Code.RATE_LIMITED)  # what reads back from a position in the past
+PAGING: Final = (*READING, Code.RATE_LIMITED)  # for reads back from a position in the past
 COMMANDING: Final = (
     Code.MALFORMED,
     Code.IDEMPOTENCY_CONFLICT,
@@ -45,9 +46,9 @@ COMMANDING: Final = (
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One endpoint. ``answers`` has the types of each status that is no problem.
+    """One endpoint. ``answers`` has the types of each status that is not a problem.
 
-    ``examples`` are bodies by their names; ``headers`` are those of the request.
+    ``examples`` are request bodies by their names, ``headers`` are headers of the request.
     """
 
     tag: str

@@ -1,4 +1,4 @@
-"""What may stand beside a request's body: each parameter, declared once.
+"""Each parameter of paths, queries and headers, declared once.
 
 ``requests`` validates by these declarations and ``description`` documents them.
 """

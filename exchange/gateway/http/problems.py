@@ -32,7 +32,7 @@ class Code(Enum):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether nothing is wrong with the request: the same may succeed a little later."""
+        """Whether the request itself is fine: the same request may succeed a little later."""
         return self.status == HTTPStatus.SERVICE_UNAVAILABLE
 
     MALFORMED = "request.malformed", 400, "The body is not valid JSON"
@@ -103,12 +103,12 @@ REFUSALS: Final = {
     RejectReason.ORDER_NOT_OPEN: Code.ORDER_NOT_OPEN,
     RejectReason.CYCLE_CLOSED: Code.CYCLE_CLOSED,
     RejectReason.TOO_MANY_OPEN_ORDERS: Code.TOO_MANY_OPEN_ORDERS,
-    RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # others' orders are none of the asker's business
+    RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # must not tell that another's order exists
 }
 
 
 class ProblemMembers(Struct, frozen=True, kw_only=True):
-    """What a problem says; beyond the first four, what its code has."""
+    """The members of a problem. The first four are always there, the others depend on its code."""
 
     title: str
     status: int
@@ -134,7 +134,7 @@ class ProblemView(ProblemMembers, frozen=True, kw_only=True):
 
 
 class Problem(Exception):
-    """An error for the client: its code, one sentence, and what else helps to act on it."""
+    """An error for the client: its code, one sentence, and fields that help to act on it."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Problem(Exception):
             self.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
 
     def members(self) -> dict[str, Any]:
-        """Return what the problem says, however it is sent."""
+        """Return the members that are sent over HTTP and over the stream alike."""
         return {
             "title": self.code.title,
             "status": self.code.status,
@@ -176,18 +176,18 @@ class Problem(Exception):
 
 
 def invalid(field: str, detail: str) -> Problem:
-    """Say which field or parameter is not acceptable, and why."""
+    """Return the problem that a field or parameter is not acceptable, and why."""
     return Problem(Code.INVALID, f"{field}: {detail}", field=field)
 
 
 def order_not_found(order_id: str) -> Problem:
-    """Say that there is no such order, or none that is the asker's business."""
+    """Return the problem that there is no such order, or that it is another client's."""
     return Problem(Code.ORDER_NOT_FOUND, f"There is no order {order_id}.", order_id=order_id)
 
 
 @contextmanager
 def telling(**fields: object) -> Iterator[None]:
-    """Let a 503 from within say more: whether the command that was asked for may have an effect."""
+    """Add ``fields`` to a 503 that is raised inside, such as the ``outcome`` of a command."""
     try:
         yield
     except Problem as problem:

@@ -1,9 +1,9 @@
 """Bytes to validated input: what a client may send.
 
-A body is read twice on purpose. ``check_json`` refuses what is no JSON that two
-readers would understand alike (duplicate keys, NaN, deep nesting; 400), since
-msgspec takes the last of duplicate keys; it costs 4 µs. Then msgspec decodes it
-into a frozen struct and refuses the wrong shape, naming the field (422).
+A body is read twice on purpose. First ``check_json`` refuses JSON that two readers could understand
+differently (duplicate keys, NaN, deep nesting; 400). This costs 4 µs; msgspec alone would take the
+last of duplicate keys. Then msgspec decodes the body into a frozen struct and refuses the wrong
+shape, naming the field (422).
 """
 
 import json
@@ -24,19 +24,20 @@ from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.log.identity import BODY_HASH_BYTES
 from exchange.ports import UNKNOWN_BODY
 
-DEPTH_MAX: Final = 32  # our bodies are one level deep; more is an attack on some parser
+DEPTH_MAX: Final = 32  # our bodies are one level deep; deep nesting is an attack on parsers
 
-EXPLANATION_CHARACTERS_MAX: Final = 200  # the decoder quotes a value whole
+EXPLANATION_CHARACTERS_MAX: Final = 200  # the decoder's message may quote a long value
 SHARD_DIGITS_MAX: Final = 4  # a shard is 16 bits in the log
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
-LAST_MINUTE: Final = (23, 59)  # of a day in UTC: only this one may have a leap second
+LAST_MINUTE: Final = (23, 59)  # of a day in UTC: only this minute may have a leap second
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SECOND_60 = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60")
 _BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
-# A string that is not closed runs to the end: else each quote in it would be tried as its start.
+# An unclosed string matches to the end. Else each quote in it would be tried as a string's start,
+# which takes quadratic time.
 _STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def idempotency_key(request: Request, in_body: str | None) -> str | None:
 
 
 def header_lines(request: Request, name: bytes) -> list[str]:
-    """Return a header's lines, by its name in small letters."""
+    """Return the values of all lines of a header; ``name`` is in small letters."""
     return [value.decode("latin-1") for key, value in request.scope["headers"] if key == name]
 
 
@@ -112,14 +113,22 @@ def query(request: Request) -> Mapping[str, str]:
 
 
 def check_id(value: str, field: str) -> str:
-    """Return ``value`` if it can be an id."""
+    """Return ``value`` if it can be an id.
+
+    Raises:
+        Problem: 422, it is empty, too long or has control characters.
+    """
     if len(value) > ID_CHARACTERS_MAX or not _ID.match(value):
         raise invalid(field, f"must be 1 to {ID_CHARACTERS_MAX} characters, none of them control")
     return value
 
 
 def integer(parameters: Mapping[str, str], declared: WholeNumber) -> int:
-    """Return an integer parameter within its bounds."""
+    """Return a whole-number parameter, or its default.
+
+    Raises:
+        Problem: 422, it is out of its bounds.
+    """
     text = parameters.get(declared.name)
     if text is None:
         return declared.default
@@ -135,9 +144,9 @@ def cursor(
     """Return the numbers in the ``cursor`` parameter, None if it is not given.
 
     Args:
-        parameters: Of the query.
-        length: How many numbers there are.
-        shard_at: Which of them is a shard, if one is.
+        parameters: The parameters of the query.
+        length: How many numbers the cursor must have.
+        shard_at: The index of the number that is a shard, if one is.
     """
     plain = _plain_cursor(parameters)
     if plain is None:
@@ -160,8 +169,8 @@ def id_cursor(parameters: Mapping[str, str]) -> str | None:
 def moment_ms(parameters: Mapping[str, str], name: str) -> int | None:
     """Return an ISO 8601 time as milliseconds since the epoch; one without an offset is UTC.
 
-    RFC 3339 allows small letters and a leap second. Milliseconds since the epoch count none, so
-    it is the second after it.
+    RFC 3339 allows small letters and a leap second. Milliseconds since the epoch do not count leap
+    seconds, so a leap second is read as the second after it.
     """
     text = parameters.get(name)
     if text is None:
@@ -189,7 +198,7 @@ def location(text: str, field: str) -> tuple[int, int]:
 
 
 def body_hash(parameters: Mapping[str, str]) -> bytes:
-    """Return the hash in the ``body`` parameter, that of no body if it is not given."""
+    """Return the hash in the ``body`` parameter, ``UNKNOWN_BODY`` if it is not given."""
     text = parameters.get("body")
     if text is None:
         return UNKNOWN_BODY
@@ -232,7 +241,7 @@ def _no_constant(name: str) -> NoReturn:
 
 @cache
 def _judge(repeatable: frozenset[str]) -> json.JSONDecoder:
-    """Return a reader that only judges. Numbers stay text: long ones cost quadratic time."""
+    """Return a decoder that only checks. Numbers stay text: converting long ones is quadratic."""
 
     def check_keys(pairs: list[tuple[str, object]]) -> None:
         if len(dict(pairs)) == len(pairs):
@@ -247,14 +256,14 @@ def _judge(repeatable: frozenset[str]) -> json.JSONDecoder:
 
 
 def check_json(body: bytes, repeatable: frozenset[str] = frozenset()) -> None:
-    """Refuse what two readers of JSON would not understand alike.
+    """Refuse a body that two readers of JSON could understand differently.
 
     Args:
         body: Any bytes.
-        repeatable: The keys that may occur twice; the last one counts.
+        repeatable: Keys that may occur twice in an object; the last one counts.
 
     Raises:
-        Problem: 400, it is such a body.
+        Problem: 400, the body is no JSON, or is ambiguous.
     """
     try:
         text = body.decode()
@@ -274,11 +283,11 @@ def _check_depth(text: str) -> None:
             raise ValueError(f"nested deeper than {DEPTH_MAX} levels")
 
 
-# How the decoder's messages begin that name a field, and how the others end.
+# The decoder's messages about a missing or unknown field begin like this, the others end so.
 _NAMING: Final = ("Object contains unknown field `", "Object missing required field `")
 _PATH: Final = " - at `$"
 
-# The decoder's messages, and the same for readers who do not know our types.
+# Words of the decoder's messages, and what clients are told instead: they do not know our types.
 _EXPLANATIONS: Final = (
     ("Object missing required field", "is required"),
     ("Object contains unknown field", "is not a field of this request"),
@@ -305,7 +314,7 @@ def _wrong_shape(message: str) -> Problem:
 def _field_of(message: str) -> str:
     """Return which field an error of the decoder is about.
 
-    The message may quote all that a client sent, so it is taken apart without a pattern.
+    The message may quote long text of a client, which a pattern could take long to match.
     """
     for words in _NAMING:
         if message.startswith(words):

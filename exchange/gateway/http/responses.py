@@ -1,6 +1,6 @@
-"""Answers as bytes, and the shapes that several resources have.
+"""Answers as bytes, and the shapes that several resources share.
 
-A page of many rows is written in turns, so that the event loop serves others between them.
+A page of many rows is rendered in turns, so that the event loop serves other requests in between.
 """
 
 from base64 import urlsafe_b64encode
@@ -17,7 +17,7 @@ from exchange.domain.values import Side
 from exchange.gateway.http.amounts import Amount
 from exchange.waiting import turns
 
-SECONDS_KEPT: Final = 256  # nearly every answer is about the last seconds
+SECONDS_KEPT: Final = 256  # distinct seconds; nearly every answer is about the latest ones
 
 encoder: Final = msgspec.json.Encoder()
 
@@ -27,7 +27,7 @@ View = TypeVar("View")
 
 
 async def in_turns(render: Callable[[Row], View], rows: Sequence[Row]) -> list[View]:
-    """Render rows, some at a time: a week of minutes takes 0.2 s."""
+    """Render rows, some at a time: a week of minutes would hold the event loop for 0.2 s."""
     return [render(row) async for some in turns(rows) for row in some]
 
 
@@ -86,7 +86,7 @@ class PendingView(Struct, frozen=True):
 
 
 class JSONBytes(Response):
-    """A response whose body is JSON already; cheaper than a media type that is looked up."""
+    """A response whose body is encoded JSON."""
 
     media_type = "application/json"
 
@@ -98,12 +98,12 @@ def timestamp(time_ms: int) -> str:
 
 
 def sequence_text(reached: Mapping[int, int]) -> str:
-    """Write positions across shards as ``min_sequence`` takes them."""
+    """Write a position for each shard, as ``min_sequence`` takes them."""
     return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
 
 
 def cursor_text(*parts: int | str) -> str:
-    """Write a cursor: opaque, so that clients do not come to rely on what is in it."""
+    """Write a cursor. It is opaque, so that clients do not rely on its parts."""
     plain = ".".join(str(part) for part in parts)
     return urlsafe_b64encode(plain.encode()).decode()
 

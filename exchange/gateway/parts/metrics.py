@@ -112,7 +112,7 @@ class Metrics(ProcessMetrics):
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answer; ``route`` is a path's template, so there are few."""
+        """Count one answer; ``route`` is the template of a path, so its values are few."""
         key = (method, route, status)
         children = self._answers.get(key)
         if children is None:
@@ -140,5 +140,6 @@ class Metrics(ProcessMetrics):
         """Return all of them in Prometheus' text format, or only the samples of these names."""
         if not names:
             return generate_latest(self.registry)
-        # It has the one method that is asked for, and no type that says so.
+        # The restricted registry has the one method that is called, though its type does not say
+        # so.
         return generate_latest(cast("CollectorRegistry", self.registry.restricted_registry(names)))

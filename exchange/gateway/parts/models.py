@@ -1,6 +1,6 @@
 """Reads of the models in Redis that several resources and the answers to orders share.
 
-Each waits until its model has seen a position, reads, and refuses what stands still.
+Each waits until its model has seen a position, then reads, and refuses a model that stands still.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from projections.book import StoredBook, read_book
 from projections.stores.checkpoints import read_live_generation
 from projections.ticker import LastTrades, read_last_trades
 
-BOOK_WAIT_S: Final = 0.25  # an order's answer rather has no book than comes late
+BOOK_WAIT_S: Final = 0.25  # an order is answered without its book rather than late
 
 
 async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
-    """Return the book at or after a position for the answer to an order, None if there is none."""
+    """Return the book at or after a position for the answer to an order, None if it is late."""
     if gateway.health.is_away("redis"):
         return None
     try:
@@ -47,7 +47,7 @@ async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: 
     """Return a book at or after a position.
 
     Raises:
-        Problem: 503, the model is not there, is behind, or did not get there in time.
+        Problem: 503, the model is not there, is behind, or did not see the position in time.
     """
     async with model_connection(gateway.engine) as connection:
         generation = await read_live_generation(connection, BOOK)
@@ -61,10 +61,10 @@ async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: 
 async def reach_in_redis(
     gateway: Gateway, model: str, generation: int, shard: int, position: int
 ) -> None:
-    """Wait until a read model in Redis has seen a position, if there is one.
+    """Wait until a read model in Redis has seen a position; 0 asks for none.
 
     Raises:
-        Problem: 503, it did not in time or is not there.
+        Problem: 503, the model did not see it in time or is not there.
     """
     if not position:
         return
@@ -75,10 +75,10 @@ async def reach_in_redis(
 
 
 def check_current(gateway: Gateway, shard: int, model: str, position: int) -> None:
-    """Refuse what a model tells that stands still, although Redis has it.
+    """Refuse the answer of a model in Redis that no projector keeps up.
 
     Raises:
-        Problem: 503, the model has not seen what it had to see by now.
+        Problem: 503, the model has not seen what a healthy one has seen by now.
     """
     if position < gateway.health.due(shard):
         raise Problem(Code.READ_STALE, f"The {model} is behind, at {position}.")
@@ -90,7 +90,7 @@ def sides(view: StoredBook, listing: Listing) -> str:
 
 
 async def live_ticker(gateway: Gateway) -> int:
-    """Return the generation of the last trades that is read now.
+    """Return the generation of the ticker's model that is read now.
 
     Raises:
         Problem: 503, there is none, or the database is away.

@@ -1,11 +1,12 @@
 """Reading the log and the read models: how fresh, how long, and what if they are away.
 
 ``log_connection`` is for the log, ``model_connection`` for the read models, ``moment_connection``
-for an answer whose parts must agree and ``heavy_connection`` for what may read much; they turn a
-store that fails into 503 ``read.unavailable`` and bound how long a query may take.
-``from_redis`` does so with Redis. ``Freshness`` is how a read waits for what its client has seen
-(``min_sequence``) or for what was decided before it asked, so that "not found" is never said too
-early.
+for an answer whose parts must agree, ``heavy_connection`` for a query that may read much, and
+``from_redis`` for Redis. All bound how long a query may take, and turn a store that fails into 503
+``read.unavailable``.
+
+``Freshness`` lets a read wait for what its client has seen (``min_sequence``), or for all that was
+decided before the question, so that "not found" is never said too early.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ from projections.stores.postgres import driver_connection
 from projections.stores.redis import cannot_read
 from projections.stores.waits import TooManyWait
 
-QUERY_WAIT_S: Final = 2.0  # a read takes milliseconds; the client's patience is what counts
-CATCH_UP_WAIT_MS: Final = 1_000  # a projector in order is 100 ms behind at most
+QUERY_WAIT_S: Final = 2.0  # a read takes milliseconds; the bound is what clients care to wait
+CATCH_UP_WAIT_MS: Final = 1_000  # a healthy projector is 100 ms behind at most
 REDIS_WAIT_S: Final = 1.0  # a book takes a millisecond
 SHARDS_IN_SEQUENCE_MAX: Final = 256
 
@@ -63,10 +64,10 @@ async def moment_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 async def heavy_connection(
     engine: AsyncEngine, heavy_reads: asyncio.Semaphore
 ) -> AsyncIterator[AsyncConnection]:
-    """Lend a connection for a query that may take long; only so many are under way at once.
+    """Lend a connection for a query that may take long; ``heavy_reads`` bounds how many at once.
 
     Raises:
-        Problem: 503, those before it take too long, or as ``model_connection``.
+        Problem: 503, no turn came in time, or as ``model_connection``.
     """
     try:
         async with asyncio.timeout(QUERY_WAIT_S):
@@ -93,7 +94,7 @@ async def log_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connectio
 
 
 async def from_redis(model: str, read: Coroutine[Any, Any, T]) -> T:
-    """Return what a read model in Redis tells.
+    """Return what ``read`` finds in a read model in Redis.
 
     Raises:
         Problem: 503, Redis is away or too slow, or the model is not there.
@@ -120,7 +121,7 @@ def loaded(stored: Iterable[StoredEvent], **fields: object) -> list[DecidedEvent
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what a store or a read model may fail with into the answer for the client."""
+    """Turn the failures of a store or a read model into problems for the client."""
     try:
         yield
     except TooManyWait as error:
@@ -148,7 +149,7 @@ class Freshness:
         """Wait until a Postgres read model has seen every wanted position.
 
         Raises:
-            Problem: 503, it did not in time or is not there.
+            Problem: 503, the model did not see them in time or is not there.
         """
         beyond_nothing = {shard: position for shard, position in wanted.items() if position}
         if not beyond_nothing:
@@ -157,10 +158,10 @@ class Freshness:
             await self._waits.reach(projection, beyond_nothing, timeout_ms=timeout_ms)
 
     async def catch_up(self, projection: str) -> None:
-        """Wait until a read model has seen all that is in the log now.
+        """Wait until a read model has seen everything that is in the log now.
 
         Raises:
-            Problem: 503, it did not in time or is not there.
+            Problem: 503, the model did not see it in time or is not there.
         """
         async with log_connection(self._engine) as connection:
             heads = await read_heads(connection)
@@ -182,11 +183,12 @@ def min_sequence(parameters: Mapping[str, str], shard: int, shards: int) -> int:
 def min_sequences(parameters: Mapping[str, str], shards: int) -> dict[int, int]:
     """Return the positions that ``min_sequence`` asks for, by shard.
 
-    ``shard:position`` joined by commas, the highest of a shard that is named twice; or a
-    position alone, if there is one shard.
+    The parameter is a list of ``shard:position``, joined by commas. Of a shard that is named twice
+    the higher position counts. With only one shard, a position alone will do.
 
     Raises:
-        Problem: 422, it has another form, names a shard that there is not, or none of several.
+        Problem: 422, the parameter has another form, names a shard that does not exist, or gives a
+            position alone although there are several shards.
     """
     if shards == 1:
         position = min_sequence(parameters, 0, shards)

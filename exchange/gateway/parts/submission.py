@@ -1,26 +1,25 @@
 """The way of a command: into Kafka, and back as its outcome.
 
-Read ``Submitter.submit``. It gives the command a waiter, whose number travels with
-it in the ``reply_to`` header, and waits for the first of
+Read ``Submitter.submit``. It gives the command a waiter, whose number travels with the command in
+the ``reply_to`` header, and waits for the first of
 
 * the outcome, which the matcher publishes through Redis after its commit;
-* the outcome from the log, where a waiter that is still without after
-  ``LOOKUP_AFTER_S`` is looked up by its location in Kafka (Redis is a hint);
-* the word that Kafka has lost it: the topic was adopted meanwhile, and the command is not among
-  what is left of it;
-* the end of the wait: the command is in Kafka and will be decided, so the answer
-  is "pending" and where to ask;
-* a delivery that failed: the outcome is unknown, and only the same key may be sent
-  again without danger.
+* the outcome from the log: messages of Redis may be lost, so a waiter without answer after
+  ``LOOKUP_AFTER_S`` is looked up by its location in Kafka;
+* the finding that Kafka has lost the command: the topic was adopted meanwhile, and does not have it
+  any more;
+* the end of the wait: the command is in Kafka and will be decided, so the answer is "pending" and
+  where to ask;
+* a failed delivery: the outcome is unknown, and only with the same key is it safe to send again.
 
-What always holds: a refusal with outcome "none" is given only if Kafka certainly has
-nothing of the command.
+Always holds: a refusal with outcome "none" is given only if the command is certainly not in Kafka.
 
-A waiter costs no task and no timer of its own: one timer walks over all of them,
-and one query at a time asks for all that are due. Both exist only while somebody
-waits. Two kinds of waiters have queries of their own, so that the others are not late because of
-them: outcomes of many events, and commands of a topic that was adopted since, which are looked
-up when everything in the topic is decided.
+A waiter costs no task and no timer of its own. One timer walks over all waiters, and one query at a
+time asks for all that are due. Both exist only while somebody waits.
+
+Two kinds of look-ups are slow and run apart, so that they delay no other: outcomes of many events,
+and commands of a topic that was adopted since, whose look-up waits until all of the topic is
+decided.
 """
 
 import asyncio
@@ -74,12 +73,12 @@ from exchange.transport.messages import Outcome, OutcomeMessage, encode_command,
 
 logger = logging.getLogger(__name__)
 
-WAITERS_MAX: Final = 10_000  # two seconds of all orders that one process can take
+WAITERS_MAX: Final = 10_000  # all orders that one process can take in two seconds
 SWEEP_S: Final = 0.05  # half the first look-up's delay
-LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load; later it was probably lost
+LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load, so its message was probably lost
 LOOKUP_EVERY_MAX_S: Final = 0.8
-TOGETHER_EVENTS_MAX: Final = 100  # of each outcome in a query for many; an order has a few
-DELIVERY_WAIT_S: Final = 1.8  # beyond the producer's own timeout, and an answer within 2 s
+TOGETHER_EVENTS_MAX: Final = 100  # read of each outcome when many are asked for; an order has a few
+DELIVERY_WAIT_S: Final = 1.8  # longer than the producer's own timeout, for an answer within 2 s
 
 
 class _Way(Enum):
@@ -180,11 +179,11 @@ class Submitter:
         wait: bool = True,
         on_handed_over: Callable[[], None] | None = None,
     ) -> Decision | Pending:
-        """Send ``command`` and return its outcome, or its location if that is all there is in time.
+        """Send ``command`` and return its outcome, or its location if it is not decided in time.
 
         Raises:
-            Problem: It was not sent, nobody knows whether it was, Kafka has lost it, or its key is
-                another's.
+            Problem: The command was not sent, it may or may not have been sent, Kafka has lost it,
+                or its key belongs to another request.
         """
         await self._backlog.learn_bases()
         if len(self._waiters) >= WAITERS_MAX:
@@ -207,16 +206,16 @@ class Submitter:
         return await self._concluded(answer, waiter)
 
     def heard(self, message: OutcomeMessage) -> None:
-        """Take the outcomes of a batch from Redis."""
+        """Answer the waiters whose outcomes are in a message from Redis."""
         books = {name: RenderedBook(depth) for name, depth in message.books.items()}
         for outcome in message.outcomes:
             waiter = self._waiters.get(outcome.waiter)
             if waiter is None:
                 continue
-            if not waiter.wait:  # decided before Kafka's report, which would tell the same location
+            if not waiter.wait:  # decided before Kafka reported the same location
                 waiter.answer(Pending(message.shard, outcome.offset))
                 continue
-            # What cannot be read, as a newer matcher sent it, is left to the look-up in the log.
+            # An outcome that a newer matcher wrote in a new form is left to the look-up in the log.
             with suppress(UnknownEvent, ValueError):
                 waiter.answer(_heard(message.shard, outcome, books, waiter))
 
@@ -225,10 +224,11 @@ class Submitter:
     ) -> Decision | Pending:
         """Return the outcome of the first command with a key, which may not be decided yet.
 
-        ``asked`` is the hash of what is asked now, ``conflict`` what the key's claim says of it.
+        ``asked`` is the hash of the present request. ``conflict`` says whether the key's claim has
+        another hash.
 
         Raises:
-            Problem: 409, that one asked for something else; 503, the log cannot be read.
+            Problem: 409, the first command asked for something else; 503, the log cannot be read.
         """
         with telling(outcome="unknown", command_id=str(command_id)):
             async with log_connection(self._engine) as connection:
@@ -239,7 +239,7 @@ class Submitter:
         return Pending(*first) if decision is None else decision
 
     def stop(self) -> None:
-        """End what goes on in the background; no command may be under way any more."""
+        """Cancel the timer and the look-ups. No command may be under way any more."""
         if self._timer is not None:
             self._timer.cancel()
         for lookup in self._lookups.values():
@@ -304,13 +304,13 @@ class Submitter:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Give up what waited long enough, and start a look-up for what is due."""
+        """Answer the waiters whose time is over, and start a look-up for those that are due."""
         self._timer = None
         now_s = time.monotonic()
         due: list[_Waiter] = []
         for waiter in self._waiters.values():
             if now_s - waiter.born_s < LOOKUP_AFTER_S:
-                break  # the rest is younger
+                break  # all after it are younger
             if not waiter.answered and self._is_due(waiter, now_s):
                 due.append(waiter)
         for way in _Way:
@@ -347,7 +347,7 @@ class Submitter:
                 await self._look_up([waiter])
 
     async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
-        """Look for what Kafka may still have at another location, and give up what it has not."""
+        """Wait until all of Kafka is decided, then look the commands up: missing ones are lost."""
         try:
             await self._backlog.settle()
         except Problem as problem:
@@ -381,7 +381,7 @@ class Submitter:
 
 
 def lost(command_id: UUID) -> Problem:
-    """Say that Kafka acknowledged a command and lost it before it was decided."""
+    """Return the problem that Kafka acknowledged a command and lost it before it was decided."""
     return Problem(
         Code.COMMAND_LOST,
         "Kafka had acknowledged the command and lost it before it was decided. Nothing was done,"
@@ -401,7 +401,7 @@ def _ask_later(waiters: Iterable[_Waiter]) -> None:
 def _heard(
     shard: int, outcome: Outcome, books: Mapping[str, RenderedBook], waiter: _Waiter
 ) -> Decision | FoundOutcome:
-    """Return an outcome as the log would tell it, and the book after it where that is answered."""
+    """Return an outcome as from the log, with the book after it if the command places an order."""
     if outcome.first is not None:
         return FoundOutcome([], outcome.first, outcome.conflict)
     command = waiter.command
