@@ -1,4 +1,4 @@
-"""Orders, however they are asked for.
+"""Orders: placing, cancelling and asking for them, over HTTP and the stream.
 
 In reading order: ``entry`` (placing and cancelling, for HTTP and the stream), ``commands`` (its
 HTTP endpoints), ``states`` (an order as of a position), ``queries`` (the endpoints that read

@@ -1,4 +1,4 @@
-"""Placing and cancelling orders over HTTP; ``entry`` is what they do."""
+"""Placing and cancelling orders over HTTP; the work is done in ``entry``."""
 
 from urllib.parse import quote
 

@@ -1,8 +1,8 @@
-"""Order entry, however it came: a request to a command, and its events to an answer.
+"""Order entry: a request becomes a command, and the command's events become the answer.
 
-Read ``place``. HTTP and the stream share it; each writes the answer in its own form.
-What it answers is built from the events of this one command, so it is the order as
-the matcher left it, whatever the read models have seen.
+Read ``place``. HTTP and the stream share it; each writes the answer in its own form. The answer is
+built from the events of this one command. So it shows the order as the matcher left it, even if the
+read models are behind.
 """
 
 from typing import Annotated, Final
@@ -44,7 +44,8 @@ from exchange.log.identity import body_hash, command_claim, command_id_for, is_k
 from exchange.log.reader import read_claims
 from exchange.ports import Claim
 
-# Written already: a book once for all orders of its batch, and many trades in turns with others.
+# Both are already JSON: a book is written once for all orders of its batch, and many trades are
+# written in turns, so that the event loop serves other requests in between.
 Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BookView"})]
 Trade = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/TradeView"})]
 
@@ -84,7 +85,7 @@ class PlacedView(Struct, frozen=True):
 
 
 class CancelledOrderView(Struct, frozen=True, kw_only=True):
-    """A cancelled order; what only the read model or the log tells is left out if both are away."""
+    """A cancelled order; without read model and log it has only what the cancel's event says."""
 
     order_id: str
     client_id: str
@@ -109,7 +110,7 @@ class CancelledView(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """What became of a command: its view, or its location in Kafka while it is not decided."""
+    """The answer to a command: its view, or its location in Kafka while it is not decided."""
 
     command_id: UUID
     order_id: str
@@ -121,7 +122,7 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     """Place an order.
 
     Raises:
-        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+        Problem: It was refused, or its outcome is not known; the field ``outcome`` says which.
     """
     check_reachable("client_id", body.client_id)
     check_reachable("order_id", body.order_id)
@@ -140,10 +141,12 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
 async def cancel(
     gateway: Gateway, order_id: str, client_id: str | None, key: str | None, origin: Origin
 ) -> Entered:
-    """Cancel an order; ``client_id``, when given, must own it, and must be given if set so.
+    """Cancel an order.
+
+    A ``client_id`` must be the owner's. It may be left out unless ``cancels_name_owner`` is set.
 
     Raises:
-        Problem: It was refused, or nobody knows what became of it; ``outcome`` tells.
+        Problem: It was refused, or its outcome is not known; the field ``outcome`` says which.
     """
     if key is not None and client_id is None:
         raise invalid("client_id", "is needed with an idempotency key, which is the client's")
@@ -162,9 +165,9 @@ async def cancel(
 
 
 def check_reachable(field: str, id_: str | None) -> None:
-    """Refuse an id that no client can put into a path: each folds these two away.
+    """Refuse the ids ``.`` and ``..``, which HTTP clients remove from a path.
 
-    Orders of logs that have such an id can still be cancelled, over the stream.
+    Older logs may have orders with such an id. They can be cancelled over the stream.
     """
     if id_ in (".", ".."):
         raise invalid(field, "must not be '.' or '..', which cannot stand in a path")
@@ -219,11 +222,11 @@ async def _admit(
     """Spend what a command costs.
 
     Returns:
-        The receipt; or, where nothing is left, who holds the command's key: it is answered from
-        the log then. What the retries may cost the log is bounded by a budget of their own.
+        The receipt. If no budget is left, the claim of the command's key: the command is a retry
+        then, and is answered from the log. A budget of their own bounds what retries may cost.
 
     Raises:
-        Problem: 429, nothing is left; 503, the gateway stops or the log cannot be read.
+        Problem: 429, no budget is left; 503, the gateway is stopping or the log cannot be read.
     """
     receipt = await admit(gateway, kind, client_id, origin)
     if not receipt.budget.wait_us:
@@ -237,7 +240,7 @@ async def _admit(
 async def _earlier(
     gateway: Gateway, client_id: str | None, command_id: UUID, origin: Origin
 ) -> Claim | None:
-    """Return who holds a command's key, None if nobody does or a question is too much now."""
+    """Return the claim of a command's key; None without one, or without budget for retries."""
     if not is_keyed(command_id):
         return None
     retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
@@ -284,7 +287,8 @@ async def _submit(
     if isinstance(answer, Pending):
         return answer
     if answer.resent:
-        # It cost a retry, not an order; where retries have nothing left, it cost an order.
+        # A retry is charged as one, and its order is given back. If the budget for retries is
+        # spent, the charge for an order stays.
         retry = await gateway.limiter.spend(Kind.RETRIES, command.client_id, origin.address)
         if not retry.budget.wait_us:
             gateway.limiter.give_back(receipt)
@@ -338,7 +342,8 @@ async def _not_open(
     with telling(outcome="unknown", command_id=str(command_id)):
         order = await order_after(gateway, listing, event.order_id, decision.sequence)
     if order is None or (event.asked_by and event.asked_by != order.client_id):
-        # The matcher knows no owner of an order that is closed: its status is the owner's business.
+        # The matcher forgets the owner of a closed order, so the owner is checked here: only the
+        # owner is told the order's status.
         return order_not_found(event.order_id)
     return Problem(
         Code.ORDER_NOT_OPEN,
@@ -363,7 +368,7 @@ async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> 
 
 
 def _known_of(event: OrderCancelled) -> CancelledOrderView:
-    """Return what the event alone tells, where neither read model nor log could be asked."""
+    """Return what the event alone tells, if neither read model nor log can be read."""
     return CancelledOrderView(
         order_id=event.order_id,
         client_id=event.client_id,

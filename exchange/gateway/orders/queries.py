@@ -1,7 +1,7 @@
-"""Queries for orders: one, a client's, and all that happened to one.
+"""Queries for orders: one order, a client's orders, and everything that happened to one order.
 
-An order that the read model does not have yet is waited for: "not found" is only said
-once the model has seen all that was decided before the question.
+If the read model does not have an order, the query waits until the model has seen everything that
+was decided before the question. Only then it answers "not found".
 """
 
 from collections.abc import Mapping
@@ -67,15 +67,16 @@ from projections.orders import (
 )
 from projections.orders import get_order as find_order
 
-# Bounds one answer to some 300 kB.
+# A page of 1,000 bounds one answer to some 300 kB.
 ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
 EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
 
 
-UNSHOWN: Final = {"time_ms", "asked_by"}  # the one is the timestamp, the other of the log alone
+UNSHOWN: Final = {"time_ms", "asked_by"}  # shown as ``timestamp``, and not shown
 
 
-# What a trade tells of each of its two orders; the other's is nobody's business but its owner's.
+# The fields of a trade about each of its two orders. Only those of the queried order are shown: the
+# other order may be another client's.
 SIDES: Final = tuple(
     f"{side}_{what}"
     for side in ("taker", "maker")
@@ -181,7 +182,7 @@ async def get_orders(request: Request) -> Response:
     if instrument is not None:
         check_id(instrument, "instrument")
     before, status = cursor(parameters, 3, shard_at=1), _status(parameters)
-    # Orders that ended have no index by status: a rare one is looked for among all of the client's.
+    # Closed orders have no index by status, so a query for one status may read all of the client's.
     if before or (status is not None and status not in OPEN_STATUSES):
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
@@ -243,7 +244,7 @@ async def get_order_events(request: Request) -> Response:
 async def _find(
     gateway: Gateway, order_id: str, parameters: Mapping[str, str]
 ) -> tuple[Order, dict[int, int]]:
-    """Return an order; one that the model does not have is waited for before it is "not found"."""
+    """Return an order, waiting for the model before it is "not found"; and how far the model is."""
     await gateway.freshness.reach(NAME, await _wanted_of(gateway, parameters, order_id))
     order, reached = await _read(gateway, order_id)
     if order is None:

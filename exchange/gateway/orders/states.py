@@ -1,9 +1,8 @@
-"""An order as of a position: what its events make of it, from the read model and the log.
+"""An order as of a position: its events folded, from the read model and the log.
 
-``fold`` is what an order is after some of its events. The answer to a placing is
-folded from the command's own events. ``order_after`` starts from the read model and
-goes on with the log from there, so a cancel is answered in full and at once, even
-while the projector is away.
+``fold`` returns an order after more of its events. The answer to placing an order is folded from
+the command's own events. ``order_after`` starts from the read model and goes on with the log, so a
+cancel is answered in full and at once, even while the projector is away.
 """
 
 import asyncio
@@ -26,15 +25,15 @@ from exchange.waiting import turns
 from projections import orders
 from projections.orders import Order, after, begun, changes, is_id_taken
 
-# How far the read model may be behind for one order to be looked for in the log itself: half a
-# second of scanning.
+# How far the read model may be behind so that the log is still scanned for one order: this many
+# events take half a second.
 TAIL_EVENTS_MAX: Final = 200_000
 
 
 async def fold(order: Order | None, events: Sequence[DecidedEvent]) -> Order | None:
     """Return an order after more of its events; None while it does not exist.
 
-    Events of other orders must not be among them, except that a trade has two.
+    No event may be about other orders alone; a trade is about two.
     """
     async for some in turns(events):
         for decided in some:
@@ -45,9 +44,9 @@ async def fold(order: Order | None, events: Sequence[DecidedEvent]) -> Order | N
 async def order_after(
     gateway: Gateway, listing: Listing, order_id: str, sequence: int
 ) -> Order | None:
-    """Return an order as of a position, from the read model and what the log has after it.
+    """Return an order as of a position, None if there is no such order.
 
-    None if there is no such order.
+    The order comes from the read model, and from the log after the model's checkpoint.
 
     Raises:
         Problem: 503, the model is too far behind or the log could not be asked in time.
@@ -70,10 +69,10 @@ async def order_after(
 
 
 async def listing_of_order(listings: Listings, order_id: str) -> Listing:
-    """Return the listing of an order's instrument, by its id or by who claimed the id.
+    """Return the listing of an order's instrument, which the id or the claim of the id tells.
 
     Raises:
-        Problem: 404, nobody placed such an order.
+        Problem: 404, no such order was placed.
     """
     instrument = instrument_of_exchange_order_id(order_id)
     if instrument is None:
@@ -90,10 +89,10 @@ async def listing_of_order(listings: Listings, order_id: str) -> Listing:
 
 
 async def settled_listing(gateway: Gateway, order_id: str) -> Listing:
-    """Return what ``listing_of_order`` does; one that may be on its way is waited for.
+    """Do as ``listing_of_order``, but wait for an order that may still be on its way.
 
     Raises:
-        Problem: 404, nobody placed such an order before the question; 503, it cannot be told.
+        Problem: 404, no such order was sent before the question; 503, this cannot be found out.
     """
     try:
         return await listing_of_order(gateway.own_listings, order_id)
@@ -135,7 +134,7 @@ def _next(order: Order | None, decided: DecidedEvent) -> Order | None:
 async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Order | None, int]:
     """Return the order as the read model has it, and the log position that it reflects.
 
-    The model may move on between its checkpoint and the row: whichever is later counts.
+    The model may move on between reading its checkpoint and the row, so the later one counts.
     """
     try:
         async with model_connection(gateway.own_engine) as connection:
@@ -160,6 +159,6 @@ async def _read_tail(
 
 
 def _concerns(event: Event, order_id: str) -> bool:
-    """Tell whether an event changes the order; its id may also stand in it as a client's."""
+    """Tell whether an event changes the order; the same text may also be a client's id in it."""
     concerned = any(change.order_id == order_id for change in changes(event))
     return concerned and not is_id_taken(event)

@@ -1,6 +1,6 @@
 """One file a resource: what it takes, what it answers, and its handlers.
 
 ``instruments``, ``market`` (book and trades), ``ticker``, ``analytics``, ``positions``,
-``settlement``, ``snapshots`` (engine snapshots), ``commands`` (what became of one), ``status``
-(health and metrics).
+``settlement``, ``snapshots`` (engine snapshots), ``commands`` (the outcome of a command),
+``status`` (health and metrics).
 """

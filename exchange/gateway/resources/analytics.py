@@ -103,13 +103,17 @@ async def get_analytics(request: Request) -> Response:
 
 
 def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
-    """Return the first and the last millisecond; the last day if neither is given."""
+    """Return the first and the last millisecond asked for; by default the last day.
+
+    Raises:
+        Problem: 422, a time is out of range, or they are in the wrong order.
+    """
     now_ms = time.time_ns() // 1_000_000
     start_ms, end_ms = moment_ms(parameters, "start_time"), moment_ms(parameters, "end_time")
     if end_ms is None:
         end_ms = now_ms
         if start_ms is not None and start_ms > end_ms:
-            # Minutes count whole, and clocks differ: the present one has begun.
+            # The present minute has begun, so a start within it is allowed: clocks differ.
             if start_ms // MINUTE_MS > end_ms // MINUTE_MS:
                 raise invalid("start_time", "must not be in the future")
             end_ms = start_ms

@@ -1,12 +1,12 @@
-"""What became of a command: for those who did not wait, or whose wait ended early.
+"""The outcome of a command: for clients that did not wait, or whose wait ended early.
 
-Some ask after a 503 whose outcome is unknown, and would send again if told that there is
-no such command. So "not found" is only said when Kafka answers, all that it has is decided,
-and both are so again a moment later: a broker that was away may answer this question
-before it reads the command, which waits on another connection or still with its producer.
+A client may ask after a 503 with an unknown outcome, and will send again if it is told that there
+is no such command. So "not found" is only said if Kafka answers and everything in it is decided,
+twice with a moment in between. Once is not enough: a broker that was away may answer this question
+before it reads the command, which waits on another connection or still in its producer.
 
-One that is not found, though Kafka gave it a location before its topic was adopted, is lost. The
-location is looked at first: what is found afterwards is found in all that the adopted topic has.
+A command is lost if it is not found although Kafka gave it a location before the topic was adopted.
+The location is checked before the last search, which so covers all that the adopted topic has.
 """
 
 import asyncio
@@ -49,10 +49,12 @@ from exchange.log.identity import command_claim
 from exchange.log.reader import find_command, read_claims
 from exchange.ports import UNKNOWN_BODY, StoredEvent
 
-# A producer gives a command up 0.7 s after "unknown" was answered; the rest is the broker's.
+# A producer gives up a command at most 0.7 s after "unknown" was answered; 0.3 s are for the
+# broker.
 LATE_S: Final = 1.0
 
-# The outcome of an order that swept the book has up to 10,000 trades: it costs history too.
+# An order that sweeps the book has up to 10,000 trades. Reading so long an outcome is charged as
+# history too.
 EVENTS_FREE_MAX: Final = 100
 
 
@@ -81,7 +83,7 @@ class AcceptedCut(CutView, frozen=True):
 
 
 class RefusedView(Struct, frozen=True):
-    """The outcome of a command that was refused, with the problem that it would have got."""
+    """The outcome of a refused command, with the problem that its own request would have got."""
 
     command_id: str
     status: Literal["refused"]
@@ -121,9 +123,9 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     )
 )
 async def get_command(request: Request) -> Response:
-    """``GET /commands/{command_id}``; ``at`` tells a command that is not decided from none.
+    """``GET /commands/{command_id}``; ``at`` tells an undecided command from an unknown one.
 
-    ``body`` tells the first command with a key from another one, which is in conflict with it.
+    ``body`` tells the first command with a key from a later one that asked for something else.
     """
     gateway = gateway_of(request)
     command_id = _command_id(request.path_params["command_id"])
@@ -168,10 +170,10 @@ async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | N
 
 
 async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
-    """Return what ``_find`` does, of a command that may have been on its way too.
+    """Do as ``_find``, but wait first for commands that may still be on their way.
 
     Raises:
-        Problem: 503, it cannot be told.
+        Problem: 503, Kafka or the log cannot say whether some are.
     """
     await gateway.backlog.settle()
     await asyncio.sleep(LATE_S)
@@ -180,7 +182,7 @@ async def _find_late(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
 
 
 async def _find(gateway: Gateway, command_id: UUID) -> list[StoredEvent]:
-    """Return a command's first events; one more than are free if there are more."""
+    """Return a command's first events: at most one more than are free of charge."""
     async with log_connection(gateway.engine) as connection:
         return await find_command(connection, command_id, limit=EVENTS_FREE_MAX + 1)
 
@@ -198,7 +200,11 @@ async def _decided(gateway: Gateway, decision: Decision, command_id: UUID, asked
 
 
 async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, asked: bytes) -> None:
-    """Refuse to tell the outcome of the first command with a key to who asked something else."""
+    """Refuse to tell the outcome to a client whose request differs from the first with its key.
+
+    Raises:
+        Problem: 409, the first command asked for something else.
+    """
     first = decision.first
     if asked == UNKNOWN_BODY:
         return

@@ -1,4 +1,4 @@
-"""Instruments: registering one is a command, whose idempotency key is its name."""
+"""Instruments: registering one is a command, with the instrument's name as idempotency key."""
 
 from contextlib import suppress
 from typing import Final
@@ -41,7 +41,7 @@ from exchange.log.reader import has_begun
 from projections.instruments import NAME, InstrumentRow, list_instruments
 
 LISTED_WAIT_MS: Final = 500
-INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # some 200 kB
+INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # such a page has some 200 kB
 
 
 class InstrumentBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,7 +113,7 @@ class InstrumentsView(Struct, frozen=True):
     )
 )
 async def register_instrument(request: Request) -> Response:
-    """``POST /instruments``: 201 if it is new, 200 if it was registered just so before."""
+    """``POST /instruments``: 201 if it is new, 200 if an earlier request registered the same."""
     gateway = gateway_of(request)
     query(request)
     body = decode(await request.body(), INSTRUMENT_BODY)
@@ -161,10 +161,10 @@ async def get_instruments(request: Request) -> Response:
 
 
 def registered(decision: Decision, command_id: UUID) -> RegisteredView:
-    """Return what the registration of an instrument answers.
+    """Return the answer to the registration of an instrument.
 
     Raises:
-        Problem: The exchange refused it.
+        Problem: The exchange refused the instrument.
     """
     check_accepted(decision, command_id)
     event = decision.first
@@ -184,13 +184,16 @@ def registered(decision: Decision, command_id: UUID) -> RegisteredView:
 
 
 def other_definition(instrument: str) -> Problem:
-    """Say that a name is taken: it is the idempotency key of a registration."""
+    """Return the problem that a name, the idempotency key of a registration, is taken."""
     detail = f"{instrument} is registered with another definition."
     return Problem(Code.INSTRUMENT_EXISTS, detail)
 
 
 async def _be_listed(gateway: Gateway, view: RegisteredView) -> None:
-    """Wait for the list, so that who registers and then lists finds it; rare enough to wait."""
+    """Wait for the read model, so that a client that registers and then lists finds the instrument.
+
+    Registrations are rare enough to wait.
+    """
     with suppress(Problem):  # the instrument can be traded, whether or not the list is behind
         wanted = {view.instrument.shard: view.sequence}
         await gateway.freshness.reach(NAME, wanted, timeout_ms=LISTED_WAIT_MS)
@@ -211,12 +214,14 @@ async def _submit(
 
 
 async def _check_begun(gateway: Gateway, shard: int) -> None:
-    """Take nothing for a shard before its first record: its trades would be of a closed cycle.
+    """Refuse instruments on an added shard before its first record is decided.
+
+    The record sets the shard's settlement cycle. Without it trades would count in a closed cycle.
 
     Raises:
-        Problem: 503, the record is not decided, or nobody has sent it.
+        Problem: 503, the record is not decided, or was not sent.
     """
-    if shard == 0:  # nobody added it
+    if shard == 0:  # was always there, never added
         return
     with telling(outcome="none"):
         async with log_connection(gateway.engine) as connection:

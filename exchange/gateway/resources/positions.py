@@ -1,4 +1,4 @@
-"""What a client holds: positions, with the profit that is realised and the one that is not."""
+"""A client's positions, with their realised and unrealised profit."""
 
 import asyncio
 from collections import defaultdict
@@ -30,15 +30,15 @@ from exchange.gateway.parts.reading import min_sequences, model_connection
 from exchange.waiting import within
 from projections.positions import NAME, ClientPosition, list_positions
 
-POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # some 300 kB
-MARK_WAIT_S: Final = 0.25  # positions rather have no worth than come late
+POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # such a page has some 300 kB
+MARK_WAIT_S: Final = 0.25  # positions are answered without their marks rather than late
 
 
 class PositionView(Struct, frozen=True):
-    """A position; the average is null while nothing is held.
+    """A position; ``avg_price`` is null while nothing is held.
 
-    ``mark_price`` is the instrument's last price. It is null, as is the unrealised profit,
-    while that cannot be read.
+    ``mark_price`` is the instrument's last price. It and ``unrealised_pnl`` are null while the last
+    price cannot be read.
     """
 
     instrument: str
@@ -100,10 +100,9 @@ async def get_positions(request: Request) -> Response:
 
 
 async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int]:
-    """Return the last price of each instrument that has one and whose shard tells in time.
+    """Return the last price of each instrument, without those that cannot be read in time.
 
-    Positions are told without their worth rather than late: each shard is asked once, all of
-    them together, and none while Redis is away.
+    Each shard is asked once, all at the same time, and none while Redis is away.
     """
     if not listings or gateway.health.is_away("redis"):
         return {}

@@ -1,9 +1,9 @@
 """Settlement cycles: closing one, and who owes what in each.
 
-A cycle's number is the key of its closing: whoever closes it again gets the same
-outcome. Every shard that takes part in it is told to close it; one that cannot be reached leaves
-the cycle "closing", as does one that is added at that moment, and closing it once more tells the
-shards that are left.
+A cycle's number is the idempotency key of its closing, so closing it again has the same outcome.
+Every shard that takes part in the cycle is told to close it. The cycle stays "closing" while a
+shard cannot be reached, or was added at that moment. Closing it once more tells the shards that are
+left.
 """
 
 import asyncio
@@ -59,9 +59,9 @@ from projections.settlement import (
 )
 
 CYCLE_MAX: Final = 2**31 - 2
-CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each is looked up on every shard
+CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each cycle is looked up on every shard
 CLIENTS_LIMIT: Final = limit_of(100, 1_000, "clients")
-SEEN_WAIT_MS: Final = 1_000  # for the read model to have the cuts that were just made
+SEEN_WAIT_MS: Final = 1_000  # how long the read model may take to see the cuts that were just made
 
 
 class CloseBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +92,7 @@ class CyclesView(Struct, frozen=True):
 
 
 class ObligationView(Struct, frozen=True):
-    """What a client is to receive (or to deliver, if negative) for an instrument's trades."""
+    """What a client will receive (deliver, if negative) for an instrument's trades."""
 
     instrument: str
     net_quantity: Amount
@@ -100,7 +100,7 @@ class ObligationView(Struct, frozen=True):
 
 
 class CurrencyView(Struct, frozen=True):
-    """What a client is to receive (or to deliver, if negative) of a currency."""
+    """What a client will receive (deliver, if negative) of a currency."""
 
     currency: str
     net_amount: Amount
@@ -134,7 +134,7 @@ class CutView(Struct, frozen=True):
 
 
 class ClosedView(Struct, frozen=True):
-    """What ``POST /settlement/cycles/close`` answers; ``pending`` names shards without answer."""
+    """What ``POST /settlement/cycles/close`` answers; ``pending`` lists shards without answer."""
 
     cycle: CycleView
     cuts: list[CutView]
@@ -151,7 +151,7 @@ class ClosedView(Struct, frozen=True):
     )
 )
 async def close_cycle(request: Request) -> Response:
-    """``POST /settlement/cycles/close``: 201 if this closed it, 200 if it was closed before."""
+    """``POST /settlement/cycles/close``: 201 if this request closed it, 200 if an earlier one."""
     gateway = gateway_of(request)
     query(request)
     if header_lines(request, b"idempotency-key"):
@@ -210,7 +210,7 @@ async def get_cycles(request: Request) -> Response:
     )
 )
 async def get_cycle(request: Request) -> Response:
-    """``GET /settlement/cycles/{cycle_id}``: who owes what; of the open one, so far."""
+    """``GET /settlement/cycles/{cycle_id}``: who owes what; in the open cycle, so far."""
     gateway = gateway_of(request)
     parameters = query(request)
     limit = integer(parameters, CLIENTS_LIMIT)
@@ -228,7 +228,7 @@ async def get_cycle(request: Request) -> Response:
         owed = await list_obligations(
             connection, number, client_id=client_id, after=after or "", limit=limit + 1
         )
-    # From the log: another read model may not have an instrument yet that this one has trades of.
+    # Listings come from the log: the read model of instruments may be behind the one of settlement.
     listings = await gateway.listings.of(obligation.instrument for obligation in owed)
     clients = await _clients(owed, listings)
     more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
@@ -275,7 +275,7 @@ async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending
 async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycle:
     """Return the cycle as the read model has it after the cuts."""
     wanted = {cut.shard: cut.sequence for cut in cuts}
-    # The close has been decided: whoever repeats it must name this cycle, not close the next.
+    # The close is decided. A client that repeats it must name this cycle, or would close the next.
     with telling(outcome="unknown", cycle_id=cycle):
         await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
         async with model_connection(gateway.engine) as connection:

@@ -1,4 +1,4 @@
-"""Engine snapshots on demand: a wish that the snapshotter fulfils."""
+"""Engine snapshots on demand: the gateway leaves a wish, and the snapshotter fulfils it."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from exchange.log import snapshot_store
 from exchange.log.reader import EVENTS_CHANNEL, read_heads
 from exchange.log.snapshot_store import WISH, SnapshotRow
 
-WAIT_S: Final = 5.0  # the snapshotter is a fraction of a second behind; more, and one asks again
+WAIT_S: Final = 5.0  # the snapshotter is a fraction of a second behind; later a client asks again
 POLL_S: Final = 0.05
 
 NOTIFY = "select pg_notify($1, $2)"
@@ -57,7 +57,7 @@ class SnapshotView(Struct, frozen=True):
 
 
 class TakenView(Struct, frozen=True):
-    """What ``POST /market/orderbook/snapshot`` answers; null while it is not taken yet."""
+    """What ``POST /market/orderbook/snapshot`` answers; ``snapshot`` is null until it is taken."""
 
     snapshot: SnapshotView | None
     wanted: int
@@ -81,7 +81,7 @@ class TakenView(Struct, frozen=True):
     )
 )
 async def take_snapshot(request: Request) -> Response:
-    """``POST /market/orderbook/snapshot``: 201, or 202 if it takes longer; asking again is safe."""
+    """``POST /market/orderbook/snapshot``: 201, or 202 if it takes longer; ask again then."""
     gateway = gateway_of(request)
     parameters = query(request)
     text = await request.body()
@@ -96,7 +96,7 @@ async def take_snapshot(request: Request) -> Response:
 
 
 async def _listing(gateway: Gateway, parameters: Mapping[str, str], body: SnapshotBody) -> Listing:
-    """Return the listing that query or body names, or the default one."""
+    """Return the listing that the query or the body names, or the default one."""
     if body.instrument is None:
         return await listing_of(gateway, parameters)
     named = await listing_of(gateway, {"instrument": body.instrument})
@@ -107,7 +107,7 @@ async def _listing(gateway: Gateway, parameters: Mapping[str, str], body: Snapsh
 
 
 async def _wish(gateway: Gateway, shard: int) -> int:
-    """Ask for a snapshot at or after the head, and return where that is."""
+    """Ask for a snapshot at or after the head of the shard's log, and return the head."""
     async with log_connection(gateway.engine) as connection:
         head = (await read_heads(connection)).get(shard, 0)
         if await snapshot_store.newest(connection, shard, at_least=head) is None:

@@ -1,4 +1,4 @@
-"""What operators and supervisors ask: is it alive, is it healthy, what does it count."""
+"""For operators and supervisors: liveness, health, readiness and metrics."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from exchange.gateway.http.responses import json_response, timestamp
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.health import HEALTHY, UNHEALTHY
 
-PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes four seconds at most, where nothing answers
+PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes 4 s at most, when nothing answers
 RETRY_AFTER_S: Final = "1"  # the next probe is done by then
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -72,8 +72,8 @@ async def get_health(request: Request) -> Response:
 async def get_readiness(request: Request) -> Response:
     """``GET /readyz``: 503 while this gateway can take no order of any shard.
 
-    A balancer asks this: one shard that stands still takes no gateway out, since all of them
-    can trade the others.
+    A load balancer asks this. A shard that stands still does not take the gateway out of service,
+    since the other shards can still be traded.
     """
     query(request)
     gateway = gateway_of(request)
@@ -100,7 +100,7 @@ def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
 
 @operation(Operation(tag="operating", answers={200: ()}, query=(NAMES,), media_type="text/plain"))
 async def get_metrics(request: Request) -> Response:
-    """``GET /metrics``: all of them, or those that are named, as Prometheus asks for them."""
+    """``GET /metrics``: all metrics, or the named ones, in the format of Prometheus."""
     query(request)
     text = gateway_of(request).metrics.text(request.query_params.getlist(NAMES.name))
     return Response(text, media_type=METRICS_MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""The ticker: the last trade, the touch of the book, and the figures of the last 24 hours."""
+"""The ticker: the last trade, the best bid and ask, and the figures of the last 24 hours."""
 
 import asyncio
 import time
@@ -50,7 +50,7 @@ class DayView(Struct, frozen=True):
 
 
 class DayFigures(Struct, frozen=True):
-    """The minutes of the last 24 hours that have trades, and the event that they are as of."""
+    """The minutes of the last 24 hours with trades, and the last event that they include."""
 
     minutes: list[Bucket]
     position: int
@@ -88,7 +88,7 @@ async def get_ticker(request: Request) -> Response:
     parameters = query(request)
     listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
-    # Beside each other: what a store that is silent costs is not to be paid three times.
+    # At the same time, so that a silent store costs its timeout once and not three times.
     last, book, day = await asyncio.gather(
         _last(gateway, listing, wanted),
         read_depth(gateway, listing, wanted, 1),
@@ -122,11 +122,11 @@ async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
 def ticker_view(
     listing: Listing, last_trades: LastTrades, book: StoredBook, day: DayFigures
 ) -> TickerView:
-    """Return the ticker that the last trade, the book and the last day give together."""
+    """Return the ticker made of the last trade, the book and the last day."""
     last = last_trades.trades.get(listing.instrument)
     bid, bid_quantity = listing.level(next(iter(book.bids), None))
     ask, ask_quantity = listing.level(next(iter(book.asks), None))
-    # As of the model that is furthest behind: all that is told here is at least that new.
+    # The position of the model furthest behind: everything in the answer is at least that new.
     position, time_ms = min(
         (last_trades.position, last_trades.time_ms),
         (book.position, book.time_ms),
