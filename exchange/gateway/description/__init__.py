@@ -1,5 +1,5 @@
-"""The interface described for machines and people, from the types that the handlers use.
+"""The interface, described for programs and people from the types that the handlers use.
 
 In reading order: ``schemas`` (types to JSON Schema), ``openapi``, ``asyncapi``, ``requests_file``
-(requests for an editor), ``page`` and ``endpoints`` (where all of it is served).
+(requests for an editor), ``page`` and ``endpoints`` (which serve all of it).
 """

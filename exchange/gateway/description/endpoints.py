@@ -1,4 +1,4 @@
-"""Where the descriptions are served. They are made when first asked for, and kept."""
+"""The endpoints of the descriptions. Each description is made at its first request, and kept."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,7 +17,7 @@ from exchange.gateway.http.requests import query
 
 HTML = "text/html"
 PLAIN = "text/plain"
-KEPT: Final = {"Cache-Control": "max-age=300"}  # they are the same until the next build
+KEPT: Final = {"Cache-Control": "max-age=300"}  # seconds; only a new build changes them
 PAGE_HEADERS: Final = {**KEPT, "Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
 

@@ -25,7 +25,7 @@ ABOUT: Final = (
     "Order entry, market data, positions and settlement. The stream is in /asyncapi.json."
 )
 
-# What schemas refer to by name, since msgspec does not see into encoded or dynamic parts.
+# Types that other schemas name in encoded or dynamic parts, where msgspec does not find them.
 NAMED: Final = (ProblemView, BookView, *EVENT_VIEWS.values())
 
 _MEANINGS: Final = {
@@ -46,7 +46,7 @@ _HEADERS: Final = {
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the document of some routes."""
+    """Return the OpenAPI document of these routes."""
     types = [NAMED, *(_types(OPERATIONS[route.endpoint]) for route in routes)]
     _, components = schemas_of(dict.fromkeys(kind for some in types for kind in some))
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
@@ -104,7 +104,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _summary(route: Route) -> str:
-    """Return what the handler's docstring says beside the path, else what it is called."""
+    """Return the text after the path in the handler's docstring, else the handler's name."""
     _, _, text = (getdoc(route.endpoint) or "").partition("``: ")
     return text.rstrip(".") or route.endpoint.__name__.replace("_", " ")
 

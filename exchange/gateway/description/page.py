@@ -1,4 +1,4 @@
-"""A page that shows both documents: plain HTML, made once, with nothing from elsewhere."""
+"""A page that shows both documents: plain HTML, made once, that loads nothing."""
 
 import json
 import re
@@ -23,9 +23,9 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 
 _CODE: Final = re.compile("`([^`]*)`")
 
-ICON: Final = '<link rel="icon" href="data:,">'  # or a browser asks for /favicon.ico
+ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for /favicon.ico
 
-# The page runs nothing, loads nothing, and nobody shows it inside another one.
+# The page may run nothing and load nothing, and no other page may embed it.
 POLICY: Final = "; ".join(
     [
         "default-src 'none'",

@@ -7,8 +7,9 @@ import msgspec
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 
-# Replacements for readers that are not Python: its end of text in patterns, surrogates (no JSON in
-# UTF-8 can have them), and docstrings' marks of code, as descriptions are taken for Markdown.
+# Replacements for readers other than Python: Python's end of text in patterns, surrogates (which
+# JSON in UTF-8 cannot have), and the double backticks of docstrings, since descriptions are
+# Markdown.
 _ONLY_PYTHON: Final = ((r"\Z", "$"), (r"\ud800-\udfff", ""), ("``", "`"))
 
 
@@ -19,7 +20,7 @@ def schemas_of(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, An
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the schema of a type that refers to no other, whole: a reference would dangle."""
+    """Return the schema of a type in one piece, without references."""
     schema = msgspec.json.schema(kind)
     definitions = schema.pop("$defs", {})
     name = schema.pop("$ref", "").rpartition("/")[2]

@@ -1,6 +1,6 @@
 """From the socket to the application: what happens before a handler is called.
 
 In reading order: ``server`` (listening and stopping), ``connection`` (one TCP connection),
-``heads`` (bounds on heads), ``streams`` (bounds on WebSockets), ``token_bucket``, ``edge``
-(what holds for each request), ``origins`` (which web pages may act here).
+``heads`` (bounds on heads), ``streams`` (bounds on WebSockets), ``token_bucket``, ``edge`` (bounds
+on each request, counts and crashes), ``origins`` (which web pages may act here).
 """

@@ -1,32 +1,32 @@
 """One TCP connection, and how HTTP is read from it: what Hypercorn and h11 leave open, closed.
 
-Read ``Connection.run``. Hypercorn parses HTTP and calls the application. ``Connection`` stands
-in place of its ``TCPServer``, ``Http`` and ``Incoming`` change these behaviours of
-Hypercorn 0.18 and h11 0.16, none of which is a setting:
+Read ``Connection.run``. Hypercorn parses HTTP and calls the application. ``Connection`` takes the
+place of Hypercorn's ``TCPServer``. Together with ``Http`` and ``Incoming`` it changes these
+behaviours of Hypercorn 0.18 and h11 0.16 ("theirs"), which have no settings:
 
-* A client that closes its idle connection is gone at once. Theirs keeps the socket until the
-  keep-alive time is over, so a second of short requests took all descriptors.
+* When a client closes its idle connection, the socket is closed at once. Theirs keeps it until the
+  keep-alive time is over, so one second of short requests used up all descriptors.
 * A client that reads nothing is cut after ``WRITE_S``. Theirs waits for ever.
-* The last answer arrives. A socket that is closed with unread input resets, and the answer would
-  be lost; so we close for writing first, and drop what the client sends for ``LINGER_S``.
-* What follows a request that ends its connection is ignored (RFC 9112, 9.6). Theirs answers 400
-  in place of the request's own answer, though the command took effect.
-* What followed a request before it was answered, and is no request, ends the connection without
-  an answer. A client that did not ask would take theirs, a 400, for its next answer.
+* The last answer arrives. Closing a socket with unread input resets it, and the answer would be
+  lost. So we close for writing first, and drop what the client sends for ``LINGER_S``.
+* Bytes after a request that ends its connection are ignored (RFC 9112, 9.6). Theirs answers 400
+  instead of the request's own answer, though the command took effect.
+* Bytes that arrive before a request is answered, and that are no request, end the connection
+  without an answer. Theirs answers 400, which the client would take for its next answer.
 * Blank lines before a request are passed over (RFC 9112, 2.2).
 * A target may be a whole URL, whose host then counts instead of ``Host`` (RFC 9112, 3.2.2).
-* Methods are read as they are written (RFC 9110, 9.1). Theirs takes ``get`` for ``GET``, which
-  whoever stands in front may not.
+* Methods are read as they are written (RFC 9110, 9.1). Theirs takes ``get`` for ``GET``, which a
+  proxy in front may not.
 * Several ``Connection`` headers are one list (RFC 9110, 5.3). For theirs the last one counts.
-* An application that reads no more does not keep its connection. Theirs waits for room in a full
-  queue to say that the client is gone, also when the application itself has just ended it.
+* A connection ends although its application reads no more. Theirs waits for room in a full queue
+  to say that the client is gone, even when the application itself has just ended the connection.
 * A refused upgrade ends the connection. Theirs stays open for as long as the client likes.
 * WebSockets are not compressed: theirs inflates without bound.
 * A byte beyond ASCII in a header of a handshake is passed over. Theirs crashes on it.
 * HTTP/2 is not spoken. Theirs changes to it whenever a client asks in clear text.
 
-``tests/gateway/server/test_connections.py`` sends each over a raw socket, so that a release of
-theirs that works otherwise fails there.
+``tests/gateway/server/test_connections.py`` tries each over a raw socket, so a release of theirs
+with another behaviour fails there.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from exchange.gateway.server.streams import BoundedStream
 
 READ_BYTES_MAX: Final = 64 * 1024
-KEEP_ALIVE_S: Final = 75.0  # longer than the idle time of common client pools
-WRITE_S: Final = 30.0  # the slowest client takes some 2 kB a second
-LINGER_S: Final = 2.0  # a client that is there reads its answer in milliseconds
+KEEP_ALIVE_S: Final = 75.0  # longer than common client pools keep an idle connection
+WRITE_S: Final = 30.0  # the slowest clients read some 2 kB a second
+LINGER_S: Final = 2.0  # a client that still listens reads its answer in milliseconds
 
-UNREAD_MAX: Final = 10  # messages of the stream, or pieces of a body, that an application is behind
+UNREAD_MAX: Final = 10  # stream messages, or pieces of a body, that the application has not read
 DISCONNECTS: Final = ("http.disconnect", "websocket.disconnect")
 
 BLANK: Final = b"\r\n"
@@ -62,10 +62,10 @@ WHOLE_URL: Final = re.compile(rb"(?:http|ws)s?://(?:[^/?#]*@)?([^/?#]*)", re.IGN
 
 
 class Incoming(h11.Connection):
-    """What a client sends, as h11 reads it; ``is_over`` says that nothing more is wanted."""
+    """h11's reader of what a client sends; once ``is_over`` is set, everything is dropped."""
 
     is_over = False
-    is_pipelined = False  # what waits arrived before the answer to what precedes it was sent
+    is_pipelined = False  # unread input arrived before the last answer was sent
 
     def start_next_cycle(self) -> None:
         super().start_next_cycle()
@@ -101,10 +101,10 @@ class Http(H11Protocol):
     async def stream_send(self, event: StreamEvent) -> None:
         await super().stream_send(event)
         if isinstance(event, EndBody) and isinstance(self.stream, WSStream):
-            await self._maybe_recycle()  # only an upgrade that is refused has a body
+            await self._maybe_recycle()  # only a refused upgrade has a body
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Stay with HTTP/1.1, whatever the client would rather speak."""
+        """Stay with HTTP/1.1, even if the client asks for HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         target, headers = _origin_form(request)
@@ -138,7 +138,7 @@ class Http(H11Protocol):
 
 
 class Inbox:
-    """What the application has not read yet: so much, and the word that the client is gone."""
+    """The messages that the application has not read yet; only a disconnect ignores the bound."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[Any] = asyncio.Queue()  # bounded by ``_room``
@@ -147,7 +147,7 @@ class Inbox:
         self._is_over = False
 
     async def put(self, message: Any) -> None:
-        """Wait for room, unless the client is gone: whoever waits goes on then, and is not read."""
+        """Add a message when there is room. After a disconnect nothing waits for room any more."""
         self._is_over = self._is_over or message["type"] in DISCONNECTS
         if self._is_over:
             self._room.set()
@@ -183,7 +183,7 @@ class Tasks(TaskGroup):
 
 
 class Connection:
-    """Bytes between a socket and ``Http``, and every reason for which they end."""
+    """Carries bytes between a socket and ``Http``, and decides when the connection ends."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class Connection:
         self._http: Http
         self._timer: asyncio.TimerHandle | None = None
         self._is_idle = False
-        self._is_over = False  # the last answer is written, or never will be
+        self._is_over = False  # nothing more will be written
 
     async def run(self) -> None:
         """Serve the connection until it ends."""
@@ -227,12 +227,12 @@ class Connection:
             await self._close()
 
     def stop(self) -> None:
-        """End now if no request is under way; else the request that is will be the last."""
+        """End now if no request is under way, else after the request that is."""
         if self._is_idle or self._is_over:
             self._writer.close()
 
     def abort(self) -> None:
-        """End now, whatever is under way."""
+        """End now, even if a request is under way."""
         self._writer.transport.abort()
 
     async def _read(self) -> None:
@@ -251,7 +251,7 @@ class Connection:
             return b""
 
     async def _send(self, event: Event) -> None:
-        """Do what ``Http`` says."""
+        """Carry out an event of ``Http``."""
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
@@ -282,7 +282,7 @@ class Connection:
             self._timer = self._loop.call_later(KEEP_ALIVE_S, self._finish)
 
     def _finish(self) -> None:
-        """Write no more, and end when the client does, or soon."""
+        """Write no more; end when the client does, or after ``LINGER_S``, if unsent ``WRITE_S``."""
         if self._is_over:
             return
         self._set_idle(False)
@@ -309,7 +309,7 @@ class Connection:
 
 
 def _origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """Return path and query, and the headers, of a request whose target may be a whole URL."""
+    """Return the path with its query, and the headers; a target that is a whole URL is split."""
     headers = list(request.headers)
     whole = None if request.target.startswith(b"/") else WHOLE_URL.match(request.target)
     if whole is None:
@@ -336,7 +336,7 @@ def _joined(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes:
 
 
 def _upgrade_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers as if only the upgrade had been asked for: no extension, no protocol."""
+    """Return the headers that ask for a plain upgrade, without extensions and protocols."""
     changed = (b"connection", b"sec-websocket-extensions", b"sec-websocket-protocol")
     others = [(name, value) for name, value in headers if name not in changed]
     return [*others, (b"connection", b"Upgrade")]

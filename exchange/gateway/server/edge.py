@@ -1,12 +1,12 @@
-"""What holds for each request before any handler sees it, and what becomes of a crash.
+"""The checks of every request before its handler is called, and the log of crashes.
 
-Read ``Edge.__call__``. It bounds the URL, the headers, the body's size and how long
-the body may take; Hypercorn bounds none of these but the headers. A body is whole
-before the handler starts, so a handler never waits for a slow client.
+Read ``Edge.__call__``. It bounds the URL, the headers, the body's size and how long the body may
+take; Hypercorn bounds only the headers. The handler starts when the body is complete, so it never
+waits for a slow client.
 
-Hypercorn feeds the body through a small queue that blocks when nobody reads it, even
-the event that ends the request. A request that is answered before its body is whole
-is therefore drained beside the answer, and the connection is closed.
+Hypercorn feeds the body through a small queue. If nobody reads it the queue blocks, even for the
+event that ends the request. So when a request is answered before its body is complete, the rest is
+read and dropped while the answer is sent, and the connection is closed.
 """
 
 import asyncio
@@ -32,21 +32,21 @@ logger = logging.getLogger(__name__)
 
 URL_BYTES_MAX: Final = 2 * 1024
 HEADER_BYTES_MAX: Final = 16 * 1024
-BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600
-# Of these the first value counts to one reader and the last to another. ``Idempotency-Key`` is one
-# too: ``requests`` compares what its values mean.
+BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600 bytes
+# Headers of which some readers take the first value and some the last, so two different values are
+# refused. ``requests`` does so for ``Idempotency-Key``, whose values may differ in quotes alone.
 COUNT_ONCE: Final = frozenset(
     {b"host", b"content-length", b"content-type", b"content-encoding", b"origin", b"traceparent"}
 )
-LENGTH_DIGITS_MAX: Final = 9  # enough to say that it is too large
+LENGTH_DIGITS_MAX: Final = 9  # more digits are too large, and are not converted to an integer
 BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 BODY_WAIT_S: Final = 10.0
-LINGER_S: Final = 2.0  # a closing socket with unread input resets, and the answer would be lost
+LINGER_S: Final = 2.0  # closing a socket with unread input resets it, and the answer would be lost
 DRAIN_S: Final = 2.0
 NO_ROUTE: Final = "none"
 TRACEPARENT: Final = tracing.TRACEPARENT.encode()
 
-# Of every answer: nobody guesses another type than it has, and nobody keeps what has changed since.
+# In every answer: browsers must not guess another media type, and caches must not keep the answer.
 NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 NO_STORE: Final = (b"cache-control", b"no-store")
 
@@ -78,7 +78,8 @@ class Edge:
             try:
                 await self._admit(scope, receive, answer)
             except Exception:
-                # The handler for crashes has answered already; here it only must not be lost.
+                # The application's handler for crashes has answered already; only the log is left
+                # to do.
                 logger.exception("A request crashed", extra={"path": scope["path"]})
             finally:
                 self._count(scope, answer.status, time.perf_counter() - started_s)
@@ -92,7 +93,7 @@ class Edge:
             body = await _body(scope, head, receive)
         except _Disconnected:
             return
-        except Problem as problem:  # the body, if there is one, is not read to its end
+        except Problem as problem:  # the body may not be read to its end
             await _answer_and_close(problem, scope, receive, send)
             return
         try:
@@ -106,7 +107,7 @@ class Edge:
         await self._app(scope, receive, send)
 
     def _check_origin(self, scope: Scope) -> None:
-        """Refuse what a page of another site asks a browser to do here."""
+        """Refuse a command that a web page of another site makes a browser send."""
         if scope["method"] not in SAFE_METHODS and not may_act(scope, self._origins):
             detail = f"{FOREIGN_PAGE} Nothing was done."
             raise Problem(Code.FOREIGN_ORIGIN, detail, outcome="none")
@@ -120,7 +121,7 @@ class Edge:
 
 
 def _span_of(scope: Scope) -> Spanned:
-    """Make the span of a request that may change something; reads are counted, not traced."""
+    """Begin the span of a POST, which may change something; other requests are not traced."""
     if not tracing.is_on() or scope["method"] != "POST":
         return tracing.NOTHING
     told = dict(scope["headers"]).get(TRACEPARENT)
@@ -129,7 +130,7 @@ def _span_of(scope: Scope) -> Spanned:
 
 
 class _Answer:
-    """Passes an answer on, with what every answer says, and remembers its status.
+    """Passes an answer on, adds the headers of every answer, and remembers the status.
 
     The status is 499 if there was no answer.
     """
@@ -148,7 +149,7 @@ class _Answer:
         await self._send(message)
 
     def _said(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """Return what an answer with these headers says beside them."""
+        """Return the headers to add to an answer with these headers."""
         yield NO_SNIFFING
         if all(name != NO_STORE[0] for name, _ in headers):
             yield NO_STORE
@@ -162,7 +163,7 @@ class _Disconnected(Exception):
 
 
 class _Head:
-    """What the headers say of a request's size and body."""
+    """What the headers say about a request's size and body; ``twice`` is a contradictory one."""
 
     __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type", "twice")
 
@@ -193,13 +194,13 @@ async def _body(scope: Scope, head: _Head, receive: Receive) -> bytes | None:
     """Return the body of a request, None if it has none."""
     if scope["http_version"] not in ("1.1", "1.0"):
         raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
-    if head.chunked and head.length:  # whoever stands in front may see another end of the body
+    if head.chunked and head.length:  # a proxy in front may see another end of the body
         raise Problem(Code.FRAMING, "Give Content-Length or Transfer-Encoding, not both.")
     return await _read(receive, head.length) if head.has_body else None
 
 
 def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
-    """Check what can be told of a request before anybody knows what it asks."""
+    """Check everything that does not depend on the route."""
     if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
         raise Problem(Code.URI_TOO_LONG, f"A URL may have {URL_BYTES_MAX} bytes.")
     _check_escapes(scope["raw_path"])
@@ -214,7 +215,7 @@ def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
 
 
 def _check_escapes(part: bytes) -> None:
-    """Refuse what one reader takes for an escape and another for text, and what is no text."""
+    """Refuse escapes that some readers would take for plain text, and those that are no UTF-8."""
     if b"%" not in part:
         return
     if BROKEN_ESCAPE.search(part):
@@ -222,7 +223,7 @@ def _check_escapes(part: bytes) -> None:
         raise Problem(Code.FRAMING, detail)
     try:
         unquote_to_bytes(part).decode()
-    except UnicodeDecodeError:  # all of these would be read as one and the same id
+    except UnicodeDecodeError:  # all such bytes would be read as one and the same id
         detail = "The URL has an escape that is no UTF-8."
         raise Problem(Code.FRAMING, detail) from None
 
@@ -268,7 +269,7 @@ def _check_media_type(head: _Head) -> None:
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that hands out the body, then what comes after it."""
+    """Return a ``receive`` that returns the body first, then whatever follows it."""
     messages: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_whole() -> Message:
@@ -278,7 +279,7 @@ def _whole(body: bytes, receive: Receive) -> Receive:
 
 
 async def _answer_and_close(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, read on for a moment so that the client can see the answer, then close."""
+    """Answer, read on for a while so that the client can read the answer, then close."""
     problem.headers["Connection"] = "close"
     whole = asyncio.Event()
     drain = asyncio.create_task(_drain(receive, whole))

@@ -1,9 +1,8 @@
-"""Which web pages may act here: a browser sends what any page asks it to, and names the page.
+"""Which web pages may act here. A browser sends requests for any page, and names the page's origin.
 
-Programs name no origin. A page is let in if an operator named it, or if it comes from the
-host and port that it talks to. That host must be an address or ``localhost``: any other name
-may be one that a stranger made to lead here ("DNS rebinding"), unless an operator says that it
-is ours.
+Programs name no origin, so they may act. A page may act if an operator named its origin, or if it
+comes from the host and port that it talks to. That host must be an address or ``localhost``: a
+stranger may have made any other name lead here ("DNS rebinding"), unless an operator named it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ FOREIGN_PAGE: Final = (
 
 
 def may_act(scope: Scope, named: Sequence[str]) -> bool:
-    """Tell whether the page that a request comes from, if it comes from one, may act here."""
+    """Tell whether a request comes from no web page, or from one that may act here."""
     origins = _values(scope["headers"], b"origin")
     if not origins or ANY_ORIGIN in named:
         return True

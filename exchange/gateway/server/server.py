@@ -1,9 +1,9 @@
 """Listening, how many connections are taken, and stopping in good order.
 
-Read ``Server.serving``. Each connection is a ``Connection`` in a task of its own. One more than
-``Caps`` allow is told so and closed before anything is read from it. ``Caps.within`` keeps them
-below the process's descriptors: without one a gateway can neither accept nor reach its stores,
-and says nothing.
+Read ``Server.serving``. Each connection is a ``Connection`` in a task of its own. A connection
+beyond ``Caps`` gets a refusal and is closed before anything is read from it. ``Caps.within`` keeps
+the total below the process's descriptors: without a free descriptor a gateway can neither accept a
+connection nor reach its stores.
 """
 
 import asyncio
@@ -30,36 +30,36 @@ from exchange.gateway.server.streams import MESSAGE_BYTES_MAX
 logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 2048
-HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` refuses far less, with a body that says why
-# What a gateway opens beside its clients' connections: up to 109 to PostgreSQL, 104 to Redis, some
-# to each Kafka broker, its logs.
+HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` already refuses much less, with a body that says why
+# Descriptors that a gateway needs beside its clients' connections: up to 109 to PostgreSQL, 104 to
+# Redis, a few to each Kafka broker, its logs.
 OWN_DESCRIPTORS: Final = 256
 REFUSED: Final = {"Connection": "close", "Cache-Control": "no-store"}
-TELL_EVERY_S: Final = 10.0  # of refused connections: whoever is refused tries again at once
+TELL_EVERY_S: Final = 10.0  # between log lines about refusals: refused clients try again at once
 
 
 class Caps(Struct, frozen=True):
-    """How many connections are taken at once: in all, and of one address.
+    """How many connections are taken at once: in all, and from one address.
 
-    ``proxies`` may have as many as there are: their clients share them.
+    Trusted ``proxies`` are bound by the total only: many clients share their connections.
     """
 
-    total: int = 10_000  # some 20 kB each
+    total: int = 10_000  # some 20 kB of memory each
     of_address: int = 2_000  # more than the largest pool of one program
     proxies: Sequence[Network] = ()
 
     def within(self, descriptors: int) -> "Caps":
-        """Return as many of these as a process with so many descriptors can take."""
+        """Return these caps, lowered to what a process with so many descriptors can take."""
         room = max(descriptors - OWN_DESCRIPTORS, descriptors // 2)
         return replace(self, total=min(self.total, room))
 
     def excess(self, peer: str, taken: int, of_address: int) -> str:
-        """Return what there would be too much of with one more of ``peer``, nothing if it may be.
+        """Return why a connection from ``peer`` would be one too many, an empty text if it is not.
 
         Args:
-            peer: Its address, as the socket names it.
+            peer: The address of the peer, as the socket names it.
             taken: How many connections there are.
-            of_address: How many of them are of what this address counts as.
+            of_address: How many of them count for the same address.
         """
         if taken >= self.total:
             return f"This gateway takes {self.total} connections at once (CONNECTIONS_MAX)."
@@ -103,7 +103,7 @@ class Server:
         task = asyncio.current_task()
         peer = writer.get_extra_info("peername")
         if task is None or peer is None or self._context.terminated.is_set():
-            writer.close()  # the peer has gone again, or we go
+            writer.close()  # the peer is gone already, or this gateway is stopping
             return
         address = counted(peer[0])
         excess = self._caps.excess(peer[0], len(self._connections), self._of_address[address])

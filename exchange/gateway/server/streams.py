@@ -1,10 +1,14 @@
-"""What Hypercorn leaves open about WebSockets, closed: floods and silent ends.
+"""Bounds on WebSockets that Hypercorn lacks, against floods and silent ends.
 
-Hypercorn 0.18 counts a message's characters instead of its bytes, goes on collecting one that is
-too long for as long as a client ignores that it was told so, and answers any number of pings and
-takes any number of empty frames, of which the application never hears. It ends a connection with
-a broken frame without a Close frame. None is a setting, so ``connection`` makes ``BoundedStream``
-where Hypercorn would make its own.
+Hypercorn 0.18 has no settings for these of its behaviours:
+
+* It counts a message's characters, not its bytes.
+* It refuses a message that is too long, but goes on collecting it while the client goes on sending.
+* It answers any number of pings and takes any number of empty frames. The application hears of
+  neither.
+* It ends a connection with a broken frame without a Close frame.
+
+So ``connection`` makes a ``BoundedStream`` where Hypercorn would make its own.
 """
 
 from typing import Any, Final
@@ -21,9 +25,9 @@ from exchange.gateway.server.token_bucket import TokenBucket
 
 MESSAGE_BYTES_MAX = 64 * 1024  # the largest sensible message has less than 1 KiB
 PINGS_PER_SECOND_MAX: Final = 10
-PINGS_BURST_MAX: Final = 20  # two seconds of them
-# Ten for each message that a client may send. A frame costs some 12 µs, and 64 KiB hold ten
-# thousand empty ones: a burst is what the event loop is held for.
+PINGS_BURST_MAX: Final = 20  # two seconds of pings
+# Ten frames for each message that a client may send. A frame costs some 12 µs, and one read of 64
+# KiB may hold ten thousand empty frames: the burst bounds how long they hold the event loop.
 FRAMES_PER_SECOND_MAX: Final = 500
 FRAMES_BURST_MAX: Final = 1_000
 
@@ -32,7 +36,7 @@ UPGRADE_REQUIRED: Final = 426
 
 
 class BoundedStream(ws_stream.WSStream):
-    """A WebSocket whose client can send no more than we put up with, and is told why it ends."""
+    """A WebSocket that bounds what its client sends, and tells the client why it ends."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -47,7 +51,7 @@ class BoundedStream(ws_stream.WSStream):
             elif isinstance(event, CloseConnection):
                 await self._heed_close(event)
             elif self.state is ASGIWebsocketState.CLOSED:
-                pass  # nobody takes what comes after our own close
+                pass  # whatever follows our own close is dropped
             elif isinstance(event, Message):
                 await self._collect(event)
             elif isinstance(event, Ping) and self._pings.take():

@@ -1,10 +1,10 @@
-"""How much one client may send: so many a second, and a burst of them at once."""
+"""A rate limit in memory: so many tokens a second, and a burst at once."""
 
 import time
 
 
 class TokenBucket:
-    """Full at first; ``take`` asks for a token, and if there is none, one is owed."""
+    """A bucket that is full at first. Taking from an empty bucket leaves a debt to wait off."""
 
     def __init__(self, per_second: int, burst: int) -> None:
         self._per_second = per_second
