@@ -1,4 +1,4 @@
-"""All connections of the stream: who may connect, heartbeats, and the end of them all."""
+"""All connections of the stream: who may connect, their heartbeats, and closing all of them."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ from exchange.gateway.stream.protocol.frames import HEARTBEAT_MS
 from exchange.gateway.stream.session import Session
 
 UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade"}
-CONNECTIONS_MAX: Final = 2_000  # each may hold some megabytes of queue
+CONNECTIONS_MAX: Final = 2_000  # each may queue some megabytes
 
 
 async def refuse_plain_request(_request: Request) -> Response:
-    """``GET /stream`` from what is no WebSocket client: say what is here."""
+    """``GET /stream`` without an upgrade: say that the stream is a WebSocket."""
     raise Problem(Code.UPGRADE, "Connect to /stream with a WebSocket client.", headers=UPGRADE)
 
 
@@ -32,7 +32,7 @@ async def refuse_plain_request(_request: Request) -> Response:
 class Stream:
     """The connections of one gateway.
 
-    ``origins`` are the web pages that may connect, beside those of the gateway's own host.
+    ``origins`` are those whose web pages may connect, beside the gateway's own host.
     """
 
     gateway: Gateway

@@ -1,12 +1,11 @@
-"""The messages that a connection has yet to send: a bounded queue, and what if it is full.
+"""The bounded queue of messages that a connection has yet to send, and what a full one does.
 
-The policy for slow subscribers: of a book, what is queued is dropped and a fresh snapshot
-takes its place once the queue is empty; deltas are never merged. If that makes no room,
-or anything else does not fit, the connection is closed with the last sequence that was
-sent, from which the client can resume. Nothing is ever dropped silently, and a heartbeat that
-says that it was sent goes with it.
+The policy for slow subscribers: queued messages of books are dropped, and a fresh snapshot replaces
+them once the queue is empty; deltas are never merged. If that makes no room, the connection is
+closed with the last sequence that was sent, from which the client can resume. Nothing is dropped
+silently: queued heartbeats, which would say that the dropped messages were sent, are dropped too.
 
-A message that comes in parts is one entry, so that nothing can come between its parts.
+A message in several parts is one entry, so that nothing can come between its parts.
 """
 
 import asyncio
@@ -19,19 +18,19 @@ from msgspec import Struct
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
 
-QUEUE_FRAMES_MAX: Final = 2_000  # half a minute of messages at a hundred a second
-QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand connections at their worst fit in 4 GB
-# A subscriber that catches up gets more when no more than this is queued.
+QUEUE_FRAMES_MAX: Final = 2_000  # 20 s of messages at a hundred a second
+QUEUE_BYTES_MAX: Final = 4 * 1024 * 1024  # a thousand full queues fit in 4 GB
+# A subscriber that catches up is sent more history when no more than this is queued.
 ROOM_FRAMES: Final = 100
 ROOM_BYTES: Final = QUEUE_BYTES_MAX // 4
 
 
 class Overflow(Exception):
-    """The queue is full of what may not be dropped."""
+    """The queue is full of messages that may not be dropped."""
 
 
 class Beginning(Struct, frozen=True, gc=False):
-    """The confirmation of a subscription, and after which sequence its messages follow."""
+    """The confirmation of a subscription; its messages follow after ``sequence``."""
 
     instrument: str
     channels: frozenset[Channel]
@@ -40,14 +39,14 @@ class Beginning(Struct, frozen=True, gc=False):
 
 
 class Beat(Struct, frozen=True, gc=False):
-    """A heartbeat, and what it says was sent before it."""
+    """A heartbeat, and the sequences up to which it says that all was sent."""
 
     sequences: dict[str, int]
     text: str
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """What a client asked for, in parts."""
+    """An answer to a client's message, in one or more parts."""
 
     texts: tuple[str, ...]
 
@@ -67,8 +66,8 @@ class Outbox:
         self._room.set()
         self._drained = asyncio.Event()
         self._drained.set()
-        self._sent: dict[tuple[str, Channel], int] = {}  # the last sequence
-        self.stale_books: set[str] = set()  # wait for a fresh snapshot
+        self._sent: dict[tuple[str, Channel], int] = {}  # the last sequence that was sent
+        self.stale_books: set[str] = set()  # instruments that need a fresh snapshot
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -114,7 +113,7 @@ class Outbox:
         return found
 
     def settle(self) -> None:
-        """Note that what was taken has been sent."""
+        """Note that the text that was taken last has been sent."""
         if not (self._queue or self._parts):
             self._drained.set()
 
@@ -123,7 +122,7 @@ class Outbox:
         await self._drained.wait()
 
     async def room(self) -> None:
-        """Wait until few messages are queued."""
+        """Wait until at most ``ROOM_FRAMES`` messages and ``ROOM_BYTES`` are queued."""
         await self._room.wait()
 
     def _note(self, message: Message) -> None:
@@ -158,7 +157,7 @@ class Outbox:
         return frame.instrument in self.stale_books
 
     def _is_full(self) -> bool:
-        # One message alone has room however long it is: else a large book would never be sent.
+        # A single message always has room, however long it is: else a large book could not be sent.
         too_long = self._bytes > QUEUE_BYTES_MAX and len(self._queue) > 1
         return too_long or len(self._queue) > QUEUE_FRAMES_MAX
 
@@ -183,5 +182,5 @@ def _texts(message: Message) -> tuple[str, ...]:
 
 def _size(message: Message) -> int:
     if isinstance(message, Frame):
-        return len(message.text)  # the further parts of a book are shared by all subscribers
+        return len(message.text)  # all subscribers share the further parts of a book
     return sum(map(len, _texts(message)))

@@ -1,8 +1,8 @@
 """One connection: what its client asks, and what it is sent.
 
-Read ``Session.run``. One task reads messages and acts on them in their order; one writes
-what the outbox holds. Orders are handed to Kafka in the order in which they came and
-wait for their outcomes beside each other, a bounded number of them.
+Read ``Session.run``. One task reads messages and acts on them in order; another writes the messages
+of the outbox. Orders are handed to Kafka in the order in which they arrived. A bounded number of
+them wait for their outcomes at the same time.
 """
 
 import asyncio
@@ -63,12 +63,12 @@ from exchange.telemetry import tracing
 logger = logging.getLogger(__name__)
 
 MESSAGES_PER_SECOND_MAX: Final = 50
-MESSAGES_BURST_MAX: Final = 100  # two seconds of them
+MESSAGES_BURST_MAX: Final = 100  # two seconds of messages
 ORDERS_IN_FLIGHT_MAX: Final = 100
 SUBSCRIPTIONS_MAX: Final = 50
 STRIKES_MAX: Final = 3  # unreadable messages in a row
-SILENT_S: Final = 60.0  # a connection that neither follows anything nor says anything
-SEND_TIMEOUT_S: Final = 10.0  # a peer that reads nothing for so long is gone
+SILENT_S: Final = 60.0  # then a connection ends that follows nothing and sends nothing
+SEND_TIMEOUT_S: Final = 10.0  # a client that reads nothing for so long is gone
 CLOSE_WAIT_S: Final = 1.0
 REASON_BYTES_MAX: Final = 123  # of a close frame (RFC 6455)
 
@@ -85,7 +85,7 @@ UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
 
 
 class Session:
-    """One connection of the stream; the hub knows it as an outlet."""
+    """One connection of the stream; for the hub it is an ``Outlet``."""
 
     def __init__(self, websocket: WebSocket, gateway: Gateway, hub: Hub) -> None:
         self._websocket = websocket
@@ -112,7 +112,7 @@ class Session:
         finally:
             self._hub.leave(self)
             if self._closing.done() and self._closing.result()[0] == POLICY:
-                await self._drained()  # the error that says why
+                await self._drained()  # so that the error that says why is sent
             await _cancelled([*tasks, *self._orders])
             self._hub.leave(self)  # a subscription may have been under way
         if self._closing.done():
@@ -140,7 +140,7 @@ class Session:
         return len(self._outbox)
 
     def close(self, code: int, reason: str) -> None:
-        """End the connection with a code; what is queued is not sent."""
+        """End the connection with a code; queued messages are not sent."""
         if not self._closing.done():
             self._closing.set_result((code, reason))
 
@@ -153,7 +153,7 @@ class Session:
         self.close(RESTART, self._sequences("restart"))
 
     def beat(self, now_s: float) -> None:
-        """Send a heartbeat if the client follows something; end a connection without a purpose."""
+        """Send a heartbeat if the client follows something; end the connection if it is unused."""
         reached = self._hub.reached(self)
         for instrument in self._outbox.stale_books:
             reached.pop(instrument, None)
@@ -238,7 +238,7 @@ class Session:
         self._put(text_of(Unsubscribed(listed, listing.instrument, **_id(message.id))))
 
     async def _enter(self, order: "_Order", echo: _Echo) -> None:
-        """Start an order and return when Kafka's client has it: the next must not overtake it."""
+        """Start an order; return when Kafka's client has it, so that no later one overtakes it."""
         if len(self._orders) >= ORDERS_IN_FLIGHT_MAX:
             detail = f"A connection has at most {ORDERS_IN_FLIGHT_MAX} orders under way."
             raise Problem(Code.STREAM_TOO_MANY, detail, outcome="none")
@@ -336,7 +336,7 @@ class Session:
         try:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._websocket.close(code, short)
-                # The server's queue of messages must not be full when it is to hear the end.
+                # Read on: the server cannot report the end while its queue of messages is full.
                 while (await self._websocket.receive())["type"] != "websocket.disconnect":
                     pass
         except (TimeoutError, RuntimeError, WebSocketDisconnect):
@@ -354,7 +354,7 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def closing_reason(why: str, sequences: Mapping[str, int]) -> str:
-    """Return a reason and sequences as JSON: as many as a close frame has room for, whole."""
+    """Return a reason, and as many whole sequences in JSON as a close frame has room for."""
     told: dict[str, int] = {}
     reason = f"{why} {{}}"
     for instrument, sequence in sorted(sequences.items()):

@@ -1,11 +1,10 @@
-"""The whole book as its new subscribers get it: written between other work, and kept.
+"""The whole book for new subscribers: written in turns with other work, and kept.
 
-Writing 100,000 levels takes half a second, in which nothing else could happen, and a storm
-of reconnects would ask for it hundreds of times. So a large book is written part by part,
-the loop goes on in between, and what was written is kept with the deltas that came since:
-whoever subscribes next gets the same messages. It is written again when the deltas are
-as long as itself, or a megabyte. A small book is written on the spot, so its snapshot is
-always the newest.
+Writing 100,000 levels at once would hold the event loop for half a second, and a storm of
+reconnects would ask for it hundreds of times. So a large book is written part by part, with other
+work in between. The snapshot is kept with the deltas that came since, and the next subscribers get
+the same messages. It is written again when the deltas are as long as the snapshot, or a megabyte. A
+small book is written at once, so its snapshot is always the newest.
 """
 
 import asyncio
@@ -20,21 +19,21 @@ from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.protocol.frames import LEVELS_MAX, BookSnapshot, Frame, depth, text_of
 from exchange.gateway.stream.protocol.messages import Channel
 
-DELTAS_BYTES_MAX: Final = 1024 * 1024  # a quarter of a queue: they are offered at once
+DELTAS_BYTES_MAX: Final = 1024 * 1024  # a quarter of a subscriber's queue, which gets them at once
 
 
 class BookSnapshots:
-    """What new subscribers of one open book get."""
+    """The first messages for new subscribers of one open book."""
 
     def __init__(self, book: LiveBook, listing: Listing) -> None:
         self._book = book
         self._listing = listing
         self._kept: _Kept | None = None
-        self._written: _Kept | None = None  # by ``write``, not whole yet
+        self._written: _Kept | None = None  # which ``write`` has not finished
 
     @property
     def is_ready(self) -> bool:
-        """Whether ``frames`` costs little."""
+        """Whether ``frames`` is cheap: a snapshot is kept, or the book is small."""
         return self._kept is not None or self._is_small
 
     def note(self, delta: Frame) -> None:
@@ -70,7 +69,7 @@ class BookSnapshots:
         return len(self._book) <= LEVELS_MAX
 
     def _texts(self) -> Iterator[str]:
-        """Yield the parts of the book as it is now, whatever becomes of it in between."""
+        """Yield the parts of the book as it is now; changes between the parts do not show."""
         book, name = self._book, self._listing.instrument
         position, time = book.position, timestamp(book.time_ms)
         bids, asks = book.levels(Side.BUY), book.levels(Side.SELL)
@@ -90,7 +89,7 @@ class BookSnapshots:
 
 
 class _Kept:
-    """A snapshot, None while it is being written, and the deltas after it."""
+    """A snapshot (``frame``, None while it is being written) and the deltas after it."""
 
     def __init__(self) -> None:
         self.frame: Frame | None = None

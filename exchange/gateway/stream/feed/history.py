@@ -1,9 +1,9 @@
-"""What happened on an instrument before a subscriber came, in slices of messages.
+"""The history of an instrument for subscribers that resume, in slices of messages.
 
-Read ``History.slice``. Whoever asks for all history makes more work than anybody else: so
-two slices are read at a time in a gateway, the readers take turns, and after each slice as much
-time passes as it took, which leaves half of the gateway to trading. What happened does
-not change: slices are kept, and hundreds who read the same history cost little more than one.
+Read ``History.slice``. A subscriber that reads all history makes more work than any other. So a
+gateway reads two slices at a time, its readers take turns, and a turn is given back after as much
+pause as the slice took processor time, which leaves half of the gateway to trading. History does
+not change, so slices are kept: hundreds of readers of the same history cost little more than one.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import DecidedEvent
 
-SLICE_EVENTS: Final = 200  # read and written within some 10 ms
-SLICES_AT_ONCE_MAX: Final = 2  # of ten connections to the database
+SLICE_EVENTS: Final = 200  # events; reading and writing them takes some 10 ms
+SLICES_AT_ONCE_MAX: Final = 2  # each takes one of ten connections to the database
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
-READERS_MAX: Final = 1_000  # each has a megabyte of queue
+READERS_MAX: Final = 1_000  # each may queue a megabyte
 
 
 class Chapter(Struct, frozen=True):
-    """What somebody reads: a channel of an instrument, of one client or everybody."""
+    """What a reader reads: a channel of an instrument, of one client or of everybody."""
 
     listing: Listing
     channel: Channel
@@ -39,7 +39,7 @@ class Chapter(Struct, frozen=True):
 
 
 class Slice(Struct, frozen=True):
-    """Messages, up to which position they tell, and the sequence of the last one so far."""
+    """The messages up to ``position``; ``sequence`` is that of the last message so far."""
 
     frames: Sequence[Frame]
     position: int
@@ -54,17 +54,17 @@ _Key = tuple[str, Channel, Clients, int, int]
 
 
 class HistoryTurns:
-    """The readers of a gateway, and whose turn it is."""
+    """Counts the readers of a gateway and gives them turns."""
 
     def __init__(self) -> None:
         self._readers = 0
         self._turns = asyncio.Semaphore(SLICES_AT_ONCE_MAX)
 
     def begin(self, readers: int) -> None:
-        """Let some begin to read.
+        """Let so many more readers begin; each calls ``end``.
 
         Raises:
-            Problem: 503, too many do.
+            Problem: 503, there are too many readers.
         """
         if readers and self._readers + readers > READERS_MAX:
             raise Problem(Code.BUSY, "Too many subscribers read history here; try again later.")
@@ -75,7 +75,7 @@ class HistoryTurns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn; give it back when as much time has passed as it took."""
+        """Wait for a turn; give it back after a pause as long as the processor time it took."""
         async with self._turns:
             began_s = time.thread_time()
             yield
@@ -93,22 +93,22 @@ class History:
         self._kept_bytes = 0
 
     async def slice(self, chapter: Chapter, after: int, sequence: int) -> Slice:
-        """Return the next messages after a position, up to where subscribers are at most.
+        """Return the next messages after a position; none beyond the feed's position.
 
         Args:
             chapter: What is read.
-            after: Everything up to this position was told.
-            sequence: That of the last message before.
+            after: The reader has had everything up to this position.
+            sequence: The sequence of the last message before.
 
         Raises:
             Problem: 503, the log or the orders cannot be read.
         """
         key = (chapter.listing.instrument, chapter.channel, chapter.clients, after, sequence)
         if key in self._kept:
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # lets other coroutines run
             return self._recalled(key)
         async with self.turns.turn():
-            if key in self._kept:  # another reader's turn made it
+            if key in self._kept:  # another reader made it meanwhile
                 return self._recalled(key)
             made = await self._made(chapter, after, sequence)
             if made.position - after == SLICE_EVENTS:
@@ -131,8 +131,8 @@ class History:
         newest = self._feed.newest(after)
         if newest is not None:
             return newest[:SLICE_EVENTS]
-        # The log may be ahead of the feed. What is sent from here must not be sent again from the
-        # feed.
+        # The log may be ahead of the feed. Events beyond the feed's position come from the feed
+        # later, so they are not read here.
         up_to = min(after + SLICE_EVENTS, self._feed.position)
         return await self._feed.history(after, up_to=up_to)
 

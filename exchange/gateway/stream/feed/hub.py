@@ -1,4 +1,4 @@
-"""Who gets what: subscriptions to instruments, served by a stream of each shard."""
+"""Subscriptions to instruments, each served by the stream of its shard."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Hub:
     ) -> None:
         self._engine = engine
         self._redis = redis
-        self._feed_redis = feed_redis or redis  # a feed keeps a connection while it waits
+        self._feed_redis = feed_redis or redis  # a feed holds a connection while it waits
         self._freshness = freshness
         self._known = KnownOrders(engine, freshness)
         self._turns = HistoryTurns()
@@ -51,7 +51,7 @@ class Hub:
             outlet: The connection; what it followed of these channels before ends.
             listing: The instrument.
             channels: What to follow.
-            client_id: Whose orders, None for everybody's.
+            client_id: The client whose orders are followed, None for everybody's.
             from_sequence: The sequence after which messages are wanted, None for "now".
             announce: Is called with the sequence after which messages follow, before the first.
 

@@ -1,8 +1,8 @@
 """What events mean for orders: which order, what happened to it, and the order after it.
 
-All that changes about an order is in the event itself, as what is left of it. What never
-changes (quantity, price, who placed it and when) is remembered from its first event, or
-asked of the read model for orders that were placed before anybody subscribed.
+An event has everything that it changes about an order, such as the remaining quantity. What never
+changes (quantity, price, client, time of placing) is remembered from the order's first event. For
+orders that were placed before anybody subscribed it is read from the read model.
 """
 
 from collections import OrderedDict
@@ -29,7 +29,7 @@ from exchange.log.events import DecidedEvent
 from projections.orders import NAME, Order, after, begun, changes, find_orders
 
 KNOWN_ORDERS_MAX: Final = 50_000  # about 30 MB; a dropped order is read again when it is needed
-HISTORY_ORDERS_MAX: Final = 5_000  # of all who read history: those of the last slices
+HISTORY_ORDERS_MAX: Final = 5_000  # for all readers of history: the orders of the last slices
 
 HAPPENED: Final[dict[type[Event], str]] = {
     OrderAccepted: "accepted",
@@ -41,7 +41,7 @@ HAPPENED: Final[dict[type[Event], str]] = {
 
 
 class KnownOrders:
-    """What never changes about the orders that events were about lately."""
+    """The orders that recent events were about, for what never changes of them."""
 
     def __init__(
         self, engine: AsyncEngine, freshness: Freshness, live: "KnownOrders | None" = None
@@ -52,19 +52,19 @@ class KnownOrders:
         self._orders: OrderedDict[str, Order] = OrderedDict()
 
     def beside(self) -> "KnownOrders":
-        """Return a smaller memory for history, which looks into this one and changes nothing in it.
+        """Return a smaller memory for history, which reads from this one and never changes it.
 
-        Without this a year of old orders would push the orders traded now out of the cache.
+        Otherwise a year of old orders would push out the orders that are traded now.
         """
         return KnownOrders(self._engine, self._freshness, self)
 
     def recall(self, events: Sequence[DecidedEvent]) -> dict[str, Order] | None:
-        """Return every order that the events are about, None if one has to be asked for."""
+        """Return every order that the events are about, None if one is not known here."""
         found, missing = self._recall(events)
         return None if missing else found
 
     async def learn(self, events: Sequence[DecidedEvent]) -> dict[str, Order]:
-        """Return every order that the events are about, asking the read model if need be.
+        """Return every order that the events are about; unknown ones are read from the read model.
 
         Raises:
             Problem: 503, the model is away or does not have them in time.
@@ -77,7 +77,7 @@ class KnownOrders:
         return found
 
     def _recall(self, events: Sequence[DecidedEvent]) -> tuple[dict[str, Order], dict[str, int]]:
-        """Return the orders that are known, and where the others are met last."""
+        """Return the known orders, and for each unknown one the position of its last event."""
         found: dict[str, Order] = {}
         missing: dict[str, int] = {}
         for decided in events:
@@ -98,9 +98,9 @@ class KnownOrders:
         return found, missing
 
     async def _ask(self, missing: Mapping[str, int], shard: int) -> dict[str, Order]:
-        """Ask the read model as it is; only for an order that it lacks wait until it is there."""
+        """Read orders from the read model, waiting only for orders that it does not have yet."""
         found: dict[str, Order] = {}
-        with suppress(Problem):  # the model may be about to come; the wait below tells
+        with suppress(Problem):  # a model that is away may be back during the wait below
             found = await self._find(list(missing))
         late = {order_id: at for order_id, at in missing.items() if order_id not in found}
         if late:
@@ -132,7 +132,7 @@ class KnownOrders:
 def updates(
     events: Sequence[DecidedEvent], known: Mapping[str, Order], listing: Listing
 ) -> list[tuple[str, OrderUpdate]]:
-    """Return each client and what happened to an order of his, oldest first."""
+    """Return each update of an order with the order's client, oldest first."""
     return [
         (after.client_id, _update(decided, what, after, listing))
         for decided in events

@@ -1,7 +1,7 @@
-"""The channel ``orders`` of one instrument, which may be later than the others.
+"""The channel ``orders`` of one instrument, which may be later than the other channels.
 
-What an event means for an order may have to be asked of a read model that is behind. Books,
-trades and other instruments do not wait for that: the events queue up here, in their order.
+An update of an order may need the read model, which may be behind. Books, trades and other
+instruments do not wait for that: the events queue up here, in their order.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from projections.orders import Order
 
 logger = logging.getLogger(__name__)
 
-WAITING_EVENTS_MAX: Final = 20_000  # some 20 MB; the model is asked for a second at most
+WAITING_EVENTS_MAX: Final = 20_000  # some 20 MB; the model is waited for 1 s at most
 
 Offer = Callable[[Sequence[DecidedEvent], Mapping[str, Order]], None]
 
 
 class OrdersLane:
-    """A queue of events, each offered once it is known which orders they are about."""
+    """A queue of events, which are offered once their orders are known."""
 
     def __init__(self, known: KnownOrders, offer: Offer, fail: Callable[[Problem], None]) -> None:
         self._known = known
@@ -34,11 +34,11 @@ class OrdersLane:
 
     @property
     def begins_at(self) -> int | None:
-        """The position of the first event that waits."""
+        """The position of the first event that waits, None if none does."""
         return self._waiting[0][0].position if self._waiting else None
 
     def put(self, events: Sequence[DecidedEvent]) -> None:
-        """Offer the events: now if all is known, else when it is."""
+        """Offer the events: now if all their orders are known, else once they are."""
         known = None if self._waiting else self._known.recall(events)
         if known is not None:
             self._offer(events, known)

@@ -1,9 +1,9 @@
-"""Events of one instrument to the messages of each channel.
+"""From the events of one instrument to the messages of each channel.
 
-A ``Renderer`` remembers what a channel's messages build upon: the book, the last trade,
-and the ``sequence`` of each channel's last message; of ``orders`` that of each client who is
-followed, since who follows one gets other messages than who follows all. The hub has one
-per instrument for all who are up to date, and one for each slice of history.
+A ``Renderer`` remembers what the next messages build on: the book, the last trade, and the
+``sequence`` of each channel's last message. Of ``orders`` it remembers that of each followed
+client, because the messages for one client's orders differ from those for all orders. There is one
+renderer for all up-to-date subscribers of an instrument, and one for each slice of history.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ from projections.orders import Order
 DELTA: Final = "delta"
 
 Clients = str | None
-"""Whose orders somebody follows: one client's, or those of ``EVERYBODY``."""
+"""Whose orders a subscriber follows: one client's, or those of ``EVERYBODY``."""
 
 EVERYBODY: Final[Clients] = None
 
@@ -45,12 +45,12 @@ _Touch = tuple[Level | None, Level | None, tuple[int, int] | None]
 
 
 class Renderer:
-    """Makes an instrument's messages; every one follows the one before it on its channel."""
+    """Makes an instrument's messages; each names the message before it on its channel."""
 
     def __init__(self, listing: Listing, *, after: int) -> None:
         self.listing = listing
         self.book: LiveBook | None = None
-        self.book_snapshots: BookSnapshots | None = None  # of the book
+        self.book_snapshots: BookSnapshots | None = None  # None while ``book`` is
         self.last_trade: tuple[int, int] | None = None  # price and quantity
         self._after = after
         self._last = dict.fromkeys(Channel, after)
@@ -74,7 +74,7 @@ class Renderer:
         known: Mapping[str, Order],
         followed: Collection[Clients],
     ) -> dict[Clients, list[Frame]]:
-        """Return the messages of what happened to orders, for each of those who are followed."""
+        """Return the messages of what happened to orders, by the clients that are followed."""
         self._last_orders = {c: self._last_orders.get(c, self._after) for c in followed}
         found: dict[Clients, list[OrderUpdate]] = {}
         for client_id, update in updates(events, known, self.listing):
@@ -107,7 +107,7 @@ class Renderer:
         return frame
 
     def ticker(self) -> Frame | None:
-        """Return the message of the ticker if it changed since it was told last."""
+        """Return the ticker's message if the ticker changed since the last one."""
         if self._touch() == self._ticked:
             return None
         frame = self.ticker_now()
@@ -118,7 +118,7 @@ class Renderer:
         """Return the ticker's message for a client that follows it from now on."""
         book = self.book
         assert book is not None
-        # All followers have this ticker already; or there are none, and this is the first one.
+        # The other followers have this ticker already, or this is the first follower.
         self._ticked = bid, ask, last = self._touch()
         previous = self._last[Channel.TICKER]
         message = Ticker(
@@ -133,18 +133,18 @@ class Renderer:
         return self._frame(Channel.TICKER, book.position, message)
 
     def follow_book(self, book: LiveBook, events: Sequence[DecidedEvent]) -> None:
-        """Bring a book that is not open yet, and the last trade, forward by events."""
+        """Apply events to a book that is not open yet, and to the last trade."""
         self._note_trades(d for d in events if d.position > book.position)
         book.apply(events)
 
     def open_book(self, book: LiveBook) -> None:
-        """Let the book be what deltas and tickers are made from."""
+        """Make deltas and tickers from this book from now on."""
         self.book = book
         self.book_snapshots = BookSnapshots(book, self.listing)
         self._ticked = self._touch()
 
     def close_book(self) -> None:
-        """Forget the book: nobody needs it."""
+        """Forget the book, which no subscriber needs."""
         self.book = self.book_snapshots = None
 
     def _note_trades(self, events: Iterable[DecidedEvent]) -> None:
@@ -166,7 +166,7 @@ class Renderer:
         return frames
 
     def _follow(self, channel: Channel, sequence: int) -> int:
-        """Return the sequence of the channel's last message, and note that of the next."""
+        """Return the sequence of the channel's last message, and make ``sequence`` the last."""
         previous = self._last[channel]
         self._last[channel] = sequence
         return previous

@@ -1,12 +1,12 @@
-"""One shard's events in order, without a gap, as long as somebody subscribes.
+"""One shard's events in order, without a gap, while somebody subscribes.
 
-Read ``ShardFeed.read``. It takes the next events from the feed in Redis; where that does
-not have the next position (trimmed, emptied, away, or its projector behind) it takes
-them from the log. A window of the newest events lets a subscriber that catches up join
-in the middle of an event loop's turn, so that nothing can come between.
+Read ``ShardFeed.read``. It takes the next events from the feed in Redis. If the feed does not have
+the next position (trimmed, emptied, away, or its projector behind), it takes them from the log. The
+newest events are kept in a window. So a subscriber that has caught up gets the last of them and
+joins the others in one turn of the event loop, in which nothing can come between.
 
-An event of a later version of the software, which cannot be read here, is ``Unreadable``: it
-keeps its position, and who follows its instrument cannot go on.
+An event of a later version of the software is ``Unreadable``: it keeps its position, and
+subscribers of its instrument cannot go on.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ from projections.stores.checkpoints import ReadModelUnavailable, read_live_gener
 
 logger = logging.getLogger(__name__)
 
-BLOCK_MS: Final = 500  # then the log is asked: the feed's projector may be away
-WITHOUT_REDIS_S: Final = 0.1  # between two looks at the log while the feed is away
-WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # a subscriber that is one read behind still joins
+BLOCK_MS: Final = 500  # a longer silence is checked in the log: the feed's projector may be away
+WITHOUT_REDIS_S: Final = 0.1  # between two reads of the log while the feed is away
+WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # so a subscriber one read behind can still join
 
 
 # No channel shows these, whatever their version.
@@ -69,7 +69,7 @@ UNSHOWN: Final = frozenset(
 
 
 class Unreadable(Struct, frozen=True, gc=False):
-    """Stands for an event that only a later version can read; ``instrument`` if it may matter."""
+    """Stands for an event of a later version; ``instrument`` is None if no channel shows it."""
 
     instrument: str | None
 
@@ -87,7 +87,7 @@ class ShardFeed:
         self._moved = asyncio.Event()
 
     async def start(self) -> None:
-        """Begin after the last event that is in the log now.
+        """Begin after the last event in the log.
 
         Raises:
             Problem: 503, the log cannot be read.
@@ -95,7 +95,7 @@ class ShardFeed:
         self.position = await self.head()
 
     async def head(self) -> int:
-        """Return the position of the last event that is in the log now.
+        """Return the position of the last event in the log.
 
         Raises:
             Problem: 503, the log cannot be read.
@@ -115,9 +115,9 @@ class ShardFeed:
         return events
 
     async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the contexts of the sampled ones among the next events.
+        """Return the trace contexts of the sampled ones among the next events.
 
-        Those of the feed's writing, or of the matcher where the feed does not have them yet.
+        They are those of the feed's projector, or the matcher's while the feed is behind.
         """
         if not tracing.is_on():
             return []
@@ -132,16 +132,16 @@ class ShardFeed:
         return []
 
     def advance(self, events: Sequence[DecidedEvent]) -> None:
-        """Note that subscribers have got these events, which come after ``position``."""
+        """Move ``position`` on: these events, the next after it, are now offered to subscribers."""
         self._window.extend(events)
         self.position = events[-1].position
         self._moved.set()
 
     async def until(self, position: int) -> None:
-        """Wait until subscribers have got everything up to a position.
+        """Wait until everything up to a position is offered to subscribers.
 
         Raises:
-            Problem: 503, they did not in time.
+            Problem: 503, it was not in time.
         """
         with answering():
             async with asyncio.timeout(CATCH_UP_WAIT_MS / 1000):
@@ -150,7 +150,7 @@ class ShardFeed:
                     await self._moved.wait()
 
     def newest(self, after: int) -> list[DecidedEvent] | None:
-        """Return the events after a position up to ``position``, None if they are too many."""
+        """Return the events after a position up to ``position``, None if the window lacks some."""
         missing = self.position - after
         if missing > len(self._window):
             return None
@@ -194,7 +194,7 @@ class ShardFeed:
         return events
 
     async def _live_generation(self) -> int:
-        # Asked again after each failure and each silence: a retired generation gets no more events.
+        # Read again after each failure and each silence: a retired generation gets no more events.
         if self._generation is None:
             async with model_connection(self._engine) as connection:
                 self._generation = await read_live_generation(connection, NAME)
@@ -202,7 +202,7 @@ class ShardFeed:
 
 
 def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:
-    """Return those of the events that are an instrument's.
+    """Return the events of one instrument.
 
     Raises:
         Problem: 503, one of them cannot be read here.
@@ -213,10 +213,10 @@ def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[Decid
 
 
 def check_readable(events: Sequence[DecidedEvent]) -> None:
-    """Refuse to go on with events of which one cannot be read.
+    """Refuse to go on if one of the events cannot be read.
 
     Raises:
-        Problem: 503, it is of a later version.
+        Problem: 503, one of them is of a later version.
     """
     for decided in events:
         if isinstance(decided.event, Unreadable):

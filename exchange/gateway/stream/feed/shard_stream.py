@@ -1,14 +1,14 @@
-"""One shard's stream: it takes what happens and offers each channel's messages.
+"""One shard's stream: it reads events and offers each channel's messages to its subscribers.
 
-Read ``ShardStream.subscribe``, then ``run``. A shard with subscribers has one task that
-takes the next events and offers each channel's messages, made once, to all who follow
-it. A new subscriber of a book gets a snapshot of the book that the deltas are made from;
-one that resumes is brought up to the shard's position by a task of its own. Both are
-added to the others in a turn of the event loop in which nothing else happens, so
-there is neither a gap nor a repetition.
+Read ``ShardStream.subscribe``, then ``run``. A shard with subscribers has one task. It reads the
+next events, makes each channel's messages once, and offers them to all subscribers of the channel.
 
-Nothing here waits for a subscriber but its own catching up: ``Outlet.offer`` queues. Nothing
-waits for the read model of orders but the channel ``orders``: it has a lane of its own.
+A new subscriber of a book gets a snapshot of the book that the deltas are made from. A subscriber
+that resumes is brought up to the shard's position by a task of its own. Both join the others in one
+turn of the event loop, in which nothing else happens, so there is neither a gap nor a repetition.
+
+A slow subscriber delays only its own catching up, since ``Outlet.offer`` queues. The read model of
+orders delays only the channel ``orders``, which has a lane of its own.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ from projections.stores.checkpoints import read_live_generation
 
 logger = logging.getLogger(__name__)
 
-FAILED_READ_WAIT_S: Final = 0.2  # neither Redis nor Postgres: they are asked again
-LINGER_S: Final = 10.0  # a shard's feed goes on for a while after its last subscriber
+FAILED_READ_WAIT_S: Final = 0.2  # before the next try, when neither Redis nor Postgres answers
+LINGER_S: Final = 10.0  # how long a shard's task goes on after its last subscriber left
 BOOK_CHANNELS: Final = frozenset((Channel.ORDERBOOK, Channel.TICKER))
 
 
@@ -84,7 +84,7 @@ class ShardStream:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def run(self) -> None:
-        """Offer what happens until nobody has listened for a while."""
+        """Offer events until there has been no subscriber for ``LINGER_S``."""
         try:
             while not self._is_deserted():
                 heed_cancellation()
@@ -134,7 +134,11 @@ class ShardStream:
             subscription.catching_up[channel] = task
 
     async def _until_reached(self, sequence: int) -> None:
-        """Wait until this stream is where another gateway's may have been a moment before."""
+        """Wait until this stream is at ``sequence``, which another gateway may have sent.
+
+        Raises:
+            Problem: 422, the log is not there yet; 503, the stream did not get there in time.
+        """
         if sequence <= self._feed.position:
             return
         head = await self._feed.head()
@@ -207,11 +211,11 @@ class ShardStream:
                 self._advance(some)
 
     def _advance(self, events: Sequence[DecidedEvent]) -> None:
-        """Offer events in one turn: whoever joins does so before all of them or after them."""
+        """Offer events in one turn, so that a subscriber joins before all of them or after all."""
         self._feed.advance(events)
         for name, mine in _by_instrument(events, self._instruments).items():
             instrument = self._instruments.get(name)
-            if instrument is not None:  # those before it may have ended its last subscription
+            if instrument is not None:  # offers to others may have ended its last subscription
                 self._offer(instrument, mine)
 
     def _offer(self, instrument: FollowedInstrument, events: Sequence[DecidedEvent]) -> None:
@@ -244,7 +248,7 @@ class ShardStream:
             outlet.offer(renderer.ticker_now())
 
     async def _open_book(self, instrument: FollowedInstrument, *, to_be_shown: bool) -> None:
-        """Read the book if it is not open, and have its snapshot written if it is wanted."""
+        """Read the book unless it is open; if it is ``to_be_shown``, write its snapshot too."""
         instrument.joining += 1
         renderer = instrument.renderer
         try:
@@ -294,7 +298,7 @@ class ShardStream:
         channel: Channel,
         after: int,
     ) -> None:
-        """Offer what happened after a position, then let the connection be one of the others."""
+        """Offer the history after a position, then let the connection join the others."""
         chapter = Chapter(instrument.listing, channel, subscription.clients)
         sequence = after
         try:
@@ -304,7 +308,7 @@ class ShardStream:
                     await outlet.room()
                     outlet.offer(frame)
                 after, sequence = told.position, told.sequence
-            # Nothing has waited since this was compared: the next events find it.
+            # No await since the comparison above, so no event came between: the connection joins.
             subscription.channels.add(channel)
             if channel is Channel.ORDERS:
                 subscription.orders_after = after

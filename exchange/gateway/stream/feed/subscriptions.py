@@ -1,6 +1,6 @@
-"""What connections follow: of each instrument, which channels, and who catches up.
+"""What connections follow: which channels of each instrument, and which are catching up.
 
-``Outlet`` is a connection as those see it who have something for it.
+``Outlet`` is a connection as the feed sees it.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Subscription:
     def __init__(self) -> None:
         self.channels: set[Channel] = set()
         self.clients: Clients = EVERYBODY  # whose orders
-        self.orders_after = 0  # the orders lane may still have events from before
+        self.orders_after = 0  # the orders lane may still hold events before this position
         self.catching_up: dict[Channel, asyncio.Task[None]] = {}
 
     def drop(self, channels: Iterable[Channel]) -> None:
@@ -60,7 +60,7 @@ class Subscription:
 
 
 class FollowedInstrument:
-    """An instrument with subscribers; those who are up to date share its messages."""
+    """An instrument with subscribers; the up-to-date ones share its messages."""
 
     def __init__(self, listing: Listing, known: KnownOrders) -> None:
         self.listing = listing

@@ -1,1 +1,1 @@
-"""The messages: ``messages`` (what clients send) and ``frames`` (what they get)."""
+"""The messages of both sides: ``messages`` (from clients) and ``frames`` (to clients)."""

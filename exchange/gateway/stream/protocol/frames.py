@@ -1,11 +1,12 @@
-"""What the stream sends: each message's type, and its text, encoded once for all who get it.
+"""Messages to clients: their types, and their texts, encoded once for all subscribers.
 
-``sequence`` is the position of the last event that a message includes, ``prev_sequence``
-the ``sequence`` of the message before it on the same channel and instrument. So for a
-subscriber that has seen S: ``sequence <= S`` is a repetition, ``prev_sequence > S`` a gap.
+``sequence`` is the position of the last event that a message includes, ``prev_sequence`` the
+``sequence`` of the message before it on the same channel and instrument. So for a subscriber that
+has seen S, a message with ``sequence <= S`` is a repetition, and one with ``prev_sequence > S``
+comes after a gap.
 
-No message is longer than ``MESSAGE_BYTES_MAX``. Trades and orders are cut between events, so
-each message has a sequence of its own; what is one state or one answer comes in numbered parts.
+No message is longer than ``MESSAGE_BYTES_MAX``. Trades and orders are cut between events, so each
+message has a sequence of its own. A snapshot or an answer that is too long comes in numbered parts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,17 +26,17 @@ from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.protocol.messages import Channel
 
 HEARTBEAT_MS: Final = 1_000
-MESSAGE_BYTES_MAX: Final = 256 * 1024  # clients' libraries take 1 MiB by default
-ITEM_BYTES_MAX: Final = 4 * 1024  # an order's update with its trade: six ids of 256 bytes and more
-ENVELOPE_BYTES_MAX: Final = 16 * 1024  # of an answer without its trades: 40 levels, an order
+MESSAGE_BYTES_MAX: Final = 256 * 1024  # clients' libraries accept 1 MiB by default
+ITEM_BYTES_MAX: Final = 4 * 1024  # an order's update with its trade: six ids of 256 bytes, amounts
+ENVELOPE_BYTES_MAX: Final = 16 * 1024  # an answer without its trades: an order and 40 levels
 PIECE_BYTES_MAX: Final = MESSAGE_BYTES_MAX - ENVELOPE_BYTES_MAX
-LEVELS_MAX: Final = 2_400  # of a part of a snapshot, each of 100 bytes at most
+LEVELS_MAX: Final = 2_400  # in a part of a snapshot; a level has 100 bytes at most
 
 
 class Frame(Struct, frozen=True, gc=False):
-    """A message of a channel as it is sent, with what a queue needs to know of it.
+    """A message of a channel as it is sent, and what the queue must know of it.
 
-    ``more`` are the parts after the first, with nothing in between.
+    ``more`` has the parts after the first. Nothing is sent between the parts.
     """
 
     channel: Channel
@@ -113,7 +114,7 @@ class Orders(Struct, frozen=True, tag="orders"):
 class BookSnapshot(Struct, frozen=True, tag="orderbook"):
     """The whole book, best levels first; ``kind`` is ``snapshot``.
 
-    A large one comes in ``parts`` numbered from 1: the book is whole with the last one.
+    A large book comes in ``parts`` numbered from 1, and is whole with the last part.
     """
 
     kind: Literal["snapshot"]
@@ -127,7 +128,7 @@ class BookSnapshot(Struct, frozen=True, tag="orderbook"):
 
 
 class BookDelta(Struct, frozen=True, tag="orderbook"):
-    """The levels that changed, with their quantities now; ``kind`` is ``delta``."""
+    """The levels that changed, with their new quantities; ``kind`` is ``delta``."""
 
     kind: Literal["delta"]
     instrument: str
@@ -176,16 +177,17 @@ class RateLimitView(Struct, frozen=True):
 
 
 def rate_limit(budget: Budget) -> dict[str, RateLimitView]:
-    """Return the field that says what is left; none without a limit."""
+    """Return the field ``rate_limit`` of an answer; no field without a limit."""
     if budget.is_unlimited:
         return {}
     return {"rate_limit": RateLimitView(budget.limit, budget.remaining, budget.reset_s)}
 
 
 class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
-    """The answer to an order; ``replayed`` if an earlier one had its key.
+    """The answer to an order; ``replayed`` says that an earlier order had its key.
 
-    One with very many trades comes in ``parts`` numbered from 1, each with some of them.
+    An answer with very many trades comes in ``parts`` numbered from 1, each with some of the
+    trades.
     """
 
     replayed: bool
@@ -197,7 +199,7 @@ class OrderAnswer(PlacedView, frozen=True, tag="order_accepted", kw_only=True):
 
 
 class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=True):
-    """The answer to a cancel; ``replayed`` if an earlier one had its key."""
+    """The answer to a cancel; ``replayed`` says that an earlier cancel had its key."""
 
     replayed: bool
     id: str | UnsetType = UNSET
@@ -218,7 +220,7 @@ class OrderPending(Struct, frozen=True, tag="order_pending"):
 
 
 class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
-    """A message was refused, or cannot be answered: the problem that HTTP would answer."""
+    """The refusal of a message, or the failure to answer it, with the members of a problem."""
 
     id: str | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
@@ -236,7 +238,7 @@ Item = TypeVar("Item", TradeView, OrderUpdate)
 def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Cut trades or updates so that each piece fits into a message.
 
-    What one event did to two orders stays together: a message ends at a sequence.
+    The two updates of one trade stay together: a message has all updates up to its sequence.
     """
     if len(items) * ITEM_BYTES_MAX <= PIECE_BYTES_MAX:
         yield items
@@ -255,7 +257,7 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]:
-    """Yield the text of an answer; one to an order with very many trades comes in parts."""
+    """Yield the text of an answer, in parts if it has very many trades."""
     parts = _parts_of(answer.trades) if isinstance(answer, OrderAnswer) else []
     if len(parts) <= 1:
         yield text_of(answer)
@@ -266,7 +268,7 @@ def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]
 
 
 def _parts_of(trades: Sequence[Raw]) -> list[list[Raw]]:
-    """Cut written trades so that each part fits into a message."""
+    """Cut trades in JSON so that each part fits into a message."""
     parts: list[list[Raw]] = [[]]
     part_bytes = 0
     for trade in trades:

@@ -1,8 +1,8 @@
 """What clients send on the stream: text to validated messages.
 
-``decode_message`` tells the kind by the key ``type``. The system that this one replaces
-has it twice in an order, where the last one, ``limit`` or ``market``, is what counts; so
-both of these are order entry, and so is ``order`` with ``order_type``.
+``decode_message`` tells the kind of a message by its key ``type``. The system that this one
+replaces writes ``type`` twice in an order, and the last value, ``limit`` or ``market``, counts. So
+these two place an order here, as does ``order`` with ``order_type``.
 """
 
 from enum import StrEnum
@@ -45,7 +45,7 @@ class Subscribe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Unsubscribe(Struct, frozen=True, forbid_unknown_fields=True):
-    """Follow channels of an instrument no more."""
+    """Stop following channels of an instrument."""
 
     type: str
     channels: Channels
@@ -71,7 +71,7 @@ class PlaceOrderMessage(Struct, frozen=True, forbid_unknown_fields=True):
         """Return what ``POST /orders`` would have got.
 
         Raises:
-            Problem: The message does not tell what type the order has.
+            Problem: 422, the order's type is missing or contradictory.
         """
         return OrderBody(
             client_id=self.client_id,
@@ -143,7 +143,7 @@ def decode_message(text: bytes) -> Message:
     """Read one message.
 
     Raises:
-        Problem: It is no JSON, of no known type, or of another shape.
+        Problem: 400 or 422, the message is no JSON, of no known type, or of another shape.
     """
     check_json(text, REPEATABLE)
     kind = read_checked(text, _KIND).type
@@ -156,7 +156,7 @@ def decode_message(text: bytes) -> Message:
 
 
 def echo_of(text: bytes) -> dict[str, str]:
-    """Return what of a message, readable or not, its answer repeats."""
+    """Return the fields that the answer repeats, even from a message that is refused."""
     try:
         found = _ANSWERABLE.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
