@@ -1,8 +1,9 @@
-"""The read side: models built from the log, each of which can be thrown away and rebuilt.
+"""The read side: read models, which can be thrown away and rebuilt from the log.
 
-A read model is one file: what it keeps, how events change it, the queries that read it. In
-PostgreSQL: ``trades`` (the shortest, read it first), ``instruments``, ``orders``,
-``positions``, ``vwap``, ``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
+Each read model is one file: what it keeps, how events change it, and its queries. In PostgreSQL:
+``trades`` (the shortest, read it first), ``instruments``, ``orders``, ``positions``, ``vwap``,
+``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
 
-``registry`` lists them all. ``stores`` is how a model is kept, ``projector`` how it is kept up.
+``registry`` lists all models. ``stores`` keeps a model in its store, and ``projector`` keeps it up
+to date.
 """

@@ -3,8 +3,8 @@
 Read ``write``, then ``read_book``. Each side is a sorted set of prices and a hash from price
 to quantity. Quantities are added up in Python: Lua's numbers are not exact beyond 2^53.
 
-A level that holds less than an event takes from it counts as lost by Redis: the model is filled
-again, once (``stores.redis`` says how).
+If an event takes more from a level than rests there, Redis has lost part of the model. It is then
+filled again, once (see ``stores.redis``).
 """
 
 import logging
@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 NAME = "book"
 
 # KEYS: the checkpoint, then for each side the prices and the quantities. ARGV: after, position,
-# time_ms, then for each side the number of its levels and each one's price and quantity.
-# Answers whether the checkpoint was at ``after``; if not, nothing is written.
+# time_ms, then for each side the number of its levels, and the price and quantity of each level.
+# The answer is 1, or 0 if the checkpoint was not at ``after`` and nothing was written.
 APPLY = (
     MOVE
     + """
@@ -119,7 +119,7 @@ return {
 """
 
 ALL_LEVELS: Final = 0
-NUMBERS_AT_ONCE: Final = 10_000  # a price and a quantity of each level: some 3 ms
+NUMBERS_AT_ONCE: Final = 10_000  # two for each level; converting so many takes some 3 ms
 
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
@@ -137,7 +137,7 @@ class StoredBook(Struct, frozen=True):
 async def read_book(
     redis: Redis, generation: int, shard: int, instrument: str, levels: int
 ) -> StoredBook:
-    """Return up to ``levels`` of each side, or all; an instrument without orders has none.
+    """Return up to ``levels`` of each side, or ``ALL_LEVELS``; without orders there are none.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
@@ -181,16 +181,16 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
-    """Return what keeps the book up to date."""
+    """Return the projection that keeps the book up to date."""
     return RedisProjection(engine, redis, NAME, write)
 
 
 async def _read_levels(
     redis: Redis, prefix: str, after: int, changes: "_Changes"
 ) -> tuple["_Quantities", bool] | None:
-    """Return what rests at the levels that change, and whether the model was complete.
+    """Return the quantities at the levels that change, and whether the model was complete.
 
-    None if it is not at ``after``.
+    None if the checkpoint is not at ``after``.
     """
     async with redis.pipeline(transaction=True) as pipe:
         pipe.hmget(f"{prefix}:checkpoint", ["position", "target"])
@@ -212,7 +212,7 @@ _Quantities = dict[tuple[str, Side, int], int]  # by instrument, side and price
 
 
 def _changes(events: Sequence[DecidedEvent]) -> _Changes:
-    """Add up what events change at each level; a level that ends as it began is left out."""
+    """Add up the changes of each level, without levels that end as they began."""
     sums: _Changes = {}
     for decided in events:
         change = level_change(decided.event)
@@ -225,7 +225,7 @@ def _changes(events: Sequence[DecidedEvent]) -> _Changes:
 
 
 def level_change(event: Event) -> tuple[str, Side, int, int] | None:
-    """Return the level that an event changes, if it does: instrument, side, price, change."""
+    """Return instrument, side, price and change of quantity of the level that an event changes."""
     match event:
         case OrderRested():
             return event.instrument, event.side, event.price, event.quantity
@@ -254,7 +254,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
 
 
 def _contradictions(changes: _Changes, quantities: _Quantities) -> list[tuple[str, str, int]]:
-    """Return the levels that events take more from than rests there."""
+    """Return the levels from which events take more than rests there."""
     return [
         (instrument, side.value, price)
         for (instrument, side), levels in changes.items()

@@ -1,10 +1,9 @@
 """What stream subscribers receive, in Redis: a copy of the log's newest events.
 
-One Redis stream per generation and shard; the id of an entry is the position of its
-event, so writing twice is refused and a reader goes on from any position. Positions
-have no gaps, so a reader sees at once when an entry that it needs is not here (any
-more), and reads it from the log: the feed spares the database the common case, it
-is not needed for a complete stream.
+There is one Redis stream per generation and shard. The id of an entry is the position of its event,
+so an event cannot be written twice, and a reader can go on from any position. Positions have no
+gaps, so a reader sees at once that an entry is not here (any more), and reads it from the log. The
+feed only spares the database: a stream is complete without it.
 """
 
 from collections.abc import Sequence
@@ -36,8 +35,8 @@ from projections.stores.redis import (
 
 NAME = "feed"
 
-FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard: the last dozen seconds at full load
-READ_EVENTS_MAX: Final = 1_000  # bounds what one read decodes to some milliseconds
+FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
+READ_EVENTS_MAX: Final = 1_000  # decoding so many takes some milliseconds
 
 # KEYS: the checkpoint, the stream. ARGV: after, position, time_ms, how many entries are kept, then
 # each event's data, command, Kafka offset and version; the first is at after + 1.
@@ -62,7 +61,7 @@ return 1
 async def read_traces(
     redis: Redis, generation: int, shard: int, *, after: int, up_to: int
 ) -> list[str]:
-    """Return the contexts in which events up to a position were written, of sampled ones only."""
+    """Return the trace contexts in which sampled events up to a position were written."""
     try:
         found = await cast(
             "Any", redis.zrangebyscore(traces_key(generation, shard), f"({after}", up_to)
@@ -77,15 +76,16 @@ async def read_feed(
 ) -> list[DecidedEvent]:
     """Return the next events of a shard above ``after`` that the feed has, in order.
 
-    The first is at ``after + 1`` unless the feed no longer has that; then it may be later. They
-    end before an event that another version of the software wrote: the log tells of it.
+    The first event is at ``after + 1``, or later if the feed no longer has that position. The
+    events end before one that a newer version of the software wrote, which a reader finds in the
+    log.
 
     Args:
-        redis: A client; while it blocks, one of its connections is taken.
-        generation: The feed's live one.
-        shard: Whose events.
-        after: A position.
-        block_ms: How long to wait for the first; None does not wait.
+        redis: A client; one of its connections is taken while this waits.
+        generation: The feed's live generation.
+        shard: The shard whose events are read.
+        after: The position of the last event that the reader has.
+        block_ms: How long to wait for the first event; None does not wait.
 
     Raises:
         ReadModelUnavailable: Redis is away.
@@ -134,12 +134,12 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def feed_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
-    """Return what keeps the feed up to date."""
+    """Return the projection that keeps the feed up to date."""
     return RedisProjection(engine, redis, NAME, write, FEED_EVENTS_MAX)
 
 
 async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -> None:
-    """Say in which trace the events up to ``position`` are written: before they are seen."""
+    """Note the trace in which the events up to ``position`` are written, before they are seen."""
     async with redis.pipeline(transaction=False) as asked:
         asked.zadd(key, {traceparent: position})
         asked.zremrangebyscore(key, 0, position - FEED_EVENTS_MAX)
@@ -147,7 +147,7 @@ async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -
 
 
 def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Take the entries out of an answer to XREAD, whose form depends on the protocol."""
+    """Return the entries of an answer to XREAD, whose form depends on the protocol (RESP2 or 3)."""
     if not found:
         return []
     entries = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
@@ -159,7 +159,7 @@ def _event(shard: int, entry: bytes, fields: dict[bytes, bytes]) -> DecidedEvent
     return DecidedEvent(
         Shard(shard),
         Position(int(entry.partition(b"-")[0])),
-        decode_event_data(fields[b"e"], int(fields.get(b"v", 1))),  # none in older entries
+        decode_event_data(fields[b"e"], int(fields.get(b"v", 1))),  # older entries have no version
         UUID(bytes=fields[b"c"]),
         Offset(int(fields[b"o"])),
     )

@@ -1,7 +1,6 @@
-"""What can be traded, and on which shard.
+"""The instruments that can be traded, and the shard of each.
 
-One row per instrument. Scales, base and quote never change, so a reader may keep
-them for ever once it has seen them.
+One row per instrument. Scales, base and quote never change, so a reader may keep them for ever.
 """
 
 from collections.abc import Sequence
@@ -83,11 +82,11 @@ class InstrumentRow(Struct, frozen=True):
 async def list_instruments(
     connection: AsyncConnection, *, after: str = "", limit: int
 ) -> tuple[list[InstrumentRow], dict[int, int]]:
-    """Return instruments by name, and the position of each shard that they are at least at.
+    """Return instruments by name, and how far the model was at least, by shard.
 
     Args:
         connection: Any connection to the database.
-        after: Only those whose names are above this one, to go on from the last page.
+        after: Only instruments with names above this one: the last name of the page before.
         limit: How many at most.
     """
     reached = await read_checkpoints(connection, NAME)
@@ -110,7 +109,7 @@ async def project(
 
 
 def instruments_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps the instruments up to date."""
+    """Return the projection that keeps the instruments up to date."""
     return PostgresProjection(engine, NAME, (INSTRUMENTS,), project)
 
 

@@ -1,18 +1,18 @@
 """Every order as it is now, and the events that made it so.
 
-Read ``changes``: what each event does to orders is said there and nowhere else. ``after``
-gives the order after a change; answers and the stream use both too.
+Read ``changes``, the only function that knows what each event does to orders. ``after`` returns an
+order after a change. Answers and the stream use both too.
 
-``_fold`` finds a batch's effect on each order: an order that begins in the batch is inserted as
-it is at the batch's end, an earlier one gets the batch's last change. Exact for any split into
-batches, since a change says what is left of an order, not what was added.
+``_fold`` finds a batch's effect on each order. An order that begins in the batch is inserted as it
+is at the batch's end. An earlier order gets the batch's last change. Any split into batches gives
+the same rows, since a change says how much remains of an order, not how much was filled.
 
-An older log may begin an order twice: a record without a key that Kafka held twice was once
-decided twice. Its row is the order as it began last, as in an answer that is folded from
-the log; its history has all of its events, and no trade is missing elsewhere.
+An older log may begin an order twice: a record without a key was decided twice if Kafka held it
+twice. The row is then the order as it began last, as in an answer that is folded from the log. Its
+history has all events, and other read models have all its trades.
 
-A refused order has a row too; but one that was refused because its id was taken has
-not, as the id belongs to another order, of which it changes nothing.
+A refused order has a row too, unless its id was taken: the id then belongs to another order, which
+the refusal does not change.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ NAME = "orders"
 
 
 class OrderStatus(StrEnum):
-    """What has become of an order; the last three are final."""
+    """The status of an order; the last three are final."""
 
     OPEN = "open"
     PARTIALLY_FILLED = "partially_filled"
@@ -101,7 +101,7 @@ ORDERS = Table(
     Column("position", BigInteger, nullable=False),
     Column("last_position", BigInteger, nullable=False),
     Index("orders_by_client", "generation", "client_id", "created_ms", "shard", "position"),
-    # Market makers ask for their open orders, which are few of all that they sent.
+    # Market makers ask for their open orders, which are a small part of all that they sent.
     Index(
         "open_orders_by_client",
         "generation",
@@ -173,7 +173,8 @@ select $1, order_id, shard, position
 from unnest($2::text[], $3::smallint[], $4::bigint[]) as new (order_id, shard, position)
 """
 
-# The index's own words: the planner must see that its predicate holds, also in a generic plan.
+# The same words as the index's predicate, so that the planner uses the index even in a generic
+# plan.
 _IS_OPEN = text("orders.status in ('open', 'partially_filled')")
 
 READ_ORDERS = select(
@@ -219,7 +220,8 @@ READ_ORDER_HISTORY = (
 class Order(Struct, frozen=True):
     """An order: price and quantities in the instrument's units, times since the epoch.
 
-    ``position`` is that of its first event, ``last_position`` of the last that changed it.
+    ``position`` is that of its first event, ``last_position`` that of the last event that changed
+    it.
     """
 
     order_id: str
@@ -245,7 +247,7 @@ class Order(Struct, frozen=True):
 
 
 class OrderCursor(Struct, frozen=True):
-    """A place in a client's list of orders."""
+    """Where a page of a client's orders ended."""
 
     created_ms: int
     shard: int
@@ -300,12 +302,12 @@ def changes(event: Event) -> tuple[Change, ...]:
 
 
 def is_id_taken(event: Event) -> bool:
-    """Tell whether an order was refused for its id: an earlier order has it, and is as it was."""
+    """Tell whether an order was refused because an earlier order has its id."""
     return isinstance(event, OrderRejected) and event.reason is RejectReason.DUPLICATE_ORDER_ID
 
 
 def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
-    """Return the order that its first event begins, before ``changes`` of that event."""
+    """Return the order that a first event begins, before the ``changes`` of that event."""
     return Order(
         order_id=event.order_id,
         shard=decided.shard,
@@ -343,14 +345,14 @@ def after(order: Order, change: Change, decided: DecidedEvent) -> Order:
 async def get_order(
     connection: AsyncConnection, order_id: str
 ) -> tuple[Order | None, dict[int, int]]:
-    """Return an order, None if the model knows none, and the positions it is at least at."""
+    """Return an order, None if the model has none, and how far the model was at least, by shard."""
     reached = await read_checkpoints(connection, NAME)
     row = (await connection.execute(READ_ORDERS.where(ORDERS.c.order_id == order_id))).first()
     return None if row is None else _order(row), reached
 
 
 async def find_orders(connection: AsyncConnection, order_ids: Sequence[str]) -> list[Order]:
-    """Return those of some orders that the model knows."""
+    """Return the orders of these ids that the model has."""
     rows = await connection.execute(READ_ORDERS.where(ORDERS.c.order_id.in_(order_ids)))
     return [_order(row) for row in rows]
 
@@ -364,13 +366,13 @@ async def list_orders(
     before: OrderCursor | None = None,
     limit: int,
 ) -> tuple[list[Order], dict[int, int]]:
-    """Return a client's orders, newest first, and the positions they are at least at.
+    """Return a client's orders, newest first, and how far the model was at least, by shard.
 
     Args:
         connection: Any connection to the database.
-        client_id: Whose orders.
-        status: Only those with this status.
-        instrument: Only those of this instrument.
+        client_id: The client.
+        status: Only orders with this status.
+        instrument: Only orders of this instrument.
         before: The cursor of the last order of the page before.
         limit: How many at most.
     """
@@ -398,14 +400,14 @@ async def list_orders(
 async def order_history(
     connection: AsyncConnection, order_id: str, *, after: int = 0, limit: int
 ) -> tuple[list[StoredEvent], dict[int, int]]:
-    """Return the events that changed an order, in order, and the positions they are at least at.
+    """Return the events that changed an order, oldest first, and how far the model was at least.
 
     A refused cancel changes nothing and is not among them.
 
     Args:
         connection: Any connection to the database.
-        order_id: The order; an unknown one has no history.
-        after: Only events at positions above this one, to go on from the last page.
+        order_id: The order; an unknown order has no history.
+        after: Only events above this position: the last position of the page before.
         limit: How many at most.
     """
     reached = await read_checkpoints(connection, NAME)
@@ -436,13 +438,13 @@ async def project(
 
 
 def orders_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps the orders and their histories up to date."""
+    """Return the projection that keeps the orders and their histories up to date."""
     return PostgresProjection(engine, NAME, (ORDERS, ORDER_EVENTS), project)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch's effect: the orders that begin, the last change of each order, the histories."""
+    """A batch's effect: new orders, the last change of each order, and rows of the histories."""
 
     begun: dict[str, Order] = field(default_factory=dict)
     changes: dict[str, tuple[Change, DecidedEvent]] = field(default_factory=dict)

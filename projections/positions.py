@@ -1,10 +1,14 @@
-"""What each client holds of each instrument, at what cost, and what it has gained.
+"""Each client's position in each instrument: net quantity, cost and realised profit.
 
-Average cost: a trade that adds to a position adds its cost; one that reduces it takes
-the same share of the cost as of the quantity (rounded toward zero) and books the rest
-of the proceeds as realised; one that flips it closes first and opens at the trade's
-price. Costs count units of 10^-(price_scale + quantity_scale) and are signed like the
-quantity, so they outgrow 64 bits: ``numeric`` in SQL, plain integers here.
+The cost is an average cost:
+
+* A trade that adds to a position adds its cost.
+* A trade that reduces a position removes the same share of the cost as of the quantity, rounded
+  toward zero. The proceeds less the removed cost are realised as profit.
+* A trade that flips a position closes it first, and opens the rest at the trade's price.
+
+Costs count units of 10^-(price_scale + quantity_scale) and are signed like the quantity. They may
+need more than 64 bits: ``numeric`` in SQL, plain integers here.
 
 Always: the net quantities of an instrument sum to zero, and a closed position has no
 cost left.
@@ -86,7 +90,7 @@ Key = tuple[str, str]  # client, instrument
 
 
 class Holding(Struct, frozen=True):
-    """A net quantity, what it cost (signed like it), and the profit already realised."""
+    """A net quantity, its cost (with the same sign), and the profit that is already realised."""
 
     net_quantity: int = 0
     total_cost: int = 0
@@ -126,14 +130,14 @@ def after_trade(holding: Holding, quantity: int, price: int) -> Holding:
 async def list_positions(
     connection: AsyncConnection, client_id: str, *, after: str = "", limit: int
 ) -> tuple[list[ClientPosition], dict[int, int]]:
-    """Return a client's positions by instrument, and the positions in the log they are at least at.
+    """Return a client's positions by instrument, and how far the model was at least, by shard.
 
-    At most one for each instrument; those that are closed are among them.
+    Closed positions are included.
 
     Args:
         connection: Any connection to the database.
-        client_id: Whose.
-        after: Only of instruments whose names are above this one, to go on from the last page.
+        client_id: The client.
+        after: Only instruments with names above this one: the last name of the page before.
         limit: How many at most.
     """
     reached = await read_checkpoints(connection, NAME)
@@ -162,7 +166,7 @@ async def project(
 
 
 def positions_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps the positions up to date."""
+    """Return the projection that keeps the positions up to date."""
     return PostgresProjection(engine, NAME, (POSITIONS,), project)
 
 

@@ -1,6 +1,6 @@
-"""All read models, by name, and where each is kept.
+"""All read models, by name, and the store of each.
 
-A new read model is its file, a line here and, in PostgreSQL, a migration that makes its tables.
+A new read model needs its file, a line here and, in PostgreSQL, a migration for its tables.
 """
 
 from typing import Final

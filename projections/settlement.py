@@ -1,16 +1,17 @@
 """What clients owe each other at the end of each settlement cycle, netted.
 
-A trade belongs to the cycle that is open on its shard. ``SettlementCycleClosed`` is the
-shard's cut: it closes the cycle that it names and every one before it, and opens the
-next. A cycle is closed when every shard that takes part in it has cut it, so no shard waits for
-another. A shard that is added later takes part from the cycle on that shard 0 had open when it
-was told (``ShardPlaced``); its own log begins with the cut of the cycle before. Which shards there
-are the log says; the caller adds those that it knows of and that have decided nothing yet.
+A trade belongs to the cycle that is open on its shard. ``SettlementCycleClosed`` is the shard's
+cut: it closes the cycle that it names and every cycle before, and opens the next. A cycle is closed
+when every shard that takes part in it has cut it, so no shard waits for another.
 
-A buyer is to receive the quantity and to pay price × quantity, a seller the reverse:
-what is to be received is positive. So in each cycle and instrument quantities and
-amounts sum to zero. Amounts count units of 10^-(price_scale + quantity_scale).
-``net_by_currency`` adds a client's instruments up.
+A shard that is added later takes part from the cycle on that was open on shard 0 when shard 0 was
+told (``ShardPlaced``). The added shard's own log begins with the cut of the cycle before. The log
+tells which shards exist; the caller adds shards that it knows of and that have decided nothing yet.
+
+A buyer will receive the quantity and pay price × quantity, a seller the reverse; what a client
+receives is positive. So quantities and amounts sum to zero in each cycle and instrument. Amounts
+count units of 10^-(price_scale + quantity_scale). ``net_by_currency`` adds up a client's
+instruments.
 """
 
 from collections import defaultdict
@@ -39,7 +40,7 @@ CYCLES = Table(
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
     Column("cycle", Integer, primary_key=True, autoincrement=False),
     Column("trade_count", BigInteger, nullable=False),
-    Column("closed_ms", BigInteger),  # of the cut; a cycle that a later cut closed has none
+    Column("closed_ms", BigInteger),  # the cut's; null if a later cut closed the cycle
     Column("closed_position", BigInteger),
     postgresql_partition_by="LIST (generation)",
 )
@@ -87,8 +88,9 @@ on conflict (generation, cycle, client_id, instrument) do update set
     net_amount = obligations.net_amount + excluded.net_amount
 """
 
-# From the log and in the same statement as the cuts: a cut of shard 0 is never seen without the
-# shards that were placed before it. A shard that was not placed has been there from the first on.
+# Shards are read from the log in the same statement as the cuts, so a cut of shard 0 is never seen
+# without the shards that were placed before it. A shard that was not placed takes part from the
+# first cycle on.
 SHARDS = f"""
 generation as (select generation from live where projection = 'settlement'),
 placed as ({PLACED_SHARDS}),
@@ -103,7 +105,7 @@ shards as (
 )
 """
 
-# For each cycle and shard the cut that closed it: its own, or the next that there is.
+# For each cycle and shard the cut that closed the cycle: its own, or the next later one.
 READ_CUTS = text(f"""
 with {SHARDS}
 select numbers.cycle, shards.shard, cut.closed_ms,
@@ -150,7 +152,7 @@ order by client_id, instrument
 
 
 class Cycle(Struct, frozen=True):
-    """A settlement cycle: how many trades, and when each shard of it has cut it, if it has."""
+    """A settlement cycle: its trades, and when each shard cut it (by shard, None if not yet)."""
 
     cycle: int
     trade_count: int
@@ -158,18 +160,18 @@ class Cycle(Struct, frozen=True):
 
     @property
     def closed_ms(self) -> int | None:
-        """When the last shard cut it, None while one has not."""
+        """When the last shard cut the cycle, None while one has not."""
         times_ms = [time_ms for time_ms in self.cuts.values() if time_ms is not None]
         return max(times_ms) if len(times_ms) == len(self.cuts) else None
 
     @property
     def is_being_closed(self) -> bool:
-        """Whether some shards have cut it and others have not."""
+        """Whether some shards have cut the cycle and others have not."""
         return self.closed_ms is None and any(ms is not None for ms in self.cuts.values())
 
 
 class Obligation(Struct, frozen=True):
-    """What a client is to receive, or to deliver if negative, for an instrument's trades."""
+    """What a client will receive (deliver, if negative) for an instrument's trades."""
 
     client_id: str
     instrument: str
@@ -179,7 +181,7 @@ class Obligation(Struct, frozen=True):
 
 
 class Listed(Protocol):
-    """An instrument's currencies, and the scales of what is owed of them."""
+    """An instrument's two currencies, and the scales of the obligations in each."""
 
     @property
     def base(self) -> str: ...
@@ -197,7 +199,8 @@ def net_by_currency(
     """Add up a client's obligations by currency, exactly.
 
     Returns:
-        Units and their scale, the finest that an obligation has, by the currency's name in order.
+        By currency, in order of their names: an amount in units, and its scale, which is the finest
+        of the obligations added.
     """
     parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for obligation in owed:
@@ -208,7 +211,7 @@ def net_by_currency(
 
 
 async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int, dict[int, int]]:
-    """Return the first cycle that a shard of it has not cut, and the positions it is as of."""
+    """Return the first cycle that not all its shards have cut, and how far the model was."""
     reached = await read_checkpoints(connection, NAME)
     found = await connection.execute(READ_FIRST_OPEN, {"shards": shards})
     return found.scalar_one() or FIRST_CYCLE, reached
@@ -217,7 +220,7 @@ async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int
 async def list_cycles(
     connection: AsyncConnection, shards: int, *, first: int, last: int
 ) -> list[Cycle]:
-    """Return the cycles from ``first`` to ``last``, newest first; they need not have begun."""
+    """Return the cycles from ``first`` to ``last``, newest first, even if they have not begun."""
     parameters = {"first": first, "last": last, "shards": shards}
     cuts: defaultdict[int, dict[int, int | None]] = defaultdict(dict)
     trades: defaultdict[int, int] = defaultdict(int)
@@ -230,7 +233,7 @@ async def list_cycles(
 async def list_obligations(
     connection: AsyncConnection, cycle: int, *, client_id: str | None, after: str, limit: int
 ) -> list[Obligation]:
-    """Return what the next ``limit`` clients after one owe in a cycle, by client and instrument."""
+    """Return a cycle's obligations of the next ``limit`` clients, by client and instrument."""
     parameters = {"cycle": cycle, "client_id": client_id, "after": after, "limit": limit}
     rows = await connection.execute(READ_OBLIGATIONS, parameters)
     return [
@@ -248,12 +251,12 @@ Key = tuple[int, str, str]  # cycle, client, instrument
 
 
 class _Batch:
-    """What a batch of one shard's events changes."""
+    """The changes that a batch of one shard's events makes."""
 
     def __init__(self, shard: int, cycle: int) -> None:
         self.shard = shard
         self.cycle = cycle
-        self.trades: dict[int, int] = {}  # how many, by cycle
+        self.trades: dict[int, int] = {}  # their number, by cycle
         self.cuts: dict[int, tuple[int, int]] = {}  # time and position, by cycle
         self.obligations: dict[Key, tuple[int, int]] = {}
 
@@ -307,5 +310,5 @@ async def project(
 
 
 def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps cycles and obligations up to date."""
+    """Return the projection that keeps cycles and obligations up to date."""
     return PostgresProjection(engine, NAME, (CYCLES, OBLIGATIONS), project)

@@ -1,8 +1,8 @@
 """The last trade of each instrument, in Redis.
 
-Best bid and ask are the book's (``book``), and the figures of the last 24 hours are
-computed when asked from the minutes (``vwap``): they change without an event. One hash
-per generation and shard has a field per instrument.
+The other figures of a ticker are not kept here. Best bid and ask come from ``book``. Those of the
+last 24 hours are computed from the minutes of ``vwap`` when asked for, since they change without an
+event. One hash per generation and shard has a field per instrument.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ from projections.stores.redis import (
 
 NAME = "ticker"
 
-# KEYS: the checkpoint, the last trades. ARGV: after, position, time_ms, then instruments and their
-# last trades in turn.
+# KEYS: the checkpoint, the last trades. ARGV: after, position, time_ms, then each instrument's name
+# and last trade.
 APPLY = (
     MOVE
     + """
@@ -47,7 +47,7 @@ return 1
 
 
 class LastTrade(Struct, frozen=True):
-    """An instrument's newest trade, in units; ``position`` is its place in the log."""
+    """An instrument's newest trade, in units; ``position`` is its position in the log."""
 
     price: int
     quantity: int
@@ -70,7 +70,7 @@ class LastTrades(Struct, frozen=True):
 async def read_last_trades(
     redis: Redis, generation: int, shard: int, instruments: Sequence[str]
 ) -> LastTrades:
-    """Return the last trades of those of a shard's instruments that have one.
+    """Return the last trades of some of a shard's instruments, without those that never traded.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
@@ -101,7 +101,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 
 def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
-    """Return what keeps the last trades up to date."""
+    """Return the projection that keeps the last trades up to date."""
     return RedisProjection(engine, redis, NAME, write)
 
 

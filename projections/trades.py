@@ -1,6 +1,6 @@
 """Every trade, newest first.
 
-One row per trade, keyed by its place in the log, which is also its id. Rows are
+One row per trade. Its key is its shard and position in the log, which also make its id. Rows are
 written once and never change.
 """
 
@@ -88,12 +88,12 @@ class Trade(Struct, frozen=True):
 async def list_trades(
     connection: AsyncConnection, instrument: str, *, before: int | None = None, limit: int
 ) -> tuple[list[Trade], dict[int, int]]:
-    """Return an instrument's trades, newest first, and the positions that they are at least at.
+    """Return an instrument's trades, newest first, and how far the model was at least, by shard.
 
     Args:
         connection: Any connection to the database.
-        instrument: Its name; of an unknown one there are no trades.
-        before: Only trades at positions below this one, to go on from the last page.
+        instrument: Its name; an unknown instrument has no trades.
+        before: Only trades below this position: the last position of the page before.
         limit: How many at most.
     """
     reached = await read_checkpoints(connection, NAME)
@@ -118,7 +118,7 @@ async def project(
 
 
 def trades_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps the trades up to date."""
+    """Return the projection that keeps the trades up to date."""
     return PostgresProjection(engine, NAME, (TRADES,), project)
 
 

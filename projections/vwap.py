@@ -1,9 +1,9 @@
 """One-minute buckets of each instrument's trades, rolled up to any interval when asked.
 
-Volume is the sum of price × quantity and ``price_sum`` the sum of prices, both exact, so
-the volume-weighted and the plain average of any interval are quotients of exact sums.
-An instrument's trades come in order and its time never runs backwards: the first trade
-of a minute gives its open, each later one its close.
+Volume is the sum of price × quantity and ``price_sum`` the sum of prices, both exact, so the
+volume-weighted and the plain average of any interval are quotients of exact sums. An instrument's
+trades come in order and time never runs backwards. So the first trade of a minute gives its open,
+and the last one its close.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ limit :limit
 
 
 class Bucket(Struct, frozen=True):
-    """The trades of an interval that begins at ``minute``; prices, sums of units."""
+    """The trades of an interval that begins at ``minute``; prices and sums are in units."""
 
     minute: int
     trade_count: int
@@ -110,13 +110,13 @@ async def list_buckets(
     interval: int,
     limit: int,
 ) -> tuple[list[Bucket], dict[int, int]]:
-    """Return the intervals that have trades, oldest first, and the positions they are at least at.
+    """Return the intervals that have trades, oldest first, and how far the model was at least.
 
     Args:
         connection: Any connection to the database.
         instrument: Its name.
-        first: The first minute since the epoch that counts.
-        last: The last one.
+        first: The first minute that counts, in minutes since the epoch.
+        last: The last minute that counts.
         interval: How many minutes a bucket has.
         limit: How many buckets at most.
     """
@@ -132,7 +132,7 @@ async def list_buckets(
     buckets: list[Bucket] = []
     for part in rows.partitions(ROWS_AT_ONCE):
         buckets += [Bucket(*(int(value) for value in row)) for row in part]
-        await asyncio.sleep(0)  # others have their turn: a week of minutes takes 40 ms
+        await asyncio.sleep(0)  # lets other coroutines run: a week of minutes takes 40 ms
     return buckets, reached
 
 
@@ -153,7 +153,7 @@ async def project(
 
 
 def vwap_projection(engine: AsyncEngine) -> PostgresProjection:
-    """Return what keeps the minutes of each instrument up to date."""
+    """Return the projection that keeps the minutes of each instrument up to date."""
     return PostgresProjection(engine, NAME, (MINUTES,), project)
 
 
