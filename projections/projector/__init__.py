@@ -1,6 +1,6 @@
-"""How read models are kept up.
+"""How read models are kept up with the log.
 
-In reading order: ``follower`` (one model, one shard), ``tail`` (the log, read once for all),
-``projector`` (all of them), ``lifecycle`` (generations, and which one is live), ``snapshotter``
-(engine snapshots), ``metrics``.
+In reading order: ``follower`` (one model on one shard), ``tail`` (the log, read once for all
+followers), ``projector`` (all followers), ``lifecycle`` (generations, and which one is live),
+``snapshotter`` (engine snapshots), ``metrics``.
 """

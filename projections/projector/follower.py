@@ -1,9 +1,9 @@
 """One read model kept up with one shard's log: read after the checkpoint, apply, move it.
 
-Read ``Follower.follow``. A batch and its checkpoint are one atomic step, made only if
-the stored checkpoint is the position that the batch continues. So any number of projectors
-may run at once, and one that is killed at any moment resumes from what is stored.
-An event is applied once or the follower stops at it, loudly; none is ever skipped.
+Read ``Follower.follow``. Applying a batch and moving the checkpoint are one atomic step, made only
+if the stored checkpoint is the position before the batch. So any number of projectors may run at
+once, and a projector that is killed at any moment resumes from the stored checkpoint. No event is
+skipped: a follower applies an event exactly once, or logs that it cannot and stops.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from projections.stores.postgres import driver_connection
 logger = logging.getLogger(__name__)
 
 BATCH_EVENTS_MAX: Final = 2_000  # bounds a transaction and a Redis script to some 10 ms
-POLL_S: Final = 1.0  # when a notification was lost, and to see that a store was emptied
-BATCH_TIMEOUT_S: Final = 30.0  # a batch takes milliseconds; a store that is silent is away
+POLL_S: Final = 1.0  # notices events whose notification was lost, and a store that was emptied
+BATCH_TIMEOUT_S: Final = 30.0  # a batch takes milliseconds; a store silent for so long is away
 
 
 class Projection(Protocol):
-    """What the loop needs of a read model, in whichever store it is."""
+    """What a follower needs of a read model, in whichever store it is."""
 
     @property
     def name(self) -> str: ...
@@ -40,18 +40,18 @@ class Projection(Protocol):
     def tables(self) -> tuple[Table, ...]: ...
 
     async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from, making the checkpoint if there is none."""
+        """Return the position to go on from; a missing checkpoint is made."""
         ...
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return how far the model is, for those shards that have a complete one."""
+        """Return the model's position by shard, without shards on which it is not complete."""
         ...
 
     async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
         """Apply consecutive events of one shard if the checkpoint is ``after``.
 
         Returns:
-            Whether it was. If not, nothing changed.
+            Whether the checkpoint was ``after``. If not, nothing changed.
         """
         ...
 
@@ -106,17 +106,17 @@ class Follower:
             self._tail.unfollow(news)
 
     async def follow(self, news: asyncio.Event) -> None:
-        """Apply what comes after the stored checkpoint, for ever.
+        """Apply the events after the stored checkpoint, for ever.
 
         Raises:
-            CannotApply: An event cannot be decoded or applied; all before it are.
-            Exception: A store failed; nothing is known but what is stored.
+            CannotApply: An event cannot be decoded or applied; all events before it are applied.
+            Exception: A store failed. Go on from the stored checkpoint, which may have moved.
         """
         now_s = asyncio.get_running_loop().time
         position = await self._resume()
         while True:
             begun_s = now_s()
-            news.clear()  # before reading, so that what comes meanwhile is not missed
+            news.clear()  # before reading, so that events that come meanwhile are not missed
             events = await self._read(position)
             if events:
                 position = await self._advance(position, events)
@@ -128,7 +128,7 @@ class Follower:
             heed_cancellation()
 
     async def _has_ended(self, news: asyncio.Event) -> bool:
-        """Follow until something fails; tell whether that is for good."""
+        """Follow until something fails; tell whether to stop for good."""
         try:
             await self._follow_to_the_end(news)
         except Exception as error:
@@ -164,9 +164,9 @@ class Follower:
         return chunk.events
 
     async def _advance(self, after: int, events: Sequence[DecidedEvent]) -> int:
-        """Apply events and return the position that is stored then.
+        """Apply events and return the checkpoint that is stored afterwards.
 
-        A batch that cannot be applied is halved until one event is left to blame.
+        A batch that cannot be applied is halved, until a single event is found that fails.
         """
         try:
             with self._watch.applying(len(events), self._tail.traces(events)):

@@ -1,15 +1,15 @@
-"""Generations of read models: made beside each other, one of them live.
+"""Generations of read models: several may be filled side by side, and one of them is live.
 
-A generation is its own tables, partitions of the projection's parent tables (or keys
-of its own in Redis), a row in ``generations`` and a checkpoint per shard. ``live`` is
-the pointer that every query reads; ``switch_live`` is the only function that moves it.
+A generation consists of its own tables (partitions of the projection's parent tables) or its own
+keys in Redis, a row in ``generations`` and a checkpoint per shard. ``live`` is the pointer that
+every query reads; only ``switch_live`` moves it.
 
-States: ``building`` (never live yet), ``catching-up``, ``live``, ``retired``,
-``paused``, ``failed``. A projector works on all but the retired and the paused. It
-tries a failed one again when it starts, since a newer version may be able to go on.
+States: ``building`` (never live yet), ``catching-up``, ``live``, ``retired``, ``paused``,
+``failed``. A projector works on all generations but the retired and paused ones. It tries failed
+ones again when it starts, since a newer version may be able to go on.
 
-Everything that changes a projection's generations holds its advisory lock, so that
-two projectors that start at once make one generation, not two.
+Every change of a projection's generations holds its advisory lock, so that two projectors that
+start at once make one generation, not two.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import asyncpg
 from msgspec import Struct
 from sqlalchemy import Table
 
-LIFECYCLE_LOCK_CLASS: Final = 0x50524F4A  # "PROJ": keeps our advisory locks apart from others'
+LIFECYCLE_LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
 
 ACTIVE_STATES: Final = frozenset({"building", "catching-up", "live", "failed"})
 
@@ -61,7 +61,7 @@ where projection = $1 and generation <> $2
     and generation = (select generation from live where projection = $1)
 """
 
-# One that has failed may be read, as far as it came, but still tells that it failed.
+# A failed generation may be read as far as it came, but stays marked as failed.
 MARK_LIVE = """
 update generations set state = 'live'
 where projection = $1 and generation = $2 and state <> 'failed'
@@ -76,7 +76,7 @@ MARK_FAILED = """
 update generations set state = 'failed', failure = $3 where projection = $1 and generation = $2
 """
 
-# Only what stopped for an event: a projector that starts may be a version that can read it.
+# A failed generation stopped at an event that a newer version of the projector may be able to read.
 RETRY_FAILED = """
 update generations g
 set failure = null, state = case
@@ -90,7 +90,7 @@ where state = 'failed'
 
 
 class Generation(Struct, frozen=True):
-    """One generation of a projection; ``live`` tells whether queries read it."""
+    """One generation of a projection; ``live`` says whether queries read it."""
 
     projection: str
     generation: int
@@ -99,7 +99,7 @@ class Generation(Struct, frozen=True):
 
 
 class GenerationBehind(Exception):
-    """The generation has not seen all that readers of the live one have seen."""
+    """The generation has not seen everything that readers of the live one have seen."""
 
 
 async def read_generations(connection: asyncpg.Connection) -> list[Generation]:
@@ -110,7 +110,7 @@ async def read_generations(connection: asyncpg.Connection) -> list[Generation]:
 async def ensure_generation(
     connection: asyncpg.Connection, projection: str, tables: Sequence[Table]
 ) -> None:
-    """Make the first generation of a projection that has none."""
+    """Make the first generation of a projection, unless it has one."""
     async with connection.transaction():
         await connection.execute(LOCK_PROJECTION, LIFECYCLE_LOCK_CLASS, projection)
         if await connection.fetchval(READ_LAST_GENERATION, projection) is None:
@@ -120,7 +120,7 @@ async def ensure_generation(
 async def create_generation(
     connection: asyncpg.Connection, projection: str, tables: Sequence[Table]
 ) -> int:
-    """Make a new generation beside those that there are; projectors begin to fill it."""
+    """Make a new generation beside the existing ones; projectors begin to fill it."""
     async with connection.transaction():
         await connection.execute(LOCK_PROJECTION, LIFECYCLE_LOCK_CLASS, projection)
         last = await connection.fetchval(READ_LAST_GENERATION, projection)
@@ -130,13 +130,13 @@ async def create_generation(
 
 
 async def switch_live(connection: asyncpg.Connection, projection: str, generation: int) -> None:
-    """Let queries read ``generation`` from now on, and retire the one they read before.
+    """Let queries read ``generation`` from now on, and retire the one that they read before.
 
-    The old one keeps its tables, so that one can switch back.
+    The retired generation keeps its tables, so that switching back is possible.
 
     Raises:
-        GenerationBehind: Readers would go back in time. Nothing changed. (Of a projection
-            in Redis the checkpoints are not here: the caller compares them.)
+        GenerationBehind: Readers would go back in time. Nothing changed. The checkpoints of a
+            projection in Redis are not compared here: the caller does that.
     """
     async with connection.transaction():
         await connection.execute(LOCK_PROJECTION, LIFECYCLE_LOCK_CLASS, projection)
@@ -152,12 +152,12 @@ async def switch_live(connection: asyncpg.Connection, projection: str, generatio
 async def mark_failed(
     connection: asyncpg.Connection, projection: str, generation: int, failure: str
 ) -> None:
-    """Record what stopped a generation; if it is live, queries still read what it has."""
+    """Record why a generation stopped. If it is live, queries still read what it has."""
     await connection.execute(MARK_FAILED, projection, generation, failure)
 
 
 async def retry_failed(connection: asyncpg.Connection) -> None:
-    """Let failed generations be tried again."""
+    """Clear the failures, so that the projector tries these generations again."""
     await connection.execute(RETRY_FAILED)
 
 
@@ -165,8 +165,8 @@ async def _create(
     connection: asyncpg.Connection, projection: str, tables: Sequence[Table], generation: int
 ) -> None:
     for table in tables:
-        # DDL takes no parameters; both names come from the code. Made alone and then attached, a
-        # partition does not lock the parent against its readers.
+        # DDL takes no parameters, so the names, which come from the code, are put into the text. A
+        # partition is made first and attached then, which does not lock out readers of the parent.
         partition = f"{table.name}_g{generation}"
         await connection.execute(f"create table {partition} (like {table.name} including all)")
         await connection.execute(

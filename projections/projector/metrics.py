@@ -1,7 +1,7 @@
-"""What the projector counts, and the spans of what it does for sampled orders.
+"""The projector's metrics, and its spans for sampled orders.
 
-Read ``FollowerWatch.applying``. A follower's children are bound once, and what a batch
-costs is two observations, however many events it has.
+Read ``FollowerWatch.applying``. The labels of a follower are bound once. A batch costs two
+observations, however many events it has.
 """
 
 import time
@@ -32,23 +32,23 @@ class FollowerWatch:
         self.position = 0
 
     def reached(self, position: int) -> None:
-        """Note where the follower is."""
+        """Note the position that the follower has reached."""
         self.position = position
         self._position_gauge.set(position)
 
     def lags(self, events: int, seconds: float) -> None:
-        """Note how far the follower is behind the log."""
+        """Note how far the follower is behind: ``events``, and the age of the oldest of them."""
         self._lag_events.set(events)
         self._lag_seconds.set(seconds)
 
     def forget(self) -> None:
-        """Show the follower no more: its generation is retired or paused."""
+        """Remove the follower's gauges: its generation is retired or paused."""
         for gauge in self._metrics.of_parts:
             gauge.remove(*self._part)
 
     @contextmanager
     def applying(self, events: int, traces: Sequence[str]) -> Iterator[None]:
-        """Watch a batch being applied, in the traces of the sampled orders that it is made of."""
+        """Measure how a batch is applied, with a span in the traces of its sampled orders."""
         begun_s = time.perf_counter()
         with tracing.hop(f"apply {self._name}", traces):
             yield

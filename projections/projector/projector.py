@@ -1,9 +1,8 @@
 """All read models of a process: a follower for each projection, generation and shard.
 
-Read ``Projector.run``. Each follower is a task of its own: one that waits for its store,
-or has stopped at an event that it cannot apply, holds up no other. They are started for
-generations and shards as these appear, and queries are let read a projection's first
-generation once it has caught up.
+Read ``Projector.run``. Each follower is a task of its own, so a follower that waits for its store,
+or has stopped at an event that it cannot apply, delays no other. Followers are started as
+generations and shards appear. A projection's first generation goes live once it has caught up.
 """
 
 import asyncio
@@ -38,10 +37,11 @@ from projections.stores.postgres import driver_connection
 logger = logging.getLogger(__name__)
 
 PACE_MS: Final = 100
-"""Least time between the starts of a follower's batches: a busy log makes larger batches, not more.
+"""The least time between the starts of a follower's batches.
 
-An idle follower still applies at once. Shorter, the transactions of nine projections
-take the processor from the matcher; longer, readers wait.
+So a busy log makes larger batches, not more of them. An idle follower still applies at once. With a
+shorter pace the transactions of nine projections take processor time from the matcher; with a
+longer one readers wait.
 """
 
 
@@ -109,7 +109,7 @@ class Projector:
         await asyncio.gather(*map(self._go_live_if_caught_up, waiting))
 
     async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
-        """Tell how far each follower is behind, in events and by the age of the oldest of them."""
+        """Set the gauges of how far each follower is behind: events, and the age of the oldest."""
         behind = {part: heads[part.shard] - watch.position for part, watch in self._watches.items()}
         waiting = {
             (part.shard, self._watches[part].position + 1) for part, n in behind.items() if n > 0
@@ -132,7 +132,8 @@ class Projector:
         for part in self._followers.keys() - parts:
             self._followers.pop(part).cancel()
             self._watches.pop(part).forget()
-        # One that has stopped at an event stays in the dict, so that it is not started again.
+        # A follower that has stopped at an event stays in the dict, so that it is not started
+        # again.
         for part in parts - self._followers.keys():
             name = f"{part.projection} generation {part.generation} shard {part.shard}"
             self._followers[part] = tasks.create_task(self._follower(part).run(), name=name)
@@ -158,9 +159,10 @@ class Projector:
         return Follower(self._engine, projection, part, tail, self._pace_ms, watch)
 
     async def _go_live_if_caught_up(self, generation: Generation) -> None:
-        """Let queries read a projection's first generation, once it is where the log was.
+        """Let queries read a projection's first generation once it has caught up with the log.
 
-        One whose store is away is not there yet, which keeps no other from going live.
+        It has caught up when it has seen what was in the log at this process's start. If its store
+        is away it does not go live yet, while others may.
         """
         try:
             await self._go_live_if_at(generation, self._heads_at_start or {})
@@ -198,10 +200,10 @@ async def run_projector(
 
     Args:
         engine: The process's pool. One connection listens, the followers share the others.
-        redis: Where some of the models are kept.
+        redis: The store of some of the models.
         pace_ms: See ``PACE_MS``.
         snapshots: When engine snapshots are taken; None takes none.
-        metrics: Where it is counted what happens.
+        metrics: The metrics to set; by default nobody reads them.
     """
     models = all_projections(engine, redis)
     projector = Projector(engine, models, pace_ms=pace_ms, snapshots=snapshots, metrics=metrics)

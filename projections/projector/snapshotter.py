@@ -1,9 +1,9 @@
-"""Takes engine snapshots: follows a shard's log and keeps its state as the matcher has it.
+"""Takes engine snapshots: follows a shard's log and keeps the same state as the matcher.
 
-Never the live matcher itself: writing a large book out would stall it. A snapshot is taken
-at the end of a batch, where the matcher recorded the digest of its state, and only if the
-state here has the same; a difference means that the log does not give what the matcher
-had, and the snapshotter stops, loudly.
+The matcher itself takes none, since writing out a large book would stall it. A snapshot is taken at
+the end of a batch, where the matcher recorded the digest of its state, and only if the state here
+has the same digest. A difference means that the log does not give the state that the matcher had.
+The snapshotter then logs it and stops.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)
 
-READ_EVENTS_MAX: Final = 500  # some milliseconds of the process that others share
+READ_EVENTS_MAX: Final = 500  # applying them holds the event loop for some milliseconds
 WISH_EVERY_S: Final = 0.2  # how long a wish may go unnoticed
-PAUSE_S: Final = 0.1  # while it follows: others should come first
+PAUSE_S: Final = 0.1  # between reads, so that followers come first
 
 
 class SnapshotPace(Struct, frozen=True):
-    """A snapshot is taken after so many events, and after so many seconds if there were any."""
+    """Take a snapshot after so many events, or after so many seconds with any event."""
 
     events: int
     seconds: int
@@ -87,7 +87,7 @@ class Snapshotter:
         return {"shard": self._tail.shard}
 
     async def _follow_until_it_differs(self, news: asyncio.Event) -> None:
-        """Follow; a difference is noted where gateways see it, however often that is tried."""
+        """Follow the log. A difference is stored where gateways see it, also on a second try."""
         try:
             if self._difference is None:
                 await self._follow(news)

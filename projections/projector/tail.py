@@ -1,9 +1,10 @@
 """Following the log: each event is read and decoded once for all projections.
 
-``ShardTail`` keeps a window of a shard's newest events. The log never changes, so
-what is in the window is what a query would give; a projection that is further behind
-reads for itself. ``listen`` wakes the tails when the matcher has appended; it is a
-hint, and whoever waits looks again by himself from time to time.
+``ShardTail`` keeps a window of a shard's newest events. The log never changes, so the window has
+what a query would return. A projection that is further behind reads from the log itself.
+
+``listen`` wakes the tails when the matcher has appended. A notification may be lost, so waiting
+followers also look at the log from time to time.
 """
 
 import asyncio
@@ -24,10 +25,10 @@ from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)
 
-WINDOW_EVENTS_MAX: Final = 4_000  # two batches: a projection half a batch behind still shares
+WINDOW_EVENTS_MAX: Final = 4_000  # two batches: a projection a batch behind still shares them
 TRACES_MAX: Final = 4_000  # one for each event of the window
-LISTEN_RETRY_S: Final = 1.0  # meanwhile the poll goes on
-LISTEN_CHECK_S: Final = 15.0  # a connection that was cut without a word is noticed by asking
+LISTEN_RETRY_S: Final = 1.0  # followers poll meanwhile
+LISTEN_CHECK_S: Final = 15.0  # a query shows whether the connection was cut without notice
 LISTEN_CHECK_TIMEOUT_S: Final = 5.0
 
 
@@ -65,6 +66,7 @@ class ShardTail:
         return news
 
     def unfollow(self, news: asyncio.Event) -> None:
+        """Set this event of ``follow`` no more."""
         self._followers.remove(news)
 
     def wake(self) -> None:
@@ -72,18 +74,18 @@ class ShardTail:
             news.set()
 
     async def read(self, *, after: int, limit: int) -> Chunk:
-        """Return the events after a position, as many as there are up to ``limit``."""
+        """Return the events after a position, at most ``limit``."""
         if after >= self._end:
             async with self._extending:
-                if after >= self._end:  # else another one has read it while this one waited
+                if after >= self._end:  # else another follower has read it while this one waited
                     return await self._extend(after, limit)
-        if after < self._start:  # last: the window may have moved on while this one waited
+        if after < self._start:  # compared last: the window may have moved on during the wait
             return await self._fetch(after, limit)
         first = after - self._start
         return Chunk(self._window[first : first + limit])
 
     def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the contexts of the sampled ones among events that were read here."""
+        """Return the trace contexts of the sampled ones among events that were read here."""
         if not self._traces:
             return []
         first, last = events[0].position, events[-1].position
@@ -148,13 +150,13 @@ async def _listen_until_lost(engine: AsyncEngine, wake: Callable[[int], None]) -
             while not await is_set_within(lost, LISTEN_CHECK_S):
                 await driver.execute("select 1", timeout=LISTEN_CHECK_TIMEOUT_S)
         finally:
-            # Not back into the pool: it would go on to notify whoever gets it next.
+            # Not returned to the pool: the connection would go on getting notifications there.
             driver.terminate()
             await connection.invalidate()
 
 
 def _decode(stored: Sequence[StoredEvent], after: int) -> Chunk:
-    """Decode up to the first event that cannot be, which the next read then begins with."""
+    """Decode events up to the first one that cannot be decoded; the next read begins with it."""
     events: list[DecidedEvent] = []
     for position, one in enumerate(stored, after + 1):
         if one.position != position:

@@ -1,10 +1,9 @@
-"""How far the read models are, for those who read them.
+"""How far the read models are, for their readers.
 
-A query says what it saw by reading the checkpoint first: what it reads afterwards is
-at least that new. No live generation means that the model is unavailable, which is
-not the same as empty.
+A query reads the checkpoint first, so the rows that it reads afterwards are at least that new.
+Without a live generation the model is unavailable, which is not the same as empty.
 
-``SequenceWaits`` is how a reader waits until a model in Postgres has seen a position.
+``SequenceWaits`` lets a reader wait until a model in Postgres has seen a position.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ READ_LIVE_CHECKPOINTS = select(
 
 
 class ReadModelUnavailable(Exception):
-    """The model is not there (never built, lost, or its store away): it is not empty."""
+    """The model cannot be read: it was never built, is lost, or its store is away."""
 
 
 class ReadModelStale(Exception):
@@ -38,7 +37,7 @@ class ReadModelStale(Exception):
 
 
 def stale_text(projection: str, reached: Mapping[int, int], wanted: Mapping[int, int]) -> str:
-    """Say how far a model is, with positions as ``min_sequence`` takes them."""
+    """Return a sentence on how far a model is, with positions as ``min_sequence`` takes them."""
     at, not_yet_at = (
         ",".join(f"{shard}:{position}" for shard, position in sorted(parts.items()))
         for parts in (reached, wanted)
@@ -47,7 +46,7 @@ def stale_text(projection: str, reached: Mapping[int, int], wanted: Mapping[int,
 
 
 def is_live(table: Table, projection: str) -> ColumnElement[bool]:
-    """Return the condition that a row is of the generation that queries read now."""
+    """Return the SQL condition that a row belongs to the live generation."""
     live = select(LIVE.c.generation).where(LIVE.c.projection == projection).scalar_subquery()
     return table.c.generation == live
 
@@ -56,7 +55,7 @@ async def read_live_generation(connection: AsyncConnection, projection: str) -> 
     """Return the generation that queries read now.
 
     Raises:
-        ReadModelUnavailable: There is none yet.
+        ReadModelUnavailable: There is no live generation yet.
     """
     query = select(LIVE.c.generation).where(LIVE.c.projection == projection)
     generation: int | None = await connection.scalar(query)
@@ -83,7 +82,7 @@ async def read_checkpoint(
 ) -> tuple[int, int]:
     """Return the position that the live generation has reached on a shard, and its event's time.
 
-    Both are 0 where it has seen nothing.
+    Both are 0 if it has seen nothing of the shard.
 
     Raises:
         ReadModelUnavailable: There is no live generation.
@@ -118,7 +117,7 @@ class SequenceWaits:
     async def reach(
         self, projection: str, wanted: Mapping[int, int], *, timeout_ms: int
     ) -> dict[int, int]:
-        """Wait until the live generation has every wanted position; return where it is.
+        """Wait until the live generation has every wanted position; return its positions by shard.
 
         Args:
             projection: The projection's name.
@@ -126,9 +125,9 @@ class SequenceWaits:
             timeout_ms: How long to wait at most.
 
         Raises:
-            ReadModelUnavailable: There is no live generation, and none came.
-            ReadModelStale: It did not get there in time.
-            TooManyWait: So many do.
+            ReadModelUnavailable: There was no live generation, to the end.
+            ReadModelStale: The model did not get there in time.
+            TooManyWait: ``WAITERS_MAX`` wait already.
         """
         parts = {(projection, shard): position for shard, position in wanted.items()}
         found = await self._waits.reach(parts, timeout_ms=timeout_ms)

@@ -1,10 +1,9 @@
-"""Which errors are a store's, to be waited out, and which are the event's, to stop at.
+"""Which errors blame the store, and are waited out; and which blame the event, and stop a model.
 
-A store that is away comes back and the projector goes on from what is stored there. So
-does one that fails over, is out of memory, or lacks a grant or a migration. The event is
-blamed only if the store says that a value is to blame: PostgreSQL by the class of its
-error, Redis by the answer of our own scripts. That would fail again for ever, so it must
-not be retried.
+A store that is away, fails over, is out of memory, or lacks a grant or a migration is waited for.
+The projector then goes on from the checkpoint stored there. The event is blamed only if the store
+says that a value is wrong: PostgreSQL by the class of its error, Redis by the answer of our own
+scripts. Such an event would fail again for ever, so it is not retried.
 """
 
 import asyncio
@@ -21,22 +20,22 @@ from exchange.waiting import heed_cancellation
 logger = logging.getLogger(__name__)
 
 BACKOFF_MIN_S: Final = 0.1
-BACKOFF_MAX_S: Final = 2.0  # a store that is back is used well within the 5 s we promise
+BACKOFF_MAX_S: Final = 2.0  # so that a store that is back is used within the 5 s that we promise
 
-# The SQLSTATE classes that blame a value: cardinality, data, integrity, a limit that it exceeds.
+# The SQLSTATE classes that blame a value: cardinality, data, integrity, program limit exceeded.
 VALUE_CLASSES: Final = frozenset({"21", "22", "23", "54"})
-MALFORMED: Final = "MALFORMED"  # how our scripts begin when they refuse a batch
+MALFORMED: Final = "MALFORMED"  # our scripts' errors begin so when they refuse a batch
 
 
 def is_store_failure(error: BaseException) -> bool:
-    """Tell whether ``error`` may pass when a store comes back, or is put right."""
+    """Tell whether the store is to blame for ``error``, so that a later try may succeed."""
     if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__:
-        return is_store_failure(error.orig.__cause__)  # the driver's own, which says more
+        return is_store_failure(error.orig.__cause__)  # the driver's own error says more
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "")[:2] not in VALUE_CLASSES
     if isinstance(error, asyncpg.InterfaceError):
-        return not isinstance(error, ValueError)  # that one is a value that cannot be encoded
-    # The driver's own confusion over a connection that was cut between two messages.
+        return not isinstance(error, ValueError)  # which it is for a value that cannot be encoded
+    # The driver raises this when a connection was cut between two messages.
     if isinstance(error, asyncpg.InternalClientError):
         return True
     if isinstance(error, ResponseError):
@@ -45,7 +44,7 @@ def is_store_failure(error: BaseException) -> bool:
 
 
 class Outage:
-    """A store's absence: told of once, waited out longer and longer, over with a success."""
+    """A store's absence: logged once, waited out with growing delays, ended by a success."""
 
     def __init__(self, who: str, fields: Mapping[str, object]) -> None:
         self._who = who
@@ -53,7 +52,7 @@ class Outage:
         self._delay_s = 0.0
 
     async def wait(self, error: BaseException) -> None:
-        """Wait before trying again; ``error`` is what the last try ended with."""
+        """Wait before the next try; ``error`` is the error of the last one."""
         heed_cancellation()
         if not self._delay_s:
             logger.warning(
@@ -63,7 +62,7 @@ class Outage:
         await asyncio.sleep(self._delay_s)
 
     def over(self) -> None:
-        """Note that the store answers; costs nothing when it did so before."""
+        """Note that the store answers. Cheap to call after each success."""
         if self._delay_s:
             self._delay_s = 0.0
             logger.info("%s has its store back", self._who, extra=self._fields)

@@ -1,13 +1,12 @@
 """A projection in Postgres: a batch's changes and the checkpoint are one transaction.
 
-Read ``PostgresProjection.apply``. The checkpoint moves first, by compare-and-set: its
-row lock keeps a second projector of the same generation waiting, which then finds the
-checkpoint moved and applies nothing.
+Read ``PostgresProjection.apply``. The checkpoint moves first, by compare-and-set. Its row lock
+makes a second projector of the same generation wait, which then finds the checkpoint moved and
+applies nothing.
 
-The engine's sessions need not wait for the disk (``synchronous_commit=off``): a crash of
-the server loses a model's last batches and their checkpoints together, and the log fills
-them again. That saves a flush per batch and projection, which the matcher's commits
-would queue behind.
+The engine's sessions do not wait for the disk (``synchronous_commit=off``). A crash of the server
+loses a model's last batches together with their checkpoints, and they are applied again from the
+log. This saves a flush for each batch and projection, which would delay the matcher's commits.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -45,10 +44,10 @@ Project = Callable[[asyncpg.Connection, int, Sequence[DecidedEvent]], Awaitable[
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
-    """Lend one of the pool's connections as the driver's own, for what Core cannot do.
+    """Lend the driver's connection below one of the pool, for what SQLAlchemy Core cannot do.
 
-    The pool does not see errors of the driver, so it may keep a connection that the
-    server has closed; such a one is replaced here.
+    The pool does not see errors of the driver, so it may hold a connection that the server has
+    closed. Such a connection is replaced here.
     """
     async with engine.connect() as connection:
         driver = await _driver(connection)
@@ -58,7 +57,7 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connec
         try:
             yield driver
         except BaseException:
-            driver.terminate()  # whatever state it was left in, nobody gets it again
+            driver.terminate()  # its state is not known, so the pool must not lend it again
             await connection.invalidate()
             raise
 
@@ -90,7 +89,7 @@ class PostgresProjection:
             return stored
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the stored positions of ``shards``; one that has none is left out."""
+        """Return the stored positions by shard, without shards that have none."""
         async with driver_connection(self.engine) as driver:
             rows = await driver.fetch(READ_CHECKPOINTS, self.name, generation)
         return {row["shard"]: row["position"] for row in rows if row["shard"] in shards}
@@ -99,7 +98,7 @@ class PostgresProjection:
         """Apply consecutive events of one shard if the checkpoint is ``after``.
 
         Returns:
-            Whether it was. If not, nothing changed.
+            Whether the checkpoint was ``after``. If not, nothing changed.
         """
         last = events[-1]
         async with driver_connection(self.engine) as driver, driver.transaction():

@@ -1,14 +1,14 @@
-"""A projection in Redis: its checkpoint, how a batch moves it, and how the model begins again.
+"""A projection in Redis: its checkpoint, how a batch moves it, and how the model is filled again.
 
-Read ``RedisProjection``. All keys of a generation and shard share a hash tag, so one script
-changes them together: it moves the checkpoint by compare-and-set and only then writes
-(``MOVE`` is how such a script begins).
+Read ``RedisProjection``. All keys of a generation and shard share a hash tag, so one script changes
+them together: it compares the checkpoint, and writes only if it is the expected one (``MOVE`` is
+how such a script begins).
 
-Redis may come back empty at any time. A missing checkpoint means that the model is
-filled again, and it carries a ``target``, the head at that time: readers find the model
-unavailable until it is there. The checkpoint also names the log it was built from, so a
-model of another database's log is never gone on with. Redis may lose all keys, but not
-choose some to evict: keep its policy ``noeviction``.
+Redis may come back empty at any time. If the checkpoint is missing, the model is filled again. The
+new checkpoint has a ``target``, the log's head at that time, and readers find the model unavailable
+until it has reached the target. The checkpoint also names its log, so a model of another database's
+log is never continued. Redis may lose all keys, but must not evict single ones: keep its policy
+``noeviction``.
 """
 
 import logging
@@ -29,10 +29,11 @@ from projections.stores.waits import PositionWaits
 
 logger = logging.getLogger(__name__)
 
-# KEYS: the checkpoint. ARGV: log and position that were found there ('' for nothing), log of the
-# head, position to begin after, position of the head, pattern of all keys of the shard. Answers
-# the position to go on from. Of two projectors that found the same only one deletes it, and
-# begins in the same step. SCAN and not KEYS, which many servers refuse to all but their operators.
+# KEYS: the checkpoint. ARGV: the log and position that were found there ('' for none), the log's
+# id, the position to begin after, the head's position, the pattern of all keys of the shard. The
+# answer is the position to go on from. If two projectors found the same checkpoint, only one of
+# them deletes the model and begins again, in one step. The script uses SCAN because many servers
+# allow KEYS to operators only.
 START = """#!lua
 local stored = redis.call('HMGET', KEYS[1], 'log', 'position')
 if (stored[1] or '') ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then
@@ -53,8 +54,9 @@ redis.call('HSET', KEYS[1], 'log', ARGV[3], 'position', ARGV[4], 'target', ARGV[
 return ARGV[4]
 """
 
-# How a script that applies a batch begins. KEYS[1]: the checkpoint. ARGV: after, position, time_ms.
-# An error that begins with MALFORMED blames the batch (see failures); any other is Redis' own.
+# The beginning of a script that applies a batch. KEYS[1]: the checkpoint. ARGV: after, position,
+# time_ms. An error that begins with MALFORMED blames the batch (see ``failures``); any other error
+# is Redis' own.
 MOVE: Final = """#!lua
 local function amount(text, digits_max)
     return text ~= nil and #text <= digits_max and string.match(text, '^%d+$') ~= nil
@@ -73,15 +75,16 @@ READ_LOG = select(select(LOG.c.id).scalar_subquery().label("id"), HEAD.c.positio
 Write = Callable[[Redis, int, int, Sequence[DecidedEvent]], Awaitable[bool]]
 """Writes consecutive events of one shard if a generation's checkpoint is at a position.
 
-Tells whether it was; if not, nothing changed.
+Returns whether the checkpoint was there; if not, nothing changed.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RedisProjection:
-    """A read model in Redis. ``engine`` is asked for the log's head when the model begins again.
+    """A read model in Redis.
 
-    It then begins with the newest ``events_max`` events, or with all of them.
+    A model that is filled again begins with the newest ``events_max`` events, or with all of them.
+    ``engine`` is asked for the log's head then.
     """
 
     engine: AsyncEngine
@@ -92,11 +95,12 @@ class RedisProjection:
     tables: tuple[Table, ...] = ()
 
     async def resume(self, generation: int, shard: int) -> int:
-        """Return the position to go on from; a model that is missing is started again."""
+        """Return the position to go on from; a missing model begins again."""
         key = checkpoint_key(self.name, generation, shard)
         stored = await cast("Any", self.redis.hmget(key, ["log", "position"]))
         found_log, found_position = (_text(value) for value in stored)
-        # Read after the checkpoint: another projector may be moving it, but not past this.
+        # The head is read after the checkpoint. So a checkpoint beyond the head is of another log,
+        # even while another projector moves it.
         log, head = await _read_log(self.engine, shard)
         if found_log == log and found_position and int(found_position) <= head:
             return int(found_position)
@@ -108,39 +112,39 @@ class RedisProjection:
         return int(await script(self.redis, START)(keys=[key], args=arguments))
 
     async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the positions of those of ``shards`` on which the model is complete."""
+        """Return the model's position by shard, without shards on which it is not complete."""
         return await reached_model(self.redis, self.name, generation, shards)
 
     async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
         """Apply consecutive events of one shard if the checkpoint is ``after``.
 
         Returns:
-            Whether it was. If not, nothing changed.
+            Whether the checkpoint was ``after``. If not, nothing changed.
         """
         return await self.write(self.redis, generation, after, events)
 
 
 def tag(name: str, generation: int, shard: int) -> str:
-    """Return what the keys of a model on a shard begin with."""
+    """Return the hash tag with which all keys of a model on a shard begin."""
     return f"{{{name}:{generation}:{shard}}}"
 
 
 def checkpoint_key(name: str, generation: int, shard: int) -> str:
-    """Return the key of how far a model is in the log of a shard."""
+    """Return the key of a model's checkpoint on a shard."""
     return f"{tag(name, generation, shard)}:checkpoint"
 
 
 def script(redis: Redis, text: str) -> AsyncScript:
-    """Return a Lua script that runs by its hash; its text is sent again when Redis lost it."""
+    """Return a Lua script that is called by its hash; its text is sent again if Redis lost it."""
     return redis.register_script(text)
 
 
 async def reached_model(
     redis: Redis, name: str, generation: int, shards: Sequence[int]
 ) -> dict[int, int]:
-    """Return how far a model is, for those of ``shards`` on which it is complete.
+    """Return a model's position by shard, without shards on which it is not complete.
 
-    All shards are asked at once: a Redis that is silent costs one timeout, not one for each.
+    All shards are asked at once, so a silent Redis costs one timeout, not one for each shard.
 
     Raises:
         ReadModelUnavailable: Redis is away.
@@ -166,9 +170,9 @@ class ModelWaits:
         """Wait until a model has seen ``position``.
 
         Raises:
-            ReadModelUnavailable: Redis is away, or the model is not complete, and stayed so.
-            ReadModelStale: It did not get there in time.
-            TooManyWait: So many wait already.
+            ReadModelUnavailable: Redis is away, or the model was not complete, to the end.
+            ReadModelStale: The model did not get there in time.
+            TooManyWait: ``WAITERS_MAX`` wait already.
         """
         part = (name, generation, shard)
         try:
@@ -192,19 +196,19 @@ def complete_position(position: bytes | None, target: bytes | None) -> int | Non
 
 
 def cannot_read(name: str, error: Exception) -> ReadModelUnavailable:
-    """Return the error of a model that Redis did not give."""
+    """Return the error that a model could not be read from Redis."""
     return ReadModelUnavailable(f"cannot read the {name}: {error}")
 
 
 def being_filled(name: str, shard: int) -> ReadModelUnavailable:
-    """Return the error of a model that is not complete yet."""
+    """Return the error that a model is not complete yet."""
     return ReadModelUnavailable(f"the {name} of shard {shard} is being filled")
 
 
 async def _read_positions(
     redis: Redis, parts: Sequence[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], int]:
-    """Return where models are, by name, generation and shard; one not complete is left out."""
+    """Return positions by name, generation and shard, without models that are not complete."""
     async with redis.pipeline(transaction=False) as pipe:
         for part in parts:
             pipe.hmget(checkpoint_key(*part), ["position", "target"])

@@ -1,4 +1,4 @@
-"""The tables that tell how far each read model is, and which of its generations is read.
+"""The tables of how far each read model is, and which of its generations is live.
 
 A read model is a table partitioned by generation: each generation is a table of its own
 (``orders_g1``). ``live`` points to the generation that every query reads.
@@ -15,7 +15,7 @@ GENERATIONS = Table(
     Column("generation", Integer, primary_key=True, autoincrement=False),
     # building, catching-up, live, retired, paused or failed
     Column("state", Text, nullable=False),
-    # What stopped it, where it failed: the event's position and the error.
+    # Why it failed: the event's position and the error.
     Column("failure", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -1,7 +1,7 @@
-"""Waiting until read models have seen a position: one question at a time serves all who wait.
+"""Waiting until read models have seen a position: one question at a time serves all waits.
 
-Read ``PositionWaits.reach``. However many wait, one question at a time is under way, some
-100 a second, and a wait ends when its time is up, whether or not the store has answered.
+Read ``PositionWaits.reach``. However many wait, one question at a time is under way, some 100 a
+second. A wait ends when its time is up, even if the store has not answered.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from typing import Final, Generic, TypeVar
 
 from exchange.waiting import heed_cancellation
 
-# Projectors do not notify of checkpoints: every NOTIFY makes commits queue for one lock, the
-# matcher's too. Asking often costs one query per interval and process, and only while one waits.
+# Projectors do not notify of checkpoints: every NOTIFY makes all commits queue for one lock, even
+# the matcher's. Polling costs one query per interval and process, and only while somebody waits.
 WAIT_POLL_S: Final = 0.01
-POLL_S_OF_WAITER: Final = 0.000_05  # looking at one takes 2 µs, so all of them 4 % of a core
-WAITERS_MAX: Final = 1_000  # then they are looked at every 50 ms; later would be noticed
+POLL_S_OF_WAITER: Final = 0.000_05  # checking one takes 2 µs, so all of them 4 % of a core
+WAITERS_MAX: Final = 1_000  # so many are checked every 50 ms; a longer interval would be noticed
 
 Part = TypeVar("Part", bound=Hashable)
 
 
 class TooManyWait(Exception):
-    """So many wait already that one more is better told to come again."""
+    """``WAITERS_MAX`` wait already, so one more is refused."""
 
 
 class _Waiter(Generic[Part]):
-    """One who waits; ``found`` is the last answer, None before the first."""
+    """One wait; ``found`` is the last answer, None before the first."""
 
     __slots__ = ("error", "found", "over", "wanted")
 
@@ -48,7 +48,7 @@ class _Waiter(Generic[Part]):
 class PositionWaits(Generic[Part]):
     """Waits of this process for parts of read models, such as a model on one shard.
 
-    ``ask`` returns the positions of some parts, without those that are not there.
+    ``ask`` returns the positions of these parts, without parts that are not there.
     """
 
     def __init__(self, ask: Callable[[Set[Part]], Awaitable[Mapping[Part, int]]]) -> None:
@@ -62,12 +62,12 @@ class PositionWaits(Generic[Part]):
         """Wait until every part has reached its position, or until the time is up.
 
         Returns:
-            The positions of the parts, as last read, without those that are not there.
+            The positions of the parts, as last read, without parts that are not there.
 
         Raises:
-            TooManyWait: So many do.
-            TimeoutError: Nothing was told in time.
-            Exception: What asking failed with.
+            TooManyWait: ``WAITERS_MAX`` wait already.
+            TimeoutError: No answer came in time.
+            Exception: ``ask`` failed with it.
         """
         if len(self._waiters) >= WAITERS_MAX:
             raise TooManyWait(f"{WAITERS_MAX} wait already")
@@ -90,7 +90,7 @@ class PositionWaits(Generic[Part]):
         return waiter.found
 
     async def _ask_for_all(self) -> None:
-        """Ask until nobody waits: for all now and then, at once for those who have just come."""
+        """Ask until nobody waits: at once for new waiters, for all of them once per interval."""
         now_s = asyncio.get_running_loop().time
         all_at_s = now_s()
         while self._waiters:
