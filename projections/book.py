@@ -119,7 +119,7 @@ return {
 """
 
 ALL_LEVELS: Final = 0
-NUMBERS_AT_ONCE: Final = 10_000  # two for each level; converting so many takes some 3 ms
+NUMBERS_AT_ONCE: Final = 10_000  # two for each level; converting 10,000 takes some 3 ms
 
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""

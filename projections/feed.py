@@ -36,7 +36,7 @@ from projections.stores.redis import (
 NAME = "feed"
 
 FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
-READ_EVENTS_MAX: Final = 1_000  # decoding so many takes some milliseconds
+READ_EVENTS_MAX: Final = 1_000  # decoding 1,000 events takes some milliseconds
 
 # KEYS: the checkpoint, the stream. ARGV: after, position, time_ms, how many entries are kept, then
 # each event's data, command, Kafka offset and version; the first is at after + 1.

@@ -120,7 +120,7 @@ async def ensure_generation(
 async def create_generation(
     connection: asyncpg.Connection, projection: str, tables: Sequence[Table]
 ) -> int:
-    """Make a new generation beside the existing ones; projectors begin to fill it."""
+    """Make a new generation, which projectors begin to fill; the existing ones stay."""
     async with connection.transaction():
         await connection.execute(LOCK_PROJECTION, LIFECYCLE_LOCK_CLASS, projection)
         last = await connection.fetchval(READ_LAST_GENERATION, projection)

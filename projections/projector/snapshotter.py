@@ -34,7 +34,7 @@ PAUSE_S: Final = 0.1  # between reads, so that followers come first
 
 
 class SnapshotPace(Struct, frozen=True):
-    """Take a snapshot after so many events, or after so many seconds with any event."""
+    """Take a snapshot after ``events`` new events, or after ``seconds`` if any event is new."""
 
     events: int
     seconds: int

@@ -66,7 +66,7 @@ class ShardTail:
         return news
 
     def unfollow(self, news: asyncio.Event) -> None:
-        """Set this event of ``follow`` no more."""
+        """Stop setting an event that ``follow`` returned."""
         self._followers.remove(news)
 
     def wake(self) -> None:
@@ -77,7 +77,7 @@ class ShardTail:
         """Return the events after a position, at most ``limit``."""
         if after >= self._end:
             async with self._extending:
-                if after >= self._end:  # else another follower has read it while this one waited
+                if after >= self._end:  # otherwise another follower read it during the wait
                     return await self._extend(after, limit)
         if after < self._start:  # compared last: the window may have moved on during the wait
             return await self._fetch(after, limit)

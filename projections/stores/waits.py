@@ -15,7 +15,7 @@ from exchange.waiting import heed_cancellation
 # the matcher's. Polling costs one query per interval and process, and only while somebody waits.
 WAIT_POLL_S: Final = 0.01
 POLL_S_OF_WAITER: Final = 0.000_05  # checking one takes 2 µs, so all of them 4 % of a core
-WAITERS_MAX: Final = 1_000  # so many are checked every 50 ms; a longer interval would be noticed
+WAITERS_MAX: Final = 1_000  # all are checked every 50 ms; a longer interval would be noticed
 
 Part = TypeVar("Part", bound=Hashable)
 

@@ -92,7 +92,7 @@ def to_units(amount: Raw, scale: int, field: str) -> int:
 
 
 def is_null(amount: Raw) -> bool:
-    """Tell whether a request has ``null`` in place of an amount."""
+    """Tell whether a request has ``null`` instead of an amount."""
     return bytes(amount) == b"null"
 
 

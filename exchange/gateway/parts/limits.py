@@ -318,7 +318,7 @@ def _receipt(buckets: Buckets, full_us: Sequence[int], *, is_local: bool = False
         for limit, after_us in zip(buckets.limits, full_us, strict=True)
         if limit.per_second
     ]
-    # The headers have room for one bucket: the one with the longer wait, else the emptier one.
+    # The headers have room for one bucket: the one with the longer wait, then the emptier one.
     tighter = max(told, key=lambda budget: (budget.wait_us, -budget.remaining))
     return Receipt(tighter, None if tighter.wait_us else buckets, is_local)
 

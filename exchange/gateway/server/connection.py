@@ -227,7 +227,7 @@ class Connection:
             await self._close()
 
     def stop(self) -> None:
-        """End now if no request is under way, else after the request that is."""
+        """End now, or after the answer if a request is under way."""
         if self._is_idle or self._is_over:
             self._writer.close()
 
@@ -269,7 +269,7 @@ class Connection:
         try:
             async with asyncio.timeout(WRITE_S):
                 await self._writer.drain()
-        except OSError:  # a timeout is one
+        except OSError:  # includes TimeoutError
             self.abort()
             self._finish()
 
@@ -282,7 +282,10 @@ class Connection:
             self._timer = self._loop.call_later(KEEP_ALIVE_S, self._finish)
 
     def _finish(self) -> None:
-        """Write no more; end when the client does, or after ``LINGER_S``, if unsent ``WRITE_S``."""
+        """Write no more; end when the client does, or after a time.
+
+        The time is ``WRITE_S`` while bytes are unsent, otherwise ``LINGER_S``.
+        """
         if self._is_over:
             return
         self._set_idle(False)

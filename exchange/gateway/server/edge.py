@@ -163,7 +163,7 @@ class _Disconnected(Exception):
 
 
 class _Head:
-    """What the headers say about a request's size and body; ``twice`` is a contradictory one."""
+    """What the headers say about size and body; ``twice`` names a header with two values."""
 
     __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type", "twice")
 

@@ -16,8 +16,8 @@ from h11 import LocalProtocolError, _readers  # noqa: PLC2701  it has no bound t
 HEADER_LINES_MAX: Final = 256  # browsers send about 20; 10,000 held the event loop for 50 ms
 TOO_LARGE: Final = 431
 
-# ``(?![ \t])`` takes all leading blanks at once. Else each blank would be tried as the first of
-# those that follow the value.
+# ``(?![ \t])`` takes all leading blanks at once. Otherwise each blank would be tried as the
+# first of those that follow the value.
 HEADER_FIELD: Final = re.compile(
     rb"(?P<field_name>[-!#$%&'*+.^_`|~0-9a-zA-Z]+):[ \t]*(?![ \t])"
     rb"(?P<field_value>(?:[^\x00\s](?:[^\x00\r\n\f\v]*[^\x00\s])?)?)[ \t]*"

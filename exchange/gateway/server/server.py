@@ -49,7 +49,7 @@ class Caps(Struct, frozen=True):
     proxies: Sequence[Network] = ()
 
     def within(self, descriptors: int) -> "Caps":
-        """Return these caps, lowered to what a process with so many descriptors can take."""
+        """Return these caps, lowered to what a process with ``descriptors`` can take."""
         room = max(descriptors - OWN_DESCRIPTORS, descriptors // 2)
         return replace(self, total=min(self.total, room))
 

@@ -1,4 +1,4 @@
-"""A rate limit in memory: so many tokens a second, and a burst at once."""
+"""A rate limit in memory: a steady number of tokens a second, and a burst at once."""
 
 import time
 

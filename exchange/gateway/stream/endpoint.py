@@ -32,7 +32,7 @@ async def refuse_plain_request(_request: Request) -> Response:
 class Stream:
     """The connections of one gateway.
 
-    ``origins`` are those whose web pages may connect, beside the gateway's own host.
+    Web pages may connect if they come from ``origins`` or from the gateway's own host.
     """
 
     gateway: Gateway

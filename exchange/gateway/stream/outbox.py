@@ -157,7 +157,7 @@ class Outbox:
         return frame.instrument in self.stale_books
 
     def _is_full(self) -> bool:
-        # A single message always has room, however long it is: else a large book could not be sent.
+        # A single message always has room, however long: otherwise a large book could not be sent.
         too_long = self._bytes > QUEUE_BYTES_MAX and len(self._queue) > 1
         return too_long or len(self._queue) > QUEUE_FRAMES_MAX
 

@@ -37,7 +37,7 @@ class BookSnapshots:
         return self._kept is not None or self._is_small
 
     def note(self, delta: Frame) -> None:
-        """Keep a delta beside the snapshot that it follows."""
+        """Keep a delta with the snapshot that it follows."""
         if self._written is not None:
             self._written.note(delta)
         if self._kept is not None:

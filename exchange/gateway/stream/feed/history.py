@@ -61,7 +61,7 @@ class HistoryTurns:
         self._turns = asyncio.Semaphore(SLICES_AT_ONCE_MAX)
 
     def begin(self, readers: int) -> None:
-        """Let so many more readers begin; each calls ``end``.
+        """Count more readers, each of which must call ``end``.
 
         Raises:
             Problem: 503, there are too many readers.
@@ -108,7 +108,7 @@ class History:
             await asyncio.sleep(0)  # lets other coroutines run
             return self._recalled(key)
         async with self.turns.turn():
-            if key in self._kept:  # another reader made it meanwhile
+            if key in self._kept:  # another reader made it while this one waited
                 return self._recalled(key)
             made = await self._made(chapter, after, sequence)
             if made.position - after == SLICE_EVENTS:

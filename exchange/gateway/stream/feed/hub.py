@@ -62,7 +62,7 @@ class Hub:
         await shard.subscribe(outlet, listing, channels, client_id, from_sequence, announce)
 
     def unsubscribe(self, outlet: Outlet, listing: Listing, channels: frozenset[Channel]) -> None:
-        """Let a connection follow channels of an instrument no more."""
+        """End a connection's subscriptions to channels of an instrument."""
         shard = self._shards.get(listing.shard)
         if shard is not None:
             shard.unsubscribe(outlet, listing.instrument, channels)

@@ -38,7 +38,7 @@ class OrdersLane:
         return self._waiting[0][0].position if self._waiting else None
 
     def put(self, events: Sequence[DecidedEvent]) -> None:
-        """Offer the events: now if all their orders are known, else once they are."""
+        """Offer the events: at once if all their orders are known, otherwise later."""
         known = None if self._waiting else self._known.recall(events)
         if known is not None:
             self._offer(events, known)

@@ -115,7 +115,7 @@ class ShardFeed:
         return events
 
     async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the trace contexts of the sampled ones among the next events.
+        """Return the trace contexts of the next events that were sampled.
 
         They are those of the feed's projector, or the matcher's while the feed is behind.
         """
