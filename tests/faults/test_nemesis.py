@@ -18,6 +18,9 @@ from tests.faults.run import Options, run
 from tests.faults.schedule import EVERYTHING, KINDS, plan
 
 MINUTE = 1.0
+# Other tests and perhaps other work keep both cores busy. ``make faults`` has the machine to itself
+# and judges by what the exchange promises.
+HEAL_BUSY_MAX_S = 90.0
 WANTED_IN_20_MINUTES = {
     "kill matcher": 100,
     "freeze matcher": 30,
@@ -42,8 +45,12 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(300)
-async def test_a_minute_of_every_fault_breaks_no_invariant(directory: Path) -> None:
+@pytest.mark.timeout(480)
+async def test_a_minute_of_every_fault_breaks_no_invariant(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.faults.checkers.HEAL_MAX_S", HEAL_BUSY_MAX_S)
+    monkeypatch.setattr("tests.faults.run.QUIET_TIMEOUT_S", 2 * HEAL_BUSY_MAX_S)
     seed = random.randrange(10_000)
     print(f"seed {seed}")
     evidence = await run(Options(MINUTE, seed), directory)
