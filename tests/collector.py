@@ -1,4 +1,4 @@
-"""A collector in memory that speaks OTLP over HTTP: what it is sent, it keeps."""
+"""A collector that speaks OTLP over HTTP and keeps in memory what it gets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Cuts a partition of a broker that does not run, as a disk that lost what was not synced does."""
+"""Cuts a partition of a stopped broker, like a disk that lost unsynced records."""
 
 import os
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Load that remembers: every command sent, and every answer that came back.
 
-A ``Command`` is sent under one idempotency key until it is *resolved*: answered with
-an outcome (an order, or a clear refusal). A connection that breaks, a 503 and a 202
-leave it open, and the same bytes are sent again, to any gateway. So the history says
-exactly what a careful client knows, and the checkers may hold the log to it.
+A ``Command`` is sent under one idempotency key until it is *resolved*: answered with an outcome (an
+order, or a clear refusal). A connection that breaks, a 503 and a 202 leave it open, and the same
+bytes are sent again, to any gateway. So the history has exactly what a careful client knows, and
+the checkers compare the log with it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Subscribers that check what they get: trades without gap or double, and a book kept by deltas.
+"""Subscribers that check their messages: trades without gap or double, a book kept by deltas.
 
 A ``Subscriber`` follows one instrument's trades and book. It may drop its connection at any
 moment and resume the trades where it was; the book begins again with a snapshot.

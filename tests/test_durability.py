@@ -1,4 +1,4 @@
-"""Settings under which acknowledged orders can be lost: what is refused, and how it is told."""
+"""Settings under which acknowledged orders can be lost: which are refused, and how."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""What containers ask: one question, at little cost."""
+"""The health check of containers: one question, at little cost."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""For how long one task keeps the event loop from the others, in processor time of its thread."""
+"""Measures how long one task holds the event loop, in processor time of its thread."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Each port twice: the fake of ``tests/fakes.py`` and the adapter that runs.
+"""Each port twice: the fake of ``tests/fakes.py`` and the real adapter.
 
 A ``…World`` is what outlives one adapter: a topic, a database, a channel. The tests
 open adapters on it as processes would.

@@ -1,4 +1,4 @@
-"""A matcher that is slow and plain enough to be believed, to compare the engine with.
+"""A slow matcher, plain enough to be trusted, to compare the engine with.
 
 It shares nothing with the product: commands come in and events go out as dictionaries,
 as JSON has them, and every question is answered by looking at every resting order.

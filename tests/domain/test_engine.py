@@ -1,8 +1,8 @@
 """What each command causes, by example: given a history, when a command, then these events.
 
-The expectation is always the whole list. ``test_engine_refusals`` has what is refused,
-``test_properties`` what holds for every list of commands, and ``test_oracle`` compares with
-a matcher of another make.
+The expectation is always the whole list. ``test_engine_refusals`` has the refusals,
+``test_properties`` the properties of every list of commands, and ``test_oracle`` a comparison with
+an independent matcher.
 """
 
 import pytest

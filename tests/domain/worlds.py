@@ -1,10 +1,10 @@
 """Lists of commands for properties: chosen by Hypothesis, or by a seed for volume.
 
-Everything is scarce on purpose: five prices, four quantities, three clients and thirty
-order ids that come again and again, on two instruments of unlike scales, ticks and lots
-and a third that few lists register. A small space collides, and collisions (crosses,
-duplicates, late cancels) are where bugs live. The lists below are weights too: what a
-choice should meet often stands in them often, and refusals, which change nothing, seldom.
+Everything is scarce on purpose: five prices, four quantities, three clients and thirty order ids
+that come again and again, on two instruments of unlike scales, ticks and lots and a third that few
+lists register. A small space collides, and collisions (crosses, duplicates, late cancels) are where
+bugs live. The lists below are weights too: a value that should be chosen often is repeated, and
+values that are refused, and so change nothing, are rare.
 """
 
 from collections.abc import Iterator

@@ -1,13 +1,13 @@
 """One running exchange per topology, shared by the tests of this folder.
 
-Every test here runs twice: with one of each process, and with two shards, two matchers
-and two gateways; the seed's examples and those that put the exchange under load do so on
-one of each in ``make test-long`` only. Tests use clients and instruments of their own names
-where they count. An exchange ends with the last test that it is for: five idle processes cost the
-tests of other folders a fifth of a core.
+Every test here runs twice: with one of each process, and with two shards, two matchers and two
+gateways; the seed's examples and those that put the exchange under load do so on one of each in
+``make test-long`` only. Tests use clients and instruments of their own names where they count. An
+exchange ends after its last test: five idle processes would cost the tests of other folders a fifth
+of a core.
 
-On a busy machine an order may take long, so it is waited for longer than in production; and a
-read that is told to come again does.
+On a busy machine an order may take long, so tests wait longer for it than production does, and
+repeat a read that answers 503.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the exchange says of trades, clients and cycles, against a fold of the log.
+"""Answers about trades, clients and cycles, compared with a fold of the log.
 
 After a load on two instruments of different scales, with a settlement cycle closed in its midst,
 every answer of the HTTP interface and every table is held against ``tests/projections/folds.py``,

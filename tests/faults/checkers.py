@@ -1,6 +1,6 @@
 """The judges of a run: they see the history, the log and the read models, and nothing else.
 
-Read ``judge``: each invariant of ``docs/faults.md`` by its letter, and what speaks against it.
+Read ``judge``: for each invariant of ``docs/faults.md``, by its letter, it returns the violations.
 The checks of log and answers are those of ``tests/checks.py``; here are the ones that need a
 history with times: subscribers (G), healing (H), resources (R), the run's own end (X).
 """

@@ -1,7 +1,7 @@
-"""``python -m tests.faults.crashing POINT COUNTDOWN exchange-arguments…``: one that kills itself.
+"""``python -m tests.faults.crashing POINT COUNTDOWN exchange-arguments…``: kills itself at a point.
 
-The process is the real one but for this: when it comes to ``POINT`` for the ``COUNTDOWN``-th
-time it gets a SIGKILL, from itself, with no line of its code run after that.
+The process is the real one with one change: when it reaches ``POINT`` for the ``COUNTDOWN``-th time
+it sends itself a SIGKILL, so that no line of its code runs after that.
 """
 
 import asyncio

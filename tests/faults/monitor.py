@@ -1,7 +1,8 @@
-"""What the checkers need to know beside the calls: progress, memory, files, exits.
+"""What the checkers need beside the calls: progress, memory, files, exits.
 
-``Monitor`` asks PostgreSQL and Redis how far the log and each read model are, and the system
-what each process holds, and notes both in the history. While a store is away there is no note.
+``Monitor`` asks PostgreSQL and Redis how far the log and each read model are, and the system how
+much memory and how many files each process has, and notes both in the history. While a store is
+away it notes nothing.
 """
 
 import asyncio

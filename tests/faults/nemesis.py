@@ -1,8 +1,8 @@
 """The nemesis: does the faults of a plan to the exchange on its stage, and notes each.
 
 Read ``Nemesis.run``. A fault is noted when it is over, with what was seen of it: how long a
-take-over took, how a thawed zombie ended. Whether all is well is not judged here. A kill or a
-freeze counts only if its victim lived until then; else it is done again to the next one.
+take-over took, how a thawed zombie ended. Nothing is judged here. A kill or a freeze counts only if
+its victim was alive; else it is done again to the next process.
 """
 
 import asyncio

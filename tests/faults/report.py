@@ -1,4 +1,4 @@
-"""What a run came to: a table for people, a document for scripts."""
+"""The result of a run: a table for people, a document for scripts."""
 
 import math
 import statistics

@@ -1,8 +1,8 @@
 """One run: the exchange on its stage under load, the nemesis, then the judges.
 
-Read ``run``. The load, the subscribers and the monitor work throughout; after each burst the
-run waits until all is in order and looks at what is cheap to see. The judges come last, when
-the load has its last answer and every read model is where the log is.
+Read ``run``. The load, the subscribers and the monitor work throughout; after each burst the run
+waits until all is in order and makes the cheap checks. The judges come last, when the load has its
+last answer and every read model has reached the log's head.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The whole exchange with its own services, each behind a proxy, restarted when it dies.
 
-``Stage`` knows how to start and stop everything, which matcher of a shard is at work, and how
-to ask the database without a proxy in between. What goes wrong, and when, is the nemesis'.
+``Stage`` knows how to start and stop everything, which matcher of a shard is at work, and how to
+ask the database without a proxy in between. The nemesis decides what goes wrong and when.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """kill -9 under load, five times each: nothing is lost, nothing is doubled.
 
-The load resends what it did not hear the outcome of, as a careful client does, and its
-history is then held against the log, and the read models against folds of the log.
+Like a careful client, the load resends commands without an outcome. Then its history is compared
+with the log, and the read models with folds of the log.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""A store that answers, but cannot: no partial batch, nothing stale, and all is well again after.
+"""A store that answers with refusals: no partial batch, nothing stale, and all is well afterwards.
 
-PostgreSQL's refusals are raised by a trigger with the code that the server would use;
-read-only it is made, and Redis is given no memory.
+A trigger raises PostgreSQL's refusals with the codes that the server would use. PostgreSQL is
+really made read-only, and Redis really gets no memory.
 """
 
 import asyncio

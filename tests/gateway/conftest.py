@@ -3,9 +3,9 @@
 ``venue`` is what gateways need; ``gateway_at`` serves another gateway on it, with a
 producer of the test's choice. ``http`` is a client of a plain one.
 
-A machine that is busy takes seconds over anything, so nothing here gives up as soon as in
-production (see ``PATIENT``). A test whose subject is the giving up asks for ``prompt``, which
-brings production's bounds back, or for ``hasty``, which leaves out a wait that would be in vain.
+On a busy machine anything may take seconds, so nothing here gives up as soon as in production (see
+``PATIENT``). A test about giving up uses ``prompt``, which restores production's bounds, or
+``hasty``, which leaves out a wait that would be in vain.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Two builds of the exchange side by side, as during an upgrade.
 
-The one that is here plays the older build. The newer one is a copy of it whose commands and events
-have more: orders may have a note, which older matchers cannot read and older gateways may pass over
-in the event; and cancels are recorded in a form that older readers would misread.
+This build plays the older one. The newer one is a copy whose commands and events have more: orders
+may have a note, which older matchers cannot read and older gateways may ignore in the event; and
+cancels are recorded in a form that older readers would misread.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What another build wrote: which version it has, and what becomes of what is not known here."""
+"""Commands, events and outcomes of another build: their versions, and how unknown ones end."""
 
 import asyncio
 import json

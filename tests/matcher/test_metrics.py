@@ -1,4 +1,4 @@
-"""What a matcher's watch makes of batches: counts of what is durable, spans of what is sampled."""
+"""The metrics and spans of a matcher's batches: durable events are counted, sampled ones traced."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """``make mutants``: plant each bug in a copy of the tree and see that its tests fail.
 
-A mutant counts as caught only if a test failed; one that cannot even be imported does not. A
-test that never ends fails too, and is seen by who waits for it, but found nothing out: "hung".
+A mutant counts as caught only if a test failed, not if the code cannot be imported. A test that
+never ends fails too, but has found nothing out: its mutant is reported as "hung".
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """Bugs to plant, one at a time, and the tests that must then fail.
 
-Each replaces one text, which is in its file exactly once, by another that still runs and names
-only what the file names too: one that dies of a name that is gone is caught by any test. They
-are the mistakes that this design is most afraid of, not those that a tool would think of.
+Each bug replaces one text, which is in its file exactly once, by another that still runs. The new
+text uses only names that the file has: a ``NameError`` would be caught by any test. The bugs are
+the mistakes that would hurt this design most, not those that a tool would generate.
 """
 
 from dataclasses import dataclass

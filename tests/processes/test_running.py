@@ -1,4 +1,4 @@
-"""Who is told when a process is asked to stop, and by whom."""
+"""How a process runs and ends: at a signal, with an error, or refused at the start."""
 
 import asyncio
 import os

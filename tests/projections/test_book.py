@@ -1,4 +1,4 @@
-"""The book in Redis is whole or unavailable, whatever becomes of Redis."""
+"""The book in Redis is whole or unavailable, whatever Redis loses."""
 
 import asyncio
 import random

@@ -1,8 +1,8 @@
 """Careful clients and their gateway: they send, wait, ask the log, and send again.
 
 Everything is scarce on purpose: a few prices, clients, keys and order ids, so that resends,
-conflicts, crosses and taken ids happen all the time. ``Request`` is the history: where a
-command was put, and what was heard of it, by message or from the log.
+conflicts, crosses and taken ids happen all the time. ``Request`` is the history: the location of a
+command, and its outcome as heard by message or from the log.
 """
 
 import asyncio

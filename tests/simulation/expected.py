@@ -1,4 +1,4 @@
-"""What the log must be, told from the topic alone.
+"""The log that must result, computed from the topic alone.
 
 Faults may delay a command, repeat it or lose an answer, but they must not matter: the log
 is a function of the records in Kafka. ``expect`` computes it with the naive oracle and with

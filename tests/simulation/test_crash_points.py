@@ -1,8 +1,8 @@
-"""Each boundary of the matcher's and the projector's loop, killed at, in the simulation.
+"""Kills at each boundary of the matcher's and the projector's loop, in the simulation.
 
-Nothing else goes wrong in these runs, so each says what that one boundary does. ``weather``
-tells what the points mean; together they are: before and after polling, claiming, inserting
-(which follows deciding), committing and answering, and the same of the projector's steps.
+Nothing else goes wrong in these runs, so each tests one boundary. ``weather`` explains the points;
+together they are: before and after polling, claiming, inserting (which follows deciding),
+committing and answering, and the same of the projector's steps.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Everything together: the order in which it stops, and what is told of deaths."""
+"""All processes together: the order in which they stop, and what is reported of deaths."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""The wheel: what it has inside, since an installed exchange has nothing else."""
+"""The contents of the wheel: an installed exchange has nothing else."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What an outside producer's transactions do to the commands: nothing."""
+"""Transactions of an outside producer do not disturb the commands."""
 
 import asyncio
 from collections.abc import Callable

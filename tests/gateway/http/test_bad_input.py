@@ -1,7 +1,7 @@
 """Bad input: each row gets its status and code, names its field, and changes nothing.
 
-The first checklist is what can be said in one request over any client; the second
-needs a socket of its own, since clients do not send such bytes.
+Any client can send the requests of the first checklist; the second needs a plain socket, since
+clients do not send such bytes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What holds of every answer, however long."""
+"""What holds for every answer, however long."""
 
 import asyncio
 from itertools import pairwise

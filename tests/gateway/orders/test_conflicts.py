@@ -1,7 +1,8 @@
-"""An idempotency conflict is told, also to who asks for the outcome later.
+"""A client learns of an idempotency conflict even if it asks for the outcome later.
 
-The request was answered 202 before anybody knew of the conflict, so where to ask carries a hash
-of what was asked. A settlement cycle's closing has none: its number is its key and all it says.
+The request was answered 202 before the conflict was known, so its ``Location`` carries a hash of
+the request. The closing of a settlement cycle has none: its number is its key and its whole
+content.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What Kafka acknowledged and lost: told to who asks for it, once its topic is adopted.
+"""Commands that Kafka acknowledged and lost: after the adoption their clients are told so.
 
 ``adopt`` does to the log what ``exchange adopt-topic`` does: it begins a new life of the topic.
-Kafka itself is left alone, since the commands that it has before that life are as good as lost.
+Kafka itself is left alone: its commands from before the new life count as lost.
 """
 
 import asyncio

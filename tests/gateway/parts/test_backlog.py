@@ -1,4 +1,4 @@
-"""How far the log is with what Kafka has: what health, metrics and "not found" make of it."""
+"""How far the log is with the commands in Kafka, as health, metrics and "not found" show it."""
 
 import asyncio
 import time

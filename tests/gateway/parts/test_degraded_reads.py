@@ -1,4 +1,4 @@
-"""What cannot be read is refused or left out by itself, soon, and costs nothing else."""
+"""A part that cannot be read is refused or left out, soon, and nothing else suffers."""
 
 import asyncio
 import time

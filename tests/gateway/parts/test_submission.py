@@ -1,7 +1,7 @@
-"""What becomes of a command when a part of the way is missing.
+"""The answer to a command when a part of its way is missing.
 
-Each test takes one thing away on the real services: the answer through Redis, the
-matcher, Kafka, the room to wait.
+Each test takes one part away on the real services: the answer through Redis, the matcher, Kafka, or
+the room for one more waiter.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """An answer that is given before its request was read, while the body is still coming.
 
-Hypercorn queues ten pieces of a body that nobody reads, and then waits for ever. So each case
-sends more, in small chunks, which come with the head or after the answer. Neither a connection
-nor a task may be left of it.
+Hypercorn queues ten pieces of a body that nobody reads, and then waits for ever. So each case sends
+more pieces, with the head or after the answer. Afterwards no connection and no task may be left.
 """
 
 import asyncio

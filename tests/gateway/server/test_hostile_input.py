@@ -1,9 +1,9 @@
 """No message holds the event loop: 64 KiB of anything cost less than 50 ms of processor time.
 
-What is measured is the thread's own time, the least of three tries, so that a busy machine or a
-garbage collection is not taken for a slow pattern. The shapes are those on which a reader
-that looks back, or ahead, is quadratic; the fuzz makes runs of the characters that JSON readers
-stumble over, since it takes long runs to see a quadratic one.
+Tests measure the thread's own time and take the least of three tries, so that a busy machine or a
+garbage collection is not taken for a slow pattern. The shapes are those on which a reader that
+looks back, or ahead, is quadratic. The fuzz makes long runs of the characters that JSON readers
+stumble over, since only long runs show quadratic time.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Which web pages may act: none of another site, whatever it makes a browser send."""
+"""Which web pages may act: none of another site, whatever requests it makes a browser send."""
 
 import httpx
 import pytest

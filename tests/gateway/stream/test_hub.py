@@ -1,4 +1,4 @@
-"""Who subscribes at any moment, from any sequence, gets each event once, whatever Redis does."""
+"""A subscriber, at any moment and from any sequence, gets each event once, whatever Redis does."""
 
 import asyncio
 import json

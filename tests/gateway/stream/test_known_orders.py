@@ -1,4 +1,4 @@
-"""What the channel ``orders`` needs the read model for, and what it does not wait for."""
+"""When the channel ``orders`` reads the read model, and when it does not wait for it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What a connection's queue says was sent."""
+"""Up to which sequences a connection's queue says that messages were sent."""
 
 import asyncio
 

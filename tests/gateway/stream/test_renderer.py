@@ -1,4 +1,4 @@
-"""What messages are made of events: current, with the right sequences, never too long."""
+"""The messages made of events: current, with the right sequences, never too long."""
 
 import asyncio
 import json

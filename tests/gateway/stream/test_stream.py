@@ -1,4 +1,4 @@
-"""The stream as a client uses it: subscriptions, order entry, and what it does not put up with."""
+"""The stream as a client uses it: subscriptions, order entry, and what it refuses."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The claims that are made from a log alone are those that its matcher took."""
+"""Claims that are rebuilt from a log alone equal those that its matcher took."""
 
 import asyncio
 import random

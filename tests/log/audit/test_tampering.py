@@ -1,8 +1,8 @@
-"""Whatever is done to a log, a walk over it says what it was and where.
+"""Whatever is changed in a log, a walk over it says what was changed and where.
 
-Each change is made in a transaction that is rolled back, as the owner of the tables could make
-it: with the triggers switched off. One that is ``rewritten`` has the chain made again afterwards,
-with the links of every batch and the head, as whoever knows this code could do.
+Each change is made as the owner of the tables could make it, with the triggers switched off, in a
+transaction that is rolled back. After a change that is ``rewritten``, the chain, the links of every
+batch and the head are computed again, as somebody who knows this code could do.
 """
 
 import random

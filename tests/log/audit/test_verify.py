@@ -1,6 +1,6 @@
-"""A walk over the log finds the first event that is not what it was, whatever was done to it.
+"""A walk over the log finds the first changed event, whatever the change.
 
-The changes are made as the owner of the tables could: with the trigger switched off, and in a
+Changes are made as the owner of the tables could make them, with the trigger switched off, in a
 transaction that is rolled back.
 """
 

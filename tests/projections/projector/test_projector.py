@@ -1,4 +1,4 @@
-"""The loop outlives its stores, stops at what it cannot apply, and is quick when idle."""
+"""A projector outlives its stores, stops at events it cannot apply, and is quick when idle."""
 
 import asyncio
 import random

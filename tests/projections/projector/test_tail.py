@@ -1,4 +1,4 @@
-"""Followers at different places share one window, and each gets just what follows its place."""
+"""Followers at different positions share one window; each gets just the events after its own."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Waits for positions share their questions, end in time, and are not endlessly many."""
+"""Waits for positions share their questions, end in time, and are bounded in number."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""One child process: what starts it again, and that nothing of it survives."""
+"""One child process: when it is started again, and that nothing of it survives."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""PostgreSQL's place and user when root starts it, and what the server was given."""
+"""PostgreSQL's directory and user when root starts it, and the server's settings."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A client's connection to a stream, whatever ends it."""
+"""A client's connection to the stream is closed, whatever ends it."""
 
 import asyncio
 

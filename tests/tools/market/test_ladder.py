@@ -1,4 +1,4 @@
-"""A ladder keeps the book that it is told, and does not believe one with a hole in it."""
+"""A ladder keeps the book that it is sent, and refuses a book with a gap."""
 
 from decimal import Decimal
 from io import StringIO

@@ -1,4 +1,4 @@
-"""A log goes on with a topic that was cut or recreated: what is told, stays and is decided."""
+"""A log goes on with a topic that was cut or recreated: what is reported, kept and decided."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,4 +1,4 @@
-"""An operator has a quarantined command decided; whatever else he names is refused."""
+"""An operator has a quarantined command decided; any other location is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
