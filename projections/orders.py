@@ -243,6 +243,7 @@ class Order(Struct, frozen=True):
 
     @property
     def cursor(self) -> "OrderCursor":
+        """The cursor of a page that ends with this order."""
         return OrderCursor(self.created_ms, self.shard, self.position)
 
 

@@ -267,6 +267,7 @@ class _Batch:
         self._owe(event.seller_client_id, event.instrument, -event.quantity, amount)
 
     def cut(self, cycle: int, time_ms: int, position: int) -> None:
+        """Close a cycle; later trades of the batch belong to the next one."""
         self.cuts[cycle] = (time_ms, position)
         self.cycle = cycle + 1
 

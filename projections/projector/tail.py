@@ -70,6 +70,7 @@ class ShardTail:
         self._followers.remove(news)
 
     def wake(self) -> None:
+        """Let all followers look for new events."""
         for news in self._followers:
             news.set()
 

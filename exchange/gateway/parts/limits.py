@@ -170,10 +170,12 @@ class Budget(Struct, frozen=True):
 
     @property
     def reset_s(self) -> int:
+        """Whole seconds until all tokens are back."""
         return _seconds(self.full_us)
 
     @property
     def retry_after_s(self) -> int:
+        """Whole seconds until there is a token."""
         return _seconds(self.wait_us)
 
 

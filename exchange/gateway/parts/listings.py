@@ -37,6 +37,7 @@ class Listing(Struct, frozen=True):
 
     @property
     def cost_scale(self) -> int:
+        """The scale of a price times a quantity."""
         return self.price_scale + self.quantity_scale
 
     def price(self, units: int) -> Raw:

@@ -127,6 +127,7 @@ class _Waiter:
             self._future.set_result(answer)
 
     def delivered(self, delivery: Delivery, location: Pending) -> None:
+        """Take Kafka's report: a failure is the answer, a location only if nobody waits."""
         if delivery.error is not None:
             self.answer(delivery)
             return
@@ -163,6 +164,7 @@ class Submitter:
 
     @property
     def waiters(self) -> int:
+        """How many requests wait here."""
         return len(self._waiters)
 
     @property

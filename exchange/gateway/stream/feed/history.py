@@ -71,6 +71,7 @@ class HistoryTurns:
         self._readers += readers
 
     def end(self) -> None:
+        """Note that one reader has ended."""
         self._readers -= 1
 
     @asynccontextmanager

@@ -69,6 +69,7 @@ class ShardStream:
 
     @property
     def has_ended(self) -> bool:
+        """Whether no task offers events: it was not started, failed, or nobody subscribed."""
         return self._task is None or self._task.done()
 
     async def start(self) -> None:
@@ -102,6 +103,7 @@ class ShardStream:
         from_sequence: int | None,
         announce: Callable[[int], None],
     ) -> None:
+        """Let a connection follow channels of an instrument; see ``Hub.subscribe``."""
         if from_sequence is not None:
             await self._until_reached(from_sequence)
         instrument = self._instruments.get(listing.instrument)
@@ -154,6 +156,7 @@ class ShardStream:
         name: str,
         channels: frozenset[Channel],
     ) -> None:
+        """End a connection's channels of an instrument; one that it does not follow is ignored."""
         instrument = self._instruments.get(name)
         if instrument is None or outlet not in instrument.subscriptions:
             return
@@ -164,6 +167,7 @@ class ShardStream:
         self._tidy()
 
     def leave(self, outlet: Outlet) -> None:
+        """End everything that a connection follows."""
         for instrument in self._instruments.values():
             subscription = instrument.subscriptions.pop(outlet, None)
             if subscription is not None:
@@ -171,6 +175,7 @@ class ShardStream:
         self._tidy()
 
     async def refresh_book(self, outlet: Outlet, name: str) -> None:
+        """Offer a fresh snapshot of a book to a connection that still follows it."""
         instrument = self._instruments.get(name)
         if instrument is None or outlet not in instrument.followers(Channel.ORDERBOOK):
             return
@@ -179,6 +184,7 @@ class ShardStream:
             self._offer_state(outlet, instrument, (Channel.ORDERBOOK,))
 
     def reached(self, outlet: Outlet) -> list[tuple[str, int]]:
+        """Return by instrument up to where a connection was offered all, unless it catches up."""
         return [
             (name, self._reached(instrument, found))
             for name, instrument in self._instruments.items()

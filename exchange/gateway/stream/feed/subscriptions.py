@@ -44,6 +44,7 @@ class Subscription:
         self.catching_up: dict[Channel, asyncio.Task[None]] = {}
 
     def drop(self, channels: Iterable[Channel]) -> None:
+        """Stop following channels, and stop catching up on them."""
         for channel in channels:
             self.channels.discard(channel)
             task = self.catching_up.pop(channel, None)
@@ -51,6 +52,7 @@ class Subscription:
                 task.cancel()
 
     def follows_orders_of_others(self, clients: Clients) -> bool:
+        """Tell whether it follows orders, and other clients' than ``clients``."""
         follows = Channel.ORDERS in self.channels or Channel.ORDERS in self.catching_up
         return follows and self.clients != clients
 
@@ -73,6 +75,7 @@ class FollowedInstrument:
         self.joining = 0  # connections that wait for the book
 
     def followers(self, channel: Channel) -> list[Outlet]:
+        """Return the connections that are up to date on a channel."""
         return [o for o, s in self.subscriptions.items() if channel in s.channels]
 
     def follows(self, channels: Iterable[Channel]) -> bool:
