@@ -1,4 +1,4 @@
-"""Shards that are added after settlement cycles were closed: what is closed stays as it was."""
+"""Shards that are added after settlement cycles were closed: closed cycles do not change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,7 +1,7 @@
-"""However long a list is, a page of it does not keep the event loop from others.
+"""However long a list is, a page of it does not hold the event loop for long.
 
-The rows are put into the read models as they are: what a page costs does not depend on who wrote
-them. What counts is processor time of the loop's thread, from one turn to the next.
+The rows are written into the read models directly: the cost of a page does not depend on who wrote
+them. Tests measure processor time of the loop's thread, from one turn to the next.
 """
 
 import json

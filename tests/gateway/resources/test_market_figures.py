@@ -1,4 +1,4 @@
-"""Ticker, analytics, and a position's worth, as trades make them."""
+"""Ticker, analytics, and a position's marks and profit, as trades make them."""
 
 import time
 from datetime import UTC, datetime

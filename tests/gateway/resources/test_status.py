@@ -1,4 +1,4 @@
-"""Liveness, health and metrics, and that the documentation tells every code."""
+"""Liveness, health and metrics, and that the documentation has every code."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""How many connections are taken: what is set, whose they are, and what the system allows."""
+"""How many connections are taken: by the settings, by address, and by what the system allows."""
 
 import resource
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""What no client library sends: half requests, too much behind one, nothing read, no end.
+"""Connections as no client library makes them: half requests, trailing bytes, nothing read, no end.
 
-Each test is one of the behaviours that ``connection`` changes in the libraries below it, seen
-from a raw socket, so that a release of theirs that works otherwise is noticed here.
+Each test is about one behaviour that ``connection`` changes in the libraries below it, seen from a
+raw socket. So a release of theirs with another behaviour is noticed here.
 """
 
 import asyncio
