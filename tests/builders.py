@@ -1,7 +1,7 @@
 """Commands and events in few words; read ``given``, then ``place`` and ``rested``.
 
-A test names orders by number: order 3 is ``order-3`` of ``client-3`` unless it says
-otherwise. Everything happens at ``TIME_MS`` on ``BTC_USD`` unless it says otherwise.
+A test names orders by number: order 3 is ``order-3`` of ``client-3``. Everything happens at
+``TIME_MS`` on ``BTC_USD``. A test may say otherwise.
 """
 
 from collections.abc import Iterable, Sequence

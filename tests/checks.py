@@ -1,8 +1,8 @@
 """The invariants, checked from outside: the log, the history of a load, the read models.
 
-The letters are those of ``docs/faults.md``. Nothing here asks the exchange's own
-code what is right, except ``check_replay``, whose subject is that code. The folds of
-the read models are ``tests/projections/folds.py``, written apart from the projections.
+The letters are those of ``docs/faults.md``. No check uses the exchange's own code as its judge,
+except ``check_replay``, whose subject is that code. The folds of the read models are in
+``tests/projections/folds.py`` and share no code with the projections.
 """
 
 import hashlib

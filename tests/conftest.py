@@ -1,7 +1,7 @@
 """The services that tests run against: real ones, on free ports, in a directory that is deleted.
 
-They are started once a session, on an event loop of their own in another thread, so that no test's
-loop can stop them. Each test gets its own database (a clone of a migrated template), its own
+They are started once per session. Their event loop runs in another thread, so that no test's loop
+can stop them. Each test gets its own database (a clone of a migrated template), its own
 logical Redis database and its own topics.
 """
 

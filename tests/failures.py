@@ -1,4 +1,4 @@
-"""Failures of PostgreSQL, planted: a trigger raises what the server would."""
+"""Planted failures of PostgreSQL: a trigger raises the error that the server would raise."""
 
 import asyncpg
 

@@ -2,8 +2,8 @@
 
 ``MemoryTopic`` and ``MemoryDatabase`` are the servers: they outlive a writer, and several
 adapters may open them, one after the other or at once, as processes do. Stored events are
-kept encoded. An adapter reaches its server through a ``Link``; this one is short and never
-fails, and the simulation has others.
+kept encoded. An adapter reaches its server through a ``Link``. The link here never fails;
+those of the simulation do.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The exchange as real processes: matchers, one projector, gateways; to be killed at will."""
+"""The exchange as real processes: matchers, one projector, gateways, which tests may kill."""
 
 import asyncio
 import time

@@ -1,7 +1,7 @@
 """The engine against the oracle: the same events for every list of commands.
 
-Hypothesis finds and shrinks; the swarm brings volume. ``worlds`` says how the inputs were
-chosen. A failing swarm names its seed and step, and both make it happen again.
+Hypothesis finds and shrinks; the swarm brings volume. ``worlds`` says how the inputs were chosen. A
+failing swarm names its seed and step, with which the failure can be repeated.
 """
 
 import multiprocessing

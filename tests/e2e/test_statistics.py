@@ -1,8 +1,9 @@
 """Answers about trades, clients and cycles, compared with a fold of the log.
 
-After a load on two instruments of different scales, with a settlement cycle closed in its midst,
-every answer of the HTTP interface and every table is held against ``tests/projections/folds.py``,
-which shares no code with the exchange. Amounts are compared as exact fractions.
+The load has two instruments of different scales, and a settlement cycle is closed during it. After
+it, every answer of the HTTP interface and every table is compared with
+``tests/projections/folds.py``, which shares no code with the exchange. Amounts are compared as
+exact fractions.
 """
 
 import asyncio

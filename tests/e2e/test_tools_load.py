@@ -1,4 +1,4 @@
-"""The load against a real gateway: what it counts is what the exchange decided."""
+"""The load against a real gateway: its counts equal what the exchange decided."""
 
 import asyncio
 import json

@@ -1,7 +1,7 @@
 """``make faults``: the exchange under load and a nemesis, for as long as you like.
 
-The seed decides which faults come when; what they hit is also the machine's doing. The logs of
-all processes and the history stay in ``.run/faults``.
+The seed decides which faults come when. What they hit also depends on the machine. The logs of all
+processes and the history stay in ``.run/faults``.
 """
 
 import asyncio

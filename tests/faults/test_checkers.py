@@ -1,6 +1,6 @@
-"""Each planted defect turns the checker red whose invariant it breaks, and no other without cause.
+"""Each planted defect fails the checker whose invariant it breaks, and no other without cause.
 
-The good evidence is small and made by the engine: a few orders of two clients on one
+The evidence without defects is small and made by the engine: a few orders of two clients on one
 instrument, their answers as a gateway gives them, a fault, and two subscribers.
 """
 

@@ -1,7 +1,7 @@
 """Events as logs hold them for ever, and the hash chain over them.
 
-The texts that are spelled out here are in logs already: a change that breaks such a test
-needs a new version and an upcaster, not another expectation.
+Logs already contain the texts that are spelled out here. A change that breaks such a test needs a
+new version and an upcaster, not another expectation.
 """
 
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""What only Postgres can promise: append-only tables, gapless order, look-ups by command."""
+"""Promises that only Postgres can keep: append-only tables, gapless order, look-ups by command."""
 
 import asyncio
 import threading

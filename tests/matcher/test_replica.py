@@ -1,4 +1,4 @@
-"""How a matcher comes to its state: snapshots, standing by, and commands that crash it."""
+"""How a matcher gets its state: snapshots, standing by, and commands that crash it."""
 
 import asyncio
 from collections.abc import Callable

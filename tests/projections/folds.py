@@ -1,4 +1,4 @@
-"""What the read models must hold, folded from stored events by the plainest means.
+"""What the read models must hold, folded from stored events in the plainest way.
 
 No code is shared with the projections or the engine: an event is its JSON text, a model
 a dict. The book is folded order by order, costs with fractions.

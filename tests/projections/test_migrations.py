@@ -1,4 +1,4 @@
-"""The migrations make just the tables that the code describes."""
+"""The migrations make exactly the tables that the code describes."""
 
 import pytest
 from alembic.autogenerate import compare_metadata

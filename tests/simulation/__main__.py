@@ -1,4 +1,4 @@
-"""``make simulate SEEDS=1000-9999``: live as many lives as wanted, on all cores."""
+"""``make simulate SEEDS=1000-9999``: simulate one life per seed, on all cores."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What must hold when the storm is over, asked of the servers and of what clients heard."""
+"""What must hold when the faults are over, for the servers and for the answers that clients got."""
 
 import itertools
 from collections import Counter

@@ -1,8 +1,8 @@
 """What may go wrong on the way to a server and back, drawn by the seed.
 
-A ``StormyLink`` is how one simulated process reaches the servers. A request is late, lost,
-or carried out and not acknowledged; what the server does it does, whoever is killed or
-frozen meanwhile. Each request has four named points at which a process can be killed:
+A ``StormyLink`` connects one simulated process to the servers. A request may be late, lost, or
+carried out and not acknowledged. The server finishes what it began, even if the process is killed
+or frozen. Each request has four named points at which a process can be killed:
 ``before insert``, ``sent insert`` (the server may still do it), ``done insert`` (it did,
 and nobody knows) and ``after insert``.
 """

@@ -1,4 +1,4 @@
-"""The exchange with its own Kafka, PostgreSQL and Valkey: stopped, and started on what it kept."""
+"""The exchange with its own Kafka, PostgreSQL and Valkey: stopped and restarted on its data."""
 
 import asyncio
 import io

@@ -1,7 +1,7 @@
-"""Commands, records, ids and outcomes: what is sent arrives, and no bytes do harm.
+"""Commands, records, ids and outcomes: each arrives as it was sent, and no bytes do harm.
 
-The ids and hashes that are spelled out here are in stores already: a change that breaks
-such a test loses the claims of every earlier command.
+Stores already contain the ids and hashes that are spelled out here. A change that breaks such a
+test loses the claims of every earlier command.
 """
 
 import json

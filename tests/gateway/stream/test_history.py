@@ -1,4 +1,4 @@
-"""Reading history costs hundreds of readers what it costs one, and crowds out nobody."""
+"""Hundreds of readers of the same history cost little more than one, and crowd out nobody."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Who is to blame for an error: the store, which is waited for, or the event."""
+"""What caused an error: the store, which is waited for, or the event."""
 
 from typing import Any
 

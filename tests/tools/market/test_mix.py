@@ -1,4 +1,4 @@
-"""The same seed gives the same orders, and a file of them gives them back."""
+"""The same seed gives the same orders, and a file of orders gives the same orders back."""
 
 from itertools import islice
 from pathlib import Path

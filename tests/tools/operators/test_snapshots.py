@@ -1,4 +1,4 @@
-"""``exchange snapshot`` asks for one of each shard, however many instruments there are."""
+"""``exchange snapshot`` asks for one snapshot per shard, however many instruments there are."""
 
 import httpx
 
