@@ -4,8 +4,8 @@ A trade belongs to the cycle that is open on its shard. ``SettlementCycleClosed`
 cut: it closes the cycle that it names and every cycle before, and opens the next. A cycle is closed
 when every shard that takes part in it has cut it, so no shard waits for another.
 
-A shard that is added later takes part from the cycle on that was open on shard 0 when shard 0 was
-told (``ShardPlaced``). The added shard's own log begins with the cut of the cycle before. The log
+A shard that is added later takes part from the cycle that was open on shard 0 when shard 0 recorded
+``ShardPlaced``. The added shard's own log begins with the cut of the cycle before. The log
 tells which shards exist; the caller adds shards that it knows of and that have decided nothing yet.
 
 A buyer will receive the quantity and pay price × quantity, a seller the reverse; what a client

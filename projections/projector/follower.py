@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_EVENTS_MAX: Final = 2_000  # bounds a transaction and a Redis script to some 10 ms
 POLL_S: Final = 1.0  # notices events whose notification was lost, and a store that was emptied
-BATCH_TIMEOUT_S: Final = 30.0  # a batch takes milliseconds; a store silent for so long is away
+BATCH_TIMEOUT_S: Final = 30.0  # a batch takes milliseconds; a store silent for longer is away
 
 
 class Projection(Protocol):

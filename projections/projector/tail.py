@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW_EVENTS_MAX: Final = 4_000  # two batches: a projection a batch behind still shares them
 TRACES_MAX: Final = 4_000  # one for each event of the window
-LISTEN_RETRY_S: Final = 1.0  # followers poll meanwhile
+LISTEN_RETRY_S: Final = 1.0  # until then followers poll
 LISTEN_CHECK_S: Final = 15.0  # a query shows whether the connection was cut without notice
 LISTEN_CHECK_TIMEOUT_S: Final = 5.0
 
@@ -86,7 +86,7 @@ class ShardTail:
         return Chunk(self._window[first : first + limit])
 
     def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the trace contexts of the sampled ones among events that were read here."""
+        """Return the trace contexts of the sampled events among those that were read here."""
         if not self._traces:
             return []
         first, last = events[0].position, events[-1].position

@@ -44,7 +44,7 @@ Project = Callable[[asyncpg.Connection, int, Sequence[DecidedEvent]], Awaitable[
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
-    """Lend the driver's connection below one of the pool, for what SQLAlchemy Core cannot do.
+    """Lend a pooled connection as the driver's own, for what SQLAlchemy Core cannot do.
 
     The pool does not see errors of the driver, so it may hold a connection that the server has
     closed. Such a connection is replaced here.

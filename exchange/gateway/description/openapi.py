@@ -104,7 +104,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _summary(route: Route) -> str:
-    """Return the text after the path in the handler's docstring, else the handler's name."""
+    """Return the text after the path in the handler's docstring, or the handler's name."""
     _, _, text = (getdoc(route.endpoint) or "").partition("``: ")
     return text.rstrip(".") or route.endpoint.__name__.replace("_", " ")
 

@@ -23,7 +23,7 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bott
 
 _CODE: Final = re.compile("`([^`]*)`")
 
-ICON: Final = '<link rel="icon" href="data:,">'  # else a browser asks for /favicon.ico
+ICON: Final = '<link rel="icon" href="data:,">'  # without it a browser asks for /favicon.ico
 
 # The page may run nothing and load nothing, and no other page may embed it.
 POLICY: Final = "; ".join(

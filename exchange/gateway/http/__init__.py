@@ -2,6 +2,6 @@
 
 In reading order: ``declaration`` (what an endpoint says of itself), ``parameters``,
 ``requests`` (bytes to validated input), ``amounts`` (decimals to integers and back, exactly),
-``responses``, ``problems`` (every error that a client can see), ``addresses`` (who the client
-is).
+``responses``, ``problems`` (every error that a client can see), ``addresses`` (the client's
+address).
 """

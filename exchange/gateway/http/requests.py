@@ -36,8 +36,8 @@ _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SECOND_60 = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60")
 _BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
-# An unclosed string matches to the end. Else each quote in it would be tried as a string's start,
-# which takes quadratic time.
+# An unclosed string matches to the end. Otherwise each quote in it would be tried as the start of a
+# string, which takes quadratic time.
 _STRINGS_OF_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 T = TypeVar("T")

@@ -159,6 +159,6 @@ async def _read_tail(
 
 
 def _concerns(event: Event, order_id: str) -> bool:
-    """Tell whether an event changes the order; the same text may also be a client's id in it."""
+    """Tell whether an event changes the order; the same text may also be a client's id there."""
     concerned = any(change.order_id == order_id for change in changes(event))
     return concerned and not is_id_taken(event)

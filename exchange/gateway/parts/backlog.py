@@ -106,7 +106,7 @@ class Backlog:
             raise Problem(Code.MATCHER_OLDER, detail, outcome="none")
 
     def forget(self) -> None:
-        """Begin again: with a service away, nothing is known of the matchers."""
+        """Drop all measurements: with a service away, nothing is known of the matchers."""
         self._standing.clear()
         self.stalled.clear()
 
@@ -206,7 +206,7 @@ class Backlog:
         return {s: decided.get(s, NOTHING_DECIDED).offset_base + end for s, end in ends.items()}
 
     def _learn_nothing(self) -> None:
-        """Let all shards count as standing still: Kafka answers the probe, yet tells no ends."""
+        """Let all shards count as standing still: Kafka answers the probe but reports no ends."""
         now_s = time.monotonic()
         for shard in self._shards:
             _, since_s = self._standing.setdefault(shard, (-1, now_s))

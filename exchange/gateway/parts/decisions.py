@@ -82,9 +82,9 @@ class Decision(Struct, frozen=True):
     def conflicts_with(self, asked: bytes, *, claimed: bool) -> bool:
         """Tell whether this decision answers another request than the one hashed in ``asked``.
 
-        ``claimed`` is the answer by the claim of the key. It is wrong for a quarantined record,
-        whose claim does not hash the client's request; the event of its retry does. The request of
-        an unreadable record is not known, so it conflicts with none.
+        ``claimed`` says whether the key's claim has another hash. It does not count for a
+        quarantined record: the claim does not hash the client's request, the event of the retry
+        does. The request of an unreadable record is not known, so it conflicts with none.
         """
         if isinstance(self.first, CommandQuarantined | RecordRejected):
             return False

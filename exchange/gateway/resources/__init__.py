@@ -1,4 +1,4 @@
-"""One file a resource: what it takes, what it answers, and its handlers.
+"""One file per resource: what it takes, what it answers, and its handlers.
 
 ``instruments``, ``market`` (book and trades), ``ticker``, ``analytics``, ``positions``,
 ``settlement``, ``snapshots`` (engine snapshots), ``commands`` (the outcome of a command),

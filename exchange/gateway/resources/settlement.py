@@ -250,7 +250,7 @@ def cut(decision: Decision, command_id: UUID) -> CutView:
 
 
 async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, list[int]]:
-    """Return the cycle that is meant, and the shards that take part in it."""
+    """Return the cycle to close, and the shards that take part in it."""
     await gateway.freshness.catch_up(NAME)
     async with moment_connection(gateway.engine) as connection:
         current, _ = await read_open_cycle(connection, gateway.shards)

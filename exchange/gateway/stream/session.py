@@ -68,7 +68,7 @@ ORDERS_IN_FLIGHT_MAX: Final = 100
 SUBSCRIPTIONS_MAX: Final = 50
 STRIKES_MAX: Final = 3  # unreadable messages in a row
 SILENT_S: Final = 60.0  # then a connection ends that follows nothing and sends nothing
-SEND_TIMEOUT_S: Final = 10.0  # a client that reads nothing for so long is gone
+SEND_TIMEOUT_S: Final = 10.0  # a client that reads nothing for longer is gone
 CLOSE_WAIT_S: Final = 1.0
 REASON_BYTES_MAX: Final = 123  # of a close frame (RFC 6455)
 
