@@ -1,6 +1,6 @@
 """What the exchange refuses, and why: every ``RejectReason`` has its example here.
 
-Accepted cancels, instruments and records are tested beside their refusals.
+Accepted cancels, instruments and records are tested next to their refusals.
 """
 
 from exchange.domain.commands import PlaceShard

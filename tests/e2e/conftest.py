@@ -1,8 +1,8 @@
 """One running exchange per topology, shared by the tests of this folder.
 
 Every test here runs twice: with one of each process, and with two shards, two matchers and two
-gateways; the seed's examples and those that put the exchange under load do so on one of each in
-``make test-long`` only. Tests use clients and instruments of their own names where they count. An
+gateways. The seed's examples and the tests under load run on the smaller topology only in
+``make test-long``. Tests use clients and instruments of their own names where they count. An
 exchange ends after its last test: five idle processes would cost the tests of other folders a fifth
 of a core.
 

@@ -1,8 +1,8 @@
 """The judges of a run: they see the history, the log and the read models, and nothing else.
 
 Read ``judge``: for each invariant of ``docs/faults.md``, by its letter, it returns the violations.
-The checks of log and answers are those of ``tests/checks.py``; here are the ones that need a
-history with times: subscribers (G), healing (H), resources (R), the run's own end (X).
+The checks of log and answers are in ``tests/checks.py``. The checks here need a history with times:
+subscribers (G), healing (H), resources (R), the run's own end (X).
 """
 
 import statistics

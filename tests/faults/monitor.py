@@ -1,4 +1,4 @@
-"""What the checkers need beside the calls: progress, memory, files, exits.
+"""What the checkers need apart from the calls: progress, memory, files, exits.
 
 ``Monitor`` asks PostgreSQL and Redis how far the log and each read model are, and the system how
 much memory and how many files each process has, and notes both in the history. While a store is

@@ -2,7 +2,7 @@
 
 Read ``Nemesis.run``. A fault is noted when it is over, with what was seen of it: how long a
 take-over took, how a thawed zombie ended. Nothing is judged here. A kill or a freeze counts only if
-its victim was alive; else it is done again to the next process.
+its victim was alive. Otherwise it is repeated on the next process.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Average cost, by hand."""
+"""Average cost, compared with examples worked out by hand."""
 
 import pytest
 

@@ -113,7 +113,7 @@ def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
     if end_ms is None:
         end_ms = now_ms
         if start_ms is not None and start_ms > end_ms:
-            # The present minute has begun, so a start within it is allowed: clocks differ.
+            # Clocks differ, so a start within the present minute is allowed.
             if start_ms // MINUTE_MS > end_ms // MINUTE_MS:
                 raise invalid("start_time", "must not be in the future")
             end_ms = start_ms

@@ -53,7 +53,7 @@ from exchange.ports import UNKNOWN_BODY, StoredEvent
 # broker.
 LATE_S: Final = 1.0
 
-# An order that sweeps the book has up to 10,000 trades. Reading so long an outcome is charged as
+# An order that sweeps the book has up to 10,000 trades. Reading an outcome that long is charged as
 # history too.
 EVENTS_FREE_MAX: Final = 100
 

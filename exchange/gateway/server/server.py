@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 2048
 HEAD_BYTES_MAX: Final = 64 * 1024  # ``edge`` already refuses much less, with a body that says why
-# Descriptors that a gateway needs beside its clients' connections: up to 109 to PostgreSQL, 104 to
+# Descriptors that a gateway needs besides its clients' connections: up to 109 to PostgreSQL, 104 to
 # Redis, a few to each Kafka broker, its logs.
 OWN_DESCRIPTORS: Final = 256
 REFUSED: Final = {"Connection": "close", "Cache-Control": "no-store"}

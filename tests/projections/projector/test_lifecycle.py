@@ -1,4 +1,4 @@
-"""Generations are made once, filled beside the live one, and switched to only when caught up."""
+"""Generations are made once, filled while another is live, and go live only when caught up."""
 
 import asyncio
 import random

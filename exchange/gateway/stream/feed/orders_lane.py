@@ -54,7 +54,7 @@ class OrdersLane:
             while self._waiting:
                 events = self._waiting[0]
                 known = await self._known.learn(events)
-                if not self._waiting:  # given up meanwhile
+                if not self._waiting:  # given up during the wait
                     return
                 self._waiting.popleft()
                 self._offer(events, known)
