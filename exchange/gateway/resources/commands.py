@@ -164,7 +164,7 @@ async def _not_found(gateway: Gateway, command_id: UUID, at: tuple[int, int] | N
     if at is None and await gateway.backlog.has_former_lives():
         detail += (
             " Kafka has lost commands that it had acknowledged: whether this was one of them, only"
-            " its place (`at`, as in its Location) tells."
+            " its location (`at`, as in its Location) tells."
         )
     return Problem(Code.COMMAND_NOT_FOUND, detail)
 

@@ -86,7 +86,7 @@ async def test_what_kafka_lost_is_told_to_who_asks_for_its_place_and_its_key_is_
     assert lost["command_id"] == lost["problem"]["command_id"] == command_id
     assert (lost["problem"]["code"], lost["problem"]["outcome"]) == ("command.lost", "none")
     assert [r.json().get("code") for r in (unplaced, ahead)] == ["command.not_found"] * 2
-    assert "only its place" in unplaced.json()["detail"]
+    assert "only its location" in unplaced.json()["detail"]
     assert unknown.json()["status"] == "lost"
     assert (again.status_code, "Idempotent-Replayed" in again.headers) == (201, False)
     assert found["order"] == again.json()["order"]
