@@ -4,6 +4,6 @@ Each read model is one file: what it keeps, how events change it, and its querie
 ``trades`` (the shortest, read it first), ``instruments``, ``orders``, ``positions``, ``vwap``,
 ``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
 
-``registry`` lists all models. ``stores`` keeps a model in its store, and ``projector`` keeps it up
-to date.
+``registry`` lists all models. ``stores`` keeps a model in its store, ``projector`` keeps it up to
+date, and ``builder`` makes it again beside the one that is read.
 """

@@ -21,6 +21,7 @@ from exchange.gateway.parts.metrics import Metrics
 from exchange.matcher.metrics import MatcherMetrics
 from exchange.stack.host.errors import StackError
 from exchange.stack.host.listeners import check_free, listeners
+from projections.builder.metrics import BuilderMetrics
 from projections.projector.metrics import ProjectorMetrics
 from projections.registry import READ_MODELS
 from tests.collector import Collector, Span, collecting
@@ -231,7 +232,12 @@ def assert_logs(logs: dict[str, list[str]]) -> None:
 
 
 def test_the_documentation_lists_every_metric() -> None:
-    registries = (Metrics().registry, MatcherMetrics().registry, ProjectorMetrics().registry)
+    registries = (
+        Metrics().registry,
+        MatcherMetrics().registry,
+        ProjectorMetrics().registry,
+        BuilderMetrics().registry,
+    )
     written = re.findall(r"`(exchange_[a-z_]+?)(?:_total)?`", OPERATIONS)
 
     made = {family.name for registry in registries for family in registry.collect()}

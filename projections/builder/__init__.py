@@ -1,0 +1,4 @@
+"""How a generation is built beside the one that is read.
+
+In reading order: ``metrics`` (what a builder process counts).
+"""
