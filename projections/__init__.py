@@ -4,6 +4,7 @@ Each read model is one file: what it keeps, how events change it, and its querie
 ``trades`` (the shortest, read it first), ``instruments``, ``orders``, ``positions``, ``vwap``,
 ``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
 
-``registry`` lists all models. ``stores`` keeps a model in its store, ``projector`` keeps it up to
-date, and ``builder`` makes it again beside the one that is read.
+``folding`` says how a model is folded in memory, by the rules of its file. ``registry`` lists all
+models. ``stores`` keeps a model in its store, ``projector`` keeps it up to date, and ``builder``
+makes it again beside the one that is read.
 """

@@ -51,6 +51,7 @@ from projections.stores.redis import (
 logger = logging.getLogger(__name__)
 
 NAME = "book"
+VERSION: Final = 1  # of the rules
 
 # KEYS: the checkpoint, then for each side the prices and the quantities. ARGV: after, position,
 # time_ms, then for each side the number of its levels, and the price and quantity of each level.
@@ -182,7 +183,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the book up to date."""
-    return RedisProjection(engine, redis, NAME, write)
+    return RedisProjection(engine, redis, NAME, write, VERSION)
 
 
 async def _read_levels(

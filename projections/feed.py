@@ -34,6 +34,7 @@ from projections.stores.redis import (
 )
 
 NAME = "feed"
+VERSION: Final = 1  # of the rules
 
 FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
 READ_EVENTS_MAX: Final = 1_000  # decoding 1,000 events takes some milliseconds
@@ -135,7 +136,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 def feed_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the feed up to date."""
-    return RedisProjection(engine, redis, NAME, write, FEED_EVENTS_MAX)
+    return RedisProjection(engine, redis, NAME, write, VERSION, events_max=FEED_EVENTS_MAX)
 
 
 async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -> None:

@@ -4,6 +4,7 @@ One row per instrument. Scales, base and quote never change, so a reader may kee
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import asyncpg
 from msgspec import Struct
@@ -17,6 +18,7 @@ from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "instruments"
+VERSION: Final = 1  # of the rules
 
 INSTRUMENTS = Table(
     "instruments",
@@ -110,7 +112,15 @@ async def project(
 
 def instruments_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps the instruments up to date."""
-    return PostgresProjection(engine, NAME, (INSTRUMENTS,), project)
+    return PostgresProjection(
+        engine,
+        NAME,
+        (INSTRUMENTS,),
+        project,
+        version=VERSION,
+        fold=None,
+        last_event={INSTRUMENTS.name: "position"},
+    )
 
 
 def _row(decided: DecidedEvent, event: InstrumentRegistered) -> tuple[str | int, ...]:

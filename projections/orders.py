@@ -66,6 +66,7 @@ from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "orders"
+VERSION: Final = 1  # of the rules
 
 
 class OrderStatus(StrEnum):
@@ -440,7 +441,16 @@ async def project(
 
 def orders_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps the orders and their histories up to date."""
-    return PostgresProjection(engine, NAME, (ORDERS, ORDER_EVENTS), project)
+    return PostgresProjection(
+        engine,
+        NAME,
+        (ORDERS, ORDER_EVENTS),
+        project,
+        version=VERSION,
+        fold=None,
+        last_event={ORDERS.name: "last_position", ORDER_EVENTS.name: "position"},
+        needs_command_ids=True,
+    )
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ cost left.
 
 from collections.abc import Sequence, Set
 from decimal import Decimal
+from typing import Final
 
 import asyncpg
 from msgspec import Struct
@@ -29,6 +30,7 @@ from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "positions"
+VERSION: Final = 1  # of the rules
 
 POSITIONS = Table(
     "positions",
@@ -167,7 +169,15 @@ async def project(
 
 def positions_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps the positions up to date."""
-    return PostgresProjection(engine, NAME, (POSITIONS,), project)
+    return PostgresProjection(
+        engine,
+        NAME,
+        (POSITIONS,),
+        project,
+        version=VERSION,
+        fold=None,
+        last_event={POSITIONS.name: "position"},
+    )
 
 
 def _sides(event: TradeExecuted) -> tuple[tuple[Key, int], tuple[Key, int]]:

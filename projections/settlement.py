@@ -16,7 +16,7 @@ instruments.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import asyncpg
 from msgspec import Struct
@@ -32,6 +32,7 @@ from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "settlement"
+VERSION: Final = 1  # of the rules
 
 CYCLES = Table(
     "settlement_cycles",
@@ -312,4 +313,12 @@ async def project(
 
 def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps cycles and obligations up to date."""
-    return PostgresProjection(engine, NAME, (CYCLES, OBLIGATIONS), project)
+    return PostgresProjection(
+        engine,
+        NAME,
+        (CYCLES, OBLIGATIONS),
+        project,
+        version=VERSION,
+        fold=None,
+        last_event={CYCLES.name: None, OBLIGATIONS.name: None},
+    )

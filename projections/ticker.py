@@ -28,6 +28,7 @@ from projections.stores.redis import (
 )
 
 NAME = "ticker"
+VERSION: Final = 1  # of the rules
 
 # KEYS: the checkpoint, the last trades. ARGV: after, position, time_ms, then each instrument's name
 # and last trade.
@@ -102,7 +103,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
 
 def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the last trades up to date."""
-    return RedisProjection(engine, redis, NAME, write)
+    return RedisProjection(engine, redis, NAME, write, VERSION)
 
 
 def _last_trades(events: Sequence[DecidedEvent]) -> dict[str, LastTrade]:

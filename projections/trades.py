@@ -5,8 +5,10 @@ written once and never change.
 """
 
 from collections.abc import Sequence
+from typing import Final, Self
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,10 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.domain.events import TradeExecuted, trade_id
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
+from projections.folding import LogPart, Row, Rows, fold_batch
 from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "trades"
+VERSION: Final = 1  # of the rules
 
 TRADES = Table(
     "trades",
@@ -104,32 +108,68 @@ async def list_trades(
     return [Trade(*row) for row in rows], reached
 
 
+class TradesFold:
+    """The trades in memory; each is finished at once."""
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        self._rows = list(rows)
+
+    def add(self, part: LogPart) -> None:
+        self._rows += [
+            _row(part.shard, position, event)
+            for position, event in enumerate(part.events, part.first)
+            if type(event) is TradeExecuted
+        ]
+
+    def finished(self) -> Rows:
+        rows, self._rows = self._rows, []
+        return {TRADES.name: rows}
+
+    def rows(self) -> Rows:
+        return {TRADES.name: list(self._rows)}
+
+    @property
+    def size(self) -> int:
+        return len(self._rows)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._rows)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=list[Row]))
+
+
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
     """Add a batch's trades."""
-    rows = [
-        _row(decided, decided.event)
-        for decided in events
-        if isinstance(decided.event, TradeExecuted)
-    ]
+    rows = fold_batch(TradesFold(), events)[TRADES.name]
     if rows:
         await connection.execute(INSERT_TRADES, generation, *columns(rows))
 
 
 def trades_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps the trades up to date."""
-    return PostgresProjection(engine, NAME, (TRADES,), project)
+    return PostgresProjection(
+        engine,
+        NAME,
+        (TRADES,),
+        project,
+        version=VERSION,
+        fold=TradesFold,
+        last_event={TRADES.name: "position"},
+    )
 
 
-def _row(decided: DecidedEvent, event: TradeExecuted) -> tuple[str | int, ...]:
+def _row(shard: int, position: int, event: TradeExecuted) -> Row:
     return (
-        decided.shard,
-        decided.position,
+        shard,
+        position,
         event.instrument,
         event.price,
         event.quantity,
-        event.taker_side,
+        str(event.taker_side),
         event.buy_order_id,
         event.sell_order_id,
         event.buyer_client_id,

@@ -8,20 +8,24 @@ and the last one its close.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import asyncpg
+import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
+from projections.folding import LogPart, Row, Rows, fold_batch
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
 NAME = "vwap"
+VERSION: Final = 1  # of the rules
 
 MINUTE_MS: Final = 60_000
 ROWS_AT_ONCE: Final = 1_000
@@ -136,58 +140,105 @@ async def list_buckets(
     return buckets, reached
 
 
+class _Minute(Struct, gc=False):
+    """The trades of one minute, as they are added: the columns of ``MINUTES``, in order."""
+
+    instrument: str
+    minute: int
+    shard: int
+    trade_count: int
+    quantity: int
+    volume: int
+    price_sum: int
+    open: int
+    high: int
+    low: int
+    close: int
+    position: int
+
+    def add(self, trade: TradeExecuted, position: int) -> None:
+        price = trade.price
+        self.trade_count += 1
+        self.quantity += trade.quantity
+        self.volume += price * trade.quantity
+        self.price_sum += price
+        if price > self.high:
+            self.high = price
+        if price < self.low:
+            self.low = price
+        self.close = price
+        self.position = position
+
+
+class _State(Struct):
+    """What a fold keeps: rows that are finished, and each instrument's newest minute."""
+
+    finished: list[Row]
+    newest: dict[str, _Minute]
+
+
+class MinutesFold:
+    """The minutes in memory; those before an instrument's newest one are finished."""
+
+    def __init__(self, state: _State | None = None) -> None:
+        self._state = state or _State([], {})
+
+    def add(self, part: LogPart) -> None:
+        newest = self._state.newest
+        for position, event in enumerate(part.events, part.first):
+            if type(event) is not TradeExecuted:
+                continue
+            minute = newest.get(event.instrument)
+            if minute is None or minute.minute != event.time_ms // MINUTE_MS:
+                minute = self._begin(part.shard, event)
+            minute.add(event, position)
+
+    def finished(self) -> Rows:
+        rows, self._state.finished = self._state.finished, []
+        return {MINUTES.name: rows}
+
+    def rows(self) -> Rows:
+        newest = [astuple(minute) for minute in self._state.newest.values()]
+        return {MINUTES.name: [*self._state.finished, *newest]}
+
+    @property
+    def size(self) -> int:
+        return len(self._state.finished) + len(self._state.newest)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._state)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=_State))
+
+    def _begin(self, shard: int, trade: TradeExecuted) -> _Minute:
+        before = self._state.newest.get(trade.instrument)
+        if before is not None:
+            self._state.finished.append(astuple(before))
+        number, price = trade.time_ms // MINUTE_MS, trade.price
+        minute = _Minute(trade.instrument, number, shard, 0, 0, 0, 0, price, price, price, price, 0)
+        self._state.newest[trade.instrument] = minute
+        return minute
+
+
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
     """Add a batch's trades to their minutes."""
-    minutes: dict[tuple[str, int], tuple[Bucket, DecidedEvent]] = {}
-    for decided in events:
-        event = decided.event
-        if isinstance(event, TradeExecuted):
-            key = (event.instrument, event.time_ms // MINUTE_MS)
-            bucket = _traded(minutes[key][0] if key in minutes else None, event)
-            minutes[key] = (bucket, decided)
-    if minutes:
-        rows = [_row(key[0], *minutes[key]) for key in sorted(minutes)]
-        await connection.execute(UPSERT_MINUTES, generation, *columns(rows))
+    rows = fold_batch(MinutesFold(), events)[MINUTES.name]
+    if rows:
+        await connection.execute(UPSERT_MINUTES, generation, *columns(sorted(rows)))
 
 
 def vwap_projection(engine: AsyncEngine) -> PostgresProjection:
     """Return the projection that keeps the minutes of each instrument up to date."""
-    return PostgresProjection(engine, NAME, (MINUTES,), project)
-
-
-def _traded(bucket: Bucket | None, trade: TradeExecuted) -> Bucket:
-    price, quantity = trade.price, trade.quantity
-    minute = trade.time_ms // MINUTE_MS
-    if bucket is None:
-        volume = price * quantity
-        return Bucket(minute, 1, quantity, volume, price, price, price, price, price)
-    return Bucket(
-        minute,
-        bucket.trade_count + 1,
-        bucket.quantity + quantity,
-        bucket.volume + price * quantity,
-        bucket.price_sum + price,
-        bucket.open,
-        max(bucket.high, price),
-        min(bucket.low, price),
-        price,
-    )
-
-
-def _row(instrument: str, bucket: Bucket, last: DecidedEvent) -> tuple[object, ...]:
-    return (
-        instrument,
-        bucket.minute,
-        last.shard,
-        bucket.trade_count,
-        bucket.quantity,
-        bucket.volume,
-        bucket.price_sum,
-        bucket.open,
-        bucket.high,
-        bucket.low,
-        bucket.close,
-        last.position,
+    return PostgresProjection(
+        engine,
+        NAME,
+        (MINUTES,),
+        project,
+        version=VERSION,
+        fold=MinutesFold,
+        last_event={MINUTES.name: "position"},
     )

@@ -9,7 +9,7 @@ loses a model's last batches together with their checkpoints, and they are appli
 log. This saves a flush for each batch and projection, which would delay the matcher's commits.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.log.events import DecidedEvent
+from projections.folding import Fold
 
 MOVE_CHECKPOINT = """
 update checkpoints set position = $5, time_ms = $6
@@ -70,12 +71,21 @@ async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
 
 @dataclass(frozen=True, slots=True)
 class PostgresProjection:
-    """A read model in Postgres; ``tables`` are partitioned by generation."""
+    """A read model in Postgres; ``tables`` are partitioned by generation.
+
+    ``version`` is that of its rules, which ``project`` and ``fold`` share. ``last_event`` has, for
+    each table, the column with the position of the last event that changed a row. Of a table
+    without such a column (None), the fold's rows have that position behind the columns.
+    """
 
     engine: AsyncEngine
     name: str
     tables: tuple[Table, ...]
     project: Project
+    version: int
+    fold: type[Fold] | None
+    last_event: Mapping[str, str | None]
+    needs_command_ids: bool = False
 
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from: the stored one, or 0."""

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import HEAD, LOG
+from projections.folding import Fold
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 from projections.stores.waits import PositionWaits
 
@@ -84,13 +85,17 @@ class RedisProjection:
     """A read model in Redis.
 
     A model that is filled again begins with the newest ``events_max`` events, or with all of them.
-    ``engine`` is asked for the log's head then.
+    ``engine`` is asked for the log's head then. ``version`` is that of its rules, which ``write``
+    and ``fold`` share; a model that only hands on events has no fold.
     """
 
     engine: AsyncEngine
     redis: Redis
     name: str
     write: Write
+    version: int
+    fold: type[Fold] | None = None
+    needs_command_ids: bool = False
     events_max: int | None = None
     tables: tuple[Table, ...] = ()
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -13,7 +14,6 @@ from projections.orders import orders_projection
 from projections.projector.follower import Projection
 from projections.projector.lifecycle import create_generation, switch_live
 from projections.registry import all_projections
-from projections.stores.postgres import PostgresProjection
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.logs import LogWriter, doubled, registrations
 from tests.projections.models import assert_models_equal_folds, read_log, stored_orders
@@ -138,7 +138,7 @@ async def test_a_connection_lost_between_write_and_commit_leaves_neither(
         assert await driver.fetchval("select count(*) from orders") > 0
         await driver.execute("select pg_terminate_backend(pg_backend_pid())")
 
-    dying = PostgresProjection(engine, orders.name, orders.tables, project_and_die)
+    dying = replace(orders, project=project_and_die)
     after = await dying.resume(generation, 0)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
         await dying.apply(generation, after, events)

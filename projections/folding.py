@@ -1,0 +1,88 @@
+"""A read model in memory: the same rules as in its store, another way to keep the rows.
+
+Each read model's file has its ``Fold``, and its ``project`` (or ``write``) uses the same rules. So
+a model that is built in bulk, or compared with the log, cannot follow other rules than the live
+one.
+
+A fold takes events of any shards, as long as those of each shard come in order and none is left
+out but those that every fold of the model leaves out. How the events are split into parts changes
+nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final, Protocol, Self
+from uuid import UUID
+
+from msgspec import Struct
+
+from exchange.domain.events import Event
+from exchange.log.events import DecidedEvent
+
+UUID_BYTES: Final = 16
+
+
+class LogPart(Struct, frozen=True):
+    """Consecutive events of one shard; ``first`` is the position of the first.
+
+    ``command_ids`` has 16 bytes for each event. It is empty unless the model asks for them.
+    """
+
+    shard: int
+    first: int
+    events: Sequence[Event]
+    command_ids: bytes = b""
+
+    def command_id(self, index: int) -> UUID:
+        """Return the id of the command that caused the event at ``index`` of ``events``."""
+        begin = index * UUID_BYTES
+        return UUID(bytes=self.command_ids[begin : begin + UUID_BYTES])
+
+
+Row = tuple[object, ...]
+
+Rows = dict[str, list[Row]]
+"""Rows by the name of their table: its columns after ``generation``, in order."""
+
+
+class Fold(Protocol):
+    """A read model in memory, folded from any shards' events; each shard's come in order."""
+
+    def add(self, part: LogPart) -> None:
+        """Apply the events of a part."""
+
+    def finished(self) -> Rows:
+        """Remove and return the rows that no later event changes."""
+
+    def rows(self) -> Rows:
+        """Return all rows that are left; the fold keeps them."""
+
+    @property
+    def size(self) -> int:
+        """How many rows it holds."""
+
+    def dump(self) -> bytes:
+        """Return the fold's state, from which ``load`` goes on.
+
+        The state is JSON, since MessagePack has no integers beyond 64 bits.
+        """
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        """Return a fold that goes on from a state that ``dump`` returned."""
+
+
+def parts_of(events: Sequence[DecidedEvent]) -> Iterator[LogPart]:
+    """Yield events of one shard, in order, as parts: one, if no position is left out."""
+    numbered = enumerate(events)
+    for _, group in groupby(numbered, lambda pair: pair[1].position - pair[0]):
+        part = [decided for _, decided in group]
+        ids = b"".join(decided.command_id.bytes for decided in part)
+        yield LogPart(part[0].shard, part[0].position, [d.event for d in part], ids)
+
+
+def fold_batch(fold: Fold, events: Sequence[DecidedEvent]) -> Rows:
+    """Return the rows of a fold after a batch of one shard's events."""
+    for part in parts_of(events):
+        fold.add(part)
+    return fold.rows()

@@ -1,0 +1,123 @@
+"""A model that is folded in memory has the rows of its store, however the log is split."""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.log.events import load_event
+from exchange.log.schema import metadata
+from exchange.ports import StoredEvent
+from projections.folding import Fold, LogPart, Row, Rows, parts_of
+from projections.projector.lifecycle import create_generation
+from projections.registry import IN_POSTGRES, all_projections
+from tests.projections.folds import Row as Named
+from tests.projections.folds import fold_minutes, fold_trades
+from tests.projections.models import read_log
+from tests.projections.test_models import by_shard, fill, write_two_shards
+
+pytestmark = pytest.mark.anyio
+
+PART_EVENTS_MAX = 300
+
+
+def expected_rows(log: Sequence[StoredEvent]) -> Rows:
+    """Return the rows of every table after a log, by the independent folds."""
+    named: dict[str, dict[Any, Named]] = {
+        "trades": fold_trades(log),
+        "minutes": fold_minutes(log),
+    }
+    return {
+        table: sorted(tuple(row[name] for name in columns_of(table)) for row in rows.values())
+        for table, rows in named.items()
+    }
+
+
+def columns_of(table: str) -> list[str]:
+    """Return the columns after ``generation``."""
+    return [column.name for column in metadata.tables[table].columns][1:]
+
+
+def random_parts(log: Sequence[StoredEvent], chance: random.Random) -> Iterator[LogPart]:
+    """Yield a log in parts of random sizes, those of its shards mixed at random."""
+    waiting = [events for events in by_shard([load_event(stored) for stored in log]) if events]
+    while waiting:
+        events = chance.choice(waiting)
+        size = chance.randint(1, chance.choice((3, PART_EVENTS_MAX)))
+        yield from parts_of(events[:size])
+        del events[:size]
+        waiting = [events for events in waiting if events]
+
+
+def fold_at_random(fold: Fold, log: Sequence[StoredEvent], chance: random.Random) -> Rows:
+    """Fold a log, taking finished rows, and going on from a dump, at random moments."""
+    rows: dict[str, list[Row]] = {}
+
+    def collect(some: Rows) -> None:
+        for table, more in some.items():
+            rows.setdefault(table, []).extend(more)
+
+    for part in random_parts(log, chance):
+        fold.add(part)
+        if chance.random() < 0.3:
+            collect(fold.finished())
+        if chance.random() < 0.3:
+            fold = fold.load(fold.dump())
+    before = fold.size
+    left = fold.rows()
+    assert sum(map(len, left.values())) == before == fold.size
+    collect(left)
+    return {table: sorted(more) for table, more in rows.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_split_gives_the_rows_of_the_independent_folds(
+    seed: int, database_url: str, engine: AsyncEngine, redis: Redis, connection: asyncpg.Connection
+) -> None:
+    chance = random.Random(seed)
+    await write_two_shards(database_url, chance, batches=60)
+    log = await read_log(connection)
+
+    expected = expected_rows(log)
+    for projection in all_projections(engine, redis):
+        if projection.fold is None:
+            continue
+        for _ in range(5):
+            rows = fold_at_random(projection.fold(), log, chance)
+            assert rows == {table: expected[table] for table in rows}
+
+
+async def test_rows_are_those_that_the_projection_stores_and_can_be_copied(
+    database_url: str, engine: AsyncEngine, connection: asyncpg.Connection
+) -> None:
+    chance = random.Random(5)
+    await write_two_shards(database_url, chance, batches=40)
+    log = await read_log(connection)
+    events = [load_event(stored) for stored in log]
+
+    for make in IN_POSTGRES.values():
+        projection = make(engine)
+        if projection.fold is None:
+            continue
+        rows = fold_at_random(projection.fold(), log, chance)
+        generation = await create_generation(connection, projection.name, projection.tables)
+        for shard_events in by_shard(events):
+            await fill(projection, generation, shard_events, batches_of=100)
+        copied = await create_generation(connection, projection.name, projection.tables)
+        for table, folded in rows.items():
+            assert await stored_rows(connection, table, generation) == folded
+            await connection.copy_records_to_table(
+                f"{table}_g{copied}",
+                records=[(copied, *row) for row in folded],
+                columns=["generation", *columns_of(table)],
+            )
+            assert await stored_rows(connection, table, copied) == folded
+
+
+async def stored_rows(connection: asyncpg.Connection, table: str, generation: int) -> list[Row]:
+    rows = await connection.fetch(f"select * from {table} where generation = $1", generation)
+    return sorted(tuple(row)[1:] for row in rows)
