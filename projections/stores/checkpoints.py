@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Mapping, Set
 from typing import Final
 
+from msgspec import Struct
 from sqlalchemy import ColumnElement, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from projections.stores.schema import CHECKPOINTS, LIVE
+from projections.stores.schema import CHECKPOINTS, GENERATIONS, LIVE
 from projections.stores.waits import PositionWaits, has_reached
 
 QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
@@ -26,6 +27,23 @@ READ_LIVE_CHECKPOINTS = select(
     (CHECKPOINTS.c.projection == LIVE.c.projection)
     & (CHECKPOINTS.c.generation == LIVE.c.generation),
 )
+
+READ_LIVE_GENERATIONS = select(
+    LIVE.c.projection, LIVE.c.generation, GENERATIONS.c.state, GENERATIONS.c.failure
+).join_from(
+    LIVE,
+    GENERATIONS,
+    (GENERATIONS.c.projection == LIVE.c.projection)
+    & (GENERATIONS.c.generation == LIVE.c.generation),
+)
+
+
+class LiveGeneration(Struct, frozen=True):
+    """The generation of a projection that queries read; ``failure`` says why it failed."""
+
+    generation: int
+    state: str
+    failure: str | None
 
 
 class ReadModelUnavailable(Exception):
@@ -62,6 +80,14 @@ async def read_live_generation(connection: AsyncConnection, projection: str) -> 
     if generation is None:
         raise ReadModelUnavailable(f"{projection} has no live generation yet")
     return generation
+
+
+async def read_live_generations(connection: AsyncConnection) -> dict[str, LiveGeneration]:
+    """Return the live generation of every projection that has one, by name."""
+    return {
+        name: LiveGeneration(generation, state, failure)
+        for name, generation, state, failure in await connection.execute(READ_LIVE_GENERATIONS)
+    }
 
 
 async def read_checkpoints(connection: AsyncConnection, projection: str) -> dict[int, int]:

@@ -4,5 +4,6 @@ In reading order: ``context`` (all parts together), ``admission`` (what a reques
 ``limits`` (budgets), ``submission`` (the way of a command to its outcome), ``decisions`` (the
 outcome, and what all answers to commands have in common), ``listings`` (instruments), ``reading``
 (how fresh a read is), ``models`` (reads that several resources share), ``backlog`` (commands in
-Kafka that are not decided yet), ``health``, ``metrics``.
+Kafka that are not decided yet), ``following`` (read models behind the log), ``health``,
+``metrics``.
 """

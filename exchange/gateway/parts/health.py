@@ -2,8 +2,8 @@
 
 ``unhealthy`` means that orders cannot be taken (Kafka or Postgres is away) or are not decided (a
 matcher is away, see ``backlog``). ``degraded`` means that orders are taken and decided, but answers
-are slower or reads are behind (Redis is away, a read model lags), or engine snapshots have stopped.
-The same probe feeds the gauges of ``/metrics``.
+are slower or reads are behind (Redis is away, a read model does not follow the log, see
+``following``), or engine snapshots have stopped. The same probe feeds the gauges of ``/metrics``.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.parts.backlog import Backlog
+from exchange.gateway.parts.following import Following, Standing
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import log_connection, model_connection
 from exchange.log.reader import read_event_times, read_heads
@@ -28,9 +29,10 @@ from exchange.transport.commands import CommandProducer
 from exchange.waiting import heed_cancellation
 from projections.registry import IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import (
+    LiveGeneration,
     ReadModelUnavailable,
     read_all_checkpoints,
-    read_live_generation,
+    read_live_generations,
 )
 from projections.stores.redis import reached_model
 
@@ -65,7 +67,8 @@ class Health:
         self._metrics = metrics
         self._heads: deque[tuple[float, Mapping[int, int]]] = deque()  # of the last 3 s
         self.checks = dict.fromkeys(("postgres", "redis", "kafka"), UNHEALTHY)
-        self.projections: dict[str, str] = {}
+        self._following = Following()
+        self.projections: dict[str, Standing] = {}
         self.snapshots: dict[str, str] = {}
         self.probed_ms = time.time_ns() // 1_000_000  # when the last probe ended
         self._probed_s = self._measured_s = time.monotonic()
@@ -98,9 +101,8 @@ class Health:
         """Whether all read models can be read and keep up with the log."""
         if self.checks["postgres"] == UNHEALTHY:
             return UNHEALTHY
-        if self.checks["redis"] == UNHEALTHY or DEGRADED in self.projections.values():
-            return DEGRADED
-        return HEALTHY
+        follow = all(standing is Standing.HEALTHY for standing in self.projections.values())
+        return HEALTHY if follow and self.checks["redis"] == HEALTHY else DEGRADED
 
     @property
     def age_ms(self) -> int:
@@ -142,7 +144,8 @@ class Health:
         if self.checks["postgres"] == HEALTHY and await _answers(self._measure_lag):
             self._measured_s = time.monotonic()
         elif time.monotonic() - self._measured_s > BEHIND_AFTER_S:
-            self.projections = dict.fromkeys(READ_MODELS, DEGRADED)  # not measured for too long
+            self._following.forget()
+            self._tell(dict.fromkeys(READ_MODELS, Standing.UNKNOWN), {})
         await self._measure_matching()
         self.probed_ms, self._probed_s = time.time_ns() // 1_000_000, time.monotonic()
 
@@ -172,28 +175,56 @@ class Health:
 
     async def _measure_lag(self) -> None:
         async with model_connection(self._engine) as connection:
-            reached = await read_all_checkpoints(connection)
-            live = {n: await read_live_generation(connection, n) for n in IN_REDIS if n in reached}
+            live = await read_live_generations(connection)
+            stored = await read_all_checkpoints(connection)
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
             stopped = await read_failures(driver)
         self._note_heads(heads)
         self.snapshots = {str(s): DEGRADED if s in stopped else HEALTHY for s in sorted(heads)}
-        for name, generation in live.items():
-            reached[name] = await self._redis_positions(name, generation, list(heads))
-        await self._measure_lag_seconds(reached, heads)
-        for shard, position in heads.items():
-            self._metrics.head.labels(str(shard)).set(position)
-        self.projections = {
-            name: self._lag(name, reached.get(name, {}), heads) for name in READ_MODELS
+        reached = {
+            name: await self._redis_positions(name, live.get(name), list(heads))
+            if name in IN_REDIS
+            else {shard: stored.get(name, {}).get(shard, 0) for shard in heads}
+            for name in READ_MODELS
         }
+        await self._measure_lag_seconds(reached, heads)
+        self._measure_lag_events(reached, heads)
+        due = {shard: self.due(shard) for shard in heads}
+        now_s = time.monotonic()
+        standings = {
+            name: self._following.judge(name, live.get(name), reached[name], heads, due, now_s)
+            for name in READ_MODELS
+        }
+        self._tell(standings, live)
+
+    def _measure_lag_events(
+        self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
+    ) -> None:
+        for shard, head in heads.items():
+            self._metrics.head.labels(str(shard)).set(head)
+            for name in READ_MODELS:
+                lag = max(0, head - reached[name].get(shard, 0))
+                self._metrics.lag.labels(name, str(shard)).set(lag)
+
+    def _tell(self, projections: dict[str, Standing], live: Mapping[str, LiveGeneration]) -> None:
+        """Show how well each read model follows the log, and log what changed."""
+        for name, standing in projections.items():
+            self._metrics.stands(name, standing)
+            if standing is not self.projections.get(name, Standing.HEALTHY):
+                fields = {"projection": name, "state": standing.value}
+                if standing is Standing.FAILED:
+                    fields["failure"] = live[name].failure or ""
+                level = logging.INFO if standing is Standing.HEALTHY else logging.WARNING
+                logger.log(level, "A projection's state changed", extra=fields)
+        self.projections = projections
 
     async def _measure_lag_seconds(
         self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
     ) -> None:
         """Set the gauges for the age of the oldest event that each read model has not seen."""
         oldest = {
-            (name, shard): reached.get(name, {}).get(shard, 0) + 1
+            (name, shard): reached[name].get(shard, 0) + 1
             for name in READ_MODELS
             for shard in heads
         }
@@ -208,11 +239,13 @@ class Health:
             self._metrics.lag_seconds.labels(name, str(shard)).set(max(0, lag_ms) / 1000)
 
     async def _redis_positions(
-        self, name: str, generation: int, shards: Sequence[int]
+        self, name: str, live: LiveGeneration | None, shards: Sequence[int]
     ) -> dict[int, int]:
         """Return how far a read model in Redis is, by shard; empty if it cannot be read."""
+        if live is None:
+            return {}
         try:
-            return await reached_model(self._redis, name, generation, shards)
+            return await reached_model(self._redis, name, live.generation, shards)
         except ReadModelUnavailable:
             return {}
 
@@ -221,13 +254,6 @@ class Health:
         self._heads.append((now_s, heads))
         while len(self._heads) > 1 and self._heads[1][0] <= now_s - BEHIND_AFTER_S:
             self._heads.popleft()
-
-    def _lag(self, name: str, reached: Mapping[int, int], heads: Mapping[int, int]) -> str:
-        for shard, position in heads.items():
-            lag = max(0, position - reached.get(shard, 0))
-            self._metrics.lag.labels(name, str(shard)).set(lag)
-        behind = any(reached.get(shard, 0) < self.due(shard) for shard in heads)
-        return DEGRADED if behind else HEALTHY
 
 
 async def _answers(ask: Callable[[], Awaitable[object]]) -> bool:

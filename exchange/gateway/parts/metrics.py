@@ -14,6 +14,7 @@ from exchange.domain.events import (
     OrderRejected,
     TradeExecuted,
 )
+from exchange.gateway.parts.following import Standing
 from exchange.log.events import DecidedEvent
 from exchange.telemetry.metrics import ProcessMetrics
 
@@ -86,6 +87,12 @@ class Metrics(ProcessMetrics):
             "projection",
             "shard",
         )
+        self._states = self.gauge(
+            "exchange_projection_state",
+            "Whether a read model follows the log as the state says: 1 for one state, 0 for others",
+            "projection",
+            "state",
+        )
         self.undecided = self.gauge(
             "exchange_undecided_commands",
             "Commands in Kafka that the matcher has not decided yet",
@@ -135,6 +142,11 @@ class Metrics(ProcessMetrics):
                     self._rejected.labels(reason.value).inc()
                 case _:
                     pass
+
+    def stands(self, projection: str, standing: Standing) -> None:
+        """Tell how well a read model follows the log."""
+        for one in Standing:
+            self._states.labels(projection, one.value).set(one is standing)
 
     def text(self, names: Sequence[str] = ()) -> bytes:
         """Return all of them in Prometheus' text format, or only the samples of these names."""

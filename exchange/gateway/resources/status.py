@@ -11,6 +11,7 @@ from exchange.gateway.http.parameters import NAMES
 from exchange.gateway.http.requests import query
 from exchange.gateway.http.responses import json_response, timestamp
 from exchange.gateway.parts.context import gateway_of
+from exchange.gateway.parts.following import Standing
 from exchange.gateway.parts.health import HEALTHY, UNHEALTHY
 
 PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes 4 s at most, when nothing answers
@@ -31,7 +32,7 @@ class HealthView(Struct, frozen=True):
     timestamp: str
     checks: dict[str, str]
     matching: dict[str, str]
-    projections: dict[str, str]
+    projections: dict[str, Standing]
     snapshots: dict[str, str]
 
 

@@ -16,7 +16,11 @@ from exchange.tools.market.load import Unreachable
 
 REQUEST_S: Final = 5.0
 UNKNOWN: Final = "unknown"
-COLORS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+COLORS: Final = {
+    "healthy": "green",
+    **dict.fromkeys(("degraded", "lagging", "paused"), "yellow"),
+    **dict.fromkeys(("unhealthy", "stuck", "failed", "missing"), "red"),
+}
 
 
 class ShardStatus(Struct, frozen=True):

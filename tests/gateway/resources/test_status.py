@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,7 +15,9 @@ from exchange.domain.values import RejectReason
 from exchange.gateway.app import ROUTES
 from exchange.gateway.http.problems import REFUSALS, Code
 from exchange.gateway.parts import backlog as backlog_module
+from exchange.gateway.parts import following as following_module
 from exchange.gateway.parts import health
+from exchange.gateway.parts.following import Standing
 from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.reading import log_connection
 from exchange.gateway.resources import status as status_module
@@ -23,7 +27,9 @@ from exchange.transport import outcomes
 from exchange.transport.commands import CommandProducer
 from exchange.transport.messages import OutcomeMessage, encode_outcomes
 from exchange.transport.outcomes import OutcomeSubscriber
+from projections.projector.projector import run_projector
 from projections.registry import READ_MODELS
+from projections.stores.redis import checkpoint_key
 from tests.conftest import free_ports
 from tests.gateway.conftest import Venue, away_redis, gateway_at, matching, order, register, running
 
@@ -58,7 +64,7 @@ async def test_without_redis_a_gateway_is_degraded_and_trades(venue: Venue) -> N
 
 
 @pytest.mark.anyio
-async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_is_not(
+async def test_before_the_first_projector_models_are_missing_and_with_one_they_follow(
     venue: Venue, idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
@@ -66,17 +72,96 @@ async def test_a_read_model_that_stands_still_is_degraded_and_one_that_follows_i
     async with gateway_at(venue) as http, matching(idle_venue), gateway_at(idle_venue) as idle:
         await http.post("/orders", json=order("BTC-USD", price=1))
         await register(idle, "BTC-USD")
-        await until_status(idle, "degraded")
-        standing = await idle.get("/healthz")
+        nobodys = await idle.get("/healthz")
+        reads = (await idle.get("/readyz")).json()["reads"]
         following = await until_status(http, "healthy")
 
     assert following["projections"] == dict.fromkeys(READ_MODELS, "healthy")
-    assert standing.status_code == 200
-    assert standing.json()["status"] == "degraded"
-    assert standing.json()["projections"] == dict.fromkeys(READ_MODELS, "degraded")
+    assert nobodys.status_code == 200
+    assert nobodys.json()["status"] == reads == "degraded"
+    assert nobodys.json()["projections"] == dict.fromkeys(READ_MODELS, "missing")
+
+
+@pytest.fixture
+async def own_venue(idle_venue: Venue, redis_url: str) -> AsyncIterator[Venue]:
+    """An idle venue whose projector shares its Redis with no other's."""
+    async with Redis.from_url(redis_url) as redis:
+        yield replace(idle_venue, redis=redis)
 
 
 @pytest.mark.anyio
+async def test_models_without_a_projector_are_stuck_until_one_runs_again(
+    own_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.2)
+    monkeypatch.setattr(following_module, "STUCK_AFTER_S", 0.6)
+    async with matching(own_venue), gateway_at(own_venue) as http:
+        await register(http, "BTC-USD")
+        async with running(run_projector(own_venue.engine, own_venue.redis, pace_ms=5)):
+            await until_standing(http, dict.fromkeys(READ_MODELS, "healthy"))
+        await asyncio.sleep(0.8)  # longer than what is stuck, at the head
+        at_the_head = (await http.get("/healthz")).json()
+        await register(http, "ETH-USD")  # the head moves once, and no more
+        await until_standing(http, dict.fromkeys(READ_MODELS, "stuck"))
+        told = (await http.get("/metrics")).text
+        reads = (await http.get("/readyz")).json()["reads"]
+        await own_venue.redis.delete(checkpoint_key("book", 1, 0))
+        await until_standing(http, dict.fromkeys(READ_MODELS, "stuck") | {"book": "missing"})
+        async with running(run_projector(own_venue.engine, own_venue.redis, pace_ms=5)):
+            await until_standing(http, dict.fromkeys(READ_MODELS, "healthy"))
+
+    assert at_the_head["projections"] == dict.fromkeys(READ_MODELS, "healthy")
+    assert reads == "degraded"
+    assert {state: sample(told, "trades", state) for state in Standing} == {
+        state: float(state == "stuck") for state in Standing
+    }
+
+
+@pytest.mark.anyio
+async def test_a_model_that_was_stopped_is_told_as_such_even_at_the_head(
+    own_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    well = dict.fromkeys(READ_MODELS, "healthy")
+    async with matching(own_venue), gateway_at(own_venue) as http:
+        await register(http, "BTC-USD")
+        async with running(run_projector(own_venue.engine, own_venue.redis, pace_ms=5)):
+            await until_standing(http, well)
+        await state_of(own_venue, "trades", "failed")
+        await state_of(own_venue, "book", "paused")
+        await until_standing(http, well | {"trades": "failed", "book": "paused"})
+        sick = (await http.get("/healthz")).json()
+        await state_of(own_venue, "trades", "live")
+        await state_of(own_venue, "book", "live")
+        await until_standing(http, well)
+
+    assert sick["status"] == "degraded"
+
+
+async def state_of(venue: Venue, projection: str, state: str) -> None:
+    """Stop the live generation of a model, or let it go on."""
+    async with log_connection(venue.engine) as driver:
+        query = "update generations set state = $2 where projection = $1"
+        await driver.execute(query, projection, state)
+
+
+async def until_standing(http: httpx.AsyncClient, projections: dict[str, str]) -> None:
+    async with asyncio.timeout(20):
+        while (await http.get("/healthz")).json()["projections"] != projections:
+            await asyncio.sleep(0.05)
+
+
+def sample(metrics: str, projection: str, state: str) -> float:
+    found = re.search(
+        rf'^exchange_projection_state{{projection="{projection}",state="{state}"}} (\S+)$',
+        metrics,
+        re.MULTILINE,
+    )
+    assert found, metrics
+    return float(found.group(1))
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("part", PARTS)
 async def test_containers_are_told_that_all_is_well(part: str, http: httpx.AsyncClient) -> None:
@@ -106,7 +191,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
         decided = (await http.get("/healthz")).json()
 
     assert answer.status_code == 202
-    assert (idle["status"], idle["matching"]) == ("healthy", {"0": "healthy"})
+    assert (idle["status"], idle["matching"]) == ("degraded", {"0": "healthy"})
     assert (stalled.status_code, stalled.json()["matching"]) == (503, {"0": "unhealthy"})
     assert stalled.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
     assert decided["matching"] == {"0": "healthy"}
