@@ -8,9 +8,10 @@ filled again, once (see ``stores.redis``).
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Final, assert_never
+from collections.abc import Iterable, Sequence
+from typing import Final, Self, assert_never
 
+import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -37,6 +38,7 @@ from exchange.domain.events import (
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 from exchange.waiting import turns
+from projections.folding import LogPart, Rows
 from projections.stores.redis import (
     MOVE,
     RedisProjection,
@@ -119,8 +121,13 @@ return {
 }
 """
 
+_OPPOSITE: Final = {side: side.opposite for side in Side}  # twice as fast as the property
 ALL_LEVELS: Final = 0
 NUMBERS_AT_ONCE: Final = 10_000  # two for each level; converting 10,000 takes some 3 ms
+
+_SideChanges = tuple[tuple[str, Side], dict[int, int]]
+_Changes = dict[tuple[str, Side], dict[int, int]]  # instrument and side, price, change of quantity
+_Quantities = dict[tuple[str, Side, int], int]  # by instrument, side and price
 
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
@@ -161,7 +168,7 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
     """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
     last = events[-1]
     prefix = tag(NAME, generation, last.shard)
-    changes = _changes(events)
+    changes = _changes(decided.event for decided in events)
     stored = await _read_levels(redis, prefix, after, changes)
     if stored is None:
         return False
@@ -181,14 +188,55 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
     return bool(await script(redis, APPLY)(keys=keys, args=arguments))
 
 
+class BookFold:
+    """The levels of all books in memory. None is ever finished: orders may rest at it again."""
+
+    def __init__(self, shards: dict[int, _Changes] | None = None) -> None:
+        self._shards = shards or {}  # by shard; what is left of all changes is what rests
+
+    def add(self, part: LogPart) -> None:
+        _add_changes(self._shards.setdefault(part.shard, {}), part.events)
+
+    def finished(self) -> Rows:
+        return {NAME: []}
+
+    def rows(self) -> Rows:
+        """Return rows of shard, instrument, side, price, quantity.
+
+        Raises:
+            ValueError: The events take more from a level than rests there.
+        """
+        return {
+            NAME: [
+                (shard, instrument, str(side), price, _changed(0, quantity, price))
+                for shard, sides in self._shards.items()
+                for (instrument, side), levels in sides.items()
+                for price, quantity in levels.items()
+            ]
+        }
+
+    @property
+    def size(self) -> int:
+        return sum(len(levels) for sides in self._shards.values() for levels in sides.values())
+
+    def dump(self) -> bytes:
+        shards = {shard: list(sides.items()) for shard, sides in self._shards.items()}
+        return msgspec.json.encode(shards)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        shards = msgspec.json.decode(data, type=dict[int, list[_SideChanges]])
+        return cls({shard: dict(sides) for shard, sides in shards.items()})
+
+
 def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the book up to date."""
-    return RedisProjection(engine, redis, NAME, write, VERSION)
+    return RedisProjection(engine, redis, NAME, write, VERSION, BookFold)
 
 
 async def _read_levels(
-    redis: Redis, prefix: str, after: int, changes: "_Changes"
-) -> tuple["_Quantities", bool] | None:
+    redis: Redis, prefix: str, after: int, changes: _Changes
+) -> tuple[_Quantities, bool] | None:
     """Return the quantities at the levels that change, and whether the model was complete.
 
     None if the checkpoint is not at ``after``.
@@ -208,36 +256,48 @@ async def _read_levels(
     return quantities, after >= int(target)
 
 
-_Changes = dict[tuple[str, Side], dict[int, int]]  # instrument and side, price, change of quantity
-_Quantities = dict[tuple[str, Side, int], int]  # by instrument, side and price
-
-
-def _changes(events: Sequence[DecidedEvent]) -> _Changes:
+def _changes(events: Iterable[Event]) -> _Changes:
     """Add up the changes of each level, without levels that end as they began."""
     sums: _Changes = {}
-    for decided in events:
-        change = level_change(decided.event)
-        if change is not None:
-            instrument, side, price, quantity = change
-            levels = sums.setdefault((instrument, side), {})
-            levels[price] = levels.get(price, 0) + quantity
-    changes = {key: {p: q for p, q in levels.items() if q} for key, levels in sums.items()}
-    return {key: levels for key, levels in changes.items() if levels}
+    _add_changes(sums, events)
+    return {key: levels for key, levels in sums.items() if levels}
+
+
+def _add_changes(sums: _Changes, events: Iterable[Event]) -> None:
+    """Add what events change to what earlier ones changed; a level without a change is dropped."""
+    for event in events:
+        change = level_change(event)
+        if change is None:
+            continue
+        instrument, side, price, quantity = change
+        levels = sums.get((instrument, side))
+        if levels is None:
+            levels = sums[instrument, side] = {}
+        quantity += levels.get(price, 0)
+        if quantity:
+            levels[price] = quantity
+        else:
+            levels.pop(price, None)
 
 
 def level_change(event: Event) -> tuple[str, Side, int, int] | None:
-    """Return instrument, side, price and change of quantity of the level that an event changes."""
+    """Return instrument, side, price and change of quantity of the level that an event changes.
+
+    The most frequent events come first, since each case that does not match takes 0.1 µs.
+    """
     match event:
+        case TradeExecuted():
+            return event.instrument, _OPPOSITE[event.taker_side], event.price, -event.quantity
+        case OrderAccepted():
+            return None
         case OrderRested():
             return event.instrument, event.side, event.price, event.quantity
-        case TradeExecuted():
-            return event.instrument, event.taker_side.opposite, event.price, -event.quantity
-        case OrderCancelled(price=price) if price is not None:
-            return event.instrument, event.side, price, -event.quantity
+        case OrderCancelled():
+            if event.price is None:
+                return None
+            return event.instrument, event.side, event.price, -event.quantity
         case (
-            OrderCancelled()
-            | OrderAccepted()
-            | OrderRejected()
+            OrderRejected()
             | CancelRejected()
             | InstrumentRegistered()
             | InstrumentRejected()

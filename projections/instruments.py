@@ -4,9 +4,10 @@ One row per instrument. Scales, base and quote never change, so a reader may kee
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.domain.events import InstrumentRegistered
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
+from projections.folding import LogPart, Row, Rows, fold_batch
 from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
@@ -43,11 +45,11 @@ insert into instruments
     (generation, instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
     state, position, time_ms)
 select $1, instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
-    'open', position, time_ms
+    state, position, time_ms
 from unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::smallint[], $7::smallint[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+    $8::bigint[], $9::bigint[], $10::text[], $11::bigint[], $12::bigint[])
     as new (instrument, shard, base, quote, price_scale, quantity_scale, tick_size, lot_size,
-        position, time_ms)
+        state, position, time_ms)
 """
 
 READ_INSTRUMENTS = select(
@@ -97,15 +99,43 @@ async def list_instruments(
     return [InstrumentRow(*row) for row in rows], reached
 
 
+class InstrumentsFold:
+    """The instruments in memory; each is finished at once."""
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        self._rows = list(rows)
+
+    def add(self, part: LogPart) -> None:
+        self._rows += [
+            _row(part.shard, position, event)
+            for position, event in enumerate(part.events, part.first)
+            if type(event) is InstrumentRegistered
+        ]
+
+    def finished(self) -> Rows:
+        rows, self._rows = self._rows, []
+        return {INSTRUMENTS.name: rows}
+
+    def rows(self) -> Rows:
+        return {INSTRUMENTS.name: list(self._rows)}
+
+    @property
+    def size(self) -> int:
+        return len(self._rows)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._rows)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=list[Row]))
+
+
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
     """Add the instruments that a batch registers."""
-    rows = [
-        _row(decided, decided.event)
-        for decided in events
-        if isinstance(decided.event, InstrumentRegistered)
-    ]
+    rows = fold_batch(InstrumentsFold(), events)[INSTRUMENTS.name]
     if rows:
         await connection.execute(INSERT_INSTRUMENTS, generation, *columns(sorted(rows)))
 
@@ -118,21 +148,22 @@ def instruments_projection(engine: AsyncEngine) -> PostgresProjection:
         (INSTRUMENTS,),
         project,
         version=VERSION,
-        fold=None,
+        fold=InstrumentsFold,
         last_event={INSTRUMENTS.name: "position"},
     )
 
 
-def _row(decided: DecidedEvent, event: InstrumentRegistered) -> tuple[str | int, ...]:
+def _row(shard: int, position: int, event: InstrumentRegistered) -> Row:
     return (
         event.instrument,
-        decided.shard,
+        shard,
         event.base,
         event.quote,
         event.price_scale,
         event.quantity_scale,
         event.tick_size,
         event.lot_size,
-        decided.position,
+        "open",
+        position,
         event.time_ms,
     )

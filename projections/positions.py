@@ -16,9 +16,10 @@ cost left.
 
 from collections.abc import Sequence, Set
 from decimal import Decimal
-from typing import Final
+from typing import Final, Self
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -26,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
+from projections.folding import LogPart, Row, Rows, buyer_and_seller, fold_batch
 from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
@@ -48,7 +50,7 @@ POSITIONS = Table(
 )
 
 READ_AFFECTED = """
-select client_id, instrument, net_quantity, total_cost, realised_pnl
+select client_id, instrument, shard, net_quantity, total_cost, realised_pnl
 from positions
 join unnest($2::text[], $3::text[]) as affected (client_id, instrument)
     using (client_id, instrument)
@@ -91,12 +93,35 @@ READ_POSITIONS = (
 Key = tuple[str, str]  # client, instrument
 
 
-class Holding(Struct, frozen=True):
-    """A net quantity, its cost (with the same sign), and the profit that is already realised."""
+class Holding(Struct, gc=False):
+    """A net quantity, its cost (with the same sign), and the profit that is already realised.
+
+    ``position`` and ``updated_ms`` are those of the last trade.
+    """
 
     net_quantity: int = 0
     total_cost: int = 0
     realised_pnl: int = 0
+    shard: int = 0
+    position: int = 0
+    updated_ms: int = 0
+
+    def trade(self, quantity: int, price: int) -> None:
+        """Buy ``quantity``, or sell it if it is negative."""
+        net, cost = self.net_quantity, self.total_cost
+        self.net_quantity = net + quantity
+        if net * quantity >= 0:
+            self.total_cost = cost + quantity * price
+            return
+        closed = net if abs(net) < abs(quantity) else -quantity  # signed like the net quantity
+        share = cost * closed // abs(net)
+        removed = share if net > 0 else -share
+        opened = quantity + closed  # the part of the trade that opens the opposite position
+        self.total_cost = cost - removed + opened * price
+        self.realised_pnl += closed * price - removed
+
+
+_Holdings = dict[str, dict[str, Holding]]  # by instrument and client
 
 
 class ClientPosition(Struct, frozen=True):
@@ -110,23 +135,6 @@ class ClientPosition(Struct, frozen=True):
     realised_pnl: int
     position: int
     updated_ms: int
-
-
-def after_trade(holding: Holding, quantity: int, price: int) -> Holding:
-    """Return the holding after buying ``quantity``, or selling it if it is negative."""
-    net, cost = holding.net_quantity, holding.total_cost
-    if net * quantity >= 0:
-        return Holding(net + quantity, cost + quantity * price, holding.realised_pnl)
-    closed = min(abs(quantity), abs(net))
-    sign = 1 if net > 0 else -1
-    removed = sign * (abs(cost) * closed // abs(net))
-    proceeds = sign * closed * price
-    opened = quantity + sign * closed  # the part of the trade that opens the opposite position
-    return Holding(
-        net + quantity,
-        cost - removed + opened * price,
-        holding.realised_pnl + proceeds - removed,
-    )
 
 
 async def list_positions(
@@ -148,23 +156,65 @@ async def list_positions(
     return [_client_position(*row) for row in rows], reached
 
 
+class PositionsFold:
+    """The positions in memory. None is ever finished: its client may trade again."""
+
+    def __init__(self, holdings: _Holdings | None = None) -> None:
+        self._holdings = holdings or {}
+
+    def add(self, part: LogPart) -> None:
+        """Apply the trades, the buyer's side of each before the seller's."""
+        for position, event in enumerate(part.events, part.first):
+            if type(event) is TradeExecuted:
+                clients = self._holdings.get(event.instrument)
+                if clients is None:
+                    clients = self._holdings[event.instrument] = {}
+                buyer, seller = buyer_and_seller(event)
+                for client, quantity in ((buyer, event.quantity), (seller, -event.quantity)):
+                    holding = clients.get(client)
+                    if holding is None:
+                        holding = clients[client] = Holding(shard=part.shard)
+                    holding.trade(quantity, event.price)
+                    holding.position, holding.updated_ms = position, event.time_ms
+
+    def finished(self) -> Rows:
+        return {POSITIONS.name: []}
+
+    def rows(self) -> Rows:
+        rows = [
+            _row(client, instrument, holding)
+            for instrument, clients in self._holdings.items()
+            for client, holding in clients.items()
+        ]
+        return {POSITIONS.name: rows}
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self._holdings.values()))
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._holdings)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=_Holdings))
+
+
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
-    """Apply a batch's trades, the buyer's side of each before the seller's."""
-    trades = [
-        (decided, decided.event) for decided in events if isinstance(decided.event, TradeExecuted)
-    ]
-    if not trades:
+    """Apply a batch's trades."""
+    keys = {
+        (client, decided.event.instrument)
+        for decided in events
+        if isinstance(decided.event, TradeExecuted)
+        for client in buyer_and_seller(decided.event)
+    }
+    if not keys:
         return
-    holdings = await _read(connection, generation, {key for _, e in trades for key, _ in _sides(e)})
-    changed: dict[Key, DecidedEvent] = {}
-    for decided, event in trades:
-        for key, quantity in _sides(event):
-            holdings[key] = after_trade(holdings.get(key, Holding()), quantity, event.price)
-            changed[key] = decided
-    rows = [_row(key, holdings[key], changed[key]) for key in sorted(changed)]
-    await connection.execute(UPSERT_POSITIONS, generation, *columns(rows))
+    fold = PositionsFold(await _read(connection, generation, keys))
+    rows = fold_batch(fold, events)[POSITIONS.name]
+    await connection.execute(UPSERT_POSITIONS, generation, *columns(sorted(rows)))
 
 
 def positions_projection(engine: AsyncEngine) -> PostgresProjection:
@@ -175,40 +225,30 @@ def positions_projection(engine: AsyncEngine) -> PostgresProjection:
         (POSITIONS,),
         project,
         version=VERSION,
-        fold=None,
+        fold=PositionsFold,
         last_event={POSITIONS.name: "position"},
     )
 
 
-def _sides(event: TradeExecuted) -> tuple[tuple[Key, int], tuple[Key, int]]:
-    """Return the buyer's key and quantity, then the seller's, whose quantity is negative."""
-    return (
-        ((event.buyer_client_id, event.instrument), event.quantity),
-        ((event.seller_client_id, event.instrument), -event.quantity),
-    )
-
-
-async def _read(
-    connection: asyncpg.Connection, generation: int, keys: Set[Key]
-) -> dict[Key, Holding]:
+async def _read(connection: asyncpg.Connection, generation: int, keys: Set[Key]) -> _Holdings:
+    holdings: _Holdings = {}
     rows = await connection.fetch(READ_AFFECTED, generation, *columns(sorted(keys)))
-    return {
-        (row["client_id"], row["instrument"]): Holding(
-            int(row["net_quantity"]), int(row["total_cost"]), int(row["realised_pnl"])
-        )
-        for row in rows
-    }
+    for client_id, instrument, shard, quantity, cost, pnl in rows:
+        holding = Holding(int(quantity), int(cost), int(pnl), shard)
+        holdings.setdefault(instrument, {})[client_id] = holding
+    return holdings
 
 
-def _row(key: Key, holding: Holding, last: DecidedEvent) -> tuple[object, ...]:
+def _row(client_id: str, instrument: str, holding: Holding) -> Row:
     return (
-        *key,
-        last.shard,
+        client_id,
+        instrument,
+        holding.shard,
         holding.net_quantity,
         holding.total_cost,
         holding.realised_pnl,
-        last.position,
-        last.event.time_ms,
+        holding.position,
+        holding.updated_ms,
     )
 
 

@@ -16,9 +16,10 @@ instruments.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,6 +29,7 @@ from exchange.domain.events import SettlementCycleClosed, TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import PLACED_SHARDS
 from exchange.log.schema import metadata
+from projections.folding import LogPart, Row, Rows, buyer_and_seller, fold_batch
 from projections.stores.checkpoints import read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
@@ -248,67 +250,131 @@ def _sum(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return sum(units * 10 ** (finest - scale) for units, scale in parts), finest
 
 
-Key = tuple[int, str, str]  # cycle, client, instrument
+class _Owed(Struct, gc=False):
+    """What a client will receive for the trades of a cycle; ``position`` is that of the last."""
+
+    quantity: int = 0
+    amount: int = 0
+    position: int = 0
 
 
-class _Batch:
-    """The changes that a batch of one shard's events makes."""
+class _OpenCycle(Struct):
+    """A shard's open cycle: its trades, the last one's position, and what clients owe by now."""
 
-    def __init__(self, shard: int, cycle: int) -> None:
-        self.shard = shard
-        self.cycle = cycle
-        self.trades: dict[int, int] = {}  # their number, by cycle
-        self.cuts: dict[int, tuple[int, int]] = {}  # time and position, by cycle
-        self.obligations: dict[Key, tuple[int, int]] = {}
+    cycle: int = FIRST_CYCLE
+    trade_count: int = 0
+    position: int = 0
+    owed: dict[str, dict[str, _Owed]] = {}  # by instrument and client
 
-    def trade(self, event: TradeExecuted) -> None:
-        self.trades[self.cycle] = self.trades.get(self.cycle, 0) + 1
-        amount = event.price * event.quantity
-        self._owe(event.buyer_client_id, event.instrument, event.quantity, -amount)
-        self._owe(event.seller_client_id, event.instrument, -event.quantity, amount)
+    def trade(self, event: TradeExecuted, position: int) -> None:
+        self.trade_count += 1
+        self.position = position
+        quantity, amount = event.quantity, event.price * event.quantity
+        buyer, seller = buyer_and_seller(event)
+        clients = self.owed.setdefault(event.instrument, {})
+        _owe(clients, buyer, quantity, -amount, position)
+        _owe(clients, seller, -quantity, amount, position)
 
-    def cut(self, cycle: int, time_ms: int, position: int) -> None:
-        """Close a cycle; later trades of the batch belong to the next one."""
-        self.cuts[cycle] = (time_ms, position)
-        self.cycle = cycle + 1
-
-    @property
-    def cycle_rows(self) -> list[tuple[object, ...]]:
+    def obligation_rows(self, shard: int) -> list[Row]:
         return [
-            (self.shard, cycle, self.trades.get(cycle, 0), *self.cuts.get(cycle, (None, None)))
-            for cycle in sorted(self.trades.keys() | self.cuts.keys())
+            (self.cycle, client, instrument, shard, owed.quantity, owed.amount, owed.position)
+            for instrument, clients in self.owed.items()
+            for client, owed in clients.items()
         ]
 
-    @property
-    def obligation_rows(self) -> list[tuple[object, ...]]:
-        owed: Mapping[Key, tuple[int, int]] = self.obligations
-        return [(*key, self.shard, *owed[key]) for key in sorted(owed)]
+    def cycle_rows(self, shard: int) -> list[Row]:
+        """Return the row of a cycle without a cut; a cycle without trades has none."""
+        if not self.trade_count:
+            return []
+        return [(shard, self.cycle, self.trade_count, None, None, self.position)]
 
-    def _owe(self, client_id: str, instrument: str, quantity: int, amount: int) -> None:
-        key = (self.cycle, client_id, instrument)
-        before = self.obligations.get(key, (0, 0))
-        self.obligations[key] = (before[0] + quantity, before[1] + amount)
+
+class _State(Struct):
+    """What a fold keeps: rows that are finished, and each shard's open cycle."""
+
+    cycles: list[Row] = []
+    obligations: list[Row] = []
+    open: dict[int, _OpenCycle] = {}
+
+
+class SettlementFold:
+    """Cycles and obligations in memory; those of a cycle that its shard has cut are finished.
+
+    Each row has one value more than its table has columns: the position of the last event that
+    changed it.
+    """
+
+    def __init__(self, state: _State | None = None) -> None:
+        self._state = state or _State()
+
+    @classmethod
+    def begun_at(cls, shard: int, cycle: int) -> Self:
+        """Return a fold that goes on where a cycle is open, without its trades so far."""
+        return cls(_State(open={shard: _OpenCycle(cycle)}))
+
+    def add(self, part: LogPart) -> None:
+        shard = part.shard
+        cycle = self._state.open.setdefault(shard, _OpenCycle())
+        for position, event in enumerate(part.events, part.first):
+            if type(event) is TradeExecuted:
+                cycle.trade(event, position)
+            elif type(event) is SettlementCycleClosed:
+                self._cut(shard, cycle, event, position)
+                cycle = self._state.open[shard] = _OpenCycle(event.cycle + 1)
+
+    def finished(self) -> Rows:
+        state = self._state
+        rows: Rows = {CYCLES.name: state.cycles, OBLIGATIONS.name: state.obligations}
+        state.cycles, state.obligations = [], []
+        return rows
+
+    def rows(self) -> Rows:
+        cycles, obligations = list(self._state.cycles), list(self._state.obligations)
+        for shard, cycle in self._state.open.items():
+            cycles += cycle.cycle_rows(shard)
+            obligations += cycle.obligation_rows(shard)
+        return {CYCLES.name: cycles, OBLIGATIONS.name: obligations}
+
+    @property
+    def size(self) -> int:
+        state = self._state
+        still_open = sum(
+            bool(cycle.trade_count) + sum(map(len, cycle.owed.values()))
+            for cycle in state.open.values()
+        )
+        return len(state.cycles) + len(state.obligations) + still_open
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._state)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=_State))
+
+    def _cut(
+        self, shard: int, cycle: _OpenCycle, cut: SettlementCycleClosed, position: int
+    ) -> None:
+        """Finish a shard's open cycle; the cut may name a later one, and closes both."""
+        trades = cycle.trade_count
+        if cut.cycle != cycle.cycle:
+            self._state.cycles += cycle.cycle_rows(shard)
+            trades = 0
+        self._state.cycles.append((shard, cut.cycle, trades, cut.time_ms, position, position))
+        self._state.obligations += cycle.obligation_rows(shard)
 
 
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
     """Add a batch's trades to the cycle that was open, and note its cuts."""
-    relevant = [d for d in events if isinstance(d.event, TradeExecuted | SettlementCycleClosed)]
-    if not relevant:
+    if not any(isinstance(d.event, TradeExecuted | SettlementCycleClosed) for d in events):
         return
-    shard = relevant[0].shard
+    shard = events[0].shard
     cycle = await connection.fetchval(READ_OPEN_CYCLE, generation, shard)
-    batch = _Batch(shard, cycle or FIRST_CYCLE)
-    for decided in relevant:
-        match decided.event:
-            case TradeExecuted() as event:
-                batch.trade(event)
-            case SettlementCycleClosed(cycle=closed, time_ms=time_ms):
-                batch.cut(closed, time_ms, decided.position)
-    await connection.execute(UPSERT_CYCLES, generation, *columns(batch.cycle_rows))
-    if batch.obligations:
-        await connection.execute(UPSERT_OBLIGATIONS, generation, *columns(batch.obligation_rows))
+    rows = fold_batch(SettlementFold.begun_at(shard, cycle or FIRST_CYCLE), events)
+    await connection.execute(UPSERT_CYCLES, generation, *_columns(rows[CYCLES.name]))
+    if rows[OBLIGATIONS.name]:
+        await connection.execute(UPSERT_OBLIGATIONS, generation, *_columns(rows[OBLIGATIONS.name]))
 
 
 def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
@@ -319,6 +385,22 @@ def settlement_projection(engine: AsyncEngine) -> PostgresProjection:
         (CYCLES, OBLIGATIONS),
         project,
         version=VERSION,
-        fold=None,
+        fold=SettlementFold,
         last_event={CYCLES.name: None, OBLIGATIONS.name: None},
     )
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[object, ...]]:
+    """Return the columns of rows in order of their keys, without the last event's position."""
+    return columns(sorted(rows))[:-1]
+
+
+def _owe(
+    clients: dict[str, _Owed], client_id: str, quantity: int, amount: int, position: int
+) -> None:
+    owed = clients.get(client_id)
+    if owed is None:
+        owed = clients[client_id] = _Owed()
+    owed.quantity += quantity
+    owed.amount += amount
+    owed.position = position

@@ -5,17 +5,19 @@ last 24 hours are computed from the minutes of ``vwap`` when asked for, since th
 event. One hash per generation and shard has a field per instrument.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Self, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.domain.events import TradeExecuted
+from exchange.domain.events import Event, TradeExecuted
 from exchange.log.events import DecidedEvent
+from projections.folding import LogPart, Rows, parts_of
 from projections.stores.redis import (
     MOVE,
     RedisProjection,
@@ -96,23 +98,56 @@ async def write(redis: Redis, generation: int, after: int, events: Sequence[Deci
     last = events[-1]
     keys = [checkpoint_key(NAME, generation, last.shard), _last_key(generation, last.shard)]
     arguments: list[int | str | bytes] = [after, last.position, last.event.time_ms]
-    for instrument, trade in _last_trades(events).items():
-        arguments += (instrument, msgspec.json.encode(trade))
+    for part in parts_of(events):
+        for instrument, trade in _last_trades(part.events, part.first).items():
+            arguments += (instrument, msgspec.json.encode(trade))
     return bool(await script(redis, APPLY)(keys=keys, args=arguments))
+
+
+class TickerFold:
+    """The last trades in memory. None is ever finished: its instrument may trade again."""
+
+    def __init__(self, trades: dict[str, tuple[int, LastTrade]] | None = None) -> None:
+        self._trades = trades or {}  # with the shard, by instrument
+
+    def add(self, part: LogPart) -> None:
+        for instrument, trade in _last_trades(part.events, part.first).items():
+            self._trades[instrument] = (part.shard, trade)
+
+    def finished(self) -> Rows:
+        return {NAME: []}
+
+    def rows(self) -> Rows:
+        """Return rows of shard, instrument, price, quantity, side of the taker, position, time."""
+        trades = self._trades.items()
+        return {NAME: [(shard, name, *astuple(trade)) for name, (shard, trade) in trades]}
+
+    @property
+    def size(self) -> int:
+        return len(self._trades)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._trades)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=dict[str, tuple[int, LastTrade]]))
 
 
 def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the last trades up to date."""
-    return RedisProjection(engine, redis, NAME, write, VERSION)
+    return RedisProjection(engine, redis, NAME, write, VERSION, TickerFold)
 
 
-def _last_trades(events: Sequence[DecidedEvent]) -> dict[str, LastTrade]:
+def _last_trades(events: Iterable[Event], first: int) -> dict[str, LastTrade]:
+    """Return each instrument's last trade among events, the first of which is at ``first``."""
+    last: dict[str, tuple[TradeExecuted, int]] = {}
+    for position, event in enumerate(events, first):
+        if type(event) is TradeExecuted:
+            last[event.instrument] = (event, position)
     return {
-        event.instrument: LastTrade(
-            event.price, event.quantity, event.taker_side.value, decided.position, event.time_ms
-        )
-        for decided in events
-        if isinstance(event := decided.event, TradeExecuted)
+        name: LastTrade(event.price, event.quantity, str(event.taker_side), position, event.time_ms)
+        for name, (event, position) in last.items()
     }
 
 

@@ -159,6 +159,28 @@ def fold_cycles(events: Iterable[StoredEvent]) -> dict[tuple[int, int], Row]:
     return rows
 
 
+def fold_settlement_positions(
+    events: Iterable[StoredEvent],
+) -> tuple[dict[tuple[int, int], int], dict[tuple[int, str, str], int]]:
+    """Return the position of the last event that changed each cycle's, and each obligation's, row.
+
+    The keys are those of ``fold_cycles`` and ``fold_obligations``.
+    """
+    cycles: dict[tuple[int, int], int] = {}
+    owed: dict[tuple[int, str, str], int] = {}
+    open_cycles: dict[int, int] = {}
+    for stored, event in _decoded(events):
+        cycle = open_cycles.get(stored.shard, 1)
+        if stored.type == "SettlementCycleClosed":
+            cycles[stored.shard, event["cycle"]] = stored.position
+            open_cycles[stored.shard] = event["cycle"] + 1
+        if stored.type == "TradeExecuted":
+            cycles[stored.shard, cycle] = stored.position
+            for role in ("maker", "taker"):
+                owed[cycle, event[f"{role}_client_id"], event["instrument"]] = stored.position
+    return cycles, owed
+
+
 def fold_last_trades(events: Iterable[StoredEvent]) -> dict[str, Row]:
     """Return each instrument's newest trade."""
     names = ("price", "quantity", "taker_side", "position", "time_ms")

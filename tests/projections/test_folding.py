@@ -15,8 +15,17 @@ from exchange.ports import StoredEvent
 from projections.folding import Fold, LogPart, Row, Rows, parts_of
 from projections.projector.lifecycle import create_generation
 from projections.registry import IN_POSTGRES, all_projections
-from tests.projections.folds import Row as Named
-from tests.projections.folds import fold_minutes, fold_trades
+from tests.projections.folds import (
+    fold_book,
+    fold_cycles,
+    fold_instruments,
+    fold_last_trades,
+    fold_minutes,
+    fold_obligations,
+    fold_positions,
+    fold_settlement_positions,
+    fold_trades,
+)
 from tests.projections.models import read_log
 from tests.projections.test_models import by_shard, fill, write_two_shards
 
@@ -26,15 +35,40 @@ PART_EVENTS_MAX = 300
 
 
 def expected_rows(log: Sequence[StoredEvent]) -> Rows:
-    """Return the rows of every table after a log, by the independent folds."""
-    named: dict[str, dict[Any, Named]] = {
+    """Return the rows of every table after a log, in order, by the independent folds."""
+    tables: dict[str, dict[Any, dict[str, Any]]] = {
+        "instruments": fold_instruments(log),
         "trades": fold_trades(log),
+        "positions": fold_positions(log),
         "minutes": fold_minutes(log),
+        "settlement_cycles": fold_cycles(log),
+        "obligations": fold_obligations(log),
     }
-    return {
-        table: sorted(tuple(row[name] for name in columns_of(table)) for row in rows.values())
-        for table, rows in named.items()
+    rows: Rows = {
+        table: [tuple(row[name] for name in columns_of(table)) for row in named.values()]
+        for table, named in tables.items()
     }
+    last: dict[str, dict[Any, int]] = {}
+    last["settlement_cycles"], last["obligations"] = fold_settlement_positions(log)
+    for table, positions in last.items():
+        keyed = zip(tables[table], rows[table], strict=True)
+        rows[table] = [(*row, positions[key]) for key, row in keyed]
+    rows["book"] = [
+        (shard_of(instrument), instrument, side, *level)
+        for instrument, book in fold_book(log).items()
+        for side, levels in (("buy", book["bids"]), ("sell", book["asks"]))
+        for level in levels
+    ]
+    rows["ticker"] = [
+        (shard_of(instrument), instrument, *trade.values())
+        for instrument, trade in fold_last_trades(log).items()
+    ]
+    return {table: sorted(of_table) for table, of_table in rows.items()}
+
+
+def shard_of(instrument: str) -> int:
+    """Return the shard that an instrument of ``logs`` names."""
+    return int(instrument.rpartition("-")[2])
 
 
 def columns_of(table: str) -> list[str]:
@@ -108,7 +142,8 @@ async def test_rows_are_those_that_the_projection_stores_and_can_be_copied(
         for shard_events in by_shard(events):
             await fill(projection, generation, shard_events, batches_of=100)
         copied = await create_generation(connection, projection.name, projection.tables)
-        for table, folded in rows.items():
+        for table, column in projection.last_event.items():
+            folded = [row if column else row[:-1] for row in rows[table]]
             assert await stored_rows(connection, table, generation) == folded
             await connection.copy_records_to_table(
                 f"{table}_g{copied}",

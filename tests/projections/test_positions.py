@@ -2,7 +2,7 @@
 
 import pytest
 
-from projections.positions import Holding, after_trade
+from projections.positions import Holding
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,6 @@ from projections.positions import Holding, after_trade
 def test_after_trades(trades: list[tuple[int, int]], expected: Holding) -> None:
     holding = Holding()
     for quantity, price in trades:
-        holding = after_trade(holding, quantity, price)
+        holding.trade(quantity, price)
 
     assert holding == expected
