@@ -21,6 +21,7 @@ from exchange.stack.host.errors import StackError
 from exchange.telemetry import logs
 from exchange.tools import command as tools
 from exchange.tools.operators.adopt_topic import adopt_topic
+from exchange.tools.operators.backups.backup import backup
 from exchange.tools.operators.claims import rebuild_claims
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
@@ -176,6 +177,7 @@ app.command("rebuild-claims")(rebuild_claims)
 app.command("retry-quarantined")(retry_quarantined)
 app.command("adopt-topic")(adopt_topic)
 app.command()(snapshot)
+app.command()(backup)
 app.command("open-orders-max")(open_orders_max)
 
 
