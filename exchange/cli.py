@@ -8,6 +8,7 @@ called: most start a process that others wait for.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +28,7 @@ from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
 from exchange.tools.operators.snapshots import snapshot
 from exchange.tools.operators.verification import verify_log
-from exchange.tools.terminal import ToolError
+from exchange.tools.terminal import AsJson, ToolError
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -156,6 +157,29 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
     from exchange.processes.gateway import run_gateway
 
     _process(lambda settings, stopping: run_gateway(settings, port, stopping))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="Of a backup: its dump or its manifest.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop what the database has, after asking.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the place of an empty database; the exchange must be stopped."""
+    from exchange.stack.alone import services_alone
+    from exchange.stack.run import Screen
+    from exchange.tools.operators.backups.restore import restore as put_back
+
+    async def work() -> None:
+        screen = Screen(Console(stderr=True, quiet=as_json))
+        async with services_alone(settings, RUN_DIRECTORY, screen):
+            await put_back(settings, file, replace=replace, yes=yes, as_json=as_json)
+
+    settings = Settings.load()
+    asyncio.run(work())
 
 
 @app.command()

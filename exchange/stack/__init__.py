@@ -2,5 +2,6 @@
 
 In reading order: ``run`` (from the first check to the last stop), ``supervisor`` (everything
 that runs), ``services`` (Kafka, PostgreSQL, Valkey), ``host`` (processes, ports, directories),
-``migrations``, ``growing`` (shards that are added), ``probe`` (is it healthy?).
+``migrations``, ``growing`` (shards that are added), ``probe`` (is it healthy?), ``alone`` (the
+services without the processes).
 """

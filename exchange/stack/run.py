@@ -51,7 +51,7 @@ async def run(settings: Settings, directory: RunDirectory, console: Console) -> 
         for name in await asyncio.to_thread(directory.stop_orphans):
             screen.say(f"Stopped {name}, which a killed run had left.")
         check_free(listeners(settings))
-        services = await asyncio.to_thread(_services, settings, directory, screen)
+        services = await asyncio.to_thread(local_services, settings, directory, screen)
         tiers = exchange_processes(settings, directory)
         supervisor = Supervisor(services, tiers, screen.report)
         with Interrupts() as interrupts:
@@ -97,7 +97,8 @@ def fetch_jars(settings: Settings, directory: RunDirectory, screen: "Screen") ->
         return jars.fetch(directory.path)
 
 
-def _services(settings: Settings, directory: RunDirectory, screen: "Screen") -> LocalServices:
+def local_services(settings: Settings, directory: RunDirectory, screen: "Screen") -> LocalServices:
+    """Return the services that run on this machine, as the settings have it."""
     kafka = postgres = valkey = None
     if settings.kafka_is_local:
         kafka = kafka_in(

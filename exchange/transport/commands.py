@@ -145,6 +145,15 @@ class ClientLines(logging.Filter):
 client_logger.addFilter(ClientLines())
 
 
+def below_first(shard: int, offset: int, first: int) -> str:
+    """Say that a log cannot go on, since Kafka no longer has what it would decide next."""
+    return (
+        f"the head of shard {shard} is at offset {offset}, below Kafka's first record {first}:"
+        f" the commands from {offset} to {first - 1} were deleted, and this log has not decided"
+        " them. Restore a newer backup, or go on without them by `exchange adopt-topic`."
+    )
+
+
 class KafkaCommandLog:
     """The commands of one shard: a ``CommandLog``.
 
@@ -247,6 +256,8 @@ class KafkaCommandLog:
         begin, end = self._watermarks()
         if self._base + end < offset:
             raise self._cut(offset, f"the Kafka partition ends at {end}")
+        if offset < self._base + begin:
+            raise CommandsCut(below_first(self._shard, offset, self._base + begin))
         # Nothing was decided yet, or the record was deleted after it was.
         if last is None or last.offset < self._base + begin:
             self._assign(offset)
