@@ -15,6 +15,8 @@ from exchange.config import PROJECT
 from exchange.healthy import PARTS
 
 ENDING = ("prepare", "register")
+STORES = ("kafka", "postgres", "valkey")
+WATCHERS = ("prometheus", "grafana")
 OURS = ("prepare", "matcher", "standby", "projector", "gateway", "register")
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
@@ -36,9 +38,9 @@ def test_the_compose_file_is_one() -> None:
 
 
 def test_every_service_is_there_and_pinned(services: dict[str, Any]) -> None:
-    assert set(services) == {"kafka", "postgres", "valkey", *OURS}
-    for name in ("kafka", "postgres", "valkey"):
-        assert re.search(r":\d+\.\d+", services[name]["image"]), name
+    assert set(services) == {*STORES, *WATCHERS, *OURS}
+    for name in (*STORES, *WATCHERS):
+        assert re.search(r":v?\d+\.\d+", services[name]["image"]), name
         assert "healthcheck" in services[name], name
 
 
@@ -68,6 +70,22 @@ def test_what_every_container_writes_is_bounded(services: dict[str, Any]) -> Non
 def test_our_services_are_set_with_settings_that_exist(name: str, services: dict[str, Any]) -> None:
     assert set(services[name]["environment"]) <= SETTINGS
     assert services[name]["read_only"] is True
+
+
+@pytest.mark.parametrize("name", WATCHERS)
+def test_who_watches_runs_only_if_asked_for_and_for_this_machine_alone(
+    name: str, services: dict[str, Any]
+) -> None:
+    service = services[name]
+    assert service["profiles"] == ["monitoring"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert service["read_only"] is True
+    assert not [setting for setting in service.get("environment", {}) if "PASSWORD" in setting]
+    mounted = [mount.split(":") for mount in service["volumes"] if mount.startswith("./")]
+    assert mounted
+    for source, _, how in mounted:
+        assert (PROJECT / source).exists()
+        assert how == "ro"
 
 
 def test_what_is_waited_for_can_come(services: dict[str, Any]) -> None:

@@ -152,9 +152,12 @@ class Health:
     async def _measure_matching(self) -> None:
         if UNHEALTHY in (self.checks["postgres"], self.checks["kafka"]):
             self._backlog.forget()
+            self._metrics.stalled.clear()
             return
         before = self.matching
         await _answers(self._backlog.measure)
+        for number, stands in self._backlog.stalled.items():
+            self._metrics.stalled.labels(str(number)).set(stands)
         for shard, state in self.matching.items():
             if state != before.get(shard, HEALTHY):
                 logger.warning("A shard's matching changed", extra={"shard": shard, "state": state})

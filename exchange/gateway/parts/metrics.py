@@ -98,6 +98,11 @@ class Metrics(ProcessMetrics):
             "Commands in Kafka that the matcher has not decided yet",
             "shard",
         )
+        self.stalled = self.gauge(
+            "exchange_shard_stalled",
+            "Whether commands of a shard wait and none is decided; absent while it is not known",
+            "shard",
+        )
         self.up = self.gauge(
             "exchange_dependency_up", "Whether the gateway reaches a service", "service"
         )

@@ -185,6 +185,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
         answer = await http.post("/orders", json=order("BTC-USD"))
         await until_status(http, "unhealthy")
         stalled, unready = await http.get("/healthz"), await http.get("/readyz")
+        counted = (await http.get("/metrics")).text
         monkeypatch.setattr(health, "BEHIND_AFTER_S", 0.5)
         async with matching(idle_venue):
             await until_status(http, "degraded")  # nobody projects
@@ -194,6 +195,7 @@ async def test_without_a_matcher_orders_that_wait_are_unhealthy(
     assert (idle["status"], idle["matching"]) == ("degraded", {"0": "healthy"})
     assert (stalled.status_code, stalled.json()["matching"]) == (503, {"0": "unhealthy"})
     assert stalled.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")
+    assert 'exchange_shard_stalled{shard="0"} 1.0' in counted
     assert decided["matching"] == {"0": "healthy"}
     assert (unready.status_code, unready.json()["orders"]) == (503, {"0": "unhealthy"})
     assert stalled.headers["Retry-After"] == unready.headers["Retry-After"] == "1"
