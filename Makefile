@@ -10,7 +10,7 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures snapshot verify backup restore test test-long simulate mutants faults check fmt lint types \
+.PHONY: help setup run load fixtures snapshot verify backup restore trim test test-long simulate mutants faults check fmt lint types \
 	imports bench lock clean reset
 
 help: ## list these targets
@@ -40,6 +40,9 @@ backup: $(INSTALLED) ## write a backup of the running exchange: TO=DIRECTORY
 restore: $(INSTALLED) ## put a backup into the empty database: FILE=...
 	@test -n "$(FILE)" || { echo "Name the backup: make restore FILE=backups/...dump" >&2; exit 1; }
 	@$(EXCHANGE) restore "$(FILE)" $(if $(REPLACE),--replace)
+
+trim: $(INSTALLED) ## delete what no backup needs from Kafka: KEEP=backups FROM=...
+	@$(EXCHANGE) trim $(if $(FROM),--from "$(FROM)") $(if $(KEEP),--keep $(KEEP))
 
 test: setup ## run the tests against their own Kafka, PostgreSQL and Valkey
 	$(PY) -m pytest $(WORKERS) -m "not long"

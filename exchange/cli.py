@@ -23,6 +23,7 @@ from exchange.telemetry import logs
 from exchange.tools import command as tools
 from exchange.tools.operators.adopt_topic import adopt_topic
 from exchange.tools.operators.backups.backup import backup
+from exchange.tools.operators.backups.trim import trim
 from exchange.tools.operators.claims import rebuild_claims
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
@@ -202,6 +203,7 @@ app.command("retry-quarantined")(retry_quarantined)
 app.command("adopt-topic")(adopt_topic)
 app.command()(snapshot)
 app.command()(backup)
+app.command()(trim)
 app.command("open-orders-max")(open_orders_max)
 
 

@@ -182,7 +182,8 @@ class CommandLog(Protocol):
         Call it before any other method but ``topic_id``.
 
         Raises:
-            CommandsCut: The topic ends before ``offset``, or has another record where ``last`` was.
+            CommandsCut: The topic ends before ``offset`` or begins after it, or has another record
+                where ``last`` was.
             CommandLogLost: The broker failed.
         """
         ...

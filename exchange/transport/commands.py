@@ -150,7 +150,7 @@ def below_first(shard: int, offset: int, first: int) -> str:
     return (
         f"the head of shard {shard} is at offset {offset}, below Kafka's first record {first}:"
         f" the commands from {offset} to {first - 1} were deleted, and this log has not decided"
-        " them. Restore a newer backup, or go on without them by `exchange adopt-topic`."
+        " them. If there is a newer backup of the log, restore that."
     )
 
 
@@ -257,7 +257,8 @@ class KafkaCommandLog:
         if self._base + end < offset:
             raise self._cut(offset, f"the Kafka partition ends at {end}")
         if offset < self._base + begin:
-            raise CommandsCut(below_first(self._shard, offset, self._base + begin))
+            why = below_first(self._shard, offset, self._base + begin)
+            raise CommandsCut(f"{why} {WAY_OUT}")
         # Nothing was decided yet, or the record was deleted after it was.
         if last is None or last.offset < self._base + begin:
             self._assign(offset)

@@ -115,6 +115,12 @@ async def _record(
                     f"Kafka no longer has the record: offset {offset} of shard {shard} was one of"
                     " an earlier topic."
                 )
+            begin = life.offset_base + (await commands.span())[0]
+            if offset < begin:
+                raise ToolError(
+                    f"Kafka no longer has the record: those of shard {shard} below offset {begin}"
+                    " were deleted."
+                )
             await commands.seek(offset, base=life.offset_base)
             (record,) = await asyncio.wait_for(commands.read(1), RECORD_WAIT_S)
         except TimeoutError as error:

@@ -70,7 +70,7 @@ def _following(shard: int, head: ShardHead | None, topic: Topic) -> Following:
     elif head is not None and head.topic_id != topic.topic_id:
         problem = f"shard {shard}: the topic is another one than that of the backup. {ADOPT}."
     elif next_record < begin:
-        problem = below_first(shard, base + next_record, base + begin)
+        problem = f"{below_first(shard, base + next_record, base + begin)} Otherwise {ADOPT}."
     elif next_record > end:
         problem = (
             f"shard {shard}: it was decided up to offset {base + next_record - 1}, and Kafka ends"

@@ -6,6 +6,7 @@ whether Kafka has all of that.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ async def _restore(
 ) -> Restored:
     backup = find_backup(file)
     with telling(console) as tell:
-        await asyncio.to_thread(check_bytes, backup, lambda done, size: tell(CHECKING, done, size))
+        await asyncio.to_thread(check_bytes, backup, partial(tell, CHECKING))
     present = await read_present(settings.database_url)
     _check_replaceable(present, backup, settings.database_url, replace=replace)
     after, problems = await _after(settings, backup.manifest)
