@@ -18,8 +18,10 @@ from exchange.config import PROJECT, Settings
 from exchange.gateway.parts.following import Standing
 from exchange.gateway.parts.metrics import Metrics
 from exchange.matcher.metrics import MatcherMetrics
+from exchange.stack.host.errors import StackError
 from projections.builder.metrics import OUTCOMES, BuilderMetrics
 from projections.projector.metrics import ProjectorMetrics
+from tests import promtool
 from tests.promtool import check
 
 MONITORING: Final = PROJECT / "monitoring"
@@ -52,6 +54,8 @@ RECORDED: Final = {rule["record"] for rule in RULES if "record" in rule}
 PANELS: Final = json.loads(DASHBOARD.read_text())["panels"]
 SHOWN: Final = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
 EXPRESSIONS: Final = [rule["expr"] for rule in RULES] + SHOWN
+CONTAINERS: Final = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]
+JOBS: Final = {one["job_name"] for one in yaml.safe_load(PROMETHEUS.read_text())["scrape_configs"]}
 CASES: Final = yaml.safe_load(ALERTS_TEST.read_text())["tests"]
 
 
@@ -171,6 +175,18 @@ def test_every_alert_says_how_bad_it_is_and_what_to_type(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALERTING)
+def test_what_to_type_names_containers_that_there_are(name: str) -> None:
+    text = ALERTING[name]["annotations"]["description"]
+    named = set(
+        " ".join(
+            re.findall(r"`docker compose (?:up -d|restart|logs(?: --tail 50)?) ([a-z ]+)", text)
+        ).split()
+    )
+
+    assert named <= CONTAINERS.keys() | JOBS
+
+
+@pytest.mark.parametrize("name", ALERTING)
 def test_every_alert_has_its_section(name: str) -> None:
     assert ALERTING[name]["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
     section = OPERATIONS.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
@@ -204,7 +220,7 @@ def test_what_prometheus_reads_is_a_service_at_the_port_of_its_metrics() -> None
     assert targets["projector"] == f"projector:{settings.projector_metrics_port}"
     assert targets["matcher"] == f"matcher:{settings.matcher_metrics_port(0)}"
     assert targets["standby"] == f"standby:{settings.matcher_metrics_port(0, standby=True)}"
-    assert {one["job_name"] for one in told} == {"gateway", "prometheus", *targets}
+    assert {"gateway", *targets} == JOBS
 
 
 def test_the_dashboard_asks_the_source_that_is_provisioned() -> None:
@@ -214,8 +230,7 @@ def test_the_dashboard_asks_the_source_that_is_provisioned() -> None:
 
     assert {target["datasource"]["uid"] for target in targets} == {source["uid"]}
     provider = yaml.safe_load((GRAFANA / "provisioning/dashboards/exchange.yml").read_text())
-    compose = yaml.safe_load((PROJECT / "compose.yaml").read_text())
-    mounts = compose["services"]["grafana"]["volumes"]
+    mounts = CONTAINERS["grafana"]["volumes"]
     assert any(provider["providers"][0]["options"]["path"] in mount for mount in mounts)
 
 
@@ -248,3 +263,30 @@ def test_the_panels_lie_beside_each_other() -> None:
 )
 def test_the_dashboard_has_a_row_of(row: str) -> None:
     assert row in [panel["title"] for panel in PANELS if panel["type"] == "row"]
+
+
+def test_a_build_is_shown_while_it_runs_and_its_end_is_counted() -> None:
+    metrics = BuilderMetrics()
+    done = 0
+
+    def shown(name: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"projection": "book"})
+
+    with metrics.building("book", lambda: done, lambda: 9):
+        done = 5
+        assert shown("exchange_builder_events_done") == 5
+        assert shown("exchange_builder_events_wanted") == 9
+    assert shown("exchange_builder_events_done") is shown("exchange_builder_events_wanted") is None
+    for outcome in OUTCOMES:
+        labels = {"projection": "book", "outcome": outcome}
+        assert metrics.registry.get_sample_value("exchange_builder_builds_total", labels) == 0
+
+
+def test_where_promtool_cannot_be_fetched_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(promtool, "KEPT", tmp_path / "promtool")
+
+    with pytest.raises(StackError, match="promtool is missing: install Prometheus"):
+        promtool.promtool()

@@ -1,9 +1,13 @@
 """What a builder process counts: how far its build is, and how builds ended.
 
 Read ``BuilderMetrics``. Every outcome of every projection is 0 from the start, so that the first
-failed build is an increase that an alert sees; a label that appears with the value 1 is none.
+failed build is an increase that an alert sees; a label that appears with the value 1 is none. How
+far a build is, is shown only while it runs: what stays behind would look like a build that stands
+still.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from exchange.telemetry.metrics import ProcessMetrics
@@ -41,3 +45,16 @@ class BuilderMetrics(ProcessMetrics):
         for projection in READ_MODELS:
             for outcome in OUTCOMES:
                 self.builds.labels(projection, outcome)
+
+    @contextmanager
+    def building(
+        self, projection: str, done: Callable[[], int], wanted: Callable[[], int]
+    ) -> Iterator[None]:
+        """Show how far the build of a projection is, until it ends."""
+        self.events_done.labels(projection).set_function(done)
+        self.events_wanted.labels(projection).set_function(wanted)
+        try:
+            yield
+        finally:
+            self.events_done.remove(projection)
+            self.events_wanted.remove(projection)

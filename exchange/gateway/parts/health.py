@@ -244,8 +244,12 @@ class Health:
     async def _redis_positions(
         self, name: str, live: LiveGeneration | None, shards: Sequence[int]
     ) -> dict[int, int]:
-        """Return how far a read model in Redis is, by shard; empty if it cannot be read."""
-        if live is None:
+        """Return how far a read model in Redis is, by shard; empty if it cannot be read.
+
+        A Redis that just did not answer is not asked: it would take the time in which the other
+        models are measured.
+        """
+        if live is None or self.is_away("redis"):
             return {}
         try:
             return await reached_model(self._redis, name, live.generation, shards)

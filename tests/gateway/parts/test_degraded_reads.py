@@ -20,6 +20,7 @@ from exchange.gateway.parts.listings import Listing
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
 from exchange.processes.running import redis_client
 from projections.book import StoredBook
+from projections.registry import IN_POSTGRES, IN_REDIS
 from projections.ticker import LastTrades
 from tests.conftest import VENUE_REDIS_DATABASE
 from tests.gateway.conftest import Place, Venue, gateway_at, order, register
@@ -87,6 +88,21 @@ async def test_a_silent_redis_holds_up_neither_orders_nor_positions(venue: Venue
     assert sum(s for s, _ in resent) < 4  # 2 s for each would be 6
     assert (book.status_code, book.json()["code"]) == (503, "read.unavailable")
     assert book_s < 5
+
+
+async def test_a_silent_redis_hides_only_the_models_that_it_has(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(health, "BEHIND_AFTER_S", 3.0)
+    wanted = dict.fromkeys(IN_POSTGRES, "healthy") | dict.fromkeys(IN_REDIS, "missing")
+    async with silent_redis() as redis, gateway_at(replace(venue, redis=redis)) as http:
+        async with asyncio.timeout(30):
+            while (told := (await http.get("/healthz")).json())["projections"] != wanted:
+                await asyncio.sleep(0.05)
+
+    assert told["checks"]["redis"] == "unhealthy"
 
 
 async def test_many_who_wait_for_a_book_share_few_connections(
