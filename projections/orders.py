@@ -3,7 +3,7 @@
 Read ``changes``, the only function that knows what each event does to orders. ``after`` returns an
 order after a change. Answers and the stream use both too.
 
-``_fold`` finds a batch's effect on each order. An order that begins in the batch is inserted as it
+``_Effects`` has what a batch did to each order. An order that begins in the batch is inserted as it
 is at the batch's end. An earlier order gets the batch's last change. Any split into batches gives
 the same rows, since a change says how much remains of an order, not how much was filled.
 
@@ -15,13 +15,13 @@ A refused order has a row too, unless its id was taken: the id then belongs to a
 the refusal does not change.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any, Final, assert_never
+from typing import Any, Final, Self, assert_never
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 from sqlalchemy import (
@@ -62,6 +62,7 @@ from exchange.domain.values import RejectReason
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import EVENTS, metadata
 from exchange.ports import StoredEvent
+from projections.folding import LogPart, Row, Rows, parts_of
 from projections.stores.checkpoints import is_live, read_checkpoints
 from projections.stores.postgres import PostgresProjection, columns
 
@@ -79,7 +80,10 @@ class OrderStatus(StrEnum):
     REJECTED = "rejected"
 
 
-OPEN_STATUSES: Final = (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
+# To look up a member of an enum takes as long as to make a small struct.
+_OPEN, _PARTIALLY_FILLED, _FILLED, _CANCELLED, _REJECTED = OrderStatus
+OPEN_STATUSES: Final = (_OPEN, _PARTIALLY_FILLED)
+FINAL_STATUSES: Final = frozenset((_FILLED, _CANCELLED, _REJECTED))
 
 ORDERS = Table(
     "orders",
@@ -155,12 +159,14 @@ on conflict (generation, order_id) do update set
     last_position = excluded.last_position
 """
 
-# A status of null means that the batch did not change it.
 UPDATE_ORDERS = """
 update orders set
     filled_quantity = orders.quantity - change.remaining,
-    status = coalesce(change.status, orders.status),
-    reason = coalesce(change.reason, orders.reason),
+    status = coalesce(
+        change.status,
+        case when orders.quantity = change.remaining then 'open' else 'partially_filled' end
+    ),
+    reason = change.reason,
     updated_ms = change.updated_ms,
     last_position = change.last_position
 from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
@@ -218,7 +224,7 @@ READ_ORDER_HISTORY = (
 )
 
 
-class Order(Struct, frozen=True):
+class Order(Struct, frozen=True, gc=False):
     """An order: price and quantities in the instrument's units, times since the epoch.
 
     ``position`` is that of its first event, ``last_position`` that of the last event that changed
@@ -271,21 +277,19 @@ class Change(Struct, frozen=True, gc=False):
 def changes(event: Event) -> tuple[Change, ...]:
     """Return what an event does to each order that it is about; of a trade the taker's is first."""
     match event:
-        case OrderAccepted():
-            return (Change(event.order_id, event.quantity, OrderStatus.OPEN),)
-        case OrderRejected():
-            rejected = OrderStatus.REJECTED
-            return (Change(event.order_id, event.quantity, rejected, event.reason.value),)
         case TradeExecuted():
             return (
                 _filled(event.taker_order_id, event.taker_remaining),
                 _filled(event.maker_order_id, event.maker_remaining),
             )
+        case OrderAccepted():
+            return (Change(event.order_id, event.quantity, _OPEN),)
         case OrderRested():
             return (Change(event.order_id, event.quantity),)
         case OrderCancelled():
-            cancelled = OrderStatus.CANCELLED
-            return (Change(event.order_id, event.quantity, cancelled, event.reason.value),)
+            return (Change(event.order_id, event.quantity, _CANCELLED, event.reason.value),)
+        case OrderRejected():
+            return (Change(event.order_id, event.quantity, _REJECTED, event.reason.value),)
         case (
             CancelRejected()
             | InstrumentRegistered()
@@ -310,38 +314,12 @@ def is_id_taken(event: Event) -> bool:
 
 def begun(decided: DecidedEvent, event: OrderAccepted | OrderRejected) -> Order:
     """Return the order that a first event begins, before the ``changes`` of that event."""
-    return Order(
-        order_id=event.order_id,
-        shard=decided.shard,
-        instrument=event.instrument,
-        client_id=event.client_id,
-        side=event.side.value,
-        order_type=event.order_type.value,
-        price=event.price,
-        quantity=event.quantity,
-        filled_quantity=0,
-        status=OrderStatus.OPEN.value,
-        reason=None,
-        command_id=decided.command_id,
-        created_ms=event.time_ms,
-        updated_ms=event.time_ms,
-        position=decided.position,
-        last_position=decided.position,
-    )
+    return _begun(event, decided.shard, decided.position, decided.command_id)
 
 
 def after(order: Order, change: Change, decided: DecidedEvent) -> Order:
     """Return an order after a change that ``decided`` made."""
-    filled = order.quantity - change.remaining
-    so_far = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.OPEN
-    return replace(
-        order,
-        filled_quantity=filled,
-        status=(change.status or so_far).value,
-        reason=change.reason,
-        updated_ms=decided.event.time_ms,
-        last_position=decided.position,
-    )
+    return _after(order, change, decided.position, decided.event.time_ms)
 
 
 async def get_order(
@@ -420,18 +398,96 @@ async def order_history(
     return [StoredEvent(*row) for row in rows], reached
 
 
+class _Effects(Struct):
+    """What events did to orders; to those that did not begin among them, the last change."""
+
+    open: dict[str, Order] = {}
+    final: list[Order] = []
+    history: list[Row] = []
+    earlier: dict[str, tuple[Change, int, int]] = {}  # with position and time
+
+    def add(self, part: LogPart) -> None:
+        shard, orders = part.shard, self.open
+        for position, event in enumerate(part.events, part.first):
+            if type(event) is OrderAccepted or type(event) is OrderRejected:
+                if is_id_taken(event):
+                    continue
+                command_id = part.command_id(position - part.first)
+                orders[event.order_id] = _begun(event, shard, position, command_id)
+            for change in changes(event):
+                order_id = change.order_id
+                self.history.append((order_id, shard, position))
+                order = orders.get(order_id)
+                if order is None:
+                    self.earlier[order_id] = (change, position, event.time_ms)
+                elif change.status in FINAL_STATUSES:
+                    self.final.append(_after(order, change, position, event.time_ms))
+                    del orders[order_id]
+                else:
+                    orders[order_id] = _after(order, change, position, event.time_ms)
+
+
+class OrdersFold:
+    """The orders in memory; an order is finished when its status is final, a history at once.
+
+    In an older log that begins an order twice, its row may be finished twice. The one with the
+    larger ``position`` counts.
+    """
+
+    def __init__(self, effects: _Effects | None = None) -> None:
+        self._effects = effects or _Effects()
+
+    def add(self, part: LogPart) -> None:
+        """Apply the events of a part.
+
+        Raises:
+            ValueError: An order is changed that never began.
+        """
+        self._effects.add(part)
+        if self._effects.earlier:
+            raise ValueError(f"changes of orders that never began: {self._effects.earlier}"[:200])
+
+    def finished(self) -> Rows:
+        rows = self._rows(self._effects.final)
+        self._effects.final, self._effects.history = [], []
+        return rows
+
+    def rows(self) -> Rows:
+        return self._rows((*self._effects.final, *self._effects.open.values()))
+
+    @property
+    def size(self) -> int:
+        return len(self._effects.final) + len(self._effects.open) + len(self._effects.history)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self._effects)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        return cls(msgspec.json.decode(data, type=_Effects))
+
+    def _rows(self, orders: Iterable[Order]) -> Rows:
+        return {
+            ORDERS.name: [astuple(order) for order in orders],
+            ORDER_EVENTS.name: list(self._effects.history),
+        }
+
+
 async def project(
     connection: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
 ) -> None:
     """Add a batch's new orders, change the earlier ones, and extend the histories."""
-    batch = _fold(events)
-    new = sorted(batch.begun)
+    batch = _Effects()
+    for part in parts_of(events):
+        batch.add(part)
+    # Of an order that began twice, the later one.
+    new = {order.order_id: order for order in (*batch.final, *batch.open.values())}
     if new:
-        rows = [after(batch.begun[order_id], *batch.changes[order_id]) for order_id in new]
-        await connection.execute(INSERT_ORDERS, generation, *columns(map(astuple, rows)))
-    earlier = sorted(batch.changes.keys() - batch.begun.keys())
+        rows = [astuple(new[order_id]) for order_id in sorted(new)]
+        await connection.execute(INSERT_ORDERS, generation, *columns(rows))
+    earlier = sorted(batch.earlier.keys() - new.keys())
     if earlier:
-        rows_changed = [_change_row(*batch.changes[order_id]) for order_id in earlier]
+        rows_changed = [_change_row(*batch.earlier[order_id]) for order_id in earlier]
         updated = await connection.execute(UPDATE_ORDERS, generation, *columns(rows_changed))
         if updated != f"UPDATE {len(earlier)}":
             raise ValueError(f"{updated}, but {len(earlier)} earlier orders changed")
@@ -447,40 +503,47 @@ def orders_projection(engine: AsyncEngine) -> PostgresProjection:
         (ORDERS, ORDER_EVENTS),
         project,
         version=VERSION,
-        fold=None,
+        fold=OrdersFold,
         last_event={ORDERS.name: "last_position", ORDER_EVENTS.name: "position"},
         needs_command_ids=True,
     )
 
 
-@dataclass(slots=True)
-class _Batch:
-    """A batch's effect: new orders, the last change of each order, and rows of the histories."""
+def _begun(
+    event: OrderAccepted | OrderRejected, shard: int, position: int, command_id: UUID
+) -> Order:
+    # In the order of the fields: by their names it would take four times as long.
+    return Order(
+        event.order_id,
+        shard,
+        event.instrument,
+        event.client_id,
+        str(event.side),
+        str(event.order_type),
+        event.price,
+        event.quantity,
+        0,
+        str(_OPEN),
+        None,
+        command_id,
+        event.time_ms,
+        event.time_ms,
+        position,
+        position,
+    )
 
-    begun: dict[str, Order] = field(default_factory=dict)
-    changes: dict[str, tuple[Change, DecidedEvent]] = field(default_factory=dict)
-    history: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def change(self, change: Change, decided: DecidedEvent) -> None:
-        """Note what an event does to an order."""
-        self.history.append((change.order_id, decided.shard, decided.position))
-        before = self.changes.get(change.order_id)
-        if before is not None and change.status is None:
-            change = replace(change, status=before[0].status, reason=before[0].reason)
-        self.changes[change.order_id] = (change, decided)
-
-
-def _fold(events: Sequence[DecidedEvent]) -> _Batch:
-    batch = _Batch()
-    for decided in events:
-        event = decided.event
-        if is_id_taken(event):
-            continue
-        if isinstance(event, OrderAccepted | OrderRejected):
-            batch.begun[event.order_id] = begun(decided, event)
-        for change in changes(event):
-            batch.change(change, decided)
-    return batch
+def _after(order: Order, change: Change, position: int, time_ms: int) -> Order:
+    filled = order.quantity - change.remaining
+    so_far = _PARTIALLY_FILLED if filled else _OPEN
+    return replace(
+        order,
+        filled_quantity=filled,
+        status=str(change.status or so_far),
+        reason=change.reason,
+        updated_ms=time_ms,
+        last_position=position,
+    )
 
 
 def _order(row: Sequence[Any]) -> Order:
@@ -488,16 +551,15 @@ def _order(row: Sequence[Any]) -> Order:
 
 
 def _filled(order_id: str, remaining: int) -> Change:
-    status = OrderStatus.PARTIALLY_FILLED if remaining else OrderStatus.FILLED
-    return Change(order_id, remaining, status)
+    return Change(order_id, remaining, _PARTIALLY_FILLED if remaining else _FILLED)
 
 
-def _change_row(change: Change, decided: DecidedEvent) -> tuple[object, ...]:
+def _change_row(change: Change, position: int, time_ms: int) -> Row:
     return (
         change.order_id,
         change.remaining,
         change.status,
         change.reason,
-        decided.event.time_ms,
-        decided.position,
+        time_ms,
+        position,
     )
