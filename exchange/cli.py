@@ -162,7 +162,10 @@ def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="Of a backup: its dump or its manifest.")],
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Of a backup: its dump or its manifest."),
+    ],
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop what the database has, after asking.")
     ] = False,

@@ -15,6 +15,8 @@ LOG = ("tests/log/test_writer.py",)
 TAMPERING = ("tests/log/audit/test_tampering.py",)
 GROWING = ("tests/gateway/resources/test_growing.py",)
 ADOPTION = ("tests/tools/operators/test_adoption.py",)
+RESTORE = "tests/tools/operators/test_restore.py"
+TRIM = ("tests/tools/operators/test_trim.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -129,6 +131,41 @@ MUTANTS = [
         "return offset < head.next_offset",
         "return offset != head.next_offset",
         ADOPTION,
+    ),
+    Mutant(
+        "a restore does not fence the matchers of the log as it was",
+        "exchange/tools/operators/backups/restoration.py",
+        "update public.head set epoch = greatest(epoch, {epoch}) + {epochs_apart};",
+        "update public.head set epoch = epoch + {epoch} * 0 * {epochs_apart};",
+        (f"{RESTORE}::test_a_writer_of_the_log_as_it_was_appends_nothing_any_more",),
+    ),
+    Mutant(
+        "a restore commits before the heads are compared",
+        "exchange/tools/operators/backups/restoration.py",
+        'END = """\ndo $$ begin',
+        'END = """\ncommit; begin; do $$ begin',
+        (f"{RESTORE}::test_a_backup_that_does_not_fit_changes_nothing",),
+    ),
+    Mutant(
+        "trimming deletes the record by which a restored matcher knows the topic",
+        "exchange/tools/operators/backups/trimming.py",
+        "return next((head.first_wanted for head in heads), 0)",
+        "return next((head.next_record for head in heads), 0)",
+        TRIM,
+    ),
+    Mutant(
+        "trimming forgets the older backups",
+        "exchange/tools/operators/backups/trimming.py",
+        "max(begin, min(*firsts, end))",
+        "max(begin, min(firsts[0], end))",
+        TRIM,
+    ),
+    Mutant(
+        "a head below Kafka's first record goes on at that",
+        "exchange/transport/commands.py",
+        "        if offset < self._base + begin:\n",
+        "        if offset < begin - self._base - end:\n",
+        TRIM,
     ),
     Mutant(
         "an adoption does not fence the matcher that runs",

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 import typer
 from msgspec import structs
 from redis.asyncio import Redis
 
+from exchange import cli
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.log.audit.verify import verify
@@ -199,6 +201,26 @@ async def test_all_tables_come_back_byte_for_byte(
                 await new.execute(f"delete from {table}")
 
 
+async def test_a_script_is_told_where_the_backup_ends_and_what_kafka_has(
+    empty: Settings,
+    taken: Backup,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Settings, "load", lambda: empty)
+    capsys.readouterr()
+
+    with pytest.raises(typer.Exit):
+        await asyncio.to_thread(cli.restore, taken.dump, replace=False, yes=False, as_json=True)
+
+    written = capsys.readouterr()
+    told = msgspec.json.decode(written.out)
+    assert told["manifest"]["sha256"] == taken.manifest.sha256
+    assert [one["next_record"] for one in told["following"]] == [50, 50]
+    assert "the topic is another one" in told["problems"][0]
+    assert written.err == ""
+
+
 async def test_a_log_that_went_on_is_replaced_if_that_is_typed(
     settings: Settings, taken: Backup
 ) -> None:
@@ -225,16 +247,18 @@ async def read_epochs(connection: asyncpg.Connection) -> dict[int, int]:
 
 
 async def test_a_writer_of_the_log_as_it_was_appends_nothing_any_more(
-    settings: Settings, taken: Backup, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LogWriter.open(settings.database_url) as writer:
+        await writer.append(registrations(0))
+        backup = await take(settings, tmp_path, monkeypatch)
         with pytest.raises(ToolError, match=r"exchange matcher shard 0 \(session [0-9]+, from"):
-            await put_back(settings, taken.dump, replace=True)
+            await put_back(settings, backup.dump, replace=True)
         present = await read_present(settings.database_url)
-        replaced = (settings.database_url, taken, present, told_nothing)
+        replaced = (settings.database_url, backup, present, told_nothing)
         with pytest.raises(ProgramFailed, match="a matcher has shard 0: stop it first"):
             await restoration_module.restore(*replaced)
-        # As if the writer ran on, cut off from the server that was restored.
+        # As if it was cut off, and stands where the backup was taken.
         monkeypatch.setattr(restoration_module, "BEGIN", "begin;")
         await restoration_module.restore(*replaced)
 

@@ -233,7 +233,9 @@ async def _watch(database_url: str, name: str, descriptor: int, size: int, tell:
         while True:
             query = await connection.fetchval(READ_STATEMENT, name)
             statement = " ".join((query or "").split())[:SHOWN_CHARACTERS]
-            tell(statement or "beginning", place_in(descriptor), size)
+            place = place_in(descriptor)
+            # With all of the dump read, indexes are being built, and nobody knows how far.
+            tell(statement or "beginning", *((place, size) if place < size else (0, 0)))
             await asyncio.sleep(LOOK_AGAIN_S)
     finally:
         connection.terminate()

@@ -22,7 +22,7 @@ LINE_EVERY_S: Final = 2.0
 MB: Final = 1_000_000
 
 Tell = Callable[[str, int, int], None]
-"""Called with what is done now, how many bytes of it are done, and of how many."""
+"""Called with what is done now, how many bytes of it are done, and of how many; 0: nobody knows."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def telling(console: Console) -> Iterator[Tell]:
                 for task in tasks.values():
                     progress.update(task, visible=False)
                 tasks[what] = progress.add_task(escape(what))
-            progress.update(tasks[what], completed=done, total=all_of_them)
+            progress.update(tasks[what], completed=done, total=all_of_them or None)
 
         yield tell
 
@@ -57,15 +57,15 @@ class _Lines:
         if now_s - self._told_s < LINE_EVERY_S:
             return
         self._told_s = now_s
-        rate = done / (now_s - self._begun_s)
-        left = f", {(all_of_them - done) / rate:.0f} s left" if rate and done else ""
-        share = done / all_of_them if all_of_them else 1
-        self._console.print(
-            f"{what}: {share:.0%}, {megabytes(done)} of {megabytes(all_of_them)},"
-            f" {rate / MB:.1f} MB/s{left}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        far = self._far(done, all_of_them, now_s - self._begun_s) if all_of_them else " ..."
+        self._console.print(f"{what}{far}", markup=False, highlight=False, soft_wrap=True)
+
+    def _far(self, done: int, all_of_them: int, seconds: float) -> str:
+        rate = done / seconds
+        left = f", {(all_of_them - done) / rate:.0f} s left" if done else ""
+        return (
+            f": {done / all_of_them:.0%}, {megabytes(done)} of {megabytes(all_of_them)},"
+            f" {megabytes(int(rate))}/s{left}"
         )
 
 

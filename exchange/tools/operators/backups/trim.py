@@ -133,8 +133,8 @@ async def _delete(settings: Settings, cuts: Sequence[Cut]) -> None:
 def _show(console: Console, cuts: Sequence[Cut], wanted: Sequence[Backup]) -> None:
     oldest = wanted[-1]
     console.print(
-        f"{len(wanted)} backups are wanted, the oldest is {oldest.dump.name} of"
-        f" {oldest.manifest.taken_at:%F %T} UTC. One that is older can then not be gone on from.",
+        f"Backups wanted: {len(wanted)}. The oldest is {oldest.dump.name} of"
+        f" {oldest.manifest.taken_at:%F %T} UTC; one that is older can then not be gone on from.",
         soft_wrap=True,
     )
     table = Table("shard", "Kafka begins at", "will begin at", "records deleted", box=None)
