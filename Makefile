@@ -88,7 +88,7 @@ lock: ## pin the dependencies of pyproject.toml again (needs uv)
 	$(COMPILE) --group pyproject.toml:build -o build.lock
 
 clean: ## delete the virtual environment and caches, keep the data
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars .run/promtool
 
 reset: $(INSTALLED) ## delete the local data: the exchange starts empty
 	@$(EXCHANGE) reset

@@ -17,6 +17,7 @@ GROWING = ("tests/gateway/resources/test_growing.py",)
 ADOPTION = ("tests/tools/operators/test_adoption.py",)
 RESTORE = "tests/tools/operators/test_restore.py"
 TRIM = ("tests/tools/operators/test_trim.py",)
+FOLLOWING = ("tests/gateway/parts/test_following.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -436,6 +437,34 @@ MUTANTS = [
         "        if self._bases is None:",
         "        if False:",
         ("tests/gateway/orders/test_lost.py",),
+    ),
+    Mutant(
+        "a model that moves is stuck all the same",
+        "exchange/gateway/parts/following.py",
+        "            if shard in before and before[shard][0] == place\n",
+        "            if shard in before\n",
+        FOLLOWING,
+    ),
+    Mutant(
+        "the first event after an idle hour makes models stuck",
+        "exchange/gateway/parts/following.py",
+        "            if reached.get(shard, 0) < head\n",
+        "            if reached.get(shard, 0) <= head\n",
+        FOLLOWING,
+    ),
+    Mutant(
+        "a failed model at the head looks healthy",
+        "exchange/gateway/parts/following.py",
+        "        if live.state in TOLD:\n",
+        "        if live.state in TOLD and set(heads.values()) != set(reached.values()):\n",
+        FOLLOWING,
+    ),
+    Mutant(
+        "a model that went on is stuck by the time of its pause",
+        "exchange/gateway/parts/following.py",
+        "        self._waits.pop(name, None)\n",
+        "",
+        FOLLOWING,
     ),
     Mutant(
         "a reload makes a writer forgetful",

@@ -55,12 +55,12 @@ class Following:
             due: The position of each shard that a healthy model has seen by now.
             now_s: A monotonic time.
         """
-        is_readable = live is not None and all(
-            shard in reached or due[shard] == 0 for shard in heads
-        )
-        if live is None or live.state in TOLD or not is_readable:
-            self._waits.pop(name, None)  # it does not follow, so nothing is known of how it would
-            return Standing.MISSING if live is None else TOLD.get(live.state, Standing.MISSING)
+        if live is None:
+            return self._halted(name, Standing.MISSING)
+        if live.state in TOLD:
+            return self._halted(name, TOLD[live.state])
+        if any(shard not in reached and due[shard] > 0 for shard in heads):
+            return self._halted(name, Standing.MISSING)
         places = {
             shard: (live.generation, reached.get(shard, 0))
             for shard, head in heads.items()
@@ -74,6 +74,11 @@ class Following:
     def forget(self) -> None:
         """Drop what was seen: while nothing is measured, a checkpoint may move unseen."""
         self._waits.clear()
+
+    def _halted(self, name: str, standing: Standing) -> Standing:
+        """Return the standing of a model that does not follow: it may go on at any time."""
+        self._waits.pop(name, None)
+        return standing
 
     def _longest_wait_s(
         self, name: str, places: Mapping[int, tuple[int, int]], now_s: float

@@ -98,6 +98,7 @@ def test_a_model_that_was_stopped_is_told_as_such_and_is_not_stuck_when_it_goes_
     stopped = LiveGeneration(1, state, None)
 
     assert model.judge(9, 7, heads=(9, 7), live=stopped) is Standing(state)
+    assert model.judge(9, 7, heads=(99, 7)) is Standing.LAGGING
     assert model.judge(9, 7, heads=(99, 7), live=stopped, after_s=3_600) is Standing(state)
     assert model.judge(9, None, heads=(99, 7), live=stopped) is Standing(state)
     assert model.judge(9, 7, heads=(99, 7)) is Standing.LAGGING
