@@ -110,9 +110,7 @@ class LogWriter:
 
     def random_commands(self, chance: random.Random, count: int) -> list[Command]:
         """Return commands of every kind, many of which will be refused."""
-        open_ids = [order_id for book in self.state.books.values() for order_id in book.orders]
-        cycle = self.state.settlement_cycle
-        return [_random_command(chance, self.shard, open_ids, cycle) for _ in range(count)]
+        return random_commands(self.state, self.shard, chance, count)
 
     async def append_random(self, chance: random.Random, count: int) -> list[StoredEvent]:
         return await self.append(self.random_commands(chance, count))
@@ -127,35 +125,44 @@ class LogWriter:
 
     def _claims(self, command: Command, offset: int) -> list[Claim]:
         """Return what a command takes, of which an order's id may be another's."""
-        names = [command_claim(self._command_id(offset))]
+        names = [command_claim(_command_id(self.shard, offset))]
         order_id = command.order_id if isinstance(command, PlaceOrder) else MADE
         if instrument_of_exchange_order_id(order_id) is None and order_id not in self._taken:
             names.append(order_claim(order_id))
         return [Claim(name, self.shard, Offset(offset), body_hash(command)) for name in names]
 
-    def _command_id(self, offset: int) -> UUID:
-        return keyed_command_id(f"shard {self.shard}", str(offset))
-
     def _execute(self, command: Command, offset: int) -> list[StoredEvent]:
-        taken = isinstance(command, PlaceOrder) and command.order_id in self._taken
-        if isinstance(command, PlaceOrder) and not _is_made(command.order_id):
-            self._taken.add(command.order_id)
-        stored: list[StoredEvent] = []
-        command_id = self._command_id(offset)
-        for event in decide(
-            self.state, command, time_ms=START_MS + OFFSET_MS * offset, order_id_taken=taken
-        ):
-            evolve(self.state, event)
-            stored.append(
-                store_event(
-                    event,
-                    shard=self.shard,
-                    position=self.state.position,
-                    command_id=command_id,
-                    kafka_offset=Offset(offset),
-                )
+        return execute(self.state, self.shard, command, offset, self._taken)
+
+
+def execute(
+    state: State, shard: Shard, command: Command, offset: int, taken: set[str]
+) -> list[StoredEvent]:
+    """Decide a command, change the state and the ids that are taken, and return the events."""
+    order_id_taken = isinstance(command, PlaceOrder) and command.order_id in taken
+    if isinstance(command, PlaceOrder) and not _is_made(command.order_id):
+        taken.add(command.order_id)
+    stored: list[StoredEvent] = []
+    time_ms = START_MS + OFFSET_MS * offset
+    for event in decide(state, command, time_ms=time_ms, order_id_taken=order_id_taken):
+        evolve(state, event)
+        stored.append(
+            store_event(
+                event,
+                shard=shard,
+                position=state.position,
+                command_id=_command_id(shard, offset),
+                kafka_offset=Offset(offset),
             )
-        return stored
+        )
+    return stored
+
+
+def random_commands(state: State, shard: int, chance: random.Random, count: int) -> list[Command]:
+    """Return commands of every kind, many of which will be refused."""
+    open_ids = [order_id for book in state.books.values() for order_id in book.orders]
+    cycle = state.settlement_cycle
+    return [_random_command(chance, shard, open_ids, cycle) for _ in range(count)]
 
 
 def instruments_of(shard: int) -> tuple[str, str]:
@@ -196,6 +203,10 @@ def doubled(shard: int) -> list[Command]:
         f"{2:032x}-{small}", "b", small, Side.BUY, OrderType.MARKET, Price(1), Quantity(10)
     )
     return [resting, filled, refused, refused, filled]
+
+
+def _command_id(shard: int, offset: int) -> UUID:
+    return keyed_command_id(f"shard {shard}", str(offset))
 
 
 def _is_made(order_id: str) -> bool:

@@ -1,20 +1,27 @@
 """A model that is folded in memory has the rows of its store, however the log is split."""
 
+import json
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, cast, get_args
 
 import asyncpg
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.domain.events import Event
 from exchange.log.events import load_event
 from exchange.log.schema import metadata
 from exchange.ports import StoredEvent
+from projections.book import BookFold, book_projection
 from projections.folding import Fold, LogPart, Row, Rows, parts_of
-from projections.projector.lifecycle import create_generation
+from projections.projector.lifecycle import create_generation, switch_live
 from projections.registry import IN_POSTGRES, all_projections
+from projections.ticker import TickerFold, ticker_projection
 from tests.projections.folds import (
     fold_book,
     fold_cycles,
@@ -28,12 +35,15 @@ from tests.projections.folds import (
     fold_settlement_positions,
     fold_trades,
 )
-from tests.projections.models import read_log
+from tests.projections.models import read_log, stored_book, stored_last_trades
+from tests.projections.sample import read_sample
 from tests.projections.test_models import by_shard, fill, write_two_shards
 
 pytestmark = pytest.mark.anyio
 
 PART_EVENTS_MAX = 300
+# The version of each projection's rules, and the digest of what they make of the sample.
+RULES: Final = Path(__file__).with_name("rules.json")
 
 
 def expected_rows(log: Sequence[StoredEvent]) -> Rows:
@@ -59,17 +69,24 @@ def expected_rows(log: Sequence[StoredEvent]) -> Rows:
     for table, positions in last.items():
         keyed = zip(tables[table], rows[table], strict=True)
         rows[table] = [(*row, positions[key]) for key, row in keyed]
-    rows["book"] = [
+    rows["book"] = book_rows(fold_book(log))
+    rows["ticker"] = ticker_rows(fold_last_trades(log))
+    return {table: sorted(of_table) for table, of_table in rows.items()}
+
+
+def book_rows(books: dict[str, dict[str, list[tuple[int, int]]]]) -> list[Row]:
+    return [
         (shard_of(instrument), instrument, side, *level)
-        for instrument, book in fold_book(log).items()
+        for instrument, book in books.items()
         for side, levels in (("buy", book["bids"]), ("sell", book["asks"]))
         for level in levels
     ]
-    rows["ticker"] = [
-        (shard_of(instrument), instrument, *trade.values())
-        for instrument, trade in fold_last_trades(log).items()
+
+
+def ticker_rows(trades: dict[str, dict[str, Any]]) -> list[Row]:
+    return [
+        (shard_of(instrument), instrument, *trade.values()) for instrument, trade in trades.items()
     ]
-    return {table: sorted(of_table) for table, of_table in rows.items()}
 
 
 def shard_of(instrument: str) -> int:
@@ -169,6 +186,62 @@ async def test_rows_are_those_that_the_projection_stores_and_can_be_copied(
             assert await stored_rows(connection, table, copied) == folded
 
 
+async def test_rows_are_those_that_the_projection_stores_in_redis(
+    database_url: str, engine: AsyncEngine, redis: Redis, connection: asyncpg.Connection
+) -> None:
+    chance = random.Random(6)
+    await write_two_shards(database_url, chance, batches=40)
+    log = await read_log(connection)
+    events = [load_event(stored) for stored in log]
+
+    for projection in (book_projection(engine, redis), ticker_projection(engine, redis)):
+        generation = await create_generation(connection, projection.name, projection.tables)
+        for shard_events in by_shard(events):
+            await fill(projection, generation, shard_events, batches_of=100)
+        await switch_live(connection, projection.name, generation)
+
+    books = book_rows(await stored_book(connection, redis, [0, 1]))
+    trades = ticker_rows(await stored_last_trades(connection, redis, [0, 1]))
+    assert fold_at_random(BookFold(), log, chance)["book"] == sorted(books)
+    assert fold_at_random(TickerFold(), log, chance)["ticker"] == sorted(trades)
+
+
 async def stored_rows(connection: asyncpg.Connection, table: str, generation: int) -> list[Row]:
     rows = await connection.fetch(f"select * from {table} where generation = $1", generation)
     return sorted(tuple(row)[1:] for row in rows)
+
+
+def test_the_sample_has_every_type_of_event() -> None:
+    sample = read_sample()
+
+    assert {stored.type for stored in sample} == {event.__name__ for event in get_args(Event)}
+    assert {type(load_event(stored).event).__name__ for stored in sample} == {
+        stored.type for stored in sample
+    }
+
+
+async def test_rules_change_only_together_with_their_version(
+    engine: AsyncEngine, redis: Redis
+) -> None:
+    noted = json.loads(RULES.read_text())
+    for projection in all_projections(engine, redis):
+        if projection.fold is None:
+            continue
+        name = projection.name
+        rules = {"version": projection.version, "digest": digest_of_sample(projection.fold())}
+        same_rules = rules["digest"] == noted[name]["digest"]
+        same_version = rules["version"] == noted[name]["version"]
+        assert same_rules or not same_version, (
+            f"The rules of {name} have changed: raise VERSION in projections/{name}.py, and note"
+            f" the digest {rules['digest']} in tests/projections/rules.json"
+        )
+        assert rules == noted[name], f"note {rules} for {name} in tests/projections/rules.json"
+
+
+def digest_of_sample(fold: Fold) -> str:
+    """Return a digest of the rows that a fold makes of the sample."""
+    for events in by_shard([load_event(stored) for stored in read_sample()]):
+        for part in parts_of(events):
+            fold.add(part)
+    rows = {table: sorted(of_table) for table, of_table in fold.rows().items()}
+    return sha256(msgspec.json.encode(rows)).hexdigest()
