@@ -73,6 +73,7 @@ async def test_the_manifest_tells_the_heads_that_the_dump_holds(
     assert told == heads
     assert taken.manifest.log_id == await connection.fetchval("select id from log")
     check_bytes(taken, lambda *_: None)
+    assert taken.dump.stat().st_mode & 0o077 == 0, "others could read it"
     assert {path.suffix for path in taken.dump.parent.iterdir()} == {".dump", ".json"}
 
 

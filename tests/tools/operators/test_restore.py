@@ -48,11 +48,9 @@ from events order by shard, position
 READ_HEADS = """
 select shard, position, topic_id, next_offset, chain, state_digest from head order by shard
 """
-IS_AT_THE_END = """
-select exists (
-    select from pg_stat_activity
-    where datname = current_database() and query like '%pg_sleep(60)%' and pid <> pg_backend_pid()
-)
+FIND_SLEEPER = """
+select pid from pg_stat_activity
+where datname = current_database() and query like '%pg_sleep(60)%' and pid <> pg_backend_pid()
 """
 # What must come back byte for byte.
 KEPT = ("claims", "log", "topic_lives", "batches", "alembic_version", "generations", "live")
@@ -312,17 +310,40 @@ async def test_a_restore_that_is_killed_changes_nothing(
     async with connected(settings.database_url) as connection:
         kept = await read_kept(connection)
         monkeypatch.setattr(restoration_module, "END", "\n select pg_sleep(60);")
-        present = await read_present(settings.database_url)
-        work = restoration_module.restore(settings.database_url, taken, present, told_nothing)
-        restoring = asyncio.create_task(work)
-        async with asyncio.timeout(TIMEOUT_S):
-            while not await connection.fetchval(IS_AT_THE_END):
-                await asyncio.sleep(0.05)
+        restoring = asyncio.create_task(put_back(settings, taken.dump, replace=True))
+        await until_at_the_end(connection)
 
         restoring.cancel()
         await asyncio.wait({restoring})
 
         assert await read_kept(connection) == kept
+
+
+async def test_a_restore_whose_connection_breaks_does_not_say_that_nothing_was_changed(
+    settings: Settings, taken: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(settings.database_url) as connection:
+        kept = await read_kept(connection)
+        monkeypatch.setattr(restoration_module, "END", "\n select pg_sleep(60);")
+        restoring = asyncio.create_task(put_back(settings, taken.dump, replace=True))
+        await until_at_the_end(connection)
+
+        await connection.execute("select pg_terminate_backend($1)", await sleeper(connection))
+        with pytest.raises(ToolError, match="It is done whole or not at all, ask again: psql"):
+            await restoring
+
+        assert await read_kept(connection) == kept
+
+
+async def until_at_the_end(connection: asyncpg.Connection) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while await sleeper(connection) is None:
+            await asyncio.sleep(0.05)
+
+
+async def sleeper(connection: asyncpg.Connection) -> int | None:
+    pid: int | None = await connection.fetchval(FIND_SLEEPER)
+    return pid
 
 
 async def test_a_database_of_somebody_else_is_left_alone(empty: Settings, taken: Backup) -> None:

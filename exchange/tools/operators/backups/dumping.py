@@ -101,29 +101,23 @@ async def take(database_url: str, directory: Path, tell: Tell) -> Backup:
         ProgramFailed: ``pg_dump`` failed, or what it wrote cannot be read.
         OSError: The directory cannot be written to.
     """
-    started_s = time.monotonic()
-    directory.mkdir(parents=True, exist_ok=True)
-    with _alone_in(directory):
-        for left in directory.glob(f"*{UNFINISHED_SUFFIX}"):
-            left.unlink()
-        async with _snapshot(database_url) as snapshot:
+    begun, begun_s = datetime.now(UTC), time.monotonic()
+    dump = directory / f"{begun:{NAME_FORMAT}}{DUMP_SUFFIX}"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone_in(directory), _unfinished(dump) as file:
+        async with _snapshot(database_url, begun) as snapshot:
             programs = programs_for(snapshot.manifest.server_major)
-            dump = directory / f"{snapshot.manifest.taken_at:{NAME_FORMAT}}{DUMP_SUFFIX}"
-            if dump.exists():
-                raise ToolError(f"{dump} is there already: ask again in a second.")
-            unfinished = dump.with_suffix(UNFINISHED_SUFFIX)
-            await _dump(programs, database_url, snapshot, unfinished, tell)
-        _sync(unfinished)
-        await read_back(programs, unfinished, tell)
-        digest = await asyncio.to_thread(digest_of, unfinished, lambda *_: None)
+            await _dump(programs, database_url, snapshot, file, tell)
+        _sync(file)
+        await read_back(programs, file, tell)
         manifest = structs.replace(
             snapshot.manifest,
-            seconds=round(time.monotonic() - started_s, 3),
+            seconds=round(time.monotonic() - begun_s, 3),
             file=dump.name,
-            file_bytes=unfinished.stat().st_size,
-            sha256=digest,
+            file_bytes=file.stat().st_size,
+            sha256=await asyncio.to_thread(digest_of, file, lambda *_: None),
         )
-        unfinished.rename(dump)
+        file.rename(dump)
         _write_whole(dump.with_suffix(MANIFEST_SUFFIX), encoded(manifest))
         _sync(directory)
     return Backup(dump, manifest)
@@ -172,6 +166,21 @@ async def ended_within(process: asyncio.subprocess.Process, seconds: float) -> b
 
 
 @contextmanager
+def _unfinished(dump: Path) -> Iterator[Path]:
+    """Lend a file to write a dump to, which is deleted unless it is renamed."""
+    if dump.exists():
+        raise ToolError(f"{dump} is there already: ask again in a second.")
+    for left in dump.parent.glob(f"*{UNFINISHED_SUFFIX}"):
+        left.unlink()
+    file = dump.with_suffix(UNFINISHED_SUFFIX)
+    file.touch(mode=0o600)  # it has all that clients ever did
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
     """Hold the directory for this process; the lock ends with it, however it dies."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -190,7 +199,7 @@ def _lock(descriptor: int, directory: Path) -> None:
 
 
 @asynccontextmanager
-async def _snapshot(database_url: str) -> AsyncIterator[Snapshot]:
+async def _snapshot(database_url: str, begun: datetime) -> AsyncIterator[Snapshot]:
     """Hold a snapshot of the database as it is now."""
     connection = await connect(database_url)
     try:
@@ -200,7 +209,7 @@ async def _snapshot(database_url: str) -> AsyncIterator[Snapshot]:
         heads = await connection.fetch(READ_SHARD_HEADS)
         sizes = await connection.fetch(READ_TABLE_SIZES)
         manifest = Manifest(
-            taken_at=datetime.now(UTC),
+            taken_at=begun,
             build=BUILD,
             shards=[ShardHead(**head) for head in heads],
             seconds=0,

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -27,6 +27,7 @@ NICENESS: Final = 10  # they compress, on the processors that decide orders
 VERSION_S: Final = 10
 SAID_LINES: Final = 50  # of what a program says, to find the reason of its end in
 CONNECT_S: Final = 10
+CONNECTION_LOST: Final = 2  # how psql ends then; an error in its script is 3
 
 Process = asyncio.subprocess.Process
 
@@ -42,7 +43,15 @@ class Programs(Struct, frozen=True):
 
 
 class ProgramFailed(Exception):
-    """A program ended with an error; the message has the reason that it gave."""
+    """A program ended with an error; the message has the reason that it gave.
+
+    ``in_doubt`` says that its connection broke, so nobody knows whether the server did the last
+    thing that it was asked.
+    """
+
+    def __init__(self, why: str, *, in_doubt: bool = False) -> None:
+        super().__init__(why)
+        self.in_doubt = in_doubt
 
 
 def programs_for(server_major: int) -> Programs:
@@ -114,8 +123,10 @@ async def running(
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
-        preexec_fn=lambda: os.nice(NICENESS) and None,
     )
+    with suppress(ProcessLookupError):  # it has ended already
+        nice = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, process.pid, nice)
     said = Said(process, Path(program).name)
     try:
         yield process, said
@@ -150,7 +161,8 @@ class Said:
         code = await self._process.wait()
         await self._listening
         if code != 0:
-            raise ProgramFailed(f"{self._name}: {self._reason() or f'it ended with {code}'}")
+            why = f"{self._name}: {self._reason() or f'it ended with {code}'}"
+            raise ProgramFailed(why, in_doubt=code == CONNECTION_LOST)
 
     async def end(self) -> None:
         await self._listening

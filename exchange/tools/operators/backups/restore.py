@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -35,7 +36,8 @@ from exchange.tools.operators.backups.restoration import restore as put_back
 from exchange.tools.operators.backups.telling import megabytes, telling
 from exchange.tools.terminal import ToolError
 
-CHECKING = "checking its bytes"
+CHECKING: Final = "checking its bytes"
+IN_DOUBT: Final = "done whole or not at all, ask again"
 
 
 class Restored(Struct, frozen=True):
@@ -58,10 +60,13 @@ async def restore(
     console = Console(stderr=True, highlight=False, quiet=as_json)
     try:
         restored = await _restore(settings, file, console, replace=replace, yes=yes)
-    except (BackupDamaged, ProgramFailed) as error:
+    except BackupDamaged as error:
         raise ToolError(f"Nothing was changed: {error}") from error
+    except ProgramFailed as error:
+        what = f"It is {IN_DOUBT}" if error.in_doubt else "Nothing was changed"
+        raise ToolError(f"{what}: {error}") from error
     except asyncpg.PostgresError as error:
-        raise ToolError(f"PostgreSQL failed: {error}. It was done whole or not at all.") from error
+        raise ToolError(f"PostgreSQL failed, and it is {IN_DOUBT}: {error}") from error
     if as_json:
         typer.echo(msgspec.json.encode(restored).decode())
     else:
