@@ -10,7 +10,7 @@ nothing.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import pairwise
 from typing import Final, Protocol, Self
 from uuid import UUID
 
@@ -78,13 +78,12 @@ class Fold(Protocol):
         """Return a fold that goes on from a state that ``dump`` returned."""
 
 
-def parts_of(events: Sequence[DecidedEvent]) -> Iterator[LogPart]:
-    """Yield events of one shard, in order, as parts: one, if no position is left out."""
-    numbered = enumerate(events)
-    for _, group in groupby(numbered, lambda pair: pair[1].position - pair[0]):
-        part = [decided for _, decided in group]
-        ids = b"".join(decided.command_id.bytes for decided in part)
-        yield LogPart(part[0].shard, part[0].position, [d.event for d in part], ids)
+def parts_of(events: Sequence[DecidedEvent], *, command_ids: bool = False) -> Iterator[LogPart]:
+    """Yield events of one shard, at least one, as parts: one part if no position is left out."""
+    for begin, end in pairwise([0, *_gaps(events), len(events)]):
+        part = events[begin:end]
+        ids = b"".join(decided.command_id.bytes for decided in part) if command_ids else b""
+        yield LogPart(part[0].shard, part[0].position, [decided.event for decided in part], ids)
 
 
 def fold_batch(fold: Fold, events: Sequence[DecidedEvent]) -> Rows:
@@ -99,3 +98,14 @@ def buyer_and_seller(trade: TradeExecuted) -> tuple[str, str]:
     if trade.taker_side is _BUY:
         return trade.taker_client_id, trade.maker_client_id
     return trade.maker_client_id, trade.taker_client_id
+
+
+def _gaps(events: Sequence[DecidedEvent]) -> list[int]:
+    """Return the indices of events that do not follow the one before."""
+    if events[-1].position - events[0].position == len(events) - 1:
+        return []
+    return [
+        index
+        for index, (before, decided) in enumerate(pairwise(events), 1)
+        if decided.position != before.position + 1
+    ]

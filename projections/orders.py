@@ -478,7 +478,7 @@ async def project(
 ) -> None:
     """Add a batch's new orders, change the earlier ones, and extend the histories."""
     batch = _Effects()
-    for part in parts_of(events):
+    for part in parts_of(events, command_ids=True):
         batch.add(part)
     # Of an order that began twice, the later one.
     new = {order.order_id: order for order in (*batch.final, *batch.open.values())}

@@ -17,6 +17,7 @@ GROWING = ("tests/gateway/resources/test_growing.py",)
 ADOPTION = ("tests/tools/operators/test_adoption.py",)
 RESTORE = "tests/tools/operators/test_restore.py"
 TRIM = ("tests/tools/operators/test_trim.py",)
+FOLDING = ("tests/projections/test_folding.py",)
 FOLLOWING = ("tests/gateway/parts/test_following.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
@@ -400,6 +401,34 @@ MUTANTS = [
         "POSITIONS.c.client_id == client_id, POSITIONS.c.instrument > after",
         "POSITIONS.c.client_id == client_id, POSITIONS.c.instrument >= after",
         ("tests/projections/test_queries.py::test_positions_of_a_client",),
+    ),
+    Mutant(
+        "what a closed part of a position cost is rounded up",
+        "projections/positions.py",
+        "share = cost * closed // abs(net)",
+        "share = (cost * closed + abs(net) - 1) // abs(net)",
+        ("tests/projections/test_positions.py",),
+    ),
+    Mutant(
+        "an event after a skipped one takes its position",
+        "projections/folding.py",
+        "pairwise([0, *_gaps(events), len(events)])",
+        "pairwise([0, len(events)])",
+        FOLDING,
+    ),
+    Mutant(
+        "a finished order is given out again",
+        "projections/orders.py",
+        "        self._effects.final, self._effects.history = [], []",
+        "        self._effects.history = []",
+        FOLDING,
+    ),
+    Mutant(
+        "a cut forgets what the cycle before it owes",
+        "projections/settlement.py",
+        "        self._state.obligations += cycle.obligation_rows(shard)",
+        "        self._state.obligations = cycle.obligation_rows(shard)",
+        FOLDING,
     ),
     Mutant(
         "a leap second is the second before it",
