@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from msgspec import structs
 from redis.asyncio import Redis
 
 from exchange import cli
-from exchange.config import Settings
+from exchange.config import PROJECT, Settings
 from exchange.domain.values import Shard
 from exchange.log.audit.verify import verify
 from exchange.ports import StaleWriter
@@ -47,6 +48,12 @@ from events order by shard, position
 """
 READ_HEADS = """
 select shard, position, topic_id, next_offset, chain, state_digest from head order by shard
+"""
+IS_RESTORING = """
+select exists (
+    select from pg_stat_activity
+    where datname = current_database() and application_name like 'exchange restore %'
+)
 """
 FIND_SLEEPER = """
 select pid from pg_stat_activity
@@ -317,6 +324,32 @@ async def test_a_restore_that_is_killed_changes_nothing(
         await asyncio.wait({restoring})
 
         assert await read_kept(connection) == kept
+
+
+async def test_a_restore_whose_process_is_killed_changes_nothing(
+    settings: Settings, taken: Backup
+) -> None:
+    command = ("-m", "exchange", "restore", str(taken.dump), "--replace", "--yes")
+    url = settings.database_url
+    async with connected(url) as connection, connected(url) as holder:
+        kept = await read_kept(connection)
+        async with holder.transaction():
+            await holder.execute("select from events")  # keeps the restore from dropping it
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, env=settings.environment(), cwd=PROJECT
+            )
+            await until(connection, IS_RESTORING, expected=True)
+            process.kill()
+            await process.wait()
+        await until(connection, IS_RESTORING, expected=False)
+
+        assert await read_kept(connection) == kept
+
+
+async def until(connection: asyncpg.Connection, query: str, *, expected: bool) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while await connection.fetchval(query) is not expected:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_restore_whose_connection_breaks_does_not_say_that_nothing_was_changed(

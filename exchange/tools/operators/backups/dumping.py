@@ -256,17 +256,21 @@ class _Dumped:
     def __init__(self, said: Said, table_bytes: Mapping[str, int]) -> None:
         self._said = said
         self._table_bytes = table_bytes
-        self._passed = self._under_way = 0
+        self._passed = self._under_way = self._told = 0
         self.bytes_in_all = sum(table_bytes.values())
 
     def bytes_so_far(self, share: float) -> int:
-        """Return the bytes, given the share of the present table."""
+        """Return the bytes, given the share of the present table; never fewer than before.
+
+        A table that is done has no share any more, until the next one begins.
+        """
         for line in self._said.news():
             found = BEGUN_TABLE.search(line)
             if found is not None:
                 self._passed += self._under_way
                 self._under_way = self._table_bytes.get(found[1], 0)
-        return self._passed + int(self._under_way * share)
+        self._told = max(self._told, self._passed + int(self._under_way * share))
+        return self._told
 
 
 def _write_whole(path: Path, data: bytes) -> None:
