@@ -9,12 +9,19 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
+# A variable that a target cannot do without.
+needed = $(if $($(1)),$($(1)),$(error Say $(1)=..., see make help))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run load fixtures snapshot verify backup restore trim test test-long simulate mutants faults check fmt lint types \
-	imports bench lock clean reset
+.PHONY: help operators setup run load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
+	resume retry skip retire operations verify backup restore trim test test-long simulate mutants faults check fmt lint \
+	types imports bench lock clean reset
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+operators: ## list what operators do: status, rebuild, backup ...
+	@awk -F ':.*### ' '/^[a-z-]+:.*### / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## install everything (the targets below do it too)
 	@$(EXCHANGE) setup
@@ -28,20 +35,59 @@ load: $(INSTALLED) ## send orders to the running exchange and measure
 fixtures: $(INSTALLED) ## write a reproducible file of orders
 	@$(EXCHANGE) fixtures
 
-snapshot: $(INSTALLED) ## take an engine snapshot of the running exchange
+snapshot: $(INSTALLED) ### take an engine snapshot of each shard
 	@$(EXCHANGE) snapshot
 
-verify: $(INSTALLED) ## check the whole log against its hash chain and digests
+status: $(INSTALLED) ### tell how far each part of the exchange is
+	@$(EXCHANGE) status
+
+rebuild: $(INSTALLED) ### rebuild a read model while it serves: PROJECTION=
+	@$(EXCHANGE) rebuild $(call needed,PROJECTION)
+
+rebuild-all: $(INSTALLED) ### rebuild every read model, one after the other
+	@$(EXCHANGE) rebuild-all
+
+verify-projection: $(INSTALLED) ### compare a read model with the log: PROJECTION=
+	@$(EXCHANGE) verify-projection $(call needed,PROJECTION)
+
+dry-run: $(INSTALLED) ### count what this build would change: PROJECTION=
+	@$(EXCHANGE) dry-run $(call needed,PROJECTION)
+
+switch: $(INSTALLED) ### let queries read what is built: PROJECTION=
+	@$(EXCHANGE) switch $(call needed,PROJECTION)
+
+rollback: $(INSTALLED) ### let queries read the former one again: PROJECTION=
+	@$(EXCHANGE) rollback $(call needed,PROJECTION)
+
+pause: $(INSTALLED) ### stop keeping up a read model: PROJECTION=
+	@$(EXCHANGE) pause $(call needed,PROJECTION)
+
+resume: $(INSTALLED) ### go on with a paused read model: PROJECTION=
+	@$(EXCHANGE) resume $(call needed,PROJECTION)
+
+retry: $(INSTALLED) ### try a failed read model again: PROJECTION=
+	@$(EXCHANGE) retry $(call needed,PROJECTION)
+
+skip: $(INSTALLED) ### pass over an event: PROJECTION= POSITION=0:123 REASON=
+	@$(EXCHANGE) skip $(call needed,PROJECTION) $(call needed,POSITION) --reason "$(call needed,REASON)"
+
+retire: $(INSTALLED) ### give up the former generation: PROJECTION=
+	@$(EXCHANGE) retire $(call needed,PROJECTION)
+
+operations: $(INSTALLED) ### show who changed which read model, newest first
+	@$(EXCHANGE) operations $(if $(PROJECTION),--projection $(PROJECTION))
+
+verify: $(INSTALLED) ### check the whole log against its hash chain and digests
 	@$(EXCHANGE) verify
 
-backup: $(INSTALLED) ## write a backup of the running exchange: TO=DIRECTORY
+backup: $(INSTALLED) ### write a backup of the running exchange: TO=DIRECTORY
 	@$(EXCHANGE) backup $(if $(TO),--to "$(TO)")
 
-restore: $(INSTALLED) ## put a backup into the empty database: FILE=...
+restore: $(INSTALLED) ### put a backup into the empty database: FILE=
 	@test -n "$(FILE)" || { echo "Name the backup: make restore FILE=backups/...dump" >&2; exit 1; }
 	@$(EXCHANGE) restore "$(FILE)" $(if $(REPLACE),--replace)
 
-trim: $(INSTALLED) ## delete what no backup needs from Kafka: KEEP=backups FROM=...
+trim: $(INSTALLED) ### delete from Kafka what no backup needs: KEEP= FROM=
 	@$(EXCHANGE) trim $(if $(FROM),--from "$(FROM)") $(if $(KEEP),--keep $(KEEP))
 
 test: setup ## run the tests against their own Kafka, PostgreSQL and Valkey

@@ -48,7 +48,7 @@ from exchange.domain.values import (
 )
 from exchange.log.chain import abridge_links, chain_links
 from exchange.log.events import store_event
-from exchange.log.reader import PART_EVENTS, READ_LINES
+from exchange.log.replay import PART_EVENTS, READ_LINES
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode
 from exchange.log.writer import PostgresEventStore

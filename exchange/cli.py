@@ -29,6 +29,7 @@ from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
 from exchange.tools.operators.snapshots import snapshot
 from exchange.tools.operators.verification import verify_log
+from exchange.tools.projections.commands import commands as projections
 from exchange.tools.terminal import AsJson, ToolError
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
@@ -153,6 +154,14 @@ def projector() -> None:
 
 
 @app.command()
+def builder() -> None:
+    """Build, verify and switch the generations of read models that operators want."""
+    from exchange.processes.builder import run_builder
+
+    _cancelled(run_builder)
+
+
+@app.command()
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
     from exchange.processes.gateway import run_gateway
@@ -197,7 +206,6 @@ def requests() -> None:
 
 app.command()(tools.load)
 app.command()(tools.fixtures)
-app.command()(tools.status)
 app.command()(tools.book)
 app.command()(tools.trades)
 app.command("verify")(verify_log)
@@ -208,6 +216,7 @@ app.command()(snapshot)
 app.command()(backup)
 app.command()(trim)
 app.command("open-orders-max")(open_orders_max)
+app.add_typer(projections)
 
 
 def _cancelled(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

@@ -49,6 +49,7 @@ OWN_CONNECTIONS: Final = 9
 # A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
 # one takes the count of a crash back if the first was lost; one to spare.
 SHARD_CONNECTIONS: Final = 6
+BUILDER_CONNECTIONS: Final = 8  # a pool of 2, and 4 at most over which it works
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
 DATABASE_PARAMETERS: Final = {"sslmode"}
@@ -125,6 +126,8 @@ class Variables:
     projector_pace_ms: Annotated[int, Meta(ge=0, le=60_000)] = 100
     snapshot_events: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
     snapshot_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 60  # a day at most
+    # A year at most; 0 lets the former generation go at once.
+    keep_former_hours: Annotated[int, Meta(ge=0, le=8_760)] = 24
     metrics_port: Annotated[int, Meta(ge=0, le=PORT_MAX)] = 9464
     traces_exporter: Literal["none", "otlp"] = "none"
     traces_endpoint: str = ""
@@ -221,6 +224,11 @@ class Settings(Variables):
         """Where the projector's metrics are read; 0 is nowhere."""
         return self.metrics_port
 
+    @property
+    def builder_metrics_port(self) -> int:
+        """Where the builder's metrics are read; 0 is nowhere."""
+        return self.metrics_port and self.metrics_port + 1 + 2 * self.shards
+
     def matcher_metrics_port(self, shard: int, *, standby: bool = False) -> int:
         """Return where a matcher's metrics are read, by its first shard; 0 is nowhere."""
         if not self.metrics_port:
@@ -236,13 +244,13 @@ class Settings(Variables):
         found = [self.projector_metrics_port, *map(self.matcher_metrics_port, matchers)]
         if self.standbys:
             found += [self.matcher_metrics_port(index, standby=True) for index in matchers]
-        return found
+        return [*found, self.builder_metrics_port]
 
     @property
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
         gateways = self.gateways * (self.database_pool_max + OWN_CONNECTIONS)
-        projector = self.database_pool_max
+        projector = self.database_pool_max + BUILDER_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS
 
@@ -341,7 +349,8 @@ def _check(read: Variables) -> None:
         raise SettingsError(
             f"MATCHERS={read.matchers}: must be a whole number from 1 to {read.shards}."
         )
-    if read.metrics_port + 2 * read.shards > PORT_MAX:  # a standby may double them
+    # A standby may double them, and the builder has one.
+    if read.metrics_port + 2 * read.shards + 1 > PORT_MAX:
         raise SettingsError(
             f"METRICS_PORT={read.metrics_port}: leaves no ports for {read.shards} shards."
         )

@@ -5,6 +5,6 @@ Each read model is one file: what it keeps, how events change it, and its querie
 ``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
 
 ``folding`` says how a model is folded in memory, by the rules of its file. ``registry`` lists all
-models. ``stores`` keeps a model in its store, ``projector`` keeps it up to date, and ``builder``
-makes it again beside the one that is read.
+models. ``stores`` keeps a model in its store, and ``projector`` keeps it up to date. ``lifecycle``
+is about generations, of which one is read, and ``builder`` makes new ones beside it.
 """

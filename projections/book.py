@@ -9,7 +9,7 @@ filled again, once (see ``stores.redis``).
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Final, Self, assert_never
+from typing import Final, Self, assert_never, cast
 
 import msgspec
 from msgspec import Struct
@@ -36,16 +36,18 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Side
-from exchange.log.events import DecidedEvent
 from exchange.waiting import turns
-from projections.folding import LogPart, Rows
+from projections.folding import LogPart, Row, Rows
+from projections.stores.batches import Batch
 from projections.stores.redis import (
     MOVE,
+    KeptRows,
     RedisProjection,
     being_filled,
     cannot_read,
     checkpoint_key,
     complete_position,
+    scan_keys,
     script,
     tag,
 )
@@ -129,6 +131,8 @@ _SideChanges = tuple[tuple[str, Side], dict[int, int]]
 _Changes = dict[tuple[str, Side], dict[int, int]]  # instrument and side, price, change of quantity
 _Quantities = dict[tuple[str, Side, int], int]  # by instrument, side and price
 
+LEVELS_AT_ONCE: Final = 1_000  # written in a millisecond
+
 Level = tuple[int, int]
 """A price and the quantity that rests there, in units."""
 
@@ -164,22 +168,21 @@ async def read_book(
     return StoredBook(reached, int(time_ms), await _levels(bids), await _levels(asks))
 
 
-async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
-    last = events[-1]
-    prefix = tag(NAME, generation, last.shard)
-    changes = _changes(decided.event for decided in events)
-    stored = await _read_levels(redis, prefix, after, changes)
+async def write(redis: Redis, generation: int, batch: Batch) -> bool:
+    """Write a batch if the checkpoint is the position before it; tell whether it was."""
+    prefix = tag(NAME, generation, batch.shard)
+    changes = _changes(decided.event for decided in batch.events)
+    stored = await _read_levels(redis, prefix, batch.after, changes)
     if stored is None:
         return False
     quantities, complete = stored
     wrong = _contradictions(changes, quantities)
     if wrong and complete:
-        logger.error("A book has lost levels", extra={"shard": last.shard, "levels": wrong[:3]})
+        logger.error("A book has lost levels", extra={"shard": batch.shard, "levels": wrong[:3]})
         await redis.delete(f"{prefix}:checkpoint")
         return False
     keys = [f"{prefix}:checkpoint"]
-    arguments: list[int] = [after, last.position, last.event.time_ms]
+    arguments: list[int] = [batch.after, batch.up_to, batch.time_ms]
     for (instrument, side), levels in changes.items():
         keys += _side_keys(prefix, instrument, side)
         arguments.append(len(levels))
@@ -229,9 +232,73 @@ class BookFold:
         return cls({shard: dict(sides) for shard, sides in shards.items()})
 
 
+async def fill(redis: Redis, generation: int, shard: int, rows: Sequence[Row]) -> None:
+    """Write all levels of a shard, into keys that nobody reads yet."""
+    sides: dict[tuple[str, Side], dict[str, int]] = {}
+    for _, instrument, side, price, quantity in rows:
+        level = {str(price): cast("int", quantity)}
+        sides.setdefault((str(instrument), Side(str(side))), {}).update(level)
+    prefix = tag(NAME, generation, shard)
+    for (instrument, side), levels in sides.items():
+        prices, quantities = _side_keys(prefix, instrument, side)
+        async for some in turns(list(levels.items()), LEVELS_AT_ONCE):
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.zadd(prices, {price: int(price) for price, _ in some})
+                pipe.hset(quantities, mapping=dict(some))
+                await pipe.execute()
+
+
+async def read_rows(
+    redis: Redis, generation: int, shard: int, instruments: Sequence[str]
+) -> tuple[int, list[Row]]:
+    """Return the position of a shard's books and all their levels, of one moment.
+
+    Raises:
+        ReadModelUnavailable: The model is not complete.
+    """
+    prefix = tag(NAME, generation, shard)
+    found = {
+        key.split(":")[-3]
+        for key in await scan_keys(redis, NAME, generation, shard)
+        if key.endswith(":quantities")
+    }
+    sides = [(name, side) for name in sorted(found | {*instruments}) for side in Side]
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hmget(f"{prefix}:checkpoint", ["position", "target"])
+        for name, side in sides:
+            prices, quantities = _side_keys(prefix, name, side)
+            pipe.zrange(prices, 0, -1)
+            pipe.hgetall(quantities)
+        checkpoint, *stored = await pipe.execute()
+    position = complete_position(*checkpoint)
+    if position is None:
+        raise being_filled(NAME, shard)
+    rows: list[Row] = []
+    for number, (name, side) in enumerate(sides):
+        prices, quantities = stored[2 * number], stored[2 * number + 1]
+        # A price without a quantity, or a quantity without a price, is shown as one of 0.
+        for price in {*prices} | {*quantities}:
+            both = price in quantities and price in prices
+            rows.append(
+                (shard, name, side.value, int(price), int(quantities[price]) if both else 0)
+            )
+    return position, rows
+
+
+def key_of(event: Event) -> Row | None:
+    """Return instrument, side and price of the level that an event changes."""
+    change = level_change(event)
+    return None if change is None else (change[0], change[1].value, change[2])
+
+
+KEPT_ROWS: Final = KeptRows(
+    ("shard", "instrument", "side", "price", "quantity"), 4, fill, read_rows, key_of
+)
+
+
 def book_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the book up to date."""
-    return RedisProjection(engine, redis, NAME, write, VERSION, BookFold)
+    return RedisProjection(engine, redis, NAME, write, VERSION, BookFold, rows=KEPT_ROWS)
 
 
 async def _read_levels(

@@ -6,7 +6,6 @@ gaps, so a reader sees at once that an entry is not here (any more), and reads i
 feed only spares the database: a stream is complete without it.
 """
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 from uuid import UUID
@@ -22,8 +21,12 @@ from exchange.log.events import (
     decode_event_data,
     encode_event_data,
     event_version,
+    load_event,
 )
+from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
+from projections.folding import Row
+from projections.stores.batches import Batch
 from projections.stores.redis import (
     MOVE,
     RedisProjection,
@@ -38,6 +41,9 @@ VERSION: Final = 1  # of the rules
 
 FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
 READ_EVENTS_MAX: Final = 1_000  # decoding 1,000 events takes some milliseconds
+
+# The entry of an event that is passed over; readers end before it, and find it in the log.
+SKIPPED: Final[Row] = (b"", b"", 0, 0)
 
 # KEYS: the checkpoint, the stream. ARGV: after, position, time_ms, how many entries are kept, then
 # each event's data, command, Kafka offset and version; the first is at after + 1.
@@ -115,22 +121,42 @@ def stream_key(generation: int, shard: int) -> str:
     return f"{tag(NAME, generation, shard)}:events"
 
 
-async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
-    last = events[-1]
+async def feed_entries(
+    redis: Redis, generation: int, shard: int, *, after: int | None, up_to: int
+) -> list[tuple[int, Row]]:
+    """Return the next entries that the feed has up to a position, each with its position."""
+    first = "-" if after is None else f"({after}-0"
+    found = await cast(
+        "Any",
+        redis.xrange(
+            stream_key(generation, shard), min=first, max=f"{up_to}-0", count=READ_EVENTS_MAX
+        ),
+    )
+    return [
+        (
+            int(entry.partition(b"-")[0]),
+            (fields[b"e"], fields[b"c"], int(fields[b"o"]), int(fields.get(b"v", 1))),
+        )
+        for entry, fields in found
+    ]
+
+
+def feed_entry(stored: StoredEvent) -> Row:
+    """Return the entry of an event of the log."""
+    data, command_id, offset, version = _entry(load_event(stored))
+    return data, command_id, offset, version
+
+
+async def write(redis: Redis, generation: int, batch: Batch) -> bool:
+    """Write a batch if the checkpoint is the position before it; tell whether it was."""
     traceparent = tracing.current()
     if traceparent is not None:
-        await _note_trace(redis, traces_key(generation, last.shard), traceparent, last.position)
-    keys = [checkpoint_key(NAME, generation, last.shard), stream_key(generation, last.shard)]
-    arguments: list[int | bytes] = [after, last.position, last.event.time_ms, FEED_EVENTS_MAX]
-    for decided in events:
-        event = decided.event
-        arguments += (
-            encode_event_data(event),
-            decided.command_id.bytes,
-            decided.kafka_offset,
-            event_version(event),
-        )
+        await _note_trace(redis, traces_key(generation, batch.shard), traceparent, batch.up_to)
+    keys = [checkpoint_key(NAME, generation, batch.shard), stream_key(generation, batch.shard)]
+    arguments: list[Any] = [batch.after, batch.up_to, batch.time_ms, FEED_EVENTS_MAX]
+    events: dict[int, DecidedEvent] = {one.position: one for one in batch.events}
+    for position in range(batch.after + 1, batch.up_to + 1):
+        arguments += _entry(events[position]) if position in events else SKIPPED
     return bool(await script(redis, APPLY)(keys=keys, args=arguments))
 
 
@@ -145,6 +171,16 @@ async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -
         asked.zadd(key, {traceparent: position})
         asked.zremrangebyscore(key, 0, position - FEED_EVENTS_MAX)
         await asked.execute()
+
+
+def _entry(decided: DecidedEvent) -> tuple[int | bytes, ...]:
+    event = decided.event
+    return (
+        encode_event_data(event),
+        decided.command_id.bytes,
+        decided.kafka_offset,
+        event_version(event),
+    )
 
 
 def _entries(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

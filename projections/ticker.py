@@ -16,10 +16,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import Event, TradeExecuted
-from exchange.log.events import DecidedEvent
-from projections.folding import LogPart, Rows, parts_of
+from projections.folding import LogPart, Row, Rows, parts_of
+from projections.stores.batches import Batch
 from projections.stores.redis import (
     MOVE,
+    KeptRows,
     RedisProjection,
     being_filled,
     cannot_read,
@@ -93,12 +94,11 @@ async def read_last_trades(
     return LastTrades(trades, reached, int(time_ms))
 
 
-async def write(redis: Redis, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-    """Write consecutive events of one shard if the checkpoint is ``after``; tell whether it was."""
-    last = events[-1]
-    keys = [checkpoint_key(NAME, generation, last.shard), _last_key(generation, last.shard)]
-    arguments: list[int | str | bytes] = [after, last.position, last.event.time_ms]
-    for part in parts_of(events):
+async def write(redis: Redis, generation: int, batch: Batch) -> bool:
+    """Write a batch if the checkpoint is the position before it; tell whether it was."""
+    keys = [checkpoint_key(NAME, generation, batch.shard), _last_key(generation, batch.shard)]
+    arguments: list[int | str | bytes] = [batch.after, batch.up_to, batch.time_ms]
+    for part in parts_of(batch.events):
         for instrument, trade in _last_trades(part.events, part.first).items():
             arguments += (instrument, msgspec.json.encode(trade))
     return bool(await script(redis, APPLY)(keys=keys, args=arguments))
@@ -134,9 +134,52 @@ class TickerFold:
         return cls(msgspec.json.decode(data, type=dict[str, tuple[int, LastTrade]]))
 
 
+async def fill(redis: Redis, generation: int, shard: int, rows: Sequence[Row]) -> None:
+    """Write all last trades of a shard, into keys that nobody reads yet."""
+    trades = {
+        str(instrument): msgspec.json.encode(LastTrade(*cast("Any", fields)))
+        for _, instrument, *fields in rows
+    }
+    if trades:
+        await cast("Any", redis.hset(_last_key(generation, shard), mapping=cast("Any", trades)))
+
+
+async def read_rows(
+    redis: Redis,
+    generation: int,
+    shard: int,
+    instruments: Sequence[str],  # noqa: ARG001
+) -> tuple[int, list[Row]]:
+    """Return the position of a shard's last trades and all of them, of one moment.
+
+    Raises:
+        ReadModelUnavailable: The model is not complete.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hmget(checkpoint_key(NAME, generation, shard), ["position", "target"])
+        pipe.hgetall(_last_key(generation, shard))
+        checkpoint, stored = await cast("Any", pipe.execute())
+    position = complete_position(*checkpoint)
+    if position is None:
+        raise being_filled(NAME, shard)
+    return position, [
+        (shard, name.decode(), *astuple(_LAST_TRADE.decode(text))) for name, text in stored.items()
+    ]
+
+
+def key_of(event: Event) -> Row | None:
+    """Return the instrument whose last trade an event is."""
+    return (event.instrument,) if isinstance(event, TradeExecuted) else None
+
+
+KEPT_ROWS: Final = KeptRows(
+    ("shard", "instrument", *LastTrade.__struct_fields__), 2, fill, read_rows, key_of
+)
+
+
 def ticker_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the last trades up to date."""
-    return RedisProjection(engine, redis, NAME, write, VERSION, TickerFold)
+    return RedisProjection(engine, redis, NAME, write, VERSION, TickerFold, rows=KEPT_ROWS)
 
 
 def _last_trades(events: Iterable[Event], first: int) -> dict[str, LastTrade]:

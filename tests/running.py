@@ -47,12 +47,12 @@ class Exchange:
         run = RunDirectory(directory)
         run.prepare()
         tiers = exchange_processes(settings, run)
-        self.gateways, self.standbys, self.matchers, (self.projector,) = tiers
+        self.gateways, self.standbys, self.matchers, (self.projector, self.builder) = tiers
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
     def processes(self) -> list[ManagedProcess]:
-        return [*self.matchers, *self.standbys, self.projector, *self.gateways]
+        return [*self.matchers, *self.standbys, self.projector, self.builder, *self.gateways]
 
     async def start(self) -> None:
         for process in self.processes:

@@ -119,7 +119,7 @@ def test_every_label_that_is_asked_for_is_one_that_its_metric_has(expression: st
             assert set(labels["outcome"].split("|")) <= set(OUTCOMES)
 
 
-@pytest.mark.parametrize("standing", set(Standing) - {Standing.HEALTHY})
+@pytest.mark.parametrize("standing", sorted(set(Standing) - {Standing.HEALTHY}))
 def test_every_way_not_to_follow_the_log_has_an_alert(standing: Standing) -> None:
     asked = [
         labels["state"]

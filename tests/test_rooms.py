@@ -9,7 +9,7 @@ import pytest
 
 from exchange.config import PROJECT
 
-ONLY_TESTED = {"create_generation"}  # begins a rebuild, for which there is no command
+ONLY_TESTED: set[str] = set()
 SIBLINGS_MAX = 12  # more than that, and nobody reads the list
 PACKAGES = sorted(
     init.parent

@@ -1,11 +1,10 @@
 """Reading the log in Postgres: by position, and by the location or the id of a command.
 
-Restore and the projectors read by position. A gateway whose answer was lost on the
-way asks by the command's location in Kafka; it trusts no location without the command's id.
+The projectors read by position (``replay`` reads in large parts). A gateway whose answer was lost
+on the way asks by the command's location in Kafka; it trusts no location without the command's id.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -13,9 +12,8 @@ import asyncpg
 from msgspec import Struct
 
 from exchange.domain.engine import FIRST_CYCLE
-from exchange.domain.events import CommandQuarantined, Event
+from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import SHARDS_MAX
-from exchange.log.events import UPCASTERS, decode_event, decode_event_lines, lift_event_data
 from exchange.log.identity import (
     KEYED_COMMAND_ID_VERSION,
     command_claim,
@@ -26,10 +24,7 @@ from exchange.log.identity import (
     retry_command_id,
     unkeyed_claim,
 )
-from exchange.ports import Claim, LogCorrupt, StoredEvent, TopicLife
-
-PART_EVENTS: Final = 1_000  # bounds the memory of one read; larger ones are no faster
-
+from exchange.ports import Claim, StoredEvent, TopicLife
 
 EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
 
@@ -40,25 +35,6 @@ from events
 where shard = $1 and position > $2 and position <= $3
 order by position
 limit $4
-"""
-
-# Many events as one text, a line for each: as rows they would cost a replay more than all else. The
-# aggregate keeps the order of the inner query; ordering the lines again would take a third of the
-# time. Position, type and version are returned only for events that may not have the present form.
-READ_LINES = """
-select
-    count(*) as events, max(position) as position,
-    array_agg(position) filter (where versioned) as positions,
-    array_agg(type) filter (where versioned) as types,
-    array_agg(version) filter (where versioned) as versions,
-    string_agg(json_send(data), '\\x0a'::bytea) as lines
-from (
-    select position, type, version, version <> 1 or type = any($5::text[]) as versioned, data
-    from events
-    where shard = $1 and position > $2 and position <= $3
-    order by position
-    limit $4
-) as part
 """
 
 # At most $3 events of each location; null is no bound.
@@ -203,71 +179,6 @@ async def read_events(
     """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
     rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
     return _stored(rows)
-
-
-async def replay(
-    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
-) -> AsyncIterator[list[Event]]:
-    """Yield the events after position ``after`` up to ``up_to``, a list at a time.
-
-    The server prepares the next part while the caller works on one.
-
-    Raises:
-        LogCorrupt: An event between the two is missing.
-        UnknownEvent: One was written by another version of the software.
-    """
-
-    def ask() -> asyncio.Task[asyncpg.Record]:
-        return asyncio.create_task(
-            connection.fetchrow(READ_LINES, shard, after, up_to, PART_EVENTS, list(UPCASTERS))
-        )
-
-    if after >= up_to:
-        return
-    ahead = ask()
-    while after < up_to:
-        part, begin = await ahead, after
-        if part["position"] is None or part["position"] - begin != part["events"]:
-            raise LogCorrupt(f"shard {shard}: an event soon after position {begin} is missing")
-        after = part["position"]
-        if after < up_to:
-            ahead = ask()
-            await asyncio.sleep(0)  # so that the request is sent
-        events = _decoded(part, begin)
-        if events is None:
-            await asyncio.wait({ahead})  # a connection does one thing at a time
-            stored = await read_events(
-                connection, shard, after=begin, up_to=after, limit=PART_EVENTS
-            )
-            events = [decode_event(one) for one in stored]
-        yield events
-
-
-def _decoded(part: asyncpg.Record, begin: int) -> list[Event] | None:
-    """Return a part's events; None if one cannot be read, for the caller to name it."""
-    lines = part["lines"] if part["positions"] is None else _lifted(part, begin)
-    if lines is None:
-        return None
-    try:
-        return decode_event_lines(lines)
-    except ValueError:
-        return None
-
-
-def _lifted(part: asyncpg.Record, begin: int) -> bytes | None:
-    """Return a part's lines in their present form, None if a version is not known."""
-    lines: list[bytes] = part["lines"].split(b"\n")
-    if len(lines) != part["events"]:
-        return None
-    for position, name, version in zip(
-        part["positions"], part["types"], part["versions"], strict=True
-    ):
-        at = position - begin - 1
-        lifted = lift_event_data(name, version, lines[at].decode())
-        if lifted is None:
-            return None
-        lines[at] = lifted.encode()
-    return b"\n".join(lines)
 
 
 async def read_events_with_text(

@@ -27,8 +27,8 @@ from exchange.log.reader import (
     LOCATIONS_OF_UNKEYED_COMMANDS,
     find_unkeyed,
     read_claims,
-    replay,
 )
+from exchange.log.replay import replay
 from exchange.log.snapshot_store import stored_snapshots
 from exchange.ports import (
     EMPTY_CHAIN,

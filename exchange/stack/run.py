@@ -147,7 +147,7 @@ def exchange_processes(
     )
     # The standbys before the matchers, or they would take over.
     tiers = tuple(gateways), tuple(standbys), tuple(matchers)
-    return *tiers, (process("projector", "projector"),)
+    return *tiers, (process("projector", "projector"), process("builder", "builder"))
 
 
 def shard_arguments(settings: Settings, matcher: int) -> list[str]:

@@ -2,5 +2,5 @@
 
 ``command`` has their options, ``terminal`` what they share. ``market`` is for traders: clients
 only, over HTTP and the stream. ``operators`` is for those who run the exchange; its tools reach the
-stores too.
+stores too, and so do those of ``projections``, which rebuild read models.
 """

@@ -19,7 +19,6 @@ from exchange.tools.market.ladder import Ladder
 from exchange.tools.market.load import Measured, Plan, Unreachable, check_reachable, run_load
 from exchange.tools.market.mix import Mix, MixError, read_fixtures, write_fixtures
 from exchange.tools.market.tape import Tape
-from exchange.tools.operators import status as status_tool
 from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
 LINE_EVERY_S = 2.0
@@ -91,17 +90,6 @@ def fixtures(
     except OSError as error:
         raise ToolError(f"{output} cannot be written: {error.strerror}.") from error
     Console().print(f"Wrote {orders:,} orders to {output}.", highlight=False)
-
-
-def status(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
-    """Tell how far each part is; exit with 0 if all are healthy, else with 1."""
-    found = _answered(status_tool.ask(address(base_url)))
-    if as_json:
-        print(json.dumps(status_tool.document(found), indent=2))
-    else:
-        status_tool.show(Console(highlight=False), found)
-    if not found.healthy:
-        raise typer.Exit(1)
 
 
 def book(

@@ -2,13 +2,14 @@
 
 Read ``Follower.follow``. Applying a batch and moving the checkpoint are one atomic step, made only
 if the stored checkpoint is the position before the batch. So any number of projectors may run at
-once, and a projector that is killed at any moment resumes from the stored checkpoint. No event is
-skipped: a follower applies an event exactly once, or logs that it cannot and stops.
+once, and a projector that is killed at any moment resumes from the stored checkpoint. A follower
+applies an event exactly once, or logs that it cannot and stops. It passes over an event only if an
+operator said so (see ``lifecycle.skips``).
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Set
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -17,43 +18,42 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.events import DecidedEvent
 from exchange.waiting import heed_cancellation, is_set_within
-from projections.projector.lifecycle import mark_failed
+from projections.lifecycle.changes import Definition, mark_failed
 from projections.projector.metrics import FollowerWatch
 from projections.projector.tail import ShardTail
+from projections.stores.batches import Batch
 from projections.stores.failures import Outage, is_store_failure
 from projections.stores.postgres import driver_connection
 
 logger = logging.getLogger(__name__)
 
 BATCH_EVENTS_MAX: Final = 2_000  # bounds a transaction and a Redis script to some 10 ms
+GIVE_WAY_S: Final = 1.0  # then one batch is applied however far live ones are behind
 POLL_S: Final = 1.0  # notices events whose notification was lost, and a store that was emptied
 BATCH_TIMEOUT_S: Final = 30.0  # a batch takes milliseconds; a store silent for longer is away
 
 
-class Projection(Protocol):
+class Followed(Protocol):
     """What a follower needs of a read model, in whichever store it is."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def tables(self) -> tuple[Table, ...]: ...
 
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from; a missing checkpoint is made."""
         ...
 
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the model's position by shard, without shards on which it is not complete."""
-        ...
-
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
+    async def apply(self, generation: int, batch: Batch) -> bool:
+        """Apply a batch if the checkpoint is the position before it.
 
         Returns:
-            Whether the checkpoint was ``after``. If not, nothing changed.
+            Whether the checkpoint was there. If not, nothing changed.
         """
         ...
+
+
+class Projection(Definition, Followed, Protocol):
+    """What a projector needs of a read model."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]: ...
 
 
 class Part(Struct, frozen=True):
@@ -73,20 +73,30 @@ class Part(Struct, frozen=True):
 
 
 class CannotApply(Exception):
-    """An event that this version of a projection cannot apply."""
+    """An event that this version of a projection cannot apply; ``position`` is where it is."""
+
+    def __init__(self, position: int, error: str) -> None:
+        super().__init__(error)
+        self.position = position
 
 
 class Follower:
-    """Keeps one generation of a projection up with one shard's log."""
+    """Keeps one generation of a projection up with one shard's log.
+
+    It passes over the events at the positions ``skips``, and lets those go first that
+    ``precedence`` names.
+    """
 
     def __init__(
         self,
         engine: AsyncEngine,
-        projection: Projection,
+        projection: Followed,
         part: Part,
         tail: ShardTail,
         pace_ms: int,
         watch: FollowerWatch,
+        precedence: "Precedence",
+        skips: Set[int] = frozenset(),
     ) -> None:
         self._engine = engine
         self._projection = projection
@@ -94,6 +104,9 @@ class Follower:
         self._tail = tail
         self._pace_s = pace_ms / 1000
         self._watch = watch
+        self._precedence = precedence
+        self._skips = skips
+        self._time_ms = 0  # of the last event that was read
         self._outage = Outage("A projection", part.fields)
 
     async def run(self) -> None:
@@ -104,6 +117,7 @@ class Follower:
                 pass
         finally:
             self._tail.unfollow(news)
+            self._precedence.note(self._part, is_behind=False)
 
     async def follow(self, news: asyncio.Event) -> None:
         """Apply the events after the stored checkpoint, for ever.
@@ -117,10 +131,13 @@ class Follower:
         while True:
             begun_s = now_s()
             news.clear()  # before reading, so that events that come meanwhile are not missed
-            events = await self._read(position)
-            if events:
-                position = await self._advance(position, events)
-                if len(events) < BATCH_EVENTS_MAX:
+            batch = await self._read(position)
+            if batch is not None:
+                is_full = batch.up_to - batch.after >= BATCH_EVENTS_MAX
+                self._precedence.note(self._part, is_behind=is_full)
+                await self._precedence.give_way(self._part)
+                position = await self._advance(batch)
+                if not is_full:
                     await asyncio.sleep(begun_s + self._pace_s - now_s())
             elif not await is_set_within(news, POLL_S):
                 position = await self._resume()
@@ -130,23 +147,27 @@ class Follower:
     async def _has_ended(self, news: asyncio.Event) -> bool:
         """Follow until something fails; tell whether to stop for good."""
         try:
-            await self._follow_to_the_end(news)
+            return await self._follow_to_the_end(news)
         except Exception as error:
             if not is_store_failure(error):
                 raise
             await self._outage.wait(error)
             return False
-        return True
 
-    async def _follow_to_the_end(self, news: asyncio.Event) -> None:
+    async def _follow_to_the_end(self, news: asyncio.Event) -> bool:
         try:
             await self.follow(news)
         except CannotApply as error:
+            if await self._resume() >= error.position:
+                return False  # a projector of another version has passed it
             fields = {**self._part.fields, "error": str(error)}
             logger.critical("A projection stopped at an event it cannot apply", extra=fields)
             async with driver_connection(self._engine) as driver:
                 part = (self._part.projection, self._part.generation)
-                await mark_failed(driver, *part, f"shard {self._part.shard}: {error}")
+                failure = f"shard {self._part.shard}: {error}"
+                at = (self._part.shard, error.position)
+                await mark_failed(driver, *part, failure, at)
+        return True
 
     async def _resume(self) -> int:
         async with asyncio.timeout(BATCH_TIMEOUT_S):
@@ -155,35 +176,76 @@ class Follower:
         self._watch.reached(position)
         return position
 
-    async def _read(self, after: int) -> list[DecidedEvent]:
+    async def _read(self, after: int) -> Batch | None:
+        """Return the next events, None if there are none."""
         async with asyncio.timeout(BATCH_TIMEOUT_S):
             chunk = await self._tail.read(after=after, limit=BATCH_EVENTS_MAX)
-        if not chunk.events and chunk.unreadable is not None:
-            raise CannotApply(chunk.unreadable.error)
-        assert not chunk.events or chunk.events[0].position == after + 1, "events were skipped"
-        return chunk.events
+        shard = self._part.shard
+        if chunk.events:
+            assert chunk.events[0].position == after + 1, "events were skipped"
+            last = chunk.events[-1]
+            self._time_ms = last.event.time_ms
+            return Batch(shard, after, last.position, self._time_ms, self._wanted(chunk.events))
+        if chunk.unreadable is None:
+            return None
+        if chunk.unreadable.position in self._skips:
+            return Batch(shard, after, chunk.unreadable.position, self._time_ms, [])
+        raise CannotApply(chunk.unreadable.position, chunk.unreadable.error)
 
-    async def _advance(self, after: int, events: Sequence[DecidedEvent]) -> int:
-        """Apply events and return the checkpoint that is stored afterwards.
+    def _wanted(self, events: list[DecidedEvent]) -> list[DecidedEvent]:
+        if not self._skips:  # as nearly always
+            return events
+        return [decided for decided in events if decided.position not in self._skips]
+
+    async def _advance(self, batch: Batch) -> int:
+        """Apply a batch and return the checkpoint that is stored afterwards.
 
         A batch that cannot be applied is halved, until a single event is found that fails.
         """
         try:
-            with self._watch.applying(len(events), self._tail.traces(events)):
+            with self._watch.applying(len(batch.events), self._tail.traces(batch.events)):
                 async with asyncio.timeout(BATCH_TIMEOUT_S):
-                    moved = await self._projection.apply(self._part.generation, after, events)
+                    moved = await self._projection.apply(self._part.generation, batch)
         except Exception as error:
             if is_store_failure(error):
                 raise
-            if len(events) == 1:
-                raise CannotApply(_blame(events[0], error)) from error
-            return await self._advance(after, events[: len(events) // 2])
+            if len(batch.events) <= 1:
+                at = batch.events[0].position if batch.events else batch.up_to
+                raise CannotApply(at, _blame(batch, error)) from error
+            return await self._advance(batch.first_half)
         if not moved:
             return await self._resume()
-        self._watch.reached(events[-1].position)
-        return events[-1].position
+        self._watch.reached(batch.up_to)
+        return batch.up_to
 
 
-def _blame(decided: DecidedEvent, error: Exception) -> str:
+class Precedence:
+    """Live generations go first: others wait while a live one is behind, a second at a time."""
+
+    def __init__(self) -> None:
+        self.live: Set[tuple[str, int]] = frozenset()
+        self._behind: set[Part] = set()
+        self._none_behind = asyncio.Event()
+
+    def note(self, part: Part, *, is_behind: bool) -> None:
+        """Note whether a follower has more to read than one batch."""
+        if is_behind and (part.projection, part.generation) in self.live:
+            self._behind.add(part)
+            self._none_behind.clear()
+        else:
+            self._behind.discard(part)
+            if not self._behind:
+                self._none_behind.set()
+
+    async def give_way(self, part: Part) -> None:
+        """Wait while a live generation is behind, unless the follower's is live itself."""
+        if self._behind and (part.projection, part.generation) not in self.live:
+            await is_set_within(self._none_behind, GIVE_WAY_S)
+
+
+def _blame(batch: Batch, error: Exception) -> str:
+    if not batch.events:
+        return f"passing over position {batch.up_to} of shard {batch.shard}: {error!r}"
+    decided = batch.events[0]
     kind = type(decided.event).__name__
     return f"{kind} at position {decided.position} of shard {decided.shard}: {error!r}"

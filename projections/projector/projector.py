@@ -17,14 +17,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation, is_set_within
-from projections.projector.follower import BATCH_TIMEOUT_S, POLL_S, Follower, Part, Projection
-from projections.projector.lifecycle import (
-    ACTIVE_STATES,
-    Generation,
+from projections.lifecycle.changes import (
+    By,
+    Refused,
+    clear_failure,
     ensure_generation,
-    read_generations,
-    retry_failed,
-    switch_live,
+    retry_all,
+    switch,
+)
+from projections.lifecycle.definitions import Definitions
+from projections.lifecycle.generations import FAILED, Generation, read_generations
+from projections.lifecycle.skips import Skip, read_skips, skipped
+from projections.projector.follower import (
+    BATCH_TIMEOUT_S,
+    POLL_S,
+    Follower,
+    Part,
+    Precedence,
+    Projection,
 )
 from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from projections.projector.snapshotter import SnapshotPace, Snapshotter
@@ -60,7 +70,8 @@ class Projector:
         self._engine = engine
         self._metrics = metrics or ProjectorMetrics()
         self._watches: dict[Part, FollowerWatch] = {}
-        self._projections = {projection.name: projection for projection in projections}
+        self._definitions: Definitions[Projection] = Definitions(projections)
+        self._precedence = Precedence()
         self._pace_ms = pace_ms
         self._snapshots = snapshots
         self._snapshotters: dict[int, asyncio.Task[None]] = {}
@@ -98,15 +109,18 @@ class Projector:
                 await self._prepare(driver)
                 self._heads_at_start = heads
             generations = await read_generations(driver)
+            skips = await read_skips(driver)
             await self._measure_lag(driver, heads)
-        mine = [g for g in generations if g.projection in self._projections]
-        active = [g for g in mine if g.state in ACTIVE_STATES]
-        self._metrics.failed.set(sum(g.state == "failed" for g in mine))
-        self._keep_followers(tasks, active, heads)
+        mine = [g for g in generations if self._definitions.of(g) is not None]
+        self._precedence.live = {(g.projection, g.generation) for g in mine if g.live}
+        failed = [g for g in mine if g.state == FAILED]
+        self._metrics.failed.set(len(failed))
+        self._keep_followers(tasks, [g for g in mine if g.is_followed], heads, skips)
         self._keep_snapshotters(tasks, heads)
-        live = {g.projection for g in mine if g.live}
-        waiting = [generation for generation in active if generation.projection not in live]
+        live = {g.projection for g in generations if g.live}
+        waiting = [g for g in mine if g.is_followed and g.projection not in live]
         await asyncio.gather(*map(self._go_live_if_caught_up, waiting))
+        await asyncio.gather(*map(self._clear_if_passed, failed))
 
     async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
         """Set the gauges of how far each follower is behind: events, and the age of the oldest."""
@@ -121,22 +135,29 @@ class Projector:
             watch.lags(max(0, behind[part]), max(0, now_ms - time_ms) / 1000)
 
     async def _prepare(self, driver: asyncpg.Connection) -> None:
-        await retry_failed(driver)
-        for projection in self._projections.values():
-            await ensure_generation(driver, projection.name, projection.tables)
+        await retry_all(driver, self._definitions.all)
+        for projection in self._definitions.current:
+            names = [table.name for table in projection.tables]
+            await ensure_generation(driver, projection.name, projection.fingerprint, names)
 
     def _keep_followers(
-        self, tasks: asyncio.TaskGroup, active: Sequence[Generation], heads: Mapping[int, int]
+        self,
+        tasks: asyncio.TaskGroup,
+        followed: Sequence[Generation],
+        heads: Mapping[int, int],
+        skips: Sequence[Skip],
     ) -> None:
-        parts = {Part(g.projection, g.generation, shard) for g in active for shard in heads}
-        for part in self._followers.keys() - parts:
+        parts = {Part(g.projection, g.generation, shard): g for g in followed for shard in heads}
+        for part in self._followers.keys() - parts.keys():
             self._followers.pop(part).cancel()
             self._watches.pop(part).forget()
-        # A follower that has stopped at an event stays in the dict, so that it is not started
-        # again.
-        for part in parts - self._followers.keys():
-            name = f"{part.projection} generation {part.generation} shard {part.shard}"
-            self._followers[part] = tasks.create_task(self._follower(part).run(), name=name)
+        for part, generation in parts.items():
+            follower = self._followers.get(part)
+            # One that has stopped at an event is started again when the failure is taken back.
+            if follower is None or (follower.done() and generation.state != FAILED):
+                name = f"{part.projection} generation {part.generation} shard {part.shard}"
+                work = self._follower(part, generation, skips).run()
+                self._followers[part] = tasks.create_task(work, name=name)
 
     def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
         for shard in shards:
@@ -151,12 +172,39 @@ class Projector:
             self._tails[shard] = ShardTail(self._engine, shard)
         return self._tails[shard]
 
-    def _follower(self, part: Part) -> Follower:
-        tail = self._tail(part.shard)
-        projection = self._projections[part.projection]
-        watch = FollowerWatch(self._metrics, part.projection, part.generation, part.shard)
-        self._watches[part] = watch
-        return Follower(self._engine, projection, part, tail, self._pace_ms, watch)
+    def _follower(self, part: Part, generation: Generation, skips: Sequence[Skip]) -> Follower:
+        projection = self._definitions.of(generation)
+        assert projection is not None
+        passed_over = skipped(skips, part.projection, projection.fingerprint)
+        watch = self._watches.get(part)
+        if watch is None:
+            watch = FollowerWatch(self._metrics, part.projection, part.generation, part.shard)
+            self._watches[part] = watch
+        return Follower(
+            self._engine,
+            projection,
+            part,
+            self._tail(part.shard),
+            self._pace_ms,
+            watch,
+            self._precedence,
+            {position for shard, position in passed_over if shard == part.shard},
+        )
+
+    async def _clear_if_passed(self, generation: Generation) -> None:
+        """Take back the failure of a generation that another projector has brought past it."""
+        projection = self._definitions.of(generation)
+        shard, position = generation.failed_shard, generation.failed_position
+        if projection is None or shard is None or position is None:
+            return
+        try:
+            reached = await projection.reached(generation.generation, [shard])
+            if reached.get(shard, 0) >= position:
+                async with driver_connection(self._engine) as driver:
+                    await clear_failure(driver, generation)
+        except Exception as error:
+            if not (isinstance(error, ReadModelUnavailable) or is_store_failure(error)):
+                raise
 
     async def _go_live_if_caught_up(self, generation: Generation) -> None:
         """Let queries read a projection's first generation once it has caught up with the log.
@@ -172,13 +220,20 @@ class Projector:
 
     async def _go_live_if_at(self, generation: Generation, wanted: Mapping[int, int]) -> None:
         fields = {"projection": generation.projection, "generation": generation.generation}
-        projection = self._projections[generation.projection]
+        projection = self._definitions.of(generation)
+        assert projection is not None
         reached = await projection.reached(generation.generation, list(wanted))
         # A shard without events needs no checkpoint.
         if all(reached.get(shard, 0) >= position for shard, position in wanted.items()):
-            async with driver_connection(self._engine) as driver:
-                await switch_live(driver, generation.projection, generation.generation)
-            logger.info("A projection went live", extra=fields)
+            part = (generation.projection, generation.generation)
+            try:
+                async with driver_connection(self._engine) as driver:
+                    by = By("projector", "the first generation has caught up")
+                    await switch(driver, self._definitions.all, *part, by, unverified=True)
+            except Refused as error:  # another projector was faster, or it has failed since
+                logger.info("A projection did not go live", extra={**fields, "error": str(error)})
+            else:
+                logger.info("A projection went live", extra=fields)
 
     def _wake(self, shard: int) -> None:
         tail = self._tails.get(shard)

@@ -87,7 +87,7 @@ class ShardTail:
 
     def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
         """Return the trace contexts of the sampled events among those that were read here."""
-        if not self._traces:
+        if not (self._traces and events):
             return []
         first, last = events[0].position, events[-1].position
         return [text for position, text in self._traces.items() if first <= position <= last]

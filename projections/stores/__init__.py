@@ -1,6 +1,7 @@
 """How a read model is kept in its store.
 
 In reading order: ``schema`` (the tables of generations and checkpoints), ``checkpoints`` (how far a
-model is), ``postgres``, ``redis``, ``waits`` (until a model has seen a position), ``failures`` (is
-the store away, or is an event to blame?).
+model is), ``batches`` (what is applied at once), ``postgres``, ``redis``, ``partitions`` (a
+generation's tables), ``fingerprints`` (which definition built it), ``waits`` (until a model has
+seen a position), ``failures`` (is the store away, or is an event to blame?).
 """

@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.log.events import DecidedEvent
 from projections.folding import Fold
+from projections.stores.batches import Batch
+from projections.stores.fingerprints import fingerprint
 
 MOVE_CHECKPOINT = """
 update checkpoints set position = $5, time_ms = $6
@@ -37,6 +39,12 @@ select position from checkpoints where projection = $1 and generation = $2 and s
 
 READ_CHECKPOINTS = """
 select shard, position from checkpoints where projection = $1 and generation = $2
+"""
+
+HOLD_CHECKPOINTS = """
+select shard, position from checkpoints where projection = $1 and generation = $2
+order by shard
+for update
 """
 
 Project = Callable[[asyncpg.Connection, int, Sequence[DecidedEvent]], Awaitable[None]]
@@ -87,6 +95,10 @@ class PostgresProjection:
     last_event: Mapping[str, str | None]
     needs_command_ids: bool = False
 
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.version, self.tables)
+
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from: the stored one, or 0."""
         async with driver_connection(self.engine) as driver:
@@ -104,27 +116,30 @@ class PostgresProjection:
             rows = await driver.fetch(READ_CHECKPOINTS, self.name, generation)
         return {row["shard"]: row["position"] for row in rows if row["shard"] in shards}
 
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
+    async def apply(self, generation: int, batch: Batch) -> bool:
+        """Apply a batch if the checkpoint is the position before it.
 
         Returns:
-            Whether the checkpoint was ``after``. If not, nothing changed.
+            Whether the checkpoint was there. If not, nothing changed.
         """
-        last = events[-1]
+        move = (batch.shard, batch.after, batch.up_to, batch.time_ms)
         async with driver_connection(self.engine) as driver, driver.transaction():
-            moved = await driver.execute(
-                MOVE_CHECKPOINT,
-                self.name,
-                generation,
-                last.shard,
-                after,
-                last.position,
-                last.event.time_ms,
-            )
+            moved = await driver.execute(MOVE_CHECKPOINT, self.name, generation, *move)
             if moved != "UPDATE 1":
                 return False
-            await self.project(driver, generation, events)
+            if batch.events:
+                await self.project(driver, generation, batch.events)
         return True
+
+    async def hold(
+        self, connection: asyncpg.Connection, generation: int, shards: Sequence[int]
+    ) -> dict[int, int]:
+        """Keep a generation at its positions, and return them, until the transaction ends."""
+        rows = await connection.fetch(HOLD_CHECKPOINTS, self.name, generation)
+        return {row["shard"]: row["position"] for row in rows if row["shard"] in shards}
+
+    async def release(self, generation: int, shards: Sequence[int]) -> None:
+        """Do nothing: the end of the transaction lets the generation go on."""
 
 
 def columns(rows: Iterable[Sequence[object]]) -> list[tuple[object, ...]]:

@@ -16,16 +16,19 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import asyncpg
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.log.events import DecidedEvent
+from exchange.domain.events import Event
 from exchange.log.schema import HEAD, LOG
-from projections.folding import Fold
+from projections.folding import Fold, Row
+from projections.stores.batches import Batch
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.stores.fingerprints import fingerprint
 from projections.stores.waits import PositionWaits
 
 logger = logging.getLogger(__name__)
@@ -62,22 +65,64 @@ MOVE: Final = """#!lua
 local function amount(text, digits_max)
     return text ~= nil and #text <= digits_max and string.match(text, '^%d+$') ~= nil
 end
-if redis.call('HGET', KEYS[1], 'position') ~= ARGV[1] then
+local checkpoint = redis.call('HMGET', KEYS[1], 'position', 'held_ms')
+if checkpoint[1] ~= ARGV[1] then
     return 0
+end
+if checkpoint[2] then
+    local now = redis.call('TIME')
+    if now[1] * 1000 + now[2] / 1000 < tonumber(checkpoint[2]) then
+        return 0
+    end
 end
 if not (amount(ARGV[2], 19) and amount(ARGV[3], 19)) then
     return redis.error_reply('MALFORMED batch')
 end
 """
 
+# KEYS: the checkpoint. ARGV: for how many milliseconds the model is held, so that a switch that
+# died holds nothing. The answer is the checkpoint's position and target.
+HOLD: Final = """#!lua
+local found = redis.call('HMGET', KEYS[1], 'position', 'target')
+if found[1] then
+    local now = redis.call('TIME')
+    local until_ms = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1]
+    redis.call('HSET', KEYS[1], 'held_ms', string.format('%.0f', until_ms))
+end
+return found
+"""
+
+HOLD_MS: Final = 2_000  # a switch takes half of it at most
+
 READ_LOG = select(select(LOG.c.id).scalar_subquery().label("id"), HEAD.c.position)
 
 
-Write = Callable[[Redis, int, int, Sequence[DecidedEvent]], Awaitable[bool]]
-"""Writes consecutive events of one shard if a generation's checkpoint is at a position.
+Write = Callable[[Redis, int, Batch], Awaitable[bool]]
+"""Writes a batch to a generation if its checkpoint is the position before the batch.
 
 Returns whether the checkpoint was there; if not, nothing changed.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """How all rows of a model on a shard are written and read at once.
+
+    A row has ``columns``; the first ``key_columns`` of them, shard and instrument among them, are
+    its key. ``key_of`` returns the key after the shard of the row that an event changes, if it
+    changes one.
+    """
+
+    columns: tuple[str, ...]
+    key_columns: int
+    fill: Callable[[Redis, int, int, Sequence[Row]], Awaitable[None]]
+    """Writes rows to the keys of a generation and shard that nobody reads yet."""
+    read: Callable[[Redis, int, int, Sequence[str]], Awaitable[tuple[int, list[Row]]]]
+    """Returns a generation's position on a shard and its rows, all of one moment.
+
+    It is told which instruments there may be, beyond those of which there are keys.
+    """
+    key_of: Callable[[Event], Row | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +131,7 @@ class RedisProjection:
 
     A model that is filled again begins with the newest ``events_max`` events, or with all of them.
     ``engine`` is asked for the log's head then. ``version`` is that of its rules, which ``write``
-    and ``fold`` share; a model that only hands on events has no fold.
+    and ``fold`` share; a model that only hands on events has neither a fold nor ``rows``.
     """
 
     engine: AsyncEngine
@@ -97,7 +142,12 @@ class RedisProjection:
     fold: type[Fold] | None = None
     needs_command_ids: bool = False
     events_max: int | None = None
+    rows: KeptRows | None = None
     tables: tuple[Table, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.version, self.tables)
 
     async def resume(self, generation: int, shard: int) -> int:
         """Return the position to go on from; a missing model begins again."""
@@ -120,13 +170,45 @@ class RedisProjection:
         """Return the model's position by shard, without shards on which it is not complete."""
         return await reached_model(self.redis, self.name, generation, shards)
 
-    async def apply(self, generation: int, after: int, events: Sequence[DecidedEvent]) -> bool:
-        """Apply consecutive events of one shard if the checkpoint is ``after``.
+    async def apply(self, generation: int, batch: Batch) -> bool:
+        """Apply a batch if the checkpoint is the position before it.
 
         Returns:
-            Whether the checkpoint was ``after``. If not, nothing changed.
+            Whether the checkpoint was there. If not, nothing changed.
         """
-        return await self.write(self.redis, generation, after, events)
+        return await self.write(self.redis, generation, batch)
+
+    async def hold(
+        self,
+        connection: asyncpg.Connection,  # noqa: ARG002
+        generation: int,
+        shards: Sequence[int],
+    ) -> dict[int, int]:
+        """Keep a generation at its positions, and return them, until it is released."""
+        held: dict[int, int] = {}
+        for shard in shards:
+            key = checkpoint_key(self.name, generation, shard)
+            found = await script(self.redis, HOLD)(keys=[key], args=[HOLD_MS])
+            position = complete_position(*found)
+            if position is not None:
+                held[shard] = position
+        return held
+
+    async def release(self, generation: int, shards: Sequence[int]) -> None:
+        """Let a held generation go on; a hold that is forgotten ends by itself."""
+        for shard in shards:
+            await cast(
+                "Any", self.redis.hdel(checkpoint_key(self.name, generation, shard), "held_ms")
+            )
+
+
+async def begin_filled(
+    redis: Redis, name: str, generation: int, shard: int, log: str, position: int, time_ms: int
+) -> None:
+    """Write the checkpoint of a model whose rows up to ``position`` are all there."""
+    fields = {"log": log, "position": position, "target": position, "time_ms": time_ms}
+    key = checkpoint_key(name, generation, shard)
+    await cast("Any", redis.hset(key, mapping=cast("Any", fields)))
 
 
 def tag(name: str, generation: int, shard: int) -> str:
@@ -191,6 +273,12 @@ class ModelWaits:
 
     async def _ask(self, parts: Set[tuple[str, int, int]]) -> dict[tuple[str, int, int], int]:
         return await _read_positions(self._redis, list(parts))
+
+
+async def scan_keys(redis: Redis, name: str, generation: int, shard: int) -> list[str]:
+    """Return all keys of a model on a shard."""
+    found = redis.scan_iter(match=f"{tag(name, generation, shard)}:*", count=1_000)
+    return [_text(key) async for key in found]
 
 
 def complete_position(position: bytes | None, target: bytes | None) -> int | None:

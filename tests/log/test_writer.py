@@ -35,8 +35,8 @@ from exchange.log.reader import (
     read_events,
     read_heads,
     read_placed_shards,
-    replay,
 )
+from exchange.log.replay import replay
 from exchange.log.writer import LEASE_TIMEOUT_S, READ_LEASE, PostgresEventStore
 from exchange.ports import (
     UNKNOWN_BODY,

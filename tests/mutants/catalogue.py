@@ -255,7 +255,7 @@ MUTANTS = [
     ),
     Mutant(
         "a replay reads past the head",
-        "exchange/log/reader.py",
+        "exchange/log/replay.py",
         "    where shard = $1 and position > $2 and position <= $3\n"
         "    order by position\n    limit $4\n) as part",
         "    where shard = $1 and position > $2 and position <= $3 + 1\n"
@@ -264,9 +264,9 @@ MUTANTS = [
     ),
     Mutant(
         "a replay passes over a gap",
-        "exchange/log/reader.py",
-        'part["position"] - begin != part["events"]',
-        'part["position"] < part["events"]',
+        "exchange/log/replay.py",
+        'read["position"] - begin != read["events"]',
+        'read["position"] < read["events"]',
         LOG,
     ),
     Mutant(

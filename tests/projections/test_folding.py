@@ -20,7 +20,6 @@ from exchange.log.schema import metadata
 from exchange.ports import StoredEvent
 from projections.book import BookFold, book_projection
 from projections.folding import Fold, LogPart, Row, Rows, parts_of
-from projections.projector.lifecycle import create_generation, switch_live
 from projections.registry import IN_POSTGRES, all_projections
 from projections.ticker import TickerFold, ticker_projection
 from tests.projections.folds import (
@@ -36,6 +35,7 @@ from tests.projections.folds import (
     fold_settlement_positions,
     fold_trades,
 )
+from tests.projections.generations import begin_generation, go_live
 from tests.projections.models import read_log, stored_book, stored_last_trades
 from tests.projections.sample import read_sample
 from tests.projections.test_models import by_shard, fill, write_two_shards
@@ -180,10 +180,11 @@ async def test_rows_are_those_that_the_projection_stores_and_can_be_copied(
         if projection.fold is None:
             continue
         rows = fold_at_random(projection.fold(), log, chance)
-        generation = await create_generation(connection, projection.name, projection.tables)
+        generation = await begin_generation(connection, projection)
         for shard_events in by_shard(events):
             await fill(projection, generation, shard_events, batches_of=100)
-        copied = await create_generation(connection, projection.name, projection.tables)
+        await go_live(connection, [projection], projection.name, generation)
+        copied = await begin_generation(connection, projection)
         for table, column in projection.last_event.items():
             folded = [row if column else row[:-1] for row in rows[table]]
             assert_same_rows(folded, await stored_rows(connection, table, generation))
@@ -204,10 +205,10 @@ async def test_rows_are_those_that_the_projection_stores_in_redis(
     events = [load_event(stored) for stored in log]
 
     for projection in (book_projection(engine, redis), ticker_projection(engine, redis)):
-        generation = await create_generation(connection, projection.name, projection.tables)
+        generation = await begin_generation(connection, projection)
         for shard_events in by_shard(events):
             await fill(projection, generation, shard_events, batches_of=100)
-        await switch_live(connection, projection.name, generation)
+        await go_live(connection, [projection], projection.name, generation)
 
     books = book_rows(await stored_book(connection, redis, [0, 1]))
     trades = ticker_rows(await stored_last_trades(connection, redis, [0, 1]))

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.log.events import DecidedEvent, load_event
 from projections.orders import orders_projection
 from projections.projector.follower import Projection
-from projections.projector.lifecycle import create_generation, switch_live
 from projections.registry import all_projections
 from tests.projections.conftest import RunProjector, catch_up
+from tests.projections.generations import batch_of, begin_generation, go_live
 from tests.projections.logs import LogWriter, doubled, registrations
 from tests.projections.models import assert_models_equal_folds, read_log, stored_orders
 
@@ -42,7 +42,7 @@ async def fill(
     after = await projection.resume(generation, events[0].shard)
     while after < events[-1].position:
         batch = events[after : after + chance.randint(1, batches_of)]
-        assert await projection.apply(generation, after, batch)
+        assert await projection.apply(generation, batch_of(batch))
         after = batch[-1].position
 
 
@@ -93,10 +93,10 @@ async def test_any_batching_gives_the_same_models(
     events = [load_event(stored) for stored in await read_log(connection)]
 
     for projection in all_projections(engine, redis):
-        generation = await create_generation(connection, projection.name, projection.tables)
+        generation = await begin_generation(connection, projection)
         for shard_events in by_shard(events):
             await fill(projection, generation, shard_events, batches_of)
-        await switch_live(connection, projection.name, generation)
+        await go_live(connection, [projection], projection.name, generation)
 
     await assert_models_equal_folds(connection, redis)
 
@@ -108,16 +108,18 @@ async def test_a_batch_that_is_not_the_next_one_changes_nothing(
     events = [load_event(stored) for stored in await read_log(connection) if stored.shard == 0]
 
     for projection in all_projections(engine, redis):
-        generation = await create_generation(connection, projection.name, projection.tables)
-        assert not await projection.apply(generation, 0, events[:9]), "before there is a checkpoint"
+        generation = await begin_generation(connection, projection)
+        assert not await projection.apply(generation, batch_of(events[:9])), (
+            "before there is a checkpoint"
+        )
         await projection.resume(generation, 0)
         await projection.resume(generation, 1)
-        assert await projection.apply(generation, 0, events[:9])
-        assert not await projection.apply(generation, 0, events[:9]), "again"
-        assert not await projection.apply(generation, 10, events[10:]), "with a gap"
+        assert await projection.apply(generation, batch_of(events[:9]))
+        assert not await projection.apply(generation, batch_of(events[:9])), "again"
+        assert not await projection.apply(generation, batch_of(events[10:])), "with a gap"
         for shard_events in by_shard([load_event(s) for s in await read_log(connection)]):
             await fill(projection, generation, shard_events, batches_of=50)
-        await switch_live(connection, projection.name, generation)
+        await go_live(connection, [projection], projection.name, generation)
 
     await assert_models_equal_folds(connection, redis)
 
@@ -128,8 +130,8 @@ async def test_a_connection_lost_between_write_and_commit_leaves_neither(
     await write_two_shards(database_url, random.Random(17), batches=5)
     events = [load_event(stored) for stored in await read_log(connection) if stored.shard == 0]
     orders = orders_projection(engine)
-    generation = await create_generation(connection, orders.name, orders.tables)
-    await switch_live(connection, orders.name, generation)
+    generation = await begin_generation(connection, orders)
+    await go_live(connection, [orders], orders.name, generation)
 
     async def project_and_die(
         driver: asyncpg.Connection, generation: int, events: Sequence[DecidedEvent]
@@ -139,9 +141,9 @@ async def test_a_connection_lost_between_write_and_commit_leaves_neither(
         await driver.execute("select pg_terminate_backend(pg_backend_pid())")
 
     dying = replace(orders, project=project_and_die)
-    after = await dying.resume(generation, 0)
+    await dying.resume(generation, 0)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
-        await dying.apply(generation, after, events)
+        await dying.apply(generation, batch_of(events))
 
     assert await orders.resume(generation, 0) == 0
     assert await stored_orders(connection) == {}

@@ -5,17 +5,16 @@ change in one step on the server, as a transaction or a script does it.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from exchange.domain.events import OrderCancelled, OrderRested, TradeExecuted
 from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent, load_event
 from projections.projector.tail import Chunk, ShardTail
+from projections.stores.batches import Batch
 from tests.fakes import Link, MemoryDatabase
 
 UNSYNCED_COMMITS: Final = 5  # a read model's store may answer before they are on its disk
@@ -55,10 +54,9 @@ class ModelStore:
 
 
 class MemoryModel:
-    """A ``Projection`` over a ``ModelStore``."""
+    """A read model over a ``ModelStore``, as a follower keeps it up."""
 
     name = "memory"
-    tables: tuple[Table, ...] = ()
 
     def __init__(self, store: ModelStore, link: Link) -> None:
         self._store = store
@@ -67,16 +65,8 @@ class MemoryModel:
     async def resume(self, generation: int, shard: int) -> int:  # noqa: ARG002
         return await self._link.call("resume", self._resume)
 
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:  # noqa: ARG002
-        return dict.fromkeys(shards, self._store.model.checkpoint or 0)
-
-    async def apply(
-        self,
-        generation: int,  # noqa: ARG002
-        after: int,
-        events: Sequence[DecidedEvent],
-    ) -> bool:
-        return await self._link.call("apply", lambda: self._apply(after, events))
+    async def apply(self, generation: int, batch: Batch) -> bool:  # noqa: ARG002
+        return await self._link.call("apply", lambda: self._apply(batch))
 
     def _resume(self) -> int:
         model = self._store.model
@@ -84,13 +74,13 @@ class MemoryModel:
             model.checkpoint = 0
         return model.checkpoint
 
-    def _apply(self, after: int, events: Sequence[DecidedEvent]) -> bool:
-        if self._store.model.checkpoint != after:
+    def _apply(self, batch: Batch) -> bool:
+        if self._store.model.checkpoint != batch.after:
             return False
         model = self._store.begin()
-        for decided in events:
+        for decided in batch.events:
             _count(model, decided)
-        model.checkpoint = events[-1].position
+        model.checkpoint = batch.up_to
         return True
 
 

@@ -26,7 +26,7 @@ from exchange.matcher import matcher as matcher_module
 from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import CommandRecord, Head, StaleWriter, StoredSnapshot
 from exchange.transport.messages import encode_command
-from projections.projector.follower import Follower, Part
+from projections.projector.follower import Follower, Part, Precedence
 from projections.projector.metrics import FollowerWatch, ProjectorMetrics
 from tests.fakes import (
     MemoryCommandLog,
@@ -147,7 +147,7 @@ class World:
         model = MemoryModel(self.model_store, link)
         watch = FollowerWatch(METRICS, model.name, 1, 0)
         part = Part(model.name, 1, 0)
-        await Follower(NOWHERE, model, part, tail, 5, watch).run()
+        await Follower(NOWHERE, model, part, tail, 5, watch, Precedence()).run()
 
     def _hang_up(self, store: MemoryEventStore, _gone: object) -> None:
         """Let the server notice after a while that a client is gone."""

@@ -2,14 +2,18 @@
 
 import subprocess
 
+import pytest
+
 from exchange.config import PROJECT
 
 
-def test_help_is_the_default_and_fits_a_screen() -> None:
+@pytest.mark.parametrize(("target", "named"), [((), "run"), (("operators",), "rebuild")])
+def test_help_is_the_default_and_fits_a_screen(target: tuple[str, ...], named: str) -> None:
+    asked = ["make", "--no-print-directory", *target]
     lines = subprocess.run(
-        ["make", "--no-print-directory"], cwd=PROJECT, capture_output=True, text=True, check=True
+        asked, cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
     assert 5 < len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert any("make run " in line for line in lines)
+    assert any(f"make {named} " in line for line in lines)

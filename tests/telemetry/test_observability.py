@@ -222,7 +222,12 @@ def assert_samples(page: str, *samples: str) -> None:
 
 def assert_logs(logs: dict[str, list[str]]) -> None:
     """Every line of every process is a sentence with fields, as a program reads it."""
-    assert {name.partition("-")[0] for name in logs} == {"gateway", "matcher", "projector"}
+    assert {name.partition("-")[0] for name in logs} == {
+        "builder",
+        "gateway",
+        "matcher",
+        "projector",
+    }
     for name, lines in logs.items():
         entries = [json.loads(line) for line in lines]
         assert entries, name

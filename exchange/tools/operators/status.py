@@ -107,14 +107,18 @@ def document(status: Status) -> dict[str, Any]:
     }
 
 
-def show(console: Console, status: Status) -> None:
-    """Print the status for a person."""
+def show(console: Console, status: Status, *, with_tables: bool = True) -> None:
+    """Print the status for a person, with tables of shards and read models or without."""
     clients = "?" if status.stream_clients is None else f"{status.stream_clients:,}"
     checks = "  ".join(f"{name} {_colored(state)}" for name, state in status.checks.items())
     console.print(f"{status.base_url}  {_colored(status.status)}  {status.timestamp}")
     console.print(f"{checks}  stream clients {clients}")
-    console.print(_shard_table(status.shards))
-    console.print(_projection_table(status))
+    if with_tables:
+        console.print(_shard_table(status.shards))
+        console.print(_projection_table(status))
+    else:
+        states = "  ".join(f"{p.projection} {_colored(p.state)}" for p in status.projections)
+        console.print(states, soft_wrap=True)
 
 
 def _shard_table(shards: Iterable[ShardStatus]) -> Table:

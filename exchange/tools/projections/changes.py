@@ -1,0 +1,155 @@
+"""Changes of one state of a generation, as operators order them, and all that were made."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+import typer
+from msgspec import to_builtins
+from rich.console import Console
+from rich.table import Table
+
+from exchange.tools.projections.stores import Stores, answered, checked, operator
+from exchange.tools.terminal import ToolError
+from projections.lifecycle import changes
+from projections.lifecycle.changes import By, Life, OperationRow
+from projections.lifecycle.generations import CATCHING_UP, generations_of
+from projections.lifecycle.skips import skip_event
+
+Change = Callable[[Stores, By], Awaitable[str]]
+"""Makes a change and returns what to say of it."""
+
+
+def make(change: Change, reason: str, *, as_json: bool) -> None:
+    """Make a change and say so."""
+    told = answered(lambda stores: change(stores, operator(reason)))
+    typer.echo(json.dumps({"message": told}) if as_json else told)
+
+
+def switch(
+    projection: str, generation: int | None, expect_live: int | None, *, unverified: bool
+) -> Change:
+    """Return the switch to a generation, by default to the one that is built and waits."""
+
+    async def change(stores: Stores, by: By) -> str:
+        life = await _life(stores, projection)
+        waiting = [g.generation for g in life.generations if g.state == CATCHING_UP and not g.live]
+        number = generation or next(iter(waiting), None)
+        if number is None:
+            raise ToolError(f"No generation of {projection} is built and waits: rebuild it first.")
+        await changes.switch(
+            stores.connection,
+            stores.definitions.of_projection(projection),
+            projection,
+            number,
+            by,
+            expect_live=_seen(life, expect_live),
+            unverified=unverified,
+        )
+        return f"Generation {number} of {projection} is live."
+
+    return change
+
+
+def rollback(projection: str, expect_live: int | None) -> Change:
+    """Return the switch back to the former generation."""
+
+    async def change(stores: Stores, by: By) -> str:
+        life = await _life(stores, projection)
+        number = await changes.rollback(
+            stores.connection,
+            stores.definitions.of_projection(projection),
+            projection,
+            by,
+            expect_live=_seen(life, expect_live),
+        )
+        return f"Generation {number} of {projection} is live again."
+
+    return change
+
+
+def pause(projection: str, generation: int | None) -> Change:
+    """Return the pause of a generation, by default of the live one."""
+
+    async def change(stores: Stores, by: By) -> str:
+        number = await changes.pause(stores.connection, checked(projection), generation, by)
+        return f"Generation {number} of {projection} is paused: make resume goes on with it."
+
+    return change
+
+
+def resume(projection: str, generation: int | None) -> Change:
+    """Return the end of a pause."""
+
+    async def change(stores: Stores, by: By) -> str:
+        number = await changes.resume(stores.connection, checked(projection), generation, by)
+        return f"Generation {number} of {projection} goes on."
+
+    return change
+
+
+def retry(projection: str, generation: int | None) -> Change:
+    """Return another try of a failed generation."""
+
+    async def change(stores: Stores, by: By) -> str:
+        number = await changes.retry(stores.connection, checked(projection), generation, by)
+        return f"Generation {number} of {projection} is tried again."
+
+    return change
+
+
+def skip(projection: str, at: tuple[int, int]) -> Change:
+    """Return the skip of the event at a shard and position, and another try without it."""
+
+    async def change(stores: Stores, by: By) -> str:
+        definition = stores.definitions.of_projection(checked(projection))[0]
+        place = (projection, definition.fingerprint)
+        number = await skip_event(stores.connection, *place, at, by)
+        await changes.retry(stores.connection, projection, number, by)
+        return f"{projection} passes over event {at[0]}:{at[1]}; generation {number} goes on."
+
+    return change
+
+
+def retire(projection: str, generation: int | None) -> Change:
+    """Return the end of a generation, by default of the former one."""
+
+    async def change(stores: Stores, by: By) -> str:
+        number = await changes.retire(stores.connection, checked(projection), generation, by)
+        return f"Generation {number} of {projection} is retired; its rows are deleted soon."
+
+    return change
+
+
+def show_operations(projection: str, limit: int, *, as_json: bool) -> None:
+    """Show the newest changes of a read model, or of all."""
+
+    async def read(stores: Stores) -> list[OperationRow]:
+        name = checked(projection) if projection else None
+        return await changes.read_operations(stores.connection, name, limit)
+
+    rows = answered(read)
+    if as_json:
+        typer.echo(json.dumps(to_builtins(rows), default=str))
+        return
+    table = Table("when", "who", "what", "projection", "generation", "why", box=None)
+    for one in rows:
+        when = f"{one.at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
+    Console(highlight=False).print(table)
+
+
+def _moved(one: OperationRow) -> str:
+    if one.from_generation in (None, one.to_generation):
+        return "" if one.to_generation is None else str(one.to_generation)
+    return f"{one.from_generation} to {one.to_generation}"
+
+
+async def _life(stores: Stores, projection: str) -> Life:
+    return Life(checked(projection), await generations_of(stores.connection, projection))
+
+
+def _seen(life: Life, expect_live: int | None) -> int | None:
+    """Return the live generation that the operator expects: the named one, or the one of now."""
+    if expect_live is not None:
+        return expect_live
+    return None if life.live is None else life.live.generation

@@ -1,0 +1,106 @@
+"""The shards as the database has them: who writes each, how far its log is, and what it takes."""
+
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+from msgspec import Struct
+from rich.table import Table
+
+READ_SHARDS: Final = """
+select head.shard, head.epoch, head.position, head.next_offset,
+    (select count(*) from pg_stat_activity
+        where application_name = 'exchange matcher shard ' || head.shard)::int as writers,
+    (select count(*) from pg_stat_activity
+        where application_name = 'exchange matcher shard ' || head.shard || ' waiting')::int
+        as standbys,
+    snapshot.position as snapshot_position, snapshot.taken_at as snapshot_at,
+    (select failure from snapshot_failures where shard = head.shard) as snapshot_failure
+from head
+left join lateral (
+    select position, taken_at from snapshots
+    where shard = head.shard order by position desc limit 1
+) as snapshot on true
+order by head.shard
+"""
+
+READ_DISK: Final = """
+select pg_database_size(current_database()) as database,
+    (select coalesce(sum(pg_total_relation_size(oid)), 0) from pg_class
+        where relname in ('events', 'batches', 'claims') and relkind = 'r')::bigint as log
+"""
+
+
+class ShardView(Struct, frozen=True):
+    """One shard: its writer's epoch, whether a matcher and standbys are there, and its log."""
+
+    shard: int
+    epoch: int
+    matcher: bool
+    standbys: int
+    position: int
+    next_offset: int
+    snapshot_position: int | None
+    snapshot_at: datetime | None
+    snapshot_failure: str | None
+
+
+class Disk(Struct, frozen=True):
+    """Bytes in PostgreSQL: all of the database, and the log with its claims alone."""
+
+    database_bytes: int
+    log_bytes: int
+
+
+async def read_shards(connection: asyncpg.Connection) -> list[ShardView]:
+    """Return all shards, in order."""
+    return [
+        ShardView(
+            row["shard"],
+            row["epoch"],
+            row["writers"] > 0,
+            row["standbys"],
+            row["position"],
+            row["next_offset"],
+            row["snapshot_position"],
+            row["snapshot_at"],
+            row["snapshot_failure"],
+        )
+        for row in await connection.fetch(READ_SHARDS)
+    ]
+
+
+async def read_disk(connection: asyncpg.Connection) -> Disk:
+    """Return how much PostgreSQL stores."""
+    row = await connection.fetchrow(READ_DISK)
+    return Disk(row["database"], row["log"])
+
+
+def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> Table:
+    """Return a row for each shard; ``undecided`` is what a gateway says of the commands."""
+    table = Table(show_edge=False, box=None)
+    for heading in (
+        "shard",
+        "matcher",
+        "epoch",
+        "standbys",
+        "offset",
+        "head",
+        "undecided",
+        "snapshot",
+    ):
+        table.add_column(heading, justify="left" if heading == "matcher" else "right")
+    for one in shards:
+        waiting = undecided.get(one.shard)
+        snapshot = "none" if one.snapshot_position is None else f"{one.snapshot_position:,}"
+        table.add_row(
+            str(one.shard),
+            "[green]running[/green]" if one.matcher else "[red]none[/red]",
+            str(one.epoch),
+            str(one.standbys) if one.standbys else "none",
+            f"{one.next_offset:,}",
+            f"{one.position:,}",
+            "?" if waiting is None else f"{waiting:,}",
+            f"[red]{one.snapshot_failure}[/red]" if one.snapshot_failure else snapshot,
+        )
+    return table

@@ -1,0 +1,92 @@
+"""``exchange status``: the whole exchange at one moment, from a gateway and from the stores."""
+
+import asyncio
+import json
+from typing import Any
+
+import typer
+from msgspec import Struct, to_builtins
+from rich.console import Console
+
+from exchange.tools.market.load import Unreachable
+from exchange.tools.operators import status as gateway_status
+from exchange.tools.projections.overview import Overview, generations_table, look, megabytes
+from exchange.tools.projections.shards import (
+    Disk,
+    ShardView,
+    read_disk,
+    read_shards,
+    shards_table,
+)
+from exchange.tools.projections.stores import Stores, answered
+from exchange.tools.terminal import ToolError, address
+
+
+class Inside(Struct, frozen=True):
+    """What the stores say."""
+
+    shards: list[ShardView]
+    overview: Overview
+    disk: Disk
+
+
+def tell_status(base_url: str, *, as_json: bool) -> None:
+    """Tell how far each part is; exit with 0 if all are healthy, else with 1."""
+    seen, unseen = _asked(address(base_url))
+    inside, outside = None, ""
+    try:
+        inside = answered(_look_inside)
+    except ToolError as error:
+        outside = str(error)
+        if seen is None:
+            raise ToolError(f"{unseen} {outside}") from error
+    if as_json:
+        typer.echo(json.dumps(document(seen, inside), indent=2, default=str))
+    else:
+        show(Console(highlight=False), seen, inside)
+        for problem in filter(None, (unseen, outside)):
+            Console(stderr=True, highlight=False).print(problem, style="yellow", soft_wrap=True)
+    if seen is None or not seen.healthy:
+        raise typer.Exit(1)
+
+
+def document(seen: gateway_status.Status | None, inside: Inside | None) -> dict[str, Any]:
+    """Return the status for a script: as a gateway sees it, and as the stores have it."""
+    found = {} if seen is None else gateway_status.document(seen)
+    if inside is not None:
+        found |= {
+            "logs": to_builtins(inside.shards),
+            "generations": to_builtins(inside.overview.generations, str_keys=True),
+            "skips": to_builtins(inside.overview.skips),
+            "disk": to_builtins(inside.disk),
+        }
+    return found
+
+
+def show(console: Console, seen: gateway_status.Status | None, inside: Inside | None) -> None:
+    """Print the status for a person."""
+    if seen is not None:
+        gateway_status.show(console, seen, with_tables=inside is None)
+    if inside is None:
+        return
+    undecided = {} if seen is None else {one.shard: one.undecided for one in seen.shards}
+    console.print()
+    console.print(shards_table(inside.shards, undecided))
+    console.print()
+    console.print(generations_table(inside.overview))
+    disk = inside.disk
+    console.print(
+        f"\nPostgreSQL {megabytes(disk.database_bytes)}, of it the log {megabytes(disk.log_bytes)}"
+    )
+
+
+def _asked(url: str) -> tuple[gateway_status.Status | None, str]:
+    try:
+        return asyncio.run(gateway_status.ask(url)), ""
+    except Unreachable as error:
+        return None, str(error)
+
+
+async def _look_inside(stores: Stores) -> Inside:
+    shards = await read_shards(stores.connection)
+    return Inside(shards, await look(stores), await read_disk(stores.connection))

@@ -1,0 +1,95 @@
+"""The stores that the commands on read models work on, and who gives the command."""
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from exchange.config import Settings
+from exchange.processes.pool import engine_of
+from exchange.processes.running import redis_client
+from exchange.tools.terminal import ToolError, connect
+from projections.builder.build import Projection
+from projections.lifecycle.changes import By, Refused
+from projections.lifecycle.definitions import Definitions
+from projections.registry import READ_MODELS, all_projections
+from projections.stores.checkpoints import ReadModelUnavailable
+
+POOL_MAX: Final = 2
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Connections to the stores, and this build's definitions of the read models."""
+
+    settings: Settings
+    connection: asyncpg.Connection
+    redis: Redis
+    definitions: Definitions[Projection]
+
+    async def another(self) -> asyncpg.Connection:
+        """Return a further connection to PostgreSQL."""
+        return await connect(self.settings.database_url)
+
+
+@asynccontextmanager
+async def stores() -> AsyncIterator[Stores]:
+    """Connect to the stores of the settings.
+
+    Raises:
+        ToolError: PostgreSQL does not answer.
+    """
+    settings = Settings.load()
+    async with AsyncExitStack() as opened:
+        connection = await connect(settings.database_url)
+        opened.callback(connection.terminate)
+        engine = await opened.enter_async_context(engine_of(settings, POOL_MAX))
+        redis = await opened.enter_async_context(redis_client(settings))
+        yield Stores(settings, connection, redis, Definitions(all_projections(engine, redis)))
+
+
+def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
+    """Do ``work`` on the stores; what stands against it becomes an error of one line."""
+
+    async def run() -> Answer:
+        async with stores() as opened:
+            return await work(opened)
+
+    try:
+        return asyncio.run(run())
+    except (Refused, ReadModelUnavailable) as error:
+        raise ToolError(str(error)) from error
+    except asyncpg.UndefinedTableError as error:
+        raise ToolError(f"The database is older than this build ({error}): migrate it.") from error
+    except (asyncpg.PostgresError, SQLAlchemyError, OSError) as error:
+        raise ToolError(f"PostgreSQL: {error}") from error
+    except RedisError as error:
+        raise ToolError(f"Redis: {error}") from error
+
+
+def checked(name: str) -> str:
+    """Return the name of a read model.
+
+    Raises:
+        ToolError: There is none of this name.
+    """
+    if name not in READ_MODELS:
+        raise ToolError(f"There is no projection {name!r}; there are: {', '.join(READ_MODELS)}.")
+    return name
+
+
+def operator(reason: str = "") -> By:
+    """Return who gives the command: ``OPERATOR``, or the user on this machine; and why."""
+    name = os.environ.get("OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
+    return By(name, reason or None)

@@ -1,0 +1,134 @@
+"""``exchange verify-projection`` and ``exchange dry-run``: a read model against the log."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+from msgspec import to_builtins
+from rich.console import Console
+from rich.markup import escape
+
+from exchange.tools.projections.rebuild import cost
+from exchange.tools.projections.stores import Stores, answered, checked
+from exchange.tools.terminal import ToolError, progress_bar
+from projections.builder.comparing import Comparison, Difference, compare
+from projections.lifecycle.changes import Life
+from projections.lifecycle.generations import generations_of
+from projections.lifecycle.skips import read_skips, skipped
+
+SHOWN_MAX: Final = 5
+LINES_EVERY: Final = 200_000  # events between two lines where there is no terminal
+
+
+def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
+    """Compare a generation, by default the live one, with the log; exit 1 if a row differs."""
+    found = answered(lambda stores: _compare(stores, projection, generation, as_json=as_json))
+    _tell(found, "differ from the log", as_json=as_json)
+    if found.different:
+        raise typer.Exit(1)
+
+
+def try_dry(projection: str, *, as_json: bool) -> None:
+    """Compare the live generation with the fold of this build's present definition."""
+    found = answered(
+        lambda stores: _compare(stores, projection, None, as_json=as_json, with_present=True)
+    )
+    _tell(found, "would change", as_json=as_json)
+
+
+def _tell(found: Comparison, differ: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(to_builtins(found, str_keys=True), default=str))
+    else:
+        show(Console(highlight=False), found, differ)
+
+
+async def _compare(
+    stores: Stores,
+    projection: str,
+    number: int | None,
+    *,
+    as_json: bool,
+    with_present: bool = False,
+) -> Comparison:
+    life = Life(checked(projection), await generations_of(stores.connection, projection))
+    target = life.live if number is None else life.get(number)
+    if target is None:
+        raise ToolError(f"{projection} has no live generation yet.")
+    made_by = stores.definitions.of(target)
+    present = stores.definitions.of_projection(projection)[0]
+    if made_by is None:
+        raise ToolError(
+            f"Generation {target.generation} of {projection} was built by a definition that this"
+            f" build does not have ({target.fingerprint})."
+        )
+    console = Console(stderr=True, quiet=as_json, highlight=False)
+    console.print(await cost(stores, projection), markup=False, soft_wrap=True)
+    definition = present if with_present else made_by
+    session = await stores.another()
+    try:
+        skips = await read_skips(stores.connection, projection)
+        with progress_bar(console) as bar:
+            task = bar.add_task(f"folding {projection}", total=None)
+            told = [0]
+
+            def note(done: int, of: int) -> None:
+                bar.update(task, completed=done, total=of or None)
+                if not console.is_terminal and done - told[0] >= LINES_EVERY:
+                    told[0] = done
+                    console.print(f"{done:,} of {of:,} events", markup=False)
+
+            return await compare(
+                stores.connection,
+                session,
+                stores.redis,
+                definition,
+                target.generation,
+                made_by=made_by,
+                skips=skipped(skips, projection, definition.fingerprint),
+                on_progress=note,
+            )
+    finally:
+        session.terminate()
+
+
+def show(console: Console, found: Comparison, differ: str) -> None:
+    """Print what a comparison found."""
+    for shard, position in found.passed_over:
+        console.print(f"Event {shard}:{position} is passed over.")
+    if found.columns:
+        console.print(f"Only one of the two has: {', '.join(found.columns)}.", soft_wrap=True)
+    start = f"{found.projection} generation {found.generation} at {found.at}: {found.rows:,} rows"
+    if not found.different:
+        console.print(f"{start}, none {differ}; digest {found.digest}.", soft_wrap=True)
+        return
+    console.print(f"[red]{start}, {found.different:,} {differ}[/red]", soft_wrap=True)
+    for one in found.examples[:SHOWN_MAX]:
+        console.print(escape(described(one)), soft_wrap=True)
+    if found.different > SHOWN_MAX:
+        console.print(f"... and {found.different - SHOWN_MAX:,} more")
+
+
+def described(one: Difference) -> str:
+    """Tell a difference in a line: the row, what is stored, what the log gives, the last event."""
+    key = ", ".join(f"{name} {value}" for name, value in one.key.items())
+    start = f"{one.table}, {key}: "
+    if one.stored is None:
+        told = "the row is missing"
+    elif one.folded is None:
+        told = "no event makes this row"
+    else:
+        told = "; ".join(_changed(one.stored, one.folded))
+    if one.last_event is not None:
+        shard, position, kind = one.last_event
+        told += f"; last event {shard}:{position} {kind}"
+    return start + told
+
+
+def _changed(stored: dict[str, object], folded: dict[str, object]) -> Sequence[str]:
+    return [
+        f"{name} is {stored[name]}, not {folded[name]}"
+        for name in stored
+        if stored[name] != folded[name]
+    ]

@@ -1,0 +1,88 @@
+"""How long a build takes: told before it begins, and while it runs.
+
+A build reads the log, indexes its rows and compares them with the log. How long each step takes
+beside the reading is taken from the projection's last build, or from what was measured of it once.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import asyncpg
+from msgspec import Struct
+
+from projections.builder.build import INDEXING, READING
+
+VERIFYING: Final = "verifying"
+STEPS: Final = (READING, INDEXING, VERIFYING)
+
+# Events a second, and the other steps as parts of the reading, on two cores that do other work too.
+FIRST_RATE: Final = 100_000
+FIRST_PARTS: Final = {"orders": (0.6, 1.2), "trades": (0.5, 1.0)}
+OTHER_PARTS: Final = (0.02, 1.0)
+
+READ_LAST: Final = """
+select done, seconds from builds
+where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? 'verifying'
+order by generation desc limit 1
+"""
+
+
+class Pace(Struct, frozen=True):
+    """Seconds for a million events, by step; ``measured`` says whether a build has shown them."""
+
+    seconds: dict[str, float]
+    measured: bool
+
+    def seconds_for(self, events: int) -> float:
+        """Return how long a build of so many events takes."""
+        return sum(self.seconds.values()) * events / 1e6
+
+
+async def read_pace(
+    connection: asyncpg.Connection, projection: str, *, besides: int | None = None
+) -> Pace:
+    """Return the pace of a projection's last build, or what such a build takes at first.
+
+    ``besides`` is a generation whose own build does not count.
+    """
+    row = await connection.fetchrow(READ_LAST, projection, besides or 0)
+    if row is not None:
+        millions = row["done"] / 1e6
+        seconds: Mapping[str, float] = json.loads(row["seconds"])
+        return Pace({step: seconds.get(step, 0.0) / millions for step in STEPS}, measured=True)
+    reading = 1e6 / FIRST_RATE
+    parts = FIRST_PARTS.get(projection, OTHER_PARTS)
+    others = {step: reading * part for step, part in zip(STEPS[1:], parts, strict=True)}
+    return Pace({READING: reading, **others}, measured=False)
+
+
+def seconds_left(
+    pace: Pace, step: str, done: int, wanted: int, seconds: Mapping[str, float]
+) -> float | None:
+    """Return how long a build still takes; None if that cannot be told yet.
+
+    Args:
+        pace: Of the projection's last build; what this one shows so far counts more.
+        step: What the build does now.
+        done: The events that are read, or compared.
+        wanted: How many there are.
+        seconds: How long each step took, or takes so far.
+    """
+    if step not in STEPS or not wanted:
+        return None
+    share = min(1.0, done / wanted)
+    if step == READING:
+        if not share:
+            return None
+        reading = seconds.get(READING, 0.0) / share
+        scale = reading / pace.seconds[READING] if pace.seconds[READING] else 0.0
+        left = reading * (1 - share)
+    else:
+        reading = seconds.get(READING, 0.0)
+        scale = reading / pace.seconds[READING] if pace.seconds[READING] else 0.0
+        left = max(0.0, pace.seconds[step] * scale - seconds.get(step, 0.0))
+        if step == VERIFYING and share:
+            left = seconds.get(VERIFYING, 0.0) / share * (1 - share)
+    later = STEPS[STEPS.index(step) + 1 :]
+    return left + sum(pace.seconds[one] * scale for one in later)

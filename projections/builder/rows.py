@@ -1,0 +1,158 @@
+"""Where the rows of a generation go that is built in bulk: tables in PostgreSQL, keys in Redis.
+
+In PostgreSQL they are copied into tables without indexes, which are indexed and attached at the
+end. In Redis all are written at the end: a model there is small. Nobody reads a generation before
+its end, so a build that dies leaves nothing that a reader could see.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import asyncpg
+from redis.asyncio import Redis
+
+from projections.folding import Rows
+from projections.lifecycle.retiring import delete_keys
+from projections.stores.partitions import (
+    attach_partitions,
+    create_unattached,
+    partition,
+    read_index_texts,
+)
+from projections.stores.postgres import PostgresProjection
+from projections.stores.redis import RedisProjection, begin_filled
+
+COUNT_INDEXES: Final = "select count(*) from pg_index where indrelid = $1::regclass"
+
+# For the session that makes the indexes: a sort in memory is faster than one on disk.
+INDEX_MEMORY: Final = "set maintenance_work_mem = '256MB'"
+
+PUT_CHECKPOINT: Final = """
+insert into checkpoints (projection, generation, shard, position, time_ms)
+values ($1, $2, $3, $4, $5)
+on conflict (projection, generation, shard) do update set
+    position = excluded.position, time_ms = excluded.time_ms
+"""
+
+Positions = Mapping[int, int]  # by shard
+
+
+class Store(Protocol):
+    """Where a generation's rows go; ``write`` may be called with the same rows only once."""
+
+    async def prepare(self, connection: asyncpg.Connection) -> None:
+        """Make room for the rows, without any that an earlier try left."""
+        ...
+
+    async def write(self, connection: asyncpg.Connection, rows: Rows) -> None:
+        """Add rows, in the open transaction if the store is PostgreSQL."""
+        ...
+
+    async def index(self, connection: asyncpg.Connection) -> None:
+        """Make what readers need to find the rows; a second call goes on with the first."""
+        ...
+
+    async def finish(
+        self, connection: asyncpg.Connection, positions: Positions, times_ms: Positions
+    ) -> None:
+        """Make the generation complete at these positions, in the open transaction."""
+        ...
+
+
+class Tables:
+    """The tables of a generation in PostgreSQL."""
+
+    def __init__(self, projection: PostgresProjection, generation: int) -> None:
+        self._projection = projection
+        self._generation = generation
+        self._names = [table.name for table in projection.tables]
+        self._columns = {t.name: [c.name for c in t.columns][1:] for t in projection.tables}
+
+    async def prepare(self, connection: asyncpg.Connection) -> None:
+        await create_unattached(connection, self._names, self._generation)
+
+    async def write(self, connection: asyncpg.Connection, rows: Rows) -> None:
+        for name, some in rows.items():
+            if not some:
+                continue
+            width = len(self._columns[name])
+            # A row of a table without a column for its last event has it behind the others.
+            records = some if len(some[0]) == width else (row[:width] for row in some)
+            await connection.copy_records_to_table(
+                partition(name, self._generation), records=records, columns=self._columns[name]
+            )
+
+    async def index(self, connection: asyncpg.Connection) -> None:
+        await connection.execute(INDEX_MEMORY)
+        for name in self._names:
+            table = partition(name, self._generation)
+            done = await connection.fetchval(COUNT_INDEXES, table)
+            for text in (await read_index_texts(connection, name))[done:]:
+                try:
+                    await connection.execute(text.format(name=table))
+                except asyncpg.UniqueViolationError:
+                    await self._delete_older(connection, name)
+                    await connection.execute(text.format(name=table))
+
+    async def finish(
+        self, connection: asyncpg.Connection, positions: Positions, times_ms: Positions
+    ) -> None:
+        await attach_partitions(connection, self._names, self._generation)
+        place = (self._projection.name, self._generation)
+        for shard, position in sorted(positions.items()):
+            row = (*place, shard, position, times_ms.get(shard, 0))
+            await connection.execute(PUT_CHECKPOINT, *row)
+
+    async def _delete_older(self, connection: asyncpg.Connection, name: str) -> None:
+        """Keep the newer of two rows with the same key: an older log may begin an order twice."""
+        table = partition(name, self._generation)
+        last = self._projection.last_event[name]
+        parent = next(t for t in self._projection.tables if t.name == name)
+        same = " and ".join(f"older.{c.name} = newer.{c.name}" for c in parent.primary_key)
+        await connection.execute(
+            f"delete from {table} as older using {table} as newer"
+            f" where {same} and older.{last} < newer.{last}"
+        )
+
+
+class Keys:
+    """The keys of a generation in Redis, which are written together at the end."""
+
+    def __init__(self, redis: Redis, projection: RedisProjection, generation: int) -> None:
+        self._redis = redis
+        self._projection = projection
+        self._generation = generation
+        self._rows: Rows = {}
+
+    async def prepare(self, connection: asyncpg.Connection) -> None:  # noqa: ARG002
+        await delete_keys(self._redis, self._projection.name, self._generation)
+
+    async def write(self, connection: asyncpg.Connection, rows: Rows) -> None:  # noqa: ARG002
+        for name, some in rows.items():
+            self._rows.setdefault(name, []).extend(some)
+
+    async def index(self, connection: asyncpg.Connection) -> None:
+        """Do nothing: keys need no index."""
+
+    async def finish(
+        self, connection: asyncpg.Connection, positions: Positions, times_ms: Positions
+    ) -> None:
+        await delete_keys(self._redis, self._projection.name, self._generation)  # of a dead try
+        kept = self._projection.rows
+        if kept is None:  # followers begin with the newest events by themselves
+            return
+        place = (self._redis, self._projection.name, self._generation)
+        for shard, position in sorted(positions.items()):
+            mine = [row for rows in self._rows.values() for row in rows if row[0] == shard]
+            await kept.fill(self._redis, self._generation, shard, mine)
+            log = str(await connection.fetchval("select id from log"))
+            await begin_filled(*place, shard, log, position, times_ms.get(shard, 0))
+
+
+def store_of(
+    projection: PostgresProjection | RedisProjection, redis: Redis, generation: int
+) -> Tables | Keys:
+    """Return where the rows of a generation go."""
+    if isinstance(projection, PostgresProjection):
+        return Tables(projection, generation)
+    return Keys(redis, projection, generation)

@@ -1,0 +1,612 @@
+"""Every change of a generation's life, as one durable transaction and a row in ``operations``.
+
+Each change holds the projection's advisory lock, so that two operators, or two projectors that
+start at once, cannot both change it. A change names the live generation that its operator saw
+(``expect_live``); if another is live by then, it is refused.
+
+Read ``switch``. Nobody may read an older answer after it than before. So the old generation is held
+at its position until the new one has reached it, which takes milliseconds; it is read all the time.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import asyncpg
+from msgspec import Struct
+
+from projections.lifecycle.generations import (
+    BUILDING,
+    CATCHING_UP,
+    FAILED,
+    KEPT,
+    PAUSED,
+    RETIRED,
+    Generation,
+    generations_of,
+)
+from projections.stores.partitions import create_partitions
+
+LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
+HOLD_S: Final = 0.5  # followers are 100 ms apart; readers find the live one as late at most
+HOLD_POLL_S: Final = 0.002
+
+LOCK_PROJECTION = "select pg_advisory_xact_lock($1, hashtext($2))"
+
+# Projectors do not wait for the disk otherwise. Another change takes a second at most.
+BE_DURABLE = "set local synchronous_commit = on; set local lock_timeout = '10s'"
+
+CREATE_GENERATION = """
+insert into generations (projection, generation, state, fingerprint, begun_by, replaces, built_at)
+values ($1, $2, $3, $4, $5, $6, case when $3 = 'building' then null else now() end)
+"""
+
+SET_STATE = """
+update generations set state = $3, failure = null, failed_shard = null, failed_position = null
+where projection = $1 and generation = $2
+"""
+
+KEEP_LIVE = """
+update generations set
+    state = case when state in ('failed', 'paused') then state else 'kept' end, kept_at = now()
+where projection = $1 and generation <> $2
+    and generation = (select generation from live where projection = $1)
+"""
+
+# A failed generation may be read as far as it came, but stays marked as failed.
+MARK_LIVE = """
+update generations set
+    state = case when state = 'failed' then state else 'live' end, kept_at = null, replaces = null
+where projection = $1 and generation = $2
+"""
+
+POINT_LIVE = """
+insert into live (projection, generation) values ($1, $2)
+on conflict (projection) do update set generation = excluded.generation
+"""
+
+MARK_RETIRED = """
+update generations set state = 'retired', retired_at = now()
+where projection = $1 and generation = $2
+"""
+
+MARK_FAILED = """
+update generations set state = 'failed', failure = $3, failed_shard = $4, failed_position = $5
+where projection = $1 and generation = $2 and state in ('building', 'catching-up', 'live', 'kept')
+"""
+
+MARK_VERIFIED = """
+update generations set verified = $3, digest = $4 where projection = $1 and generation = $2
+"""
+
+GIVE_UP_SWITCH = """
+update generations set replaces = null where projection = $1 and generation = $2
+"""
+
+MARK_BUILT = """
+update generations set state = 'catching-up', built_at = now()
+where projection = $1 and generation = $2 and state = 'building'
+"""
+
+READ_LIVE = "select generation from live where projection = $1"
+
+NOTE_OPERATION = """
+insert into operations
+    (operator, action, projection, from_generation, to_generation, digest, reason)
+values ($1, $2, $3, $4, $5, $6, $7)
+"""
+
+READ_OPERATIONS = """
+select id, at, operator, action, projection, from_generation, to_generation, digest, reason
+from operations
+where $1::text is null or projection = $1
+order by id desc
+limit $2
+"""
+
+
+class Refused(Exception):
+    """The change does not fit what is there; nothing changed. The message says what is there."""
+
+
+class Behind(Refused):
+    """The generation has not seen what readers of the live one have seen; it may, soon."""
+
+
+class Definition(Protocol):
+    """What the changes need of a read model, in whichever store it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the model's position by shard, without shards on which it is not complete."""
+        ...
+
+    async def hold(
+        self, connection: asyncpg.Connection, generation: int, shards: Sequence[int]
+    ) -> dict[int, int]:
+        """Keep a generation at its positions, and return them, until the transaction ends."""
+        ...
+
+    async def release(self, generation: int, shards: Sequence[int]) -> None:
+        """Let a held generation go on; a hold that is forgotten ends by itself."""
+        ...
+
+
+class By(Struct, frozen=True):
+    """Who wants a change, and why."""
+
+    operator: str
+    reason: str | None = None
+
+
+class OperationRow(Struct, frozen=True):
+    """A change that was made: who, when, what, from which generation to which."""
+
+    id: int
+    at: object
+    operator: str
+    action: str
+    projection: str
+    from_generation: int | None
+    to_generation: int | None
+    digest: str | None
+    reason: str | None
+
+
+class Life(Struct, frozen=True):
+    """The generations of a projection while its lock is held."""
+
+    projection: str
+    generations: list[Generation]
+
+    @property
+    def live(self) -> Generation | None:
+        return next((g for g in self.generations if g.live), None)
+
+    @property
+    def kept(self) -> Generation | None:
+        """The former generation, to which one can switch back."""
+        former = [g for g in self.generations if g.kept_at and not g.live and g.state != RETIRED]
+        return former[-1] if former else None
+
+    @property
+    def unfinished(self) -> Generation | None:
+        """The generation that is being made."""
+        return next((g for g in reversed(self.generations) if g.is_unfinished), None)
+
+    def get(self, number: int) -> Generation:
+        """Return a generation by its number.
+
+        Raises:
+            Refused: There is none.
+        """
+        for generation in self.generations:
+            if generation.generation == number:
+                return generation
+        numbers = ", ".join(str(g.generation) for g in self.generations) or "none"
+        raise Refused(f"{self.projection} has no generation {number}; it has: {numbers}.")
+
+    def expect(self, number: int | None) -> None:
+        """Refuse to go on unless the operator saw which generation is live now.
+
+        Raises:
+            Refused: Another one is live.
+        """
+        now = None if self.live is None else self.live.generation
+        if number is not None and number != now:
+            raise Refused(
+                f"Generation {now} of {self.projection} is live, not {number} as was expected:"
+                " look at the status again."
+            )
+
+
+@asynccontextmanager
+async def changing(connection: asyncpg.Connection, projection: str) -> AsyncIterator[Life]:
+    """Begin a durable transaction that alone may change the generations of a projection."""
+    async with connection.transaction():
+        await connection.execute(BE_DURABLE)
+        await connection.execute(LOCK_PROJECTION, LOCK_CLASS, projection)
+        yield Life(projection, await generations_of(connection, projection))
+
+
+async def ensure_generation(
+    connection: asyncpg.Connection, projection: str, fingerprint: str, tables: Sequence[str]
+) -> None:
+    """Make the first generation of a projection, unless it has one; followers fill it."""
+    async with changing(connection, projection) as life:
+        if not life.generations:
+            await create_partitions(connection, tables, 1)
+            row = (projection, 1, CATCHING_UP, fingerprint, "projector", None)
+            await connection.execute(CREATE_GENERATION, *row)
+
+
+async def begin_rebuild(
+    connection: asyncpg.Connection,
+    projection: str,
+    fingerprint: str,
+    by: By,
+    *,
+    goes_live: bool = True,
+    expect_live: int | None = None,
+) -> int:
+    """Make a new generation for the builder to take up, and return its number.
+
+    The former generation is retired, so that there are never more than two with rows. A generation
+    that failed before it was live is retired too.
+
+    Raises:
+        Refused: Another one is being made, nothing is live yet, or ``expect_live`` is not live.
+    """
+    async with changing(connection, projection) as life:
+        life.expect(expect_live)
+        live = life.live
+        if live is None:
+            raise Refused(
+                f"{projection} has no live generation yet: the projector makes the first."
+            )
+        under_way = life.unfinished
+        if under_way is not None and under_way.state != FAILED:
+            raise Refused(described_as_under_way(under_way))
+        for former in (under_way, life.kept):
+            if former is not None:
+                await _retire(connection, former, by)
+        number = 1 + max(g.generation for g in life.generations)
+        replaces = live.generation if goes_live else None
+        row = (projection, number, BUILDING, fingerprint, by.operator, replaces)
+        await connection.execute(CREATE_GENERATION, *row)
+        await _note(connection, by, "rebuild", projection, live.generation, number)
+        return number
+
+
+async def mark_built(connection: asyncpg.Connection, projection: str, generation: int) -> None:
+    """Hand a generation over to the followers, in the transaction that attached its rows."""
+    await connection.execute(MARK_BUILT, projection, generation)
+
+
+async def give_up_switch(
+    connection: asyncpg.Connection, projection: str, generation: int, why: str
+) -> None:
+    """Leave a built generation to the operator, who has to switch it by a command."""
+    async with changing(connection, projection):
+        await connection.execute(GIVE_UP_SWITCH, projection, generation)
+        await _note(connection, By("builder", why), "not switched", projection, None, generation)
+
+
+async def mark_verified(
+    connection: asyncpg.Connection, projection: str, generation: int, verified: str, digest: str
+) -> None:
+    """Note up to where a generation's rows equal the fold of the log, and their digest."""
+    await connection.execute(MARK_VERIFIED, projection, generation, verified, digest)
+
+
+async def mark_failed(
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int,
+    failure: str,
+    at: tuple[int, int] | None = None,
+) -> None:
+    """Record why a generation stopped, and at which event (``at``: its shard and position).
+
+    If it is live, queries still read what it has.
+    """
+    async with changing(connection, projection):
+        shard, position = at or (None, None)
+        row = (projection, generation, failure, shard, position)
+        if await connection.execute(MARK_FAILED, *row) == "UPDATE 1":
+            by = By("projector", failure)
+            await _note(connection, by, "failed", projection, generation, generation)
+
+
+async def switch(
+    connection: asyncpg.Connection,
+    definitions: Sequence[Definition],
+    projection: str,
+    to: int,
+    by: By,
+    *,
+    expect_live: int | None = None,
+    unverified: bool = False,
+    action: str = "switch",
+) -> None:
+    """Let queries read generation ``to`` from now on, and keep the one that they read before.
+
+    Args:
+        connection: A connection of its own.
+        definitions: The definitions of the projection that this build has.
+        projection: The projection.
+        to: The generation: one that catches up, or the former one.
+        by: Who wants it, and why.
+        expect_live: The generation that the operator believes to be live.
+        unverified: Whether its rows need not have been compared with the log.
+        action: What ``operations`` calls it.
+
+    Raises:
+        Refused: It is not fit to be read, is behind, or ``expect_live`` is not live.
+    """
+    begun_s = time.monotonic()
+    holds: list[tuple[Definition, int, list[int]]] = []
+    try:
+        async with changing(connection, projection) as life:
+            life.expect(expect_live)
+            target, live = life.get(to), life.live
+            _check_fit(target, definitions, unverified=unverified)
+            held: dict[int, int] = {}
+            if live is not None:
+                old, shards = _definition(definitions, live), await _shards(connection)
+                holds.append((old, live.generation, shards))
+                held = await old.hold(connection, live.generation, shards)
+            await _until_at(_definition(definitions, target), target, held)
+            if time.monotonic() - begun_s > HOLD_S:
+                raise Behind(f"{projection} could not be held for long enough: try again.")
+            for statement in (KEEP_LIVE, MARK_LIVE, POINT_LIVE):
+                await connection.execute(statement, projection, to)
+            before = None if live is None else live.generation
+            await _note(connection, by, action, projection, before, to, target.digest)
+    finally:
+        # After the commit: until then readers of the old one must see nothing newer than it has.
+        for old, generation, shards in holds:
+            await old.release(generation, shards)
+
+
+async def rollback(
+    connection: asyncpg.Connection,
+    definitions: Sequence[Definition],
+    projection: str,
+    by: By,
+    *,
+    expect_live: int | None = None,
+) -> int:
+    """Switch back to the generation that was live before, and return its number.
+
+    Raises:
+        Refused: None is kept, or as ``switch``.
+    """
+    life = Life(projection, await generations_of(connection, projection))
+    if life.kept is None:
+        raise Refused(f"No former generation of {projection} is kept: there is no way back.")
+    live = None if life.live is None else life.live.generation
+    to = life.kept.generation
+    await switch(
+        connection,
+        definitions,
+        projection,
+        to,
+        by,
+        expect_live=live if expect_live is None else expect_live,
+        action="rollback",
+    )
+    return to
+
+
+async def pause(
+    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+) -> int:
+    """Stop keeping up a generation, by default the live one; return its number.
+
+    Raises:
+        Refused: It cannot be paused as it is.
+    """
+    async with changing(connection, projection) as life:
+        target = _chosen(life, generation)
+        if target.state not in (BUILDING, CATCHING_UP, KEPT, "live"):
+            raise Refused(_is_state(target))
+        await connection.execute(SET_STATE, projection, target.generation, PAUSED)
+        number = target.generation
+        await _note(connection, by, "pause", projection, number, number)
+        return number
+
+
+async def resume(
+    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+) -> int:
+    """Go on with a paused generation; return its number.
+
+    Raises:
+        Refused: It is not paused.
+    """
+    return await _go_on(connection, projection, generation, by, PAUSED, "resume")
+
+
+async def retry(
+    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+) -> int:
+    """Try a failed generation again from where it stopped; return its number.
+
+    Raises:
+        Refused: It has not failed.
+    """
+    return await _go_on(connection, projection, generation, by, FAILED, "retry")
+
+
+async def retry_all(connection: asyncpg.Connection, definitions: Sequence[Definition]) -> None:
+    """Try the failed generations of these definitions again: this build may be able to go on."""
+    for projection in sorted({definition.name for definition in definitions}):
+        async with changing(connection, projection) as life:
+            for one in life.generations:
+                if one.state == FAILED and one.failed_position and fits(one, definitions):
+                    await _restore(connection, one)
+
+
+async def clear_failure(connection: asyncpg.Connection, generation: Generation) -> None:
+    """Take a failure back: another projector has passed the event."""
+    async with changing(connection, generation.projection) as life:
+        if life.get(generation.generation).state == FAILED:
+            await _restore(connection, generation)
+
+
+async def retire(
+    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+) -> int:
+    """Give up a generation, by default the former one; its rows are deleted soon after.
+
+    Raises:
+        Refused: It is live, or there is none.
+    """
+    async with changing(connection, projection) as life:
+        target = life.kept if generation is None else life.get(generation)
+        if target is None:
+            raise Refused(f"No former generation of {projection} is kept.")
+        if target.live:
+            raise Refused(f"Generation {target.generation} of {projection} is live.")
+        if target.state == RETIRED:
+            raise Refused(_is_state(target))
+        await _retire(connection, target, by)
+        return target.generation
+
+
+async def note_operation(
+    connection: asyncpg.Connection, by: By, action: str, projection: str, generation: int | None
+) -> None:
+    """Add what was done to ``operations``, in the open transaction."""
+    await _note(connection, by, action, projection, generation, generation)
+
+
+async def read_operations(
+    connection: asyncpg.Connection, projection: str | None, limit: int
+) -> list[OperationRow]:
+    """Return the newest changes, newest first."""
+    return [
+        OperationRow(*row) for row in await connection.fetch(READ_OPERATIONS, projection, limit)
+    ]
+
+
+def fits(generation: Generation, definitions: Sequence[Definition]) -> bool:
+    """Tell whether one of the definitions is the one that built a generation."""
+    return any(is_of(generation, definition) for definition in definitions)
+
+
+def is_of(generation: Generation, definition: Definition) -> bool:
+    """Tell whether a definition is the one that built a generation."""
+    # A generation without a fingerprint is older than fingerprints: it is of the first version.
+    is_first = definition.fingerprint.startswith("1-")
+    made_by = generation.fingerprint
+    return generation.projection == definition.name and (
+        made_by == definition.fingerprint or (made_by is None and is_first)
+    )
+
+
+def described_as_under_way(generation: Generation) -> str:
+    """Return a sentence on who makes a generation, since when."""
+    since = f"{generation.created_at:%Y-%m-%d %H:%M:%S}"
+    return (
+        f"Generation {generation.generation} of {generation.projection} is {generation.state}:"
+        f" {generation.begun_by} began it at {since}."
+    )
+
+
+def _definition(definitions: Sequence[Definition], generation: Generation) -> Definition:
+    """Return the definition of a generation; if none fits the present one, which has its store."""
+    mine = [d for d in definitions if d.name == generation.projection]
+    return next((d for d in mine if is_of(generation, d)), mine[0])
+
+
+def _check_fit(target: Generation, definitions: Sequence[Definition], *, unverified: bool) -> None:
+    if target.live:
+        raise Refused(f"Generation {target.generation} of {target.projection} is live already.")
+    if target.state not in (CATCHING_UP, KEPT):
+        raise Refused(_is_state(target))
+    if not fits(target, definitions):
+        raise Refused(
+            f"Generation {target.generation} of {target.projection} was built by a definition that"
+            f" this build does not have ({target.fingerprint})."
+        )
+    if target.state == CATCHING_UP and not (target.verified or unverified):
+        raise Refused(
+            f"Generation {target.generation} of {target.projection} was not compared with the log:"
+            " verify it first, or say --unverified."
+        )
+
+
+async def _until_at(new: Definition, target: Generation, wanted: dict[int, int]) -> None:
+    """Wait until a generation has reached the positions at which the live one is held."""
+    end_s = time.monotonic() + HOLD_S / 2
+    while True:
+        reached = await new.reached(target.generation, list(wanted))
+        behind = [shard for shard, at in wanted.items() if reached.get(shard, 0) < at]
+        if not behind:
+            return
+        if time.monotonic() > end_s:
+            raise Behind(
+                f"Generation {target.generation} of {target.projection} is behind the live one on"
+                f" shard {behind[0]}: at {reached.get(behind[0], 0)}, not yet at"
+                f" {wanted[behind[0]]}."
+            )
+        await asyncio.sleep(HOLD_POLL_S)
+
+
+async def _go_on(
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int | None,
+    by: By,
+    state: str,
+    action: str,
+) -> int:
+    async with changing(connection, projection) as life:
+        stopped = [g for g in life.generations if g.state == state]
+        if generation is not None:
+            target = life.get(generation)
+        elif stopped:
+            target = stopped[-1]
+        else:
+            raise Refused(f"No generation of {projection} is {state}.")
+        if target.state != state:
+            raise Refused(_is_state(target))
+        await _restore(connection, target)
+        number = target.generation
+        await _note(connection, by, action, projection, number, number)
+        return number
+
+
+async def _restore(connection: asyncpg.Connection, stopped: Generation) -> None:
+    """Give a paused or failed generation the state that it had before."""
+    if stopped.live:
+        state = "live"
+    elif stopped.kept_at is not None:
+        state = KEPT
+    else:
+        state = BUILDING if stopped.built_at is None else CATCHING_UP
+    await connection.execute(SET_STATE, stopped.projection, stopped.generation, state)
+
+
+async def _retire(connection: asyncpg.Connection, former: Generation, by: By) -> None:
+    await connection.execute(MARK_RETIRED, former.projection, former.generation)
+    number = former.generation
+    await _note(connection, by, "retire", former.projection, number, number)
+
+
+def _chosen(life: Life, generation: int | None) -> Generation:
+    if generation is not None:
+        return life.get(generation)
+    if life.live is None:
+        raise Refused(f"{life.projection} has no live generation yet.")
+    return life.live
+
+
+def _is_state(generation: Generation) -> str:
+    return f"Generation {generation.generation} of {generation.projection} is {generation.state}."
+
+
+async def _shards(connection: asyncpg.Connection) -> list[int]:
+    return [row["shard"] for row in await connection.fetch("select shard from head order by shard")]
+
+
+async def _note(
+    connection: asyncpg.Connection,
+    by: By,
+    action: str,
+    projection: str,
+    before: int | None,
+    after: int | None,
+    digest: str | None = None,
+) -> None:
+    row = (by.operator, action, projection, before, after, digest, by.reason)
+    await connection.execute(NOTE_OPERATION, *row)
