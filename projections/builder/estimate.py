@@ -5,7 +5,7 @@ beside the reading is taken from the projection's last build, or from what was m
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -34,9 +34,9 @@ class Pace(Struct, frozen=True):
     seconds: dict[str, float]
     measured: bool
 
-    def seconds_for(self, events: int) -> float:
-        """Return how long a build of so many events takes."""
-        return sum(self.seconds.values()) * events / 1e6
+    def seconds_for(self, events: int, steps: Sequence[str]) -> float:
+        """Return how long these steps of a build of so many events take."""
+        return sum(self.seconds[step] for step in steps) * events / 1e6
 
 
 async def read_pace(

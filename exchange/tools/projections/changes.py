@@ -131,9 +131,11 @@ def show_operations(projection: str, limit: int, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(to_builtins(rows), default=str))
         return
-    table = Table("when", "who", "what", "projection", "generation", "why", box=None)
+    table = Table(box=None)
+    for heading in ("when", "who", "what", "projection", "generation", "why"):
+        table.add_column(heading, no_wrap=heading != "why")
     for one in rows:
-        when = f"{one.at:%Y-%m-%d %H:%M:%S}"
+        when = f"{one.at:%Y-%m-%d %H:%M}"
         table.add_row(when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
     Console(highlight=False).print(table)
 

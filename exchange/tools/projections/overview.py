@@ -253,15 +253,15 @@ def generations_table(overview: Overview) -> Table:
             lag or "0",
             "" if one.rate is None else f"{one.rate:,.0f}/s",
             "" if one.left_s is None else f"{one.left_s:.0f} s",
-            "" if one.size_bytes is None else megabytes(one.size_bytes),
+            "" if one.size_bytes is None else sized(one.size_bytes),
             "; ".join(_notes(one, overview.skips)),
         )
     return table
 
 
-def megabytes(size: int) -> str:
+def sized(size: int) -> str:
     """Return a size as a person reads it."""
-    return f"{size / 1e6:,.1f} MB"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 
 def _state(one: GenerationView) -> str:

@@ -18,13 +18,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from exchange.log.reader import read_heads
 from exchange.tools.projections.overview import (
     BuildProgress,
-    megabytes,
     read_progress,
     read_size,
+    sized,
 )
 from exchange.tools.projections.stores import Stores, answered, checked, operator
 from exchange.tools.terminal import ToolError
-from projections.builder.estimate import read_pace
+from projections.builder.estimate import STEPS, read_pace
 from projections.lifecycle.changes import Life, begin_rebuild, described_as_under_way
 from projections.lifecycle.generations import FAILED, Generation, generations_of
 
@@ -94,21 +94,24 @@ async def _begun(
 
 async def cost(stores: Stores, name: str) -> str:
     """Return what a rebuild costs: events, time and space."""
+    life = Life(name, await generations_of(stores.connection, name))
+    parts = [await told_time(stores, name)]
+    if life.live is not None:
+        size = await read_size(stores, name, life.live.generation)
+        if size is not None:
+            parts.append(f"{sized(size)} more while generation {life.live.generation} is kept")
+    if life.kept is not None:
+        parts.append(f"generation {life.kept.generation}, which is kept, is retired now")
+    return "; ".join(parts) + "."
+
+
+async def told_time(stores: Stores, name: str, steps: Sequence[str] = STEPS) -> str:
+    """Return how many events are read, and how long the steps take at the last rate."""
     events = sum((await read_heads(stores.connection)).values())
     pace = await read_pace(stores.connection, name)
-    life = Life(name, await generations_of(stores.connection, name))
-    live, kept = life.live, life.kept
-    size = None if live is None else await read_size(stores, name, live.generation)
-    how = "as long as the last" if pace.measured else "by what was measured elsewhere"
-    seconds = pace.seconds_for(events)
-    parts = [f"{name}: {events:,} events to read and compare, about {seconds:.0f} s ({how})"]
-    if size is not None:
-        parts.append(
-            f"{megabytes(size)} more until generation {live and live.generation} is retired"
-        )
-    if kept is not None:
-        parts.append(f"generation {kept.generation}, which is kept, is retired now")
-    return "; ".join(parts) + "."
+    how = "as long as the last time" if pace.measured else "by what was measured elsewhere"
+    seconds = pace.seconds_for(events, steps)
+    return f"{name}: {events:,} events to read, about {seconds:.0f} s ({how})"
 
 
 async def _followed(
@@ -170,7 +173,7 @@ class Watch:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._console = Console(stderr=not as_json, highlight=False)
+        self._console = Console(highlight=False)
         self._bar: Progress | None = None
         self._last = ""
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
-from exchange.tools.projections.overview import Overview, generations_table, look, megabytes
+from exchange.tools.projections.overview import Overview, generations_table, look, sized
 from exchange.tools.projections.shards import (
     Disk,
     ShardView,
@@ -76,7 +76,7 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
     console.print(generations_table(inside.overview))
     disk = inside.disk
     console.print(
-        f"\nPostgreSQL {megabytes(disk.database_bytes)}, of it the log {megabytes(disk.log_bytes)}"
+        f"\nPostgreSQL {sized(disk.database_bytes)}, of it the log {sized(disk.log_bytes)}"
     )
 
 

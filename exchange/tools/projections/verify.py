@@ -9,10 +9,11 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.markup import escape
 
-from exchange.tools.projections.rebuild import cost
+from exchange.tools.projections.rebuild import told_time
 from exchange.tools.projections.stores import Stores, answered, checked
 from exchange.tools.terminal import ToolError, progress_bar
 from projections.builder.comparing import Comparison, Difference, compare
+from projections.builder.estimate import VERIFYING
 from projections.lifecycle.changes import Life
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skips, skipped
@@ -64,19 +65,20 @@ async def _compare(
             f" build does not have ({target.fingerprint})."
         )
     console = Console(stderr=True, quiet=as_json, highlight=False)
-    console.print(await cost(stores, projection), markup=False, soft_wrap=True)
+    told = await told_time(stores, projection, [VERIFYING])
+    console.print(f"{told}.", markup=False, soft_wrap=True)
     definition = present if with_present else made_by
     session = await stores.another()
     try:
         skips = await read_skips(stores.connection, projection)
         with progress_bar(console) as bar:
             task = bar.add_task(f"folding {projection}", total=None)
-            told = [0]
+            shown = [0]
 
             def note(done: int, of: int) -> None:
                 bar.update(task, completed=done, total=of or None)
-                if not console.is_terminal and done - told[0] >= LINES_EVERY:
-                    told[0] = done
+                if not console.is_terminal and done - shown[0] >= LINES_EVERY:
+                    shown[0] = done
                     console.print(f"{done:,} of {of:,} events", markup=False)
 
             return await compare(
