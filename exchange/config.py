@@ -49,6 +49,7 @@ OWN_CONNECTIONS: Final = 9
 # A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
 # one takes the count of a crash back if the first was lost; one to spare.
 SHARD_CONNECTIONS: Final = 6
+PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 8  # a pool of 2, and 4 at most over which it works
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
@@ -247,10 +248,15 @@ class Settings(Variables):
         return [*found, self.builder_metrics_port]
 
     @property
+    def projector_connections(self) -> int:
+        """How many connections the projector has: of each shard two followers may be at work."""
+        return max(self.database_pool_max, min(PROJECTOR_CONNECTIONS_MAX, 8 + 2 * self.shards))
+
+    @property
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
         gateways = self.gateways * (self.database_pool_max + OWN_CONNECTIONS)
-        projector = self.database_pool_max + BUILDER_CONNECTIONS
+        projector = self.projector_connections + BUILDER_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS
 

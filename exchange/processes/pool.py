@@ -14,14 +14,17 @@ STORE_TIMEOUT_S: Final = 5  # connecting to Postgres
 
 @asynccontextmanager
 async def engine_of(
-    settings: Settings, connections: int, **session: str
+    settings: Settings, connections: int, wait_s: float = POOL_WAIT_S, **session: str
 ) -> AsyncIterator[AsyncEngine]:
-    """Lend a pool of ``connections``, whose sessions have the settings ``session``."""
+    """Lend a pool of ``connections``, whose sessions have the settings ``session``.
+
+    Whoever finds all of them taken waits for ``wait_s`` at most.
+    """
     engine = create_async_engine(
         settings.sqlalchemy_url,
         pool_size=connections,
         max_overflow=0,
-        pool_timeout=POOL_WAIT_S,
+        pool_timeout=wait_s,
         connect_args={
             "timeout": STORE_TIMEOUT_S,
             "server_settings": {"application_name": "exchange", "jit": "off", **session},

@@ -1,5 +1,7 @@
 """The projector's process."""
 
+from typing import Final
+
 from exchange.config import Settings
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
@@ -7,6 +9,9 @@ from exchange.telemetry.metrics import serve_metrics
 from projections.projector.metrics import ProjectorMetrics
 from projections.projector.projector import run_projector
 from projections.projector.snapshotter import SnapshotPace
+
+# With many shards and generations followers take turns: that is no outage of the store.
+TURN_S: Final = 20.0
 
 
 async def run_projections(settings: Settings) -> None:
@@ -16,7 +21,9 @@ async def run_projections(settings: Settings) -> None:
     serve_metrics(metrics.registry, settings.host, settings.projector_metrics_port)
     with tracing_as("projector", settings):
         async with (
-            engine_of(settings, settings.database_pool_max, synchronous_commit="off") as engine,
+            engine_of(
+                settings, settings.projector_connections, TURN_S, synchronous_commit="off"
+            ) as engine,
             redis_client(settings) as redis,
         ):
             pace = SnapshotPace(settings.snapshot_events, settings.snapshot_seconds)
