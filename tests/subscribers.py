@@ -126,3 +126,55 @@ class Subscriber:
                     self.book[side][level["price"]] = level["quantity"]
                 else:
                     del self.book[side][level["price"]]
+
+
+class FollowerOfAll(Subscriber):
+    """A subscriber that also follows the orders, resuming them too, and the ticker."""
+
+    def __init__(
+        self,
+        number: int,
+        urls: list[str],
+        instrument: str,
+        drop_after_s: tuple[float, float] = DROP_AFTER_S,
+    ) -> None:
+        super().__init__(number, urls, instrument, drop_after_s)
+        self.orders_start: int | None = None
+        self.orders: list[int] = []  # the sequences of what happened to orders
+        self.tickers = 0
+        self._orders_sequence = 0
+        self._ticker_sequence = 0
+
+    async def _subscribe(self, socket: Any) -> None:
+        await super()._subscribe(socket)
+        orders: dict[str, Any] = {
+            "type": "subscribe",
+            "channels": ["orders"],
+            "instrument": self.instrument,
+        }
+        if self.orders_start is not None:
+            orders["from_sequence"] = self._orders_sequence
+        await socket.send(json.dumps(orders))
+        ticker = {"type": "subscribe", "channels": ["ticker"], "instrument": self.instrument}
+        await socket.send(json.dumps(ticker))
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Check a message and keep what it tells."""
+        match message["type"]:
+            case "subscribed" if message["channels"] == ["orders"]:
+                if self.orders_start is None:
+                    self.orders_start = self._orders_sequence = message["sequence"]
+                assert message["sequence"] == self._orders_sequence, "orders resumed elsewhere"
+            case "subscribed" if message["channels"] == ["ticker"]:
+                self._ticker_sequence = 0
+            case "orders":
+                assert message["prev_sequence"] <= self._orders_sequence, ("a gap", message)
+                assert message["sequence"] > self._orders_sequence, ("a repetition", message)
+                self._orders_sequence = message["sequence"]
+                self.orders += [order["sequence"] for order in message["orders"]]
+            case "ticker":
+                assert message["sequence"] > self._ticker_sequence, ("a repetition", message)
+                self._ticker_sequence = message["sequence"]
+                self.tickers += 1
+            case _:
+                super().take(message)

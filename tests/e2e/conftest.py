@@ -41,6 +41,7 @@ COME_AGAIN_S = 20.0
 COME_AGAIN_PAUSE_S = 0.05
 
 LONG_ON_ONE = (
+    "test_rebuilds",
     "test_seed",
     "test_statistics",
     "test_subscribers",

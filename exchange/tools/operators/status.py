@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 from msgspec import Struct, structs
 from prometheus_client.parser import text_string_to_metric_families
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
@@ -117,8 +118,8 @@ def show(console: Console, status: Status, *, with_tables: bool = True) -> None:
         console.print(_shard_table(status.shards))
         console.print(_projection_table(status))
     else:
-        states = "  ".join(f"{p.projection} {_colored(p.state)}" for p in status.projections)
-        console.print(states, soft_wrap=True)
+        states = [f"{p.projection} {_colored(p.state)}" for p in status.projections]
+        console.print(Columns(states, padding=(0, 2)))
 
 
 def _shard_table(shards: Iterable[ShardStatus]) -> Table:
