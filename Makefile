@@ -10,7 +10,7 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 # A variable that a target cannot do without.
-needed = $(if $($(1)),$($(1)),$(error Say $(1)=..., see make help))
+needed = $(if $($(1)),$($(1)),$(error Say $(1)=..., see make operators))
 
 .DEFAULT_GOAL := help
 .PHONY: help operators setup run load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
@@ -84,8 +84,7 @@ backup: $(INSTALLED) ### write a backup of the running exchange: TO=DIRECTORY
 	@$(EXCHANGE) backup $(if $(TO),--to "$(TO)")
 
 restore: $(INSTALLED) ### put a backup into the empty database: FILE=
-	@test -n "$(FILE)" || { echo "Name the backup: make restore FILE=backups/...dump" >&2; exit 1; }
-	@$(EXCHANGE) restore "$(FILE)" $(if $(REPLACE),--replace)
+	@$(EXCHANGE) restore "$(call needed,FILE)" $(if $(REPLACE),--replace)
 
 trim: $(INSTALLED) ### delete from Kafka what no backup needs: KEEP= FROM=
 	@$(EXCHANGE) trim $(if $(FROM),--from "$(FROM)") $(if $(KEEP),--keep $(KEEP))
