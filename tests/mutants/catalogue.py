@@ -19,6 +19,8 @@ RESTORE = "tests/tools/operators/test_restore.py"
 TRIM = ("tests/tools/operators/test_trim.py",)
 FOLDING = ("tests/projections/test_folding.py",)
 FOLLOWING = ("tests/gateway/parts/test_following.py",)
+CHANGES = ("tests/projections/lifecycle/test_changes.py",)
+BUILDER = ("tests/projections/builder/test_builder.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -558,5 +560,54 @@ MUTANTS = [
         (
             "tests/gateway/server/test_early_answers.py::test_a_body_with_two_readings_ends_the_connection_though_it_is_short",
         ),
+    ),
+    Mutant(
+        "a switch does not wait for the generation that is behind",
+        "projections/lifecycle/changes.py",
+        "        if not behind:\n            return\n",
+        "        if behind is not None:\n            return\n",
+        CHANGES,
+    ),
+    Mutant(
+        "a switch whose operator saw another one live is made",
+        "projections/lifecycle/changes.py",
+        "if number is not None and number != now:",
+        "if number is None and number != now:",
+        CHANGES,
+    ),
+    Mutant(
+        "the former generation is not followed",
+        "projections/lifecycle/generations.py",
+        "self.state in (CATCHING_UP, LIVE, KEPT, FAILED)",
+        "self.state in (CATCHING_UP, LIVE, FAILED)",
+        CHANGES,
+    ),
+    Mutant(
+        "a paused generation is followed",
+        "projections/lifecycle/generations.py",
+        "self.state in (CATCHING_UP, LIVE, KEPT, FAILED)",
+        "self.state in (CATCHING_UP, LIVE, KEPT, FAILED, PAUSED)",
+        CHANGES,
+    ),
+    Mutant(
+        "a generation that differs from the log is switched live",
+        "projections/builder/builder.py",
+        "        if found.different:\n            first",
+        "        if found.different < 0:\n            first",
+        BUILDER,
+    ),
+    Mutant(
+        "a build forgets its fold at the end of a round",
+        "projections/builder/build.py",
+        "kept = None if is_last else fold.dump()",
+        "kept = None if is_last else type(fold)().dump()",
+        BUILDER,
+    ),
+    Mutant(
+        "a row that is missing is not noticed",
+        "projections/builder/comparing.py",
+        "            full join {sides[",
+        "            join {sides[",
+        BUILDER,
     ),
 ]

@@ -347,3 +347,42 @@ async def test_what_was_kept_for_long_enough_is_retired(
             " where projection = 'trades' and generation = 1"
         )
         await until(connection, "trades", 1, lambda g: g.state == "retired")
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus"])
+async def test_a_row_that_is_missing_and_one_of_no_event_are_named(
+    change: str,
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    connect: Connect,
+) -> None:
+    async with projector():
+        await write_two_shards(database_url, random.Random(28), batches=10)
+        await catch_up(engine, redis, connection)
+    first = await connection.fetchrow("select * from trades_g1 order by shard, position")
+    if change == "missing":
+        await connection.execute(
+            "delete from trades_g1 where (shard, position) = ($1, $2)",
+            first["shard"],
+            first["position"],
+        )
+    else:
+        await connection.execute(
+            "insert into trades_g1 select (jsonb_populate_record("
+            "t, jsonb_build_object('position', 0))).* from trades_g1 t limit 1"
+        )
+
+    found = await compared(connect, engine, redis, "trades", 1)
+
+    (one,) = found.examples
+    assert found.different == 1
+    if change == "missing":
+        assert one.key == {"shard": first["shard"], "position": first["position"]}
+        assert one.stored is None
+        assert one.last_event == (first["shard"], first["position"], "TradeExecuted")
+    else:
+        assert one.key["position"] == 0
+        assert one.folded is None

@@ -155,8 +155,12 @@ async def test_switching_back_loses_nothing_since_the_former_one_goes_on(
             await asyncio.sleep(0.02)
         await go_live(connection, definitions, name, generation)
         await writer.append_random(chance, 100)
-        while (await projection.reached(1, [0])).get(0) != writer.position:
-            await asyncio.sleep(0.02)
+        # A projector looks at the states once a second: the former one is followed beyond that.
+        await asyncio.sleep(2 * follower.POLL_S)
+        await writer.append_random(chance, 100)
+        async with asyncio.timeout(CATCH_UP_TIMEOUT_MS / 1000):
+            while (await projection.reached(1, [0])).get(0) != writer.position:
+                await asyncio.sleep(0.02)
         back = await rollback(connection, definitions, name, OPERATOR)
         await writer.append_random(chance, 30)
         await catch_up(engine, redis, connection)
