@@ -22,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 CONNECT_S: Final = 5.0
+WIDE: Final = 160  # no row of a table is longer
 
 
 async def connect(database_url: str) -> asyncpg.Connection:
@@ -47,6 +48,12 @@ def progress_bar(console: Console) -> Progress:
         console=console,
         transient=True,
     )
+
+
+def wide_console() -> Console:
+    """Return a console for tables: as wide as the terminal, or wide enough if there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
 class ToolError(Exception):

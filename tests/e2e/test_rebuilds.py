@@ -191,9 +191,9 @@ async def test_a_rebuild_that_is_not_on_a_terminal_tells_plain_lines(exchange: E
     told = await ended(await begun(exchange, "rebuild", "ticker"))
 
     assert told.code == 0, told
-    first, *_, last = told.err.splitlines()
+    first, *_, last = told.out.splitlines()
     assert first.startswith("ticker: ")
-    assert "events to read and compare" in first
+    assert "events to read" in first
     assert last.startswith("ticker: generation ")
     assert "make rollback PROJECTION=ticker" in last
     assert "\x1b" not in told.told
@@ -206,7 +206,10 @@ async def test_a_second_operator_is_told_who_is_at_it(exchange: Exchange) -> Non
     second = await done(exchange, "rebuild", "vwap", "--no-switch", operator="bert")
     assert f"Generation {number} of vwap is catching-up: anna began it at 20" in second.told
 
-    await done(exchange, "switch", "vwap", "--unverified", "--reason", "tried enough")
+    unseen = await run(exchange, "switch", "vwap")
+    assert "was not compared with the log: verify it first" in unseen.told
+    await done(exchange, "verify-projection", "vwap", "--generation", str(number))
+    await done(exchange, "switch", "vwap", "--reason", "tried enough")
     assert await live_generation(exchange, "vwap") == number
 
 

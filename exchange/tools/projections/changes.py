@@ -5,11 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import typer
 from msgspec import to_builtins
-from rich.console import Console
 from rich.table import Table
 
 from exchange.tools.projections.stores import Stores, answered, checked, operator
-from exchange.tools.terminal import ToolError
+from exchange.tools.terminal import ToolError, wide_console
 from projections.lifecycle import changes
 from projections.lifecycle.changes import By, Life, OperationRow
 from projections.lifecycle.generations import CATCHING_UP, generations_of
@@ -137,7 +136,7 @@ def show_operations(projection: str, limit: int, *, as_json: bool) -> None:
     for one in rows:
         when = f"{one.at:%Y-%m-%d %H:%M}"
         table.add_row(when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
-    Console(highlight=False).print(table)
+    wide_console().print(table)
 
 
 def _moved(one: OperationRow) -> str:

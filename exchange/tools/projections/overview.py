@@ -16,7 +16,14 @@ from rich.table import Table
 from exchange.log.reader import read_event_times, read_heads
 from exchange.tools.projections.stores import Stores
 from projections.builder.estimate import read_pace, seconds_left
-from projections.lifecycle.generations import BUILDING, RETIRED, Generation, read_generations
+from projections.lifecycle.generations import (
+    BUILDING,
+    FAILED,
+    PAUSED,
+    RETIRED,
+    Generation,
+    read_generations,
+)
 from projections.lifecycle.skips import Skip, read_skips
 from projections.stores.checkpoints import ReadModelUnavailable
 
@@ -174,9 +181,11 @@ async def _view(
     build = None
     if generation.is_unfinished:
         build = await read_progress(stores.connection, name, number)
-    left_s = None if build is None else build.left_s
-    if build is None and lag and rate:
-        left_s = lag / rate
+    goes_on = generation.state not in (FAILED, PAUSED)
+    if build is not None:
+        rate, left_s = build.rate, build.left_s
+    else:
+        left_s = lag / rate if lag and rate else None
     current = stores.definitions.of_projection(name)
     made_by = stores.definitions.of(generation)
     failed_at = None
@@ -191,8 +200,8 @@ async def _view(
         heads=heads,
         lag_events=lag,
         lag_seconds=await _lag_seconds(stores.connection, positions, heads),
-        rate=build.rate if build is not None else rate,
-        left_s=left_s,
+        rate=rate if goes_on else None,
+        left_s=left_s if goes_on else None,
         fingerprint=generation.fingerprint,
         changed=bool(current) and made_by is not current[0],
         fits=made_by is not None,
@@ -239,10 +248,9 @@ def generations_table(overview: Overview) -> Table:
         "rate",
         "left",
         "size",
-        "notes",
     ):
-        right = heading in ("gen", "position", "lag", "rate", "left", "size")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "notes")
+        left = heading in ("projection", "state")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for one in overview.generations:
         lag = "" if not one.lag_events else f"{one.lag_events:,} / {one.lag_seconds:.0f} s"
         table.add_row(
@@ -254,9 +262,17 @@ def generations_table(overview: Overview) -> Table:
             "" if one.rate is None else f"{one.rate:,.0f}/s",
             "" if one.left_s is None else f"{one.left_s:.0f} s",
             "" if one.size_bytes is None else sized(one.size_bytes),
-            "; ".join(_notes(one, overview.skips)),
         )
     return table
+
+
+def notes(overview: Overview) -> list[str]:
+    """Return a line on each generation of which there is more to say."""
+    return [
+        f"{one.projection} {one.generation}: {'; '.join(told)}"
+        for one in overview.generations
+        if (told := list(_notes(one, overview.skips)))
+    ]
 
 
 def sized(size: int) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
-from exchange.tools.projections.overview import Overview, generations_table, look, sized
+from exchange.tools.projections.overview import Overview, generations_table, look, notes, sized
 from exchange.tools.projections.shards import (
     Disk,
     ShardView,
@@ -19,7 +19,7 @@ from exchange.tools.projections.shards import (
     shards_table,
 )
 from exchange.tools.projections.stores import Stores, answered
-from exchange.tools.terminal import ToolError, address
+from exchange.tools.terminal import ToolError, address, wide_console
 
 
 class Inside(Struct, frozen=True):
@@ -43,7 +43,7 @@ def tell_status(base_url: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(document(seen, inside), indent=2, default=str))
     else:
-        show(Console(highlight=False), seen, inside)
+        show(wide_console(), seen, inside)
         for problem in filter(None, (unseen, outside)):
             Console(stderr=True, highlight=False).print(problem, style="yellow", soft_wrap=True)
     if seen is None or not seen.healthy:
@@ -74,6 +74,8 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
     console.print(shards_table(inside.shards, undecided))
     console.print()
     console.print(generations_table(inside.overview))
+    for note in notes(inside.overview):
+        console.print(note, markup=False, soft_wrap=True)
     disk = inside.disk
     console.print(
         f"\nPostgreSQL {sized(disk.database_bytes)}, of it the log {sized(disk.log_bytes)}"

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.config import Settings
+from exchange.log.replay import Undecodable
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client
 from exchange.tools.terminal import ToolError, connect
@@ -68,7 +69,7 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
 
     try:
         return asyncio.run(run())
-    except (Refused, ReadModelUnavailable) as error:
+    except (Refused, ReadModelUnavailable, Undecodable) as error:
         raise ToolError(str(error)) from error
     except asyncpg.UndefinedTableError as error:
         raise ToolError(f"The database is older than this build ({error}): migrate it.") from error

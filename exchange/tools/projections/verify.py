@@ -14,7 +14,7 @@ from exchange.tools.projections.stores import Stores, answered, checked
 from exchange.tools.terminal import ToolError, progress_bar
 from projections.builder.comparing import Comparison, Difference, compare
 from projections.builder.estimate import VERIFYING
-from projections.lifecycle.changes import Life
+from projections.lifecycle.changes import Life, mark_verified
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skips, skipped
 
@@ -24,7 +24,15 @@ LINES_EVERY: Final = 200_000  # events between two lines where there is no termi
 
 def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
     """Compare a generation, by default the live one, with the log; exit 1 if a row differs."""
-    found = answered(lambda stores: _compare(stores, projection, generation, as_json=as_json))
+
+    async def work(stores: Stores) -> Comparison:
+        found = await _compare(stores, projection, generation, as_json=as_json)
+        if not found.different:
+            place = (found.projection, found.generation)
+            await mark_verified(stores.connection, *place, found.at, found.digest)
+        return found
+
+    found = answered(work)
     _tell(found, "differ from the log", as_json=as_json)
     if found.different:
         raise typer.Exit(1)
