@@ -120,12 +120,13 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders per second, latency, fan-out and lag
+bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
 	$(PY) -m bench.lag
 	$(PY) -m bench.restore
+	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
 	$(COMPILE) --group pyproject.toml:dev --extra local pyproject.toml -o requirements.lock

@@ -108,6 +108,7 @@ class Build:
         self._round: Transaction | None = None  # the open one, in which rows are written
         self._writing: asyncio.Task[None] | None = None
         self._step_begun_s = time.monotonic()
+        self._is_handing_over = False  # its state changes by the build's own doing
         self.step = READING
         self.done = self.wanted = 0
         self.seconds: dict[str, float] = {}
@@ -145,9 +146,11 @@ class Build:
             await self._read_all(reading, writing)
             self._begin_step(INDEXING)
         await self._store.index(writing)
+        self._is_handing_over = True
         async with writing.transaction():
             await self._store.finish(writing, self._positions, self._times_ms)
-            await mark_built(writing, *self._place)
+            if not await mark_built(writing, *self._place):
+                raise Stopped(f"generation {self._place[1]} of {self._place[0]} was stopped")
         self.seconds[INDEXING] = self._step_s
         await writing.execute(TELL, *self._place, "catching-up", *self._told())
 
@@ -294,10 +297,10 @@ class Build:
 
     async def _tell_until_stopped(self, telling: asyncpg.Connection) -> None:
         """Tell how far the build is, until its generation is not to be built any more."""
-        while True:
+        while not self._is_handing_over:
             await telling.execute(TELL, *self._place, self.step, *self._told())
             state = await telling.fetchval(READ_STATE, *self._place)
-            if state != BUILDING:
+            if state != BUILDING and not self._is_handing_over:
                 raise Stopped(f"generation {self._place[1]} of {self._place[0]} is {state}")
             is_behind = await telling.fetchval(READ_LIVE_LAG) > LIVE_LAG_EVENTS_MAX
             self._pause_s = GIVE_WAY_S if is_behind else 0.0

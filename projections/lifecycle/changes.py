@@ -265,9 +265,14 @@ async def begin_rebuild(
         return number
 
 
-async def mark_built(connection: asyncpg.Connection, projection: str, generation: int) -> None:
-    """Hand a generation over to the followers, in the transaction that attached its rows."""
-    await connection.execute(MARK_BUILT, projection, generation)
+async def mark_built(connection: asyncpg.Connection, projection: str, generation: int) -> bool:
+    """Hand a generation over to the followers, in the transaction that attached its rows.
+
+    Returns:
+        Whether it was still to be built.
+    """
+    done = await connection.execute(MARK_BUILT, projection, generation)
+    return bool(done == "UPDATE 1")
 
 
 async def give_up_switch(
