@@ -39,6 +39,8 @@ from exchange.domain.values import Side
 from exchange.waiting import turns
 from projections.folding import LogPart, Row, Rows
 from projections.stores.batches import Batch
+from projections.stores.checkpoints import Live
+from projections.stores.queries import Queries
 from projections.stores.redis import (
     MOVE,
     KeptRows,
@@ -56,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "book"
 VERSION: Final = 1  # of the rules
+QUERIES: Final = Queries(NAME, VERSION)
 
 # KEYS: the checkpoint, then for each side the prices and the quantities. ARGV: after, position,
 # time_ms, then for each side the number of its levels, and the price and quantity of each level.
@@ -146,16 +149,18 @@ class StoredBook(Struct, frozen=True):
     asks: list[Level]
 
 
+@QUERIES.query
 async def read_book(
-    redis: Redis, generation: int, shard: int, instrument: str, levels: int
+    redis: Redis, live: Live, shard: int, instrument: str, levels: int
 ) -> StoredBook:
     """Return up to ``levels`` of each side, or ``ALL_LEVELS``; without orders there are none.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
     """
-    prefix = tag(NAME, generation, shard)
-    keys = [checkpoint_key(NAME, generation, shard), *_side_keys(prefix, instrument, Side.BUY)]
+    place = (NAME, live.generation, shard)
+    prefix = tag(*place)
+    keys = [checkpoint_key(*place), *_side_keys(prefix, instrument, Side.BUY)]
     keys += _side_keys(prefix, instrument, Side.SELL)
     try:
         checkpoint, bids, asks = await script(redis, READ)(keys=keys, args=[levels])

@@ -27,6 +27,8 @@ from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
 from projections.folding import Row
 from projections.stores.batches import Batch
+from projections.stores.checkpoints import Live
+from projections.stores.queries import Queries
 from projections.stores.redis import (
     MOVE,
     RedisProjection,
@@ -38,6 +40,7 @@ from projections.stores.redis import (
 
 NAME = "feed"
 VERSION: Final = 1  # of the rules
+QUERIES: Final = Queries(NAME, VERSION)
 
 FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
 READ_EVENTS_MAX: Final = 1_000  # decoding 1,000 events takes some milliseconds
@@ -65,21 +68,21 @@ return 1
 )
 
 
-async def read_traces(
-    redis: Redis, generation: int, shard: int, *, after: int, up_to: int
-) -> list[str]:
+@QUERIES.query
+async def read_traces(redis: Redis, live: Live, shard: int, *, after: int, up_to: int) -> list[str]:
     """Return the trace contexts in which sampled events up to a position were written."""
     try:
         found = await cast(
-            "Any", redis.zrangebyscore(traces_key(generation, shard), f"({after}", up_to)
+            "Any", redis.zrangebyscore(traces_key(live.generation, shard), f"({after}", up_to)
         )
     except RedisError as error:
         raise cannot_read(NAME, error) from error
     return [text.decode() for text in found]
 
 
+@QUERIES.query
 async def read_feed(
-    redis: Redis, generation: int, shard: int, after: int, *, block_ms: int | None
+    redis: Redis, live: Live, shard: int, after: int, *, block_ms: int | None
 ) -> list[DecidedEvent]:
     """Return the next events of a shard above ``after`` that the feed has, in order.
 
@@ -89,7 +92,7 @@ async def read_feed(
 
     Args:
         redis: A client; one of its connections is taken while this waits.
-        generation: The feed's live generation.
+        live: The generation to read.
         shard: The shard whose events are read.
         after: The position of the last event that the reader has.
         block_ms: How long to wait for the first event; None does not wait.
@@ -97,7 +100,7 @@ async def read_feed(
     Raises:
         ReadModelUnavailable: Redis is away.
     """
-    key = stream_key(generation, shard)
+    key = stream_key(live.generation, shard)
     try:
         found = await cast(
             "Any", redis.xread({key: f"{after}-0"}, count=READ_EVENTS_MAX, block=block_ms)

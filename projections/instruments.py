@@ -16,8 +16,9 @@ from exchange.domain.events import InstrumentRegistered
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.folding import LogPart, Row, Rows, fold_batch
-from projections.stores.checkpoints import is_live, read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "instruments"
 VERSION: Final = 1  # of the rules
@@ -39,6 +40,8 @@ INSTRUMENTS = Table(
     Column("time_ms", BigInteger, nullable=False),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (INSTRUMENTS,))
 
 INSERT_INSTRUMENTS = """
 insert into instruments
@@ -64,7 +67,7 @@ READ_INSTRUMENTS = select(
     INSTRUMENTS.c.state,
     INSTRUMENTS.c.position,
     INSTRUMENTS.c.time_ms,
-).where(is_live(INSTRUMENTS, NAME))
+)
 
 
 class InstrumentRow(Struct, frozen=True):
@@ -83,20 +86,23 @@ class InstrumentRow(Struct, frozen=True):
     time_ms: int
 
 
+@QUERIES.query
 async def list_instruments(
-    connection: AsyncConnection, *, after: str = "", limit: int
-) -> tuple[list[InstrumentRow], dict[int, int]]:
-    """Return instruments by name, and how far the model was at least, by shard.
+    connection: AsyncConnection, live: Live, *, after: str = "", limit: int
+) -> list[InstrumentRow]:
+    """Return instruments by name.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         after: Only instruments with names above this one: the last name of the page before.
         limit: How many at most.
     """
-    reached = await read_checkpoints(connection, NAME)
-    query = READ_INSTRUMENTS.where(INSTRUMENTS.c.instrument > after)
+    query = READ_INSTRUMENTS.where(
+        INSTRUMENTS.c.generation == live.generation, INSTRUMENTS.c.instrument > after
+    )
     rows = await connection.execute(query.order_by(INSTRUMENTS.c.instrument).limit(limit))
-    return [InstrumentRow(*row) for row in rows], reached
+    return [InstrumentRow(*row) for row in rows]
 
 
 class InstrumentsFold:

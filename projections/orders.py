@@ -29,6 +29,7 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
+    Select,
     SmallInteger,
     Table,
     Text,
@@ -63,8 +64,9 @@ from exchange.log.events import DecidedEvent
 from exchange.log.schema import EVENTS, metadata
 from exchange.ports import StoredEvent
 from projections.folding import LogPart, Row, Rows, parts_of
-from projections.stores.checkpoints import is_live, read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "orders"
 VERSION: Final = 1  # of the rules
@@ -128,6 +130,8 @@ ORDER_EVENTS = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (ORDERS, ORDER_EVENTS))
 
 INSERT_ORDERS = """
 insert into orders
@@ -201,7 +205,7 @@ READ_ORDERS = select(
     ORDERS.c.updated_ms,
     ORDERS.c.position,
     ORDERS.c.last_position,
-).where(is_live(ORDERS, NAME))
+)
 
 READ_ORDER_HISTORY = (
     select(
@@ -219,7 +223,6 @@ READ_ORDER_HISTORY = (
         EVENTS,
         (EVENTS.c.shard == ORDER_EVENTS.c.shard) & (EVENTS.c.position == ORDER_EVENTS.c.position),
     )
-    .where(is_live(ORDER_EVENTS, NAME))
     .order_by(ORDER_EVENTS.c.shard, ORDER_EVENTS.c.position)
 )
 
@@ -322,42 +325,46 @@ def after(order: Order, change: Change, decided: DecidedEvent) -> Order:
     return _after(order, change, decided.position, decided.event.time_ms)
 
 
-async def get_order(
-    connection: AsyncConnection, order_id: str
-) -> tuple[Order | None, dict[int, int]]:
-    """Return an order, None if the model has none, and how far the model was at least, by shard."""
-    reached = await read_checkpoints(connection, NAME)
-    row = (await connection.execute(READ_ORDERS.where(ORDERS.c.order_id == order_id))).first()
-    return None if row is None else _order(row), reached
+@QUERIES.query
+async def get_order(connection: AsyncConnection, live: Live, order_id: str) -> Order | None:
+    """Return an order, None if the model has none."""
+    query = _of(live).where(ORDERS.c.order_id == order_id)
+    row = (await connection.execute(query)).first()
+    return None if row is None else _order(row)
 
 
-async def find_orders(connection: AsyncConnection, order_ids: Sequence[str]) -> list[Order]:
+@QUERIES.query
+async def find_orders(
+    connection: AsyncConnection, live: Live, order_ids: Sequence[str]
+) -> list[Order]:
     """Return the orders of these ids that the model has."""
-    rows = await connection.execute(READ_ORDERS.where(ORDERS.c.order_id.in_(order_ids)))
+    rows = await connection.execute(_of(live).where(ORDERS.c.order_id.in_(order_ids)))
     return [_order(row) for row in rows]
 
 
+@QUERIES.query
 async def list_orders(
     connection: AsyncConnection,
+    live: Live,
     client_id: str,
     *,
     status: OrderStatus | None = None,
     instrument: str | None = None,
     before: OrderCursor | None = None,
     limit: int,
-) -> tuple[list[Order], dict[int, int]]:
-    """Return a client's orders, newest first, and how far the model was at least, by shard.
+) -> list[Order]:
+    """Return a client's orders, newest first.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         client_id: The client.
         status: Only orders with this status.
         instrument: Only orders of this instrument.
         before: The cursor of the last order of the page before.
         limit: How many at most.
     """
-    reached = await read_checkpoints(connection, NAME)
-    query = READ_ORDERS.where(ORDERS.c.client_id == client_id)
+    query = _of(live).where(ORDERS.c.client_id == client_id)
     if status is not None:
         query = query.where(ORDERS.c.status == status.value)
     if status in OPEN_STATUSES:
@@ -374,28 +381,31 @@ async def list_orders(
         )
         query = query.where(tuple_(*newest_first) < place)
     query = query.order_by(*(column.desc() for column in newest_first)).limit(limit)
-    return [_order(row) for row in await connection.execute(query)], reached
+    return [_order(row) for row in await connection.execute(query)]
 
 
+@QUERIES.query
 async def order_history(
-    connection: AsyncConnection, order_id: str, *, after: int = 0, limit: int
-) -> tuple[list[StoredEvent], dict[int, int]]:
-    """Return the events that changed an order, oldest first, and how far the model was at least.
+    connection: AsyncConnection, live: Live, order_id: str, *, after: int = 0, limit: int
+) -> list[StoredEvent]:
+    """Return the events that changed an order, oldest first.
 
     A refused cancel changes nothing and is not among them.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         order_id: The order; an unknown order has no history.
         after: Only events above this position: the last position of the page before.
         limit: How many at most.
     """
-    reached = await read_checkpoints(connection, NAME)
     query = READ_ORDER_HISTORY.where(
-        ORDER_EVENTS.c.order_id == order_id, ORDER_EVENTS.c.position > after
+        ORDER_EVENTS.c.generation == live.generation,
+        ORDER_EVENTS.c.order_id == order_id,
+        ORDER_EVENTS.c.position > after,
     )
     rows = await connection.execute(query.limit(limit))
-    return [StoredEvent(*row) for row in rows], reached
+    return [StoredEvent(*row) for row in rows]
 
 
 class _Effects(Struct):
@@ -544,6 +554,10 @@ def _after(order: Order, change: Change, position: int, time_ms: int) -> Order:
         updated_ms=time_ms,
         last_position=position,
     )
+
+
+def _of(live: Live) -> Select[Any]:
+    return READ_ORDERS.where(ORDERS.c.generation == live.generation)
 
 
 def _order(row: Sequence[Any]) -> Order:

@@ -28,8 +28,9 @@ from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.folding import LogPart, Row, Rows, buyer_and_seller, fold_batch
-from projections.stores.checkpoints import is_live, read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "positions"
 VERSION: Final = 1  # of the rules
@@ -48,6 +49,8 @@ POSITIONS = Table(
     Column("updated_ms", BigInteger, nullable=False),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (POSITIONS,))
 
 READ_AFFECTED = """
 select client_id, instrument, shard, net_quantity, total_cost, realised_pnl
@@ -75,20 +78,16 @@ on conflict (generation, client_id, instrument) do update set
     updated_ms = excluded.updated_ms
 """
 
-READ_POSITIONS = (
-    select(
-        POSITIONS.c.client_id,
-        POSITIONS.c.instrument,
-        POSITIONS.c.shard,
-        POSITIONS.c.net_quantity,
-        POSITIONS.c.total_cost,
-        POSITIONS.c.realised_pnl,
-        POSITIONS.c.position,
-        POSITIONS.c.updated_ms,
-    )
-    .where(is_live(POSITIONS, NAME))
-    .order_by(POSITIONS.c.instrument)
-)
+READ_POSITIONS = select(
+    POSITIONS.c.client_id,
+    POSITIONS.c.instrument,
+    POSITIONS.c.shard,
+    POSITIONS.c.net_quantity,
+    POSITIONS.c.total_cost,
+    POSITIONS.c.realised_pnl,
+    POSITIONS.c.position,
+    POSITIONS.c.updated_ms,
+).order_by(POSITIONS.c.instrument)
 
 Key = tuple[str, str]  # client, instrument
 
@@ -137,23 +136,28 @@ class ClientPosition(Struct, frozen=True):
     updated_ms: int
 
 
+@QUERIES.query
 async def list_positions(
-    connection: AsyncConnection, client_id: str, *, after: str = "", limit: int
-) -> tuple[list[ClientPosition], dict[int, int]]:
-    """Return a client's positions by instrument, and how far the model was at least, by shard.
+    connection: AsyncConnection, live: Live, client_id: str, *, after: str = "", limit: int
+) -> list[ClientPosition]:
+    """Return a client's positions by instrument.
 
     Closed positions are included.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         client_id: The client.
         after: Only instruments with names above this one: the last name of the page before.
         limit: How many at most.
     """
-    reached = await read_checkpoints(connection, NAME)
-    query = READ_POSITIONS.where(POSITIONS.c.client_id == client_id, POSITIONS.c.instrument > after)
+    query = READ_POSITIONS.where(
+        POSITIONS.c.generation == live.generation,
+        POSITIONS.c.client_id == client_id,
+        POSITIONS.c.instrument > after,
+    )
     rows = await connection.execute(query.limit(limit))
-    return [_client_position(*row) for row in rows], reached
+    return [_client_position(*row) for row in rows]
 
 
 class PositionsFold:

@@ -3,6 +3,7 @@
 A new read model needs its file, a line here and, in PostgreSQL, a migration for its tables.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
@@ -38,9 +39,17 @@ IN_REDIS: Final = {
 READ_MODELS: Final = (*IN_POSTGRES, *IN_REDIS)
 
 
-def all_projections(
-    engine: AsyncEngine, redis: Redis
-) -> list[PostgresProjection | RedisProjection]:
-    """Return a projection for each read model."""
+Projection = PostgresProjection | RedisProjection
+
+FORMER: Sequence[Callable[[AsyncEngine, Redis], Projection]] = ()
+"""What makes the definitions before the present ones, while generations of them are live or kept.
+
+Each is a file with rules, tables and queries as they were. The release after drops it.
+"""
+
+
+def all_projections(engine: AsyncEngine, redis: Redis) -> list[Projection]:
+    """Return the present definition of each read model, then the former ones."""
     in_postgres = [projection(engine) for projection in IN_POSTGRES.values()]
-    return [*in_postgres, *(projection(engine, redis) for projection in IN_REDIS.values())]
+    in_redis = [projection(engine, redis) for projection in IN_REDIS.values()]
+    return [*in_postgres, *in_redis, *(former(engine, redis) for former in FORMER)]

@@ -30,8 +30,9 @@ from exchange.log.events import DecidedEvent
 from exchange.log.reader import PLACED_SHARDS
 from exchange.log.schema import metadata
 from projections.folding import LogPart, Row, Rows, buyer_and_seller, fold_batch
-from projections.stores.checkpoints import read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "settlement"
 VERSION: Final = 1  # of the rules
@@ -60,6 +61,8 @@ OBLIGATIONS = Table(
     Column("net_amount", Numeric, nullable=False),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (CYCLES, OBLIGATIONS))
 
 READ_OPEN_CYCLE = """
 select cycle + 1 from settlement_cycles
@@ -95,7 +98,6 @@ on conflict (generation, cycle, client_id, instrument) do update set
 # without the shards that were placed before it. A shard that was not placed takes part from the
 # first cycle on.
 SHARDS = f"""
-generation as (select generation from live where projection = 'settlement'),
 placed as ({PLACED_SHARDS}),
 shards as (
     select shard, coalesce(placed.cycle, {FIRST_CYCLE}) as first
@@ -114,15 +116,14 @@ with {SHARDS}
 select numbers.cycle, shards.shard, cut.closed_ms,
     (
         select trade_count from settlement_cycles as own
-        where own.generation = generation.generation and own.shard = shards.shard
+        where own.generation = :generation and own.shard = shards.shard
             and own.cycle = numbers.cycle
     ) as trade_count
-from generation
-cross join generate_series(CAST(:first AS integer), CAST(:last AS integer)) as numbers (cycle)
+from generate_series(CAST(:first AS integer), CAST(:last AS integer)) as numbers (cycle)
 join shards on shards.first <= numbers.cycle
 left join lateral (
     select closed_ms from settlement_cycles as later
-    where later.generation = generation.generation and later.shard = shards.shard
+    where later.generation = :generation and later.shard = shards.shard
         and later.cycle >= numbers.cycle and later.closed_ms is not null
     order by later.cycle
     limit 1
@@ -133,19 +134,17 @@ READ_FIRST_OPEN = text(f"""
 with {SHARDS}
 select min(greatest(shards.first, (
     select max(cycle) + 1 from settlement_cycles as own
-    where own.generation = generation.generation and own.shard = shards.shard
+    where own.generation = :generation and own.shard = shards.shard
         and own.closed_ms is not null
 )))
-from generation cross join shards
+from shards
 """)
 
 READ_OBLIGATIONS = text("""
 select client_id, instrument, shard, net_quantity, net_amount from obligations
-where generation = (select generation from live where projection = 'settlement')
-    and cycle = :cycle and client_id = any(array(
+where generation = :generation and cycle = :cycle and client_id = any(array(
         select distinct client_id from obligations
-        where generation = (select generation from live where projection = 'settlement')
-            and cycle = :cycle and client_id > :after
+        where generation = :generation and cycle = :cycle and client_id > :after
             and client_id = coalesce(CAST(:client_id AS text), client_id)
         order by client_id
         limit :limit
@@ -213,18 +212,20 @@ def net_by_currency(
     return {currency: _sum(parts[currency]) for currency in sorted(parts)}
 
 
-async def read_open_cycle(connection: AsyncConnection, shards: int) -> tuple[int, dict[int, int]]:
-    """Return the first cycle that not all its shards have cut, and how far the model was."""
-    reached = await read_checkpoints(connection, NAME)
-    found = await connection.execute(READ_FIRST_OPEN, {"shards": shards})
-    return found.scalar_one() or FIRST_CYCLE, reached
+@QUERIES.query
+async def read_open_cycle(connection: AsyncConnection, live: Live, shards: int) -> int:
+    """Return the first cycle that not all its shards have cut."""
+    parameters = {"generation": live.generation, "shards": shards}
+    found: int | None = await connection.scalar(READ_FIRST_OPEN, parameters)
+    return found or FIRST_CYCLE
 
 
+@QUERIES.query
 async def list_cycles(
-    connection: AsyncConnection, shards: int, *, first: int, last: int
+    connection: AsyncConnection, live: Live, shards: int, *, first: int, last: int
 ) -> list[Cycle]:
     """Return the cycles from ``first`` to ``last``, newest first, even if they have not begun."""
-    parameters = {"first": first, "last": last, "shards": shards}
+    parameters = {"generation": live.generation, "first": first, "last": last, "shards": shards}
     cuts: defaultdict[int, dict[int, int | None]] = defaultdict(dict)
     trades: defaultdict[int, int] = defaultdict(int)
     for cycle, shard, closed_ms, trade_count in await connection.execute(READ_CUTS, parameters):
@@ -233,11 +234,24 @@ async def list_cycles(
     return [Cycle(n, trades[n], cuts[n]) for n in sorted(cuts, reverse=True)]
 
 
+@QUERIES.query
 async def list_obligations(
-    connection: AsyncConnection, cycle: int, *, client_id: str | None, after: str, limit: int
+    connection: AsyncConnection,
+    live: Live,
+    cycle: int,
+    *,
+    client_id: str | None,
+    after: str,
+    limit: int,
 ) -> list[Obligation]:
     """Return a cycle's obligations of the next ``limit`` clients, by client and instrument."""
-    parameters = {"cycle": cycle, "client_id": client_id, "after": after, "limit": limit}
+    parameters = {
+        "generation": live.generation,
+        "cycle": cycle,
+        "client_id": client_id,
+        "after": after,
+        "limit": limit,
+    }
     rows = await connection.execute(READ_OBLIGATIONS, parameters)
     return [
         Obligation(client, instrument, shard, int(quantity), int(amount))

@@ -18,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.domain.events import Event, TradeExecuted
 from projections.folding import LogPart, Row, Rows, parts_of
 from projections.stores.batches import Batch
+from projections.stores.checkpoints import Live
+from projections.stores.queries import Queries
 from projections.stores.redis import (
     MOVE,
     KeptRows,
@@ -32,6 +34,7 @@ from projections.stores.redis import (
 
 NAME = "ticker"
 VERSION: Final = 1  # of the rules
+QUERIES: Final = Queries(NAME, VERSION)
 
 # KEYS: the checkpoint, the last trades. ARGV: after, position, time_ms, then each instrument's name
 # and last trade.
@@ -71,14 +74,16 @@ class LastTrades(Struct, frozen=True):
     time_ms: int
 
 
+@QUERIES.query
 async def read_last_trades(
-    redis: Redis, generation: int, shard: int, instruments: Sequence[str]
+    redis: Redis, live: Live, shard: int, instruments: Sequence[str]
 ) -> LastTrades:
     """Return the last trades of some of a shard's instruments, without those that never traded.
 
     Raises:
         ReadModelUnavailable: Redis is away, or the model is not complete (yet).
     """
+    generation = live.generation
     try:
         async with redis.pipeline(transaction=True) as pipe:
             pipe.hmget(checkpoint_key(NAME, generation, shard), ["position", "target", "time_ms"])

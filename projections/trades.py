@@ -17,8 +17,9 @@ from exchange.domain.events import TradeExecuted, trade_id
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.folding import LogPart, Row, Rows, fold_batch
-from projections.stores.checkpoints import is_live, read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "trades"
 VERSION: Final = 1  # of the rules
@@ -41,6 +42,8 @@ TRADES = Table(
     Index("trades_by_instrument", "generation", "instrument", "position"),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (TRADES,))
 
 INSERT_TRADES = """
 insert into trades
@@ -66,7 +69,7 @@ READ_TRADES = select(
     TRADES.c.buyer_client_id,
     TRADES.c.seller_client_id,
     TRADES.c.time_ms,
-).where(is_live(TRADES, NAME))
+)
 
 
 class Trade(Struct, frozen=True):
@@ -89,23 +92,31 @@ class Trade(Struct, frozen=True):
         return trade_id(self.shard, self.position)
 
 
+@QUERIES.query
 async def list_trades(
-    connection: AsyncConnection, instrument: str, *, before: int | None = None, limit: int
-) -> tuple[list[Trade], dict[int, int]]:
-    """Return an instrument's trades, newest first, and how far the model was at least, by shard.
+    connection: AsyncConnection,
+    live: Live,
+    instrument: str,
+    *,
+    before: int | None = None,
+    limit: int,
+) -> list[Trade]:
+    """Return an instrument's trades, newest first.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         instrument: Its name; an unknown instrument has no trades.
         before: Only trades below this position: the last position of the page before.
         limit: How many at most.
     """
-    reached = await read_checkpoints(connection, NAME)
-    query = READ_TRADES.where(TRADES.c.instrument == instrument)
+    query = READ_TRADES.where(
+        TRADES.c.generation == live.generation, TRADES.c.instrument == instrument
+    )
     if before is not None:
         query = query.where(TRADES.c.position < before)
     rows = await connection.execute(query.order_by(TRADES.c.position.desc()).limit(limit))
-    return [Trade(*row) for row in rows], reached
+    return [Trade(*row) for row in rows]
 
 
 class TradesFold:

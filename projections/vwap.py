@@ -21,8 +21,9 @@ from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.schema import metadata
 from projections.folding import LogPart, Row, Rows, fold_batch
-from projections.stores.checkpoints import read_checkpoints
+from projections.stores.checkpoints import Live
 from projections.stores.postgres import PostgresProjection, columns
+from projections.stores.queries import Queries
 
 NAME = "vwap"
 VERSION: Final = 1  # of the rules
@@ -48,6 +49,8 @@ MINUTES = Table(
     Column("position", BigInteger, nullable=False),
     postgresql_partition_by="LIST (generation)",
 )
+
+QUERIES: Final = Queries(NAME, VERSION, (MINUTES,))
 
 UPSERT_MINUTES = """
 insert into minutes
@@ -83,8 +86,7 @@ select
     min(low) as low,
     (array_agg(close order by minute desc))[1] as close
 from minutes
-where generation = (select generation from live where projection = 'vwap')
-    and instrument = :instrument and minute between :first and :last
+where generation = :generation and instrument = :instrument and minute between :first and :last
 group by 1
 order by 1
 limit :limit
@@ -105,27 +107,30 @@ class Bucket(Struct, frozen=True):
     close: int
 
 
+@QUERIES.query
 async def list_buckets(
     connection: AsyncConnection,
+    live: Live,
     instrument: str,
     *,
     first: int,
     last: int,
     interval: int,
     limit: int,
-) -> tuple[list[Bucket], dict[int, int]]:
-    """Return the intervals that have trades, oldest first, and how far the model was at least.
+) -> list[Bucket]:
+    """Return the intervals that have trades, oldest first.
 
     Args:
         connection: Any connection to the database.
+        live: The generation to read.
         instrument: Its name.
         first: The first minute that counts, in minutes since the epoch.
         last: The last minute that counts.
         interval: How many minutes a bucket has.
         limit: How many buckets at most.
     """
-    reached = await read_checkpoints(connection, NAME)
     parameters = {
+        "generation": live.generation,
         "instrument": instrument,
         "first": first,
         "last": last,
@@ -137,7 +142,7 @@ async def list_buckets(
     for part in rows.partitions(ROWS_AT_ONCE):
         buckets += [Bucket(*(int(value) for value in row)) for row in part]
         await asyncio.sleep(0)  # lets other coroutines run: a week of minutes takes 40 ms
-    return buckets, reached
+    return buckets
 
 
 class _Minute(Struct, gc=False):

@@ -56,7 +56,8 @@ class Comparison(Struct, frozen=True):
     """What was compared: rows and their digest, at which positions, and what differs.
 
     ``examples`` has the first differences, of ``different`` in all. ``passed_over`` are the events
-    that the definition skips, and ``columns`` those that only one of two definitions has.
+    that the definition skips. ``columns`` are those that only one of two definitions has; a table
+    that only one has, or whose key is another, is named whole and not compared.
     """
 
     projection: str
@@ -151,9 +152,11 @@ async def compare(
         assert made_by is None or isinstance(made_by, PostgresProjection)
         work = _InPostgres(log, session, projection, made_by or projection, generation)
         return await work.compare(skips, on_progress)
+    assert made_by is None or isinstance(made_by, RedisProjection)
     if projection.fold is None:
         return await _compare_feed(log, redis, projection, generation, skips, on_progress)
-    return await _compare_keys(log, redis, projection, generation, skips, on_progress)
+    made = made_by or projection
+    return await _compare_keys(log, redis, projection, made, generation, skips, on_progress)
 
 
 class _InPostgres:
@@ -171,7 +174,7 @@ class _InPostgres:
         self._session = session
         self._projection = projection
         self._generation = generation
-        self._pairs = list(zip(projection.tables, made_by.tables, strict=True))
+        self._pairs, self._alone = _pairs(projection.tables, made_by.tables)
         self._made_by = made_by
 
     async def compare(self, skips: Set[tuple[int, int]], on_progress: Progress) -> Comparison:
@@ -194,14 +197,12 @@ class _InPostgres:
     async def _compared(self, positions: dict[int, int], skips: Set[tuple[int, int]]) -> Comparison:
         rows, total, different = 0, 0, 0
         examples: list[Difference] = []
-        columns: list[str] = []
+        columns = [table.name for table in self._alone]
         for table, stored in self._pairs:
             await self._delete_older(table)
             names = [c.name for c in stored.columns][1:]
             common = [c.name for c in table.columns if c.name in names]
-            columns += sorted(
-                f"{table.name}.{name}" for name in {c.name for c in table.columns[1:]} ^ {*names}
-            )
+            columns += _only_in_one(table.name, [c.name for c in table.columns][1:], names)
             count, hashes = await self._session.fetchrow(
                 f"select count(*), coalesce(sum(hashtextextended(row({', '.join(names)})::text, 0)"
                 f"::numeric), 0) from {stored.name} where generation = $1",
@@ -240,7 +241,7 @@ class _InPostgres:
         return await self._session.fetch(  # type: ignore[no-any-return]
             f"""select count(*) over () as different, {wanted},
                 stored.{keys[0]} is null as lacks_stored, folded.{keys[0]} is null as lacks_folded,
-                folded.last_event, coalesce(stored.shard, folded.shard) as at_shard
+                folded.last_event, folded.shard as at_shard
             from (select * from {stored.name} where generation = $1) as stored
             full join {sides["folded"]} as folded on {same}
             where {compared[0]} is distinct from {compared[1]}
@@ -304,6 +305,24 @@ class _InPostgres:
         )
 
 
+def _pairs(
+    tables: Sequence[Table], stored: Sequence[Table]
+) -> tuple[list[tuple[Table, Table]], list[Table]]:
+    """Return which table is compared with which, in order, and those that have no counterpart."""
+    both = list(zip(tables, stored, strict=False))
+    pairs = [pair for pair in both if _key(pair[0]) == _key(pair[1])]
+    compared = {table for pair in pairs for table in pair}
+    return pairs, [table for table in (*tables, *stored) if table not in compared]
+
+
+def _key(table: Table) -> list[str]:
+    return sorted(column.name for column in table.primary_key)
+
+
+def _only_in_one(table: str, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [f"{table}.{name}" for name in sorted({*names} ^ {*others})]
+
+
 def _shadow(table: Table) -> str:
     return f"shadow_of_{table.name}"
 
@@ -312,22 +331,26 @@ async def _compare_keys(
     log: asyncpg.Connection,
     redis: Redis,
     projection: RedisProjection,
+    made_by: RedisProjection,
     generation: int,
     skips: Set[tuple[int, int]],
     on_progress: Progress,
 ) -> Comparison:
     """Compare a model in Redis, one shard after the other, each as of one moment."""
-    kept = projection.rows
+    kept, found = projection.rows, made_by.rows
     assert kept is not None
+    assert found is not None
+    common = [name for name in kept.columns if name in found.columns]
     shards = sorted(await read_heads(log))
     about = await _complete(redis, projection, generation, shards)
     shadow = Shadow(log, projection, skips, on_progress)
     await shadow.fold_up_to(about, None, sum(about.values()))
     stored: dict[Row, Row] = {}
+    every: list[Row] = []
     for shard in shards:
         for _ in range(TRIES_MAX):
             known = _instruments(shadow.fold, shard)
-            position, rows = await kept.read(redis, generation, shard, sorted(known))
+            position, rows = await found.read(redis, generation, shard, sorted(known))
             await shadow.fold_up_to({shard: position})
             if _instruments(shadow.fold, shard) <= known:
                 break
@@ -335,8 +358,9 @@ async def _compare_keys(
             raise ReadModelUnavailable(
                 f"{projection.name}: instruments come faster than it is read"
             )
-        stored |= {row[: kept.key_columns]: row for row in rows}
-    folded = {row[: kept.key_columns]: row for row in _rows(shadow.fold)}
+        every += rows
+        stored |= _by_key(found, common, rows)
+    folded = _by_key(kept, common, _rows(shadow.fold))
     different = sorted(
         (key for key in stored.keys() | folded.keys() if stored.get(key) != folded.get(key)),
         key=str,
@@ -345,8 +369,8 @@ async def _compare_keys(
         Difference(
             projection.name,
             dict(zip(kept.columns, key, strict=False)),
-            _named(kept.columns, stored.get(key)),
-            _named(kept.columns, folded.get(key)),
+            _named(common, stored.get(key)),
+            _named(common, folded.get(key)),
             await _last_event(log, kept, key, shadow.positions) if number == 0 else None,
         )
         for number, key in enumerate(different[:EXAMPLES_MAX])
@@ -355,11 +379,12 @@ async def _compare_keys(
         projection.name,
         generation,
         shadow.positions,
-        len(stored),
-        _digest(stored.values()),
+        len(every),
+        _digest(every),
         len(different),
         examples,
         sorted(skips),
+        _only_in_one(projection.name, kept.columns, found.columns),
     )
 
 
@@ -458,6 +483,12 @@ def _instruments(fold: Fold, shard: int) -> set[str]:
 
 def _rows(fold: Fold) -> list[Row]:
     return [row for rows in fold.rows().values() for row in rows]
+
+
+def _by_key(kept: KeptRows, names: Sequence[str], rows: Iterable[Row]) -> dict[Row, Row]:
+    """Return these columns of rows, by the rows' keys."""
+    wanted = [kept.columns.index(name) for name in names]
+    return {row[: kept.key_columns]: tuple(row[at] for at in wanted) for row in rows}
 
 
 def _named(columns: Sequence[str], row: Row | None) -> dict[str, Any] | None:

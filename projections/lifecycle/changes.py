@@ -27,6 +27,7 @@ from projections.lifecycle.generations import (
     Generation,
     generations_of,
 )
+from projections.stores.fingerprints import is_made_by
 from projections.stores.partitions import create_partitions
 
 LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
@@ -490,11 +491,8 @@ def fits(generation: Generation, definitions: Sequence[Definition]) -> bool:
 
 def is_of(generation: Generation, definition: Definition) -> bool:
     """Tell whether a definition is the one that built a generation."""
-    # A generation without a fingerprint is older than fingerprints: it is of the first version.
-    is_first = definition.fingerprint.startswith("1-")
-    made_by = generation.fingerprint
-    return generation.projection == definition.name and (
-        made_by == definition.fingerprint or (made_by is None and is_first)
+    return generation.projection == definition.name and is_made_by(
+        generation.fingerprint, definition.fingerprint
     )
 
 

@@ -79,6 +79,7 @@ class Projector:
         self._followers: dict[Part, asyncio.Task[None]] = {}
         self._unknown_shard = asyncio.Event()  # set when a shard without followers has new events
         self._heads_at_start: dict[int, int] | None = None
+        self._told: set[tuple[str, int]] = set()
         self._outage = Outage("The projector", {})
 
     async def run(self) -> None:
@@ -112,6 +113,7 @@ class Projector:
             skips = await read_skips(driver)
             await self._measure_lag(driver, heads)
         mine = [g for g in generations if self._definitions.of(g) is not None]
+        self._tell_of_others(g for g in generations if g.is_followed and g not in mine)
         self._precedence.live = {(g.projection, g.generation) for g in mine if g.live}
         failed = [g for g in mine if g.state == FAILED]
         self._metrics.failed.set(len(failed))
@@ -121,6 +123,17 @@ class Projector:
         waiting = [g for g in mine if g.is_followed and g.projection not in live]
         await asyncio.gather(*map(self._go_live_if_caught_up, waiting))
         await asyncio.gather(*map(self._clear_if_passed, failed))
+
+    def _tell_of_others(self, generations: Iterable[Generation]) -> None:
+        """Say once of each generation that no definition of this build keeps up."""
+        for one in generations:
+            if (one.projection, one.generation) not in self._told:
+                self._told.add((one.projection, one.generation))
+                fields = {"projection": one.projection, "generation": one.generation}
+                logger.warning(
+                    "A generation stands as it is: this build has no definition that built it",
+                    extra={**fields, "fingerprint": one.fingerprint or ""},
+                )
 
     async def _measure_lag(self, driver: asyncpg.Connection, heads: Mapping[int, int]) -> None:
         """Set the gauges of how far each follower is behind: events, and the age of the oldest."""

@@ -1,23 +1,51 @@
-"""How far the read models are, for their readers.
+"""Which generation readers read, and how far it is.
 
-A query reads the checkpoint first, so the rows that it reads afterwards are at least that new.
-Without a live generation the model is unavailable, which is not the same as empty.
+Read ``read_live``. It comes before every query: one statement tells the live generation, who built
+it, and its checkpoints. The query then reads rows of this generation, whatever becomes live
+meanwhile, and they are at least as new as the checkpoints. Without a live generation the model is
+unavailable, which is not the same as empty.
 
 ``SequenceWaits`` lets a reader wait until a model in Postgres has seen a position.
 """
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Table, select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections.stores.schema import CHECKPOINTS, GENERATIONS, LIVE
 from projections.stores.waits import PositionWaits, has_reached
 
 QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
+
+# A generation without a fingerprint is of the first version, whatever the shape of its tables.
+READ_LIVE = text("""
+select live.generation, made.fingerprint, reached.shards, reached.positions, reached.times_ms,
+    passed_over.events
+from live
+join generations as made using (projection, generation)
+cross join lateral (
+    select array_agg(shard order by shard) as shards,
+        array_agg(position order by shard) as positions,
+        array_agg(time_ms order by shard) as times_ms
+    from checkpoints as one
+    where one.projection = live.projection and one.generation = live.generation
+) as reached
+cross join lateral (
+    select array_agg(shard || ':' || position order by shard, position) as events
+    from skips
+    where skips.projection = live.projection and (
+        skips.fingerprint = made.fingerprint
+        or made.fingerprint is null and starts_with(skips.fingerprint, '1-')
+    )
+) as passed_over
+where live.projection = :projection
+""")
 
 READ_LIVE_CHECKPOINTS = select(
     LIVE.c.projection, CHECKPOINTS.c.shard, CHECKPOINTS.c.position
@@ -46,6 +74,23 @@ class LiveGeneration(Struct, frozen=True):
     failure: str | None
 
 
+class Live(Struct, frozen=True):
+    """The generation of a projection that a query reads.
+
+    ``fingerprint`` is that of the definition that built it, None if that was the first version.
+    ``reached`` and ``times_ms`` are the position and the time of its last event, by shard; a model
+    in Redis keeps them there. ``skipped`` are the events that it lacks because an operator let the
+    definition pass over them, as ``shard:position``.
+    """
+
+    projection: str
+    generation: int
+    fingerprint: str | None = None
+    reached: dict[int, int] = {}
+    times_ms: dict[int, int] = {}
+    skipped: tuple[str, ...] = ()
+
+
 class ReadModelUnavailable(Exception):
     """The model cannot be read: it was never built, is lost, or its store is away."""
 
@@ -63,23 +108,41 @@ def stale_text(projection: str, reached: Mapping[int, int], wanted: Mapping[int,
     return f"{projection} is at {at}, not yet at {not_yet_at}"
 
 
-def is_live(table: Table, projection: str) -> ColumnElement[bool]:
-    """Return the SQL condition that a row belongs to the live generation."""
-    live = select(LIVE.c.generation).where(LIVE.c.projection == projection).scalar_subquery()
-    return table.c.generation == live
+# The events that the models lack which this task and its children have read, as far as one asks.
+_noted: ContextVar[set[str]] = ContextVar("skipped events")
 
 
-async def read_live_generation(connection: AsyncConnection, projection: str) -> int:
-    """Return the generation that queries read now.
+@contextmanager
+def noting_skips() -> Iterator[set[str]]:
+    """Collect what the models lack that are read in this context, as ``shard:position``."""
+    noted: set[str] = set()
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+async def read_live(connection: AsyncConnection, projection: str) -> Live:
+    """Return the generation that a query is to read.
 
     Raises:
         ReadModelUnavailable: There is no live generation yet.
     """
-    query = select(LIVE.c.generation).where(LIVE.c.projection == projection)
-    generation: int | None = await connection.scalar(query)
-    if generation is None:
+    row = (await connection.execute(READ_LIVE, {"projection": projection})).first()
+    if row is None:
         raise ReadModelUnavailable(f"{projection} has no live generation yet")
-    return generation
+    generation, fingerprint, shards, positions, times_ms, skipped = row
+    if skipped:
+        _noted.get(set()).update(skipped)
+    return Live(
+        projection,
+        generation,
+        fingerprint,
+        dict(zip(shards or (), positions or (), strict=True)),
+        dict(zip(shards or (), times_ms or (), strict=True)),
+        tuple(skipped or ()),
+    )
 
 
 async def read_live_generations(connection: AsyncConnection) -> dict[str, LiveGeneration]:
@@ -88,39 +151,6 @@ async def read_live_generations(connection: AsyncConnection) -> dict[str, LiveGe
         name: LiveGeneration(generation, state, failure)
         for name, generation, state, failure in await connection.execute(READ_LIVE_GENERATIONS)
     }
-
-
-async def read_checkpoints(connection: AsyncConnection, projection: str) -> dict[int, int]:
-    """Return the position that the live generation has reached, by shard.
-
-    Raises:
-        ReadModelUnavailable: There is no live generation.
-    """
-    query = READ_LIVE_CHECKPOINTS.where(LIVE.c.projection == projection)
-    rows = (await connection.execute(query)).all()
-    if not rows:
-        raise ReadModelUnavailable(f"{projection} has no live generation yet")
-    return {shard: position for _, shard, position in rows if shard is not None}
-
-
-async def read_checkpoint(
-    connection: AsyncConnection, projection: str, shard: int
-) -> tuple[int, int]:
-    """Return the position that the live generation has reached on a shard, and its event's time.
-
-    Both are 0 if it has seen nothing of the shard.
-
-    Raises:
-        ReadModelUnavailable: There is no live generation.
-    """
-    generation = await read_live_generation(connection, projection)
-    query = select(CHECKPOINTS.c.position, CHECKPOINTS.c.time_ms).where(
-        CHECKPOINTS.c.projection == projection,
-        CHECKPOINTS.c.generation == generation,
-        CHECKPOINTS.c.shard == shard,
-    )
-    row = (await connection.execute(query)).first()
-    return (0, 0) if row is None else (row.position, row.time_ms)
 
 
 async def read_all_checkpoints(connection: AsyncConnection) -> dict[str, dict[int, int]]:

@@ -12,12 +12,32 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 SHAPE_DIGITS: Final = 8
+FIRST: Final = "1-"  # how the fingerprints of every first version begin
 
 
 def fingerprint(version: int, tables: Sequence[Table]) -> str:
-    """Return the fingerprint of rules and tables, such as ``1-0a1b2c3d``."""
-    shape = "\n".join(_lines(tables))
+    """Return the fingerprint of rules and tables, such as ``1-0a1b2c3d``.
+
+    The keys of a model in Redis are declared nowhere, so those of each version are a shape of their
+    own.
+    """
+    shape = "\n".join(_lines(tables)) or f"keys {version}"
     return f"{version}-{sha256(shape.encode()).hexdigest()[:SHAPE_DIGITS]}"
+
+
+def is_made_by(made_by: str | None, fingerprint: str) -> bool:
+    """Tell whether a generation was made by the definition with ``fingerprint``.
+
+    A generation without a fingerprint is older than fingerprints: it is of the first version.
+    """
+    return fingerprint.startswith(FIRST) if made_by is None else made_by == fingerprint
+
+
+def has_shape_of(made_by: str | None, fingerprint: str) -> bool:
+    """Tell whether a generation has the tables of the definition with ``fingerprint``."""
+    if made_by is None:
+        return is_made_by(made_by, fingerprint)
+    return made_by.partition("-")[2] == fingerprint.partition("-")[2]
 
 
 def _lines(tables: Iterable[Table]) -> Iterator[str]:

@@ -36,6 +36,7 @@ from exchange.transport.messages import (
     version_of,
 )
 from projections.feed import read_feed, stream_key
+from projections.stores.checkpoints import Live
 from tests.builders import cancelled, rested, stored
 from tests.matcher.test_matcher import World, place, unkeyed
 from tests.transport.test_messages import later
@@ -226,7 +227,7 @@ async def test_the_feed_reads_older_entries_and_ends_before_one_of_a_later_versi
                 **told,
             }
             await redis.xadd(stream_key(1, 0), fields, id=f"{position}-0")
-        found = await read_feed(redis, 1, 0, 0, block_ms=None)
+        found = await read_feed(redis, Live("feed", 1), 0, 0, block_ms=None)
 
     assert [(one.position, one.event) for one in found] == [
         (Position(1), events[0]),

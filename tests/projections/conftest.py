@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.log.reader import read_heads
+from projections.builder.build import Connect
 from projections.projector.projector import run_projector
 from projections.registry import IN_POSTGRES, IN_REDIS
 from projections.stores.checkpoints import SequenceWaits
@@ -51,6 +52,17 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def connect(database_url: str) -> Connect:
+    """Return what opens connections, as a builder does."""
+
+    async def connection() -> asyncpg.Connection:
+        # A TLS negotiation that is cancelled half-way leaves an error that nobody collects.
+        return await asyncpg.connect(database_url, ssl=False)
+
+    return connection
 
 
 @asynccontextmanager

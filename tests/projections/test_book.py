@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.ports import StoredEvent
 from projections.book import ALL_LEVELS, APPLY, StoredBook, book_projection, read_book
-from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.stores.checkpoints import Live, ReadModelStale, ReadModelUnavailable
 from projections.stores.redis import START, ModelWaits
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
 from tests.projections.folds import fold_book
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 LEVELS = 100
 WIDE = 2**52  # a quantity of as many digits as there are
 NO_ORDERS: dict[str, list[tuple[int, int]]] = {"bids": [], "asks": []}
+LIVE = Live("book", 1)
 CHECKPOINT = "{book:1:0}:checkpoint"
 
 
@@ -45,9 +46,9 @@ async def test_the_view_has_the_best_levels_first(
         log += await writer.append_random(random.Random(1), 200)
         await catch_up(engine, redis, connection)
 
-        view = await read_book(redis, 1, 0, "SMALL-0", LEVELS)
-        touch = await read_book(redis, 1, 0, "SMALL-0", 1)
-        other = await read_book(redis, 1, 0, "NO-ORDERS", LEVELS)
+        view = await read_book(redis, LIVE, 0, "SMALL-0", LEVELS)
+        touch = await read_book(redis, LIVE, 0, "SMALL-0", 1)
+        other = await read_book(redis, LIVE, 0, "NO-ORDERS", LEVELS)
 
     assert (view.position, view.time_ms) == (writer.position, writer.state.time_ms)
     assert len(view.bids) + len(view.asks) > 3
@@ -58,7 +59,7 @@ async def test_the_view_has_the_best_levels_first(
 
 async def test_a_model_that_was_never_filled_is_unavailable(redis: Redis) -> None:
     with pytest.raises(ReadModelUnavailable):
-        await read_book(redis, 1, 0, "SMALL-0", LEVELS)
+        await read_book(redis, LIVE, 0, "SMALL-0", LEVELS)
     with pytest.raises(ReadModelUnavailable):
         await ModelWaits(redis).reach("book", 1, 0, 1, timeout_ms=IN_VAIN_MS)
 
@@ -66,7 +67,7 @@ async def test_a_model_that_was_never_filled_is_unavailable(redis: Redis) -> Non
 async def test_redis_away_is_unavailable() -> None:
     async with Redis.from_url("redis://127.0.0.1:1") as nowhere:
         with pytest.raises(ReadModelUnavailable):
-            await read_book(nowhere, 1, 0, "SMALL-0", LEVELS)
+            await read_book(nowhere, LIVE, 0, "SMALL-0", LEVELS)
 
 
 async def test_waiting_ends_when_the_position_does_not_come(
@@ -96,14 +97,14 @@ async def test_redis_emptied_while_idle_is_filled_again(
         await writer.append(registrations(0))
         await writer.append_random(random.Random(2), 300)
         await catch_up(engine, redis, connection)
-        before = await read_book(redis, 1, 0, "SMALL-0", LEVELS)
+        before = await read_book(redis, LIVE, 0, "SMALL-0", LEVELS)
 
         await redis.flushdb()
         with pytest.raises(ReadModelUnavailable):
-            await read_book(redis, 1, 0, "SMALL-0", LEVELS)
+            await read_book(redis, LIVE, 0, "SMALL-0", LEVELS)
         await until_reached(redis, writer.position)
 
-        assert await read_book(redis, 1, 0, "SMALL-0", LEVELS) == before
+        assert await read_book(redis, LIVE, 0, "SMALL-0", LEVELS) == before
         await assert_models_equal_folds(connection, redis)
 
 
@@ -125,7 +126,7 @@ async def test_redis_emptied_under_load_is_never_served_half(
         nonlocal unavailable
         while not ended:
             try:
-                views.append(await read_book(redis, 1, 0, "SMALL-0", LEVELS))
+                views.append(await read_book(redis, LIVE, 0, "SMALL-0", LEVELS))
             except ReadModelUnavailable:
                 unavailable += 1
             await asyncio.sleep(0.001)
@@ -248,8 +249,10 @@ async def test_the_largest_book_is_read_a_part_at_a_time(redis: Redis) -> None:
             await redis.zadd(f"{{book:1:0}}:B:{side}:prices", {str(p): p for p, _ in some})
             await redis.hset(f"{{book:1:0}}:B:{side}:quantities", mapping=dict(some))
 
-    view = await read_book(redis, 1, 0, "B", ALL_LEVELS)
-    held_ms = [await longest_turn_ms(read_book(redis, 1, 0, "B", ALL_LEVELS)) for _ in range(TRIES)]
+    view = await read_book(redis, LIVE, 0, "B", ALL_LEVELS)
+    held_ms = [
+        await longest_turn_ms(read_book(redis, LIVE, 0, "B", ALL_LEVELS)) for _ in range(TRIES)
+    ]
 
     assert (view.bids, view.asks) == (levels[::-1], levels)
     assert min(held_ms) < HELD_MS_MAX, held_ms

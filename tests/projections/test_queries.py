@@ -15,6 +15,7 @@ from exchange.ports import StoredEvent
 from projections.instruments import list_instruments
 from projections.orders import Order, OrderStatus, get_order, list_orders, order_history
 from projections.positions import list_positions
+from projections.stores.checkpoints import read_live
 from projections.trades import Trade, list_trades
 from tests.conftest import Services, drop_database, new_database, new_redis_database
 from tests.projections.conftest import catch_up, make_engine, projecting
@@ -81,12 +82,13 @@ def newest_first(row: Row) -> tuple[int, int, int]:
 
 
 async def test_one_order(log: list[StoredEvent], reader: AsyncConnection) -> None:
+    live = await read_live(reader, "orders")
+    assert live.reached == heads(log)
     for order_id, expected in fold_orders(log).items():
-        order, reached = await get_order(reader, order_id)
+        order = await get_order(reader, live, order_id)
         assert order is not None
         assert msgspec.structs.asdict(order) == expected
-        assert reached == heads(log)
-    assert await get_order(reader, "unknown") == (None, heads(log))
+    assert await get_order(reader, live, "unknown") is None
 
 
 async def test_a_clients_orders_page_by_page(
@@ -110,10 +112,11 @@ async def all_pages(
     reader: AsyncConnection, status: OrderStatus | None, instrument: str | None
 ) -> list[Order]:
     found: list[Order] = []
+    live = await read_live(reader, "orders")
     while True:
         before = found[-1].cursor if found else None
-        page, _ = await list_orders(
-            reader, "ann", status=status, instrument=instrument, before=before, limit=7
+        page = await list_orders(
+            reader, live, "ann", status=status, instrument=instrument, before=before, limit=7
         )
         found += page
         if len(page) < 7:
@@ -128,20 +131,22 @@ async def test_an_orders_history_is_the_events_as_they_are_stored(
     longest = max(histories, key=lambda order_id: len(histories[order_id]))
     expected = [stored[place] for place in histories[longest]]
 
-    assert await order_history(reader, longest, limit=1_000) == (expected, heads(log))
-    first, _ = await order_history(reader, longest, limit=2)
-    rest, _ = await order_history(reader, longest, after=first[-1].position, limit=1_000)
+    live = await read_live(reader, "orders")
+    assert await order_history(reader, live, longest, limit=1_000) == expected
+    first = await order_history(reader, live, longest, limit=2)
+    rest = await order_history(reader, live, longest, after=first[-1].position, limit=1_000)
     assert first + rest == expected
-    assert await order_history(reader, "unknown", limit=10) == ([], heads(log))
+    assert await order_history(reader, live, "unknown", limit=10) == []
 
 
 async def test_trades_page_by_page(log: list[StoredEvent], reader: AsyncConnection) -> None:
     trades = [t for t in fold_trades(log).values() if t["instrument"] == "SMALL-0"]
     found: list[Trade] = []
+    live = await read_live(reader, "trades")
+    assert live.reached == heads(log)
     while True:
         before = found[-1].position if found else None
-        page, reached = await list_trades(reader, "SMALL-0", before=before, limit=5)
-        assert reached == heads(log)
+        page = await list_trades(reader, live, "SMALL-0", before=before, limit=5)
         found += page
         if len(page) < 5:
             break
@@ -153,17 +158,20 @@ async def test_trades_page_by_page(log: list[StoredEvent], reader: AsyncConnecti
 
 async def test_positions_of_a_client(log: list[StoredEvent], reader: AsyncConnection) -> None:
     positions = fold_positions(log)
+    live = await read_live(reader, "positions")
+    assert live.reached == heads(log)
     for client_id in CLIENTS:
         expected = [row for (c, _), row in sorted(positions.items()) if c == client_id]
-        first, reached = await list_positions(reader, client_id, limit=1)
-        rest, _ = await list_positions(reader, client_id, after=first[0].instrument, limit=10)
+        first = await list_positions(reader, live, client_id, limit=1)
+        rest = await list_positions(reader, live, client_id, after=first[0].instrument, limit=10)
         assert [msgspec.structs.asdict(position) for position in first + rest] == expected
-        assert (len(first), reached) == (1, heads(log))
-    assert await list_positions(reader, "unknown", limit=1) == ([], heads(log))
+        assert len(first) == 1
+    assert await list_positions(reader, live, "unknown", limit=1) == []
 
 
 async def test_positions_sum_to_zero(log: list[StoredEvent], reader: AsyncConnection) -> None:
-    found = [p for client in CLIENTS for p in (await list_positions(reader, client, limit=99))[0]]
+    live = await read_live(reader, "positions")
+    found = [p for name in CLIENTS for p in await list_positions(reader, live, name, limit=99)]
     assert len(found) <= len(CLIENTS) * len(fold_instruments(log))
 
     sums: dict[str, int] = {}
@@ -177,11 +185,12 @@ async def test_positions_sum_to_zero(log: list[StoredEvent], reader: AsyncConnec
 
 async def test_instruments(log: list[StoredEvent], reader: AsyncConnection) -> None:
     expected = fold_instruments(log)
-    first, reached = await list_instruments(reader, limit=1)
-    rest, _ = await list_instruments(reader, after=first[0].instrument, limit=10)
+    live = await read_live(reader, "instruments")
+    first = await list_instruments(reader, live, limit=1)
+    rest = await list_instruments(reader, live, after=first[0].instrument, limit=10)
 
     assert [plain(row) for row in first + rest] == [expected[name] for name in sorted(expected)]
-    assert (len(first), reached) == (1, heads(log))
+    assert (len(first), live.reached) == (1, heads(log))
 
 
 def plain(row: Any) -> Row:

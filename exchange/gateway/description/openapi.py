@@ -41,6 +41,7 @@ _HEADERS: Final = {
     "RateLimit-Limit": "how many commands at once",
     "RateLimit-Remaining": "how many of them are left",
     "RateLimit-Reset": "seconds until all of them are back",
+    "Skipped-Events": "events that the answer lacks: an operator had its read model pass over them",
     "Retry-After": "seconds to wait before asking again",
 }
 

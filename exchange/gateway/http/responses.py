@@ -4,7 +4,7 @@ A page of many rows is rendered in turns, so that the event loop serves other re
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, TypeVar
@@ -17,6 +17,7 @@ from exchange.domain.values import Side
 from exchange.gateway.http.amounts import Amount
 from exchange.waiting import turns
 
+SKIPS_TOLD_MAX: Final = 100  # each is an operator's decision; a header is bounded
 SECONDS_KEPT: Final = 256  # distinct seconds; nearly every answer is about the latest ones
 
 encoder: Final = msgspec.json.Encoder()
@@ -100,6 +101,12 @@ def timestamp(time_ms: int) -> str:
 def sequence_text(reached: Mapping[int, int]) -> str:
     """Write a position for each shard, as ``min_sequence`` takes them."""
     return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
+
+
+def skips_text(skipped: Iterable[str]) -> str:
+    """Write events, as ``shard:position`` each, in their order and at most ``SKIPS_TOLD_MAX``."""
+    places = sorted(tuple(map(int, event.split(":"))) for event in skipped)
+    return ",".join(f"{shard}:{position}" for shard, position in places[:SKIPS_TOLD_MAX])
 
 
 def cursor_text(*parts: int | str) -> str:

@@ -66,6 +66,7 @@ from projections.orders import (
     order_history,
 )
 from projections.orders import get_order as find_order
+from projections.stores.checkpoints import read_live
 
 # A page of 1,000 bounds one answer to some 300 kB.
 ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
@@ -187,8 +188,10 @@ async def get_orders(request: Request) -> Response:
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
-        orders, reached = await list_orders(
+        live = await read_live(connection, NAME)
+        orders = await list_orders(
             connection,
+            live,
             client_id,
             status=status,
             instrument=instrument,
@@ -202,7 +205,7 @@ async def get_orders(request: Request) -> Response:
         orders=await in_turns(lambda order: order_view(order, listings[order.instrument]), orders),
         count=len(orders),
         next_cursor=_next_page(orders) if more else None,
-        sequence=sequence_text(reached),
+        sequence=sequence_text(live.reached),
     )
     return json_response(view)
 
@@ -227,7 +230,8 @@ async def get_order_events(request: Request) -> Response:
     order, _ = await _find(gateway, order_id, parameters)
     listing = await gateway.listings.get(order.instrument)
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
-        stored, reached = await order_history(connection, order_id, after=after, limit=limit + 1)
+        live = await read_live(connection, NAME)
+        stored = await order_history(connection, live, order_id, after=after, limit=limit + 1)
     more, stored = len(stored) > limit, stored[:limit]
     view = OrderEventsView(
         order_id=order_id,
@@ -236,7 +240,7 @@ async def get_order_events(request: Request) -> Response:
         ),
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if more else None,
-        sequence=reached.get(order.shard, 0),
+        sequence=live.reached.get(order.shard, 0),
     )
     return json_response(view)
 
@@ -257,7 +261,8 @@ async def _find(
 
 async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
     async with model_connection(gateway.engine) as connection:
-        return await find_order(connection, order_id)
+        live = await read_live(connection, NAME)
+        return await find_order(connection, live, order_id), live.reached
 
 
 def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:

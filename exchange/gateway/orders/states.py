@@ -24,6 +24,7 @@ from exchange.log.reader import find_order_instrument, read_events_with_text
 from exchange.waiting import turns
 from projections import orders
 from projections.orders import Order, after, begun, changes, is_id_taken
+from projections.stores.checkpoints import read_live
 
 # How far the read model may be behind so that the log is still scanned for one order: this many
 # events take half a second.
@@ -138,10 +139,11 @@ async def _order_so_far(gateway: Gateway, shard: int, order_id: str) -> tuple[Or
     """
     try:
         async with model_connection(gateway.own_engine) as connection:
-            order, reached = await orders.get_order(connection, order_id)
+            live = await read_live(connection, orders.NAME)
+            order = await orders.get_order(connection, live, order_id)
     except Problem:
         return None, 0
-    checkpoint = reached.get(shard, 0)
+    checkpoint = live.reached.get(shard, 0)
     return order, checkpoint if order is None else max(checkpoint, order.last_position)
 
 

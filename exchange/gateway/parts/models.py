@@ -20,7 +20,7 @@ from exchange.waiting import within
 from projections import ticker
 from projections.book import NAME as BOOK
 from projections.book import StoredBook, read_book
-from projections.stores.checkpoints import read_live_generation
+from projections.stores.checkpoints import Live, read_live
 from projections.ticker import LastTrades, read_last_trades
 
 BOOK_WAIT_S: Final = 0.25  # an order is answered without its book rather than late
@@ -50,17 +50,15 @@ async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: 
         Problem: 503, the model is not there, is behind, or did not see the position in time.
     """
     async with model_connection(gateway.engine) as connection:
-        generation = await read_live_generation(connection, BOOK)
-    key = (generation, listing.shard)
-    await reach_in_redis(gateway, BOOK, *key, sequence)
-    view = await from_redis(BOOK, read_book(gateway.redis, *key, listing.instrument, levels))
+        live = await read_live(connection, BOOK)
+    await reach_in_redis(gateway, live, listing.shard, sequence)
+    read = read_book(gateway.redis, live, listing.shard, listing.instrument, levels)
+    view = await from_redis(BOOK, read)
     check_current(gateway, listing.shard, BOOK, view.position)
     return view
 
 
-async def reach_in_redis(
-    gateway: Gateway, model: str, generation: int, shard: int, position: int
-) -> None:
+async def reach_in_redis(gateway: Gateway, live: Live, shard: int, position: int) -> None:
     """Wait until a read model in Redis has seen a position; 0 asks for none.
 
     Raises:
@@ -70,7 +68,7 @@ async def reach_in_redis(
         return
     with answering():
         await gateway.model_waits.reach(
-            model, generation, shard, position, timeout_ms=CATCH_UP_WAIT_MS
+            live.projection, live.generation, shard, position, timeout_ms=CATCH_UP_WAIT_MS
         )
 
 
@@ -89,25 +87,25 @@ def sides(view: StoredBook, listing: Listing) -> str:
     return book_members(Depth(view.position, view.bids, view.asks), listing)
 
 
-async def live_ticker(gateway: Gateway) -> int:
+async def live_ticker(gateway: Gateway) -> Live:
     """Return the generation of the ticker's model that is read now.
 
     Raises:
         Problem: 503, there is none, or the database is away.
     """
     async with model_connection(gateway.engine) as connection:
-        return await read_live_generation(connection, ticker.NAME)
+        return await read_live(connection, ticker.NAME)
 
 
 async def last_trades(
-    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+    gateway: Gateway, live: Live, shard: int, instruments: Sequence[str]
 ) -> LastTrades:
     """Return the last trades of some of a shard's instruments.
 
     Raises:
         Problem: 503, the model is not there or is behind, or Redis is away.
     """
-    read = read_last_trades(gateway.redis, generation, shard, instruments)
+    read = read_last_trades(gateway.redis, live, shard, instruments)
     last = await from_redis(ticker.NAME, read)
     check_current(gateway, shard, ticker.NAME, last.position)
     return last

@@ -25,6 +25,7 @@ from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import heavy_connection, min_sequence
+from projections.stores.checkpoints import read_live
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
 
 DAY_MS: Final = 24 * 60 * MINUTE_MS
@@ -82,8 +83,10 @@ async def get_analytics(request: Request) -> Response:
     wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
     await gateway.freshness.reach(NAME, {listing.shard: wanted})
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
-        buckets, reached = await list_buckets(
+        live = await read_live(connection, NAME)
+        buckets = await list_buckets(
             connection,
+            live,
             listing.instrument,
             first=first,
             last=last,
@@ -97,7 +100,7 @@ async def get_analytics(request: Request) -> Response:
         interval,
         await in_turns(lambda bucket: _aggregate(bucket, listing), buckets),
         _overall_vwap(buckets, listing),
-        reached.get(listing.shard, 0),
+        live.reached.get(listing.shard, 0),
     )
     return json_response(view)
 

@@ -39,6 +39,7 @@ from exchange.gateway.parts.reading import log_connection, min_sequences, model_
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import has_begun
 from projections.instruments import NAME, InstrumentRow, list_instruments
+from projections.stores.checkpoints import read_live
 
 LISTED_WAIT_MS: Final = 500
 INSTRUMENTS_LIMIT: Final = limit_of(1_000, 1_000, "instruments")  # such a page has some 200 kB
@@ -149,13 +150,14 @@ async def get_instruments(request: Request) -> Response:
         await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
-        rows, reached = await list_instruments(connection, after=after or "", limit=limit + 1)
+        live = await read_live(connection, NAME)
+        rows = await list_instruments(connection, live, after=after or "", limit=limit + 1)
     more, rows = len(rows) > limit, rows[:limit]
     view = InstrumentsView(
         instruments=await in_turns(_listed, rows),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].instrument) if more else None,
-        sequence=sequence_text(reached),
+        sequence=sequence_text(live.reached),
     )
     return json_response(view)
 

@@ -27,6 +27,7 @@ from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of, read_depth, sides
 from exchange.gateway.parts.reading import min_sequence, model_connection
 from projections import trades
+from projections.stores.checkpoints import read_live
 
 TRADES_LIMIT: Final = limit_of(50, 1_000, "trades")
 
@@ -93,8 +94,13 @@ async def get_trades(request: Request) -> Response:
     wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
     await gateway.freshness.reach(trades.NAME, {listing.shard: wanted})
     async with model_connection(gateway.engine) as connection:
-        rows, reached = await trades.list_trades(
-            connection, listing.instrument, before=before[0] if before else None, limit=limit + 1
+        live = await read_live(connection, trades.NAME)
+        rows = await trades.list_trades(
+            connection,
+            live,
+            listing.instrument,
+            before=before[0] if before else None,
+            limit=limit + 1,
         )
     more, rows = len(rows) > limit, rows[:limit]
     view = TradesView(
@@ -102,7 +108,7 @@ async def get_trades(request: Request) -> Response:
         trades=await in_turns(lambda row: _trade(row, listing), rows),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].position) if more else None,
-        sequence=reached.get(listing.shard, 0),
+        sequence=live.reached.get(listing.shard, 0),
     )
     return json_response(view)
 

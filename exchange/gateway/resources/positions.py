@@ -29,6 +29,7 @@ from exchange.gateway.parts.models import last_trades, live_ticker
 from exchange.gateway.parts.reading import min_sequences, model_connection
 from exchange.waiting import within
 from projections.positions import NAME, ClientPosition, list_positions
+from projections.stores.checkpoints import Live, read_live
 
 POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # such a page has some 300 kB
 MARK_WAIT_S: Final = 0.25  # positions are answered without their marks rather than late
@@ -81,9 +82,8 @@ async def get_positions(request: Request) -> Response:
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with model_connection(gateway.engine) as connection:
-        rows, reached = await list_positions(
-            connection, client_id, after=after or "", limit=limit + 1
-        )
+        live = await read_live(connection, NAME)
+        rows = await list_positions(connection, live, client_id, after=after or "", limit=limit + 1)
     more, rows = len(rows) > limit, rows[:limit]
     listings = await gateway.listings.of([row.instrument for row in rows])
     marks = await _marks(gateway, list(listings.values()))
@@ -94,7 +94,7 @@ async def get_positions(request: Request) -> Response:
         ),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].instrument) if more else None,
-        sequence=sequence_text(reached),
+        sequence=sequence_text(live.reached),
     )
     return json_response(view)
 
@@ -110,18 +110,18 @@ async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int
     for listing in listings:
         of_shards[listing.shard].append(listing.instrument)
     try:
-        generation = await within(MARK_WAIT_S, live_ticker(gateway))
+        live = await within(MARK_WAIT_S, live_ticker(gateway))
     except (Problem, TimeoutError):
         return {}
-    asked = (_marks_of(gateway, generation, *item) for item in of_shards.items())
+    asked = (_marks_of(gateway, live, *item) for item in of_shards.items())
     return {name: price for marks in await asyncio.gather(*asked) for name, price in marks.items()}
 
 
 async def _marks_of(
-    gateway: Gateway, generation: int, shard: int, instruments: Sequence[str]
+    gateway: Gateway, live: Live, shard: int, instruments: Sequence[str]
 ) -> dict[str, int]:
     try:
-        last = await within(MARK_WAIT_S, last_trades(gateway, generation, shard, instruments))
+        last = await within(MARK_WAIT_S, last_trades(gateway, live, shard, instruments))
     except (Problem, TimeoutError):
         return {}
     return {name: trade.price for name, trade in last.trades.items()}

@@ -57,6 +57,7 @@ from projections.settlement import (
     net_by_currency,
     read_open_cycle,
 )
+from projections.stores.checkpoints import read_live
 
 CYCLE_MAX: Final = 2**31 - 2
 CYCLES_LIMIT: Final = limit_of(20, 100, "cycles")  # each cycle is looked up on every shard
@@ -191,13 +192,14 @@ async def get_cycles(request: Request) -> Response:
         await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     async with moment_connection(gateway.engine) as connection:
-        current, reached = await read_open_cycle(connection, gateway.shards)
+        live = await read_live(connection, NAME)
+        current = await read_open_cycle(connection, live, gateway.shards)
         last = min(current, before[0] - 1) if before else current
         first = max(FIRST_CYCLE, last - limit + 1)
-        cycles = await list_cycles(connection, gateway.shards, first=first, last=last)
+        cycles = await list_cycles(connection, live, gateway.shards, first=first, last=last)
     more = cursor_text(first) if first > FIRST_CYCLE and cycles else None
     views = [_cycle(cycle) for cycle in cycles]
-    return json_response(CyclesView(views, len(views), more, sequence_text(reached)))
+    return json_response(CyclesView(views, len(views), more, sequence_text(live.reached)))
 
 
 @operation(
@@ -221,19 +223,22 @@ async def get_cycle(request: Request) -> Response:
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     number = _cycle_number(request.path_params["cycle_id"])
     async with moment_connection(gateway.engine) as connection:
-        current, reached = await read_open_cycle(connection, gateway.shards)
+        live = await read_live(connection, NAME)
+        current = await read_open_cycle(connection, live, gateway.shards)
         if number > current:
             raise _not_found(number)
-        (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
+        (cycle,) = await list_cycles(connection, live, gateway.shards, first=number, last=number)
         owed = await list_obligations(
-            connection, number, client_id=client_id, after=after or "", limit=limit + 1
+            connection, live, number, client_id=client_id, after=after or "", limit=limit + 1
         )
     # Listings come from the log: the read model of instruments may be behind the one of settlement.
     listings = await gateway.listings.of(obligation.instrument for obligation in owed)
     clients = await _clients(owed, listings)
     more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
     clients = clients[:limit]
-    view = CycleObligationsView(_cycle(cycle), clients, len(clients), more, sequence_text(reached))
+    view = CycleObligationsView(
+        _cycle(cycle), clients, len(clients), more, sequence_text(live.reached)
+    )
     return json_response(view)
 
 
@@ -253,12 +258,13 @@ async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, lis
     """Return the cycle to close, and the shards that take part in it."""
     await gateway.freshness.catch_up(NAME)
     async with moment_connection(gateway.engine) as connection:
-        current, _ = await read_open_cycle(connection, gateway.shards)
+        live = await read_live(connection, NAME)
+        current = await read_open_cycle(connection, live, gateway.shards)
         if asked is not None and asked > current:
             detail = f"Cycle {current} is open; {asked} begins when those before it are closed."
             raise Problem(Code.CYCLE_NOT_OPEN, detail, cycle_id=current)
         number = current if asked is None else asked
-        (cycle,) = await list_cycles(connection, gateway.shards, first=number, last=number)
+        (cycle,) = await list_cycles(connection, live, gateway.shards, first=number, last=number)
     return number, sorted(cycle.cuts)
 
 
@@ -279,7 +285,8 @@ async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycl
     with telling(outcome="unknown", cycle_id=cycle):
         await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
         async with model_connection(gateway.engine) as connection:
-            (found,) = await list_cycles(connection, gateway.shards, first=cycle, last=cycle)
+            live = await read_live(connection, NAME)
+            (found,) = await list_cycles(connection, live, gateway.shards, first=cycle, last=cycle)
         return found
 
 

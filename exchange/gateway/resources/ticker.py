@@ -25,9 +25,9 @@ from exchange.gateway.parts.models import (
     read_depth,
 )
 from exchange.gateway.parts.reading import min_sequence, model_connection
-from projections import ticker, vwap
+from projections import vwap
 from projections.book import StoredBook
-from projections.stores.checkpoints import read_checkpoint
+from projections.stores.checkpoints import read_live
 from projections.ticker import LastTrades
 from projections.vwap import MINUTE_MS, Bucket, list_buckets
 
@@ -98,25 +98,27 @@ async def get_ticker(request: Request) -> Response:
 
 
 async def _last(gateway: Gateway, listing: Listing, wanted: int) -> LastTrades:
-    generation = await live_ticker(gateway)
-    await reach_in_redis(gateway, ticker.NAME, generation, listing.shard, wanted)
-    return await last_trades(gateway, generation, listing.shard, [listing.instrument])
+    live = await live_ticker(gateway)
+    await reach_in_redis(gateway, live, listing.shard, wanted)
+    return await last_trades(gateway, live, listing.shard, [listing.instrument])
 
 
 async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
     await gateway.freshness.reach(vwap.NAME, {listing.shard: wanted})
     now = time.time_ns() // 1_000_000 // MINUTE_MS
     async with model_connection(gateway.engine) as connection:
-        position, time_ms = await read_checkpoint(connection, vwap.NAME, listing.shard)
-        minutes, _ = await list_buckets(
+        live = await read_live(connection, vwap.NAME)
+        minutes = await list_buckets(
             connection,
+            live,
             listing.instrument,
             first=now - DAY_MINUTES + 1,
             last=now,
             interval=1,
             limit=DAY_MINUTES,
         )
-    return DayFigures(minutes, position, time_ms)
+    shard = listing.shard
+    return DayFigures(minutes, live.reached.get(shard, 0), live.times_ms.get(shard, 0))
 
 
 def ticker_view(

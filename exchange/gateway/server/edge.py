@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -21,12 +21,14 @@ from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.http.responses import skips_text
 from exchange.gateway.parts.admission import BUDGET
 from exchange.gateway.parts.limits import UNLIMITED, Budget
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.server.origins import FOREIGN_PAGE, SAFE_METHODS, may_act
 from exchange.telemetry import tracing
 from exchange.telemetry.tracing import Spanned
+from projections.stores.checkpoints import noting_skips
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ TRACEPARENT: Final = tracing.TRACEPARENT.encode()
 # In every answer: browsers must not guess another media type, and caches must not keep the answer.
 NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 NO_STORE: Final = (b"cache-control", b"no-store")
+
+SKIPPED_EVENTS: Final = b"skipped-events"
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -73,8 +77,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        answer = _Answer(scope, send)
-        with _span_of(scope) as span:
+        with noting_skips() as skipped, _span_of(scope) as span:
+            answer = _Answer(scope, send, skipped)
             try:
                 await self._admit(scope, receive, answer)
             except Exception:
@@ -135,11 +139,12 @@ class _Answer:
     The status is 499 if there was no answer.
     """
 
-    __slots__ = ("_scope", "_send", "status")
+    __slots__ = ("_scope", "_send", "_skipped", "status")
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, skipped: Set[str]) -> None:
         self._scope = scope
         self._send = send
+        self._skipped = skipped  # what the read models lack of which the answer is made
         self.status = 499
 
     async def __call__(self, message: Message) -> None:
@@ -156,6 +161,8 @@ class _Answer:
         budget: Budget = self._scope.get(BUDGET, UNLIMITED)
         for name, value in budget.headers.items():
             yield name.lower().encode(), value.encode()
+        if self._skipped:
+            yield SKIPPED_EVENTS, skips_text(self._skipped).encode()
 
 
 class _Disconnected(Exception):

@@ -23,6 +23,7 @@ from exchange.log.identity import command_claim, registration_command_id
 from exchange.ports import Claim, StoredEvent
 from projections import instruments, orders, positions, settlement, trades, vwap
 from projections.lifecycle.changes import POINT_LIVE, ensure_generation
+from projections.stores.fingerprints import fingerprint
 from tests.conftest import Services
 from tests.gateway.conftest import Venue, gateway_at, new_venue
 from tests.gateway.parts.test_limits import Slow
@@ -157,7 +158,8 @@ async def fill(venue: Venue) -> None:
         await writer.append_events(placed())
     connection = await asyncpg.connect(venue.database_url)
     for name, tables in MODELS.items():
-        await ensure_generation(connection, name, "1-any", [table.name for table in tables])
+        names = [table.name for table in tables]
+        await ensure_generation(connection, name, fingerprint(1, tables), names)
         await connection.execute(POINT_LIVE, name, 1)
     for table, of_table in rows().items():
         records = [(1, *row) for row in of_table]

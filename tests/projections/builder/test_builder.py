@@ -36,15 +36,6 @@ pytestmark = pytest.mark.anyio
 END_S = 15.0
 
 
-@pytest.fixture
-def connect(database_url: str) -> Connect:
-    async def connection() -> asyncpg.Connection:
-        # A TLS negotiation that is cancelled half-way leaves an error that nobody collects.
-        return await asyncpg.connect(database_url, ssl=False)
-
-    return connection
-
-
 @asynccontextmanager
 async def building_in(
     connect: Connect, engine: AsyncEngine, redis: Redis, keep_former_hours: int = 24
@@ -82,10 +73,9 @@ async def until(
     """Wait until a generation is as wanted."""
     async with asyncio.timeout(END_S):
         while True:
-            found = await generations_of(connection, name)
-            (generation,) = [g for g in found if g.generation == number]
-            if is_so(generation):
-                return generation
+            for generation in await generations_of(connection, name):
+                if generation.generation == number and is_so(generation):
+                    return generation
             await asyncio.sleep(0.05)
 
 

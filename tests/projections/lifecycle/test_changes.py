@@ -30,8 +30,7 @@ from projections.stores.checkpoints import (
     ReadModelStale,
     ReadModelUnavailable,
     SequenceWaits,
-    read_checkpoints,
-    read_live_generation,
+    read_live,
 )
 from projections.stores.postgres import driver_connection
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
@@ -76,9 +75,7 @@ async def test_before_a_generation_is_live_the_model_is_unavailable(
 
     async with engine.connect() as reader:
         with pytest.raises(ReadModelUnavailable):
-            await read_checkpoints(reader, "orders")
-        with pytest.raises(ReadModelUnavailable):
-            await read_live_generation(reader, "orders")
+            await read_live(reader, "orders")
     with pytest.raises(ReadModelUnavailable):
         await SequenceWaits(engine).reach("orders", {0: 0}, timeout_ms=IN_VAIN_MS)
 

@@ -27,6 +27,7 @@ from exchange.gateway.parts.reading import Freshness, model_connection
 from exchange.gateway.stream.protocol.frames import OrderUpdate
 from exchange.log.events import DecidedEvent
 from projections.orders import NAME, Order, after, begun, changes, find_orders
+from projections.stores.checkpoints import read_live
 
 KNOWN_ORDERS_MAX: Final = 50_000  # about 30 MB; a dropped order is read again when it is needed
 HISTORY_ORDERS_MAX: Final = 5_000  # for all readers of history: the orders of the last slices
@@ -113,7 +114,9 @@ class KnownOrders:
 
     async def _find(self, order_ids: Sequence[str]) -> dict[str, Order]:
         async with model_connection(self._engine) as connection:
-            return {order.order_id: order for order in await find_orders(connection, order_ids)}
+            live = await read_live(connection, NAME)
+            found = await find_orders(connection, live, order_ids)
+        return {order.order_id: order for order in found}
 
     def _remembered(self, order_id: str) -> Order | None:
         order = self._orders.get(order_id)

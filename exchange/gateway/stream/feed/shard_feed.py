@@ -44,7 +44,7 @@ from exchange.log.reader import read_traces as log_traces
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
 from projections.feed import NAME, READ_EVENTS_MAX, read_feed, read_traces
-from projections.stores.checkpoints import ReadModelUnavailable, read_live_generation
+from projections.stores.checkpoints import Live, ReadModelUnavailable, read_live
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class ShardFeed:
         self._engine = engine
         self._redis = redis
         self._window: deque[DecidedEvent] = deque(maxlen=WINDOW_EVENTS_MAX)
-        self._generation: int | None = None
+        self._live: Live | None = None
         self._moved = asyncio.Event()
 
     async def start(self) -> None:
@@ -173,32 +173,32 @@ class ShardFeed:
         return [_loaded(event) for event in stored]
 
     async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
-        if self._generation is None:
+        if self._live is None:
             return []
-        model = (self._redis, self._generation, self.shard)
+        model = (self._redis, self._live, self.shard)
         return await read_traces(*model, after=after, up_to=up_to)
 
     async def _from_feed(self) -> list[DecidedEvent]:
         try:
-            generation = await self._live_generation()
+            live = await self._live_generation()
             events = await read_feed(
-                self._redis, generation, self.shard, self.position, block_ms=BLOCK_MS
+                self._redis, live, self.shard, self.position, block_ms=BLOCK_MS
             )
         except (ReadModelUnavailable, Problem) as error:
             logger.debug("The feed is away", extra={"shard": self.shard, "error": str(error)})
-            self._generation = None
+            self._live = None
             await asyncio.sleep(WITHOUT_REDIS_S)
             return []
         if not events:
-            self._generation = None
+            self._live = None
         return events
 
-    async def _live_generation(self) -> int:
+    async def _live_generation(self) -> Live:
         # Read again after each failure and each silence: a retired generation gets no more events.
-        if self._generation is None:
+        if self._live is None:
             async with model_connection(self._engine) as connection:
-                self._generation = await read_live_generation(connection, NAME)
-        return self._generation
+                self._live = await read_live(connection, NAME)
+        return self._live
 
 
 def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:

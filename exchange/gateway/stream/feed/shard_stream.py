@@ -35,7 +35,7 @@ from exchange.waiting import heed_cancellation, retrieve_error, turns
 from projections import book as books
 from projections import trades
 from projections.book import ALL_LEVELS, read_book
-from projections.stores.checkpoints import read_live_generation
+from projections.stores.checkpoints import read_live
 
 logger = logging.getLogger(__name__)
 
@@ -275,14 +275,13 @@ class ShardStream:
         """Read the book and the last trade, and bring them to the shard's position."""
         listing = instrument.listing
         async with model_connection(self._engine) as connection:
-            generation = await read_live_generation(connection, books.NAME)
+            live = await read_live(connection, books.NAME)
         with answering():
-            view = await read_book(
-                self._redis, generation, listing.shard, listing.instrument, ALL_LEVELS
-            )
+            view = await read_book(self._redis, live, listing.shard, listing.instrument, ALL_LEVELS)
         await self._freshness.reach(trades.NAME, {listing.shard: view.position})
         async with model_connection(self._engine) as connection:
-            last, _ = await trades.list_trades(connection, listing.instrument, limit=1)
+            live = await read_live(connection, trades.NAME)
+            last = await trades.list_trades(connection, live, listing.instrument, limit=1)
         await self._feed.until(view.position)
         renderer = instrument.renderer
         if last:
