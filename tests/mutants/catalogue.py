@@ -400,9 +400,30 @@ MUTANTS = [
     Mutant(
         "a page of positions repeats the last of the page before",
         "projections/positions.py",
-        "POSITIONS.c.client_id == client_id, POSITIONS.c.instrument > after",
-        "POSITIONS.c.client_id == client_id, POSITIONS.c.instrument >= after",
+        "POSITIONS.c.instrument > after,",
+        "POSITIONS.c.instrument >= after,",
         ("tests/projections/test_queries.py::test_positions_of_a_client",),
+    ),
+    Mutant(
+        "the present definition answers for every generation",
+        "projections/stores/queries.py",
+        "if made_by == self.fingerprint:",
+        "if self.fingerprint:",
+        ("tests/projections/test_definitions.py",),
+    ),
+    Mutant(
+        "a generation that others built is refused though its tables are the same",
+        "projections/stores/queries.py",
+        "for fits in (is_made_by, has_shape_of):",
+        "for fits in (is_made_by,):",
+        ("tests/projections/test_definitions.py",),
+    ),
+    Mutant(
+        "skips of a later definition are told of an earlier one's rows",
+        "projections/stores/checkpoints.py",
+        "skips.fingerprint = made.fingerprint",
+        "skips.fingerprint is not null",
+        ("tests/gateway/resources/test_skipped_events.py",),
     ),
     Mutant(
         "what a closed part of a position cost is rounded up",
