@@ -20,7 +20,6 @@ import httpx
 from tests.load import Answer, Command, History
 
 REQUEST_TIMEOUT_S = 10.0
-PAUSE_S = 0.02
 STALE = "read.stale"
 LATE_S = 1.0  # a read that waits for a busy machine ends after a second or two, an error at once
 MAKER, TAKER = "furnisher-maker", "furnisher-taker"
@@ -71,8 +70,8 @@ class Reader:
         url: str,
         questions: Sequence[Question],
         *,
+        pause_s: float,
         tolerant: bool = False,
-        pause_s: float = PAUSE_S,
     ) -> None:
         self.answers: Counter[str] = Counter()  # by path
         self.late = 0  # that did not come in time, as the machine was busy

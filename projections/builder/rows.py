@@ -20,7 +20,7 @@ from projections.stores.partitions import (
     read_index_texts,
 )
 from projections.stores.postgres import PostgresProjection
-from projections.stores.redis import RedisProjection, begin_filled
+from projections.stores.redis import RedisProjection, begin_filling, end_filling
 
 COUNT_INDEXES: Final = "select count(*) from pg_index where indrelid = $1::regclass"
 
@@ -144,9 +144,10 @@ class Keys:
         place = (self._redis, self._projection.name, self._generation)
         for shard, position in sorted(positions.items()):
             mine = [row for rows in self._rows.values() for row in rows if row[0] == shard]
+            await begin_filling(*place, shard)
             await kept.fill(self._redis, self._generation, shard, mine)
             log = str(await connection.fetchval("select id from log"))
-            await begin_filled(*place, shard, log, position, times_ms.get(shard, 0))
+            await end_filling(*place, shard, log, position, times_ms.get(shard, 0))
 
 
 def store_of(

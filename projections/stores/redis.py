@@ -92,6 +92,17 @@ end
 return found
 """
 
+# KEYS: the checkpoint, the mark of ``begin_filling``. ARGV: the log's id, position, time_ms. If the
+# mark is lost, so are rows that were written after it.
+END_FILLING: Final = """#!lua
+if redis.call('DEL', KEYS[2]) == 0 then
+    return 0
+end
+redis.call('HSET', KEYS[1], 'log', ARGV[1], 'position', ARGV[2], 'target', ARGV[2],
+    'time_ms', ARGV[3])
+return 1
+"""
+
 HOLD_MS: Final = 2_000  # a switch takes half of it at most
 
 READ_LOG = select(select(LOG.c.id).scalar_subquery().label("id"), HEAD.c.position)
@@ -202,13 +213,22 @@ class RedisProjection:
             )
 
 
-async def begin_filled(
+async def begin_filling(redis: Redis, name: str, generation: int, shard: int) -> None:
+    """Note that the rows of a model will be written, in a key that Redis loses with them."""
+    await redis.set(filling_key(name, generation, shard), 1)
+
+
+async def end_filling(
     redis: Redis, name: str, generation: int, shard: int, log: str, position: int, time_ms: int
 ) -> None:
-    """Write the checkpoint of a model whose rows up to ``position`` are all there."""
-    fields = {"log": log, "position": position, "target": position, "time_ms": time_ms}
-    key = checkpoint_key(name, generation, shard)
-    await cast("Any", redis.hset(key, mapping=cast("Any", fields)))
+    """Write the checkpoint of a model whose rows up to ``position`` are all there.
+
+    Raises:
+        ReadModelUnavailable: Redis came back empty since ``begin_filling``.
+    """
+    keys = [checkpoint_key(name, generation, shard), filling_key(name, generation, shard)]
+    if not await script(redis, END_FILLING)(keys=keys, args=[log, position, time_ms]):
+        raise ReadModelUnavailable(f"Redis lost the {name} of shard {shard} while it was filled.")
 
 
 def tag(name: str, generation: int, shard: int) -> str:
@@ -219,6 +239,11 @@ def tag(name: str, generation: int, shard: int) -> str:
 def checkpoint_key(name: str, generation: int, shard: int) -> str:
     """Return the key of a model's checkpoint on a shard."""
     return f"{tag(name, generation, shard)}:checkpoint"
+
+
+def filling_key(name: str, generation: int, shard: int) -> str:
+    """Return the key that is there while a model's rows on a shard are written in bulk."""
+    return f"{tag(name, generation, shard)}:filling"
 
 
 def script(redis: Redis, text: str) -> AsyncScript:

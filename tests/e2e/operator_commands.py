@@ -7,11 +7,12 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
 from typing import Any
 
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from exchange.cli import app
 from exchange.config import PROJECT
@@ -21,6 +22,7 @@ from tests.running import Exchange
 TIMEOUT_S = 120.0
 OPERATOR = "somebody"
 WIDTH = 100
+ALONE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ async def ended(process: Process) -> Ended:
 async def run(exchange: Exchange, *arguments: str, operator: str = OPERATOR) -> Ended:
     """Run a command to its end, within this process."""
     environment = environment_of(exchange, operator)
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
+
+    def invoked() -> Result:
+        with ALONE:  # it takes the output of this whole process
+            return CliRunner().invoke(app, arguments, env=environment)
+
+    result = await asyncio.to_thread(invoked)
     if isinstance(result.exception, ToolError):  # as ``main`` tells it
         return Ended(1, result.stdout, f"{result.stderr}{result.exception}\n")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception

@@ -17,6 +17,7 @@ from exchange.tools.market.load import Unreachable
 
 REQUEST_S: Final = 5.0
 UNKNOWN: Final = "unknown"
+LINE_WIDTH: Final = 80  # of the states, which are no table that would need more
 COLORS: Final = {
     "healthy": "green",
     **dict.fromkeys(("degraded", "lagging", "paused"), "yellow"),
@@ -119,7 +120,7 @@ def show(console: Console, status: Status, *, with_tables: bool = True) -> None:
         console.print(_projection_table(status))
     else:
         states = [f"{p.projection} {_colored(p.state)}" for p in status.projections]
-        console.print(Columns(states, padding=(0, 2)))
+        console.print(Columns(states, padding=(0, 2)), width=LINE_WIDTH)
 
 
 def _shard_table(shards: Iterable[ShardStatus]) -> Table:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.builder import build as building
+from projections.builder import rows
 from projections.builder.build import Connect
 from projections.builder.builder import Builder
 from projections.builder.comparing import Comparison, compare
@@ -25,6 +27,7 @@ from projections.lifecycle.changes import (
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import Generation, generations_of
 from projections.registry import READ_MODELS, all_projections
+from projections.stores.redis import end_filling
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR, projection_of
 from tests.projections.logs import LogWriter, registrations
@@ -163,6 +166,35 @@ async def test_an_empty_log_is_rebuilt(
             number = await begin(connection, engine, redis, name)
             await until(connection, name, number, lambda g: g.live)
             assert (await compared(connect, engine, redis, name, number)).rows == 0
+
+
+async def test_a_redis_that_loses_what_is_being_filled_is_filled_again(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost: list[object] = []
+
+    async def lose_all_once(redis: Redis, *place: Any) -> None:
+        if not lost:
+            lost.append(await redis.flushdb())
+        await end_filling(redis, *place)
+
+    monkeypatch.setattr(rows, "end_filling", lose_all_once)
+    async with projector(), building_in(connect, engine, redis):
+        await write_two_shards(database_url, random.Random(28), batches=5)
+        await catch_up(engine, redis, connection)
+        number = await begin(connection, engine, redis, "book")
+        live = await until(connection, "book", number, lambda g: g.live or g.failure is not None)
+        await catch_up(engine, redis, connection)
+
+    assert lost
+    assert live.failure is None
+    await assert_models_equal_folds(connection, redis)
 
 
 @pytest.mark.parametrize("name", ["orders", "settlement", "ticker"])
