@@ -49,8 +49,12 @@ on conflict (projection, generation) do update set
     step = 'reading', done = 0, wanted = $3, seconds = '{}', positions = '{}', fold = null
 """
 
+# A build that was killed goes on at its step, and after the last round no fold is stored to read on
+# with. So a word on the reading that comes after that round does not change the step.
 TELL: Final = """
-update builds set step = $3, done = $4, wanted = $5, seconds = $6, told_at = clock_timestamp()
+update builds set
+    step = case when step = 'indexing' and $3 = 'reading' then step else $3 end,
+    done = $4, wanted = $5, seconds = $6, told_at = clock_timestamp()
 where projection = $1 and generation = $2
 """
 

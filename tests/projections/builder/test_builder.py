@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.builder import build as building
 from projections.builder import rows
-from projections.builder.build import Connect
+from projections.builder.build import READING, TELL, Connect
 from projections.builder.builder import Builder
 from projections.builder.comparing import Comparison, compare
 from projections.builder.metrics import BuilderMetrics
@@ -166,6 +166,39 @@ async def test_an_empty_log_is_rebuilt(
             number = await begin(connection, engine, redis, name)
             await until(connection, name, number, lambda g: g.live)
             assert (await compared(connect, engine, redis, name, number)).rows == 0
+
+
+async def test_a_word_on_the_reading_that_comes_late_does_not_take_a_build_back(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance, index, killed = random.Random(29), rows.Tables.index, list[str]()
+
+    async def told_late_and_killed(store: rows.Tables, writing: asyncpg.Connection) -> None:
+        if not killed:
+            telling = await connect()
+            killed.append(await telling.execute(TELL, "orders", 2, READING, 1, 2, "{}"))
+            await telling.close()
+            await writer.append_random(chance, 200)  # of orders that began before
+            raise ConnectionResetError
+        await index(store, writing)
+
+    monkeypatch.setattr(rows.Tables, "index", told_late_and_killed)
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await writer.append_random(chance, 200)
+        await catch_up(engine, redis, connection)
+        async with building_in(connect, engine, redis):
+            number = await begin(connection, engine, redis, "orders")
+            live = await until(connection, "orders", number, lambda g: g.live or bool(g.failure))
+
+    assert killed == ["UPDATE 1"]
+    assert live.failure is None
 
 
 async def test_a_redis_that_loses_what_is_being_filled_is_filled_again(
