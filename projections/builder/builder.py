@@ -41,6 +41,7 @@ from projections.lifecycle.retiring import drop, droppable, retire_overdue
 from projections.lifecycle.skips import read_skips, skipped
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.failures import Outage, is_store_failure
+from projections.stores.fingerprints import has_shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +107,16 @@ class Builder:
         for projection, generation in await retire_overdue(connection, self._keep_hours):
             fields = {"projection": projection, "generation": generation}
             logger.info("Retired the former generation: its time is over", extra=fields)
-        for projection, generation in await droppable(connection):
-            tables = {t.name for d in self._definitions.of_projection(projection) for t in d.tables}
-            if not self._definitions.of_projection(projection):
+        for projection, generation, made_by in await droppable(connection):
+            # Only a build that has its tables can tell which they are.
+            mine = [
+                definition
+                for definition in self._definitions.of_projection(projection)
+                if not definition.tables or has_shape_of(made_by, definition.fingerprint)
+            ]
+            if not mine:
                 continue
+            tables = {table.name for definition in mine for table in definition.tables}
             fields = {"projection": projection, "generation": generation}
             try:
                 await drop(connection, self._redis, sorted(tables), projection, generation)

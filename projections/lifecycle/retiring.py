@@ -24,7 +24,7 @@ where g.state in ('kept', 'failed', 'paused') and live.generation is null
 """
 
 READ_DROPPABLE: Final = """
-select projection, generation from generations
+select projection, generation, fingerprint from generations
 where state = 'retired' and dropped_at is null
     and retired_at < now() - make_interval(secs => $1)
 order by retired_at
@@ -53,8 +53,11 @@ async def retire_overdue(connection: asyncpg.Connection, keep_hours: int) -> lis
     return retired
 
 
-async def droppable(connection: asyncpg.Connection) -> list[tuple[str, int]]:
-    """Return the retired generations that no reader can hold any more, oldest first."""
+async def droppable(connection: asyncpg.Connection) -> list[tuple[str, int, str | None]]:
+    """Return the retired generations that no reader can hold any more, oldest first.
+
+    Each comes with the fingerprint of the definition that built it.
+    """
     return [tuple(row) for row in await connection.fetch(READ_DROPPABLE, GRACE_S)]
 
 

@@ -32,10 +32,13 @@ from exchange.log.events import DecidedEvent
 from exchange.log.reader import read_heads
 from projections import registry, trades
 from projections.builder.build import Connect
+from projections.builder.builder import Builder
 from projections.builder.comparing import Comparison, compare
+from projections.builder.metrics import BuilderMetrics
 from projections.folding import LogPart, Rows, fold_batch
-from projections.lifecycle.changes import retry, rollback, switch
-from projections.lifecycle.generations import FAILED
+from projections.lifecycle.changes import retire, retry, rollback, switch
+from projections.lifecycle.definitions import Definitions
+from projections.lifecycle.generations import FAILED, generations_of
 from projections.lifecycle.skips import read_skips, skip_event, skipped
 from projections.registry import Projection, all_projections
 from projections.stores.checkpoints import (
@@ -51,7 +54,7 @@ from projections.stores.queries import DEFINED, Queries
 from projections.trades import TRADES, Trade, TradesFold, trades_projection
 from tests.projections.builder.test_builder import begin, building_in, until
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, RunProjector, catch_up
-from tests.projections.generations import OPERATOR
+from tests.projections.generations import OPERATOR, begin_generation
 from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
@@ -413,6 +416,34 @@ async def test_a_skipped_event_is_passed_over_by_one_definition_and_told(
         with noting_skips() as noted:
             assert [trade.position for trade in await asked(engine)] == every[::-1]
         assert noted == set()
+
+
+async def test_a_build_deletes_only_tables_that_it_has(
+    later: Later,
+    build: Build,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del later
+    monkeypatch.setattr("projections.lifecycle.retiring.GRACE_S", 0)
+    number = await begin_generation(connection, trades_projection(engine))
+    await retire(connection, NAME, number, OPERATOR)
+    for former, is_left in (([], True), ([trades_projection], False)):
+        build(later_trades, former)
+        builder = Builder(
+            connect,
+            redis,
+            Definitions(all_projections(engine, redis)),
+            keep_former_hours=24,
+            metrics=BuilderMetrics(),
+        )
+        await builder.tidy(connection)
+        (retired,) = await generations_of(connection, NAME)
+        table = await connection.fetchval("select to_regclass('trades_g1')")
+        assert (retired.dropped_at is None, table is not None) == (is_left, is_left)
 
 
 async def test_queries_are_of_the_definition_that_is_followed(

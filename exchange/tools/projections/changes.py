@@ -13,6 +13,7 @@ from projections.lifecycle import changes
 from projections.lifecycle.changes import By, Life, OperationRow
 from projections.lifecycle.generations import CATCHING_UP, generations_of
 from projections.lifecycle.skips import skip_event
+from projections.stores.fingerprints import is_made_by
 
 Change = Callable[[Stores, By], Awaitable[str]]
 """Makes a change and returns what to say of it."""
@@ -100,8 +101,10 @@ def skip(projection: str, at: tuple[int, int]) -> Change:
     """Return the skip of the event at a shard and position, and another try without it."""
 
     async def change(stores: Stores, by: By) -> str:
-        definition = stores.definitions.of_projection(checked(projection))[0]
-        place = (projection, definition.fingerprint)
+        definitions = stores.definitions.of_projection(checked(projection))
+        # What is older than fingerprints is of the first version, if this build has that.
+        of_first = [one for one in definitions if is_made_by(None, one.fingerprint)]
+        place = (projection, (of_first or definitions)[0].fingerprint)
         number = await skip_event(stores.connection, *place, at, by)
         await changes.retry(stores.connection, projection, number, by)
         return f"{projection} passes over event {at[0]}:{at[1]}; generation {number} goes on."
