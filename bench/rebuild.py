@@ -237,7 +237,7 @@ async def _rounds(settings: Settings, events: int, rounds: int, names: list[str]
                 taken.limit_s.append(await seconds_of(lambda: read_alone(venue, up_to)))
                 if name != FEED:
                     await rebuild(venue, name, taken)
-                    tell(f"{name} {taken.build_s[-1]:.2f} s, limit {taken.limit_s[-1]:.2f} s")
+                    tell(f"{name}: {taken.build_s[-1]:.2f} s, limit {taken.limit_s[-1]:.2f} s")
         if FEED in names:
             await _feed_rounds(venue, rounds, measured.models[FEED])
         return measured

@@ -85,7 +85,7 @@ class OrderStatus(StrEnum):
 # To look up a member of an enum takes as long as to make a small struct.
 _OPEN, _PARTIALLY_FILLED, _FILLED, _CANCELLED, _REJECTED = OrderStatus
 OPEN_STATUSES: Final = (_OPEN, _PARTIALLY_FILLED)
-FINAL_STATUSES: Final = frozenset((_FILLED, _CANCELLED, _REJECTED))
+FINAL_STATUSES: Final = (_FILLED, _CANCELLED, _REJECTED)  # in a set each look-up would hash a name
 
 ORDERS = Table(
     "orders",
@@ -424,6 +424,9 @@ class _Effects(Struct):
                     continue
                 command_id = part.command_id(position - part.first)
                 orders[event.order_id] = _begun(event, shard, position, command_id)
+                if type(event) is OrderAccepted:  # it begins as its change would leave it
+                    self.history.append((event.order_id, shard, position))
+                    continue
             for change in changes(event):
                 order_id = change.order_id
                 self.history.append((order_id, shard, position))
@@ -528,12 +531,12 @@ def _begun(
         shard,
         event.instrument,
         event.client_id,
-        str(event.side),
-        str(event.order_type),
+        event.side._value_,  # str() and .value take ten times as long
+        event.order_type._value_,
         event.price,
         event.quantity,
         0,
-        str(_OPEN),
+        _OPEN._value_,
         None,
         command_id,
         event.time_ms,
@@ -549,7 +552,7 @@ def _after(order: Order, change: Change, position: int, time_ms: int) -> Order:
     return replace(
         order,
         filled_quantity=filled,
-        status=str(change.status or so_far),
+        status=(change.status or so_far)._value_,
         reason=change.reason,
         updated_ms=time_ms,
         last_position=position,

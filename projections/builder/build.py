@@ -30,7 +30,9 @@ INDEXING: Final = "indexing"
 
 WRITE_EVENTS: Final = 50_000  # so that the server writes rows while the next events are folded
 ROUND_EVENTS: Final = 2_000_000  # some ten seconds' work, which a kill may cost
-FOLD_ROWS_MAX: Final = 3_000_000  # about 2 GB; beyond it followers go on from where the fold is
+# An open order takes 1 kB and a position a third of that, so 2 GB at most. Beyond it followers go
+# on from where the fold is.
+FOLD_ROWS_MAX: Final = 2_000_000
 # Followers do the rest. More than this is read again in bulk, as long as it gets less.
 LEFT_EVENTS_MAX: Final = 20_000
 TELL_S: Final = 0.5
@@ -168,13 +170,17 @@ class Build:
                 await writing.execute(BEGIN_BUILD, *self._place, sum(heads.values()))
             self._fold = self._stored_fold()
             self.wanted = sum(heads.values())
+            self._begin_step(READING)  # making the tables does not count: the rate would be lower
             return
-        self.step, self.wanted = row["step"], max(row["wanted"], sum(heads.values()))
+        self.wanted = max(row["wanted"], sum(heads.values()))
         self.seconds = json.loads(row["seconds"])
         stored = json.loads(row["positions"])
         self._positions = {int(shard): at for shard, (at, _) in stored.items()}
         self._times_ms = {int(shard): time_ms for shard, (_, time_ms) in stored.items()}
         self.done = sum(self._positions.values())
+        # The time of what has to be done again does not count: the rate would look too low.
+        kept = self.done / row["done"] if row["step"] == READING and row["done"] else 1.0
+        self._begin_step(row["step"], self.seconds.pop(row["step"], 0.0) * min(1.0, kept))
         self._stored, self._stored_positions = row["fold"], dict(self._positions)
         self._fold = self._stored_fold()
 
@@ -289,7 +295,7 @@ class Build:
         if is_last:
             await self._write(writing, fold.rows())
             await self._until_written()
-            self.seconds[READING] = self.seconds.get(READING, 0.0) + self._step_s
+            self.seconds[READING] = self._step_s
         positions = {str(s): (at, self._times_ms.get(s, 0)) for s, at in self._positions.items()}
         kept = None if is_last else fold.dump()
         step = INDEXING if is_last else READING
@@ -316,8 +322,9 @@ class Build:
             seconds[self.step] = self._step_s
         return (self.done, self.wanted, json.dumps(seconds))
 
-    def _begin_step(self, step: str) -> None:
-        self.step, self._step_begun_s = step, time.monotonic()
+    def _begin_step(self, step: str, spent_s: float = 0.0) -> None:
+        """Begin a step, or go on with one for which ``spent_s`` was spent already."""
+        self.step, self._step_begun_s = step, time.monotonic() - spent_s
 
     @property
     def _step_s(self) -> float:

@@ -221,8 +221,9 @@ class Builder:
             progress.update(done=done, of=of)
 
         async with AsyncExitStack() as opened:
-            log, session = await self._connect(), await self._connect()
+            log = await self._connect()
             opened.callback(log.terminate)
+            session = await self._connect()
             opened.callback(session.terminate)
             skips = skipped(
                 await read_skips(connection, generation.projection),

@@ -83,6 +83,7 @@ def seconds_left(
         scale = reading / pace.seconds[READING] if pace.seconds[READING] else 0.0
         left = max(0.0, pace.seconds[step] * scale - seconds.get(step, 0.0))
         if step == VERIFYING and share:
-            left = seconds.get(VERIFYING, 0.0) / share * (1 - share)
+            # Folding takes at least this much; comparing the rows comes after it.
+            left = max(left, seconds.get(VERIFYING, 0.0) / share * (1 - share))
     later = STEPS[STEPS.index(step) + 1 :]
     return left + sum(pace.seconds[one] * scale for one in later)

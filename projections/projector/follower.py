@@ -139,8 +139,11 @@ class Follower:
                 position = await self._advance(batch)
                 if not is_full:
                     await asyncio.sleep(begun_s + self._pace_s - now_s())
-            elif not await is_set_within(news, POLL_S):
-                position = await self._resume()
+            else:
+                # The last batch may have been a full one, and others would wait for ever.
+                self._precedence.note(self._part, is_behind=False)
+                if not await is_set_within(news, POLL_S):
+                    position = await self._resume()
             self._outage.over()
             heed_cancellation()
 
