@@ -182,7 +182,7 @@ def check_history(history: History, log: Sequence[StoredEvent]) -> None:
     known = {command_id_of(c) for c in history.commands}
     assert len(known) == len(history.commands), "two commands were given one id"
     strangers = {e.type for e in log if e.command_id not in known}
-    assert strangers <= {"InstrumentRegistered"}, strangers
+    assert strangers <= {"InstrumentRegistered", "SettlementCycleClosed"}, strangers
     assert not lost(history, by_command), "acknowledged, but not in the log"
     assert not doubled(history, by_command), "in the log twice"
     for command in history.commands:

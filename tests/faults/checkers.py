@@ -2,7 +2,7 @@
 
 Read ``judge``: for each invariant of ``docs/faults.md``, by its letter, it returns the violations.
 The checks of log and answers are in ``tests/checks.py``. The checks here need a history with times:
-subscribers (G), healing (H), resources (R), the run's own end (X).
+subscribers (G), healing (H), rebuilds (L), readers (Q), resources (R), the run's own end (X).
 """
 
 import statistics
@@ -26,6 +26,7 @@ from tests.checks import (
     check_states,
 )
 from tests.faults.history import Line, Recorded
+from tests.faults.schedule import EVERYTHING
 from tests.load import is_outcome
 from tests.projections.models import Models, check_models, fold_models
 
@@ -33,6 +34,7 @@ HEAL_MAX_S = 30.0
 RSS_MAX_BYTES = 600_000_000  # of one process; about 100 MB each when in order
 FILES_MAX = 500  # pools and WebSockets have bounds well below
 GROWTH_BYTES = 64_000_000  # of one process's life, or of a name's from start to end
+KILLS_POSTGRES = ("restart PostgreSQL", EVERYTHING)
 GROWTH_SAMPLES_MIN = 12  # a minute; a younger process is still filling its caches
 
 
@@ -145,6 +147,36 @@ def check_h(evidence: Evidence) -> None:
         assert healed_s < HEAL_MAX_S, f"healed after {healed_s:.1f} s: {fault}"
 
 
+def check_l(evidence: Evidence) -> None:
+    """Every rebuild that was asked for went live."""
+    begun = {(r["projection"], r["generation"]) for r in evidence.recorded.of("rebuild begun")}
+    ended = evidence.recorded.of("rebuild")
+    for rebuild in ended:
+        assert rebuild["state"] == "live", rebuild
+    missing = begun - {(rebuild["projection"], rebuild["generation"]) for rebuild in ended}
+    assert not missing, f"never ended: {sorted(missing)}"
+
+
+def check_q(evidence: Evidence) -> None:
+    """No reader was answered with less than before, nor with an empty model."""
+    for fell in evidence.recorded.of("fell"):
+        assert not fell["emptied"], fell
+        assert _lost_newest(fell, evidence.recorded.of("fault")), fell
+
+
+def _lost_newest(fell: Line, faults: Sequence[Line]) -> bool:
+    """Tell whether PostgreSQL was killed between two answers.
+
+    Read models do not wait for its disk, so it may lose what they took up in the last moments.
+    """
+    return any(
+        fault["fault"] in KILLS_POSTGRES
+        and fault["began"] < fell["t"]
+        and fell["since"] < _end(fault)
+        for fault in faults
+    )
+
+
 def check_r(evidence: Evidence) -> None:
     """Memory and descriptors of each process are bounded and do not grow."""
     lives: dict[tuple[str, int], list[Line]] = defaultdict(list)
@@ -183,6 +215,8 @@ CHECKERS: dict[str, Callable[[Evidence], None]] = {
     "F": check_f,
     "G": check_g,
     "H": check_h,
+    "L": check_l,
+    "Q": check_q,
     "R": check_r,
     "X": check_x,
 }

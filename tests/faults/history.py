@@ -12,6 +12,11 @@ Each line has a time ``t`` (seconds since 1970) and a ``kind``:
 ``exit``                 a process ended: ``name``, ``code``
 ``trades``               a message to subscriber ``n``: ``prev``, ``sequence``, ``sequences``
 ``broken``               subscriber ``n`` saw a gap or a repetition: ``error``
+``rebuild begun``        ``projection`` is rebuilt as ``generation``
+``rebuild``              it has ended: ``state`` (``live``, or why not), ``began``
+``unchanged``            a rollback or retirement that did not succeed: ``error``
+``fell``                 an answer of a gateway that has less than the one before, which came at
+                         ``since``: ``told``; ``emptied``: it has nothing of what must be there
 ``failed``               the run ended early: ``error``
 ``book``                 subscriber ``n`` at the end: ``instrument``, ``start``, its book
 ======================== ==================================================================

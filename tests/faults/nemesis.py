@@ -19,6 +19,9 @@ from websockets.exceptions import WebSocketException
 
 from exchange.stack.host.child import ManagedProcess
 from exchange.tools.market.following import connected
+from projections.builder.build import INDEXING, READING
+from projections.builder.builder import SWITCHING, VERIFYING
+from projections.lifecycle.generations import CATCHING_UP
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault
 from tests.faults.stage import SHARDS, Stage, kill
@@ -33,6 +36,20 @@ DELAY_S = 0.05  # of each chunk over a slow link
 TAIL_BATCHES = 20  # of a record or two each, decided long before Kafka is back
 READERS = 200  # of history at once; an address may ask 500 times at once
 CONNECT_S = 3.0  # until all of them are connected
+STEP_POLL_S = 0.02
+STEP_TIMEOUT_S = 5.0  # some steps are shorter than the poll
+DROPPING = "dropping"
+STEPS = (READING, INDEXING, CATCHING_UP, VERIFYING, SWITCHING, DROPPING)
+
+# What the builder does: the step of the build under way, else whether something is to be deleted.
+READ_STEP = """
+select coalesce(
+    (select step from builds join generations using (projection, generation)
+        where state in ('building', 'catching-up') order by told_at desc limit 1),
+    (select 'dropping' from generations where state = 'retired' and dropped_at is null
+        and retired_at < now() - interval '10 s' limit 1)
+)
+"""
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
 
 Found = dict[str, Any]
@@ -81,6 +98,8 @@ class Nemesis:
                 found = await self._kill_standby(fault)
             case "freeze", "matcher":
                 found = await self._freeze_matcher(fault)
+            case "kill", "builder":
+                found = await self._kill_builder(fault)
             case "kill", "everything":
                 found = await self._kill_everything()
             case "kill", _:
@@ -101,6 +120,7 @@ class Nemesis:
         candidates = {
             "gateway": exchange.gateways,
             "projector": [exchange.projector],
+            "builder": [exchange.builder],
             "Kafka": [self._stage.services["Kafka"].process],
         }[what]
         return candidates[fault.target % len(candidates)]
@@ -130,6 +150,16 @@ class Nemesis:
         working, _ = await self._stage.working(fault.target)
         victim = next(m for m in self._stage.pair(fault.target) if m is not working)
         return await self._kill(victim)
+
+    async def _kill_builder(self, fault: Fault) -> Found:
+        """Kill the builder as soon as a build is at one of its steps, or after a while anyway."""
+        builder, step = self._stage.exchange.builder, STEPS[fault.target % len(STEPS)]
+        deadline_s = time.monotonic() + STEP_TIMEOUT_S
+        at = await self._stage.ask(READ_STEP)
+        while at != step and time.monotonic() < deadline_s:
+            await asyncio.sleep(STEP_POLL_S)
+            at = await self._stage.ask(READ_STEP)
+        return {**await self._kill(builder), "step": at}
 
     async def _freeze_matcher(self, fault: Fault) -> Found:
         """Freeze the working matcher until another one took over, then thaw the zombie."""

@@ -21,10 +21,12 @@ from tests.faults.checkers import HEAL_MAX_S, Evidence
 from tests.faults.history import HistoryFile, Recorded, read_history
 from tests.faults.monitor import Monitor
 from tests.faults.nemesis import Nemesis
+from tests.faults.rebuilds import Rebuilding
 from tests.faults.schedule import KINDS, Burst, plan
 from tests.faults.stage import SHARDS, Stage, staged
 from tests.load import Load, Pace
 from tests.projections.models import stored_models
+from tests.readers import Question, Reader, furnish, questions_of
 from tests.running import INSTRUMENTS
 from tests.subscribers import Subscriber
 
@@ -36,6 +38,8 @@ DROP_AFTER_S = (3.0, 15.0)
 COMMANDS_IN_ORDER = 2 * TRADERS
 QUIET_TIMEOUT_S = 2 * HEAL_MAX_S  # beyond what may be: the judges then say by how much
 POLL_S = 0.1
+FURNISH_TIMEOUT_S = 30.0
+READ_PAUSE_S = 0.1  # every query of a gateway comes within two seconds
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
 
 COUNT_GAPS = """
@@ -90,6 +94,24 @@ class RecordingSubscriber(Subscriber):
         self._history.note("book", **fields, **sides)
 
 
+class RecordingReader(Reader):
+    """A reader that tells the history what it saw fall, instead of failing."""
+
+    def __init__(self, url: str, questions: Sequence[Question], history: HistoryFile) -> None:
+        super().__init__(url, questions, tolerant=True, pause_s=READ_PAUSE_S)
+        self._history = history
+        self._answered_at: dict[str, float] = {}  # the last time, by path and instrument
+
+    def take(self, question: Question, answer: dict[str, object]) -> None:
+        wrong = question.compare(answer)
+        key = f"{question.path} {question.parameters}"
+        if wrong is not None:
+            emptied = question.seen_size == 0
+            since = self._answered_at[key]
+            self._history.note("fell", told=wrong, since=since, emptied=emptied)
+        self._answered_at[key] = time.time()
+
+
 async def run(
     options: Options,
     directory: Path,
@@ -124,6 +146,12 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
         RecordingSubscriber(n, sockets, NAMES[n % len(NAMES)], history) for n in range(SUBSCRIBERS)
     ]
     loaded = asyncio.Event()
+    async with httpx.AsyncClient(base_url=urls[0], timeout=FURNISH_TIMEOUT_S) as http:
+        await furnish(http, NAMES, history)
+    shards = {name: number % SHARDS for number, name in enumerate(NAMES)}
+    readers = [RecordingReader(url, questions_of(shards), history) for url in urls]
+    reading = [asyncio.create_task(reader.read(loaded)) for reader in readers]
+    rebuilding = asyncio.create_task(Rebuilding(stage, history, options.seed).run(loaded))
     following = [asyncio.create_task(s.follow(loaded)) for s in subscribers]
     try:
         async with Monitor(stage, history) as monitor:
@@ -134,9 +162,14 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
                 pace_s = 60 * options.minutes / len(bursts)
                 await nemesis.run(bursts, pace_s, lambda: _until_in_order(stage, load, monitor))
             loaded.set()
+            await asyncio.wait_for(rebuilding, QUIET_TIMEOUT_S)
             await monitor.until_caught_up(QUIET_TIMEOUT_S)
+            await asyncio.gather(*reading)
             await _until_told(stage, subscribers, following)
     finally:
+        for task in (*reading, rebuilding):
+            task.cancel()
+        await asyncio.gather(*reading, rebuilding, return_exceptions=True)
         await _end(subscribers, following, history)
 
 

@@ -23,6 +23,8 @@ COUNTS: dict[str, tuple[str, int]] = {
     "kill projector": ("edge", 36),
     "freeze projector": ("edge", 10),
     "read history": ("edge", 8),
+    "kill builder": ("builder", 50),
+    "freeze builder": ("builder", 10),
     "restart Kafka": ("services", 11),
     "freeze Kafka": ("services", 5),
     "lose tail": ("services", 6),

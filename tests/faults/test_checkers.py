@@ -134,6 +134,8 @@ def _other_lines(log: list[StoredEvent]) -> dict[str, list[Line]]:
     return {
         "fault": [{"t": FAULT_S, "fault": "kill matcher", "target": "m", "began": FAULT_S}],
         "exit": [{"t": FAULT_S, "name": "m", "code": -9}],
+        "rebuild begun": [{"projection": "book", "generation": 2}],
+        "rebuild": [{"projection": "book", "generation": 2, "state": "live"}],
         "progress": [
             {"t": FAULT_S + 0.5, "began": FAULT_S, "heads": {"0": head}, "reached": {"book": {}}},
             {
@@ -327,6 +329,31 @@ def lose_a_read_model(evidence: Evidence) -> None:
     evidence.recorded.lines["progress"][-1]["reached"]["book"] = {}
 
 
+def end_a_rebuild_without_going_live(evidence: Evidence) -> None:
+    evidence.recorded.lines["rebuild"][0]["state"] = "failed: 1 row differs from the log"
+
+
+def leave_a_rebuild_under_way(evidence: Evidence) -> None:
+    del evidence.recorded.lines["rebuild"][0]
+
+
+def answer_with_less_than_before(evidence: Evidence) -> None:
+    told = "/market/trades: at {0: 7} after {0: 9}"
+    fell = {"t": FAULT_S + 0.2, "since": FAULT_S - 0.2, "told": told, "emptied": False}
+    evidence.recorded.lines["fell"] = [fell]
+
+
+def answer_with_less_long_after_a_restart(evidence: Evidence) -> None:
+    answer_with_less_than_before(evidence)
+    evidence.recorded.lines["fault"][0] |= {"fault": "restart PostgreSQL", "ended": FAULT_S - 1}
+
+
+def show_an_empty_model(evidence: Evidence) -> None:
+    answer_with_less_than_before(evidence)
+    evidence.recorded.lines["fault"][0] |= {"fault": "restart PostgreSQL"}
+    evidence.recorded.lines["fell"][0]["emptied"] = True
+
+
 def take_too_much_memory(evidence: Evidence) -> None:
     evidence.recorded.lines["process"][7]["rss"] = 10**9
 
@@ -381,6 +408,11 @@ DEFECTS: dict[Defect, str] = {
     send_nothing_after_the_fault: "H",
     let_a_read_model_lag: "H",
     lose_a_read_model: "H",
+    end_a_rebuild_without_going_live: "L",
+    leave_a_rebuild_under_way: "L",
+    answer_with_less_than_before: "Q",
+    answer_with_less_long_after_a_restart: "Q",
+    show_an_empty_model: "Q",
     take_too_much_memory: "R",
     grow_in_memory: "R",
     leak_descriptors: "R",
@@ -390,6 +422,14 @@ DEFECTS: dict[Defect, str] = {
 
 def test_nothing_speaks_against_good_evidence() -> None:
     assert judge(good()) == {}
+
+
+def test_postgres_may_lose_the_newest_of_a_read_model_when_it_is_killed() -> None:
+    evidence = good()
+    answer_with_less_than_before(evidence)
+    evidence.recorded.lines["fault"][0] |= {"fault": "restart PostgreSQL"}
+
+    assert judge(evidence) == {}
 
 
 @pytest.mark.parametrize(

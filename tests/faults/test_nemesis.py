@@ -27,6 +27,7 @@ WANTED_IN_20_MINUTES = {
     "kill standby": 30,
     "kill gateway": 30,
     "kill projector": 30,
+    "kill builder": 50,
     "restart Kafka": 10,
     "restart PostgreSQL": 10,
     "restart Redis": 10,

@@ -314,7 +314,9 @@ async def test_a_generation_that_differs_is_not_switched(
 
         async def spoil(self: building.Build) -> None:
             await honest(self)
-            await connection.execute("update trades_g2 set price = price + 1 where position < 60")
+            spoiling = await connect()  # the test's own is asking meanwhile
+            await spoiling.execute("update trades_g2 set price = price + 1 where position < 60")
+            await spoiling.close()
 
         monkeypatch.setattr(building.Build, "run", spoil)
         number = await begin(connection, engine, redis, "trades")
