@@ -27,15 +27,16 @@ from tests.e2e.test_subscribers import (
     streams_of,
     until_told,
 )
+from tests.e2e.test_trading import new_instrument
 from tests.load import Load, Pace
 from tests.projections.models import read_log
 from tests.readers import Reader, furnish, questions_of
-from tests.running import INSTRUMENTS, Exchange
+from tests.running import Exchange
 from tests.subscribers import FollowerOfAll
 
 pytestmark = pytest.mark.anyio
 
-NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
+INSTRUMENTS = 2
 AT_ONCE = 5  # commands; each takes a second of a core to start
 LIGHT = Pace(pause_s=0.2)
 ROUNDS_LONG = 3
@@ -48,22 +49,25 @@ OF_ORDERS = {"OrderAccepted", "OrderRejected", "OrderRested", "TradeExecuted", "
 @asynccontextmanager
 async def watched(
     exchange: Exchange, name: str, *, pace: Pace, traders: int, read_pause_s: float
-) -> AsyncIterator[None]:
-    """Trade, read and subscribe meanwhile; then compare what subscribers got with the log."""
+) -> AsyncIterator[list[str]]:
+    """Trade new instruments, read and subscribe; then compare what subscribers got with the log."""
     async with client_of(exchange.urls[0]) as http:
-        await furnish(http, NAMES)
+        on = [number % exchange.settings.shards for number in range(INSTRUMENTS)]
+        instruments = [await new_instrument(http, shard=shard) for shard in on]
+        await furnish(http, instruments)
     shards = await shards_of(exchange)
-    mine = {instrument: shards[instrument] for instrument in NAMES}
+    mine = {instrument: shards[instrument] for instrument in instruments}
     readers = [Reader(url, questions_of(mine), pause_s=read_pause_s) for url in exchange.urls]
     followers = [
-        FollowerOfAll(n, streams_of(exchange), name, DROP_AFTER_S) for n, name in enumerate(NAMES)
+        FollowerOfAll(n, streams_of(exchange), instrument, DROP_AFTER_S)
+        for n, instrument in enumerate(instruments)
     ]
     stop = asyncio.Event()
     reading = [asyncio.create_task(reader.read(stop)) for reader in readers]
     following = [asyncio.create_task(follower.follow(stop)) for follower in followers]
     try:
-        async with Load(exchange.urls, NAMES, name=name, pace=pace, traders=traders) as load:
-            yield
+        async with Load(exchange.urls, instruments, name=name, pace=pace, traders=traders) as load:
+            yield instruments
         stop.set()
         await asyncio.gather(*reading)
         log = await _all_told(exchange, followers, following, mine)
@@ -111,10 +115,13 @@ def _assert_complete(follower: FollowerOfAll, log: list[StoredEvent]) -> None:
 
 
 @asynccontextmanager
-async def loaded(exchange: Exchange, rate: float) -> AsyncIterator[None]:
-    """Send so many orders a second until the end."""
+async def half_loaded(exchange: Exchange, instrument: str) -> AsyncIterator[None]:
+    """Send half of the orders that the exchange takes, until the end."""
+    of = ("load", "--instrument", instrument)
+    measured = await ended(await begun(exchange, *of, "--total", "5000", "--json"))
+    rate = json.loads(measured.out)["orders_per_second"] / 2
     limits = ("--total", "0", "--duration", "3600", "--seed", "2")
-    load = await begun(exchange, "load", "--rate", f"{rate:.0f}", *limits)
+    load = await begun(exchange, *of, "--rate", f"{rate:.0f}", *limits)
     try:
         yield
     finally:
@@ -193,11 +200,9 @@ async def test_every_read_model_is_rebuilt_and_nobody_notices(exchange: Exchange
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
 async def test_three_rounds_of_rebuilds_under_load(exchange: Exchange) -> None:
-    measured = await ended(await begun(exchange, "load", "--total", "5000", "--json"))
-    rate = json.loads(measured.out)["orders_per_second"]
     async with (
-        watched(exchange, "heavy", pace=LIGHT, traders=4, read_pause_s=0.02),
-        loaded(exchange, rate / 2),
+        watched(exchange, "heavy", pace=LIGHT, traders=4, read_pause_s=0.02) as instruments,
+        half_loaded(exchange, instruments[0]),
     ):
         for _ in range(ROUNDS_LONG):
             await each_rebuilt(exchange)
