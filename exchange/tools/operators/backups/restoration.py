@@ -72,6 +72,8 @@ BEGIN = f"""
 begin;
 set local statement_timeout = 0;
 set local lock_timeout = '{LOCK_TIMEOUT_S}s';
+-- Else the locks of a restore that was killed are held until its statement ends.
+set local client_connection_check_interval = '1s';
 do $$ begin
     for shard in 0..{SHARDS_MAX - 1} loop
         if not pg_try_advisory_xact_lock({WRITER_LOCK_CLASS}, shard) then
