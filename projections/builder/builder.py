@@ -165,7 +165,8 @@ class Builder:
         except (CannotFold, Undecodable) as error:
             logger.critical("A build stopped at an event", extra={**fields, "error": str(error)})
             at = (error.shard, error.position)
-            await mark_failed(connection, *place, f"shard {error.shard}: {error}", at)
+            why = f"shard {error.shard}: {error}"
+            await mark_failed(connection, *place, why, at, found_by="builder")
             self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
         return False
 
@@ -205,7 +206,7 @@ class Builder:
             first = found.examples[0]
             told = f"{found.different} rows differ from the log, first {first.table} {first.key}"
             logger.critical("A generation differs from the log", extra={"differs": told})
-            await mark_failed(connection, *place, told)
+            await mark_failed(connection, *place, told, found_by="builder")
             self._metrics.builds.labels(place[0], DIFFERS).inc()
             return False
         await mark_verified(connection, *place, found.at, found.digest)

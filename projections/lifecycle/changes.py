@@ -194,6 +194,11 @@ class Life(Struct, frozen=True):
         numbers = ", ".join(str(g.generation) for g in self.generations) or "none"
         raise Refused(f"{self.projection} has no generation {number}; it has: {numbers}.")
 
+    @property
+    def next_number(self) -> int:
+        """The number of the generation that is made next."""
+        return 1 + max((g.generation for g in self.generations), default=0)
+
     def expect(self, number: int | None) -> None:
         """Refuse to go on unless the operator saw which generation is live now.
 
@@ -220,11 +225,15 @@ async def changing(connection: asyncpg.Connection, projection: str) -> AsyncIter
 async def ensure_generation(
     connection: asyncpg.Connection, projection: str, fingerprint: str, tables: Sequence[str]
 ) -> None:
-    """Make the first generation of a projection, unless it has one; followers fill it."""
+    """Make the first generation of a projection, unless it has one; followers fill it.
+
+    One that was retired before it was live is followed by another.
+    """
     async with changing(connection, projection) as life:
-        if not life.generations:
-            await create_partitions(connection, tables, 1)
-            row = (projection, 1, CATCHING_UP, fingerprint, "projector", None)
+        if all(generation.state == RETIRED for generation in life.generations):
+            number = life.next_number
+            await create_partitions(connection, tables, number)
+            row = (projection, number, CATCHING_UP, fingerprint, "projector", None)
             await connection.execute(CREATE_GENERATION, *row)
 
 
@@ -258,7 +267,7 @@ async def begin_rebuild(
         for former in (under_way, life.kept):
             if former is not None:
                 await _retire(connection, former, by)
-        number = 1 + max(g.generation for g in life.generations)
+        number = life.next_number
         replaces = live.generation if goes_live else None
         row = (projection, number, BUILDING, fingerprint, by.operator, replaces)
         await connection.execute(CREATE_GENERATION, *row)
@@ -298,16 +307,19 @@ async def mark_failed(
     generation: int,
     failure: str,
     at: tuple[int, int] | None = None,
+    *,
+    found_by: str,
 ) -> None:
     """Record why a generation stopped, and at which event (``at``: its shard and position).
 
-    If it is live, queries still read what it has.
+    ``found_by`` is the process that could not go on. If the generation is live, queries still read
+    what it has.
     """
     async with changing(connection, projection):
         shard, position = at or (None, None)
         row = (projection, generation, failure, shard, position)
         if await connection.execute(MARK_FAILED, *row) == "UPDATE 1":
-            by = By("projector", failure)
+            by = By(found_by, failure)
             await _note(connection, by, "failed", projection, generation, generation)
 
 

@@ -169,7 +169,7 @@ class Follower:
                 part = (self._part.projection, self._part.generation)
                 failure = f"shard {self._part.shard}: {error}"
                 at = (self._part.shard, error.position)
-                await mark_failed(driver, *part, failure, at)
+                await mark_failed(driver, *part, failure, at, found_by="projector")
         return True
 
     async def _resume(self) -> int:

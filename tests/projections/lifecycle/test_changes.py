@@ -22,7 +22,7 @@ from projections.lifecycle.changes import (
     rollback,
     switch,
 )
-from projections.lifecycle.generations import read_generations
+from projections.lifecycle.generations import generations_of, read_generations
 from projections.orders import orders_projection
 from projections.projector import follower
 from projections.registry import all_projections
@@ -66,6 +66,25 @@ async def test_projectors_that_start_at_once_make_one_generation(
 
     assert await states(connection) == [("catching-up", False)]
     assert await partitions(connection) == ["order_events_g1", "orders_g1"]
+
+
+async def test_a_first_generation_that_is_retired_before_it_is_live_is_made_again(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+) -> None:
+    await begin_generation(connection, orders_projection(engine))
+    await mark_failed(connection, "orders", 1, "an event", (0, 7), found_by="projector")
+    await retire(connection, "orders", 1, OPERATOR)
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+
+    generations = await generations_of(connection, "orders")
+    assert [(g.generation, g.live) for g in generations if g.state != "retired"] == [(2, True)]
+    await assert_models_equal_folds(connection, redis)
 
 
 async def test_before_a_generation_is_live_the_model_is_unavailable(
@@ -211,7 +230,7 @@ async def test_a_failed_generation_is_tried_again_by_a_command_or_the_next_proje
     await go_live(connection, [orders], "orders", 1)
     await begin_generation(connection, orders)
     for generation in (1, 2):
-        await mark_failed(connection, "orders", generation, "an event", (0, 7))
+        await mark_failed(connection, "orders", generation, "an event", (0, 7), found_by="builder")
     assert await states(connection) == [("failed", True), ("failed", False)]
 
     assert await retry(connection, "orders", 2, OPERATOR) == 2
