@@ -46,7 +46,7 @@ from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
 from exchange.stack.services.services import LocalServices, remove
 from projections.builder.build import Build, Projection
-from projections.builder.comparing import compare
+from projections.builder.comparing.compare import compare
 from projections.feed import NAME as FEED
 from projections.lifecycle.changes import (
     By,

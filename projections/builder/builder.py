@@ -18,7 +18,8 @@ from exchange.log.reader import read_heads
 from exchange.log.replay import Undecodable
 from exchange.waiting import heed_cancellation, retrieve_error
 from projections.builder.build import TELL, Build, CannotFold, Connect, Projection, Stopped
-from projections.builder.comparing import Comparison, compare
+from projections.builder.comparing.compare import compare
+from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
 from projections.lifecycle.changes import (

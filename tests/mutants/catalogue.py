@@ -626,7 +626,7 @@ MUTANTS = [
     ),
     Mutant(
         "a row that is missing is not noticed",
-        "projections/builder/comparing.py",
+        "projections/builder/comparing/tables.py",
         "            full join {sides[",
         "            join {sides[",
         BUILDER,

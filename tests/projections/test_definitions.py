@@ -33,7 +33,8 @@ from exchange.log.reader import read_heads
 from projections import registry, trades
 from projections.builder.build import Connect
 from projections.builder.builder import Builder
-from projections.builder.comparing import Comparison, compare
+from projections.builder.comparing.compare import compare
+from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
 from projections.folding import LogPart, Rows, fold_batch
 from projections.lifecycle.changes import retire, retry, rollback, switch

@@ -12,7 +12,8 @@ from rich.markup import escape
 from exchange.tools.projections.rebuild import told_time
 from exchange.tools.projections.stores import Stores, answered, checked
 from exchange.tools.terminal import ToolError, progress_bar
-from projections.builder.comparing import Comparison, Difference, compare
+from projections.builder.comparing.compare import compare
+from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.estimate import VERIFYING
 from projections.lifecycle.changes import Life, mark_verified
 from projections.lifecycle.generations import generations_of

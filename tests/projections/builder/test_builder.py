@@ -15,7 +15,8 @@ from projections.builder import build as building
 from projections.builder import rows
 from projections.builder.build import READING, TELL, Connect
 from projections.builder.builder import Builder
-from projections.builder.comparing import Comparison, compare
+from projections.builder.comparing.compare import compare
+from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
 from projections.lifecycle.changes import (
     Refused,

@@ -1,0 +1,6 @@
+"""A generation compared with the log, row by row, at one position.
+
+In reading order: ``compare`` (which way a model is compared), ``shadow`` (the log, folded), then
+where the rows are: ``tables`` (the server compares), ``keys`` and ``feed`` (in Redis); and
+``differences`` (what is found).
+"""

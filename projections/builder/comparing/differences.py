@@ -1,0 +1,64 @@
+"""What a comparison finds: the rows that differ, and a digest of those that were compared."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from msgspec import Struct
+
+from projections.folding import Row
+
+EXAMPLES_MAX: Final = 20
+
+
+class Difference(Struct, frozen=True):
+    """A row that is not as the log gives it; None where there is no row.
+
+    ``last_event`` is the last event that the fold applied to it: shard, position and type.
+    """
+
+    table: str
+    key: dict[str, Any]
+    stored: dict[str, Any] | None
+    folded: dict[str, Any] | None
+    last_event: tuple[int, int, str] | None = None
+
+
+class Comparison(Struct, frozen=True):
+    """What was compared: rows and their digest, at which positions, and what differs.
+
+    ``examples`` has the first differences, of ``different`` in all. ``passed_over`` are the events
+    that the definition skips. ``columns`` are those that only one of two definitions has; a table
+    that only one has, or whose key is another, is named whole and not compared.
+    """
+
+    projection: str
+    generation: int
+    positions: dict[int, int]
+    rows: int
+    digest: str
+    different: int
+    examples: list[Difference]
+    passed_over: list[tuple[int, int]] = []
+    columns: list[str] = []
+
+    @property
+    def at(self) -> str:
+        """The positions, as ``shard:position``."""
+        return ",".join(f"{shard}:{at}" for shard, at in sorted(self.positions.items()))
+
+
+def only_in_one(table: str, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the columns that only one of two tables has."""
+    return [f"{table}.{name}" for name in sorted({*names} ^ {*others})]
+
+
+def named(columns: Sequence[str], row: Row | None) -> dict[str, Any] | None:
+    """Return a row by the names of its columns."""
+    return None if row is None else dict(zip(columns, row, strict=True))
+
+
+def digest_of(rows: Iterable[Row]) -> str:
+    """Return a digest of rows in any order."""
+    total = sum(int.from_bytes(sha256(repr(row).encode()).digest()[:8], "big") for row in rows)
+    return f"{total % 2**64:016x}"

@@ -1,0 +1,185 @@
+"""A model in PostgreSQL compared with the log: its tables, as of one moment."""
+
+from collections.abc import Sequence, Set
+from typing import Final
+
+import asyncpg
+from sqlalchemy import Table
+
+from projections.builder.comparing.differences import (
+    EXAMPLES_MAX,
+    Comparison,
+    Difference,
+    only_in_one,
+)
+from projections.builder.comparing.shadow import Progress, Shadow
+from projections.folding import Rows
+from projections.stores.postgres import READ_CHECKPOINTS, PostgresProjection
+
+SORT_MEMORY: Final = "set work_mem = '64MB'"
+
+READ_EVENT_TYPE: Final = "select type from events where shard = $1 and position = $2"
+
+
+class ComparedTables:
+    """A comparison with tables: the shadow is in temporary ones, so the server compares."""
+
+    def __init__(
+        self,
+        log: asyncpg.Connection,
+        session: asyncpg.Connection,
+        projection: PostgresProjection,
+        made_by: PostgresProjection,
+        generation: int,
+    ) -> None:
+        self._log = log
+        self._session = session
+        self._projection = projection
+        self._generation = generation
+        self._pairs, self._alone = _pairs(projection.tables, made_by.tables)
+        self._made_by = made_by
+
+    async def compare(self, skips: Set[tuple[int, int]], on_progress: Progress) -> Comparison:
+        await self._session.execute(SORT_MEMORY)
+        for table, _ in self._pairs:
+            await self._session.execute(
+                f"create temp table {_shadow(table)} (like {table.name}, last_event bigint)"
+            )
+            await self._session.execute(f"alter table {_shadow(table)} drop column generation")
+        shadow = Shadow(self._log, self._projection, skips, on_progress)
+        about = await self._positions()
+        await shadow.fold_up_to(about, self._write, sum(about.values()))
+        async with self._session.transaction(isolation="repeatable_read"):
+            positions = await self._positions()
+            await shadow.fold_up_to(positions, self._write, sum(positions.values()))
+            await self._write(shadow.fold.finished())
+            await self._write(shadow.fold.rows())
+            return await self._compared(positions, skips)
+
+    async def _compared(self, positions: dict[int, int], skips: Set[tuple[int, int]]) -> Comparison:
+        rows, total, different = 0, 0, 0
+        examples: list[Difference] = []
+        columns = [table.name for table in self._alone]
+        for table, stored in self._pairs:
+            await self._delete_older(table)
+            names = [c.name for c in stored.columns][1:]
+            common = [c.name for c in table.columns if c.name in names]
+            columns += only_in_one(table.name, [c.name for c in table.columns][1:], names)
+            count, hashes = await self._session.fetchrow(
+                f"select count(*), coalesce(sum(hashtextextended(row({', '.join(names)})::text, 0)"
+                f"::numeric), 0) from {stored.name} where generation = $1",
+                self._generation,
+            )
+            rows, total = rows + count, total + int(hashes)
+            found = await self._differences(table, stored, common)
+            different += found[0]["different"] if found else 0
+            examples += [
+                await self._difference(table, common, row)
+                for row in found[: EXAMPLES_MAX - len(examples)]
+            ]
+        return Comparison(
+            self._projection.name,
+            self._generation,
+            positions,
+            rows,
+            f"{total % 2**64:016x}",
+            different,
+            examples,
+            sorted(skips),
+            columns,
+        )
+
+    async def _differences(
+        self, table: Table, stored: Table, common: Sequence[str]
+    ) -> list[asyncpg.Record]:
+        keys = [c.name for c in table.primary_key if c.name != "generation"]
+        sides = {"stored": stored.name, "folded": _shadow(table)}
+        wanted = ", ".join(f"{side}.{name} as {side}_{name}" for side in sides for name in common)
+        compared = [
+            "row({})".format(", ".join(f"{side}.{name}" for name in common)) for side in sides
+        ]
+        same = " and ".join(f"stored.{key} = folded.{key}" for key in keys)
+        order = ", ".join(f"coalesce(stored.{key}, folded.{key})" for key in keys)
+        return await self._session.fetch(  # type: ignore[no-any-return]
+            f"""select count(*) over () as different, {wanted},
+                stored.{keys[0]} is null as lacks_stored, folded.{keys[0]} is null as lacks_folded,
+                folded.last_event, folded.shard as at_shard
+            from (select * from {stored.name} where generation = $1) as stored
+            full join {sides["folded"]} as folded on {same}
+            where {compared[0]} is distinct from {compared[1]}
+            order by {order}
+            limit {EXAMPLES_MAX}""",
+            self._generation,
+        )
+
+    async def _difference(
+        self, table: Table, common: Sequence[str], row: asyncpg.Record
+    ) -> Difference:
+        stored = {name: row[f"stored_{name}"] for name in common}
+        folded = {name: row[f"folded_{name}"] for name in common}
+        keys = [c.name for c in table.primary_key if c.name != "generation"]
+        key = {name: (stored if row["lacks_folded"] else folded)[name] for name in keys}
+        last = None
+        if row["last_event"] is not None:
+            place = (row["at_shard"], row["last_event"])
+            last = (*place, str(await self._session.fetchval(READ_EVENT_TYPE, *place)))
+        return Difference(
+            table.name,
+            key,
+            None if row["lacks_stored"] else stored,
+            None if row["lacks_folded"] else folded,
+            last,
+        )
+
+    async def _positions(self) -> dict[int, int]:
+        place = (self._made_by.name, self._generation)
+        return {row["shard"]: row["position"] for row in await self._read_positions(*place)}
+
+    async def _read_positions(self, name: str, generation: int) -> list[asyncpg.Record]:
+        found: list[asyncpg.Record] = await self._session.fetch(READ_CHECKPOINTS, name, generation)
+        return found
+
+    async def _write(self, rows: Rows) -> None:
+        for table, _ in self._pairs:
+            some = rows.get(table.name)
+            if not some:
+                continue
+            columns = [c.name for c in table.columns][1:]
+            last = self._projection.last_event[table.name]
+            if last is not None:
+                at = columns.index(last)
+                some = [(*row, row[at]) for row in some]
+            await self._session.copy_records_to_table(
+                _shadow(table), records=some, columns=[*columns, "last_event"]
+            )
+
+    async def _delete_older(self, table: Table) -> None:
+        """Keep the newer of two rows with the same key: an older log may begin an order twice."""
+        keys = ", ".join(c.name for c in table.primary_key if c.name != "generation")
+        name = _shadow(table)
+        await self._session.execute(
+            f"delete from {name} as older using ("
+            f"select {keys}, max(last_event) as newest from {name} group by {keys}"
+            f" having count(*) > 1) as twice"
+            f" where ({', '.join('older.' + k for k in keys.split(', '))})"
+            f" = ({', '.join('twice.' + k for k in keys.split(', '))})"
+            " and older.last_event < twice.newest"
+        )
+
+
+def _pairs(
+    tables: Sequence[Table], stored: Sequence[Table]
+) -> tuple[list[tuple[Table, Table]], list[Table]]:
+    """Return which table is compared with which, in order, and those that have no counterpart."""
+    both = list(zip(tables, stored, strict=False))
+    pairs = [pair for pair in both if _key(pair[0]) == _key(pair[1])]
+    compared = {table for pair in pairs for table in pair}
+    return pairs, [table for table in (*tables, *stored) if table not in compared]
+
+
+def _key(table: Table) -> list[str]:
+    return sorted(column.name for column in table.primary_key)
+
+
+def _shadow(table: Table) -> str:
+    return f"shadow_of_{table.name}"
