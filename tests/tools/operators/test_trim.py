@@ -1,4 +1,8 @@
-"""Kafka's records go up to the oldest wanted backup's head, and never beyond it."""
+"""Kafka's records go up to the oldest wanted backup's head, and never beyond it.
+
+The property draws records from ten and lives of the topic from two, so that heads of one life and
+of another, before and behind each other, are all frequent.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +15,8 @@ import asyncpg
 import msgspec
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from exchange.config import Settings
@@ -46,6 +52,7 @@ from tests.tools.operators.test_quarantine import matching, quarantine
 pytestmark = pytest.mark.anyio
 
 FIRST: list[Sent] = [(BTC, uuid7()), *orders(1, 10)]
+LATER_BASE = 10**12  # of the life of a topic that `exchange adopt-topic` begins
 COUNT_EVENTS = "select count(*) from events"
 
 
@@ -67,8 +74,19 @@ def log_of(*heads: ShardHead) -> Log:
     return Log("log", {one.shard: one for one in heads})
 
 
+heads = st.tuples(
+    st.builds(
+        lambda base, record: head(0, base + record, base=base),
+        st.sampled_from([0, LATER_BASE]),
+        st.integers(0, 9),
+    ),
+    st.builds(lambda record: head(1, record), st.integers(0, 9)),
+).flatmap(lambda both: st.sampled_from([both, both[:1]]))
+logs = st.builds(lambda known: log_of(*known), heads)
+
+
 def test_the_oldest_backup_keeps_its_last_decided_record_and_all_after_it() -> None:
-    base = 10**12
+    base = LATER_BASE
     log = log_of(head(0, 90), head(1, base + 50, base=base), head(2, 0))
     older = backup_of(head(0, 40), head(1, base + 30, base=base))
     newer = backup_of(head(0, 80), head(1, base + 20, base=base), head(2, 0))
@@ -98,6 +116,27 @@ def test_the_oldest_backup_keeps_its_last_decided_record_and_all_after_it() -> N
 def test_a_backup_that_does_not_fit_lets_nothing_be_deleted(wanted: list[Backup], why: str) -> None:
     with pytest.raises(CannotTrim, match=why):
         plan(log_of(head(0, 90)), Topic("topic", {0: (7, 95)}), wanted)
+
+
+def test_a_backup_of_a_former_life_does_not_tell_what_the_log_has_decided() -> None:
+    log = log_of(head(0, LATER_BASE + 700, base=LATER_BASE))
+
+    with pytest.raises(CannotTrim, match="of another life of the topic than shard 0"):
+        plan(log, Topic("topic", {0: (0, 2000)}), [backup_of(head(0, 1000))])
+
+
+@given(log=logs, backups=st.lists(st.builds(lambda heads: backup_of(*heads), heads), min_size=1))
+def test_no_record_that_a_head_still_wants_is_deleted(log: Log, backups: list[Backup]) -> None:
+    try:
+        cuts = plan(log, Topic("topic", {0: (0, 9), 1: (2, 9)}), backups)
+    except CannotTrim:
+        return
+
+    for cut in cuts:
+        deleted = range(cut.begin, cut.first)
+        for known in (log.heads.values(), *(one.manifest.shards for one in backups)):
+            wanted = [one.first_wanted for one in known if one.shard == cut.shard]
+            assert not deleted or deleted[-1] < wanted[0]
 
 
 def test_nothing_is_deleted_of_a_topic_that_is_not_the_logs() -> None:

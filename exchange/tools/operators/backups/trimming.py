@@ -1,8 +1,9 @@
 """Which of Kafka's records no backup needs any more, and deleting them.
 
 Read ``plan``. A matcher that starts, on this log or on a restored backup, reads Kafka from the last
-record that was decided, so all before the oldest backup's last decided record may go. Only a
-quarantined record is needed longer: ``exchange retry-quarantined`` reads it from Kafka. Everything
+record that was decided, so all before the last decided record may go: of the oldest backup, or of
+this log where that is the earlier one. Offsets of two lives of a topic (``exchange adopt-topic``)
+say nothing of each other, so a backup of another life than the log's is refused. Only a quarantined record is needed longer: ``exchange retry-quarantined`` reads it from Kafka. Everything
 else that asks for a command (outcomes, look-ups, claims, ``exchange verify``) has it from the log.
 """
 
@@ -73,7 +74,8 @@ def plan(log: Log, topic: Topic, wanted: Sequence[Backup]) -> list[Cut]:
     """Return what may be deleted of each shard, so that every wanted backup can be restored.
 
     Raises:
-        CannotTrim: There is no backup, one is of another log or topic, or the log is behind one.
+        CannotTrim: There is no backup, one is of another log, topic or life of the topic, or the
+            log is behind one.
     """
     if not wanted:
         raise CannotTrim("there is no backup: take one first, by `exchange backup`")
@@ -82,7 +84,8 @@ def plan(log: Log, topic: Topic, wanted: Sequence[Backup]) -> list[Cut]:
             raise CannotTrim(f"shard {head.shard} was decided from another topic than this one")
     for backup in wanted:
         _check_fits(backup, log, topic)
-    return [_cut(shard, span, wanted) for shard, span in sorted(topic.spans.items())]
+    heads = [log.heads, *({told.shard: told for told in one.manifest.shards} for one in wanted)]
+    return [_cut(shard, span, heads) for shard, span in sorted(topic.spans.items())]
 
 
 def _check_fits(backup: Backup, log: Log, topic: Topic) -> None:
@@ -109,18 +112,20 @@ def _check_fits(backup: Backup, log: Log, topic: Topic) -> None:
                 f"{name} has decided shard {told.shard} up to offset {told.next_offset}, and the"
                 f" log is at {at}: it still has to decide what would be deleted"
             )
+        if told.offset_base != head.offset_base:
+            raise CannotTrim(
+                f"{name} is of another life of the topic than shard {told.shard} has since"
+                " `exchange adopt-topic`: its offsets do not tell what this log has decided. Take"
+                " a new backup, and name how many to keep by --keep"
+            )
 
 
-def _cut(shard: int, span: tuple[int, int], wanted: Iterable[Backup]) -> Cut:
+def _cut(shard: int, span: tuple[int, int], all_heads: Iterable[Mapping[int, ShardHead]]) -> Cut:
+    """Cut before what the earliest head wants; one that does not know the shard wants all."""
     begin, end = span
-    firsts = [_first_wanted(shard, backup) for backup in wanted]
+    known = [heads.get(shard) for heads in all_heads]
+    firsts = [0 if head is None else head.first_wanted for head in known]
     return Cut(shard, begin, max(begin, min(*firsts, end)))
-
-
-def _first_wanted(shard: int, backup: Backup) -> int:
-    """Return the first record that a backup needs of a shard; all if it does not know the shard."""
-    heads = (head for head in backup.manifest.shards if head.shard == shard)
-    return next((head.first_wanted for head in heads), 0)
 
 
 async def quarantined(
