@@ -114,8 +114,8 @@ def create_app(
             Reads of clients cannot take its connections. By default ``engine``.
         own_redis: A Redis client for health, outcomes, limits and feeds. By default ``redis``.
     """
-    # A transaction would cost two more trips to the database. Every query here only reads, and the
-    # few that must see the same moment use ``moment_connection``.
+    # A transaction would cost two more trips to the database. Every query here only reads, and
+    # those that must see the same moment use ``moment_connection``.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     own_engine = (own_engine or engine).execution_options(isolation_level="AUTOCOMMIT")
     own_redis = own_redis or redis

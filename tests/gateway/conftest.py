@@ -61,6 +61,7 @@ PATIENT: Final[dict[str, object]] = {
     "exchange.gateway.parts.health.BEHIND_AFTER_S": PATIENCE_S,
     "exchange.gateway.parts.health.PROBE_TIMEOUT_S": PATIENCE_S,
     "exchange.gateway.resources.positions.MARK_WAIT_S": PATIENCE_S,
+    "exchange.gateway.resources.positions.ALL_MARKS_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.models.BOOK_WAIT_S": PATIENCE_S,
     "exchange.gateway.parts.backlog.SETTLE_WAIT_S": PATIENCE_S,
     "exchange.gateway.orders.states.QUERY_WAIT_S": PATIENCE_S,

@@ -53,7 +53,7 @@ from exchange.gateway.parts.reading import (
     loaded,
     min_sequence,
     min_sequences,
-    model_connection,
+    moment_connection,
 )
 from exchange.log.events import DecidedEvent
 from projections.orders import (
@@ -159,9 +159,8 @@ async def get_order(request: Request) -> Response:
     order_id = check_id(request.path_params["order_id"], "order_id")
     order, reached = await _find(gateway, order_id, query(request))
     listing = await gateway.listings.get(order.instrument)
-    # The row may be newer than the checkpoint, which was read before it.
-    sequence = max(reached.get(order.shard, 0), order.last_position)
-    return json_response(OrderAnswerView(order_view(order, listing), sequence))
+    view = OrderAnswerView(order_view(order, listing), reached.get(order.shard, 0))
+    return json_response(view)
 
 
 @operation(
@@ -260,7 +259,7 @@ async def _find(
 
 
 async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, NAME)
         return await find_order(connection, live, order_id), live.reached
 

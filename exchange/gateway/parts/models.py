@@ -1,10 +1,12 @@
 """Reads of the models in Redis that several resources and the answers to orders share.
 
 Each waits until its model has seen a position, then reads, and refuses a model that stands still.
+Read ``of_live``: Redis cannot tell which generation is live, so the database is asked before a read
+and after it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from msgspec import Raw
 
@@ -24,6 +26,9 @@ from projections.stores.checkpoints import Live, read_live
 from projections.ticker import LastTrades, read_last_trades
 
 BOOK_WAIT_S: Final = 0.25  # an order is answered without its book rather than late
+READS_MAX: Final = 3  # of one question; operators do not switch a model twice within a second
+
+T = TypeVar("T")
 
 
 async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw | None:
@@ -49,13 +54,48 @@ async def read_depth(gateway: Gateway, listing: Listing, sequence: int, levels: 
     Raises:
         Problem: 503, the model is not there, is behind, or did not see the position in time.
     """
+
+    async def read(live: Live) -> StoredBook:
+        await reach_in_redis(gateway, live, listing.shard, sequence)
+        reading = read_book(gateway.redis, live, listing.shard, listing.instrument, levels)
+        view = await from_redis(BOOK, reading)
+        check_current(gateway, listing.shard, BOOK, view.position)
+        return view
+
+    return await of_live(gateway, BOOK, read)
+
+
+async def of_live(gateway: Gateway, model: str, read: Callable[[Live], Awaitable[T]]) -> T:
+    """Return what ``read`` finds in the generation of a model in Redis that is still live then.
+
+    After a switch the former generation follows the log by itself, so what was read of it may be
+    newer than what the next answer comes from, or fail for want of its keys: it is read again.
+
+    Raises:
+        Problem: 503, no generation is live, or the database is away; and what ``read`` raises.
+    """
+    live = await _live(gateway, model)
+    for _ in range(READS_MAX):
+        found = await _found(read(live))
+        before, live = live, await _live(gateway, model)
+        if live.generation != before.generation:
+            continue
+        if isinstance(found, Problem):
+            raise found
+        return found
+    raise Problem(Code.READ_UNAVAILABLE, f"The {model} was switched again and again.")
+
+
+async def _live(gateway: Gateway, model: str) -> Live:
     async with model_connection(gateway.engine) as connection:
-        live = await read_live(connection, BOOK)
-    await reach_in_redis(gateway, live, listing.shard, sequence)
-    read = read_book(gateway.redis, live, listing.shard, listing.instrument, levels)
-    view = await from_redis(BOOK, read)
-    check_current(gateway, listing.shard, BOOK, view.position)
-    return view
+        return await read_live(connection, model)
+
+
+async def _found(reading: Awaitable[T]) -> T | Problem:
+    try:
+        return await reading
+    except Problem as problem:
+        return problem
 
 
 async def reach_in_redis(gateway: Gateway, live: Live, shard: int, position: int) -> None:
@@ -87,20 +127,10 @@ def sides(view: StoredBook, listing: Listing) -> str:
     return book_members(Depth(view.position, view.bids, view.asks), listing)
 
 
-async def live_ticker(gateway: Gateway) -> Live:
-    """Return the generation of the ticker's model that is read now.
-
-    Raises:
-        Problem: 503, there is none, or the database is away.
-    """
-    async with model_connection(gateway.engine) as connection:
-        return await read_live(connection, ticker.NAME)
-
-
 async def last_trades(
     gateway: Gateway, live: Live, shard: int, instruments: Sequence[str]
 ) -> LastTrades:
-    """Return the last trades of some of a shard's instruments.
+    """Return the last trades of some of a shard's instruments, to be read by ``of_live``.
 
     Raises:
         Problem: 503, the model is not there or is behind, or Redis is away.

@@ -1,9 +1,12 @@
 """Reading the log and the read models: how fresh, how long, and what if they are away.
 
-``log_connection`` is for the log, ``model_connection`` for the read models, ``moment_connection``
-for an answer whose parts must agree, ``heavy_connection`` for a query that may read much, and
-``from_redis`` for Redis. All bound how long a query may take, and turn a store that fails into 503
-``read.unavailable``.
+``log_connection`` is for the log, ``model_connection`` for what one statement tells of the read
+models, ``moment_connection`` for rows of one, ``heavy_connection`` for a query that may read many,
+and ``from_redis`` for Redis. All bound how long a query may take, and turn a store that fails into
+503 ``read.unavailable``.
+
+Rows are of the moment at which the generation that is read was live. One that is live no more may
+follow the log further than the one that took over, and the next answer would be an older one.
 
 ``Freshness`` lets a read wait for what its client has seen (``min_sequence``), or for all that was
 decided before the question, so that "not found" is never said too early.
@@ -39,7 +42,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def model_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Lend a connection for queries on read models.
+    """Lend a connection for a statement on read models.
 
     Raises:
         Problem: 503, Postgres is away or too slow, or the model is not there.
@@ -64,7 +67,9 @@ async def moment_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 async def heavy_connection(
     engine: AsyncEngine, heavy_reads: asyncio.Semaphore
 ) -> AsyncIterator[AsyncConnection]:
-    """Lend a connection for a query that may take long; ``heavy_reads`` bounds how many at once.
+    """Lend a connection as ``moment_connection``, for a query that may take long.
+
+    ``heavy_reads`` bounds how many are under way at once.
 
     Raises:
         Problem: 503, no turn came in time, or as ``model_connection``.
@@ -75,7 +80,7 @@ async def heavy_connection(
     except TimeoutError as error:
         raise Problem(Code.BUSY, "Too many long reads are under way; try again.") from error
     try:
-        async with model_connection(engine) as connection:
+        async with moment_connection(engine) as connection:
             yield connection
     finally:
         heavy_reads.release()

@@ -35,7 +35,7 @@ from exchange.gateway.parts.decisions import (
     pending_response,
     resent_headers,
 )
-from exchange.gateway.parts.reading import log_connection, min_sequences, model_connection
+from exchange.gateway.parts.reading import log_connection, min_sequences, moment_connection
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import has_begun
 from projections.instruments import NAME, InstrumentRow, list_instruments
@@ -149,7 +149,7 @@ async def get_instruments(request: Request) -> Response:
     if after is not None:
         await charge_history(request)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, NAME)
         rows = await list_instruments(connection, live, after=after or "", limit=limit + 1)
     more, rows = len(rows) > limit, rows[:limit]

@@ -25,7 +25,7 @@ from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of, read_depth, sides
-from exchange.gateway.parts.reading import min_sequence, model_connection
+from exchange.gateway.parts.reading import min_sequence, moment_connection
 from projections import trades
 from projections.stores.checkpoints import read_live
 
@@ -93,7 +93,7 @@ async def get_trades(request: Request) -> Response:
     listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
     await gateway.freshness.reach(trades.NAME, {listing.shard: wanted})
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, trades.NAME)
         rows = await trades.list_trades(
             connection,

@@ -25,14 +25,16 @@ from exchange.gateway.http.responses import (
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.parts.models import last_trades, live_ticker
-from exchange.gateway.parts.reading import min_sequences, model_connection
+from exchange.gateway.parts.models import last_trades, of_live
+from exchange.gateway.parts.reading import min_sequences, moment_connection
 from exchange.waiting import within
+from projections import ticker
 from projections.positions import NAME, ClientPosition, list_positions
 from projections.stores.checkpoints import Live, read_live
 
 POSITIONS_LIMIT: Final = limit_of(1_000, 1_000, "positions")  # such a page has some 300 kB
 MARK_WAIT_S: Final = 0.25  # positions are answered without their marks rather than late
+ALL_MARKS_WAIT_S: Final = 0.75  # the live generation is asked for before and after
 
 
 class PositionView(Struct, frozen=True):
@@ -81,7 +83,7 @@ async def get_positions(request: Request) -> Response:
     if after is not None:
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, NAME)
         rows = await list_positions(connection, live, client_id, after=after or "", limit=limit + 1)
     more, rows = len(rows) > limit, rows[:limit]
@@ -109,12 +111,16 @@ async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int
     of_shards: defaultdict[int, list[str]] = defaultdict(list)
     for listing in listings:
         of_shards[listing.shard].append(listing.instrument)
+
+    async def read(live: Live) -> dict[str, int]:
+        asked = (_marks_of(gateway, live, *item) for item in of_shards.items())
+        found = await asyncio.gather(*asked)
+        return {name: price for marks in found for name, price in marks.items()}
+
     try:
-        live = await within(MARK_WAIT_S, live_ticker(gateway))
+        return await within(ALL_MARKS_WAIT_S, of_live(gateway, ticker.NAME, read))
     except (Problem, TimeoutError):
         return {}
-    asked = (_marks_of(gateway, live, *item) for item in of_shards.items())
-    return {name: price for marks in await asyncio.gather(*asked) for name, price in marks.items()}
 
 
 async def _marks_of(

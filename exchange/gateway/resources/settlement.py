@@ -46,7 +46,7 @@ from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, resent_headers
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.parts.reading import min_sequences, model_connection, moment_connection
+from exchange.gateway.parts.reading import min_sequences, moment_connection
 from exchange.log.identity import cycle_command_id
 from projections.settlement import (
     NAME,
@@ -284,7 +284,7 @@ async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycl
     # The close is decided. A client that repeats it must name this cycle, or would close the next.
     with telling(outcome="unknown", cycle_id=cycle):
         await gateway.freshness.reach(NAME, wanted, SEEN_WAIT_MS)
-        async with model_connection(gateway.engine) as connection:
+        async with moment_connection(gateway.engine) as connection:
             live = await read_live(connection, NAME)
             (found,) = await list_cycles(connection, live, gateway.shards, first=cycle, last=cycle)
         return found

@@ -20,14 +20,14 @@ from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import (
     last_trades,
     listing_of,
-    live_ticker,
+    of_live,
     reach_in_redis,
     read_depth,
 )
-from exchange.gateway.parts.reading import min_sequence, model_connection
-from projections import vwap
+from exchange.gateway.parts.reading import min_sequence, moment_connection
+from projections import ticker, vwap
 from projections.book import StoredBook
-from projections.stores.checkpoints import read_live
+from projections.stores.checkpoints import Live, read_live
 from projections.ticker import LastTrades
 from projections.vwap import MINUTE_MS, Bucket, list_buckets
 
@@ -98,15 +98,17 @@ async def get_ticker(request: Request) -> Response:
 
 
 async def _last(gateway: Gateway, listing: Listing, wanted: int) -> LastTrades:
-    live = await live_ticker(gateway)
-    await reach_in_redis(gateway, live, listing.shard, wanted)
-    return await last_trades(gateway, live, listing.shard, [listing.instrument])
+    async def read(live: Live) -> LastTrades:
+        await reach_in_redis(gateway, live, listing.shard, wanted)
+        return await last_trades(gateway, live, listing.shard, [listing.instrument])
+
+    return await of_live(gateway, ticker.NAME, read)
 
 
 async def _day(gateway: Gateway, listing: Listing, wanted: int) -> DayFigures:
     await gateway.freshness.reach(vwap.NAME, {listing.shard: wanted})
     now = time.time_ns() // 1_000_000 // MINUTE_MS
-    async with model_connection(gateway.engine) as connection:
+    async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, vwap.NAME)
         minutes = await list_buckets(
             connection,

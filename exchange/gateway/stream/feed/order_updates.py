@@ -23,7 +23,7 @@ from exchange.domain.events import (
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing, trade_view
-from exchange.gateway.parts.reading import Freshness, model_connection
+from exchange.gateway.parts.reading import Freshness, moment_connection
 from exchange.gateway.stream.protocol.frames import OrderUpdate
 from exchange.log.events import DecidedEvent
 from projections.orders import NAME, Order, after, begun, changes, find_orders
@@ -113,7 +113,7 @@ class KnownOrders:
         return found
 
     async def _find(self, order_ids: Sequence[str]) -> dict[str, Order]:
-        async with model_connection(self._engine) as connection:
+        async with moment_connection(self._engine) as connection:
             live = await read_live(connection, NAME)
             found = await find_orders(connection, live, order_ids)
         return {order.order_id: order for order in found}

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.parts.reading import Freshness, answering, model_connection
+from exchange.gateway.parts.reading import Freshness, answering, model_connection, moment_connection
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.history import Chapter, History, HistoryTurns
 from exchange.gateway.stream.feed.order_updates import KnownOrders
@@ -279,7 +279,7 @@ class ShardStream:
         with answering():
             view = await read_book(self._redis, live, listing.shard, listing.instrument, ALL_LEVELS)
         await self._freshness.reach(trades.NAME, {listing.shard: view.position})
-        async with model_connection(self._engine) as connection:
+        async with moment_connection(self._engine) as connection:
             live = await read_live(connection, trades.NAME)
             last = await trades.list_trades(connection, live, listing.instrument, limit=1)
         await self._feed.until(view.position)

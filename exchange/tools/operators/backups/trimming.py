@@ -3,8 +3,11 @@
 Read ``plan``. A matcher that starts, on this log or on a restored backup, reads Kafka from the last
 record that was decided, so all before the last decided record may go: of the oldest backup, or of
 this log where that is the earlier one. Offsets of two lives of a topic (``exchange adopt-topic``)
-say nothing of each other, so a backup of another life than the log's is refused. Only a quarantined record is needed longer: ``exchange retry-quarantined`` reads it from Kafka. Everything
-else that asks for a command (outcomes, look-ups, claims, ``exchange verify``) has it from the log.
+say nothing of each other, so a backup of another life than the log's is refused.
+
+Only a quarantined record is needed longer: ``exchange retry-quarantined`` reads it from Kafka.
+Everything else that asks for a command (outcomes, look-ups, claims, ``exchange verify``) has it
+from the log.
 """
 
 import asyncio
