@@ -1,4 +1,4 @@
-"""What the tools share: where the exchange is, how they fail, and a bar for what takes long."""
+"""What the tools share: where the exchange is, how they fail, how they tell sizes and long work."""
 
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -54,6 +54,11 @@ def wide_console() -> Console:
     """Return a console for tables: as wide as the terminal, or wide enough if there is none."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def sized(size: int) -> str:
+    """Return a size as a person reads it."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 
 class ToolError(Exception):

@@ -19,8 +19,8 @@ from exchange.tools.operators.backups.manifests import (
     encoded,
 )
 from exchange.tools.operators.backups.programs import ProgramFailed
-from exchange.tools.operators.backups.telling import megabytes, telling
-from exchange.tools.terminal import AsJson, ToolError
+from exchange.tools.operators.backups.telling import telling
+from exchange.tools.terminal import AsJson, ToolError, sized
 
 BYTES_PER_S: Final = 30_000_000  # of the database, until a backup has shown another rate
 
@@ -50,8 +50,8 @@ async def _backup(database_url: str, directory: Path, console: Console) -> Backu
     size = await database_bytes(database_url)
     free = shutil.disk_usage(_first_that_is(directory)).free
     console.print(
-        f"The database has {megabytes(size)}: about {size / _rate(directory):.0f} s."
-        f" {directory} has {megabytes(free)} free; a backup takes a fraction of the database.",
+        f"The database has {sized(size)}: about {size / _rate(directory):.0f} s."
+        f" {directory} has {sized(free)} free; a backup takes a fraction of the database.",
         soft_wrap=True,
     )
     with telling(console) as tell:
@@ -66,7 +66,7 @@ def described(taken: Backup) -> list[str]:
         f" {one.next_offset:,} (--expect {one.shard}:{one.position}:{one.chain})"
         for one in manifest.shards
     ]
-    size, took = megabytes(manifest.file_bytes), f"{manifest.seconds:.1f} s"
+    size, took = sized(manifest.file_bytes), f"{manifest.seconds:.1f} s"
     return [*lines, f"Wrote {taken.dump} in {took}: {size}, read back whole."]
 
 

@@ -33,8 +33,8 @@ from exchange.tools.operators.backups.manifests import (
 from exchange.tools.operators.backups.programs import ProgramFailed
 from exchange.tools.operators.backups.restoration import Present, read_present
 from exchange.tools.operators.backups.restoration import restore as put_back
-from exchange.tools.operators.backups.telling import megabytes, telling
-from exchange.tools.terminal import ToolError
+from exchange.tools.operators.backups.telling import telling
+from exchange.tools.terminal import ToolError, sized
 
 CHECKING: Final = "checking its bytes"
 IN_DOUBT: Final = "done whole or not at all, ask again"
@@ -146,7 +146,7 @@ def _show(
 ) -> None:
     manifest = backup.manifest
     console.print(
-        f"{backup.dump.name}: {megabytes(manifest.file_bytes)}, of {manifest.taken_at:%F %T} UTC."
+        f"{backup.dump.name}: {sized(manifest.file_bytes)}, of {manifest.taken_at:%F %T} UTC."
         f" It took {manifest.seconds:.0f} s to write, and may take several times as long to put"
         " back.",
         soft_wrap=True,

@@ -18,8 +18,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from exchange.tools.terminal import sized
+
 LINE_EVERY_S: Final = 2.0
-MB: Final = 1_000_000
 
 Tell = Callable[[str, int, int], None]
 """Called with what is done now, how many bytes of it are done, and of how many; 0: nobody knows."""
@@ -64,14 +65,9 @@ class _Lines:
         rate = done / seconds
         left = f", {(all_of_them - done) / rate:.0f} s left" if done else ""
         return (
-            f": {done / all_of_them:.0%}, {megabytes(done)} of {megabytes(all_of_them)},"
-            f" {megabytes(int(rate))}/s{left}"
+            f": {done / all_of_them:.0%}, {sized(done)} of {sized(all_of_them)},"
+            f" {sized(int(rate))}/s{left}"
         )
-
-
-def megabytes(size: int) -> str:
-    """Tell a size as people read it."""
-    return f"{size / MB:,.1f} MB"
 
 
 def _bar(console: Console) -> Progress:
