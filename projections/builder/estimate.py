@@ -21,9 +21,14 @@ FIRST_RATE: Final = 100_000
 FIRST_PARTS: Final = {"orders": (0.6, 1.2), "trades": (0.5, 1.0)}
 OTHER_PARTS: Final = (0.02, 1.0)
 
+# A shorter build took as long as it takes to make tables and to wait, whatever it read.
+TELLING_S_MIN: Final = 2.0
+
 READ_LAST: Final = """
 select done, seconds from builds
-where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? 'verifying'
+where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? 'verifying' and $3 <= (
+    select sum(taken.value::float) from jsonb_each_text(seconds::jsonb) as taken
+)
 order by generation desc limit 1
 """
 
@@ -44,13 +49,18 @@ async def read_pace(
 ) -> Pace:
     """Return the pace of a projection's last build, or what such a build takes at first.
 
-    ``besides`` is a generation whose own build does not count.
+    A build that was too short to show a pace does not count, nor does that of ``besides``.
     """
-    row = await connection.fetchrow(READ_LAST, projection, besides or 0)
-    if row is not None:
-        millions = row["done"] / 1e6
-        seconds: Mapping[str, float] = json.loads(row["seconds"])
-        return Pace({step: seconds.get(step, 0.0) / millions for step in STEPS}, measured=True)
+    row = await connection.fetchrow(READ_LAST, projection, besides or 0, TELLING_S_MIN)
+    if row is None:
+        return first_pace(projection)
+    millions = row["done"] / 1e6
+    seconds: Mapping[str, float] = json.loads(row["seconds"])
+    return Pace({step: seconds.get(step, 0.0) / millions for step in STEPS}, measured=True)
+
+
+def first_pace(projection: str) -> Pace:
+    """Return the pace that was measured once, elsewhere."""
     reading = 1e6 / FIRST_RATE
     parts = FIRST_PARTS.get(projection, OTHER_PARTS)
     others = {step: reading * part for step, part in zip(STEPS[1:], parts, strict=True)}

@@ -6,6 +6,7 @@ matters. The rebuild before it was twice as fast: what the last one took has to 
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from exchange.log.replay import replay_parts
 from exchange.tools.projections.overview import BuildProgress, read_progress
 from projections.builder import build as building
 from projections.builder.build import READING, Connect
-from projections.builder.estimate import STEPS, Pace, seconds_left
+from projections.builder.estimate import STEPS, Pace, first_pace, read_pace, seconds_left
 from projections.builder.rows import Tables
 from tests.projections.builder.test_builder import begin, building_in
 from tests.projections.conftest import RunProjector, catch_up
@@ -132,6 +133,28 @@ async def watched(connection: asyncpg.Connection, generation: int) -> list[Sampl
                 if progress.step in ("switching", "done"):
                     return samples
             await asyncio.sleep(SAMPLE_S)
+
+
+async def test_a_build_that_was_too_short_shows_no_pace(connection: asyncpg.Connection) -> None:
+    long, short = (
+        {"reading": 8.0, "indexing": 1.0, "verifying": 6.0},
+        {"reading": 0.2, "indexing": 0.1, "verifying": 0.3},
+    )
+    for generation, done, seconds in ((2, 2_000_000, long), (3, 10, short)):
+        await connection.execute(
+            "insert into builds (projection, generation, step, done, wanted, seconds, positions)"
+            " values ($1, $2, 'done', $3, $3, $4, '{}')",
+            NAME,
+            generation,
+            done,
+            json.dumps(seconds),
+        )
+
+    pace = await read_pace(connection, NAME)
+    first = await read_pace(connection, NAME, besides=2)
+
+    assert pace == Pace({step: taken / 2 for step, taken in long.items()}, measured=True)
+    assert first == first_pace(NAME)
 
 
 def test_comparing_the_rows_is_told_after_the_log_is_folded_for_it() -> None:
