@@ -218,6 +218,7 @@ def test_what_prometheus_reads_is_a_service_at_the_port_of_its_metrics() -> None
     }
 
     assert targets["projector"] == f"projector:{settings.projector_metrics_port}"
+    assert targets["builder"] == f"builder:{settings.builder_metrics_port}"
     assert targets["matcher"] == f"matcher:{settings.matcher_metrics_port(0)}"
     assert targets["standby"] == f"standby:{settings.matcher_metrics_port(0, standby=True)}"
     assert {"gateway", *targets} == JOBS
