@@ -269,6 +269,26 @@ async def reached_model(
     return {shard: position for (_, _, shard), position in found.items()}
 
 
+async def read_filling(
+    redis: Redis, name: str, generation: int, shards: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """Return position and target of a model by shard, of those on which it is being filled.
+
+    Raises:
+        ReadModelUnavailable: Redis is away.
+    """
+    parts = [(name, generation, shard) for shard in shards]
+    try:
+        checkpoints = await _read_checkpoints(redis, parts)
+    except RedisError as error:
+        raise cannot_read(name, error) from error
+    return {
+        shard: (int(position), int(target))
+        for (_, _, shard), (position, target) in checkpoints.items()
+        if position is not None and target is not None and int(position) < int(target)
+    }
+
+
 class ModelWaits:
     """Waits of this process for positions in the read models of one Redis."""
 
@@ -327,15 +347,20 @@ async def _read_positions(
     redis: Redis, parts: Sequence[tuple[str, int, int]]
 ) -> dict[tuple[str, int, int], int]:
     """Return positions by name, generation and shard, without models that are not complete."""
+    checkpoints = await _read_checkpoints(redis, parts)
+    positions = {part: complete_position(*found) for part, found in checkpoints.items()}
+    return {part: position for part, position in positions.items() if position is not None}
+
+
+async def _read_checkpoints(
+    redis: Redis, parts: Sequence[tuple[str, int, int]]
+) -> dict[tuple[str, int, int], tuple[bytes | None, bytes | None]]:
+    """Return position and target by name, generation and shard; all are asked at once."""
     async with redis.pipeline(transaction=False) as pipe:
         for part in parts:
             pipe.hmget(checkpoint_key(*part), ["position", "target"])
         checkpoints = await pipe.execute()
-    positions = {
-        part: complete_position(*checkpoint)
-        for part, checkpoint in zip(parts, checkpoints, strict=True)
-    }
-    return {part: position for part, position in positions.items() if position is not None}
+    return dict(zip(parts, checkpoints, strict=True))
 
 
 async def _read_log(engine: AsyncEngine, shard: int) -> tuple[str, int]:

@@ -75,7 +75,11 @@ async def ended(process: Process) -> Ended:
 
 async def run(exchange: Exchange, *arguments: str, operator: str = OPERATOR) -> Ended:
     """Run a command to its end, within this process."""
-    environment = environment_of(exchange, operator)
+    return await run_with(environment_of(exchange, operator), *arguments)
+
+
+async def run_with(environment: dict[str, str], *arguments: str) -> Ended:
+    """Run a command to its end, within this process, where it finds what it needs."""
 
     def invoked() -> Result:
         with ALONE:  # it takes the output of this whole process

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,10 +15,13 @@ from rich.table import Table
 
 from exchange.log.reader import read_event_times, read_heads
 from exchange.tools.projections.stores import Stores
-from projections.builder.estimate import read_pace, seconds_left
+from exchange.tools.terminal import sized
+from projections.builder.estimate import STEPS, read_pace, seconds_left
 from projections.lifecycle.generations import (
     BUILDING,
     FAILED,
+    KEPT,
+    LIVE,
     PAUSED,
     RETIRED,
     Generation,
@@ -26,11 +29,13 @@ from projections.lifecycle.generations import (
 )
 from projections.lifecycle.skips import Skip, read_skips
 from projections.stores.checkpoints import ReadModelUnavailable
+from projections.stores.redis import RedisProjection, read_filling
 
 SAMPLE_S: Final = 1.0  # between two looks at positions, from which a rate is told
+BEHIND_EVENTS_MIN: Final = 2_000  # one batch of a follower; what is less may come with the next
 
 READ_BUILD: Final = """
-select step, done, wanted, seconds, extract(epoch from clock_timestamp() - told_at)::float as age_s
+select step, done, wanted, seconds
 from builds where projection = $1 and generation = $2
 """
 
@@ -53,18 +58,23 @@ class BuildProgress(Struct, frozen=True):
 
 
 class GenerationView(Struct, frozen=True):
-    """A generation as an operator sees it: positions and lag by shard, sizes in bytes."""
+    """A generation as an operator sees it: positions and heads by shard, sizes in bytes.
+
+    ``filling`` has the positions from which on a model in Redis is complete again, by shard.
+    """
 
     projection: str
     generation: int
     state: str
     live: bool
     positions: dict[int, int]
+    filling: dict[int, int]
     heads: dict[int, int]
     lag_events: int
     lag_seconds: float
     rate: float | None
     left_s: float | None
+    falls_behind: bool
     fingerprint: str | None
     changed: bool
     fits: bool
@@ -85,31 +95,56 @@ class Overview(Struct, frozen=True):
     skips: list[Skip]
 
 
+class Moment(Struct, frozen=True):
+    """Where a generation and the log are, by shard, and up to where it is being filled."""
+
+    at_s: float
+    positions: dict[int, int]
+    filling: dict[int, int]
+    heads: dict[int, int]
+
+    @property
+    def lag(self) -> int:
+        """How many events it has not seen."""
+        return sum(max(0, head - self.positions.get(s, 0)) for s, head in self.heads.items())
+
+
+class Headway(Struct, frozen=True):
+    """How fast a generation follows the log, from two looks at it.
+
+    ``rate`` counts the events that it applies in a second. ``left_s`` is how long it takes until
+    it has caught up with the log, which grows meanwhile; None if its lag does not shrink.
+    """
+
+    rate: float | None = None
+    left_s: float | None = None
+    falls_behind: bool = False
+
+
+def headway_between(first: Moment, second: Moment) -> Headway:
+    """Return how fast a generation follows, from what was seen of it twice."""
+    passed_s = second.at_s - first.at_s
+    if passed_s <= 0:
+        return Headway()
+    rate = (sum(second.positions.values()) - sum(first.positions.values())) / passed_s
+    shrunk = first.lag - second.lag
+    left_s = second.lag / (shrunk / passed_s) if second.lag and shrunk > 0 else None
+    return Headway(rate, left_s, falls_behind=shrunk < 0 and second.lag > BEHIND_EVENTS_MIN)
+
+
 async def look(stores: Stores) -> Overview:
     """Look at all generations; at those that are behind twice, to tell their rate."""
     generations = [g for g in await read_generations(stores.connection) if g.state != RETIRED]
-    first = await _positions(stores, generations)
-    begun_s = time.monotonic()
-    heads = await read_heads(stores.connection)
-    lags = {key: _lag(at, heads) for key, at in first.items()}
+    first = await _moments(stores, generations)
     second = first
-    if any(lag and generations_by(generations)[key].state != BUILDING for key, lag in lags.items()):
+    if any(at.lag and generation.state != BUILDING for generation, at in first):
         await asyncio.sleep(SAMPLE_S)
-        second = await _positions(stores, generations)
-        heads = await read_heads(stores.connection)
-    passed_s = time.monotonic() - begun_s
-    views = []
-    for generation in generations:
-        key = (generation.projection, generation.generation)
-        moved = sum(second[key].values()) - sum(first[key].values())
-        rate = moved / passed_s if second is not first else None
-        views.append(await _view(stores, generation, second[key], heads, rate))
+        second = await _moments(stores, generations)
+    views = [
+        await _view(stores, generation, now, headway_between(before, now))
+        for (generation, before), (_, now) in zip(first, second, strict=True)
+    ]
     return Overview(views, await read_skips(stores.connection))
-
-
-def generations_by(generations: Iterable[Generation]) -> dict[tuple[str, int], Generation]:
-    """Return generations by projection and number."""
-    return {(one.projection, one.generation): one for one in generations}
 
 
 async def read_progress(
@@ -148,44 +183,49 @@ async def _size_in_redis(redis: Redis, projection: str, generation: int) -> int:
     return total
 
 
-async def _positions(
+async def _moments(
     stores: Stores, generations: Iterable[Generation]
-) -> dict[tuple[str, int], dict[int, int]]:
+) -> list[tuple[Generation, Moment]]:
+    """Return where each generation is; the log is read after them, so their lag is no less."""
     shards = sorted(await read_heads(stores.connection))
-    found: dict[tuple[str, int], dict[int, int]] = {}
-    for generation in generations:
-        key = (generation.projection, generation.generation)
-        definition = stores.definitions.of(generation) or next(
-            iter(stores.definitions.of_projection(generation.projection)), None
-        )
-        try:
-            found[key] = (
-                {}
-                if definition is None
-                else await definition.reached(generation.generation, shards)
-            )
-        except ReadModelUnavailable:
-            found[key] = {}
-    return found
+    found = [(one, time.monotonic(), await _places(stores, one, shards)) for one in generations]
+    heads = await read_heads(stores.connection)
+    return [
+        (one, Moment(at_s, positions, filling, heads)) for one, at_s, (positions, filling) in found
+    ]
+
+
+async def _places(
+    stores: Stores, generation: Generation, shards: Sequence[int]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return a generation's positions by shard, and the targets of those that are being filled."""
+    of_projection = stores.definitions.of_projection(generation.projection)
+    definition = stores.definitions.of(generation) or next(iter(of_projection), None)
+    if definition is None:
+        return {}, {}
+    try:
+        positions = await definition.reached(generation.generation, shards)
+        if not isinstance(definition, RedisProjection):
+            return positions, {}
+        place = (generation.projection, generation.generation, shards)
+        filling = await read_filling(stores.redis, *place)
+    except ReadModelUnavailable:
+        return {}, {}
+    targets = {shard: target for shard, (_, target) in filling.items()}
+    return {**positions, **{shard: at for shard, (at, _) in filling.items()}}, targets
 
 
 async def _view(
-    stores: Stores,
-    generation: Generation,
-    positions: dict[int, int],
-    heads: dict[int, int],
-    rate: float | None,
+    stores: Stores, generation: Generation, now: Moment, headway: Headway
 ) -> GenerationView:
     name, number = generation.projection, generation.generation
-    lag = _lag(positions, heads)
     build = None
     if generation.is_unfinished:
         build = await read_progress(stores.connection, name, number)
-    goes_on = generation.state not in (FAILED, PAUSED)
-    if build is not None:
-        rate, left_s = build.rate, build.left_s
-    else:
-        left_s = lag / rate if lag and rate else None
+    if build is not None and build.step in STEPS:
+        headway = Headway(build.rate, build.left_s)
+    elif generation.state in (BUILDING, FAILED, PAUSED):
+        headway = Headway()
     current = stores.definitions.of_projection(name)
     made_by = stores.definitions.of(generation)
     failed_at = None
@@ -196,12 +236,14 @@ async def _view(
         generation=number,
         state=generation.state,
         live=generation.live,
-        positions=positions,
-        heads=heads,
-        lag_events=lag,
-        lag_seconds=await _lag_seconds(stores.connection, positions, heads),
-        rate=rate if goes_on else None,
-        left_s=left_s if goes_on else None,
+        positions=now.positions,
+        filling=now.filling,
+        heads=now.heads,
+        lag_events=now.lag,
+        lag_seconds=await _lag_seconds(stores.connection, now.positions, now.heads),
+        rate=headway.rate,
+        left_s=headway.left_s,
+        falls_behind=headway.falls_behind,
         fingerprint=generation.fingerprint,
         changed=bool(current) and made_by is not current[0],
         fits=made_by is not None,
@@ -232,10 +274,6 @@ async def _lag_seconds(
     return max(0.0, max((now_ms - at for at in times_ms.values()), default=0.0)) / 1000
 
 
-def _lag(positions: Mapping[int, int], heads: Mapping[int, int]) -> int:
-    return sum(max(0, head - positions.get(shard, 0)) for shard, head in heads.items())
-
-
 def generations_table(overview: Overview) -> Table:
     """Return a row for each generation."""
     table = Table(show_edge=False, box=None)
@@ -260,7 +298,7 @@ def generations_table(overview: Overview) -> Table:
             f"{sum(one.positions.values()):,}",
             lag or "0",
             "" if one.rate is None else f"{one.rate:,.0f}/s",
-            "" if one.left_s is None else f"{one.left_s:.0f} s",
+            _left(one),
             "" if one.size_bytes is None else sized(one.size_bytes),
         )
     return table
@@ -275,21 +313,26 @@ def notes(overview: Overview) -> list[str]:
     ]
 
 
-def sized(size: int) -> str:
-    """Return a size as a person reads it."""
-    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
-
-
 def _state(one: GenerationView) -> str:
-    state = one.state if one.state == "live" or not one.live else f"live, {one.state}"
-    colors = {"live": "green", "kept": "dim", "failed": "red", "paused": "yellow"}
-    color = colors.get(one.state, "cyan")
+    state = one.state if one.state == LIVE or not one.live else f"{LIVE}, {one.state}"
+    if one.filling:
+        state = f"{state}, filling"
+    colors = {LIVE: "green", KEPT: "dim", FAILED: "red", PAUSED: "yellow"}
+    color = "yellow" if one.filling else colors.get(one.state, "cyan")
     return f"[{color}]{state}[/{color}]"
+
+
+def _left(one: GenerationView) -> str:
+    if one.falls_behind:
+        return "[red]falls behind[/red]"
+    return "" if one.left_s is None else f"{one.left_s:.0f} s"
 
 
 def _notes(one: GenerationView, skips: Iterable[Skip]) -> Iterable[str]:
     if one.build is not None:
         yield f"{one.build.step}, begun by {one.begun_by}"
+    for shard, target in sorted(one.filling.items()):
+        yield f"filling shard {shard}: at {one.positions[shard]:,} of {target:,}"
     if one.failure is not None:
         yield one.failure
     if not one.fits:

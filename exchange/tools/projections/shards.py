@@ -1,10 +1,12 @@
-"""The shards as the database has them: who writes each, how far its log is, and what it takes."""
+"""Who writes each shard and how far its log is, as the database has it; and what stores take."""
 
 from datetime import datetime
 from typing import Final
 
 import asyncpg
 from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from rich.table import Table
 
 READ_SHARDS: Final = """
@@ -52,6 +54,13 @@ class Disk(Struct, frozen=True):
     log_bytes: int
 
 
+class Memory(Struct, frozen=True):
+    """Bytes in Redis, and how many it may take at most; None if it has no limit."""
+
+    used_bytes: int
+    limit_bytes: int | None
+
+
 async def read_shards(connection: asyncpg.Connection) -> list[ShardView]:
     """Return all shards, in order."""
     return [
@@ -74,6 +83,15 @@ async def read_disk(connection: asyncpg.Connection) -> Disk:
     """Return how much PostgreSQL stores."""
     row = await connection.fetchrow(READ_DISK)
     return Disk(row["database"], row["log"])
+
+
+async def read_memory(redis: Redis) -> Memory | None:
+    """Return how much Redis stores, None if it does not answer."""
+    try:
+        told = await redis.info("memory")
+    except RedisError:
+        return None
+    return Memory(told["used_memory"], told["maxmemory"] or None)
 
 
 def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> Table:

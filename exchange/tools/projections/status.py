@@ -10,16 +10,18 @@ from rich.console import Console
 
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
-from exchange.tools.projections.overview import Overview, generations_table, look, notes, sized
+from exchange.tools.projections.overview import Overview, generations_table, look, notes
 from exchange.tools.projections.shards import (
     Disk,
+    Memory,
     ShardView,
     read_disk,
+    read_memory,
     read_shards,
     shards_table,
 )
 from exchange.tools.projections.stores import Stores, answered
-from exchange.tools.terminal import ToolError, address, wide_console
+from exchange.tools.terminal import ToolError, address, sized, wide_console
 
 
 class Inside(Struct, frozen=True):
@@ -28,6 +30,7 @@ class Inside(Struct, frozen=True):
     shards: list[ShardView]
     overview: Overview
     disk: Disk
+    memory: Memory | None
 
 
 def tell_status(base_url: str, *, as_json: bool) -> None:
@@ -59,6 +62,7 @@ def document(seen: gateway_status.Status | None, inside: Inside | None) -> dict[
             "generations": to_builtins(inside.overview.generations, str_keys=True),
             "skips": to_builtins(inside.overview.skips),
             "disk": to_builtins(inside.disk),
+            "memory": to_builtins(inside.memory),
         }
     return found
 
@@ -80,6 +84,15 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
     console.print(
         f"\nPostgreSQL {sized(disk.database_bytes)}, of it the log {sized(disk.log_bytes)}"
     )
+    console.print(told_memory(inside.memory))
+
+
+def told_memory(memory: Memory | None) -> str:
+    """Tell how much Redis stores, and how much it may."""
+    if memory is None:
+        return "Redis does not answer"
+    limit = "" if memory.limit_bytes is None else f" of at most {sized(memory.limit_bytes)}"
+    return f"Redis {sized(memory.used_bytes)}{limit}"
 
 
 def _asked(url: str) -> tuple[gateway_status.Status | None, str]:
@@ -91,4 +104,5 @@ def _asked(url: str) -> tuple[gateway_status.Status | None, str]:
 
 async def _look_inside(stores: Stores) -> Inside:
     shards = await read_shards(stores.connection)
-    return Inside(shards, await look(stores), await read_disk(stores.connection))
+    overview, disk = await look(stores), await read_disk(stores.connection)
+    return Inside(shards, overview, disk, await read_memory(stores.redis))
