@@ -44,7 +44,7 @@ status: $(INSTALLED) ### tell how far each part of the exchange is
 rebuild: $(INSTALLED) ### rebuild a read model while it serves: PROJECTION=
 	@$(EXCHANGE) rebuild $(call needed,PROJECTION)
 
-rebuild-all: $(INSTALLED) ### rebuild every read model, one after the other
+rebuild-all: $(INSTALLED) ### rebuild every read model
 	@$(EXCHANGE) rebuild-all
 
 verify-projection: $(INSTALLED) ### compare a read model with the log: PROJECTION=

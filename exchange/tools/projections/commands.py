@@ -40,21 +40,22 @@ def rebuild(
     stay: Annotated[
         bool, typer.Option("--no-switch", help="Build it and keep it up, and do not switch.")
     ] = False,
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Build a read model anew beside the live one, verify it, and switch; exit 1 if it did not."""
     from exchange.tools.projections.rebuild import rebuild_each
 
-    rebuild_each([projection], expect_live, stay=stay, as_json=as_json)
+    rebuild_each([projection], expect_live, reason, stay=stay, as_json=as_json)
 
 
 @commands.command("rebuild-all")
-def rebuild_all(as_json: AsJson = False) -> None:
-    """Rebuild every read model, one after the other; exit 1 if one did not go live."""
+def rebuild_all(reason: Reason = "", as_json: AsJson = False) -> None:
+    """Rebuild every read model; exit 1 if one did not go live."""
     from exchange.tools.projections.rebuild import rebuild_each
     from projections.registry import READ_MODELS
 
-    rebuild_each(READ_MODELS, None, stay=False, as_json=as_json)
+    rebuild_each(READ_MODELS, None, reason, stay=False, as_json=as_json)
 
 
 @commands.command("verify-projection")

@@ -1,95 +1,209 @@
-"""``exchange rebuild``: makes a generation beside the live one, and shows how far it is.
+"""``exchange rebuild``: makes generations beside the live ones, and shows how far they are.
 
-A rebuild is a row in the database, which the builder takes up. So this command only asks for it and
-watches: Ctrl-C ends the watching, and running it again shows the same rebuild.
+A rebuild is a row in the database, which the builder takes up. So this command asks for all that it
+is to make, and then only watches: Ctrl-C ends the watching, and running it again shows the same
+rebuilds.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import asyncpg
 import typer
 from msgspec import Struct, to_builtins
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from exchange.log.reader import read_heads
-from exchange.tools.projections.overview import (
-    BuildProgress,
-    read_progress,
-    read_size,
-    sized,
-)
+from exchange.tools.projections.overview import BuildProgress, read_progress, read_size
 from exchange.tools.projections.stores import Stores, answered, checked, operator
-from exchange.tools.terminal import ToolError
-from projections.builder.estimate import STEPS, read_pace
-from projections.lifecycle.changes import Life, begin_rebuild, described_as_under_way
-from projections.lifecycle.generations import FAILED, Generation, generations_of
+from exchange.tools.terminal import ToolError, sized
+from projections.builder.build import Projection
+from projections.builder.estimate import STEPS, first_pace, read_pace
+from projections.lifecycle.changes import (
+    By,
+    Life,
+    Refused,
+    begin_rebuild,
+    described_as_under_way,
+)
+from projections.lifecycle.generations import (
+    BUILDING,
+    CATCHING_UP,
+    FAILED,
+    KEPT,
+    Generation,
+    generations_of,
+)
+from projections.stores.failures import is_store_failure
+from projections.stores.redis import RedisProjection
 
 LOOK_S: Final = 1.0
-UNTAKEN_S: Final = 10.0  # the builder looks twice a second
+UNTAKEN_S: Final = 10.0  # a builder looks four times a second
+AWAY_S_MAX: Final = 120.0  # a PostgreSQL that was killed is back by then, unless it is never
+
+READ_BUILDER_WORKS: Final = """
+select exists (
+    select from builds where told_at > clock_timestamp() - make_interval(secs => $1)
+)
+"""
 
 
 class Outcome(Struct, frozen=True):
-    """How a rebuild ended."""
+    """How a rebuild ended; it ``succeeded`` if it is live, or waits for a switch as was wanted."""
 
     projection: str
     generation: int
-    went_live: bool
+    succeeded: bool
     message: str
 
 
+@dataclass(slots=True)
+class Rebuild:
+    """A rebuild that is watched: since when, and when the database last told of it."""
+
+    projection: str
+    generation: int
+    begun_s: float
+    seen_s: float
+    is_untaken_told: bool = False
+
+
 def rebuild_each(
-    names: Sequence[str], expect_live: int | None, *, stay: bool, as_json: bool
+    names: Sequence[str], expect_live: int | None, reason: str, *, stay: bool, as_json: bool
 ) -> None:
-    """Rebuild read models one after the other; exit 1 if one did not go live, unless it stays."""
-    outcomes = _rebuilt([checked(name) for name in names], expect_live, stay=stay, as_json=as_json)
-    if not (stay or all(outcome.went_live for outcome in outcomes)):
+    """Ask for rebuilds of read models, and watch them; exit 1 unless all of them succeed."""
+    wanted = [checked(name) for name in names]
+    rebuilds = Rebuilds(expect_live, operator(reason), Watch(as_json=as_json), stay=stay)
+    try:
+        all_succeeded = answered(lambda stores: rebuilds.run(stores, wanted))
+    except KeyboardInterrupt:
+        told = rebuilds.told_left() or "Stopped: make status shows what was begun."
+        raise ToolError(told) from None
+    except ToolError as error:
+        raise ToolError(f"{error} {rebuilds.told_left()}".strip()) from error
+    if not all_succeeded:
         raise typer.Exit(1)
 
 
-def _rebuilt(
-    names: list[str], expect_live: int | None, *, stay: bool, as_json: bool
-) -> list[Outcome]:
-    watch = Watch(as_json=as_json)
-    outcomes = []
-    for name in names:
+class Rebuilds:
+    """Rebuilds that are asked for together, and watched one after the other."""
 
-        async def work(stores: Stores, name: str = name) -> Outcome:
-            generation = await _begun(stores, name, expect_live, watch, stay=stay)
-            return await _followed(stores, name, generation, watch, stay=stay)
+    def __init__(self, expect_live: int | None, by: By, watch: "Watch", *, stay: bool) -> None:
+        self._expect_live = expect_live
+        self._by = by
+        self._watch = watch
+        self._stay = stay
+        self._under_way: list[Rebuild] = []
+        self._away_told_s = 0.0
 
+    async def run(self, stores: Stores, names: Sequence[str]) -> bool:
+        """Begin all, then watch each until it has ended; tell whether all of them succeeded."""
+        outcomes: list[Outcome] = []
+        for name in sorted(names):  # as the builder takes them
+            await self._begin(stores, name)
+        while self._under_way:
+            outcomes.append(await self._followed(stores, self._under_way[0]))
+            del self._under_way[0]
+            self._watch.tell(outcomes[-1].message)
+        return len(outcomes) == len(names) and all(one.succeeded for one in outcomes)
+
+    def told_left(self) -> str:
+        """Return what to say of the rebuilds that this command does not watch any more."""
+        names = ", ".join(one.projection for one in self._under_way)
+        if not names:
+            return ""
+        return f"The rebuild of {names} goes on without you: see make status."
+
+    async def _begin(self, stores: Stores, name: str) -> None:
+        """Ask for a rebuild, unless one is under way; say so if it is refused."""
         try:
-            outcomes.append(answered(work))
-        except KeyboardInterrupt:
-            raise ToolError(
-                f"The rebuild of {name} goes on without you: see make status."
-            ) from None
-        watch.tell(outcomes[-1].message)
-    return outcomes
+            number = await self._begun(stores, name)
+        except Refused as refused:
+            typer.echo(str(refused), err=True)
+            return
+        now_s = time.monotonic()
+        self._under_way.append(Rebuild(name, number, now_s, now_s))
 
+    async def _begun(self, stores: Stores, name: str) -> int:
+        """Return the generation that is being made, now or already."""
+        life = Life(name, await generations_of(stores.connection, name))
+        under_way = life.unfinished
+        if life.live is not None and under_way is not None and under_way.state != FAILED:
+            self._watch.tell(described_as_under_way(under_way))
+            return under_way.generation
+        self._watch.tell(await cost(stores, name))
+        fingerprint = stores.definitions.of_projection(name)[0].fingerprint
+        return await begin_rebuild(
+            stores.connection,
+            name,
+            fingerprint,
+            self._by,
+            goes_live=not self._stay,
+            expect_live=self._expect_live,
+        )
 
-async def _begun(
-    stores: Stores, name: str, expect_live: int | None, watch: "Watch", *, stay: bool
-) -> int:
-    """Ask for a rebuild, unless one is under way; return its generation."""
-    life = Life(name, await generations_of(stores.connection, name))
-    under_way = life.unfinished
-    if life.live is not None and under_way is not None and under_way.state != FAILED:
-        watch.tell(described_as_under_way(under_way))
-        return under_way.generation
-    watch.tell(await cost(stores, name))
-    fingerprint = stores.definitions.of_projection(name)[0].fingerprint
-    return await begin_rebuild(
-        stores.connection,
-        name,
-        fingerprint,
-        operator(),
-        goes_live=not stay,
-        expect_live=expect_live,
-    )
+    async def _followed(self, stores: Stores, one: Rebuild) -> Outcome:
+        """Show a rebuild until it has ended, over an outage of PostgreSQL too."""
+        one.seen_s = time.monotonic()
+        with self._watch:
+            while True:
+                try:
+                    return await self._ended(stores, one)
+                except Exception as error:
+                    is_away = isinstance(error, ToolError) or is_store_failure(error)
+                    if not is_away or time.monotonic() - one.seen_s > AWAY_S_MAX:
+                        raise
+                self._tell_away(one)
+                await asyncio.sleep(LOOK_S)
+
+    async def _ended(self, stores: Stores, one: Rebuild) -> Outcome:
+        """Show a rebuild until it has ended, as long as a connection lasts."""
+        connection = await stores.another()
+        try:
+            while True:
+                outcome = await self._looked(connection, one)
+                if outcome is not None:
+                    return outcome
+                await asyncio.sleep(LOOK_S)
+        finally:
+            connection.terminate()
+
+    async def _looked(self, connection: asyncpg.Connection, one: Rebuild) -> Outcome | None:
+        """Show how far a rebuild is; return how it ended, None while it has not."""
+        life = Life(one.projection, await generations_of(connection, one.projection))
+        generation = life.get(one.generation)
+        progress = await read_progress(connection, one.projection, one.generation)
+        one.seen_s = time.monotonic()
+        passed_s = one.seen_s - one.begun_s
+        outcome = outcome_of(generation, progress, passed_s, stay=self._stay)
+        if outcome is None:
+            if progress is None and passed_s > UNTAKEN_S and not one.is_untaken_told:
+                await self._tell_untaken(connection, one, generation)
+            self._watch.show(generation, progress)
+        return outcome
+
+    async def _tell_untaken(
+        self, connection: asyncpg.Connection, one: Rebuild, generation: Generation
+    ) -> None:
+        """Ask whether a builder runs, unless one is at work on something else."""
+        if await connection.fetchval(READ_BUILDER_WORKS, UNTAKEN_S):
+            return
+        one.is_untaken_told = True
+        self._watch.tell(
+            f"No builder of this definition ({generation.fingerprint}) has taken it up yet:"
+            " is `exchange builder` of this version running?"
+        )
+
+    def _tell_away(self, one: Rebuild) -> None:
+        """Say once in an outage that there is one."""
+        if self._away_told_s < one.seen_s:
+            self._watch.tell("PostgreSQL is away; the rebuild goes on when it is back.")
+        self._away_told_s = time.monotonic()
 
 
 async def cost(stores: Stores, name: str) -> str:
@@ -107,65 +221,57 @@ async def cost(stores: Stores, name: str) -> str:
 
 async def told_time(stores: Stores, name: str, steps: Sequence[str] = STEPS) -> str:
     """Return how many events are read, and how long the steps take at the last rate."""
-    events = sum((await read_heads(stores.connection)).values())
-    pace = await read_pace(stores.connection, name)
+    definition = stores.definitions.of_projection(name)[0]
+    events = events_read(definition, await read_heads(stores.connection))
+    # A model that hands on events takes as long whatever the log has, so that is no rate.
+    is_folded = definition.fold is not None
+    pace = await read_pace(stores.connection, name) if is_folded else first_pace(name)
     how = "as long as the last time" if pace.measured else "by what was measured elsewhere"
     seconds = pace.seconds_for(events, steps)
     return f"{name}: {events:,} events to read, about {seconds:.0f} s ({how})"
 
 
-async def _followed(
-    stores: Stores, name: str, number: int, watch: "Watch", *, stay: bool
-) -> Outcome:
-    """Show a rebuild until it has ended."""
-    begun_s = time.monotonic()
-    told_untaken = False
-    with watch:
-        while True:
-            found = await generations_of(stores.connection, name)
-            generation = next(g for g in found if g.generation == number)
-            progress = await read_progress(stores.connection, name, number)
-            outcome = _outcome(generation, progress, time.monotonic() - begun_s, stay=stay)
-            if outcome is not None:
-                return outcome
-            if progress is None and time.monotonic() - begun_s > UNTAKEN_S and not told_untaken:
-                told_untaken = True
-                watch.tell(
-                    f"No builder of this definition ({generation.fingerprint}) has taken it up yet:"
-                    " is `exchange builder` of this version running?"
-                )
-            watch.show(generation, progress)
-            await asyncio.sleep(LOOK_S)
+def events_read(definition: Projection, heads: Mapping[int, int]) -> int:
+    """Return how many events a build reads: all, or the newest if the model keeps only those."""
+    kept = definition.events_max if isinstance(definition, RedisProjection) else None
+    return sum(head if kept is None else min(head, kept) for head in heads.values())
 
 
-def _outcome(
+def outcome_of(
     generation: Generation, progress: BuildProgress | None, passed_s: float, *, stay: bool
 ) -> Outcome | None:
     """Return how a rebuild ended, None while it has not."""
     name, number = generation.projection, generation.generation
-    seconds = 0.0 if progress is None else sum(progress.seconds.values())
-    took = f"{max(seconds, 0.0):.1f} s of work, {passed_s:.1f} s in all"
     if generation.live:
+        seconds = 0.0 if progress is None else sum(progress.seconds.values())
         message = (
-            f"{name}: generation {number} is live ({took}); verified at {generation.verified},"
-            f" digest {generation.digest}. The former one is kept: make rollback PROJECTION={name}"
-            " goes back to it."
+            f"{name}: generation {number} is live ({seconds:.1f} s of work, {passed_s:.1f} s in"
+            f" all); verified at {generation.verified}, digest {generation.digest}. The former one"
+            f" is kept: make rollback PROJECTION={name} goes back to it."
         )
-        return Outcome(name, number, went_live=True, message=message)
-    told: str | None = None
-    if generation.state == "failed":
-        told = f"failed: {generation.failure}. The live one serves on; make retry tries it again"
-    elif generation.state in ("paused", "retired"):
-        told = f"is {generation.state}"
-    elif generation.state == "catching-up" and generation.replaces is None:
-        told = (
-            "is built, and kept up; make switch lets queries read it"
-            if stay
-            else "is built, and was not switched: see make operations"
-        )
+        return Outcome(name, number, succeeded=True, message=message)
+    told = _told_end(generation, stay=stay)
     if told is None:
         return None
-    return Outcome(name, number, went_live=False, message=f"{name}: generation {number} {told}.")
+    waits = generation.state == CATCHING_UP
+    message = f"{name}: generation {number} {told}."
+    return Outcome(name, number, succeeded=stay and waits, message=message)
+
+
+def _told_end(generation: Generation, *, stay: bool) -> str | None:
+    """Return what became of a generation that is not live, None while it is being made."""
+    state = generation.state
+    if state == BUILDING or (state == CATCHING_UP and generation.replaces is not None):
+        return None
+    if state == CATCHING_UP:
+        if stay:
+            return "is built, and kept up; make switch lets queries read it"
+        return "is built, and was not switched: see make operations"
+    if state == FAILED:
+        return f"failed: {generation.failure}. The live one serves on; make retry tries it again"
+    if state == KEPT:
+        return "was live, and is kept: make operations says who switched again"
+    return f"is {state}"
 
 
 class Watch:

@@ -26,6 +26,12 @@ from projections.registry import READ_MODELS, all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 
 POOL_MAX: Final = 2
+# The last two are what the driver raises where a connection was cut.
+POSTGRES_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 Answer = TypeVar("Answer")
 
@@ -73,7 +79,7 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
         raise ToolError(str(error)) from error
     except asyncpg.UndefinedTableError as error:
         raise ToolError(f"The database is older than this build ({error}): migrate it.") from error
-    except (asyncpg.PostgresError, SQLAlchemyError, OSError) as error:
+    except (*POSTGRES_ERRORS, SQLAlchemyError, OSError) as error:
         raise ToolError(f"PostgreSQL: {error}") from error
     except RedisError as error:
         raise ToolError(f"Redis: {error}") from error
