@@ -86,7 +86,7 @@ async def read_disk(connection: asyncpg.Connection) -> Disk:
 
 
 async def read_memory(redis: Redis) -> Memory | None:
-    """Return how much Redis stores, None if it does not answer."""
+    """Return how much Redis stores, None if it does not say."""
     try:
         told = await redis.info("memory")
     except RedisError:

@@ -90,7 +90,7 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
 def told_memory(memory: Memory | None) -> str:
     """Tell how much Redis stores, and how much it may."""
     if memory is None:
-        return "Redis does not answer"
+        return "Redis does not say how much it takes"
     limit = "" if memory.limit_bytes is None else f" of at most {sized(memory.limit_bytes)}"
     return f"Redis {sized(memory.used_bytes)}{limit}"
 
