@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,40 @@ async def test_only_one_backup_is_written_to_a_directory_at_a_time(
     await take(tmp_path)
 
     assert {path.suffix for path in tmp_path.iterdir()} == {".dump", ".json"}
+
+
+KILLED_BETWEEN_DUMP_AND_MANIFEST = """
+import asyncio, os, pathlib, sys
+from exchange.tools.operators.backups.dumping import take
+
+rename = pathlib.Path.rename
+
+def renamed(path, target):
+    rename(path, target)
+    os._exit(9)
+
+pathlib.Path.rename = renamed
+asyncio.run(take(sys.argv[1], pathlib.Path(sys.argv[2]), lambda *_: None))
+"""
+
+
+async def test_a_whole_dump_without_a_manifest_is_deleted_by_the_next_backup(
+    chosen: Settings, tmp_path: Path
+) -> None:
+    await write_log(chosen.database_url)
+    (tmp_path / "copied-by-somebody.dump").write_text("not ours")
+    program = [sys.executable, "-c", KILLED_BETWEEN_DUMP_AND_MANIFEST]
+    killed = await asyncio.create_subprocess_exec(*program, chosen.database_url, str(tmp_path))
+    assert await killed.wait() == 9
+    (left,) = tmp_path.glob("exchange-*.dump")
+    left = left.rename(left.with_name("exchange-20200101T000000Z.dump"))
+    (unfinished,) = tmp_path.glob("*.unfinished")
+    unfinished.rename(left.with_suffix(".json.unfinished"))
+
+    taken = await take(tmp_path)
+
+    whole = {"copied-by-somebody.dump", taken.dump.name, taken.dump.with_suffix(".json").name}
+    assert {path.name for path in tmp_path.iterdir()} == whole
 
 
 @pytest.mark.usefixtures("chosen")

@@ -2,8 +2,9 @@
 
 Read ``take``. What the manifest tells is read in a transaction whose snapshot ``pg_dump`` takes
 over, so both see the same log. The dump is written under another name, read back whole and synced
-before it gets its own, and its manifest comes last: whoever finds a manifest has a backup. A killed
-backup leaves a file that the next one deletes.
+before it gets its own, and its manifest comes last: whoever finds a manifest has a backup. What a
+killed backup leaves is deleted by the next one. A whole dump whose manifest has not got its name is
+known by the manifest, which is written before the dump gets its own.
 """
 
 import asyncio
@@ -117,8 +118,7 @@ async def take(database_url: str, directory: Path, tell: Tell) -> Backup:
             file_bytes=file.stat().st_size,
             sha256=await asyncio.to_thread(digest_of, file, lambda *_: None),
         )
-        file.rename(dump)
-        _write_whole(dump.with_suffix(MANIFEST_SUFFIX), encoded(manifest))
+        _name(dump, file, encoded(manifest))
         _sync(directory)
     return Backup(dump, manifest)
 
@@ -167,17 +167,24 @@ async def ended_within(process: asyncio.subprocess.Process, seconds: float) -> b
 
 @contextmanager
 def _unfinished(dump: Path) -> Iterator[Path]:
-    """Lend a file to write a dump to, which is deleted unless it is renamed."""
+    """Lend a file to write a dump to, which is deleted unless it becomes a backup."""
     if dump.exists():
         raise ToolError(f"{dump} is there already: ask again in a second.")
-    for left in dump.parent.glob(f"*{UNFINISHED_SUFFIX}"):
-        left.unlink()
+    _delete_unfinished(dump.parent)
     file = dump.with_suffix(UNFINISHED_SUFFIX)
     file.touch(mode=0o600)  # it has all that clients ever did
     try:
         yield file
     finally:
-        file.unlink(missing_ok=True)
+        _delete_unfinished(dump.parent)
+
+
+def _delete_unfinished(directory: Path) -> None:
+    for left in directory.glob(f"*{UNFINISHED_SUFFIX}"):
+        named = left.with_suffix("")
+        if named.suffix == MANIFEST_SUFFIX and not named.exists():
+            named.with_suffix(DUMP_SUFFIX).unlink(missing_ok=True)
+        left.unlink()
 
 
 @contextmanager
@@ -273,11 +280,13 @@ class _Dumped:
         return self._told
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    unfinished = path.with_suffix(UNFINISHED_SUFFIX)
-    unfinished.write_bytes(data)
+def _name(dump: Path, file: Path, manifest: bytes) -> None:
+    """Give a dump and its manifest their names, the dump first."""
+    unfinished = dump.with_suffix(MANIFEST_SUFFIX + UNFINISHED_SUFFIX)
+    unfinished.write_bytes(manifest)
     _sync(unfinished)
-    unfinished.rename(path)
+    file.rename(dump)
+    unfinished.rename(dump.with_suffix(MANIFEST_SUFFIX))
 
 
 def _sync(path: Path) -> None:
