@@ -127,6 +127,7 @@ bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
 	$(PY) -m bench.lag
 	$(PY) -m bench.restore
 	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
+	$(PY) -m bench.rebuild_beside
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
 	$(COMPILE) --group pyproject.toml:dev --extra local pyproject.toml -o requirements.lock

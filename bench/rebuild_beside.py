@@ -2,8 +2,9 @@
 
 Workload: a whole exchange whose log is filled by ``exchange load`` as fast as it goes; that rate
 counts as the maximum. Then, in turns, the load at half of it (open loop: each order at its intended
-time) alone, and beside rebuilds of one read model, one after the other as long as the load lasts. A
-rebuild has all its steps, the comparison and the switch among them. It is timed without load too.
+time) alone, and beside rebuilds of one read model, one after the other; that load goes on until the
+last of them has ended. A rebuild has all its steps, the comparison and the switch among them. It is
+timed without load too.
 
 Wanted is that the offered rate is kept, and that the orders' p99 and the lag of the live read
 models at most double.
@@ -13,6 +14,7 @@ Not included: several shards, gateways or builders, a log that does not fit into
 
 import argparse
 import asyncio
+import signal
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ import msgspec
 from rich.console import Console
 
 from bench.lag import Lag, sampler
-from bench.stream_orders import Found, load, median
+from bench.stream_orders import Found, begin_load, load, median, report_of
 from bench.venue import Bench, machine, running, table_of
 from exchange.log.reader import read_heads
 from projections.lifecycle.changes import By, begin_rebuild
@@ -71,24 +73,40 @@ async def measure(projection: str, fill_s: int, seconds: int, rounds: int) -> Me
             await _caught_up(connection)
             for _ in range(rounds):
                 measured.rebuilds_idle.append(await _rebuild(connection, projection))
-                await _load(bench, measured.offered, seconds, measured.alone)
-                loading = asyncio.create_task(
-                    _load(bench, measured.offered, seconds, measured.beside)
-                )
-                while not loading.done():
-                    measured.rebuilds_loaded.append(await _rebuild(connection, projection))
-                await loading
+                await _load_alone(bench, measured, seconds)
+                await _load_beside(bench, measured, seconds, connection)
             return measured
         finally:
             connection.terminate()
 
 
-async def _load(bench: Bench, rate: float, seconds: int, side: Side) -> None:
-    """Offer a rate, and sample the lag meanwhile."""
+async def _load_alone(bench: Bench, measured: Measured, seconds: int) -> None:
+    """Offer the rate, and sample the lag meanwhile."""
+    side = measured.alone
     async with sampler(bench.settings, side.lag) as sampling:
         sampling.set()
-        side.loads.append(await load(bench.url, seconds, websocket=True, rate=rate))
+        side.loads.append(await load(bench.url, seconds, websocket=True, rate=measured.offered))
         sampling.clear()
+
+
+async def _load_beside(
+    bench: Bench, measured: Measured, seconds: int, connection: asyncpg.Connection
+) -> None:
+    """Offer the rate until a rebuild ends after so many seconds, and sample the lag meanwhile."""
+    side, until_s = measured.beside, time.monotonic() + seconds
+    longest_s = seconds + LIVE_TIMEOUT_S
+    loading = await begin_load(bench.url, longest_s, websocket=True, rate=measured.offered)
+    try:
+        async with sampler(bench.settings, side.lag) as sampling:
+            sampling.set()
+            while time.monotonic() < until_s:
+                took = await _rebuild(connection, measured.projection)
+                measured.rebuilds_loaded.append(took)
+            sampling.clear()
+    finally:
+        loading.send_signal(signal.SIGINT)
+        report = await report_of(loading)
+    side.loads.append(report)
 
 
 async def _rebuild(connection: asyncpg.Connection, projection: str) -> float:
@@ -166,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--projection", choices=READ_MODELS, default="orders")
     parser.add_argument("--fill", type=int, default=120, help="seconds of load before all rounds")
-    parser.add_argument("--seconds", type=int, default=30, help="of load in each round")
+    parser.add_argument("--seconds", type=int, default=30, help="of load in each round, at least")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     options = parser.parse_args()

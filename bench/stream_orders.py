@@ -61,10 +61,21 @@ async def measure(rounds: int, seconds: int) -> dict[str, list[Found]]:
 
 async def load(base_url: str, seconds: float, *, websocket: bool, rate: float = 0) -> Found:
     """Run the load in a process of its own and return what it reports."""
+    return await report_of(await begin_load(base_url, seconds, websocket=websocket, rate=rate))
+
+
+async def begin_load(
+    base_url: str, seconds: float, *, websocket: bool, rate: float = 0
+) -> asyncio.subprocess.Process:
+    """Start the load, which ends after some seconds, or when it is interrupted."""
     argv = [sys.executable, "-m", "exchange", "load", "--json", "--base-url", base_url]
     argv += ["--total", "0", "--duration", str(seconds), "--connections", str(CONNECTIONS)]
     argv += ["--rate", str(rate), *(["--websocket"] if websocket else [])]
-    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, cwd=PROJECT)
+    return await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, cwd=PROJECT)
+
+
+async def report_of(process: asyncio.subprocess.Process) -> Found:
+    """Wait for the end of a load and return what it reports."""
     output, _ = await process.communicate()
     found: Found = msgspec.json.decode(output)
     return found
