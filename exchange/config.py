@@ -49,6 +49,14 @@ OWN_CONNECTIONS: Final = 9
 # A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
 # one takes the count of a crash back if the first was lost; one to spare.
 SHARD_CONNECTIONS: Final = 6
+# The projector's: one listens, one looks after the generations. For each shard one reads the log's
+# end and one takes engine snapshots, and of each generation two followers are at work: they hold a
+# connection only for a batch. Beside the live generation one may be kept or catch up; no third has
+# rows.
+PROJECTOR_CONNECTIONS: Final = 2
+PROJECTOR_SHARD_CONNECTIONS: Final = 2
+GENERATION_CONNECTIONS: Final = 2
+GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 8  # a pool of 2, and 4 at most over which it works
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
@@ -249,13 +257,23 @@ class Settings(Variables):
 
     @property
     def projector_connections(self) -> int:
-        """How many connections the projector has: of each shard two followers may be at work."""
-        return max(self.database_pool_max, min(PROJECTOR_CONNECTIONS_MAX, 8 + 2 * self.shards))
+        """How many connections the projector has at most; it opens them as it needs them."""
+        of_shard = PROJECTOR_SHARD_CONNECTIONS + GENERATIONS_MAX * GENERATION_CONNECTIONS
+        wanted = PROJECTOR_CONNECTIONS + self.shards * of_shard
+        return max(self.database_pool_max, min(PROJECTOR_CONNECTIONS_MAX, wanted))
+
+    @property
+    def gateway_connections(self) -> int:
+        """How many connections a gateway has for what clients read: on the stream one a shard.
+
+        Generations add none, since only the live one is read.
+        """
+        return self.database_pool_max + self.shards
 
     @property
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
-        gateways = self.gateways * (self.database_pool_max + OWN_CONNECTIONS)
+        gateways = self.gateways * (self.gateway_connections + OWN_CONNECTIONS)
         projector = self.projector_connections + BUILDER_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS

@@ -29,7 +29,7 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
     async with AsyncExitStack() as opened:
         opened.enter_context(tracing_as("gateway", settings))
         # Two clients of each store: what clients read takes no connection that commands need.
-        engine = await opened.enter_async_context(engine_of(settings, settings.database_pool_max))
+        engine = await opened.enter_async_context(engine_of(settings, settings.gateway_connections))
         own_engine = await opened.enter_async_context(engine_of(settings, OWN_CONNECTIONS))
         redis = await opened.enter_async_context(redis_client(settings))
         own_redis = await opened.enter_async_context(

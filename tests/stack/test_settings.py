@@ -147,7 +147,18 @@ def test_every_process_of_a_machine_has_a_port_for_its_metrics() -> None:
 def test_the_database_has_room_for_every_process() -> None:
     settings = load(SHARDS="64", GATEWAYS="4", DATABASE_POOL_MAX="20")
 
-    assert settings.database_connections == 64 * 6 + 4 * (20 + 9) + 64 + 8 + 100
+    assert settings.database_connections == 64 * 6 + 4 * (20 + 64 + 9) + 64 + 8 + 100
+
+
+@pytest.mark.parametrize(
+    ("shards", "gateway", "projector"), [(1, 11, 10), (2, 12, 14), (8, 18, 50), (64, 74, 64)]
+)
+def test_pools_grow_with_the_shards_and_have_room_for_two_generations(
+    shards: int, gateway: int, projector: int
+) -> None:
+    settings = load(SHARDS=str(shards))
+
+    assert (settings.gateway_connections, settings.projector_connections) == (gateway, projector)
 
 
 @pytest.mark.parametrize(
