@@ -87,7 +87,7 @@ class ProjectorMetrics(ProcessMetrics):
         )
         self.failed = self.gauge(
             "exchange_projector_failed_generations",
-            "Generations that stopped at an event they cannot apply",
+            "Generations that failed: they stopped at an event, or differ from the log",
         )
         self.snapshots = self.counter(
             "exchange_projector_snapshots", "Engine snapshots taken", "shard"
