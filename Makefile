@@ -9,8 +9,17 @@ WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
-# A variable that a target cannot do without.
-needed = $(if $($(1)),$($(1)),$(error Say $(1)=..., see make operators))
+# A variable that a target cannot do without. Make hands what was typed on in the environment: the
+# shell puts the value in its place, and does not read it as a part of the command.
+needed = $(if $(value $(1)),"$$$(1)",$(error Say $(1)=..., see make operators))
+# One that the command itself reads from the environment.
+said = $(if $(call needed,$(1)),)
+
+# Why something was done is kept for ever, so as it was typed: a dollar in it is not make's.
+ifdef REASON
+override REASON := $(value REASON)
+export REASON
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help operators setup run load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
@@ -69,25 +78,25 @@ retry: $(INSTALLED) ### try a failed read model again: PROJECTION=
 	@$(EXCHANGE) retry $(call needed,PROJECTION)
 
 skip: $(INSTALLED) ### pass over an event: PROJECTION= POSITION=0:123 REASON=
-	@$(EXCHANGE) skip $(call needed,PROJECTION) $(call needed,POSITION) --reason "$(call needed,REASON)"
+	@$(EXCHANGE) skip $(call needed,PROJECTION) $(call needed,POSITION) $(call said,REASON)
 
 retire: $(INSTALLED) ### give up the former generation: PROJECTION=
 	@$(EXCHANGE) retire $(call needed,PROJECTION)
 
 operations: $(INSTALLED) ### show who changed which read model, newest first
-	@$(EXCHANGE) operations $(if $(PROJECTION),--projection $(PROJECTION))
+	@$(EXCHANGE) operations $(if $(PROJECTION),--projection "$$PROJECTION")
 
 verify: $(INSTALLED) ### check the whole log against its hash chain and digests
 	@$(EXCHANGE) verify
 
 backup: $(INSTALLED) ### write a backup of the running exchange: TO=DIRECTORY
-	@$(EXCHANGE) backup $(if $(TO),--to "$(TO)")
+	@$(EXCHANGE) backup $(if $(TO),--to "$$TO")
 
 restore: $(INSTALLED) ### put a backup into the empty database: FILE=
-	@$(EXCHANGE) restore "$(call needed,FILE)" $(if $(REPLACE),--replace)
+	@$(EXCHANGE) restore $(call needed,FILE) $(if $(REPLACE),--replace)
 
 trim: $(INSTALLED) ### delete from Kafka what no backup needs: KEEP= FROM=
-	@$(EXCHANGE) trim $(if $(FROM),--from "$(FROM)") $(if $(KEEP),--keep $(KEEP))
+	@$(EXCHANGE) trim $(if $(FROM),--from "$$FROM") $(if $(KEEP),--keep "$$KEEP")
 
 test: setup ## run the tests against their own Kafka, PostgreSQL and Valkey
 	$(PY) -m pytest $(WORKERS) -m "not long"

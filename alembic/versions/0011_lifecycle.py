@@ -10,9 +10,13 @@ depends_on = None
 
 NOW = sa.func.now()
 
-# Followers fill the first generations from their first event; a builder makes later ones.
-KEEP_FIRST = """
-update generations set state = 'catching-up', built_at = now() where state = 'building'
+# Followers have kept up each generation from its first event on, as they do what is built. One that
+# was retired has tables still: they are deleted as those of any other.
+TAKE_OVER = """
+update generations set
+    built_at = now(),
+    retired_at = case when state = 'retired' then now() end,
+    state = case when state = 'building' then 'catching-up' else state end
 """
 
 
@@ -31,7 +35,7 @@ def upgrade() -> None:
         ("replaces", sa.Integer),
     ):
         op.add_column("generations", sa.Column(name, kind))
-    op.execute(KEEP_FIRST)
+    op.execute(TAKE_OVER)
     op.create_index(
         "generations_one_build",
         "generations",

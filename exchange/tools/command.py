@@ -89,7 +89,7 @@ def fixtures(
         write_fixtures(output, Mix(seed, instrument, f"fixture-{seed}"), orders)
     except OSError as error:
         raise ToolError(f"{output} cannot be written: {error.strerror}.") from error
-    Console().print(f"Wrote {orders:,} orders to {output}.", highlight=False)
+    Console().print(f"Wrote {orders:,} orders to {output}.", highlight=False, markup=False)
 
 
 def book(
@@ -149,7 +149,9 @@ class Notices:
 
     def __call__(self, notice: str) -> None:
         if notice or self._lost:
-            self._console.print(notice or "connected again", style="yellow", soft_wrap=True)
+            self._console.print(
+                notice or "connected again", style="yellow", soft_wrap=True, markup=False
+            )
         self._lost = bool(notice)
 
 

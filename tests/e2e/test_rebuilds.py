@@ -319,7 +319,7 @@ async def test_a_model_is_paused_resumed_and_the_former_one_retired(exchange: Ex
 
 async def test_operations_tell_everything_that_happened(exchange: Exchange) -> None:
     number = await live_generation(exchange, "book") + 1
-    await done(exchange, "rebuild", "book", operator="anna")
+    await done(exchange, "rebuild", "book", "--reason", "a [/new] release", operator="anna")
     await done(exchange, "rollback", "book", "--reason", "it looks odd", operator="bert")
     await done(exchange, "rollback", "book", operator="anna")
 
@@ -336,9 +336,11 @@ async def test_operations_tell_everything_that_happened(exchange: Exchange) -> N
     ] or made[3] == ("anna", "retire", number - 2, number - 2)
     assert told[1]["reason"] == "it looks odd"
     assert told[2]["digest"]
+    assert told[3]["reason"] == "a [/new] release"
     assert all(datetime.fromisoformat(one["at"]).tzinfo for one in told)
     text = (await done(exchange, "operations", "--projection", "book")).out
     assert "it looks odd" in text
+    assert "a [/new] release" in text
 
 
 async def test_the_status_shows_each_generation_and_fits_the_terminal(exchange: Exchange) -> None:

@@ -1,18 +1,43 @@
-"""The migrations make exactly the tables that the code describes."""
+"""The migrations make exactly the tables that the code describes, and keep what is in them."""
 
+import asyncio
+
+import asyncpg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from redis.asyncio import Redis
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import projections.projector.projector  # noqa: F401  registers the tables of every projection
 from exchange.log.schema import metadata
+from exchange.stack.migrations import MIGRATIONS, migrate
+from projections.lifecycle.changes import retry
+from projections.lifecycle.generations import generations_of
+from projections.lifecycle.retiring import droppable
+from projections.registry import READ_MODELS, all_projections
+from projections.stores.partitions import create_partitions
+from tests.projections.conftest import RunProjector, catch_up
+from tests.projections.generations import OPERATOR
+from tests.projections.logs import LogWriter, registrations
+from tests.projections.models import assert_models_equal_folds
 
 pytestmark = pytest.mark.anyio
 
 READ_PARTITIONED = """
 select relname, pg_get_partkeydef(oid) from pg_class where relkind = 'p' order by relname
+"""
+
+# A former one, the live one, and one that stopped before it was live.
+ADD_OF_BEFORE = """
+with added as (
+    insert into generations (projection, generation, state, failure)
+    values ($1, 1, 'retired', null), ($1, 2, 'live', null), ($1, 3, 'failed', 'an event')
+)
+insert into live (projection, generation) values ($1, 2)
 """
 
 
@@ -33,3 +58,37 @@ async def test_read_models_are_partitioned_by_generation(engine: AsyncEngine) ->
     names = ["instruments", "minutes", "obligations", "order_events", "orders", "positions"]
     names += ["settlement_cycles", "trades"]
     assert [tuple(row) for row in rows] == [(name, "LIST (generation)") for name in names]
+
+
+async def test_generations_of_before_lifecycles_are_kept_up_and_dropped_as_all_others(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projections.lifecycle.retiring.GRACE_S", 0)
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    await asyncio.to_thread(command.downgrade, configuration(url), "0010")
+    for projection in all_projections(engine, redis):
+        await create_partitions(connection, [table.name for table in projection.tables], 2)
+    await connection.executemany(ADD_OF_BEFORE, [(name,) for name in READ_MODELS])
+
+    await migrate(url)
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+        assert await retry(connection, "orders", 3, OPERATOR) == 3
+        failed_before = (await generations_of(connection, "orders"))[-1]
+
+    await assert_models_equal_folds(connection, redis)
+    assert failed_before.state == "catching-up"
+    assert {name for name, *_ in await droppable(connection)} == set(READ_MODELS)
+
+
+def configuration(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["sqlalchemy_url"] = url
+    return config

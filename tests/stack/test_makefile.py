@@ -2,19 +2,25 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from exchange.cli import app
 from exchange.config import PROJECT
 
 MAKEFILE: Final = (PROJECT / "Makefile").read_text()
 RULE: Final = re.compile(r"^([a-z-]+):.*\n((?:\t.*\n)*)", re.MULTILINE)
 RECIPES: Final[dict[str, str]] = dict(RULE.findall(MAKEFILE))
+COMMANDS: Final = cast(TyperGroup, get_command(app)).commands
 
-READ_BY_COMMANDS: Final = {"REASON", "OPERATOR", "BASE_URL"}  # make hands them on
+# What changes a read model; the name of a target is that of its command.
+CHANGES: Final = ("rebuild", "switch", "rollback", "pause", "resume", "retry", "skip", "retire")
 
 PAGES: Final = [
     PROJECT / "README.md",
@@ -45,12 +51,31 @@ def commands_on(page: Path) -> Iterator[tuple[str, set[str], bool]]:
 
 
 def needed_by(target: str) -> set[str]:
-    return set(re.findall(r"\$\(call needed,([A-Z]+)\)", RECIPES[target]))
+    return set(re.findall(r"\$\(call (?:needed|said),([A-Z]+)\)", RECIPES[target]))
+
+
+def read_by_command(target: str) -> set[str]:
+    """Return the variables that the command of a target reads; make hands them on."""
+    called = re.search(r"\$\(EXCHANGE\) ([a-z-]+)", RECIPES[target])
+    command = COMMANDS.get(called[1]) if called else None
+    if command is None:
+        return set()
+    found = {str(option.envvar) for option in command.params if option.envvar}
+    return found | {"OPERATOR"} if "REASON" in found else found
 
 
 def taken_by(target: str) -> set[str]:
-    return (
-        READ_BY_COMMANDS | needed_by(target) | set(re.findall(r"\$\(([A-Z]+)\)", RECIPES[target]))
+    asked = set(re.findall(r"\$\(([A-Z]+)\)", RECIPES[target]))
+    return needed_by(target) | asked | read_by_command(target)
+
+
+def made(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run make with a program in place of the exchange that prints what it was given."""
+    tell = f"{sys.executable} -c 'import os, sys; print(sys.argv[1:], os.environ.get(\"REASON\"))'"
+    given = [f"{name}={value}" for name, value in variables.items()]
+    asked = ["make", "--no-print-directory", f"EXCHANGE={tell}", "INSTALLED=Makefile"]
+    return subprocess.run(
+        [*asked, *words, *given], cwd=PROJECT, capture_output=True, text=True, check=False
     )
 
 
@@ -72,6 +97,29 @@ def test_a_page_names_targets_that_are_there_with_the_variables_that_they_need(p
         assert target in RECIPES
         assert given <= taken_by(target), f"make {target} takes no such variable"
         assert not is_typed or needed_by(target) <= given, f"make {target} lacks a variable"
+
+
+@pytest.mark.parametrize("target", CHANGES)
+def test_a_change_takes_why_it_is_made_and_what_was_seen_live(target: str) -> None:
+    assert {"REASON", "OPERATOR", "EXPECT_LIVE"} <= taken_by(target)
+
+
+def test_every_model_is_rebuilt_for_a_reason() -> None:
+    assert "REASON" in taken_by("rebuild-all")
+
+
+def test_a_value_is_handed_on_as_it_was_typed(tmp_path: Path) -> None:
+    odd = f'as in `touch {tmp_path}/run`; $5 "and" $(touch {tmp_path}/run) [/x]'
+
+    skipped = made("skip", PROJECTION="book", POSITION="0:`1`", REASON=odd)
+    backed_up = made("backup", TO="a `directory`")
+    unreasoned = made("skip", PROJECTION="book", POSITION="0:1")
+
+    assert skipped.stdout == f"{['skip', 'book', '0:`1`']} {odd}\n"
+    assert backed_up.stdout == f"{['backup', '--to', 'a `directory`']} None\n"
+    assert (unreasoned.returncode, unreasoned.stdout) == (2, "")
+    assert "Say REASON=" in unreasoned.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_commands_of_the_pages_are_found() -> None:

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -81,7 +82,9 @@ def histogram(measured: Measured) -> list[tuple[int, int]]:
 
 def show(console: Console, plan: Plan, measured: Measured) -> None:
     """Print the result for a person."""
-    table = Table(title=f"{plan.base_url}, {plan.connections} connections", title_justify="left")
+    table = Table(
+        title=f"{escape(plan.base_url)}, {plan.connections} connections", title_justify="left"
+    )
     for name in ("accepted/s", "accepted", "p50", "p95", "p99", "max"):
         table.add_column(name, justify="right")
     latencies = [f"{measured.percentile_ms(percent):.1f} ms" for percent in PERCENTS]

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 from prometheus_client.parser import text_string_to_metric_families
 from rich.columns import Columns
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from exchange.tools.market.load import Unreachable
@@ -113,7 +114,7 @@ def show(console: Console, status: Status, *, with_tables: bool = True) -> None:
     """Print the status for a person, with tables of shards and read models or without."""
     clients = "?" if status.stream_clients is None else f"{status.stream_clients:,}"
     checks = "  ".join(f"{name} {_colored(state)}" for name, state in status.checks.items())
-    console.print(f"{status.base_url}  {_colored(status.status)}  {status.timestamp}")
+    console.print(f"{escape(status.base_url)}  {_colored(status.status)}  {status.timestamp}")
     console.print(f"{checks}  stream clients {clients}")
     if with_tables:
         console.print(_shard_table(status.shards))

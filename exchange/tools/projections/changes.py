@@ -1,10 +1,11 @@
 """Changes of one state of a generation, as operators order them, and all that were made."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import typer
 from msgspec import to_builtins
+from rich.markup import escape
 from rich.table import Table
 
 from exchange.tools.projections.stores import Stores, answered, checked, operator
@@ -133,13 +134,19 @@ def show_operations(projection: str, limit: int, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(to_builtins(rows), default=str))
         return
+    wide_console().print(operations_table(rows))
+
+
+def operations_table(rows: Iterable[OperationRow]) -> Table:
+    """Return a line for each change."""
     table = Table(box=None)
     for heading in ("when", "who", "what", "projection", "generation", "why"):
         table.add_column(heading, no_wrap=heading != "why")
     for one in rows:
         when = f"{one.at:%Y-%m-%d %H:%M}"
-        table.add_row(when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
-    wide_console().print(table)
+        told = (when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
+        table.add_row(*map(escape, told))
+    return table
 
 
 def _moved(one: OperationRow) -> str:

@@ -7,6 +7,7 @@ import asyncpg
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from rich.markup import escape
 from rich.table import Table
 
 READ_SHARDS: Final = """
@@ -119,6 +120,6 @@ def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> T
             f"{one.next_offset:,}",
             f"{one.position:,}",
             "?" if waiting is None else f"{waiting:,}",
-            f"[red]{one.snapshot_failure}[/red]" if one.snapshot_failure else snapshot,
+            f"[red]{escape(one.snapshot_failure)}[/red]" if one.snapshot_failure else snapshot,
         )
     return table

@@ -53,6 +53,7 @@ async def _backup(database_url: str, directory: Path, console: Console) -> Backu
         f"The database has {sized(size)}: about {size / _rate(directory):.0f} s."
         f" {directory} has {sized(free)} free; a backup takes a fraction of the database.",
         soft_wrap=True,
+        markup=False,
     )
     with telling(console) as tell:
         return await take(database_url, directory, tell)

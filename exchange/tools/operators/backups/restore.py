@@ -150,6 +150,7 @@ def _show(
         f" It took {manifest.seconds:.0f} s to write, and may take several times as long to put"
         " back.",
         soft_wrap=True,
+        markup=False,
     )
     positions = {one.shard: one.position for one in manifest.shards}
     table = Table("shard", "position", "goes on at", "Kafka has", "to decide again", box=None)

@@ -136,6 +136,7 @@ def _show(console: Console, cuts: Sequence[Cut], wanted: Sequence[Backup]) -> No
         f"Backups wanted: {len(wanted)}. The oldest is {oldest.dump.name} of"
         f" {oldest.manifest.taken_at:%F %T} UTC; one that is older can then not be gone on from.",
         soft_wrap=True,
+        markup=False,
     )
     table = Table("shard", "Kafka begins at", "will begin at", "records deleted", box=None)
     for cut in cuts:
