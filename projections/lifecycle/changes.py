@@ -9,6 +9,7 @@ at its position until the new one has reached it, which takes milliseconds; it i
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +23,17 @@ from projections.lifecycle.generations import (
     CATCHING_UP,
     FAILED,
     KEPT,
+    LIVE,
     PAUSED,
     RETIRED,
     Generation,
     generations_of,
 )
+from projections.stores.failures import is_store_failure
 from projections.stores.fingerprints import is_made_by
 from projections.stores.partitions import create_partitions
+
+logger = logging.getLogger(__name__)
 
 LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
 HOLD_S: Final = 0.5  # followers are 100 ms apart; readers find the live one as late at most
@@ -76,6 +81,18 @@ where projection = $1 and generation = $2
 MARK_FAILED = """
 update generations set state = 'failed', failure = $3, failed_shard = $4, failed_position = $5
 where projection = $1 and generation = $2 and state in ('building', 'catching-up', 'live', 'kept')
+"""
+
+# A generation that is older than fingerprints is of the first version.
+IS_SKIPPED = """
+select exists(
+    select from skips
+    join generations using (projection)
+    where projection = $1 and generation = $2 and shard = $3 and position = $4 and (
+        skips.fingerprint = generations.fingerprint
+        or generations.fingerprint is null and starts_with(skips.fingerprint, '1-')
+    )
+)
 """
 
 MARK_VERIFIED = """
@@ -235,6 +252,8 @@ async def ensure_generation(
             await create_partitions(connection, tables, number)
             row = (projection, number, CATCHING_UP, fingerprint, "projector", None)
             await connection.execute(CREATE_GENERATION, *row)
+            by = By("projector", "there was none")
+            await _note(connection, by, "begin", projection, None, number)
 
 
 async def begin_rebuild(
@@ -258,9 +277,7 @@ async def begin_rebuild(
         life.expect(expect_live)
         live = life.live
         if live is None:
-            raise Refused(
-                f"{projection} has no live generation yet: the projector makes the first."
-            )
+            raise Refused(_is_first(life))
         under_way = life.unfinished
         if under_way is not None and under_way.state != FAILED:
             raise Refused(described_as_under_way(under_way))
@@ -281,8 +298,10 @@ async def mark_built(connection: asyncpg.Connection, projection: str, generation
     Returns:
         Whether it was still to be built.
     """
-    done = await connection.execute(MARK_BUILT, projection, generation)
-    return bool(done == "UPDATE 1")
+    if await connection.execute(MARK_BUILT, projection, generation) != "UPDATE 1":
+        return False
+    await _note(connection, By("builder"), "built", projection, generation, generation)
+    return True
 
 
 async def give_up_switch(
@@ -309,18 +328,25 @@ async def mark_failed(
     at: tuple[int, int] | None = None,
     *,
     found_by: str,
-) -> None:
+) -> bool:
     """Record why a generation stopped, and at which event (``at``: its shard and position).
 
     ``found_by`` is the process that could not go on. If the generation is live, queries still read
     what it has.
+
+    Returns:
+        Whether it has to stop. It has not if its definition passes over the event by now: whoever
+        reads the skips again can go on.
     """
     async with changing(connection, projection):
+        if at is not None and await connection.fetchval(IS_SKIPPED, projection, generation, *at):
+            return False
         shard, position = at or (None, None)
         row = (projection, generation, failure, shard, position)
         if await connection.execute(MARK_FAILED, *row) == "UPDATE 1":
             by = By(found_by, failure)
             await _note(connection, by, "failed", projection, generation, generation)
+        return True
 
 
 async def switch(
@@ -371,7 +397,7 @@ async def switch(
     finally:
         # After the commit: until then readers of the old one must see nothing newer than it has.
         for old, generation, shards in holds:
-            await old.release(generation, shards)
+            await _release(old, generation, shards)
 
 
 async def rollback(
@@ -405,16 +431,22 @@ async def rollback(
 
 
 async def pause(
-    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int | None,
+    by: By,
+    *,
+    expect_live: int | None = None,
 ) -> int:
     """Stop keeping up a generation, by default the live one; return its number.
 
     Raises:
-        Refused: It cannot be paused as it is.
+        Refused: It cannot be paused as it is, or ``expect_live`` is not live.
     """
     async with changing(connection, projection) as life:
+        life.expect(expect_live)
         target = _chosen(life, generation)
-        if target.state not in (BUILDING, CATCHING_UP, KEPT, "live"):
+        if target.state not in (BUILDING, CATCHING_UP, KEPT, LIVE):
             raise Refused(_is_state(target))
         await connection.execute(SET_STATE, projection, target.generation, PAUSED)
         number = target.generation
@@ -423,52 +455,77 @@ async def pause(
 
 
 async def resume(
-    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int | None,
+    by: By,
+    *,
+    expect_live: int | None = None,
 ) -> int:
-    """Go on with a paused generation; return its number.
+    """Go on with a paused generation, by default the live one if it is; return its number.
 
     Raises:
-        Refused: It is not paused.
+        Refused: It is not paused, or ``expect_live`` is not live.
     """
-    return await _go_on(connection, projection, generation, by, PAUSED, "resume")
+    async with changing(connection, projection) as life:
+        life.expect(expect_live)
+        return await _go_on(connection, life, generation, by, PAUSED, "resume")
 
 
 async def retry(
-    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int | None,
+    by: By,
+    *,
+    expect_live: int | None = None,
 ) -> int:
     """Try a failed generation again from where it stopped; return its number.
 
+    By default it is the live one, if that has failed.
+
     Raises:
-        Refused: It has not failed.
+        Refused: It has not failed, or ``expect_live`` is not live.
     """
-    return await _go_on(connection, projection, generation, by, FAILED, "retry")
+    async with changing(connection, projection) as life:
+        life.expect(expect_live)
+        return await _go_on(connection, life, generation, by, FAILED, "retry")
 
 
 async def retry_all(connection: asyncpg.Connection, definitions: Sequence[Definition]) -> None:
     """Try the failed generations of these definitions again: this build may be able to go on."""
+    by = By("projector", "it has started")
     for projection in sorted({definition.name for definition in definitions}):
         async with changing(connection, projection) as life:
             for one in life.generations:
                 if one.state == FAILED and one.failed_position and fits(one, definitions):
-                    await _restore(connection, one)
+                    await restore(connection, one, by, "retry")
 
 
 async def clear_failure(connection: asyncpg.Connection, generation: Generation) -> None:
     """Take a failure back: another projector has passed the event."""
     async with changing(connection, generation.projection) as life:
-        if life.get(generation.generation).state == FAILED:
-            await _restore(connection, generation)
+        stopped = life.get(generation.generation)
+        if stopped.state == FAILED:
+            by = By("projector", "another one has passed the event")
+            await restore(connection, stopped, by, "retry")
 
 
 async def retire(
-    connection: asyncpg.Connection, projection: str, generation: int | None, by: By
+    connection: asyncpg.Connection,
+    projection: str,
+    generation: int | None,
+    by: By,
+    *,
+    expect_live: int | None = None,
 ) -> int:
     """Give up a generation, by default the former one; its rows are deleted soon after.
 
     Raises:
-        Refused: It is live, or there is none.
+        Refused: It is live, or there is none, or ``expect_live`` is not live.
     """
     async with changing(connection, projection) as life:
+        life.expect(expect_live)
         target = life.kept if generation is None else life.get(generation)
         if target is None:
             raise Refused(f"No former generation of {projection} is kept.")
@@ -557,39 +614,53 @@ async def _until_at(new: Definition, target: Generation, wanted: dict[int, int])
         await asyncio.sleep(HOLD_POLL_S)
 
 
+async def _release(old: Definition, generation: int, shards: Sequence[int]) -> None:
+    """Let a held generation go on; if its store is away, the hold ends by itself.
+
+    The switch is made by then, or has failed with an error of its own: this one says neither.
+    """
+    try:
+        await old.release(generation, shards)
+    except Exception as error:
+        if not is_store_failure(error):
+            raise
+        fields = {"projection": old.name, "generation": generation, "error": repr(error)}
+        logger.warning("A held generation goes on only when its hold ends", extra=fields)
+
+
 async def _go_on(
     connection: asyncpg.Connection,
-    projection: str,
+    life: Life,
     generation: int | None,
     by: By,
     state: str,
     action: str,
 ) -> int:
-    async with changing(connection, projection) as life:
-        stopped = [g for g in life.generations if g.state == state]
-        if generation is not None:
-            target = life.get(generation)
-        elif stopped:
-            target = stopped[-1]
-        else:
-            raise Refused(f"No generation of {projection} is {state}.")
-        if target.state != state:
-            raise Refused(_is_state(target))
-        await _restore(connection, target)
-        number = target.generation
-        await _note(connection, by, action, projection, number, number)
-        return number
+    stopped = [g for g in life.generations if g.state == state]
+    if generation is not None:
+        target = life.get(generation)
+    elif stopped:
+        # Readers have the live one, so it comes first.
+        target = next((g for g in stopped if g.live), stopped[-1])
+    else:
+        raise Refused(f"No generation of {life.projection} is {state}.")
+    if target.state != state:
+        raise Refused(_is_state(target))
+    await restore(connection, target, by, action)
+    return target.generation
 
 
-async def _restore(connection: asyncpg.Connection, stopped: Generation) -> None:
-    """Give a paused or failed generation the state that it had before."""
+async def restore(connection: asyncpg.Connection, stopped: Generation, by: By, action: str) -> None:
+    """Give a paused or failed generation its state of before, in the open transaction."""
     if stopped.live:
-        state = "live"
+        state = LIVE
     elif stopped.kept_at is not None:
         state = KEPT
     else:
         state = BUILDING if stopped.built_at is None else CATCHING_UP
-    await connection.execute(SET_STATE, stopped.projection, stopped.generation, state)
+    place = (stopped.projection, stopped.generation)
+    await connection.execute(SET_STATE, *place, state)
+    await _note(connection, by, action, *place, stopped.generation)
 
 
 async def _retire(connection: asyncpg.Connection, former: Generation, by: By) -> None:
@@ -604,6 +675,18 @@ def _chosen(life: Life, generation: int | None) -> Generation:
     if life.live is None:
         raise Refused(f"{life.projection} has no live generation yet.")
     return life.live
+
+
+def _is_first(life: Life) -> str:
+    """Return why nothing can be rebuilt before a generation is live, and what helps."""
+    told = f"{life.projection} has no live generation yet: the projector makes the first."
+    first = life.unfinished
+    if first is None:
+        return told
+    return (
+        f"{told} {_is_state(first)} If it cannot go on, exchange retire {life.projection}"
+        f" --generation {first.generation} gives it up, and a projector makes another."
+    )
 
 
 def _is_state(generation: Generation) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 from redis.asyncio import Redis
 
-from projections.lifecycle.changes import By, Refused, retire
+from projections.lifecycle.changes import By, Refused, note_operation, retire
 from projections.lifecycle.generations import GRACE_S
 from projections.stores.partitions import drop_partition
 
@@ -31,7 +31,8 @@ order by retired_at
 """
 
 MARK_DROPPED: Final = """
-update generations set dropped_at = now() where projection = $1 and generation = $2
+update generations set dropped_at = now()
+where projection = $1 and generation = $2 and dropped_at is null
 """
 
 DELETE_REST: Final = """
@@ -72,8 +73,10 @@ async def drop(
     for table in tables:
         await drop_partition(connection, table, generation)
     await delete_keys(redis, projection, generation)
-    await connection.execute(DELETE_REST, projection, generation)
-    await connection.execute(MARK_DROPPED, projection, generation)
+    async with connection.transaction():
+        await connection.execute(DELETE_REST, projection, generation)
+        if await connection.execute(MARK_DROPPED, projection, generation) == "UPDATE 1":
+            await note_operation(connection, By("builder"), "delete", projection, generation)
 
 
 async def delete_keys(redis: Redis, projection: str, generation: int) -> None:

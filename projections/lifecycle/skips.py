@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import asyncpg
 from msgspec import Struct
 
-from projections.lifecycle.changes import By, Refused, changing, note_operation
-from projections.lifecycle.generations import FAILED
+from projections.lifecycle.changes import By, Refused, changing, restore
+from projections.lifecycle.generations import FAILED, Generation
 
 READ_SKIPS = """
 select projection, fingerprint, shard, position, reason, skipped_by, skipped_at
@@ -58,30 +58,50 @@ async def skip_event(
     fingerprint: str,
     at: tuple[int, int],
     by: By,
-) -> int:
-    """Let a definition pass over the event at which a generation of it failed; return its number.
+    *,
+    expect_live: int | None = None,
+) -> list[int]:
+    """Let a definition pass over an event at which generations of it failed, and let these go on.
 
-    The generation goes on when it is retried. ``at`` is the event's shard and position.
+    If those of several definitions failed there, it is the definition of the live one.
+
+    Args:
+        connection: The database.
+        projection: The projection.
+        fingerprint: The definition of a generation that is older than fingerprints.
+        at: The event's shard and position.
+        by: Who wants it, and why.
+        expect_live: The generation that the operator believes to be live.
+
+    Returns:
+        The generations that go on.
 
     Raises:
-        Refused: No generation of the projection failed at this event, or no reason is given.
+        Refused: No generation of the projection failed at this event, no reason is given, or
+            ``expect_live`` is not live.
     """
     if not by.reason:
         raise Refused("A skip is for ever: say why.")
     async with changing(connection, projection) as life:
-        for one in life.generations:
-            if one.state == FAILED and (one.failed_shard, one.failed_position) == at:
-                break
-        else:
-            failed = [
-                f"generation {g.generation} at {g.failed_shard}:{g.failed_position}"
-                for g in life.generations
-                if g.state == FAILED and g.failed_position
-            ]
-            told = ", ".join(failed) or "nothing"
-            raise Refused(f"No generation failed at {at[0]}:{at[1]}; failed: {told}.")
-        made_by = one.fingerprint or fingerprint
-        row = (projection, made_by, *at, by.reason, by.operator)
-        await connection.execute(ADD_SKIP, *row)
-        await note_operation(connection, by, f"skip {at[0]}:{at[1]}", projection, one.generation)
-        return one.generation
+        life.expect(expect_live)
+        failed = [g for g in life.generations if g.state == FAILED]
+        here = [g for g in failed if (g.failed_shard, g.failed_position) == at]
+        if not here:
+            raise Refused(f"No generation failed at {at[0]}:{at[1]}; failed: {_places(failed)}.")
+        first = next((g for g in here if g.live), here[0])
+        made_by = first.fingerprint or fingerprint
+        await connection.execute(ADD_SKIP, projection, made_by, *at, by.reason, by.operator)
+        mine = [g for g in here if (g.fingerprint or fingerprint) == made_by]
+        for one in mine:
+            await restore(connection, one, by, f"skip {at[0]}:{at[1]}")
+        return [one.generation for one in mine]
+
+
+def _places(failed: Sequence[Generation]) -> str:
+    """Return which generations failed at an event, and where."""
+    told = [
+        f"generation {g.generation} at {g.failed_shard}:{g.failed_position}"
+        for g in failed
+        if g.failed_position
+    ]
+    return ", ".join(told) or "nothing"

@@ -83,8 +83,8 @@ class CannotApply(Exception):
 class Follower:
     """Keeps one generation of a projection up with one shard's log.
 
-    It passes over the events at the positions ``skips``, and lets those go first that
-    ``precedence`` names.
+    It passes over the events at the positions ``skips``, which may grow meanwhile, and lets those
+    go first that ``precedence`` names.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Follower:
         self._pace_s = pace_ms / 1000
         self._watch = watch
         self._precedence = precedence
-        self._skips = skips
+        self.skips = skips
         self._time_ms = 0  # of the last event that was read
         self._outage = Outage("A projection", part.fields)
 
@@ -163,14 +163,22 @@ class Follower:
         except CannotApply as error:
             if await self._resume() >= error.position:
                 return False  # a projector of another version has passed it
+            await self._stop_at(error)
+        return True
+
+    async def _stop_at(self, error: CannotApply) -> None:
+        """Mark the generation as failed, unless an operator has let its definition pass the event.
+
+        Then the projector starts a follower in this one's place, which passes over the event.
+        """
+        part = (self._part.projection, self._part.generation)
+        failure = f"shard {self._part.shard}: {error}"
+        at = (self._part.shard, error.position)
+        async with driver_connection(self._engine) as driver:
+            has_to_stop = await mark_failed(driver, *part, failure, at, found_by="projector")
+        if has_to_stop:
             fields = {**self._part.fields, "error": str(error)}
             logger.critical("A projection stopped at an event it cannot apply", extra=fields)
-            async with driver_connection(self._engine) as driver:
-                part = (self._part.projection, self._part.generation)
-                failure = f"shard {self._part.shard}: {error}"
-                at = (self._part.shard, error.position)
-                await mark_failed(driver, *part, failure, at, found_by="projector")
-        return True
 
     async def _resume(self) -> int:
         async with asyncio.timeout(BATCH_TIMEOUT_S):
@@ -191,14 +199,14 @@ class Follower:
             return Batch(shard, after, last.position, self._time_ms, self._wanted(chunk.events))
         if chunk.unreadable is None:
             return None
-        if chunk.unreadable.position in self._skips:
+        if chunk.unreadable.position in self.skips:
             return Batch(shard, after, chunk.unreadable.position, self._time_ms, [])
         raise CannotApply(chunk.unreadable.position, chunk.unreadable.error)
 
     def _wanted(self, events: list[DecidedEvent]) -> list[DecidedEvent]:
-        if not self._skips:  # as nearly always
+        if not self.skips:  # as nearly always
             return events
-        return [decided for decided in events if decided.position not in self._skips]
+        return [decided for decided in events if decided.position not in self.skips]
 
     async def _advance(self, batch: Batch) -> int:
         """Apply a batch and return the checkpoint that is stored afterwards.

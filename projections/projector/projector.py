@@ -8,8 +8,8 @@ generations and shards appear. A projection's first generation goes live once it
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Final, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
@@ -26,7 +26,7 @@ from projections.lifecycle.changes import (
     switch,
 )
 from projections.lifecycle.definitions import Definitions
-from projections.lifecycle.generations import FAILED, Generation, read_generations
+from projections.lifecycle.generations import FAILED, RETIRED, Generation, read_generations
 from projections.lifecycle.skips import Skip, read_skips, skipped
 from projections.projector.follower import (
     BATCH_TIMEOUT_S,
@@ -55,6 +55,13 @@ longer one readers wait.
 """
 
 
+class Following(NamedTuple):
+    """A follower, and the task in which it runs."""
+
+    follower: Follower
+    task: asyncio.Task[None]
+
+
 class Projector:
     """All followers of a process: one for each projection, active generation and shard."""
 
@@ -76,7 +83,7 @@ class Projector:
         self._snapshots = snapshots
         self._snapshotters: dict[int, asyncio.Task[None]] = {}
         self._tails: dict[int, ShardTail] = {}
-        self._followers: dict[Part, asyncio.Task[None]] = {}
+        self._followers: dict[Part, Following] = {}
         self._unknown_shard = asyncio.Event()  # set when a shard without followers has new events
         self._heads_at_start: dict[int, int] | None = None
         self._told: set[tuple[str, int]] = set()
@@ -107,9 +114,9 @@ class Projector:
         async with driver_connection(self._engine) as driver:
             heads = await read_heads(driver)
             if self._heads_at_start is None:
-                await self._prepare(driver)
+                await retry_all(driver, self._definitions.all)
                 self._heads_at_start = heads
-            generations = await read_generations(driver)
+            generations = await self._generations(driver)
             skips = await read_skips(driver)
             await self._measure_lag(driver, heads)
         mine = [g for g in generations if self._definitions.of(g) is not None]
@@ -147,11 +154,17 @@ class Projector:
             time_ms = times_ms.get((part.shard, watch.position + 1), now_ms)
             watch.lags(max(0, behind[part]), max(0, now_ms - time_ms) / 1000)
 
-    async def _prepare(self, driver: asyncpg.Connection) -> None:
-        await retry_all(driver, self._definitions.all)
-        for projection in self._definitions.current:
+    async def _generations(self, driver: asyncpg.Connection) -> list[Generation]:
+        """Return all generations; a projection that has none, or only retired ones, gets one."""
+        generations = await read_generations(driver)
+        there = {g.projection for g in generations if g.state != RETIRED}
+        missing = [one for one in self._definitions.current if one.name not in there]
+        if not missing:
+            return generations
+        for projection in missing:
             names = [table.name for table in projection.tables]
             await ensure_generation(driver, projection.name, projection.fingerprint, names)
+        return await read_generations(driver)
 
     def _keep_followers(
         self,
@@ -162,15 +175,19 @@ class Projector:
     ) -> None:
         parts = {Part(g.projection, g.generation, shard): g for g in followed for shard in heads}
         for part in self._followers.keys() - parts.keys():
-            self._followers.pop(part).cancel()
+            self._followers.pop(part).task.cancel()
             self._watches.pop(part).forget()
         for part, generation in parts.items():
-            follower = self._followers.get(part)
+            passed_over = self._passed_over(part, generation, skips)
+            running = self._followers.get(part)
             # One that has stopped at an event is started again when the failure is taken back.
-            if follower is None or (follower.done() and generation.state != FAILED):
+            if running is None or (running.task.done() and generation.state != FAILED):
                 name = f"{part.projection} generation {part.generation} shard {part.shard}"
-                work = self._follower(part, generation, skips).run()
-                self._followers[part] = tasks.create_task(work, name=name)
+                follower = self._follower(part, generation, passed_over)
+                task = tasks.create_task(follower.run(), name=name)
+                self._followers[part] = Following(follower, task)
+            else:
+                running.follower.skips = passed_over
 
     def _keep_snapshotters(self, tasks: asyncio.TaskGroup, shards: Iterable[int]) -> None:
         for shard in shards:
@@ -185,10 +202,20 @@ class Projector:
             self._tails[shard] = ShardTail(self._engine, shard)
         return self._tails[shard]
 
-    def _follower(self, part: Part, generation: Generation, skips: Sequence[Skip]) -> Follower:
+    def _passed_over(
+        self, part: Part, generation: Generation, skips: Sequence[Skip]
+    ) -> frozenset[int]:
+        """Return the positions of the events that a follower passes over."""
+        if not skips:  # as nearly always
+            return frozenset()
         projection = self._definitions.of(generation)
         assert projection is not None
-        passed_over = skipped(skips, part.projection, projection.fingerprint)
+        every = skipped(skips, part.projection, projection.fingerprint)
+        return frozenset(position for shard, position in every if shard == part.shard)
+
+    def _follower(self, part: Part, generation: Generation, skips: Set[int]) -> Follower:
+        projection = self._definitions.of(generation)
+        assert projection is not None
         watch = self._watches.get(part)
         if watch is None:
             watch = FollowerWatch(self._metrics, part.projection, part.generation, part.shard)
@@ -201,7 +228,7 @@ class Projector:
             self._pace_ms,
             watch,
             self._precedence,
-            {position for shard, position in passed_over if shard == part.shard},
+            skips,
         )
 
     async def _clear_if_passed(self, generation: Generation) -> None:

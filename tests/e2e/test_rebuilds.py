@@ -7,6 +7,7 @@ stream has neither gap nor repetition. In the long run the load is half of what 
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -172,10 +173,17 @@ async def each_rolled_back(exchange: Exchange, names: Sequence[str]) -> None:
 
 async def _back_and_forward(exchange: Exchange, name: str) -> None:
     now = await live_generation(exchange, name)
-    back = await done(exchange, "rollback", name)
-    assert back.told == f"Generation {now - 1} of {name} is live again.\n"
-    forward = (await done(exchange, "rollback", name, "--json")).lines
-    assert forward == [{"message": f"Generation {now} of {name} is live again."}]
+    back = await done(exchange, "rollback", name, "--expect-live", str(now))
+    assert back.told == f"Generation {now - 1} of {name} is live again, instead of {now}.\n"
+    again = await run(exchange, "rollback", name, "--expect-live", str(now))
+    assert again.code == 1
+    assert f"Generation {now - 1} of {name} is live, not {now} as was expected" in again.err
+    forward = (
+        await done(exchange, "rollback", name, "--expect-live", str(now - 1), "--json")
+    ).lines
+    assert forward == [
+        {"message": f"Generation {now} of {name} is live again, instead of {now - 1}."}
+    ]
 
 
 async def _some_at_once(
@@ -234,7 +242,7 @@ async def test_a_rebuild_that_is_not_on_a_terminal_tells_plain_lines(exchange: E
     assert first.startswith("ticker: ")
     assert "events to read" in first
     assert last.startswith("ticker: generation ")
-    assert "make rollback PROJECTION=ticker" in last
+    assert re.search(r"make rollback PROJECTION=ticker EXPECT_LIVE=\d+ goes back", last)
     assert "\x1b" not in told.told
 
 
@@ -281,6 +289,12 @@ async def test_what_the_operator_did_not_see_is_refused(exchange: Exchange) -> N
         assert told.code == 1
         expected = f"Generation {now} of positions is live, not {now + 7} as was expected"
         assert expected in told.err
+    for name, would in (("rollback", "be"), ("retire", "be retired")):
+        unsaid = await run(exchange, name, "positions")
+        assert unsaid.code == 1
+        assert f"Generation {now - (name == 'retire')} of positions" in unsaid.err
+        assert f"would {would}" in unsaid.err
+        assert f"make {name} PROJECTION=positions EXPECT_LIVE={now}\n" in unsaid.err
     unknown = await run(exchange, "rebuild", "nothing")
 
     assert unknown.code == 1
@@ -296,7 +310,7 @@ async def test_a_model_is_paused_resumed_and_the_former_one_retired(exchange: Ex
     paused = await done(exchange, "pause", "settlement", "--reason", "to look at it")
     state = await _generation(exchange, "settlement", now)
     resumed = await done(exchange, "resume", "settlement")
-    retired = await done(exchange, "retire", "settlement")
+    retired = await done(exchange, "retire", "settlement", "--expect-live", str(now))
     nothing_left = await run(exchange, "rollback", "settlement")
     twice = await run(exchange, "resume", "settlement")
 
@@ -308,22 +322,22 @@ async def test_a_model_is_paused_resumed_and_the_former_one_retired(exchange: Ex
     assert "there is no way back" in nothing_left.err
     assert twice.code == 1
     assert "No generation of settlement is paused" in twice.err
-    newest = (await _operations(exchange, "settlement"))[:3]
-    assert [(one["action"], one["operator"]) for one in newest] == [
-        ("retire", OPERATOR),
-        ("resume", OPERATOR),
-        ("pause", OPERATOR),
-    ]
+    told = await _operations(exchange, "settlement")
+    newest = [one for one in told if one["operator"] == OPERATOR][:3]
+    assert [one["action"] for one in newest] == ["retire", "resume", "pause"]
     assert newest[-1]["reason"] == "to look at it"
 
 
 async def test_operations_tell_everything_that_happened(exchange: Exchange) -> None:
     number = await live_generation(exchange, "book") + 1
     await done(exchange, "rebuild", "book", "--reason", "a [/new] release", operator="anna")
-    await done(exchange, "rollback", "book", "--reason", "it looks odd", operator="bert")
-    await done(exchange, "rollback", "book", operator="anna")
+    why = ("--reason", "it looks odd")
+    back, forward = ("--expect-live", str(number)), ("--expect-live", str(number - 1))
+    await done(exchange, "rollback", "book", *back, *why, operator="bert")
+    await done(exchange, "rollback", "book", *forward, operator="anna")
 
-    told = await _operations(exchange, "book")
+    every = await _operations(exchange, "book")
+    told = [one for one in every if one["operator"] in ("anna", "bert")]
     made = [
         (one["operator"], one["action"], one["from_generation"], one["to_generation"])
         for one in told

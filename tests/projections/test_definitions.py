@@ -37,7 +37,7 @@ from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
 from projections.folding import LogPart, Rows, fold_batch
-from projections.lifecycle.changes import retire, retry, rollback, switch
+from projections.lifecycle.changes import Refused, retire, rollback, switch
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, generations_of
 from projections.lifecycle.skips import read_skips, skip_event, skipped
@@ -55,7 +55,7 @@ from projections.stores.queries import DEFINED, Queries
 from projections.trades import TRADES, Trade, TradesFold, trades_projection
 from tests.projections.builder.test_builder import begin, building_in, until
 from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, RunProjector, catch_up
-from tests.projections.generations import OPERATOR, begin_generation
+from tests.projections.generations import OPERATOR, begin_generation, go_live
 from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
@@ -397,8 +397,7 @@ async def test_a_skipped_event_is_passed_over_by_one_definition_and_told(
         failed = await until(connection, NAME, 1, lambda g: g.state == FAILED)
         assert (failed.failed_shard, failed.failed_position) == (0, position)
         made_by = picky_trades(engine).fingerprint
-        await skip_event(connection, NAME, made_by, (0, position), OPERATOR)
-        await retry(connection, NAME, 1, OPERATOR)
+        assert await skip_event(connection, NAME, made_by, (0, position), OPERATOR) == [1]
         await catch_up(engine, redis, connection)
         with noting_skips() as noted:
             assert [trade.position for trade in await asked(engine)] == others
@@ -417,6 +416,43 @@ async def test_a_skipped_event_is_passed_over_by_one_definition_and_told(
         with noting_skips() as noted:
             assert [trade.position for trade in await asked(engine)] == every[::-1]
         assert noted == set()
+
+
+async def test_all_that_failed_at_an_event_goes_on_without_it(
+    build: Build,
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+) -> None:
+    position = 40
+    picky_trades = picky(position)
+    build(picky_trades)
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+        await begin_generation(connection, picky_trades(engine))
+        while (await picky_trades(engine).reached(2, [0])).get(0) != writer.position:
+            await asyncio.sleep(0.02)
+        await go_live(connection, all_projections(engine, redis), NAME, 2)
+        await writer.append_random(random.Random(38), 200)
+        for number in (1, 2):
+            failed = await until(connection, NAME, number, lambda g: g.state == FAILED)
+            assert (failed.failed_shard, failed.failed_position) == (0, position)
+
+        with pytest.raises(Refused, match="Generation 2 of trades is live, not 1"):
+            await skip_event(connection, NAME, "", (0, position), OPERATOR, expect_live=1)
+        gone_on = await skip_event(connection, NAME, "", (0, position), OPERATOR)
+        await catch_up(engine, redis, connection)
+        while (await picky_trades(engine).reached(1, [0])).get(0) != writer.position:
+            await asyncio.sleep(0.02)
+
+    assert gone_on == [1, 2]
+    assert [(g.state, g.live) for g in await generations_of(connection, NAME)] == [
+        ("kept", False),
+        ("live", True),
+    ]
 
 
 async def test_a_build_deletes_only_tables_that_it_has(

@@ -12,7 +12,7 @@ from exchange.tools.projections.stores import Stores, answered, checked, operato
 from exchange.tools.terminal import ToolError, wide_console
 from projections.lifecycle import changes
 from projections.lifecycle.changes import By, Life, OperationRow
-from projections.lifecycle.generations import CATCHING_UP, generations_of
+from projections.lifecycle.generations import CATCHING_UP, Generation, generations_of
 from projections.lifecycle.skips import skip_event
 from projections.stores.fingerprints import is_made_by
 
@@ -43,7 +43,7 @@ def switch(
             projection,
             number,
             by,
-            expect_live=_seen(life, expect_live),
+            expect_live=expect_live,
             unverified=unverified,
         )
         return f"Generation {number} of {projection} is live."
@@ -52,53 +52,64 @@ def switch(
 
 
 def rollback(projection: str, expect_live: int | None) -> Change:
-    """Return the switch back to the former generation."""
+    """Return the switch back to the former generation, for who says which one is live.
+
+    Typed twice it goes forward again: so without, it only tells what it would do.
+    """
 
     async def change(stores: Stores, by: By) -> str:
         life = await _life(stores, projection)
+        if expect_live is None and life.live is not None and life.kept is not None:
+            raise ToolError(
+                f"Generation {life.live.generation} of {projection} is live, and"
+                f" {life.kept.generation} would be. {_if_meant('rollback', life.live)}"
+            )
         number = await changes.rollback(
             stores.connection,
             stores.definitions.of_projection(projection),
             projection,
             by,
-            expect_live=_seen(life, expect_live),
+            expect_live=expect_live,
         )
-        return f"Generation {number} of {projection} is live again."
+        return f"Generation {number} of {projection} is live again, instead of {expect_live}."
 
     return change
 
 
-def pause(projection: str, generation: int | None) -> Change:
+def pause(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return the pause of a generation, by default of the live one."""
 
     async def change(stores: Stores, by: By) -> str:
-        number = await changes.pause(stores.connection, checked(projection), generation, by)
+        place = (stores.connection, checked(projection), generation)
+        number = await changes.pause(*place, by, expect_live=expect_live)
         return f"Generation {number} of {projection} is paused: make resume goes on with it."
 
     return change
 
 
-def resume(projection: str, generation: int | None) -> Change:
+def resume(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return the end of a pause."""
 
     async def change(stores: Stores, by: By) -> str:
-        number = await changes.resume(stores.connection, checked(projection), generation, by)
+        place = (stores.connection, checked(projection), generation)
+        number = await changes.resume(*place, by, expect_live=expect_live)
         return f"Generation {number} of {projection} goes on."
 
     return change
 
 
-def retry(projection: str, generation: int | None) -> Change:
+def retry(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return another try of a failed generation."""
 
     async def change(stores: Stores, by: By) -> str:
-        number = await changes.retry(stores.connection, checked(projection), generation, by)
+        place = (stores.connection, checked(projection), generation)
+        number = await changes.retry(*place, by, expect_live=expect_live)
         return f"Generation {number} of {projection} is tried again."
 
     return change
 
 
-def skip(projection: str, at: tuple[int, int]) -> Change:
+def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Change:
     """Return the skip of the event at a shard and position, and another try without it."""
 
     async def change(stores: Stores, by: By) -> str:
@@ -106,18 +117,29 @@ def skip(projection: str, at: tuple[int, int]) -> Change:
         # What is older than fingerprints is of the first version, if this build has that.
         of_first = [one for one in definitions if is_made_by(None, one.fingerprint)]
         place = (projection, (of_first or definitions)[0].fingerprint)
-        number = await skip_event(stores.connection, *place, at, by)
-        await changes.retry(stores.connection, projection, number, by)
-        return f"{projection} passes over event {at[0]}:{at[1]}; generation {number} goes on."
+        gone_on = await skip_event(stores.connection, *place, at, by, expect_live=expect_live)
+        told = ", ".join(map(str, gone_on))
+        return f"{projection} passes over event {at[0]}:{at[1]}; what goes on: generation {told}."
 
     return change
 
 
-def retire(projection: str, generation: int | None) -> Change:
-    """Return the end of a generation, by default of the former one."""
+def retire(projection: str, generation: int | None, expect_live: int | None) -> Change:
+    """Return the end of a generation; without its number of the former one.
+
+    Which one that is depends on which is live: who says neither is told what would be given up.
+    """
 
     async def change(stores: Stores, by: By) -> str:
-        number = await changes.retire(stores.connection, checked(projection), generation, by)
+        life = await _life(stores, projection)
+        if generation is None and expect_live is None and life.live and life.kept:
+            raise ToolError(
+                f"Generation {life.kept.generation} of {projection} would be retired, and there is"
+                f" no way back to it; {life.live.generation} is live."
+                f" {_if_meant('retire', life.live)}"
+            )
+        place = (stores.connection, projection, generation)
+        number = await changes.retire(*place, by, expect_live=expect_live)
         return f"Generation {number} of {projection} is retired; its rows are deleted soon."
 
     return change
@@ -159,8 +181,9 @@ async def _life(stores: Stores, projection: str) -> Life:
     return Life(checked(projection), await generations_of(stores.connection, projection))
 
 
-def _seen(life: Life, expect_live: int | None) -> int | None:
-    """Return the live generation that the operator expects: the named one, or the one of now."""
-    if expect_live is not None:
-        return expect_live
-    return None if life.live is None else life.live.generation
+def _if_meant(target: str, live: Generation) -> str:
+    """Return how to give a command that says which generation its operator saw live."""
+    return (
+        "If that is what you want:"
+        f" make {target} PROJECTION={live.projection} EXPECT_LIVE={live.generation}"
+    )

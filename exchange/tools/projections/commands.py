@@ -18,7 +18,11 @@ Number = Annotated[
 ]
 ExpectLive = Annotated[
     int | None,
-    typer.Option(min=1, help="The generation that you saw live; if another is, it is refused."),
+    typer.Option(
+        envvar="EXPECT_LIVE",
+        min=1,
+        help="The generation that you saw live; if another is, it is refused.",
+    ),
 ]
 Reason = Annotated[str, typer.Option(envvar="REASON", help="Why; it is kept for ever.")]
 
@@ -104,38 +108,51 @@ def rollback(
 
 @commands.command()
 def pause(
-    projection: Name, generation: Number = None, reason: Reason = "", as_json: AsJson = False
+    projection: Name,
+    generation: Number = None,
+    expect_live: ExpectLive = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
     """Stop keeping up a generation, by default the live one, which is read as it stands."""
     from exchange.tools.projections import changes
 
-    changes.make(changes.pause(projection, generation), reason, as_json=as_json)
+    changes.make(changes.pause(projection, generation, expect_live), reason, as_json=as_json)
 
 
 @commands.command()
 def resume(
-    projection: Name, generation: Number = None, reason: Reason = "", as_json: AsJson = False
+    projection: Name,
+    generation: Number = None,
+    expect_live: ExpectLive = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a paused generation."""
     from exchange.tools.projections import changes
 
-    changes.make(changes.resume(projection, generation), reason, as_json=as_json)
+    changes.make(changes.resume(projection, generation, expect_live), reason, as_json=as_json)
 
 
 @commands.command()
 def retry(
-    projection: Name, generation: Number = None, reason: Reason = "", as_json: AsJson = False
+    projection: Name,
+    generation: Number = None,
+    expect_live: ExpectLive = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
     """Try a failed generation again, from the event at which it stopped."""
     from exchange.tools.projections import changes
 
-    changes.make(changes.retry(projection, generation), reason, as_json=as_json)
+    changes.make(changes.retry(projection, generation, expect_live), reason, as_json=as_json)
 
 
 @commands.command()
 def skip(
     projection: Name,
     position: Annotated[str, typer.Argument(metavar="SHARD:POSITION", help="Where it failed.")],
+    expect_live: ExpectLive = None,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
@@ -145,17 +162,22 @@ def skip(
     shard, _, at = position.partition(":")
     if not (shard.isdecimal() and at.isdecimal() and len(shard) <= 5 and len(at) <= 18):
         raise typer.BadParameter(f"{position} is not SHARD:POSITION, such as 0:1234")
-    changes.make(changes.skip(projection, (int(shard), int(at))), reason, as_json=as_json)
+    change = changes.skip(projection, (int(shard), int(at)), expect_live)
+    changes.make(change, reason, as_json=as_json)
 
 
 @commands.command()
 def retire(
-    projection: Name, generation: Number = None, reason: Reason = "", as_json: AsJson = False
+    projection: Name,
+    generation: Number = None,
+    expect_live: ExpectLive = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
     """Give up a generation, by default the former one: there is no way back to it."""
     from exchange.tools.projections import changes
 
-    changes.make(changes.retire(projection, generation), reason, as_json=as_json)
+    changes.make(changes.retire(projection, generation, expect_live), reason, as_json=as_json)
 
 
 @commands.command()

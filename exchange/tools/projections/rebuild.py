@@ -247,7 +247,7 @@ def outcome_of(
         message = (
             f"{name}: generation {number} is live ({seconds:.1f} s of work, {passed_s:.1f} s in"
             f" all); verified at {generation.verified}, digest {generation.digest}. The former one"
-            f" is kept: make rollback PROJECTION={name} goes back to it."
+            f" is kept: make rollback PROJECTION={name} EXPECT_LIVE={number} goes back to it."
         )
         return Outcome(name, number, succeeded=True, message=message)
     told = _told_end(generation, stay=stay)

@@ -22,6 +22,7 @@ from projections.lifecycle.changes import (
     Refused,
     begin_rebuild,
     pause,
+    read_operations,
     resume,
     retire,
 )
@@ -377,6 +378,16 @@ async def test_what_is_retired_leaves_nothing(
         await retire(connection, name, None, OPERATOR)
         await until(connection, name, 1, lambda g: g.dropped_at is not None)
 
+    noted = await read_operations(connection, name, 100)
+    assert [(one.action, one.to_generation) for one in reversed(noted)] == [
+        ("begin", 1),
+        ("switch", 1),
+        ("rebuild", number),
+        ("built", number),
+        ("switch", number),
+        ("retire", 1),
+        ("delete", 1),
+    ]
     assert await redis.keys(f"{{{name}:1:*") == []
     tables = await connection.fetch("select relname from pg_class where relname ~ '_g1$'")
     assert {"orders_g1", "order_events_g1"} & {row["relname"] for row in tables} == (

@@ -2,15 +2,21 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.lifecycle.changes import (
     Behind,
+    By,
     Refused,
+    begin_rebuild,
+    clear_failure,
     ensure_generation,
     mark_failed,
     pause,
@@ -23,6 +29,7 @@ from projections.lifecycle.changes import (
     switch,
 )
 from projections.lifecycle.generations import generations_of, read_generations
+from projections.lifecycle.skips import skip_event
 from projections.orders import orders_projection
 from projections.projector import follower
 from projections.registry import all_projections
@@ -33,12 +40,21 @@ from projections.stores.checkpoints import (
     read_live,
 )
 from projections.stores.postgres import driver_connection
-from tests.projections.conftest import CATCH_UP_TIMEOUT_MS, IN_VAIN_MS, RunProjector, catch_up
-from tests.projections.generations import OPERATOR, begin_generation, go_live
+from projections.stores.redis import RedisProjection
+from tests.projections.conftest import (
+    CATCH_UP_TIMEOUT_MS,
+    IN_VAIN_MS,
+    RunProjector,
+    catch_up,
+    read_generation,
+)
+from tests.projections.generations import OPERATOR, begin_generation, go_live, projection_of
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import assert_models_equal_folds
 
 pytestmark = pytest.mark.anyio
+
+Change = Callable[..., Awaitable[object]]
 
 READ_PARTITIONS = """
 select inhrelid::regclass::text from pg_inherits
@@ -76,14 +92,19 @@ async def test_a_first_generation_that_is_retired_before_it_is_live_is_made_agai
     projector: RunProjector,
 ) -> None:
     await begin_generation(connection, orders_projection(engine))
-    await mark_failed(connection, "orders", 1, "an event", (0, 7), found_by="projector")
-    await retire(connection, "orders", 1, OPERATOR)
+    await connection.execute("update generations set fingerprint = 'of another build'")
     async with LogWriter.open(database_url) as writer, projector():
         await writer.append(registrations(0))
+        await read_generation(connection, "trades")  # the projector runs
+        with pytest.raises(Refused, match="exchange retire orders --generation 1 gives it up"):
+            await begin_rebuild(connection, "orders", "1-a", OPERATOR)
+        await retire(connection, "orders", 1, OPERATOR)
         await catch_up(engine, redis, connection)
 
     generations = await generations_of(connection, "orders")
     assert [(g.generation, g.live) for g in generations if g.state != "retired"] == [(2, True)]
+    begun = [o for o in await read_operations(connection, "orders", 9) if o.action == "begin"]
+    assert [(one.operator, one.to_generation) for one in begun] == [("projector", 2)]
     await assert_models_equal_folds(connection, redis)
 
 
@@ -233,10 +254,47 @@ async def test_a_failed_generation_is_tried_again_by_a_command_or_the_next_proje
         await mark_failed(connection, "orders", generation, "an event", (0, 7), found_by="builder")
     assert await states(connection) == [("failed", True), ("failed", False)]
 
-    assert await retry(connection, "orders", 2, OPERATOR) == 2
-    assert await states(connection) == [("failed", True), ("catching-up", False)]
+    assert await retry(connection, "orders", None, OPERATOR) == 1
+    assert await states(connection) == [("live", True), ("failed", False)]
     await retry_all(connection, [orders])
     assert await states(connection) == [("live", True), ("catching-up", False)]
+    await mark_failed(connection, "orders", 1, "an event", (0, 7), found_by="projector")
+    (failed, _) = await generations_of(connection, "orders")
+    for _ in range(2):
+        await clear_failure(connection, failed)
+    assert await states(connection) == [("live", True), ("catching-up", False)]
+
+    noted = [
+        (one.operator, one.action, one.to_generation)
+        for one in await read_operations(connection, "orders", 5)
+    ]
+    assert noted == [
+        ("projector", "retry", 1),
+        ("projector", "failed", 1),
+        ("projector", "retry", 2),
+        ("a test", "retry", 1),
+        ("builder", "failed", 2),
+    ]
+
+
+async def test_a_switch_is_made_though_the_store_goes_away_before_the_hold_ends(
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: object) -> None:
+        raise RedisConnectionError("it is away")
+
+    book = projection_of(engine, redis, "book")
+    await begin_generation(connection, book)
+    await go_live(connection, [book], "book", 1)
+    await begin_generation(connection, book)
+    monkeypatch.setattr(RedisProjection, "release", away)
+
+    await go_live(connection, [book], "book", 2)
+
+    assert await states(connection, "book") == [("kept", False), ("live", True)]
 
 
 async def test_a_paused_generation_stands_still_until_it_is_resumed(
@@ -285,9 +343,13 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing(
         r"No generation of orders is failed": retry(connection, "orders", None, OPERATOR),
         r"is catching-up": resume(connection, "orders", 2, OPERATOR),
     }
+    changes: list[Change] = [pause, resume, retry, retire, partial(skip_at, (0, 7))]
     for words, change in refused.items():
         with pytest.raises(Refused, match=words):
             await change
+    for make in changes:
+        with pytest.raises(Refused, match=r"Generation 1 of orders is live, not 2"):
+            await make(connection, "orders", 2, OPERATOR, expect_live=2)
 
     after = await read_generations(connection), await read_operations(connection, None, 100)
     assert after == before
@@ -334,6 +396,18 @@ async def test_many_wait_at_once_and_one_that_gives_up_disturbs_no_other(
         results = await asyncio.gather(*waiting[1:])
 
     assert results == [{0: 2}] * 199
+
+
+async def skip_at(
+    at: tuple[int, int],
+    connection: asyncpg.Connection,
+    projection: str,
+    _generation: int,
+    by: By,
+    *,
+    expect_live: int,
+) -> None:
+    await skip_event(connection, projection, "1-a", at, by, expect_live=expect_live)
 
 
 async def _position(connection: asyncpg.Connection, generation: int) -> int:

@@ -14,6 +14,8 @@ from exchange.domain.values import CancelReason, Offset, Position, Quantity, Sha
 from exchange.log.events import store_event
 from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
+from projections.lifecycle.skips import ADD_SKIP
+from projections.orders import orders_projection
 from projections.projector import follower
 from projections.registry import IN_POSTGRES, IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import SequenceWaits
@@ -158,6 +160,25 @@ async def test_an_event_that_one_projection_cannot_apply_stops_only_that_one(
         f"shard 0: OrderCancelled at position {stopped_at + 1} of shard 0: ValueError("
     )
     assert (await stored_checkpoints(connection))["orders", 0] == stopped_at
+
+
+async def test_a_follower_passes_over_an_event_that_was_skipped_while_it_ran(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+) -> None:
+    made_by = orders_projection(engine).fingerprint
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+        skip = ("orders", made_by, 0, writer.position + 1, "another one failed at it", "a test")
+        await connection.execute(ADD_SKIP, *skip)
+        await writer.append_events([cancel_of_nothing(writer)])
+        await catch_up(engine, redis, connection)
+
+    assert await connection.fetch(READ_FAILURES) == []
 
 
 async def test_an_unknown_event_stops_every_projection_of_its_shard_and_no_other(
