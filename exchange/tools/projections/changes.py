@@ -118,8 +118,9 @@ def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Chang
         of_first = [one for one in definitions if is_made_by(None, one.fingerprint)]
         place = (projection, (of_first or definitions)[0].fingerprint)
         gone_on = await skip_event(stores.connection, *place, at, by, expect_live=expect_live)
-        told = ", ".join(map(str, gone_on))
-        return f"{projection} passes over event {at[0]}:{at[1]}; what goes on: generation {told}."
+        numbers = ", ".join(map(str, gone_on))
+        told = f"generation {numbers} goes" if len(gone_on) == 1 else f"generations {numbers} go"
+        return f"{projection} passes over event {at[0]}:{at[1]}; {told} on."
 
     return change
 
