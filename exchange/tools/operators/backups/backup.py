@@ -19,7 +19,7 @@ from exchange.tools.operators.backups.manifests import (
     encoded,
 )
 from exchange.tools.operators.backups.programs import ProgramFailed
-from exchange.tools.operators.backups.telling import telling
+from exchange.tools.telling import telling
 from exchange.tools.terminal import AsJson, ToolError, sized
 
 BYTES_PER_S: Final = 30_000_000  # of the database, until a backup has shown another rate

@@ -32,7 +32,7 @@ from exchange.tools.operators.backups.manifests import (
     encoded,
 )
 from exchange.tools.operators.backups.programs import Programs, Said, programs_for, running
-from exchange.tools.operators.backups.telling import Tell
+from exchange.tools.telling import Tell
 from exchange.tools.terminal import ToolError, connect
 
 LOOK_AGAIN_S: Final = 0.5

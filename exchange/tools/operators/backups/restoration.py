@@ -27,7 +27,7 @@ from exchange.tools.operators.backups.programs import (
     programs_for,
     running,
 )
-from exchange.tools.operators.backups.telling import Tell
+from exchange.tools.telling import Tell
 from exchange.tools.terminal import connect
 
 RELAY_BYTES: Final = 1 << 18

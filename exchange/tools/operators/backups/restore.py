@@ -33,7 +33,7 @@ from exchange.tools.operators.backups.manifests import (
 from exchange.tools.operators.backups.programs import ProgramFailed
 from exchange.tools.operators.backups.restoration import Present, read_present
 from exchange.tools.operators.backups.restoration import restore as put_back
-from exchange.tools.operators.backups.telling import telling
+from exchange.tools.telling import telling
 from exchange.tools.terminal import ToolError, sized
 
 CHECKING: Final = "checking its bytes"

@@ -24,7 +24,6 @@ from exchange.tools.operators.backups.manifests import (
     backups_in,
     check_bytes,
 )
-from exchange.tools.operators.backups.telling import telling
 from exchange.tools.operators.backups.trimming import (
     CannotTrim,
     Cut,
@@ -33,6 +32,7 @@ from exchange.tools.operators.backups.trimming import (
     quarantined,
     read_log,
 )
+from exchange.tools.telling import telling
 from exchange.tools.terminal import AsJson, ToolError, connect
 
 SHOWN_MAX: Final = 10  # locations of quarantined records
