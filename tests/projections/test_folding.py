@@ -18,6 +18,7 @@ from exchange.domain.events import Event
 from exchange.log.events import load_event
 from exchange.log.schema import metadata
 from exchange.ports import StoredEvent
+from projections import feed
 from projections.book import BookFold, book_projection
 from projections.folding import Fold, LogPart, Row, Rows, parts_of
 from projections.registry import IN_POSTGRES, all_projections
@@ -267,3 +268,23 @@ def digest_of_sample(fold: Fold) -> str:
             fold.add(part)
     rows = {table: sorted(of_table) for table, of_table in fold.rows().items()}
     return sha256(msgspec.json.encode(rows)).hexdigest()
+
+
+def test_entries_of_the_feed_change_only_together_with_its_version() -> None:
+    noted = json.loads(RULES.read_text())[feed.NAME]
+    entries = digests_of_entries()
+    changed = [kind for kind, digest in noted["entries"].items() if entries.get(kind) != digest]
+    assert not changed or noted["version"] != feed.VERSION, (
+        f"The feed's entries of {', '.join(changed)} have changed: raise VERSION in"
+        f" projections/feed.py, and note {entries} in tests/projections/rules.json"
+    )
+    rules = {"version": feed.VERSION, "entries": entries}
+    assert rules == noted, f"note {rules} for {feed.NAME} in tests/projections/rules.json"
+
+
+def digests_of_entries() -> dict[str, str]:
+    """Return a digest of the entry of each type's first event; later ones may join the sample."""
+    entries = {"skipped": feed.SKIPPED}
+    for stored in read_sample():
+        entries.setdefault(stored.type, feed.feed_entry(stored))
+    return {kind: sha256(repr(entry).encode()).hexdigest()[:16] for kind, entry in entries.items()}
