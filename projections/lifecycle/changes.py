@@ -96,7 +96,8 @@ select exists(
 """
 
 MARK_VERIFIED = """
-update generations set verified = $3, digest = $4 where projection = $1 and generation = $2
+update generations set verified = $3, digest = $4
+where projection = $1 and generation = $2 and built_at is not null and state <> 'retired'
 """
 
 GIVE_UP_SWITCH = """
@@ -104,7 +105,7 @@ update generations set replaces = null where projection = $1 and generation = $2
 """
 
 MARK_BUILT = """
-update generations set state = 'catching-up', built_at = now()
+update generations set state = 'catching-up', built_at = now(), verified = null, digest = null
 where projection = $1 and generation = $2 and state = 'building'
 """
 
@@ -590,7 +591,7 @@ def _check_fit(target: Generation, definitions: Sequence[Definition], *, unverif
             f"Generation {target.generation} of {target.projection} was built by a definition that"
             f" this build does not have ({target.fingerprint})."
         )
-    if target.state == CATCHING_UP and not (target.verified or unverified):
+    if target.state == CATCHING_UP and not (target.is_verified or unverified):
         raise Refused(
             f"Generation {target.generation} of {target.projection} was not compared with the log:"
             " verify it first, or say --unverified."

@@ -73,6 +73,16 @@ class Generation(Struct, frozen=True):
         return self.built_at is not None and self.state in (CATCHING_UP, LIVE, KEPT, FAILED)
 
     @property
+    def is_built(self) -> bool:
+        """Whether its rows are complete up to its checkpoints, so that they can be compared."""
+        return self.built_at is not None and self.state != RETIRED
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether its rows were compared with the log. Without a shard, that is up to nowhere."""
+        return self.verified is not None
+
+    @property
     def is_unfinished(self) -> bool:
         """Whether it was never live and may yet be."""
         return not self.live and self.kept_at is None and self.state != RETIRED
