@@ -45,8 +45,9 @@ from exchange.processes.running import redis_client
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
 from exchange.stack.services.services import LocalServices, remove
-from projections.builder.build import Build, Projection
+from projections.builder.build import Build
 from projections.builder.comparing.compare import compare
+from projections.builder.reading import Projection
 from projections.feed import NAME as FEED
 from projections.lifecycle.changes import (
     By,

@@ -144,6 +144,12 @@ async def feed_entries(
     ]
 
 
+async def first_entry(redis: Redis, generation: int, shard: int) -> int | None:
+    """Return the position of the oldest entry that the feed has, None if it has none."""
+    found = await cast("Any", redis.xrange(stream_key(generation, shard), count=1))
+    return int(found[0][0].partition(b"-")[0]) if found else None
+
+
 def feed_entry(stored: StoredEvent) -> Row:
     """Return the entry of an event of the log."""
     data, command_id, offset, version = _entry(load_event(stored))

@@ -17,13 +17,11 @@ from asyncpg.transaction import Transaction
 from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
-from exchange.log.replay import replay_parts
+from projections.builder.reading import CannotFold, Projection, blamed, read_parts
 from projections.builder.rows import Keys, Tables, store_of
-from projections.folding import UUID_BYTES, Fold, LogPart, Rows
+from projections.folding import Fold, LogPart, Rows
 from projections.lifecycle.changes import mark_built
 from projections.lifecycle.generations import BUILDING, Generation
-from projections.stores.postgres import PostgresProjection
-from projections.stores.redis import RedisProjection
 
 READING: Final = "reading"
 INDEXING: Final = "indexing"
@@ -72,19 +70,10 @@ from live join checkpoints using (projection, generation) join head using (shard
 """
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
-Projection = PostgresProjection | RedisProjection
 
 
 class Stopped(Exception):
     """An operator paused or retired the generation."""
-
-
-class CannotFold(Exception):
-    """An event that the definition cannot apply; it is at ``position`` of ``shard``."""
-
-    def __init__(self, shard: int, position: int, error: str) -> None:
-        super().__init__(f"position {position} of shard {shard}: {error}")
-        self.shard, self.position = shard, position
 
 
 class Build:
@@ -243,30 +232,13 @@ class Build:
         assert fold is not None
         after = self._stored_positions.get(part.shard, 0)
         async with self._connection() as reading:
-            async for before in self._parts(reading, part.shard, after, part.first - 1):
-                fold.add(before)
-        for index, event in enumerate(part.events):
-            ids = part.command_ids[index * UUID_BYTES : (index + 1) * UUID_BYTES]
-            try:
-                fold.add(LogPart(part.shard, part.first + index, [event], ids))
-            except Exception as cause:
-                told = f"{type(event).__name__}: {cause!r}"
-                return CannotFold(part.shard, part.first + index, told)
-        return CannotFold(part.shard, part.first, repr(error))
+            before = self._parts(reading, part.shard, after, part.first - 1)
+            return await blamed(fold, before, part, error)
 
-    async def _parts(
+    def _parts(
         self, reading: asyncpg.Connection, shard: int, after: int, up_to: int
     ) -> AsyncIterator[LogPart]:
-        """Yield a shard's events without those that are passed over."""
-        async for part in replay_parts(
-            reading,
-            shard,
-            after=after,
-            up_to=up_to,
-            with_ids=self._projection.needs_command_ids,
-            skips={position for one, position in self._skips if one == shard},
-        ):
-            yield LogPart(shard, part.first, part.events, part.command_ids)
+        return read_parts(reading, self._projection, self._skips, shard, after, up_to)
 
     def _stored_fold(self) -> Fold | None:
         kind = self._projection.fold

@@ -17,11 +17,13 @@ from redis.asyncio import Redis
 from exchange.log.reader import read_heads
 from exchange.log.replay import Undecodable
 from exchange.waiting import heed_cancellation, retrieve_error
-from projections.builder.build import TELL, Build, CannotFold, Connect, Projection, Stopped
+from projections.builder.build import TELL, Build, Connect, Stopped
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
+from projections.builder.comparing.shadow import TooManyRows
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
+from projections.builder.reading import CannotFold, Projection
 from projections.lifecycle.changes import (
     Behind,
     By,
@@ -154,13 +156,18 @@ class Builder:
                 return True
             if not await self._has_caught_up(connection, definition, generation):
                 return False
-            if generation.verified is None and not await self._is_verified(
+            if not generation.is_verified and not await self._is_verified(
                 connection, definition, generation
             ):
                 return True
             return await self._switch(connection, generation)
         except ReadModelUnavailable as error:  # Redis lost it meanwhile: followers fill it again
             logger.info("A build waits for its model", extra={**fields, "error": str(error)})
+        except TooManyRows as error:
+            logger.error(
+                "A built generation was not switched", extra={**fields, "error": str(error)}
+            )
+            await give_up_switch(connection, *place, str(error))
         except Stopped as stopped:
             logger.info("A build was stopped", extra={**fields, "reason": str(stopped)})
         except (CannotFold, Undecodable) as error:
@@ -219,8 +226,9 @@ class Builder:
         begun_s = asyncio.get_running_loop().time()
         progress = {"done": 0, "of": 0}
 
-        def note(done: int, of: int) -> None:
-            progress.update(done=done, of=of)
+        def note(_what: str, done: int, of: int) -> None:
+            if of:
+                progress.update(done=done, of=of)
 
         async with AsyncExitStack() as opened:
             log = await self._connect()

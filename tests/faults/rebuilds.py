@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.processes.pool import engine_of
-from projections.builder.build import Projection
+from projections.builder.reading import Projection
 from projections.lifecycle.changes import (
     By,
     Life,

@@ -22,8 +22,8 @@ from exchange.log.reader import read_heads
 from exchange.tools.projections.overview import BuildProgress, read_progress, read_size
 from exchange.tools.projections.stores import Stores, answered, checked, operator
 from exchange.tools.terminal import ToolError, sized
-from projections.builder.build import Projection
 from projections.builder.estimate import STEPS, first_pace, read_pace
+from projections.builder.reading import Projection
 from projections.lifecycle.changes import (
     By,
     Life,

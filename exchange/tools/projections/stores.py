@@ -16,10 +16,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.config import Settings
 from exchange.log.replay import Undecodable
+from exchange.ports import LogCorrupt
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client
 from exchange.tools.terminal import ToolError, connect
-from projections.builder.build import Projection
+from projections.builder.comparing.shadow import TooManyRows
+from projections.builder.reading import CannotFold, Projection
 from projections.lifecycle.changes import By, Refused
 from projections.lifecycle.definitions import Definitions
 from projections.registry import READ_MODELS, all_projections
@@ -75,8 +77,12 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
 
     try:
         return asyncio.run(run())
-    except (Refused, ReadModelUnavailable, Undecodable) as error:
+    except (Refused, ReadModelUnavailable, TooManyRows, Undecodable) as error:
         raise ToolError(str(error)) from error
+    except CannotFold as error:
+        raise ToolError(f"The rules cannot apply the event at {error}") from error
+    except LogCorrupt as error:
+        raise ToolError(f"The log is damaged: {error}: see make verify.") from error
     except asyncpg.UndefinedTableError as error:
         raise ToolError(f"The database is older than this build ({error}): migrate it.") from error
     except (*POSTGRES_ERRORS, SQLAlchemyError, OSError) as error:

@@ -1,7 +1,9 @@
 """``exchange verify-projection`` and ``exchange dry-run``: a read model against the log."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import typer
@@ -9,25 +11,29 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.markup import escape
 
+from exchange.tools.projections.overview import read_size
 from exchange.tools.projections.rebuild import told_time
 from exchange.tools.projections.stores import Stores, answered, checked
-from exchange.tools.terminal import ToolError, progress_bar
+from exchange.tools.telling import EVENTS, telling
+from exchange.tools.terminal import ToolError, sized
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
+from projections.builder.comparing.shadow import Progress
 from projections.builder.estimate import VERIFYING
-from projections.lifecycle.changes import Life, mark_verified
+from projections.builder.reading import Projection
+from projections.lifecycle.changes import Life, Refused, mark_verified
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skips, skipped
 
 SHOWN_MAX: Final = 5
-LINES_EVERY: Final = 200_000  # events between two lines where there is no terminal
+REPEAT_S: Final = 1.0  # a table may be compared for minutes
 
 
 def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
     """Compare a generation, by default the live one, with the log; exit 1 if a row differs."""
 
     async def work(stores: Stores) -> Comparison:
-        found = await _compare(stores, projection, generation, as_json=as_json)
+        found = await _compare(stores, projection, generation)
         if not found.different:
             place = (found.projection, found.generation)
             await mark_verified(stores.connection, *place, found.at, found.digest)
@@ -41,9 +47,7 @@ def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
 
 def try_dry(projection: str, *, as_json: bool) -> None:
     """Compare the live generation with the fold of this build's present definition."""
-    found = answered(
-        lambda stores: _compare(stores, projection, None, as_json=as_json, with_present=True)
-    )
+    found = answered(lambda stores: _compare(stores, projection, None, with_present=True))
     _tell(found, "would change", as_json=as_json)
 
 
@@ -59,13 +63,17 @@ async def _compare(
     projection: str,
     number: int | None,
     *,
-    as_json: bool,
     with_present: bool = False,
 ) -> Comparison:
     life = Life(checked(projection), await generations_of(stores.connection, projection))
     target = life.live if number is None else life.get(number)
     if target is None:
         raise ToolError(f"{projection} has no live generation yet.")
+    if not target.is_built:
+        raise Refused(
+            f"Generation {target.generation} of {projection} is {target.state}: it has no complete"
+            " rows to compare."
+        )
     made_by = stores.definitions.of(target)
     present = stores.definitions.of_projection(projection)[0]
     if made_by is None:
@@ -73,23 +81,14 @@ async def _compare(
             f"Generation {target.generation} of {projection} was built by a definition that this"
             f" build does not have ({target.fingerprint})."
         )
-    console = Console(stderr=True, quiet=as_json, highlight=False)
-    told = await told_time(stores, projection, [VERIFYING])
-    console.print(f"{told}.", markup=False, soft_wrap=True)
     definition = present if with_present else made_by
+    console = Console(stderr=True, highlight=False)
+    cost = await _cost(stores, target.generation, made_by)
+    console.print(cost, markup=False, soft_wrap=True)
+    skips = await read_skips(stores.connection, projection)
     session = await stores.another()
     try:
-        skips = await read_skips(stores.connection, projection)
-        with progress_bar(console) as bar:
-            task = bar.add_task(f"folding {projection}", total=None)
-            shown = [0]
-
-            def note(done: int, of: int) -> None:
-                bar.update(task, completed=done, total=of or None)
-                if not console.is_terminal and done - shown[0] >= LINES_EVERY:
-                    shown[0] = done
-                    console.print(f"{done:,} of {of:,} events", markup=False)
-
+        async with _telling(console, projection) as tell:
             return await compare(
                 stores.connection,
                 session,
@@ -98,10 +97,42 @@ async def _compare(
                 target.generation,
                 made_by=made_by,
                 skips=skipped(skips, projection, definition.fingerprint),
-                on_progress=note,
+                on_progress=tell,
             )
     finally:
         session.terminate()
+
+
+async def _cost(stores: Stores, generation: int, made_by: Projection) -> str:
+    """Return what a comparison costs: events, time, and space for the shadow of the tables."""
+    told = await told_time(stores, made_by.name, [VERIFYING])
+    if not made_by.tables:
+        return f"{told}; no disk."
+    size = await read_size(stores, made_by.name, generation)
+    return f"{told}; up to {sized(size or 0)} of PostgreSQL's disk while it runs."
+
+
+@asynccontextmanager
+async def _telling(console: Console, projection: str) -> AsyncIterator[Progress]:
+    """Lend a function that shows progress, which is shown again while nothing is heard of it."""
+    last: list[tuple[str, int, int]] = []
+    with telling(console, EVENTS) as tell:
+
+        def note(what: str, done: int, of: int) -> None:
+            last[:] = [(f"{projection}: {what}", done, of)]
+            tell(*last[0])
+
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(REPEAT_S)
+                if last:
+                    tell(*last[0])
+
+        repeating = asyncio.create_task(repeat())
+        try:
+            yield note
+        finally:
+            repeating.cancel()
 
 
 def show(console: Console, found: Comparison, differ: str) -> None:

@@ -16,8 +16,9 @@ from redis.asyncio import Redis
 from projections.builder.comparing.differences import Comparison
 from projections.builder.comparing.feed import compare_feed
 from projections.builder.comparing.keys import compare_keys
-from projections.builder.comparing.shadow import Progress, Projection
+from projections.builder.comparing.shadow import Progress
 from projections.builder.comparing.tables import ComparedTables
+from projections.builder.reading import Projection
 from projections.stores.postgres import PostgresProjection
 from projections.stores.redis import RedisProjection
 
@@ -31,7 +32,7 @@ async def compare(
     *,
     made_by: Projection | None = None,
     skips: Set[tuple[int, int]] = frozenset(),
-    on_progress: Progress = lambda _done, _of: None,
+    on_progress: Progress = lambda _what, _done, _of: None,
 ) -> Comparison:
     """Compare every row of a generation with the fold of the log.
 
@@ -43,10 +44,14 @@ async def compare(
         generation: The generation.
         made_by: The definition that built the generation, if it is another one.
         skips: The events that the fold passes over, by shard and position.
-        on_progress: Told of the fold's progress.
+        on_progress: Told how far it is.
 
     Raises:
+        CannotFold: The definition cannot apply an event.
+        LogCorrupt: An event is missing.
         ReadModelUnavailable: The generation is not complete.
+        TooManyRows: The fold outgrows its memory.
+        Undecodable: An event was written by another version of the software.
     """
     if isinstance(projection, PostgresProjection):
         assert made_by is None or isinstance(made_by, PostgresProjection)
@@ -56,4 +61,4 @@ async def compare(
     if projection.fold is None:
         return await compare_feed(log, redis, projection, generation, skips, on_progress)
     made = made_by or projection
-    return await compare_keys(log, redis, projection, made, generation, skips, on_progress)
+    return await compare_keys(log, session, redis, projection, made, generation, skips, on_progress)

@@ -58,7 +58,18 @@ def named(columns: Sequence[str], row: Row | None) -> dict[str, Any] | None:
     return None if row is None else dict(zip(columns, row, strict=True))
 
 
-def digest_of(rows: Iterable[Row]) -> str:
-    """Return a digest of rows in any order."""
-    total = sum(int.from_bytes(sha256(repr(row).encode()).digest()[:8], "big") for row in rows)
-    return f"{total % 2**64:016x}"
+class Digest:
+    """How many rows were compared, and a digest of them, which does not depend on their order."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._total = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count rows in."""
+        for row in rows:
+            self.rows += 1
+            self._total += int.from_bytes(sha256(repr(row).encode()).digest()[:8], "big")
+
+    def __str__(self) -> str:
+        return f"{self._total % 2**64:016x}"

@@ -1,31 +1,39 @@
-"""A model in Redis compared with the log: its keys, as of one moment for each shard."""
+"""A model in Redis compared with the log: its keys, as of one moment for each shard.
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+The fold holds all rows of the model; beside them are the stored ones of one shard at a time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from heapq import nsmallest
 from typing import Final
 
 import asyncpg
 from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
-from exchange.log.replay import replay_parts
 from projections.builder.comparing.differences import (
     EXAMPLES_MAX,
     Comparison,
     Difference,
-    digest_of,
+    Digest,
     named,
     only_in_one,
 )
 from projections.builder.comparing.shadow import Progress, Shadow
+from projections.builder.reading import read_parts
 from projections.folding import Fold, Row
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.redis import KeptRows, RedisProjection, being_filled, reached_model
 
 TRIES_MAX: Final = 5  # to look at keys of which all are known
 
+Wrong = tuple[Row, Row | None, Row | None]
+"""The key of a row that differs, and what is stored and folded of it."""
+
 
 async def compare_keys(
     log: asyncpg.Connection,
+    session: asyncpg.Connection,
     redis: Redis,
     projection: RedisProjection,
     made_by: RedisProjection,
@@ -39,58 +47,77 @@ async def compare_keys(
     assert found is not None
     common = [name for name in kept.columns if name in found.columns]
     shards = sorted(await read_heads(log))
-    about = await complete_positions(redis, projection, generation, shards)
-    shadow = Shadow(log, projection, skips, on_progress)
-    await shadow.fold_up_to(about, None, sum(about.values()))
-    stored: dict[Row, Row] = {}
-    every: list[Row] = []
+    shadow = Shadow(log, session, projection, skips, on_progress)
+    await shadow.fold_up_to(await complete_positions(redis, projection, generation, shards))
+    compared, different = Digest(), 0
+    examples: list[Wrong] = []
     for shard in shards:
-        for _ in range(TRIES_MAX):
-            known = _instruments(shadow.fold, shard)
-            position, rows = await found.read(redis, generation, shard, sorted(known))
-            await shadow.fold_up_to({shard: position})
-            if _instruments(shadow.fold, shard) <= known:
-                break
-        else:
-            raise ReadModelUnavailable(
-                f"{projection.name}: instruments come faster than it is read"
-            )
-        every += rows
-        stored |= _by_key(found, common, rows)
-    folded = _by_key(kept, common, _rows(shadow.fold))
-    different = sorted(
-        (key for key in stored.keys() | folded.keys() if stored.get(key) != folded.get(key)),
-        key=str,
-    )
-    examples = [
-        Difference(
-            projection.name,
-            dict(zip(kept.columns, key, strict=False)),
-            named(common, stored.get(key)),
-            named(common, folded.get(key)),
-            await _last_event(log, kept, key, shadow.positions) if number == 0 else None,
-        )
-        for number, key in enumerate(different[:EXAMPLES_MAX])
-    ]
+        rows = await _read_shard(redis, found, shadow, projection.name, generation, shard)
+        on_progress(f"comparing shard {shard}", 0, 0)
+        compared.add(rows)
+        stored = dict(_keyed(found, common, rows))
+        rows.clear()
+        wrong = list(_wrong(stored, _keyed(kept, common, _rows(shadow.fold, shard))))
+        different += len(wrong)
+        examples += nsmallest(EXAMPLES_MAX - len(examples), wrong, key=lambda one: str(one[0]))
     return Comparison(
         projection.name,
         generation,
         shadow.positions,
-        len(every),
-        digest_of(every),
-        len(different),
-        examples,
+        compared.rows,
+        str(compared),
+        different,
+        [
+            Difference(
+                projection.name,
+                dict(zip(kept.columns, key, strict=False)),
+                named(common, have),
+                named(common, want),
+                await _last_event(log, projection, kept, skips, key, shadow.positions)
+                if number == 0
+                else None,
+            )
+            for number, (key, have, want) in enumerate(examples)
+        ],
         sorted(skips),
         only_in_one(projection.name, kept.columns, found.columns),
     )
 
 
+async def _read_shard(
+    redis: Redis, found: KeptRows, shadow: Shadow, name: str, generation: int, shard: int
+) -> list[Row]:
+    """Return a shard's rows as of one moment, and fold the log up to it."""
+    for _ in range(TRIES_MAX):
+        known = _instruments(shadow.fold, shard)
+        position, rows = await found.read(redis, generation, shard, sorted(known))
+        await shadow.fold_up_to({shard: position})
+        if _instruments(shadow.fold, shard) <= known:
+            return rows
+    raise ReadModelUnavailable(f"{name}: instruments come faster than it is read")
+
+
+def _wrong(stored: dict[Row, Row], folded: Iterator[tuple[Row, Row]]) -> Iterator[Wrong]:
+    """Yield what differs; what is stored is taken out as it is compared."""
+    for key, want in folded:
+        have = stored.pop(key, None)
+        if have != want:
+            yield key, have, want
+    for key, have in stored.items():
+        yield key, have, None
+
+
 async def _last_event(
-    log: asyncpg.Connection, kept: KeptRows, key: Row, positions: Mapping[int, int]
+    log: asyncpg.Connection,
+    projection: RedisProjection,
+    kept: KeptRows,
+    skips: Set[tuple[int, int]],
+    key: Row,
+    positions: Mapping[int, int],
 ) -> tuple[int, int, str] | None:
-    """Return the last event that changed a row: the log is read again for it."""
+    """Return the last event that the fold applied to a row: the log is read again for it."""
     shard, last = int(str(key[0])), None
-    async for part in replay_parts(log, shard, after=0, up_to=positions[shard]):
+    async for part in read_parts(log, projection, skips, shard, 0, positions[shard]):
         for position, event in enumerate(part.events, part.first):
             if kept.key_of(event) == key[1:]:
                 last = (shard, position, type(event).__name__)
@@ -113,14 +140,14 @@ async def complete_positions(
 
 
 def _instruments(fold: Fold, shard: int) -> set[str]:
-    return {str(row[1]) for row in _rows(fold) if row[0] == shard}
+    return {str(row[1]) for row in _rows(fold, shard)}
 
 
-def _rows(fold: Fold) -> list[Row]:
-    return [row for rows in fold.rows().values() for row in rows]
+def _rows(fold: Fold, shard: int) -> Iterator[Row]:
+    return (row for rows in fold.rows().values() for row in rows if row[0] == shard)
 
 
-def _by_key(kept: KeptRows, names: Sequence[str], rows: Iterable[Row]) -> dict[Row, Row]:
-    """Return these columns of rows, by the rows' keys."""
+def _keyed(kept: KeptRows, names: Sequence[str], rows: Iterable[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield the key of each row, and these columns of it."""
     wanted = [kept.columns.index(name) for name in names]
-    return {row[: kept.key_columns]: tuple(row[at] for at in wanted) for row in rows}
+    return ((row[: kept.key_columns], tuple(row[at] for at in wanted)) for row in rows)

@@ -6,6 +6,7 @@ from typing import Final
 import asyncpg
 from sqlalchemy import Table
 
+from exchange.log.reader import read_heads
 from projections.builder.comparing.differences import (
     EXAMPLES_MAX,
     Comparison,
@@ -14,9 +15,12 @@ from projections.builder.comparing.differences import (
 )
 from projections.builder.comparing.shadow import Progress, Shadow
 from projections.folding import Rows
+from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.postgres import READ_CHECKPOINTS, PostgresProjection
 
 SORT_MEMORY: Final = "set work_mem = '64MB'"
+
+LEFT_EVENTS_MAX: Final = 2_000  # one batch of a follower, which is folded in 20 ms
 
 READ_EVENT_TYPE: Final = "select type from events where shard = $1 and position = $2"
 
@@ -40,31 +44,49 @@ class ComparedTables:
         self._made_by = made_by
 
     async def compare(self, skips: Set[tuple[int, int]], on_progress: Progress) -> Comparison:
+        await self._make_shadow()
+        shadow = Shadow(self._log, self._session, self._projection, skips, on_progress)
+        await self._fold_near(shadow)
+        async with self._session.transaction(isolation="repeatable_read"):
+            positions = await self._positions()
+            await shadow.fold_up_to(positions, self._write)
+            await self._write(shadow.fold.finished())
+            await self._write(shadow.fold.rows())
+            return await self._compared(positions, skips, on_progress)
+
+    async def _make_shadow(self) -> None:
         await self._session.execute(SORT_MEMORY)
         for table, _ in self._pairs:
             await self._session.execute(
                 f"create temp table {_shadow(table)} (like {table.name}, last_event bigint)"
             )
             await self._session.execute(f"alter table {_shadow(table)} drop column generation")
-        shadow = Shadow(self._log, self._projection, skips, on_progress)
-        about = await self._positions()
-        await shadow.fold_up_to(about, self._write, sum(about.values()))
-        async with self._session.transaction(isolation="repeatable_read"):
-            positions = await self._positions()
-            await shadow.fold_up_to(positions, self._write, sum(positions.values()))
-            await self._write(shadow.fold.finished())
-            await self._write(shadow.fold.rows())
-            return await self._compared(positions, skips)
 
-    async def _compared(self, positions: dict[int, int], skips: Set[tuple[int, int]]) -> Comparison:
+    async def _fold_near(self, shadow: Shadow) -> None:
+        """Fold the log until few events are left for the moment that is looked at."""
+        left = None
+        while True:
+            reached = await self._positions()
+            behind = sum(reached.values()) - sum(shadow.positions.values())
+            # A log that grows by half of what is folded meanwhile would be followed for too long.
+            if left is not None and (behind <= LEFT_EVENTS_MAX or behind > left / 2):
+                break
+            left = behind
+            await shadow.fold_up_to(reached, self._write)
+        await self._write(shadow.fold.finished())
+
+    async def _compared(
+        self, positions: dict[int, int], skips: Set[tuple[int, int]], on_progress: Progress
+    ) -> Comparison:
         rows, total, different = 0, 0, 0
         examples: list[Difference] = []
-        columns = [table.name for table in self._alone]
+        columns = [str(table.name) for table in self._alone]
         for table, stored in self._pairs:
+            on_progress(f"comparing {table.name}", 0, 0)
             await self._delete_older(table)
-            names = [c.name for c in stored.columns][1:]
-            common = [c.name for c in table.columns if c.name in names]
-            columns += only_in_one(table.name, [c.name for c in table.columns][1:], names)
+            names = _columns(stored)[1:]
+            common = [name for name in _columns(table) if name in names]
+            columns += only_in_one(table.name, _columns(table)[1:], names)
             count, hashes = await self._session.fetchrow(
                 f"select count(*), coalesce(sum(hashtextextended(row({', '.join(names)})::text, 0)"
                 f"::numeric), 0) from {stored.name} where generation = $1",
@@ -92,7 +114,7 @@ class ComparedTables:
     async def _differences(
         self, table: Table, stored: Table, common: Sequence[str]
     ) -> list[asyncpg.Record]:
-        keys = [c.name for c in table.primary_key if c.name != "generation"]
+        keys = _keys(table)
         sides = {"stored": stored.name, "folded": _shadow(table)}
         wanted = ", ".join(f"{side}.{name} as {side}_{name}" for side in sides for name in common)
         compared = [
@@ -117,14 +139,14 @@ class ComparedTables:
     ) -> Difference:
         stored = {name: row[f"stored_{name}"] for name in common}
         folded = {name: row[f"folded_{name}"] for name in common}
-        keys = [c.name for c in table.primary_key if c.name != "generation"]
+        keys = _keys(table)
         key = {name: (stored if row["lacks_folded"] else folded)[name] for name in keys}
         last = None
         if row["last_event"] is not None:
             place = (row["at_shard"], row["last_event"])
             last = (*place, str(await self._session.fetchval(READ_EVENT_TYPE, *place)))
         return Difference(
-            table.name,
+            str(table.name),
             key,
             None if row["lacks_stored"] else stored,
             None if row["lacks_folded"] else folded,
@@ -132,19 +154,20 @@ class ComparedTables:
         )
 
     async def _positions(self) -> dict[int, int]:
-        place = (self._made_by.name, self._generation)
-        return {row["shard"]: row["position"] for row in await self._read_positions(*place)}
-
-    async def _read_positions(self, name: str, generation: int) -> list[asyncpg.Record]:
-        found: list[asyncpg.Record] = await self._session.fetch(READ_CHECKPOINTS, name, generation)
-        return found
+        name = self._made_by.name
+        found = await self._session.fetch(READ_CHECKPOINTS, name, self._generation)
+        if not found and await read_heads(self._session):
+            raise ReadModelUnavailable(
+                f"generation {self._generation} of {name} has no complete rows to compare"
+            )
+        return {row["shard"]: row["position"] for row in found}
 
     async def _write(self, rows: Rows) -> None:
         for table, _ in self._pairs:
             some = rows.get(table.name)
             if not some:
                 continue
-            columns = [c.name for c in table.columns][1:]
+            columns = _columns(table)[1:]
             last = self._projection.last_event[table.name]
             if last is not None:
                 at = columns.index(last)
@@ -155,7 +178,7 @@ class ComparedTables:
 
     async def _delete_older(self, table: Table) -> None:
         """Keep the newer of two rows with the same key: an older log may begin an order twice."""
-        keys = ", ".join(c.name for c in table.primary_key if c.name != "generation")
+        keys = ", ".join(_keys(table))
         name = _shadow(table)
         await self._session.execute(
             f"delete from {name} as older using ("
@@ -172,13 +195,19 @@ def _pairs(
 ) -> tuple[list[tuple[Table, Table]], list[Table]]:
     """Return which table is compared with which, in order, and those that have no counterpart."""
     both = list(zip(tables, stored, strict=False))
-    pairs = [pair for pair in both if _key(pair[0]) == _key(pair[1])]
+    pairs = [pair for pair in both if {*_keys(pair[0])} == {*_keys(pair[1])}]
     compared = {table for pair in pairs for table in pair}
     return pairs, [table for table in (*tables, *stored) if table not in compared]
 
 
-def _key(table: Table) -> list[str]:
-    return sorted(column.name for column in table.primary_key)
+def _columns(table: Table) -> list[str]:
+    """Return the names of columns as plain text: SQLAlchemy's own cannot be written as JSON."""
+    return [str(column.name) for column in table.columns]
+
+
+def _keys(table: Table) -> list[str]:
+    """Return the names of the columns that are a row's key within a generation."""
+    return [str(column.name) for column in table.primary_key if column.name != "generation"]
 
 
 def _shadow(table: Table) -> str:

@@ -60,8 +60,7 @@ class Slowness:
             await asyncio.sleep(self.index_s)
             await index(tables, connection)
 
-        monkeypatch.setattr("projections.builder.build.replay_parts", slow_parts)
-        monkeypatch.setattr("projections.builder.comparing.shadow.replay_parts", slow_parts)
+        monkeypatch.setattr("projections.builder.reading.replay_parts", slow_parts)
         monkeypatch.setattr(Tables, "index", slow_index)
 
     def take(self, total_s: float, events: int) -> None:
