@@ -93,12 +93,14 @@ async def _load_beside(
     bench: Bench, measured: Measured, seconds: int, connection: asyncpg.Connection
 ) -> None:
     """Offer the rate until a rebuild ends after so many seconds, and sample the lag meanwhile."""
-    side, until_s = measured.beside, time.monotonic() + seconds
-    longest_s = seconds + LIVE_TIMEOUT_S
+    side, longest_s = measured.beside, seconds + LIVE_TIMEOUT_S
+    before = await read_heads(connection)
     loading = await begin_load(bench.url, longest_s, websocket=True, rate=measured.offered)
     try:
         async with sampler(bench.settings, side.lag) as sampling:
+            await _moved_on(connection, before)
             sampling.set()
+            until_s = time.monotonic() + seconds
             while time.monotonic() < until_s:
                 took = await _rebuild(connection, measured.projection)
                 measured.rebuilds_loaded.append(took)
@@ -107,6 +109,15 @@ async def _load_beside(
         loading.send_signal(signal.SIGINT)
         report = await report_of(loading)
     side.loads.append(report)
+
+
+async def _moved_on(connection: asyncpg.Connection, before: dict[int, int]) -> None:
+    """Wait until there are events: a process that loads takes seconds to start."""
+    async with asyncio.timeout(LIVE_TIMEOUT_S):
+        while True:
+            if await read_heads(connection) != before:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 async def _rebuild(connection: asyncpg.Connection, projection: str) -> float:
