@@ -25,7 +25,7 @@ from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import DecidedEvent
 
 SLICE_EVENTS: Final = 200  # events; reading and writing them takes some 10 ms
-SLICES_AT_ONCE_MAX: Final = 2  # each takes one of ten connections to the database
+SLICES_AT_ONCE_MAX: Final = 2  # each takes one of some ten connections to the database
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 READERS_MAX: Final = 1_000  # each may queue a megabyte
 
