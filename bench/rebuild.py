@@ -56,10 +56,10 @@ from projections.lifecycle.changes import (
     mark_verified,
     retire,
 )
-from projections.lifecycle.changes import switch as switch_to
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.retiring import drop
+from projections.lifecycle.switching import switch as switch_to
 from projections.projector.projector import run_projector
 from projections.registry import READ_MODELS, all_projections
 

@@ -24,15 +24,7 @@ from projections.builder.comparing.shadow import TooManyRows
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
 from projections.builder.reading import CannotFold, Projection
-from projections.lifecycle.changes import (
-    Behind,
-    By,
-    Refused,
-    give_up_switch,
-    mark_failed,
-    mark_verified,
-    switch,
-)
+from projections.lifecycle.changes import By, Refused, mark_failed, mark_verified
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import (
     BUILDING,
@@ -42,6 +34,7 @@ from projections.lifecycle.generations import (
 )
 from projections.lifecycle.retiring import drop, droppable, retire_overdue
 from projections.lifecycle.skips import read_skips, skipped
+from projections.lifecycle.switching import Behind, give_up_switch, switch
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.failures import Outage, is_store_failure
 from projections.stores.fingerprints import has_shape_of

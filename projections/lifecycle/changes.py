@@ -4,20 +4,17 @@ Each change holds the projection's advisory lock, so that two operators, or two 
 start at once, cannot both change it. A change names the live generation that its operator saw
 (``expect_live``); if another is live by then, it is refused.
 
-Read ``switch``. Nobody may read an older answer after it than before. So the old generation is held
-at its position until the new one has reached it, which takes milliseconds; it is read all the time.
+What queries read is changed in ``switching``.
 """
 
-import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import asyncpg
 from msgspec import Struct
 
+from projections.lifecycle.definitions import Definition, fits
 from projections.lifecycle.generations import (
     BUILDING,
     CATCHING_UP,
@@ -29,16 +26,9 @@ from projections.lifecycle.generations import (
     Generation,
     generations_of,
 )
-from projections.stores.failures import is_store_failure
-from projections.stores.fingerprints import is_made_by
 from projections.stores.partitions import create_partitions
 
-logger = logging.getLogger(__name__)
-
 LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
-HOLD_S: Final = 0.5  # followers are 100 ms apart; readers find the live one as late at most
-HOLD_POLL_S: Final = 0.002
-
 LOCK_PROJECTION = "select pg_advisory_xact_lock($1, hashtext($2))"
 
 # Projectors do not wait for the disk otherwise. Another change takes a second at most.
@@ -52,25 +42,6 @@ values ($1, $2, $3, $4, $5, $6, case when $3 = 'building' then null else now() e
 SET_STATE = """
 update generations set state = $3, failure = null, failed_shard = null, failed_position = null
 where projection = $1 and generation = $2
-"""
-
-KEEP_LIVE = """
-update generations set
-    state = case when state in ('failed', 'paused') then state else 'kept' end, kept_at = now()
-where projection = $1 and generation <> $2
-    and generation = (select generation from live where projection = $1)
-"""
-
-# A failed generation may be read as far as it came, but stays marked as failed.
-MARK_LIVE = """
-update generations set
-    state = case when state = 'failed' then state else 'live' end, kept_at = null, replaces = null
-where projection = $1 and generation = $2
-"""
-
-POINT_LIVE = """
-insert into live (projection, generation) values ($1, $2)
-on conflict (projection) do update set generation = excluded.generation
 """
 
 MARK_RETIRED = """
@@ -100,16 +71,10 @@ update generations set verified = $3, digest = $4
 where projection = $1 and generation = $2 and built_at is not null and state <> 'retired'
 """
 
-GIVE_UP_SWITCH = """
-update generations set replaces = null where projection = $1 and generation = $2
-"""
-
 MARK_BUILT = """
 update generations set state = 'catching-up', built_at = now(), verified = null, digest = null
 where projection = $1 and generation = $2 and state = 'building'
 """
-
-READ_LIVE = "select generation from live where projection = $1"
 
 NOTE_OPERATION = """
 insert into operations
@@ -128,34 +93,6 @@ limit $2
 
 class Refused(Exception):
     """The change does not fit what is there; nothing changed. The message says what is there."""
-
-
-class Behind(Refused):
-    """The generation has not seen what readers of the live one have seen; it may, soon."""
-
-
-class Definition(Protocol):
-    """What the changes need of a read model, in whichever store it is."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
-        """Return the model's position by shard, without shards on which it is not complete."""
-        ...
-
-    async def hold(
-        self, connection: asyncpg.Connection, generation: int, shards: Sequence[int]
-    ) -> dict[int, int]:
-        """Keep a generation at its positions, and return them, until the transaction ends."""
-        ...
-
-    async def release(self, generation: int, shards: Sequence[int]) -> None:
-        """Let a held generation go on; a hold that is forgotten ends by itself."""
-        ...
 
 
 class By(Struct, frozen=True):
@@ -254,7 +191,7 @@ async def ensure_generation(
             row = (projection, number, CATCHING_UP, fingerprint, "projector", None)
             await connection.execute(CREATE_GENERATION, *row)
             by = By("projector", "there was none")
-            await _note(connection, by, "begin", projection, None, number)
+            await note_operation(connection, by, "begin", projection, None, number)
 
 
 async def begin_rebuild(
@@ -289,7 +226,7 @@ async def begin_rebuild(
         replaces = live.generation if goes_live else None
         row = (projection, number, BUILDING, fingerprint, by.operator, replaces)
         await connection.execute(CREATE_GENERATION, *row)
-        await _note(connection, by, "rebuild", projection, live.generation, number)
+        await note_operation(connection, by, "rebuild", projection, live.generation, number)
         return number
 
 
@@ -301,17 +238,8 @@ async def mark_built(connection: asyncpg.Connection, projection: str, generation
     """
     if await connection.execute(MARK_BUILT, projection, generation) != "UPDATE 1":
         return False
-    await _note(connection, By("builder"), "built", projection, generation, generation)
+    await note_operation(connection, By("builder"), "built", projection, generation, generation)
     return True
-
-
-async def give_up_switch(
-    connection: asyncpg.Connection, projection: str, generation: int, why: str
-) -> None:
-    """Leave a built generation to the operator, who has to switch it by a command."""
-    async with changing(connection, projection):
-        await connection.execute(GIVE_UP_SWITCH, projection, generation)
-        await _note(connection, By("builder", why), "not switched", projection, None, generation)
 
 
 async def mark_verified(
@@ -346,89 +274,8 @@ async def mark_failed(
         row = (projection, generation, failure, shard, position)
         if await connection.execute(MARK_FAILED, *row) == "UPDATE 1":
             by = By(found_by, failure)
-            await _note(connection, by, "failed", projection, generation, generation)
+            await note_operation(connection, by, "failed", projection, generation, generation)
         return True
-
-
-async def switch(
-    connection: asyncpg.Connection,
-    definitions: Sequence[Definition],
-    projection: str,
-    to: int,
-    by: By,
-    *,
-    expect_live: int | None = None,
-    unverified: bool = False,
-    action: str = "switch",
-) -> None:
-    """Let queries read generation ``to`` from now on, and keep the one that they read before.
-
-    Args:
-        connection: A connection of its own.
-        definitions: The definitions of the projection that this build has.
-        projection: The projection.
-        to: The generation: one that catches up, or the former one.
-        by: Who wants it, and why.
-        expect_live: The generation that the operator believes to be live.
-        unverified: Whether its rows need not have been compared with the log.
-        action: What ``operations`` calls it.
-
-    Raises:
-        Refused: It is not fit to be read, is behind, or ``expect_live`` is not live.
-    """
-    begun_s = time.monotonic()
-    holds: list[tuple[Definition, int, list[int]]] = []
-    try:
-        async with changing(connection, projection) as life:
-            life.expect(expect_live)
-            target, live = life.get(to), life.live
-            _check_fit(target, definitions, unverified=unverified)
-            held: dict[int, int] = {}
-            if live is not None:
-                old, shards = _definition(definitions, live), await _shards(connection)
-                holds.append((old, live.generation, shards))
-                held = await old.hold(connection, live.generation, shards)
-            await _until_at(_definition(definitions, target), target, held)
-            if time.monotonic() - begun_s > HOLD_S:
-                raise Behind(f"{projection} could not be held for long enough: try again.")
-            for statement in (KEEP_LIVE, MARK_LIVE, POINT_LIVE):
-                await connection.execute(statement, projection, to)
-            before = None if live is None else live.generation
-            await _note(connection, by, action, projection, before, to, target.digest)
-    finally:
-        # After the commit: until then readers of the old one must see nothing newer than it has.
-        for old, generation, shards in holds:
-            await _release(old, generation, shards)
-
-
-async def rollback(
-    connection: asyncpg.Connection,
-    definitions: Sequence[Definition],
-    projection: str,
-    by: By,
-    *,
-    expect_live: int | None = None,
-) -> int:
-    """Switch back to the generation that was live before, and return its number.
-
-    Raises:
-        Refused: None is kept, or as ``switch``.
-    """
-    life = Life(projection, await generations_of(connection, projection))
-    if life.kept is None:
-        raise Refused(f"No former generation of {projection} is kept: there is no way back.")
-    live = None if life.live is None else life.live.generation
-    to = life.kept.generation
-    await switch(
-        connection,
-        definitions,
-        projection,
-        to,
-        by,
-        expect_live=live if expect_live is None else expect_live,
-        action="rollback",
-    )
-    return to
 
 
 async def pause(
@@ -448,10 +295,10 @@ async def pause(
         life.expect(expect_live)
         target = _chosen(life, generation)
         if target.state not in (BUILDING, CATCHING_UP, KEPT, LIVE):
-            raise Refused(_is_state(target))
+            raise Refused(is_state(target))
         await connection.execute(SET_STATE, projection, target.generation, PAUSED)
         number = target.generation
-        await _note(connection, by, "pause", projection, number, number)
+        await note_operation(connection, by, "pause", projection, number, number)
         return number
 
 
@@ -533,16 +380,23 @@ async def retire(
         if target.live:
             raise Refused(f"Generation {target.generation} of {projection} is live.")
         if target.state == RETIRED:
-            raise Refused(_is_state(target))
+            raise Refused(is_state(target))
         await _retire(connection, target, by)
         return target.generation
 
 
 async def note_operation(
-    connection: asyncpg.Connection, by: By, action: str, projection: str, generation: int | None
+    connection: asyncpg.Connection,
+    by: By,
+    action: str,
+    projection: str,
+    before: int | None,
+    after: int | None,
+    digest: str | None = None,
 ) -> None:
-    """Add what was done to ``operations``, in the open transaction."""
-    await _note(connection, by, action, projection, generation, generation)
+    """Add a change from one generation to another to ``operations``, in the open transaction."""
+    row = (by.operator, action, projection, before, after, digest, by.reason)
+    await connection.execute(NOTE_OPERATION, *row)
 
 
 async def read_operations(
@@ -554,18 +408,6 @@ async def read_operations(
     ]
 
 
-def fits(generation: Generation, definitions: Sequence[Definition]) -> bool:
-    """Tell whether one of the definitions is the one that built a generation."""
-    return any(is_of(generation, definition) for definition in definitions)
-
-
-def is_of(generation: Generation, definition: Definition) -> bool:
-    """Tell whether a definition is the one that built a generation."""
-    return generation.projection == definition.name and is_made_by(
-        generation.fingerprint, definition.fingerprint
-    )
-
-
 def described_as_under_way(generation: Generation) -> str:
     """Return a sentence on who makes a generation, since when."""
     since = f"{generation.created_at:%Y-%m-%d %H:%M:%S}"
@@ -573,60 +415,6 @@ def described_as_under_way(generation: Generation) -> str:
         f"Generation {generation.generation} of {generation.projection} is {generation.state}:"
         f" {generation.begun_by} began it at {since}."
     )
-
-
-def _definition(definitions: Sequence[Definition], generation: Generation) -> Definition:
-    """Return the definition of a generation; if none fits the present one, which has its store."""
-    mine = [d for d in definitions if d.name == generation.projection]
-    return next((d for d in mine if is_of(generation, d)), mine[0])
-
-
-def _check_fit(target: Generation, definitions: Sequence[Definition], *, unverified: bool) -> None:
-    if target.live:
-        raise Refused(f"Generation {target.generation} of {target.projection} is live already.")
-    if target.state not in (CATCHING_UP, KEPT):
-        raise Refused(_is_state(target))
-    if not fits(target, definitions):
-        raise Refused(
-            f"Generation {target.generation} of {target.projection} was built by a definition that"
-            f" this build does not have ({target.fingerprint})."
-        )
-    if target.state == CATCHING_UP and not (target.is_verified or unverified):
-        raise Refused(
-            f"Generation {target.generation} of {target.projection} was not compared with the log:"
-            " verify it first, or say --unverified."
-        )
-
-
-async def _until_at(new: Definition, target: Generation, wanted: dict[int, int]) -> None:
-    """Wait until a generation has reached the positions at which the live one is held."""
-    end_s = time.monotonic() + HOLD_S / 2
-    while True:
-        reached = await new.reached(target.generation, list(wanted))
-        behind = [shard for shard, at in wanted.items() if reached.get(shard, 0) < at]
-        if not behind:
-            return
-        if time.monotonic() > end_s:
-            raise Behind(
-                f"Generation {target.generation} of {target.projection} is behind the live one on"
-                f" shard {behind[0]}: at {reached.get(behind[0], 0)}, not yet at"
-                f" {wanted[behind[0]]}."
-            )
-        await asyncio.sleep(HOLD_POLL_S)
-
-
-async def _release(old: Definition, generation: int, shards: Sequence[int]) -> None:
-    """Let a held generation go on; if its store is away, the hold ends by itself.
-
-    The switch is made by then, or has failed with an error of its own: this one says neither.
-    """
-    try:
-        await old.release(generation, shards)
-    except Exception as error:
-        if not is_store_failure(error):
-            raise
-        fields = {"projection": old.name, "generation": generation, "error": repr(error)}
-        logger.warning("A held generation goes on only when its hold ends", extra=fields)
 
 
 async def _go_on(
@@ -646,7 +434,7 @@ async def _go_on(
     else:
         raise Refused(f"No generation of {life.projection} is {state}.")
     if target.state != state:
-        raise Refused(_is_state(target))
+        raise Refused(is_state(target))
     await restore(connection, target, by, action)
     return target.generation
 
@@ -661,13 +449,13 @@ async def restore(connection: asyncpg.Connection, stopped: Generation, by: By, a
         state = BUILDING if stopped.built_at is None else CATCHING_UP
     place = (stopped.projection, stopped.generation)
     await connection.execute(SET_STATE, *place, state)
-    await _note(connection, by, action, *place, stopped.generation)
+    await note_operation(connection, by, action, *place, stopped.generation)
 
 
 async def _retire(connection: asyncpg.Connection, former: Generation, by: By) -> None:
     await connection.execute(MARK_RETIRED, former.projection, former.generation)
     number = former.generation
-    await _note(connection, by, "retire", former.projection, number, number)
+    await note_operation(connection, by, "retire", former.projection, number, number)
 
 
 def _chosen(life: Life, generation: int | None) -> Generation:
@@ -685,27 +473,11 @@ def _is_first(life: Life) -> str:
     if first is None:
         return told
     return (
-        f"{told} {_is_state(first)} If it cannot go on, exchange retire {life.projection}"
+        f"{told} {is_state(first)} If it cannot go on, exchange retire {life.projection}"
         f" --generation {first.generation} gives it up, and a projector makes another."
     )
 
 
-def _is_state(generation: Generation) -> str:
+def is_state(generation: Generation) -> str:
+    """Return a sentence on the state of a generation."""
     return f"Generation {generation.generation} of {generation.projection} is {generation.state}."
-
-
-async def _shards(connection: asyncpg.Connection) -> list[int]:
-    return [row["shard"] for row in await connection.fetch("select shard from head order by shard")]
-
-
-async def _note(
-    connection: asyncpg.Connection,
-    by: By,
-    action: str,
-    projection: str,
-    before: int | None,
-    after: int | None,
-    digest: str | None = None,
-) -> None:
-    row = (by.operator, action, projection, before, after, digest, by.reason)
-    await connection.execute(NOTE_OPERATION, *row)

@@ -5,10 +5,37 @@ the one before. A generation that none of them built is left as it stands.
 """
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from projections.lifecycle.changes import Definition, is_of
+import asyncpg
+
 from projections.lifecycle.generations import Generation
+from projections.stores.fingerprints import is_made_by
+
+
+class Definition(Protocol):
+    """What the changes need of a read model, in whichever store it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    async def reached(self, generation: int, shards: Sequence[int]) -> dict[int, int]:
+        """Return the model's position by shard, without shards on which it is not complete."""
+        ...
+
+    async def hold(
+        self, connection: asyncpg.Connection, generation: int, shards: Sequence[int]
+    ) -> dict[int, int]:
+        """Keep a generation at its positions, and return them, until the transaction ends."""
+        ...
+
+    async def release(self, generation: int, shards: Sequence[int]) -> None:
+        """Let a held generation go on; a hold that is forgotten ends by itself."""
+        ...
+
 
 AnyDefinition = TypeVar("AnyDefinition", bound=Definition)
 
@@ -34,3 +61,15 @@ class Definitions(Generic[AnyDefinition]):
     def of(self, generation: Generation) -> AnyDefinition | None:
         """Return the definition that built a generation, None if this build does not have it."""
         return next((d for d in self.all if is_of(generation, d)), None)
+
+
+def fits(generation: Generation, definitions: Sequence[Definition]) -> bool:
+    """Tell whether one of the definitions is the one that built a generation."""
+    return any(is_of(generation, definition) for definition in definitions)
+
+
+def is_of(generation: Generation, definition: Definition) -> bool:
+    """Tell whether a definition is the one that built a generation."""
+    return generation.projection == definition.name and is_made_by(
+        generation.fingerprint, definition.fingerprint
+    )

@@ -76,7 +76,8 @@ async def drop(
     async with connection.transaction():
         await connection.execute(DELETE_REST, projection, generation)
         if await connection.execute(MARK_DROPPED, projection, generation) == "UPDATE 1":
-            await note_operation(connection, By("builder"), "delete", projection, generation)
+            part = (projection, generation)
+            await note_operation(connection, By("builder"), "delete", *part, generation)
 
 
 async def delete_keys(redis: Redis, projection: str, generation: int) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.events import DecidedEvent
 from exchange.waiting import heed_cancellation, is_set_within
-from projections.lifecycle.changes import Definition, mark_failed
+from projections.lifecycle.changes import mark_failed
+from projections.lifecycle.definitions import Definition
 from projections.projector.metrics import FollowerWatch
 from projections.projector.tail import ShardTail
 from projections.stores.batches import Batch

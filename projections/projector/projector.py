@@ -17,17 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.reader import read_event_times, read_heads
 from exchange.waiting import heed_cancellation, is_set_within
-from projections.lifecycle.changes import (
-    By,
-    Refused,
-    clear_failure,
-    ensure_generation,
-    retry_all,
-    switch,
-)
+from projections.lifecycle.changes import By, Refused, clear_failure, ensure_generation, retry_all
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, RETIRED, Generation, read_generations
 from projections.lifecycle.skips import Skip, read_skips, skipped
+from projections.lifecycle.switching import switch
 from projections.projector.follower import (
     BATCH_TIMEOUT_S,
     POLL_S,

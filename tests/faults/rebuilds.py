@@ -19,16 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.processes.pool import engine_of
 from projections.builder.reading import Projection
-from projections.lifecycle.changes import (
-    By,
-    Life,
-    Refused,
-    begin_rebuild,
-    retire,
-    rollback,
-)
+from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, RETIRED, Generation, generations_of
+from projections.lifecycle.switching import rollback
 from projections.registry import READ_MODELS, all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 from tests.faults.history import HistoryFile

@@ -584,7 +584,7 @@ MUTANTS = [
     ),
     Mutant(
         "a switch does not wait for the generation that is behind",
-        "projections/lifecycle/changes.py",
+        "projections/lifecycle/switching.py",
         "        if not behind:\n            return\n",
         "        if behind is not None:\n            return\n",
         CHANGES,

@@ -7,8 +7,10 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.events import DecidedEvent
-from projections.lifecycle.changes import CREATE_GENERATION, By, Definition, changing, switch
+from projections.lifecycle.changes import CREATE_GENERATION, By, changing
+from projections.lifecycle.definitions import Definition
 from projections.lifecycle.generations import CATCHING_UP
+from projections.lifecycle.switching import switch
 from projections.projector.follower import Projection
 from projections.registry import all_projections
 from projections.stores.batches import Batch

@@ -37,10 +37,11 @@ from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
 from projections.folding import LogPart, Rows, fold_batch
-from projections.lifecycle.changes import Refused, retire, rollback, switch
+from projections.lifecycle.changes import Refused, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, generations_of
 from projections.lifecycle.skips import read_skips, skip_event, skipped
+from projections.lifecycle.switching import rollback, switch
 from projections.registry import Projection, all_projections
 from projections.stores.checkpoints import (
     Live,

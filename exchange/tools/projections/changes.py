@@ -10,7 +10,7 @@ from rich.table import Table
 
 from exchange.tools.projections.stores import Stores, answered, checked, operator
 from exchange.tools.terminal import ToolError, wide_console
-from projections.lifecycle import changes
+from projections.lifecycle import changes, switching
 from projections.lifecycle.changes import By, Life, OperationRow
 from projections.lifecycle.generations import CATCHING_UP, Generation, generations_of
 from projections.lifecycle.skips import skip_event
@@ -37,7 +37,7 @@ def switch(
         number = generation or next(iter(waiting), None)
         if number is None:
             raise ToolError(f"No generation of {projection} is built and waits: rebuild it first.")
-        await changes.switch(
+        await switching.switch(
             stores.connection,
             stores.definitions.of_projection(projection),
             projection,
@@ -64,7 +64,7 @@ def rollback(projection: str, expect_live: int | None) -> Change:
                 f"Generation {life.live.generation} of {projection} is live, and"
                 f" {life.kept.generation} would be. {_if_meant('rollback', life.live)}"
             )
-        number = await changes.rollback(
+        number = await switching.rollback(
             stores.connection,
             stores.definitions.of_projection(projection),
             projection,

@@ -24,13 +24,7 @@ from exchange.tools.projections.stores import Stores, answered, checked, operato
 from exchange.tools.terminal import ToolError, sized
 from projections.builder.estimate import STEPS, first_pace, read_pace
 from projections.builder.reading import Projection
-from projections.lifecycle.changes import (
-    By,
-    Life,
-    Refused,
-    begin_rebuild,
-    described_as_under_way,
-)
+from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, described_as_under_way
 from projections.lifecycle.generations import (
     BUILDING,
     CATCHING_UP,

@@ -22,7 +22,8 @@ from exchange.log.events import store_event
 from exchange.log.identity import command_claim, registration_command_id
 from exchange.ports import Claim, StoredEvent
 from projections import instruments, orders, positions, settlement, trades, vwap
-from projections.lifecycle.changes import POINT_LIVE, ensure_generation
+from projections.lifecycle.changes import ensure_generation
+from projections.lifecycle.switching import POINT_LIVE
 from projections.stores.fingerprints import fingerprint
 from tests.conftest import Services
 from tests.gateway.conftest import Venue, gateway_at, new_venue

@@ -12,7 +12,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.lifecycle.changes import (
-    Behind,
     By,
     Refused,
     begin_rebuild,
@@ -25,11 +24,10 @@ from projections.lifecycle.changes import (
     retire,
     retry,
     retry_all,
-    rollback,
-    switch,
 )
 from projections.lifecycle.generations import generations_of, read_generations
 from projections.lifecycle.skips import skip_event
+from projections.lifecycle.switching import Behind, rollback, switch
 from projections.orders import orders_projection
 from projections.projector import follower
 from projections.registry import all_projections
