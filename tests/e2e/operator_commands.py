@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import os
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
@@ -46,20 +45,18 @@ class Ended:
 
 def environment_of(exchange: Exchange, operator: str) -> dict[str, str]:
     """Return the variables with which a command finds the exchange."""
-    return {
-        **exchange.settings.environment(),
-        "BASE_URL": exchange.urls[0],
-        "OPERATOR": operator,
-        "COLUMNS": str(WIDTH),
-    }
+    with ALONE:  # a command in another thread changes those of this process meanwhile
+        found = exchange.settings.environment()
+    return {**found, "BASE_URL": exchange.urls[0], "OPERATOR": operator, "COLUMNS": str(WIDTH)}
 
 
 async def begun(exchange: Exchange, *arguments: str, operator: str = OPERATOR) -> Process:
     """Start a command as a process."""
+    environment = await asyncio.to_thread(environment_of, exchange, operator)
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exchange", *arguments),
         cwd=PROJECT,
-        env={**os.environ, **environment_of(exchange, operator), "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONUNBUFFERED": "1"},
         stdout=PIPE,
         stderr=PIPE,
     )
@@ -75,7 +72,8 @@ async def ended(process: Process) -> Ended:
 
 async def run(exchange: Exchange, *arguments: str, operator: str = OPERATOR) -> Ended:
     """Run a command to its end, within this process."""
-    return await run_with(environment_of(exchange, operator), *arguments)
+    environment = await asyncio.to_thread(environment_of, exchange, operator)
+    return await run_with(environment, *arguments)
 
 
 async def run_with(environment: dict[str, str], *arguments: str) -> Ended:
