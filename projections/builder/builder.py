@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
 from exchange.log.replay import Undecodable
+from exchange.ports import LogCorrupt
 from exchange.waiting import heed_cancellation, retrieve_error
 from projections.builder.build import TELL, Build, Connect, Stopped
 from projections.builder.comparing.compare import compare
@@ -168,6 +169,12 @@ class Builder:
             at = (error.shard, error.position)
             why = f"shard {error.shard}: {error}"
             await mark_failed(connection, *place, why, at, found_by="builder")
+            self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
+        except LogCorrupt as error:
+            logger.critical("A build found the log damaged", extra={**fields, "error": str(error)})
+            await mark_failed(
+                connection, *place, f"the log is damaged: {error}", found_by="builder"
+            )
             self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
         return False
 

@@ -20,7 +20,7 @@ from projections.builder.comparing.shadow import Shadow, TooManyRows
 from projections.builder.reading import CannotFold
 from projections.feed import feed_entries
 from projections.lifecycle.changes import read_operations
-from projections.lifecycle.generations import CATCHING_UP
+from projections.lifecycle.generations import CATCHING_UP, FAILED
 from projections.projector.follower import Projection
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.ticker import TickerFold
@@ -263,3 +263,24 @@ async def test_a_model_that_outgrows_the_memory_is_left_to_the_operator(
     assert (last.reason or "").startswith(told)
     with pytest.raises(TooManyRows):
         await comparing("orders")
+
+
+async def test_a_damaged_log_fails_the_build_and_not_the_builder(
+    database_url: str,
+    connection: asyncpg.Connection,
+    engine: AsyncEngine,
+    redis: Redis,
+    projector: RunProjector,
+    connect: Connect,
+) -> None:
+    await written(database_url, 56, commands=20)
+    async with projector():
+        await catch_up(engine, redis, connection)
+        await connection.execute("alter table events disable trigger refuse_changes")
+        await connection.execute("delete from events where position = 3")
+        async with building_in(connect, engine, redis):
+            for name in ("trades", "book"):
+                number = await begin(connection, engine, redis, name)
+                failed = await until(connection, name, number, lambda g: g.state == FAILED)
+                assert failed.failure is not None
+                assert failed.failure.startswith("the log is damaged: shard 0: an event soon after")
