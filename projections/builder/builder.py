@@ -165,11 +165,13 @@ class Builder:
         except Stopped as stopped:
             logger.info("A build was stopped", extra={**fields, "reason": str(stopped)})
         except (CannotFold, Undecodable) as error:
-            logger.critical("A build stopped at an event", extra={**fields, "error": str(error)})
             at = (error.shard, error.position)
             why = f"shard {error.shard}: {error}"
-            await mark_failed(connection, *place, why, at, found_by="builder")
-            self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
+            # If the event was skipped since the build began, the next try passes over it.
+            if await mark_failed(connection, *place, why, at, found_by="builder"):
+                fields["error"] = str(error)
+                logger.critical("A build stopped at an event", extra=fields)
+                self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
         except LogCorrupt as error:
             logger.critical("A build found the log damaged", extra={**fields, "error": str(error)})
             await mark_failed(

@@ -37,10 +37,10 @@ from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
 from projections.folding import LogPart, Rows, fold_batch
-from projections.lifecycle.changes import Refused, retire
+from projections.lifecycle.changes import Refused, read_operations, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, generations_of
-from projections.lifecycle.skips import read_skips, skip_event, skipped
+from projections.lifecycle.skips import Skip, read_skips, skip_event, skipped
 from projections.lifecycle.switching import rollback, switch
 from projections.registry import Projection, all_projections
 from projections.stores.checkpoints import (
@@ -377,6 +377,13 @@ async def test_a_dry_run_counts_what_other_rules_change_and_names_other_columns(
     assert {n for n, value in example.stored.items() if value != example.folded[n]} == {"time_ms"}
 
 
+@pytest.fixture
+def outdated_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds begin just before an event is skipped."""
+    monkeypatch.setattr("projections.builder.builder.read_skips", OutdatedAtFirst())
+
+
+@pytest.mark.usefixtures("outdated_skips")
 async def test_a_skipped_event_is_passed_over_by_one_definition_and_told(
     build: Build,
     database_url: str,
@@ -406,6 +413,7 @@ async def test_a_skipped_event_is_passed_over_by_one_definition_and_told(
 
         number = await begin(connection, engine, redis, NAME)
         await until(connection, NAME, number, lambda g: g.live)
+        assert await count_failures(connection) == 1  # because of which the event was skipped
         assert [trade.position for trade in await asked(engine)] == others
         found = await compared(connect, redis, connection, number, picky_trades(engine))
         assert (found.different, found.passed_over) == (0, [(0, position)])
@@ -492,6 +500,17 @@ async def test_queries_are_of_the_definition_that_is_followed(
     assert asked == followed
 
 
+class OutdatedAtFirst:
+    """The skips as a builder reads them; the first time as before any was made."""
+
+    def __init__(self) -> None:
+        self._is_first = True
+
+    async def __call__(self, connection: asyncpg.Connection, projection: str) -> list[Skip]:
+        was_first, self._is_first = self._is_first, False
+        return [] if was_first else await read_skips(connection, projection)
+
+
 def picky(position: int) -> Make:
     """Return a definition of the trades that cannot apply the event at a position of shard 0."""
 
@@ -527,6 +546,10 @@ async def run_present_alone(
         await writer.append(registrations(0))
         await writer.append_random(random.Random(30), 200)
         await catch_up(engine, redis, connection)
+
+
+async def count_failures(connection: asyncpg.Connection) -> int:
+    return [one.action for one in await read_operations(connection, NAME, 100)].count("failed")
 
 
 async def count_trades(connection: asyncpg.Connection) -> int:
