@@ -153,8 +153,8 @@ MUTANTS = [
     Mutant(
         "trimming deletes the record by which a restored matcher knows the topic",
         "exchange/tools/operators/backups/trimming.py",
-        "return next((head.first_wanted for head in heads), 0)",
-        "return next((head.next_record for head in heads), 0)",
+        "firsts = [0 if head is None else head.first_wanted for head in known]",
+        "firsts = [0 if head is None else head.next_record for head in known]",
         TRIM,
     ),
     Mutant(
