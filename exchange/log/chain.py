@@ -17,13 +17,18 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
     """
     links: list[bytes] = []
     for stored in events:
-        columns = (
-            f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
-            f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}\x1f"
-        )
-        chain = sha256(chain + columns.encode() + stored.data.encode()).digest()
+        chain = sha256(chain + event_text(stored)).digest()
         links.append(chain)
     return links
+
+
+def event_text(stored: StoredEvent) -> bytes:
+    """Return what is hashed of an event: its columns and its text, with separators."""
+    columns = (
+        f"{stored.shard}\x1f{stored.position}\x1f{stored.instrument or ''}\x1f{stored.type}"
+        f"\x1f{stored.version}\x1f{stored.command_id.hex}\x1f{stored.kafka_offset}\x1f"
+    )
+    return columns.encode() + stored.data.encode()
 
 
 def abridge_links(links: Sequence[bytes]) -> bytes:
