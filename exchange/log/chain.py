@@ -15,9 +15,14 @@ def chain_links(chain: bytes, events: Sequence[StoredEvent]) -> list[bytes]:
 
     Event by event, so that any batching of the same events gives the same chain.
     """
+    return links_over(chain, [event_text(stored) for stored in events])
+
+
+def links_over(chain: bytes, texts: Sequence[bytes]) -> list[bytes]:
+    """Return the hash chain after each event, of which the texts are given."""
     links: list[bytes] = []
-    for stored in events:
-        chain = sha256(chain + event_text(stored)).digest()
+    for text in texts:
+        chain = sha256(chain + text).digest()
         links.append(chain)
     return links
 

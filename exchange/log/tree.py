@@ -1,9 +1,10 @@
 """A Merkle tree over a shard's events, so that one event can be shown to be in the log.
 
-The tree is that of RFC 9162 (Certificate Transparency), section 2.1; its leaves are the events by
-position, each as the text that the hash chain is computed over. Its root, published at some
-position, pins all events up to there. ``Tree`` grows by leaves; ``path`` gives the hashes that lead
-from one event to the root, some 24 for ten million events; ``root_of`` walks them.
+The tree is that of RFC 9162 (Certificate Transparency), section 2.1. Its leaves are the events by
+position, each as the text that the hash chain is computed over (``chain.event_text``). Its root,
+published at some position, pins all events up to there. ``Tree`` grows by leaves; ``path`` gives
+the hashes that lead from one event to the root, some 24 for ten million events; ``root_of`` walks
+them.
 
 Of a tree only the roots of whole blocks need to be kept, 32 bytes for 256 events. What is below a
 block's root is computed again from its events.
@@ -13,16 +14,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from exchange.log.chain import event_text
-from exchange.ports import StoredEvent
-
 BLOCK_EVENTS: Final = 256  # must be a power of two: a block is a whole subtree
 EMPTY_ROOT: Final = sha256().digest()
 
 
-def leaf_hash(stored: StoredEvent) -> bytes:
-    """Return the hash of an event as a leaf."""
-    return sha256(b"\0" + event_text(stored)).digest()
+def leaf_hash(text: bytes) -> bytes:
+    """Return the hash of an event as a leaf; ``text`` is what ``chain.event_text`` gives."""
+    return sha256(b"\0" + text).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -31,36 +29,49 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Tree:
-    """A tree that only grows; it keeps one root for each whole subtree, largest first."""
+    """A tree that only grows; above its last leaves it keeps one root for each whole subtree."""
 
     def __init__(self, blocks: Sequence[bytes] = ()) -> None:
         """Begin with the roots of the first blocks, each of ``BLOCK_EVENTS`` leaves."""
-        self.size = 0
-        self.new_blocks: list[bytes] = []  # roots of blocks that were completed by ``append``
-        self._whole: list[tuple[int, bytes]] = []  # sizes and roots
+        self.new_blocks: list[bytes] = []  # roots of blocks that were completed since
+        self._leaves: list[bytes] = []  # of the block that is not whole yet
+        self._whole: list[tuple[int, bytes]] = []  # sizes and roots, largest first
+        self._size = 0  # of these
         for block in blocks:
-            self._add(BLOCK_EVENTS, block)
+            self._add(block)
 
-    def append(self, leaf: bytes) -> None:
-        """Add the hash of the next event."""
-        self._add(1, leaf)
+    @property
+    def size(self) -> int:
+        """How many leaves it has."""
+        return self._size + len(self._leaves)
 
     @property
     def root(self) -> bytes:
         """The hash over all leaves so far."""
-        if not self._whole:
+        roots = [root for _, root in self._whole]
+        if self._leaves:
+            roots.append(root_over(self._leaves))
+        if not roots:
             return EMPTY_ROOT
-        *others, (_, root) = self._whole
-        for _, left in reversed(others):
-            root = node_hash(left, root)
+        root = roots.pop()
+        while roots:
+            root = node_hash(roots.pop(), root)
         return root
 
-    def _add(self, size: int, root: bytes) -> None:
-        self.size += size
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add the hashes of the next events."""
+        self._leaves += leaves
+        while len(self._leaves) >= BLOCK_EVENTS:
+            block = root_over(self._leaves[:BLOCK_EVENTS])
+            del self._leaves[:BLOCK_EVENTS]
+            self.new_blocks.append(block)
+            self._add(block)
+
+    def _add(self, root: bytes) -> None:
+        size = BLOCK_EVENTS
+        self._size += size
         while self._whole and self._whole[-1][0] == size:
             root, size = node_hash(self._whole.pop()[1], root), 2 * size
-            if size == BLOCK_EVENTS:
-                self.new_blocks.append(root)
         self._whole.append((size, root))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.log import tree
+from exchange.log.chain import event_text
 from exchange.log.tree import (
     BLOCK_EVENTS,
     EMPTY_ROOT,
@@ -51,8 +51,7 @@ def leaves_of(size: int) -> list[bytes]:
 
 def grown(leaves: list[bytes], blocks: tuple[bytes, ...] = ()) -> Tree:
     grown = Tree(blocks)
-    for leaf in leaves:
-        grown.append(leaf)
+    grown.extend(leaves)
     return grown
 
 
@@ -114,21 +113,30 @@ def test_the_path_of_one_in_ten_million_is_short() -> None:
     assert 32 * (len(within) + len(above)) < 1_000
 
 
+@given(st.lists(st.integers(0, 700), max_size=4))
+def test_how_leaves_come_changes_nothing(sizes: list[int]) -> None:
+    leaves = leaves_of(sum(sizes))
+    parted, at = Tree(), 0
+    for size in sizes:
+        parted.extend(leaves[at : at + size])
+        at += size
+
+    assert (parted.size, parted.root) == (len(leaves), grown(leaves).root)
+
+
 def test_an_event_is_the_leaf_that_its_columns_and_text_make() -> None:
     first, second = read_sample()[:2]
-    text = "\x1f".join(
-        (
-            str(first.shard),
-            str(first.position),
-            first.instrument or "",
-            first.type,
-            str(first.version),
-            first.command_id.hex,
-            str(first.kafka_offset),
-            first.data,
-        )
+    columns = (
+        str(first.shard),
+        str(first.position),
+        first.instrument or "",
+        first.type,
+        str(first.version),
+        first.command_id.hex,
+        str(first.kafka_offset),
+        first.data,
     )
+    text = "\x1f".join(columns).encode()
 
-    assert leaf_hash(first) == sha256(b"\0" + text.encode()).digest()
-    assert leaf_hash(first) != leaf_hash(second)
-    assert tree.leaf_hash(first) != sha256(text.encode()).digest()
+    assert leaf_hash(event_text(first)) == sha256(b"\0" + text).digest()
+    assert leaf_hash(event_text(first)) != leaf_hash(event_text(second))

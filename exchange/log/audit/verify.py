@@ -7,10 +7,10 @@ first bytes of the chain after each of its events. Claims are not in the chain: 
 that differs is told after a walk that found nothing else.
 
 Somebody who writes the log again, from one event to the head, leaves a log that agrees with itself.
-Only a chain that was kept elsewhere (``expected``) shows the change.
+Only a chain or root that was kept elsewhere (``expected``) shows the change.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -31,11 +31,12 @@ from exchange.log.audit.recorded import (
     first_events,
     least_offset,
 )
-from exchange.log.chain import chain_links
+from exchange.log.chain import event_text, links_over
 from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.reader import read_events
 from exchange.log.snapshot_store import stored_snapshots
 from exchange.log.snapshots import newest_usable
+from exchange.log.tree import Tree, leaf_hash
 from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 
 READ_EVENTS_MAX: Final = 2_000  # bounds the memory of one read; larger ones are no faster
@@ -109,7 +110,8 @@ class Verified(Struct, frozen=True):
     """What a walk over a shard's log found; without a ``problem`` all of it is as recorded.
 
     ``problem_position`` is that of the first event that differs or is missing; None where the
-    difference belongs to no event. ``chain`` is the hash chain after the last event, to be kept
+    difference belongs to no event. ``chain`` is the hash chain after the last event, ``root`` that
+    of the tree over all events (None if the walk did not begin at the start): either is to be kept
     elsewhere.
     """
 
@@ -121,13 +123,14 @@ class Verified(Struct, frozen=True):
     resting_orders: int
     digest: str
     chain: str
+    root: str | None
     claims: int
     problem: str | None = None
     problem_position: int | None = None
 
 
 class Unreachable(Exception):
-    """A chain is expected at a position before the one where the walk begins."""
+    """Something is expected that a walk cannot compare with where it begins."""
 
 
 async def logged_shards(connection: asyncpg.Connection) -> list[int]:
@@ -140,7 +143,7 @@ async def verify(
     shard: Shard,
     *,
     after: int = 0,
-    expected: Mapping[int, bytes] | None = None,
+    expected: Mapping[int, Collection[bytes]] | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Verified:
     """Walk a shard's log from a batch's end at or before ``after`` up to its head.
@@ -152,11 +155,11 @@ async def verify(
         connection: To the log, which is only read; the exchange may run meanwhile.
         shard: Whose log.
         after: The walk begins after this position.
-        expected: Chains that were kept elsewhere, by position.
+        expected: Chains, or roots of the tree, that were kept elsewhere, by position.
         on_progress: Is told how many events have been walked, and of how many.
 
     Raises:
-        Unreachable: A chain is expected before the position where the walk begins.
+        Unreachable: A chain or root is expected before the position where the walk begins.
     """
     walk = _Walk(connection, shard, expected or {})
     try:
@@ -171,7 +174,10 @@ class _Walk:
     """A walk over one shard's log: where it is, and what it has there."""
 
     def __init__(
-        self, connection: asyncpg.Connection, shard: Shard, expected: Mapping[int, bytes]
+        self,
+        connection: asyncpg.Connection,
+        shard: Shard,
+        expected: Mapping[int, Collection[bytes]],
     ) -> None:
         self._connection = connection
         self._shard = shard
@@ -179,6 +185,7 @@ class _Walk:
         self._claims = ClaimsCheck(connection, shard)
         self._state = State()
         self._chain = EMPTY_CHAIN
+        self._tree = Tree()
         self._last = NOTHING
         self._last_event: StoredEvent | None = None
         self._lives: list[TopicLife] = []
@@ -201,7 +208,7 @@ class _Walk:
         while self._state.position < begun:
             self._apply(await self._take(begun))
         self._begun, self._chain = begun, self._last.chain
-        self._compare_with_kept({begun: self._chain})
+        self._compare_with_kept(begun, [self._chain], [])
         if any(position < begun for position in self._expected):
             raise Unreachable(f"the walk begins after position {begun}")
 
@@ -242,6 +249,7 @@ class _Walk:
             resting_orders=sum(len(book.orders) for book in self._state.books.values()),
             digest=self._state.digest.hex(),
             chain=self._chain.hex(),
+            root=None if self._root is None else self._root.hex(),
             claims=self._claims.held,
             problem=problem,
             problem_position=position,
@@ -266,12 +274,13 @@ class _Walk:
         while self._state.position < batch.position:
             first = self._state.position + 1
             events = await self._take(batch.position)
-            links = chain_links(self._chain, events)
+            texts = [event_text(event) for event in events]
+            links = links_over(self._chain, texts)
             changed = first_changed(links, batch, first)
             if changed is not None:
                 raise Differs(changed, "it is not what it was: the hash chain breaks at it")
-            if self._expected:
-                self._compare_with_kept(dict(enumerate(links, first)))
+            leaves = [] if self._begun else [leaf_hash(text) for text in texts]
+            self._compare_with_kept(first, links, leaves)
             await self._check_commands(batch, events, self._apply(events))
             self._chain = links[-1]
         if self._chain != batch.chain:
@@ -283,14 +292,40 @@ class _Walk:
         self._batches += 1
         self._last = batch
 
-    def _compare_with_kept(self, chains: Mapping[int, bytes]) -> None:
-        for position in self._expected.keys() & chains.keys():
-            if self._expected[position] != chains[position]:
-                raise Differs(
-                    position,
-                    "the chain up to it is not the one that was kept: the log was written again"
-                    f" from an event at or before it (here it is {chains[position].hex()})",
-                )
+    def _compare_with_kept(
+        self, first: int, links: Sequence[bytes], leaves: Sequence[bytes]
+    ) -> None:
+        """Compare what was kept of some events with their chains and the roots of the tree.
+
+        ``first`` is the position of the first event. ``leaves`` is empty in a walk that began later
+        than the log, which has no tree.
+        """
+        grown = 0
+        for position in sorted(p for p in self._expected if 0 <= p - first < len(links)):
+            index = position - first
+            self._tree.extend(leaves[grown : index + 1])
+            grown = min(index + 1, len(leaves))
+            for kept in self._expected[position]:
+                if kept not in (links[index], self._root):
+                    raise Differs(position, self._told_of_kept(kept, links[index]))
+        self._tree.extend(leaves[grown:])
+
+    def _told_of_kept(self, kept: bytes, link: bytes) -> str:
+        if self._begun:
+            return (
+                f"the chain up to it is {link.hex()}, not {kept.hex()}: the log was written again"
+                " from an event at or before it, unless this is a root, which only a walk from the"
+                " start can compare"
+            )
+        root = self._tree.root.hex()
+        return (
+            f"{kept.hex()} was kept of it, and the chain up to it is {link.hex()}, the root {root}:"
+            " the log was written again from an event at or before it"
+        )
+
+    @property
+    def _root(self) -> bytes | None:
+        return None if self._begun else self._tree.root
 
     async def _check_commands(
         self, batch: Recorded, stored: Sequence[StoredEvent], events: Sequence[Event]

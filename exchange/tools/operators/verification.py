@@ -21,9 +21,9 @@ from exchange.tools.terminal import AsJson, ToolError, connect, progress_bar
 
 DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
 # What a matcher logs of an empty log has position 0, whose chain is always the same.
-KEPT_CHAIN: Final = re.compile(r"([0-9]{1,5}):(0(?=:0{64})|[1-9][0-9]{0,18}):([0-9a-f]{64})")
+KEPT: Final = re.compile(r"([0-9]{1,5}):(0(?=:0{64})|[1-9][0-9]{0,18}):([0-9a-f]{64})")
 
-Chains = dict[int, dict[int, bytes]]  # by shard and position
+Kept = dict[int, dict[int, set[bytes]]]  # chains and roots, by shard and position
 
 
 def verify_log(
@@ -34,15 +34,16 @@ def verify_log(
     expect: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SHARD:POSITION:CHAIN",
-            help="A chain that was kept: of the matcher's log, or of an earlier walk; repeatable.",
+            metavar="SHARD:POSITION:HEX",
+            help="A chain or root that was kept: of the matcher's log, or of an earlier walk;"
+            " repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the log against its chain, states, claims and heads; exit 1 if something differs."""
-    chains = kept_chains(expect or [])
-    found = asyncio.run(_verify(shard, after, chains, Console(stderr=True, quiet=as_json)))
+    kept = kept_of(expect or [])
+    found = asyncio.run(_verify(shard, after, kept, Console(stderr=True, quiet=as_json)))
     if after and not any(one.events or one.problem for one in found):
         raise ToolError(f"No log has anything after {after}: nothing was checked.")
     if as_json:
@@ -53,34 +54,32 @@ def verify_log(
         raise typer.Exit(1)
 
 
-def kept_chains(texts: Iterable[str]) -> Chains:
-    """Read chains as ``--expect`` takes them."""
-    chains: Chains = defaultdict(dict)
+def kept_of(texts: Iterable[str]) -> Kept:
+    """Read chains and roots as ``--expect`` takes them."""
+    kept: Kept = defaultdict(lambda: defaultdict(set))
     for text in texts:
-        matched = KEPT_CHAIN.fullmatch(text)
+        matched = KEPT.fullmatch(text)
         if matched is None:
-            raise typer.BadParameter(f"{text} is not SHARD:POSITION:CHAIN with 64 hex digits")
-        shard, position, chain = int(matched[1]), int(matched[2]), bytes.fromhex(matched[3])
-        if chains[shard].setdefault(position, chain) != chain:
-            raise typer.BadParameter(f"two chains are given of position {position}, shard {shard}")
-    return chains
+            raise typer.BadParameter(f"{text} is not SHARD:POSITION:HEX with 64 hex digits")
+        kept[int(matched[1])][int(matched[2])].add(bytes.fromhex(matched[3]))
+    return kept
 
 
 async def _verify(
-    shard: int | None, after: int, chains: Chains, console: Console
+    shard: int | None, after: int, expected: Kept, console: Console
 ) -> list[Verified]:
     connection = await connect(Settings.load().database_url)
     try:
         shards = await _shards(connection, shard)
-        for kept in chains.keys() - set(shards):
-            raise ToolError(f"A chain of shard {kept} is expected, and it is not walked.")
+        for unknown in expected.keys() - set(shards):
+            raise ToolError(f"Something of shard {unknown} is expected, and it is not walked.")
         with progress_bar(console) as progress:
             return [
-                await _verify_shard(connection, s, after, chains.get(s, {}), progress)
+                await _verify_shard(connection, s, after, expected.get(s, {}), progress)
                 for s in shards
             ]
     except Unreachable as error:
-        raise ToolError(f"A chain is expected that cannot be compared: {error}.") from error
+        raise ToolError(f"Something is expected that cannot be compared: {error}.") from error
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}") from error
     finally:
@@ -100,7 +99,7 @@ async def _verify_shard(
     connection: asyncpg.Connection,
     shard: int,
     after: int,
-    chains: dict[int, bytes],
+    expected: dict[int, set[bytes]],
     progress: Progress,
 ) -> Verified:
     task = progress.add_task(f"shard {shard}", total=None)
@@ -108,7 +107,7 @@ async def _verify_shard(
         connection,
         Shard(shard),
         after=after,
-        expected=chains,
+        expected=expected,
         on_progress=lambda done, all_of_them: progress.update(
             task, completed=done, total=all_of_them
         ),
@@ -116,7 +115,7 @@ async def _verify_shard(
 
 
 def show(console: Console, found: Sequence[Verified]) -> None:
-    """Print a line per log, and below them what differs and the chains to keep."""
+    """Print a line per log, and below them what differs, and the chains and roots to keep."""
     headings = ("shard", "positions", "batches", "claims", "resting", "state digest", "log")
     table = Table(*headings, box=None)
     for one in found:
@@ -137,7 +136,10 @@ def show(console: Console, found: Sequence[Verified]) -> None:
             problem = escape(f"shard {one.shard}: {event}{one.problem}")
             console.print(f"[red]{problem}[/red]", soft_wrap=True)
         if one.problem is None and one.up_to:
-            console.print(f"--expect {one.shard}:{one.up_to}:{one.chain}", soft_wrap=True)
+            for what, kept in (("chain", one.chain), ("root", one.root)):
+                if kept is not None:
+                    text = f"--expect {one.shard}:{one.up_to}:{kept}  # {what}"
+                    console.print(text, soft_wrap=True)
 
 
 def _verdict(one: Verified, is_empty: bool) -> str:

@@ -18,10 +18,12 @@ from rich.console import Console
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Price, Quantity, Shard, Side
 from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
-from exchange.log.chain import abridge_links, chain_links
+from exchange.log.chain import abridge_links, chain_links, event_text
+from exchange.log.reader import read_events
+from exchange.log.tree import leaf_hash, root_over
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.tools.operators.adoption import LIFE_OFFSETS
-from exchange.tools.operators.verification import kept_chains, show
+from exchange.tools.operators.verification import kept_of, show
 from tests.conftest import Services, drop_database, new_database
 from tests.projections.logs import MADE, SMALL_TICK, LogWriter, registrations, retried
 
@@ -444,7 +446,7 @@ async def test_a_log_that_was_written_anew_is_told_by_a_chain_that_was_kept(
 ) -> None:
     trade = places["b"] + 1
     kept = {
-        position: (await connection.fetchrow(READ_CHAIN, position))["chain"]
+        position: [(await connection.fetchrow(READ_CHAIN, position))["chain"]]
         for position in (places["before"], places["end"], places["last"])
     }
     assert (await verify(connection, Shard(0), expected=kept)).problem is None
@@ -459,8 +461,8 @@ async def test_a_log_that_was_written_anew_is_told_by_a_chain_that_was_kept(
     assert (await verify(connection, Shard(0))).problem is None
     found = await verify(connection, Shard(0), expected=kept)
     assert found.problem_position == places["end"]
-    assert "not the one that was kept" in (found.problem or "")
-    kept_at_event = {trade - 1: bytes(32), places["last"]: kept[places["last"]]}
+    assert "the log was written again from an event at or before it" in (found.problem or "")
+    kept_at_event = {trade - 1: [bytes(32)], places["last"]: kept[places["last"]]}
     found = await verify(connection, Shard(0), expected=kept_at_event)
     assert found.problem_position == trade - 1
 
@@ -469,7 +471,7 @@ async def test_a_log_that_was_cut_is_told_by_a_chain_that_was_kept(
     connection: asyncpg.Connection, places: dict[str, int]
 ) -> None:
     last = places["first_of_last"] - 1
-    kept = {places["last"]: await connection.fetchval("select chain from head")}
+    kept = {places["last"]: [await connection.fetchval("select chain from head")]}
     for table in ("events", "batches"):
         await connection.execute(f"delete from {table} where position > $1", last)
     await connection.execute(
@@ -484,10 +486,32 @@ async def test_a_log_that_was_cut_is_told_by_a_chain_that_was_kept(
     assert "the log ends here" in (found.problem or "")
 
 
+async def test_a_root_that_was_kept_is_compared_at_its_position(
+    connection: asyncpg.Connection, places: dict[str, int]
+) -> None:
+    position = places["end"]
+    events = await read_events(connection, 0, after=0, up_to=position, limit=position)
+    root = root_over([leaf_hash(event_text(event)) for event in events])
+    chain = chain_links(EMPTY_CHAIN, events)[-1]
+
+    found = await verify(connection, Shard(0), expected={position: [root, chain]})
+    other = await verify(connection, Shard(0), expected={position: [chain, bytes(32)]})
+    later = await verify(connection, Shard(0), after=position, expected={position: [root]})
+
+    assert found.problem is None
+    assert found.root is not None
+    at_head = {found.up_to: [bytes.fromhex(found.root)]}
+    assert (await verify(connection, Shard(0), expected=at_head)).problem is None
+    assert other.problem_position == position
+    assert root.hex() in (other.problem or "")
+    assert later.root is None
+    assert "only a walk from the start can compare" in (later.problem or "")
+
+
 async def test_a_chain_of_before_the_walk_cannot_be_compared(
     connection: asyncpg.Connection, places: dict[str, int]
 ) -> None:
-    kept = {places["end"]: bytes(32)}
+    kept = {places["end"]: [bytes(32)]}
 
     found = await verify(connection, Shard(0), after=places["end"], expected=kept)
     assert found.problem_position == places["end"]
@@ -539,13 +563,14 @@ async def test_claims_that_a_batch_left_to_the_next_one_are_as_recorded(
     assert (await verify(connection, Shard(0))).problem is None
 
 
-def test_chains_are_given_by_shard_and_position() -> None:
-    chain = "0a" * 32
+def test_what_was_kept_is_given_by_shard_and_position() -> None:
+    chain, root = "0a" * 32, "0b" * 32
 
-    assert kept_chains([f"0:7:{chain}", f"1:9:{chain}", f"0:7:{chain}", f"2:0:{'0' * 64}"]) == {
-        0: {7: bytes.fromhex(chain)},
-        1: {9: bytes.fromhex(chain)},
-        2: {0: EMPTY_CHAIN},
+    texts = [f"0:7:{chain}", f"1:9:{chain}", f"0:7:{root}", f"2:0:{'0' * 64}"]
+    assert kept_of(texts) == {
+        0: {7: {bytes.fromhex(chain), bytes.fromhex(root)}},
+        1: {9: {bytes.fromhex(chain)}},
+        2: {0: {EMPTY_CHAIN}},
     }
 
 
@@ -556,19 +581,18 @@ def test_chains_are_given_by_shard_and_position() -> None:
         ["0:0:" + "0a" * 32],
         ["0:7:0a"],
         ["0:7:" + "zz" * 32],
-        ["0:7:" + "0a" * 32, "0:7:" + "0b" * 32],
     ],
 )
 def test_a_chain_that_cannot_be_read_is_refused(texts: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
-        kept_chains(texts)
+        kept_of(texts)
 
 
 def test_what_differs_is_told_whole_on_a_line_of_its_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     problem = f"the chain is {'0a' * 32}, not {'0b' * 32}"
-    one = Verified(0, 0, 9, 9, 3, 2, "c" * 64, "d" * 64, 4, problem, 7)
+    one = Verified(0, 0, 9, 9, 3, 2, "c" * 64, "d" * 64, "e" * 64, 4, problem, 7)
 
     show(Console(width=80), [one])
 
@@ -578,7 +602,7 @@ def test_what_differs_is_told_whole_on_a_line_of_its_own(
 def test_a_log_with_nothing_after_the_position_is_not_called_as_recorded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    show(Console(width=120), [Verified(0, 4, 4, 0, 0, 0, "c" * 64, "d" * 64, 0)])
+    show(Console(width=120), [Verified(0, 4, 4, 0, 0, 0, "c" * 64, "d" * 64, None, 0)])
 
     shown = capsys.readouterr().out
     assert "nothing was checked" in shown

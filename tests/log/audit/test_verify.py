@@ -17,6 +17,7 @@ from exchange.log.audit.verify import Verified, logged_shards, verify
 from exchange.log.events import decode_event
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode
+from exchange.log.tree import EMPTY_ROOT
 from exchange.ports import StoredEvent
 from exchange.tools.operators.verification import verify_log
 from exchange.tools.terminal import ToolError
@@ -87,7 +88,8 @@ async def test_an_untouched_log_is_as_recorded(
 
 
 async def test_a_shard_without_a_log_is_as_recorded(connection: asyncpg.Connection) -> None:
-    assert await verify(connection, Shard(7)) == Verified(7, 0, 0, 0, 0, 0, "00" * 32, "00" * 32, 0)
+    nothing = ("00" * 32, "00" * 32, EMPTY_ROOT.hex(), 0)
+    assert await verify(connection, Shard(7)) == Verified(7, 0, 0, 0, 0, 0, *nothing)
 
 
 @pytest.mark.parametrize("with_snapshot", [False, True], ids=["from zero", "from a snapshot"])
