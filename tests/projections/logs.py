@@ -76,7 +76,7 @@ class LogWriter:
         claims: list[Claim] = []
         for offset, command in enumerate(commands, self._head.next_offset):
             claims += self._claims(command, offset)
-            events += self._execute(command, offset)
+            events += self.execute(command, offset)
         await self.append_events(events, commands=len(commands), claims=claims)
         return events
 
@@ -131,7 +131,8 @@ class LogWriter:
             names.append(order_claim(order_id))
         return [Claim(name, self.shard, Offset(offset), body_hash(command)) for name in names]
 
-    def _execute(self, command: Command, offset: int) -> list[StoredEvent]:
+    def execute(self, command: Command, offset: int) -> list[StoredEvent]:
+        """Decide a command, and return its events to append."""
         return execute(self.state, self.shard, command, offset, self._taken)
 
 

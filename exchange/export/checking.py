@@ -1,0 +1,249 @@
+"""Prove a folder: is every file what was written, and every event what the log had?
+
+Read ``check_folder``. SHA-256 shows a file that was changed since. The hash chain shows a file that
+was made to fit its manifest: it is computed again from the rows and compared with a chain or root
+that was kept elsewhere. What is derived of events is made from them again. It reads a group of rows
+at a time.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from exchange.domain.values import Offset, Position, Shard
+from exchange.export.columns import EVENTS, Scales, Unreadable, event_rows, trade_rows
+from exchange.export.exporting import EVENTS_SET, TRADES_SET, by_instrument
+from exchange.export.folder import INSTRUMENTS_PATH
+from exchange.export.layout import SUFFIX, Span
+from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
+from exchange.log.chain import event_text, links_over
+from exchange.log.tree import Tree, leaf_hash
+from exchange.ports import StoredEvent
+
+PROBLEMS_MAX: Final = 20  # of files; more would not help
+
+Kept = Mapping[int, Mapping[int, Collection[bytes]]]
+"""Chains and roots that were kept elsewhere, by shard and position."""
+
+
+class Checked(Struct, frozen=True):
+    """What a check found; without ``problems`` all is as it was exported.
+
+    ``events`` counts those whose chain was computed again, 0 if the folder has no events: then only
+    SHA-256 was compared. ``compared`` counts what was kept elsewhere and is here.
+    """
+
+    files: int
+    events: int
+    compared: int
+    problems: list[str]
+
+
+class _Wrong(Exception):
+    """A file or event is not what it was; the message says which."""
+
+
+def check_folder(
+    directory: Path, expected: Kept, on_progress: Callable[[int], None] = lambda _rows: None
+) -> Checked:
+    """Compare a folder with its manifest, its chain and what was kept elsewhere.
+
+    Raises:
+        NoManifest: The folder has none that can be read.
+    """
+    manifest = read_manifest(directory)
+    problems = [*_changed_files(directory, manifest)][:PROBLEMS_MAX]
+    events = compared = 0
+    if EVENTS_SET in manifest.data_sets and not problems:
+        try:
+            for shard in manifest.shards:
+                walk = _Walk(directory, manifest, shard, expected.get(shard.shard, {}), on_progress)
+                walk.go()
+                events += walk.events
+                compared += walk.compared
+        except _Wrong as error:
+            problems.append(str(error))
+    wanted = sum(len(kept) for positions in expected.values() for kept in positions.values())
+    if compared < wanted and not problems:
+        problems.append(f"{wanted - compared} of {wanted} expected are of no event that is here")
+    return Checked(len(manifest.files), events, compared, problems)
+
+
+def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
+    for entry in manifest.files:
+        path = directory / entry.path
+        if not path.is_file():
+            yield f"{entry.path} is missing"
+        elif path.stat().st_size != entry.bytes:
+            yield f"{entry.path} has {path.stat().st_size:,} bytes, and had {entry.bytes:,}"
+        elif sha256_of(path) != entry.sha256:
+            yield f"{entry.path} is not what was written: its SHA-256 differs"
+    told = {entry.path for entry in manifest.files}
+    for path in sorted(directory.rglob(f"*{SUFFIX}")):
+        if str(path.relative_to(directory)) not in told:
+            yield f"{path.relative_to(directory)} is in no manifest"
+
+
+class _Walk:
+    """A walk over the exported events of a shard."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        shard: ShardRange,
+        expected: Mapping[int, Collection[bytes]],
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self._directory, self._shard, self._expected = directory, shard, expected
+        self._on_progress = on_progress
+        self._files = [entry for entry in manifest.files if entry.shard == shard.shard]
+        self._with_trades = TRADES_SET in manifest.data_sets
+        self._scales = _scales(directory, shard)
+        self._tree = None if shard.after else Tree()
+        self._position = shard.after
+        self._chain = bytes.fromhex(shard.chain_before)
+        self.events = self.compared = 0
+
+    def go(self) -> None:
+        """Walk all events.
+
+        Raises:
+            _Wrong: At the first that is not what it was.
+        """
+        self._compare_kept(self._position - 1, [self._chain], [])
+        for entry in sorted(self._files, key=lambda entry: entry.first or 0):
+            if entry.path.startswith("events/"):
+                self._check_file(entry)
+        if self._position != self._shard.up_to:
+            raise _Wrong(f"{self._name(self._position + 1)} is missing")
+        if self._chain.hex() != self._shard.chain:
+            raise _Wrong(
+                f"the events of shard {self._shard.shard} give the chain {self._chain.hex()}, and"
+                f" the manifest has {self._shard.chain}: one of them was changed"
+            )
+
+    def _check_file(self, entry: FileEntry) -> None:
+        file = pq.ParquetFile(self._directory / entry.path)
+        if not file.schema_arrow.equals(EVENTS):
+            raise _Wrong(f"{entry.path} has other columns than an export of events")
+        told = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
+        if told.get("chain_before") != self._chain.hex():
+            raise _Wrong(f"{entry.path} does not follow the events before it")
+        trades = []
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group)
+            self._check_rows(entry, rows)
+            trades.append(trade_rows(rows))
+        if told.get("chain") != self._chain.hex():
+            raise _Wrong(
+                f"an event of {entry.path} is not what it was: the hash chain breaks in it"
+            )
+        if self._with_trades:
+            self._check_trades(entry, pa.concat_tables(trades))
+
+    def _check_rows(self, entry: FileEntry, rows: pa.Table) -> None:
+        events = _stored(rows)
+        for position, event in enumerate(events, self._position + 1):
+            if (event.position, event.shard) != (position, self._shard.shard):
+                told = f"{self._name(event.position)} stands"
+                raise _Wrong(f"{entry.path}: {told} where {self._name(position)} should")
+        texts = [event_text(event) for event in events]
+        links = links_over(self._chain, texts)
+        leaves = [] if self._tree is None else [leaf_hash(text) for text in texts]
+        self._compare_kept(self._position, links, leaves)
+        self._compare_columns(entry, events, rows)
+        self._position, self._chain = events[-1].position, links[-1]
+        self.events += len(events)
+        self._on_progress(len(events))
+
+    def _compare_columns(
+        self, entry: FileEntry, events: Sequence[StoredEvent], rows: pa.Table
+    ) -> None:
+        """Compare each column with what the event's text gives."""
+        try:
+            again = event_rows(events, self._scales)
+        except Unreadable as error:
+            raise _Wrong(f"{entry.path}: {error}") from error
+        if again.equals(rows):
+            return
+        for name in EVENTS.names:
+            for index, (was, now) in enumerate(zip(rows[name], again[name], strict=True)):
+                if not was.equals(now):
+                    where = self._name(events[index].position)
+                    raise _Wrong(f"{entry.path}: {where} has {name} {was}, and its text says {now}")
+
+    def _compare_kept(self, after: int, links: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        grown = 0
+        for position in sorted(p for p in self._expected if 0 < p - after <= len(links)):
+            index = position - after - 1
+            if self._tree is not None:
+                self._tree.extend(leaves[grown : index + 1])
+                grown = min(index + 1, len(leaves))
+            here = {links[index], *(() if self._tree is None else (self._tree.root,))}
+            for kept in self._expected[position]:
+                if kept not in here:
+                    raise _Wrong(
+                        f"an event at or before {self._name(position)} is not what it was:"
+                        f" {kept.hex()} was kept of it, and its chain is {links[index].hex()}"
+                    )
+                self.compared += 1
+        if self._tree is not None:
+            self._tree.extend(leaves[grown:])
+
+    def _check_trades(self, entry: FileEntry, trades: pa.Table) -> None:
+        assert entry.first is not None
+        assert entry.last is not None
+        of_span = {
+            other.path
+            for other in self._files
+            if other.path.startswith("trades/") and other.first == entry.first
+        }
+        for instrument, rows in by_instrument(trades):
+            day = rows["time"][0].as_py().date()
+            path = Span(self._shard.shard, day, entry.first, entry.last).trades_path(instrument)
+            if path not in of_span:
+                raise _Wrong(f"{path} is missing")
+            of_span.remove(path)
+            if not pq.read_table(self._directory / path, partitioning=None).equals(rows):
+                raise _Wrong(f"{path} is not what the events of {entry.path} give")
+        if of_span:
+            raise _Wrong(f"{min(of_span)} has trades that {entry.path} does not")
+
+    def _name(self, position: int) -> str:
+        return f"event {position} of shard {self._shard.shard}"
+
+
+def _scales(directory: Path, shard: ShardRange) -> Scales:
+    """Return the scales of instruments that were registered before the exported range."""
+    rows = pq.read_table(directory / INSTRUMENTS_PATH).to_pylist()
+    return {
+        row["instrument"]: (row["price_scale"], row["quantity_scale"])
+        for row in rows
+        if row["shard"] == shard.shard and row["position"] <= shard.after
+    }
+
+
+def _stored(rows: pa.Table) -> list[StoredEvent]:
+    names = ("shard", "position", "instrument", "type", "version", "data", "command_id")
+    columns = (rows[name].to_pylist() for name in (*names, "kafka_offset"))
+    return [
+        StoredEvent(
+            Shard(shard),
+            Position(position),
+            instrument,
+            type_,
+            version,
+            data,
+            UUID(command_id),
+            Offset(offset),
+        )
+        for shard, position, instrument, type_, version, data, command_id, offset in zip(
+            *columns, strict=True
+        )
+    ]

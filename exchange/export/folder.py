@@ -1,0 +1,139 @@
+"""A whole export: the ranges of some shards, what is derived of them, and the manifest."""
+
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import pyarrow as pa
+from msgspec import Struct
+
+from exchange.export.columns import INSTRUMENTS, event_rows, instrument_rows
+from exchange.export.exporting import READ_REGISTRATIONS, ShardExport, library_versions
+from exchange.export.files import DataFile
+from exchange.export.layout import UNFINISHED
+from exchange.export.manifests import (
+    FORMAT_VERSION,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    NoManifest,
+    read_manifest,
+    write_manifest,
+)
+from exchange.ports import StoredEvent
+
+INSTRUMENTS_PATH: Final = "instruments.parquet"
+READ_LOG_ID: Final = "select id from log"
+
+
+class Range(Struct, frozen=True):
+    """The events of a shard after ``after`` up to ``up_to``."""
+
+    shard: int
+    after: int
+    up_to: int
+
+
+class OtherExport(Exception):
+    """A folder has an export that this one cannot go on with; the message says why."""
+
+
+async def export_folder(
+    connection: asyncpg.Connection,
+    directory: Path,
+    ranges: Sequence[Range],
+    *,
+    data_sets: Set[str],
+    build: str,
+    on_progress: Callable[[int, int], None] = lambda _shard, _done: None,
+) -> Manifest:
+    """Export ranges into a folder, or go on with what an earlier run left there.
+
+    What the folder has that the present manifest does not tell of is deleted at the end: the last
+    files of a range that was shorter, and what a killed run left unfinished.
+
+    Args:
+        connection: To the log, which is only read; the exchange may run meanwhile.
+        directory: The folder; it is made if it is not there.
+        ranges: One for each shard.
+        data_sets: Some of ``exporting.DATA_SETS``.
+        build: The version of this software.
+        on_progress: Is told how many events of a shard are done.
+
+    Raises:
+        OtherExport: The folder has the export of another log, or one that begins elsewhere.
+        LogCorrupt: The log is not as it was recorded.
+        Unreadable: An event was written by another version of the software.
+    """
+    log_id = await connection.fetchval(READ_LOG_ID)
+    before = _before(directory, log_id, ranges)
+    data_sets = {*data_sets, *(before.data_sets if before else ())}
+    directory.mkdir(parents=True, exist_ok=True)
+    shards, files = [], []
+    for one in ranges:
+        export = ShardExport(
+            connection,
+            directory,
+            one.shard,
+            data_sets=data_sets,
+            build=build,
+            on_progress=lambda done, shard=one.shard: on_progress(shard, done),  # type: ignore[misc]
+        )
+        shard, written = await export.run(one.after, one.up_to)
+        shards.append(shard)
+        files += written
+    files.append(await _write_instruments(connection, directory, ranges))
+    manifest = Manifest(
+        FORMAT_VERSION, log_id, build, library_versions(), sorted(data_sets), shards, files
+    )
+    write_manifest(directory, manifest)
+    _delete_others(directory, {entry.path for entry in files}, before)
+    return manifest
+
+
+def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest | None:
+    if not (directory / MANIFEST).exists():
+        return None
+    try:
+        before = read_manifest(directory)
+    except NoManifest as error:
+        raise OtherExport(str(error)) from error
+    if before.log_id != log_id:
+        raise OtherExport(f"{directory} has an export of another log: choose another folder.")
+    begun = {shard.shard: shard for shard in before.shards}
+    for one in ranges:
+        shard = begun.pop(one.shard, None)
+        if shard is not None and (shard.after != one.after or shard.up_to > one.up_to):
+            raise OtherExport(
+                f"{directory} has the events {shard.after + 1} to {shard.up_to} of shard"
+                f" {one.shard}, and {one.after + 1} to {one.up_to} are wanted: choose another"
+                " folder."
+            )
+    if begun:
+        raise OtherExport(f"{directory} has shard {min(begun)} too: choose another folder.")
+    return before
+
+
+async def _write_instruments(
+    connection: asyncpg.Connection, directory: Path, ranges: Sequence[Range]
+) -> FileEntry:
+    """Write the instruments that were registered up to the end of each range."""
+    found = [INSTRUMENTS.empty_table()]
+    for one in ranges:
+        rows = await connection.fetch(READ_REGISTRATIONS, one.shard, one.up_to)
+        if rows:
+            found.append(instrument_rows(event_rows([StoredEvent(**row) for row in rows], {})))
+    with DataFile(directory, INSTRUMENTS_PATH, INSTRUMENTS) as file:
+        file.write(pa.concat_tables(found))
+        return file.finish(INSTRUMENTS_PATH, {"format_version": str(FORMAT_VERSION)})
+
+
+def _delete_others(directory: Path, kept: Set[str], before: Manifest | None) -> None:
+    """Delete the files of the manifest before, and unfinished ones, that are not kept."""
+    old = {entry.path for entry in before.files} if before else set()
+    for path in old - kept:
+        (directory / path).unlink(missing_ok=True)
+    for folder in ("events", "trades"):
+        for unfinished in (directory / folder).rglob(f"*{UNFINISHED}"):
+            unfinished.unlink()

@@ -1,0 +1,74 @@
+"""Where an exported row stands. Any two exports of a range have the same files.
+
+``DIR/events/shard=0/date=2026-11-25/1-524288.parquet`` has the events of one shard and day, by
+position; the name tells the first and the last. A file ends with the day (UTC) or at a position
+that is a multiple of ``FILE_EVENTS``, and only the last one where the range ends. A group of rows
+ends at a multiple of ``GROUP_EVENTS``. So where an export began, paused or went on changes nothing.
+
+``DIR/trades/instrument=BTC-USD/date=2026-11-25/0-1-524288.parquet`` has the trades among the
+events of one such file; its name begins with the shard.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+GROUP_EVENTS: Final = 65_536
+FILE_EVENTS: Final = 8 * GROUP_EVENTS  # bounds what is held of a file's trades
+SUFFIX: Final = ".parquet"
+UNFINISHED: Final = ".unfinished"
+_EVENTS_NAME: Final = re.compile(r"([1-9]\d*)-([1-9]\d*)")
+
+
+class Span(Struct, frozen=True):
+    """Consecutive events of one shard and day, from ``first`` to ``last``."""
+
+    shard: int
+    day: date
+    first: int
+    last: int
+
+    @property
+    def events_path(self) -> str:
+        """Where its events stand, below the folder of the export."""
+        return f"{shard_folder(self.shard)}/date={self.day}/{self.first}-{self.last}{SUFFIX}"
+
+    def trades_path(self, instrument: str) -> str:
+        """Where its trades of an instrument stand."""
+        name = f"{self.shard}-{self.first}-{self.last}{SUFFIX}"
+        return f"trades/instrument={instrument}/date={self.day}/{name}"
+
+
+def shard_folder(shard: int) -> str:
+    """Return where the events of a shard stand, below the folder of the export."""
+    return f"events/shard={shard}"
+
+
+def group_end(position: int) -> int:
+    """Return the last position of the group of rows that a position is in."""
+    return -(-position // GROUP_EVENTS) * GROUP_EVENTS
+
+
+def ends_file(position: int) -> bool:
+    """Tell whether a file ends after a position, on whatever day it is."""
+    return position % FILE_EVENTS == 0
+
+
+def spans_on_disk(directory: Path, shard: int) -> Iterator[Span]:
+    """Yield the spans whose events stand in a folder, by position."""
+    found = [
+        Span(shard, date.fromisoformat(folder.name.removeprefix("date=")), *_range(file))
+        for folder in (directory / shard_folder(shard)).glob("date=*")
+        for file in folder.glob(f"*{SUFFIX}")
+        if _EVENTS_NAME.fullmatch(file.stem)
+    ]
+    yield from sorted(found, key=lambda span: (span.first, span.last))
+
+
+def _range(file: Path) -> tuple[int, int]:
+    first, _, last = file.stem.partition("-")
+    return int(first), int(last)

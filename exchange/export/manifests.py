@@ -1,0 +1,99 @@
+"""What is told of an export beside its files: of which log, how far, and how each file hashes.
+
+The manifest is written last and at once, so that a folder without one is not complete. It has no
+time of its own: two exports of a range by the same versions have the same manifest too.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+MANIFEST: Final = "manifest.json"
+FORMAT_VERSION: Final = 1
+READ_BYTES: Final = 1 << 20
+
+
+class ShardRange(Struct, frozen=True):
+    """The events of a shard that are here: after ``after`` up to ``up_to``; hashes are in hex.
+
+    ``chain_before`` and ``chain`` are the hash chain at both ends.
+    """
+
+    shard: int
+    after: int
+    up_to: int
+    chain_before: str
+    chain: str
+
+
+class FileEntry(Struct, frozen=True):
+    """A file of an export. ``first`` and ``last`` are the span of events that its rows are of."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    shard: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+
+class Manifest(Struct, frozen=True):
+    """What an export holds."""
+
+    format_version: int
+    log_id: str
+    build: str
+    libraries: dict[str, str]
+    data_sets: list[str]
+    shards: list[ShardRange]
+    files: list[FileEntry]
+
+
+class NoManifest(Exception):
+    """A folder has no manifest that can be read; the message says why."""
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return what is told of a folder's files.
+
+    Raises:
+        NoManifest: There is none, or it is of another version.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise NoManifest(
+            f"{path} is missing: the export did not end, or this is none. Run it again to finish."
+        ) from None
+    except msgspec.MsgspecError as error:
+        raise NoManifest(f"{path} cannot be read: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        known = f"this build reads {FORMAT_VERSION}"
+        raise NoManifest(f"{path} has format {manifest.format_version}, and {known}")
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a folder, at once."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    unfinished = directory / f"{MANIFEST}.unfinished"
+    with unfinished.open("wb") as file:
+        file.write(text + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(directory / MANIFEST)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
