@@ -139,7 +139,7 @@ bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
 	$(PY) -m bench.rebuild_beside
 
 lock: ## pin the dependencies of pyproject.toml again (needs uv)
-	$(COMPILE) --group pyproject.toml:dev --extra local pyproject.toml -o requirements.lock
+	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml -o image.lock
 	$(COMPILE) --group pyproject.toml:build -o build.lock
 

@@ -21,6 +21,7 @@ from exchange.stack.host.directory import RunDirectory
 from exchange.stack.host.errors import StackError
 from exchange.telemetry import logs
 from exchange.tools import command as tools
+from exchange.tools.analysts.commands import commands as analysts
 from exchange.tools.operators.adopt_topic import adopt_topic
 from exchange.tools.operators.backups.backup import backup
 from exchange.tools.operators.backups.trim import trim
@@ -217,6 +218,7 @@ app.command()(backup)
 app.command()(trim)
 app.command("open-orders-max")(open_orders_max)
 app.add_typer(projections)
+app.add_typer(analysts)
 
 
 def _cancelled(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

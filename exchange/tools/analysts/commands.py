@@ -1,0 +1,54 @@
+"""The commands of analysts, and what each may be told."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from exchange.tools.terminal import AsJson, ToolError
+
+NEEDS_EXTRA: Final = "This needs pyarrow: install the extra, pip install 'exchange[analysis]'."
+
+commands = typer.Typer()
+
+
+@commands.command()
+def export(
+    data_sets: Annotated[
+        list[str] | None, typer.Argument(metavar="[events] [trades]", help="What to export.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder; goes on with what is there.")] = None,
+    shard: Annotated[int | None, typer.Option(min=0, help="One shard; by default all.")] = None,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="After this time (ISO 8601).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Up to this time; by default all.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Prove this folder instead: nothing missing or changed.")
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARD:POSITION:HEX",
+            help="With --check: a chain or root that was kept elsewhere; repeatable.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write events and trades to Parquet files, or prove a folder of them."""
+    try:
+        from exchange.tools.analysts import export as exporting
+    except ImportError as error:
+        raise ToolError(NEEDS_EXTRA) from error
+    if check is not None:
+        if data_sets or to or shard is not None or begin or until:
+            raise typer.BadParameter("--check takes --expect alone.")
+        exporting.check(check, expect or [], as_json=as_json)
+        return
+    if expect:
+        raise typer.BadParameter("--expect belongs to --check.")
+    if to is None:
+        raise typer.BadParameter("--to DIR says where to write.")
+    exporting.export_to(to, data_sets or [], shard, begin, until, as_json=as_json)

@@ -1,0 +1,182 @@
+"""What ``exchange export`` does: write the log to Parquet files, or prove such a folder."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import msgspec
+import typer
+from rich.console import Console
+
+from exchange import BUILD
+from exchange.config import Settings
+from exchange.export.checking import Checked, check_folder
+from exchange.export.columns import Unreadable
+from exchange.export.exporting import DATA_SETS
+from exchange.export.folder import OtherExport, Range, export_folder
+from exchange.export.manifests import Manifest, NoManifest, read_manifest
+from exchange.log.moments import position_at
+from exchange.log.reader import read_heads
+from exchange.ports import LogCorrupt
+from exchange.tools.operators.verification import kept_of
+from exchange.tools.telling import EVENTS, Tell, telling
+from exchange.tools.terminal import ToolError, connect, sized
+
+EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+def export_to(
+    directory: Path,
+    data_sets: Sequence[str],
+    shard: int | None,
+    begin: str | None,
+    until: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Export events after one time up to another; tell how far it is, and what was written."""
+    wanted = set(data_sets) or {*DATA_SETS}
+    for name in sorted(wanted - {*DATA_SETS}):
+        raise typer.BadParameter(f"{name} is no data set; there are: {', '.join(DATA_SETS)}.")
+    moments = _time_ms(begin, "--from"), _time_ms(until, "--until")
+    console = Console(stderr=True, quiet=as_json)
+    manifest = asyncio.run(_export(directory, wanted, shard, moments, console))
+    if as_json:
+        typer.echo(msgspec.json.encode(manifest).decode())
+    else:
+        _show(Console(highlight=False), directory, manifest)
+
+
+def check(directory: Path, expect: Sequence[str], *, as_json: bool) -> None:
+    """Prove a folder; exit 1 if anything in it is not what was exported."""
+    kept = kept_of(expect)
+    console = Console(stderr=True, quiet=as_json)
+    try:
+        events = sum(one.up_to - one.after for one in read_manifest(directory).shards)
+        with telling(console, EVENTS) as tell:
+            done = 0
+
+            def note(rows: int) -> None:
+                nonlocal done
+                done += rows
+                tell("Checking", done, events)
+
+            found = check_folder(directory, kept, note)
+    except NoManifest as error:
+        raise ToolError(str(error)) from error
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        _show_check(Console(highlight=False), directory, found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+async def _export(
+    directory: Path,
+    data_sets: set[str],
+    shard: int | None,
+    moments: tuple[int | None, int | None],
+    console: Console,
+) -> Manifest:
+    connection = await connect(Settings.load().database_url)
+    try:
+        ranges = await _ranges(connection, shard, *moments)
+        with telling(console, EVENTS) as tell:
+            return await export_folder(
+                connection,
+                directory,
+                ranges,
+                data_sets=data_sets,
+                build=BUILD,
+                on_progress=_noting(tell, ranges),
+            )
+    except (LogCorrupt, OtherExport, Unreadable) as error:
+        raise ToolError(f"Nothing more was exported: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise ToolError(f"The log cannot be read: {error}") from error
+    except OSError as error:
+        raise ToolError(f"{directory} cannot be written: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _ranges(
+    connection: asyncpg.Connection, shard: int | None, begin_ms: int | None, until_ms: int | None
+) -> list[Range]:
+    """Return what is to be exported of each shard.
+
+    Raises:
+        ToolError: There is no such shard, no event, or a shard has not passed the time yet.
+    """
+    heads = await read_heads(connection)
+    if shard is not None and shard not in heads:
+        known = ", ".join(map(str, sorted(heads))) or "none"
+        raise ToolError(f"There is no shard {shard}; there are: {known}.")
+    ranges = []
+    for one in sorted(heads) if shard is None else [shard]:
+        after = 0
+        if begin_ms is not None:
+            after = await position_at(connection, one, begin_ms, heads[one])
+        up_to = heads[one]
+        if until_ms is not None:
+            up_to = await position_at(connection, one, until_ms, heads[one])
+        ranges.append(Range(one, after, max(after, up_to)))
+    if all(one.after == one.up_to for one in ranges):
+        raise ToolError("There is no event to export.")
+    return ranges
+
+
+def _noting(tell: Tell, ranges: Sequence[Range]) -> Callable[[int, int], None]:
+    sizes = {one.shard: one.up_to - one.after for one in ranges}
+
+    def note(shard: int, done: int) -> None:
+        tell(f"Exporting shard {shard}", done, sizes[shard])
+
+    return note
+
+
+def _time_ms(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {text} is no ISO 8601 time: {error}") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def _show(console: Console, directory: Path, manifest: Manifest) -> None:
+    for shard in manifest.shards:
+        span = f"{shard.after + 1:,} to {shard.up_to:,}"
+        console.print(f"shard {shard.shard}: events {span}", soft_wrap=True)
+        console.print(f"  --expect {shard.shard}:{shard.up_to}:{shard.chain}", soft_wrap=True)
+    rows = sum(entry.rows for entry in manifest.files)
+    size = sized(sum(entry.bytes for entry in manifest.files))
+    told = f"{len(manifest.files)} files, {rows:,} rows, {size} in {directory}"
+    console.print(told, markup=False, soft_wrap=True)
+
+
+def _show_check(console: Console, directory: Path, found: Checked) -> None:
+    for problem in found.problems:
+        console.print(problem, style="red", markup=False, soft_wrap=True)
+    if found.problems:
+        told = f"{directory} is not what was exported."
+    elif not found.events:
+        told = (
+            f"{found.files} files are as they were written (SHA-256). The folder has no events, so"
+            " nothing says that these are what the log had."
+        )
+    else:
+        told = f"{found.files} files and {found.events:,} events are what was exported"
+        told += (
+            f", and fit what was kept of {found.compared} positions."
+            if found.compared
+            else ". Give --expect a chain that was kept elsewhere: this one is from the folder."
+        )
+    console.print(told, markup=False, soft_wrap=True)
