@@ -135,14 +135,18 @@ async def test_totals_are_exact_whoever_reads_them(
     )
     files = f"{tmp_path}/trades/*/*/*.parquet"
 
-    found = duckdb.sql(
-        f"""
+    found = (
+        duckdb.connect()
+        .execute(
+            f"""
         select instrument, count(*), sum(quantity_units), sum(notional_units)::varchar,
             sum(quantity)::varchar
         from read_parquet('{files}', hive_partitioning = false)
         group by instrument order by instrument
         """
-    ).fetchall()
+        )
+        .fetchall()
+    )
     by_polars = (
         polars.scan_parquet(files, hive_partitioning=False)
         .group_by("instrument")
@@ -186,7 +190,7 @@ async def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
 ) -> None:
     at_once, killed = tmp_path / "at-once", tmp_path / "killed"
     await exported(connection, at_once, ends)
-    read = exporting.read_events
+    read = read_events
     told: list[int] = []
 
     async def lost(*place: Any, after: int, **more: Any) -> list[StoredEvent]:
@@ -194,13 +198,13 @@ async def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
             raise ConnectionResetError
         return await read(*place, after=after, **more)
 
-    monkeypatch.setattr(exporting, "read_events", lost)
+    monkeypatch.setattr("exchange.export.exporting.read_events", lost)
     with pytest.raises(ConnectionResetError):
         await exported(connection, killed, ends)
     with pytest.raises(NoManifest):
         check_folder(killed, {})
     (killed / "events" / "left.parquet.unfinished").touch()
-    monkeypatch.setattr(exporting, "read_events", counted(read, told))
+    monkeypatch.setattr("exchange.export.exporting.read_events", counted(read, told))
     await exported(connection, killed, ends)
 
     assert contents(killed) == contents(at_once)
@@ -347,4 +351,4 @@ async def test_a_changed_log_is_not_exported(
         await exported(connection, tmp_path, ends)
     await connection.execute("delete from events where shard = 0 and position = 9")
     with pytest.raises(LogCorrupt, match="an event soon after position"):
-        await exported(connection, tmp_path, ends)
+        await exported(connection, tmp_path / "other", ends)

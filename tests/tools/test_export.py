@@ -1,0 +1,130 @@
+"""What ``exchange export`` says: of ranges, of folders, and of what it cannot do."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from typer.testing import CliRunner, Result
+
+from exchange.cli import app
+from exchange.tools.terminal import ToolError
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def end(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Write a log of one shard, point the command to it, and return where it ends."""
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(4), 300)
+        end = writer.position
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return end
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def export(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+
+async def run(*arguments: object) -> Result:
+    """Run the command where no loop runs."""
+    return await anyio.to_thread.run_sync(lambda: export(*arguments))
+
+
+async def test_a_folder_is_written_told_and_proved(end: int, out: Path) -> None:
+    written = await run("--to", out)
+    told = written.stdout.splitlines()
+    expect = told[1].split()
+
+    proved = await run("--check", out, *expect)
+
+    assert written.exit_code == 0, written.output
+    assert told[0] == f"shard 0: events 1 to {end:,}"
+    assert expect[0] == "--expect"
+    assert proved.exit_code == 0, proved.output
+    assert "fit what was kept of 1 positions" in proved.stdout
+    assert "Give --expect" in (await run("--check", out)).stdout
+
+
+async def test_a_folder_without_all_events_says_what_that_means(end: int, out: Path) -> None:
+    manifest = json.loads((await run("trades", "--to", out, "--json")).stdout)
+    checked = await run("--check", out)
+
+    assert manifest["data_sets"] == ["trades"]
+    assert manifest["shards"][0]["up_to"] == end
+    assert checked.exit_code == 0
+    assert "nothing says that these are what the log had" in checked.stdout
+
+
+async def test_a_folder_that_was_changed_ends_with_1(end: int, out: Path) -> None:
+    del end
+    await run("--to", out)
+    (out / "instruments.parquet").unlink()
+
+    told = await run("--check", out)
+    as_json = await run("--check", out, "--json")
+
+    assert (told.exit_code, as_json.exit_code) == (1, 1)
+    assert told.stdout.splitlines()[0] == "instruments.parquet is missing"
+    assert json.loads(as_json.stdout)["problems"] == ["instruments.parquet is missing"]
+
+
+async def test_times_bound_what_is_exported(end: int, out: Path) -> None:
+    half = json.loads((await run("--to", out, "--until", "2026-09-21T14:14:00Z", "--json")).stdout)
+    up_to = half["shards"][0]["up_to"]
+    rest = await run("--to", out.with_name("rest"), "--from", "2026-09-21T14:14:00Z", "--json")
+    shard = json.loads(rest.stdout)["shards"][0]
+
+    assert 0 < up_to < end
+    assert (shard["after"], shard["up_to"]) == (up_to, end)
+    assert shard["chain_before"] == half["shards"][0]["chain"]
+    assert (await run("--check", out.with_name("rest"))).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--to", "x", "books"], "books is no data set; there are: events, trades"),
+        ([], "--to DIR says where to write"),
+        (["--check", "x", "--to", "y"], "--check takes --expect alone"),
+        (["--to", "x", "--from", "noon"], "--from noon is no ISO 8601 time"),
+        (["--to", "x", "--expect", "0:1:" + "0" * 64], "--expect belongs to --check"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(arguments: list[str], told: str) -> None:
+    refused = export(*arguments)
+
+    assert refused.exit_code == 2
+    assert told in " ".join(refused.stderr.replace("│", " ").split())
+
+
+async def test_what_is_not_there_is_told(end: int, out: Path) -> None:
+    del end
+    for arguments, told in (
+        (("--to", out, "--shard", 7), "There is no shard 7; there are: 0"),
+        (("--to", out, "--from", "2030-01-01"), "There is no event to export"),
+        (("--check", out), "manifest.json is missing"),
+    ):
+        result = await run(*arguments)
+        assert isinstance(result.exception, ToolError)
+        assert told in str(result.exception)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "exchange.tools.analysts.export", None)
+    monkeypatch.delattr("exchange.tools.analysts.export", raising=False)
+
+    result = export("--to", "x")
+
+    assert isinstance(result.exception, ToolError)
+    assert "pip install 'exchange[analysis]'" in str(result.exception)
