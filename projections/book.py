@@ -203,20 +203,21 @@ class BookFold:
         self._shards = shards or {}  # by shard; what is left of all changes is what rests
 
     def add(self, part: LogPart) -> None:
-        _add_changes(self._shards.setdefault(part.shard, {}), part.events)
+        """Apply the events of a part.
+
+        Raises:
+            ValueError: An event takes more from a level than rests there.
+        """
+        _add_changes(self._shards.setdefault(part.shard, {}), part.events, least=0)
 
     def finished(self) -> Rows:
         return {NAME: []}
 
     def rows(self) -> Rows:
-        """Return rows of shard, instrument, side, price, quantity.
-
-        Raises:
-            ValueError: The events take more from a level than rests there.
-        """
+        """Return rows of shard, instrument, side, price, quantity."""
         return {
             NAME: [
-                (shard, instrument, str(side), price, _changed(0, quantity, price))
+                (shard, instrument, str(side), price, quantity)
                 for shard, sides in self._shards.items()
                 for (instrument, side), levels in sides.items()
                 for price, quantity in levels.items()
@@ -335,8 +336,12 @@ def _changes(events: Iterable[Event]) -> _Changes:
     return {key: levels for key, levels in sums.items() if levels}
 
 
-def _add_changes(sums: _Changes, events: Iterable[Event]) -> None:
-    """Add what events change to what earlier ones changed; a level without a change is dropped."""
+def _add_changes(sums: _Changes, events: Iterable[Event], least: int | None = None) -> None:
+    """Add what events change to what earlier ones changed; a level without a change is dropped.
+
+    Raises:
+        ValueError: A sum falls below ``least``.
+    """
     for event in events:
         change = level_change(event)
         if change is None:
@@ -346,6 +351,8 @@ def _add_changes(sums: _Changes, events: Iterable[Event]) -> None:
         if levels is None:
             levels = sums[instrument, side] = {}
         quantity += levels.get(price, 0)
+        if least is not None and quantity < least:
+            raise ValueError(f"{instrument}, {side.value}, {price}: {quantity} would rest there")
         if quantity:
             levels[price] = quantity
         else:

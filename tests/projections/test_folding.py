@@ -14,7 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from exchange.domain.events import Event
+from exchange.domain.events import Event, OrderCancelled, OrderRested
+from exchange.domain.values import CancelReason, Price, Quantity, Side
 from exchange.log.events import load_event
 from exchange.log.schema import metadata
 from exchange.ports import StoredEvent
@@ -288,3 +289,17 @@ def digests_of_entries() -> dict[str, str]:
     for stored in read_sample():
         entries.setdefault(stored.type, feed.feed_entry(stored))
     return {kind: sha256(repr(entry).encode()).hexdigest()[:16] for kind, entry in entries.items()}
+
+
+def test_a_book_refuses_the_event_that_takes_more_than_rests_at_a_level() -> None:
+    placed, cancelled = (
+        OrderRested("1", "ann", "SMALL-0", Side.SELL, Price(5), Quantity(10), 1),
+        OrderCancelled(
+            "1", "ann", "SMALL-0", Side.SELL, Price(5), Quantity(10), CancelReason.REQUESTED, 2
+        ),
+    )
+    fold = BookFold()
+    fold.add(LogPart(0, 1, [placed, cancelled]))
+
+    with pytest.raises(ValueError, match="SMALL-0, sell, 5: -10 would rest there"):
+        fold.add(LogPart(0, 3, [cancelled]))
