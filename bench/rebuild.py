@@ -47,6 +47,7 @@ from exchange.stack.migrations import migrate
 from exchange.stack.services.services import LocalServices, remove
 from projections.builder.build import Build
 from projections.builder.comparing.compare import compare
+from projections.builder.giving_way import GivingWay
 from projections.builder.reading import Projection
 from projections.feed import NAME as FEED
 from projections.lifecycle.changes import (
@@ -57,7 +58,7 @@ from projections.lifecycle.changes import (
     retire,
 )
 from projections.lifecycle.definitions import Definitions
-from projections.lifecycle.generations import generations_of
+from projections.lifecycle.generations import Generation, generations_of
 from projections.lifecycle.retiring import drop
 from projections.lifecycle.switching import switch as switch_to
 from projections.projector.projector import run_projector
@@ -110,6 +111,10 @@ class Venue:
     def of(self, name: str) -> Projection:
         return self.definitions.of_projection(name)[0]
 
+    def build_of(self, definition: Projection, generation: Generation) -> Build:
+        giving_way = GivingWay(self.definitions)
+        return Build(self.connect, self.redis, definition, generation, giving_way)
+
 
 async def read_alone(venue: Venue, up_to: int) -> None:
     """Read and decode the log, and do nothing with it."""
@@ -134,7 +139,7 @@ async def rebuild(venue: Venue, name: str, taken: Taken) -> None:
     definition, connection = venue.of(name), venue.connection
     number = await begin_rebuild(connection, name, definition.fingerprint, OPERATOR)
     generation = (await generations_of(connection, name))[-1]
-    build = Build(venue.connect, venue.redis, definition, generation)
+    build = venue.build_of(definition, generation)
     taken.build_s.append(await seconds_of(build.run))
     taken.steps_s.append(dict(build.seconds))
     log, session = await venue.connect(), await venue.connect()
@@ -162,7 +167,7 @@ async def rebuild_feed(venue: Venue, taken: Taken) -> None:
     async def filled() -> None:
         number = await begin_rebuild(connection, FEED, definition.fingerprint, OPERATOR)
         generation = (await generations_of(connection, FEED))[-1]
-        await Build(venue.connect, venue.redis, definition, generation).run()
+        await venue.build_of(definition, generation).run()
         await _until_filled(venue, number)
 
     taken.build_s.append(await seconds_of(filled))

@@ -268,16 +268,22 @@ def test_the_dashboard_has_a_row_of(row: str) -> None:
 
 def test_a_build_is_shown_while_it_runs_and_its_end_is_counted() -> None:
     metrics = BuilderMetrics()
-    done = 0
 
-    def shown(name: str) -> float | None:
-        return metrics.registry.get_sample_value(name, {"projection": "book"})
+    def shown(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(
+            f"exchange_builder_{name}", {"projection": "book", **labels}
+        )
 
-    with metrics.building("book", lambda: done, lambda: 9):
-        done = 5
-        assert shown("exchange_builder_events_done") == 5
-        assert shown("exchange_builder_events_wanted") == 9
-    assert shown("exchange_builder_events_done") is shown("exchange_builder_events_wanted") is None
+    metrics.show("book", "reading", 5, 9, 2.5)
+    assert shown("events_done", step="reading") == 5
+    assert shown("events_wanted", step="reading") == 9
+    assert shown("seconds_left") == 2.5
+    metrics.show("book", "catching-up", 7, 9, None)
+    metrics.show_only({"book"})
+    assert shown("events_done", step="catching-up") == 7
+    assert shown("events_done", step="reading") is shown("seconds_left") is None
+    metrics.show_only(set())
+    assert shown("events_done", step="catching-up") is None
     for outcome in OUTCOMES:
         labels = {"projection": "book", "outcome": outcome}
         assert metrics.registry.get_sample_value("exchange_builder_builds_total", labels) == 0

@@ -1,6 +1,8 @@
 """How a generation is built beside the one that is read, compared with the log, and switched.
 
-In reading order: ``rows`` (where the rows go), ``reading`` (the log, part by part), ``build`` (one
-build), ``comparing`` (a generation with the log), ``builder`` (all that is to do, in order),
-``estimate`` (how long it takes), ``metrics`` (what a builder process counts).
+In reading order: ``steps`` (their names), ``rows`` (where the rows go), ``reading`` (the log, part
+by part), ``giving_way`` (to live generations), ``build`` (one build), ``comparing`` (a generation
+with the log), ``working`` (how a loop of the builder works), ``builder`` (all that is to do, in
+order), ``tidying`` (what is retired), ``estimate`` (how long it takes), ``metrics`` (what a builder
+process counts).
 """

@@ -1,14 +1,16 @@
 """One build: the log folded in memory, written to a generation, and handed to the followers.
 
 Read ``Build.run``. The log is read in parts. What no later event changes is written while the next
-part is read. Every ``ROUND_EVENTS`` the rows, how far they are and the rest of the fold are stored
-in one transaction; a build that is killed goes on from there.
+part is read. Every ``ROUND_EVENTS``, of all shards together, the rows, how far they are and the
+rest of the fold are stored in one transaction; a build that is killed goes on from there. In Redis
+there is nothing until the end, so of a model there the fold is kept until then.
 """
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -17,43 +19,50 @@ from asyncpg.transaction import Transaction
 from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
+from projections.builder.giving_way import GivingWay
 from projections.builder.reading import CannotFold, Projection, blamed, read_parts
 from projections.builder.rows import Keys, Tables, store_of
+from projections.builder.steps import INDEXING, READING
+from projections.builder.working import Connect
 from projections.folding import Fold, LogPart, Rows
 from projections.lifecycle.changes import mark_built
-from projections.lifecycle.generations import BUILDING, Generation
+from projections.lifecycle.generations import BUILDING, CATCHING_UP, Generation
 
-READING: Final = "reading"
-INDEXING: Final = "indexing"
+logger = logging.getLogger(__name__)
 
 WRITE_EVENTS: Final = 50_000  # so that the server writes rows while the next events are folded
 ROUND_EVENTS: Final = 2_000_000  # some ten seconds' work, which a kill may cost
-# An open order takes 1 kB and a position a third of that, so 2 GB at most. Beyond it followers go
-# on from where the fold is.
-FOLD_ROWS_MAX: Final = 2_000_000
+# Holds a build to 2 GB. Of all rows an open order is the largest: up to 1 kB in the fold, and at
+# the end of a round 0.4 kB in its dump and as much where that is sent from. So a dump stays far
+# below the 1 GB that a value may have in PostgreSQL. Beyond it, followers go on from the fold.
+FOLD_ROWS_MAX: Final = 1_000_000
 # Followers do the rest. More than this is read again in bulk, as long as it gets less.
-LEFT_EVENTS_MAX: Final = 20_000
+BULK_EVENTS_MIN: Final = 20_000
 TELL_S: Final = 0.5
-LIVE_LAG_EVENTS_MAX: Final = 2_000  # one batch of a follower; beyond it a build gives way
-GIVE_WAY_S: Final = 0.05  # after each part, which takes some 3 ms: the build nearly stands
 
 READ_BUILD: Final = """
-select step, done, wanted, seconds, positions, fold from builds
+select step, done, wanted, seconds, positions, fold is not null as has_fold from builds
 where projection = $1 and generation = $2
 """
 
-BEGIN_BUILD: Final = """
+READ_FOLD: Final = "select fold from builds where projection = $1 and generation = $2"
+
+BEGIN_BUILD: Final = f"""
 insert into builds (projection, generation, step, done, wanted, seconds, positions)
-values ($1, $2, 'reading', 0, $3, '{}', '{}')
+values ($1, $2, '{READING}', 0, $3, '{{}}', '{{}}')
 on conflict (projection, generation) do update set
-    step = 'reading', done = 0, wanted = $3, seconds = '{}', positions = '{}', fold = null
+    step = '{READING}', done = 0, wanted = $3, seconds = '{{}}', positions = '{{}}', fold = null
+"""
+
+READ_ON: Final = f"""
+update builds set step = '{READING}' where projection = $1 and generation = $2
 """
 
 # A build that was killed goes on at its step, and after the last round no fold is stored to read on
 # with. So a word on the reading that comes after that round does not change the step.
-TELL: Final = """
+TELL: Final = f"""
 update builds set
-    step = case when step = 'indexing' and $3 = 'reading' then step else $3 end,
+    step = case when step = '{INDEXING}' and $3 = '{READING}' then step else $3 end,
     done = $4, wanted = $5, seconds = $6, told_at = clock_timestamp()
 where projection = $1 and generation = $2
 """
@@ -64,12 +73,8 @@ update builds set step = $3, positions = $4, fold = $5 where projection = $1 and
 
 READ_STATE: Final = "select state from generations where projection = $1 and generation = $2"
 
-READ_LIVE_LAG: Final = """
-select coalesce(max(head.position - checkpoints.position), 0)
-from live join checkpoints using (projection, generation) join head using (shard)
-"""
-
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
+Told = Callable[[str, int, int, Mapping[str, float]], None]
+"""Is told the step, the events that are done, those that are wanted, and the steps' seconds."""
 
 
 class Stopped(Exception):
@@ -85,18 +90,22 @@ class Build:
         redis: Redis,
         projection: Projection,
         generation: Generation,
+        giving_way: GivingWay,
         *,
         skips: Set[tuple[int, int]] = frozenset(),
+        on_told: Told = lambda *_: None,
     ) -> None:
         self._connect = connect
         self._projection = projection
         self._generation = generation
         self._place = (generation.projection, generation.generation)
+        self._fields = {"projection": self._place[0], "generation": self._place[1]}
         self._store: Tables | Keys = store_of(projection, redis, generation.generation)
+        self._giving_way = giving_way
         self._skips = skips
-        self._pause_s = 0.0  # between two parts, while live generations are behind
+        self._on_told = on_told
         self._fold: Fold | None = None
-        self._stored: bytes | None = None  # the fold at the end of the last round
+        self._round_at = self._written_at = 0  # how many events were done then
         self._stored_positions: dict[int, int] = {}
         self._positions: dict[int, int] = {}
         self._times_ms: dict[int, int] = {}
@@ -147,31 +156,39 @@ class Build:
             if not await mark_built(writing, *self._place):
                 raise Stopped(f"generation {self._place[1]} of {self._place[0]} was stopped")
         self.seconds[INDEXING] = self._step_s
-        await writing.execute(TELL, *self._place, "catching-up", *self._told())
+        await self._tell(writing, CATCHING_UP)
 
     async def _begin(self, reading: asyncpg.Connection, writing: asyncpg.Connection) -> None:
         heads = await read_heads(reading)
         row = await reading.fetchrow(READ_BUILD, *self._place)
-        is_of_keys = isinstance(self._store, Keys)
-        if row is None or is_of_keys:
+        # Of keys nothing is stored but the fold.
+        if row is None or (self._is_of_keys and not row["has_fold"]):
             async with writing.transaction():
                 await self._store.prepare(writing)
                 await writing.execute(BEGIN_BUILD, *self._place, sum(heads.values()))
-            self._fold = self._stored_fold()
+            self._fold = await self._stored_fold(reading)
             self.wanted = sum(heads.values())
             self._begin_step(READING)  # making the tables does not count: the rate would be lower
             return
+        step = row["step"]
+        if self._is_of_keys:
+            step = READING
+            await writing.execute(READ_ON, *self._place)
         self.wanted = max(row["wanted"], sum(heads.values()))
         self.seconds = json.loads(row["seconds"])
         stored = json.loads(row["positions"])
         self._positions = {int(shard): at for shard, (at, _) in stored.items()}
         self._times_ms = {int(shard): time_ms for shard, (_, time_ms) in stored.items()}
-        self.done = sum(self._positions.values())
+        self.done = self._round_at = self._written_at = sum(self._positions.values())
         # The time of what has to be done again does not count: the rate would look too low.
         kept = self.done / row["done"] if row["step"] == READING and row["done"] else 1.0
-        self._begin_step(row["step"], self.seconds.pop(row["step"], 0.0) * min(1.0, kept))
-        self._stored, self._stored_positions = row["fold"], dict(self._positions)
-        self._fold = self._stored_fold()
+        self._begin_step(step, self.seconds.pop(step, 0.0) * min(1.0, kept))
+        self._stored_positions = dict(self._positions)
+        self._fold = await self._stored_fold(reading)
+
+    @property
+    def _is_of_keys(self) -> bool:
+        return isinstance(self._store, Keys)
 
     async def _read_all(self, reading: asyncpg.Connection, writing: asyncpg.Connection) -> None:
         """Fold the log, until few enough events are left for the followers."""
@@ -182,8 +199,13 @@ class Build:
         while True:
             heads = await read_heads(reading)
             behind = sum(heads.values()) - sum(self._positions.get(shard, 0) for shard in heads)
-            # A log that grows faster than it is read: the followers take over, as they may be able.
-            if left is not None and (behind <= LEFT_EVENTS_MAX or behind >= left):
+            if left is not None and behind <= BULK_EVENTS_MIN:
+                break
+            if left is not None and behind >= left:  # followers take over, as they may be able
+                logger.warning(
+                    "The log grows faster than a build reads it: followers do the rest",
+                    extra={**self._fields, "left": behind},
+                )
                 break
             left = behind
             self.wanted = max(self.wanted, sum(heads.values()))
@@ -202,7 +224,6 @@ class Build:
     ) -> bool:
         """Fold a shard's events up to ``head``; tell whether the fold had to be ended early."""
         after = self._positions.get(shard, 0)
-        round_at = written_at = self.done
         async for part in self._parts(reading, shard, after, head):
             try:
                 fold.add(part)
@@ -211,15 +232,18 @@ class Build:
             self._times_ms[shard] = part.events[-1].time_ms
             self._positions[shard] = part.first + len(part.events) - 1
             self.done = sum(self._positions.values())
-            if self._pause_s:
-                await asyncio.sleep(self._pause_s)
-            if self.done - written_at >= WRITE_EVENTS:
-                written_at = self.done
+            await self._giving_way.pause()
+            if self.done - self._written_at >= WRITE_EVENTS:
+                self._written_at = self.done
                 await self._write(writing, fold.finished())
-            if self.done - round_at >= ROUND_EVENTS and not isinstance(self._store, Keys):
-                round_at = self.done
+            if self.done - self._round_at >= ROUND_EVENTS:
+                self._round_at = self.done
                 await self._end_round(writing, fold, is_last=False)
             if fold.size > FOLD_ROWS_MAX:
+                logger.warning(
+                    "A build outgrew its memory: followers do the rest, more slowly",
+                    extra={**self._fields, "rows": fold.size, "done": self.done},
+                )
                 await self._end_round(writing, fold, is_last=True)
                 return True
         self._positions[shard] = head
@@ -228,10 +252,10 @@ class Build:
 
     async def _blame(self, part: LogPart, error: Exception) -> CannotFold:
         """Find the event of a part that cannot be applied, by folding the shard once more."""
-        fold = self._stored_fold()
-        assert fold is not None
         after = self._stored_positions.get(part.shard, 0)
         async with self._connection() as reading:
+            fold = await self._stored_fold(reading)
+            assert fold is not None
             before = self._parts(reading, part.shard, after, part.first - 1)
             return await blamed(fold, before, part, error)
 
@@ -240,11 +264,13 @@ class Build:
     ) -> AsyncIterator[LogPart]:
         return read_parts(reading, self._projection, self._skips, shard, after, up_to)
 
-    def _stored_fold(self) -> Fold | None:
+    async def _stored_fold(self, connection: asyncpg.Connection) -> Fold | None:
+        """Return the fold as of the end of the last round."""
         kind = self._projection.fold
-        if kind is None or self._stored is None:
-            return None if kind is None else kind()
-        return kind.load(self._stored)
+        if kind is None:
+            return None
+        stored = await connection.fetchval(READ_FOLD, *self._place)
+        return kind() if stored is None else kind.load(stored)
 
     async def _write(self, writing: asyncpg.Connection, rows: Rows) -> None:
         """Begin to write rows in the transaction of the round, after those before them."""
@@ -269,30 +295,32 @@ class Build:
             await self._until_written()
             self.seconds[READING] = self._step_s
         positions = {str(s): (at, self._times_ms.get(s, 0)) for s, at in self._positions.items()}
-        kept = None if is_last else fold.dump()
-        step = INDEXING if is_last else READING
+        is_written = is_last and not self._is_of_keys
+        kept = None if is_written else fold.dump()
+        step = INDEXING if is_written else READING
         await writing.execute(KEEP_ROUND, *self._place, step, json.dumps(positions), kept)
         assert self._round is not None
         await self._round.commit()
         self._round = None
-        self._stored, self._stored_positions = kept, dict(self._positions)
+        self._stored_positions = dict(self._positions)
 
     async def _tell_until_stopped(self, telling: asyncpg.Connection) -> None:
         """Tell how far the build is, until its generation is not to be built any more."""
         while not self._is_handing_over:
-            await telling.execute(TELL, *self._place, self.step, *self._told())
+            await self._tell(telling, self.step)
             state = await telling.fetchval(READ_STATE, *self._place)
             if state != BUILDING and not self._is_handing_over:
                 raise Stopped(f"generation {self._place[1]} of {self._place[0]} is {state}")
-            is_behind = await telling.fetchval(READ_LIVE_LAG) > LIVE_LAG_EVENTS_MAX
-            self._pause_s = GIVE_WAY_S if is_behind else 0.0
+            await self._giving_way.look(telling)
             await asyncio.sleep(TELL_S)
 
-    def _told(self) -> Sequence[object]:
+    async def _tell(self, connection: asyncpg.Connection, step: str) -> None:
         seconds = {**self.seconds}
         if self.step not in seconds:
             seconds[self.step] = self._step_s
-        return (self.done, self.wanted, json.dumps(seconds))
+        self._on_told(step, self.done, self.wanted, seconds)
+        row = (step, self.done, self.wanted, json.dumps(seconds))
+        await connection.execute(TELL, *self._place, *row)
 
     def _begin_step(self, step: str, spent_s: float = 0.0) -> None:
         """Begin a step, or go on with one for which ``spent_s`` was spent already."""

@@ -1,7 +1,8 @@
 """The builder's process: takes up what operators want built, one generation at a time.
 
-Read ``Builder.run``. All that it is to do is in the database, so it may be killed at any moment:
-the next one goes on. Two builders never work on the same projection.
+Read ``Builder.build_next``. All that it is to do is in the database, so it may be killed at any
+moment: the next one goes on. Two builders never work on the same projection. A generation that
+cannot be built is marked as failed, and holds up no other.
 """
 
 import asyncio
@@ -12,48 +13,61 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import asyncpg
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
 from exchange.log.replay import Undecodable
 from exchange.ports import LogCorrupt
-from exchange.waiting import heed_cancellation, retrieve_error
-from projections.builder.build import TELL, Build, Connect, Stopped
+from exchange.waiting import retrieve_error
+from projections.builder.build import READ_STATE, TELL, Build, Stopped
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.comparing.shadow import TooManyRows
+from projections.builder.estimate import Pace, read_pace, seconds_left
+from projections.builder.giving_way import GivingWay
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
 from projections.builder.reading import CannotFold, Projection
-from projections.lifecycle.changes import By, Refused, mark_failed, mark_verified
+from projections.builder.steps import DONE, FALLING_BEHIND, SWITCHING, VERIFYING
+from projections.builder.tidying import Tidier
+from projections.builder.working import POLL_S, Connect, alone, work
+from projections.lifecycle.changes import (
+    By,
+    Refused,
+    mark_failed,
+    mark_verified,
+)
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import (
     BUILDING,
     CATCHING_UP,
     Generation,
+    generations_of,
     read_generations,
 )
-from projections.lifecycle.retiring import drop, droppable, retire_overdue
 from projections.lifecycle.skips import read_skips, skipped
 from projections.lifecycle.switching import Behind, give_up_switch, switch
 from projections.stores.checkpoints import ReadModelUnavailable
-from projections.stores.failures import Outage, is_store_failure
-from projections.stores.fingerprints import has_shape_of
+from projections.stores.failures import is_store_failure
 
 logger = logging.getLogger(__name__)
 
-POLL_S: Final = 0.25
 SWITCH_PAUSE_S: Final = 2.0  # a try holds the live generation for a quarter of a second
-LEFT_EVENTS_MAX: Final = 2_000  # one batch of a follower; the switch waits for the rest
-VERIFYING: Final = "verifying"
-SWITCHING: Final = "switching"
-DONE: Final = "done"
-
-LOCK_CLASS: Final = 0x4255494C  # "BUIL"
-TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext($2))"
-UNLOCK: Final = "select pg_advisory_unlock($1, hashtext($2))"
+NEAR_EVENTS: Final = 2_000  # one batch of a follower; the switch waits for the rest
+# Followers apply a batch in milliseconds. So a generation that they bring nearer does get nearer
+# within this, even when they give way to live ones for a second at a time.
+NEARER_WITHIN_S: Final = 30.0
 
 READ_SECONDS: Final = "select seconds from builds where projection = $1 and generation = $2"
+
+
+class _Approach(Struct):
+    """How near to the head a generation came that is caught up, and when."""
+
+    left: int
+    at_s: float
+    is_told: bool = False  # that it does not get nearer
 
 
 class Builder:
@@ -71,78 +85,76 @@ class Builder:
         self._connect = connect
         self._redis = redis
         self._definitions = definitions
-        self._keep_hours = keep_former_hours
         self._metrics = metrics
-        self._outage = Outage("The builder", {})
+        self._giving_way = GivingWay(definitions)
+        self._tidier = Tidier(connect, redis, definitions, keep_former_hours=keep_former_hours)
+        self._approaches: dict[tuple[str, int], _Approach] = {}
+        self._paces: dict[tuple[str, int], Pace] = {}
 
     async def run(self) -> None:
         """Work until cancelled."""
-        while True:
-            try:
-                await self._work()
-            except Exception as error:
-                if not is_store_failure(error):
-                    raise
-                await self._outage.wait(error)
-            heed_cancellation()
-
-    async def _work(self) -> None:
-        """Do what there is to do, over one connection, until it is lost."""
-        connection = await self._connect()
-        try:
-            while True:
-                await self.tidy(connection)
-                if not await self.build_next(connection):
-                    await asyncio.sleep(POLL_S)
-                self._outage.over()
-                heed_cancellation()
-        finally:
-            connection.terminate()
-
-    async def tidy(self, connection: asyncpg.Connection) -> None:
-        """Retire what was kept for long enough, and delete what is retired."""
-        for projection, generation in await retire_overdue(connection, self._keep_hours):
-            fields = {"projection": projection, "generation": generation}
-            logger.info("Retired the former generation: its time is over", extra=fields)
-        for projection, generation, made_by in await droppable(connection):
-            # Only a build that has its tables can tell which they are.
-            mine = [
-                definition
-                for definition in self._definitions.of_projection(projection)
-                if not definition.tables or has_shape_of(made_by, definition.fingerprint)
-            ]
-            if not mine:
-                continue
-            tables = {table.name for definition in mine for table in definition.tables}
-            fields = {"projection": projection, "generation": generation}
-            try:
-                await drop(connection, self._redis, sorted(tables), projection, generation)
-            except TimeoutError:  # a backup reads it, or who else has a long transaction
-                logger.info("A retired generation is still read", extra=fields)
-            else:
-                logger.info("Deleted a retired generation", extra=fields)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tidier.run())
+            tasks.create_task(work(self._connect, self.build_next, "The builder"))
 
     async def build_next(self, connection: asyncpg.Connection) -> bool:
-        """Do the next step for each generation that waits for a builder; tell if any was done."""
-        any_done = False
-        for generation in await read_generations(connection):
-            definition = self._definitions.of(generation)
-            if definition is None or not _is_wanted(generation):
-                continue
-            if await connection.fetchval(TRY_LOCK, LOCK_CLASS, generation.projection):
-                try:
-                    any_done |= await self._bring_live(connection, definition, generation)
-                finally:
-                    if not connection.is_closed():
-                        await connection.execute(UNLOCK, LOCK_CLASS, generation.projection)
+        """Do the next step for each generation that waits for a builder; tell if any was done.
+
+        Raises:
+            Exception: A store failed for one of them, after all others had their turn.
+        """
+        wanted = [one for one in await read_generations(connection) if self._is_wanted(one)]
+        self._forget_all_but(wanted)
+        any_done, failure = False, None
+        for generation in wanted:
+            try:
+                any_done |= await self._take_up(connection, generation)
+            except Exception as error:
+                if connection.is_closed() or not is_store_failure(error):
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return any_done
+
+    def _is_wanted(self, generation: Generation) -> bool:
+        """Tell whether a generation waits for this builder: for its rows, or for its switch."""
+        if self._definitions.of(generation) is None:
+            return False
+        if generation.state == BUILDING:
+            return True
+        return generation.state == CATCHING_UP and generation.replaces is not None
+
+    def _forget_all_but(self, wanted: list[Generation]) -> None:
+        places = {(one.projection, one.generation) for one in wanted}
+        self._metrics.show_only({projection for projection, _ in places})
+        for noted in (self._approaches, self._paces):
+            for place in noted.keys() - places:
+                del noted[place]
+
+    async def _take_up(self, connection: asyncpg.Connection, generation: Generation) -> bool:
+        place = (generation.projection, generation.generation)
+        async with alone(connection, generation.projection) as is_mine:
+            if not is_mine:
+                return False
+            now = await self._read_again(connection, generation)
+            definition = self._definitions.of(now)
+            if definition is None or not self._is_wanted(now):  # while others were built
+                return False
+            self._paces[place] = await read_pace(connection, place[0], besides=place[1])
+            return await self._bring_live(connection, definition, now)
+
+    async def _read_again(
+        self, connection: asyncpg.Connection, generation: Generation
+    ) -> Generation:
+        found = await generations_of(connection, generation.projection)
+        return next(one for one in found if one.generation == generation.generation)
 
     async def _bring_live(
         self, connection: asyncpg.Connection, definition: Projection, generation: Generation
     ) -> bool:
         """Build a generation, or verify and switch it if it has caught up; tell if that was so."""
-        place = (generation.projection, generation.generation)
-        fields: dict[str, object] = {"projection": place[0], "generation": place[1]}
+        fields = _fields(generation)
         try:
             if generation.state == BUILDING:
                 logger.info("Building a generation", extra=fields)
@@ -158,27 +170,56 @@ class Builder:
         except ReadModelUnavailable as error:  # Redis lost it meanwhile: followers fill it again
             logger.info("A build waits for its model", extra={**fields, "error": str(error)})
         except TooManyRows as error:
-            logger.error(
-                "A built generation was not switched", extra={**fields, "error": str(error)}
-            )
-            await give_up_switch(connection, *place, str(error))
+            await self._give_up(connection, generation, error)
         except Stopped as stopped:
             logger.info("A build was stopped", extra={**fields, "reason": str(stopped)})
-        except (CannotFold, Undecodable) as error:
-            at = (error.shard, error.position)
-            why = f"shard {error.shard}: {error}"
-            # If the event was skipped since the build began, the next try passes over it.
-            if await mark_failed(connection, *place, why, at, found_by="builder"):
-                fields["error"] = str(error)
-                logger.critical("A build stopped at an event", extra=fields)
-                self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
-        except LogCorrupt as error:
-            logger.critical("A build found the log damaged", extra={**fields, "error": str(error)})
-            await mark_failed(
-                connection, *place, f"the log is damaged: {error}", found_by="builder"
-            )
-            self._metrics.builds.labels(place[0], BUILD_FAILED).inc()
+        except Exception as error:
+            if is_store_failure(error):
+                raise
+            await self._fail(connection, generation, error)
         return False
+
+    async def _fail(
+        self, connection: asyncpg.Connection, generation: Generation, error: Exception
+    ) -> None:
+        """Mark a generation failed that cannot be built, whatever the reason.
+
+        The next try would meet it at once, and no other model would be built.
+        """
+        fields = {**_fields(generation), "error": str(error)}
+        if isinstance(error, CannotFold | Undecodable):
+            # If the event was skipped since the build began, the next try passes over it.
+            why, at = f"shard {error.shard}: {error}", (error.shard, error.position)
+            if await self._mark_failed(connection, generation, why, at):
+                logger.critical("A build stopped at an event", extra=fields)
+        elif isinstance(error, LogCorrupt):
+            logger.critical("A build found the log damaged", extra=fields)
+            await self._mark_failed(connection, generation, f"the log is damaged: {error}")
+        else:
+            logger.critical("A build cannot go on", extra=fields, exc_info=error)
+            await self._mark_failed(connection, generation, repr(error))
+
+    async def _give_up(
+        self, connection: asyncpg.Connection, generation: Generation, error: Exception
+    ) -> None:
+        fields = {**_fields(generation), "error": str(error)}
+        logger.error("A built generation was not switched", extra=fields)
+        place = (generation.projection, generation.generation)
+        await give_up_switch(connection, *place, str(error))
+
+    async def _mark_failed(
+        self,
+        connection: asyncpg.Connection,
+        generation: Generation,
+        why: str,
+        at: tuple[int, int] | None = None,
+    ) -> bool:
+        """Mark a generation failed; tell if it was, since ``at`` may have been skipped."""
+        place = (generation.projection, generation.generation)
+        if not await mark_failed(connection, *place, why, at, found_by="builder"):
+            return False
+        self._metrics.builds.labels(generation.projection, BUILD_FAILED).inc()
+        return True
 
     async def _build(
         self, connection: asyncpg.Connection, definition: Projection, generation: Generation
@@ -188,11 +229,22 @@ class Builder:
             generation.projection,
             definition.fingerprint,
         )
-        build = Build(self._connect, self._redis, definition, generation, skips=skips)
-        name = generation.projection
-        with self._metrics.building(name, lambda: build.done, lambda: build.wanted):
-            await build.run()
-        self._metrics.build_seconds.labels(name).set(sum(build.seconds.values()))
+
+        def show(step: str, done: int, wanted: int, seconds: Mapping[str, float]) -> None:
+            self._show(generation, step, done, wanted, seconds)
+
+        build = Build(
+            self._connect,
+            self._redis,
+            definition,
+            generation,
+            self._giving_way,
+            skips=skips,
+            on_told=show,
+        )
+        await build.run()
+        took_s = sum(build.seconds.values())
+        self._metrics.build_seconds.labels(generation.projection).set(took_s)
 
     async def _has_caught_up(
         self, connection: asyncpg.Connection, definition: Projection, generation: Generation
@@ -201,9 +253,31 @@ class Builder:
         heads = await read_heads(connection)
         reached = await definition.reached(generation.generation, list(heads))
         left = sum(max(0, head - reached.get(shard, 0)) for shard, head in heads.items())
-        if reached.keys() >= heads.keys() and left <= LEFT_EVENTS_MAX:
+        if reached.keys() >= heads.keys() and left <= NEAR_EVENTS:
+            self._approaches.pop((generation.projection, generation.generation), None)
             return True
-        await self._tell(connection, generation, CATCHING_UP, sum(reached.values()), heads)
+        step = CATCHING_UP if self._gets_nearer(generation, left) else FALLING_BEHIND
+        done = sum(reached.values())
+        await self._tell(connection, generation, step, done, sum(heads.values()))
+        return False
+
+    def _gets_nearer(self, generation: Generation, left: int) -> bool:
+        """Tell whether a generation was lately nearer to the heads than ever; log if not."""
+        place = (generation.projection, generation.generation)
+        now_s = asyncio.get_running_loop().time()
+        nearest = self._approaches.setdefault(place, _Approach(left, now_s))
+        if left < nearest.left:
+            self._approaches[place] = _Approach(left, now_s)
+            return True
+        if now_s - nearest.at_s <= NEARER_WITHIN_S:
+            return True
+        if not nearest.is_told:
+            nearest.is_told = True
+            logger.warning(
+                "A generation does not get nearer to the head: the log grows faster than"
+                " projectors apply it, or none of them runs",
+                extra={**_fields(generation), "left": left},
+            )
         return False
 
     async def _is_verified(
@@ -213,8 +287,9 @@ class Builder:
         place = (generation.projection, generation.generation)
         found = await self._compared(connection, definition, generation)
         if found.different:
-            first = found.examples[0]
-            told = f"{found.different} rows differ from the log, first {first.table} {first.key}"
+            told = f"{found.different} rows differ from the log"
+            for first in found.examples[:1]:
+                told += f", first {first.table} {first.key}"
             logger.critical("A generation differs from the log", extra={"differs": told})
             await mark_failed(connection, *place, told, found_by="builder")
             self._metrics.builds.labels(place[0], DIFFERS).inc()
@@ -225,7 +300,13 @@ class Builder:
     async def _compared(
         self, connection: asyncpg.Connection, definition: Projection, generation: Generation
     ) -> Comparison:
-        begun_s = asyncio.get_running_loop().time()
+        """Compare a generation with the log, as long as it is to be switched.
+
+        Raises:
+            Stopped: It was paused or retired meanwhile, or has failed.
+        """
+        now_s = asyncio.get_running_loop().time
+        begun_s = now_s()
         progress = {"done": 0, "of": 0}
 
         def note(_what: str, done: int, of: int) -> None:
@@ -242,7 +323,7 @@ class Builder:
                 generation.projection,
                 definition.fingerprint,
             )
-            work = asyncio.create_task(
+            comparing = asyncio.create_task(
                 compare(
                     log,
                     session,
@@ -251,26 +332,30 @@ class Builder:
                     generation.generation,
                     skips=skips,
                     on_progress=note,
+                    give_way=self._giving_way.pause,
                 )
             )
-            work.add_done_callback(retrieve_error)  # if the builder is stopped meanwhile
-            opened.callback(work.cancel)
-            while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
-                heads = {0: progress["of"]}
-                seconds = asyncio.get_running_loop().time() - begun_s
-                await self._tell(
-                    connection, generation, VERIFYING, progress["done"], heads, seconds
-                )
-            seconds = asyncio.get_running_loop().time() - begun_s
-            heads = await read_heads(connection)
-            done = sum(heads.values())
-            await self._tell(connection, generation, SWITCHING, done, heads, seconds)
-            return work.result()
+            comparing.add_done_callback(retrieve_error)  # if the builder is stopped meanwhile
+            opened.callback(comparing.cancel)
+            while not (await asyncio.wait({comparing}, timeout=POLL_S))[0]:
+                done, of = progress["done"], progress["of"]
+                await self._tell(connection, generation, VERIFYING, done, of, now_s() - begun_s)
+                await self._check_goes_on(connection, generation)
+                await self._giving_way.look(connection)
+            done = sum((await read_heads(connection)).values())
+            await self._tell(connection, generation, SWITCHING, done, done, now_s() - begun_s)
+            return comparing.result()
+
+    async def _check_goes_on(self, connection: asyncpg.Connection, generation: Generation) -> None:
+        place = (generation.projection, generation.generation)
+        state = await connection.fetchval(READ_STATE, *place)
+        if state != CATCHING_UP:
+            raise Stopped(f"generation {place[1]} of {place[0]} is {state}")
 
     async def _switch(self, connection: asyncpg.Connection, generation: Generation) -> bool:
         """Switch a verified generation live; tell whether it is done with."""
         place = (generation.projection, generation.generation)
-        fields: dict[str, object] = {"projection": place[0], "generation": place[1]}
+        fields = _fields(generation)
         by = By(generation.begun_by or "builder", "it is built and verified")
         try:
             await switch(
@@ -278,17 +363,18 @@ class Builder:
             )
         except Behind as error:
             logger.info("A switch waits", extra={**fields, "error": str(error)})
+            done = sum((await read_heads(connection)).values())
+            await self._tell(connection, generation, SWITCHING, done, done)
             await asyncio.sleep(SWITCH_PAUSE_S)
             return False
         except Refused as error:
-            logger.error(
-                "A built generation was not switched", extra={**fields, "error": str(error)}
-            )
-            await give_up_switch(connection, *place, str(error))
+            # Stopped, it is to be switched once it goes on; else readers have another one by now.
+            await self._check_goes_on(connection, generation)
+            await self._give_up(connection, generation, error)
             return True
         logger.info("A rebuilt generation went live", extra=fields)
-        heads = await read_heads(connection)
-        await self._tell(connection, generation, DONE, sum(heads.values()), heads)
+        done = sum((await read_heads(connection)).values())
+        await self._tell(connection, generation, DONE, done, done)
         self._metrics.builds.labels(place[0], SWITCHED).inc()
         return True
 
@@ -298,18 +384,28 @@ class Builder:
         generation: Generation,
         step: str,
         done: int,
-        heads: Mapping[int, int],
+        wanted: int,
         verifying_s: float | None = None,
     ) -> None:
         place = (generation.projection, generation.generation)
         seconds = json.loads(await connection.fetchval(READ_SECONDS, *place) or "{}")
         if verifying_s is not None:
             seconds[VERIFYING] = verifying_s
-        await connection.execute(TELL, *place, step, done, sum(heads.values()), json.dumps(seconds))
+        self._show(generation, step, done, wanted, seconds)
+        await connection.execute(TELL, *place, step, done, wanted, json.dumps(seconds))
+
+    def _show(
+        self,
+        generation: Generation,
+        step: str,
+        done: int,
+        wanted: int,
+        seconds: Mapping[str, float],
+    ) -> None:
+        pace = self._paces[generation.projection, generation.generation]
+        left_s = seconds_left(pace, step, done, wanted, seconds)
+        self._metrics.show(generation.projection, step, done, wanted, left_s)
 
 
-def _is_wanted(generation: Generation) -> bool:
-    """Tell whether a generation waits for a builder: for its rows, or for its switch."""
-    if generation.state == BUILDING:
-        return True
-    return generation.state == CATCHING_UP and generation.replaces is not None
+def _fields(generation: Generation) -> dict[str, object]:
+    return {"projection": generation.projection, "generation": generation.generation}

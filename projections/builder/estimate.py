@@ -11,9 +11,8 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from projections.builder.build import INDEXING, READING
+from projections.builder.steps import INDEXING, READING, VERIFYING
 
-VERIFYING: Final = "verifying"
 STEPS: Final = (READING, INDEXING, VERIFYING)
 
 # Events a second, and the other steps as parts of the reading, on two cores that do other work too.
@@ -24,11 +23,10 @@ OTHER_PARTS: Final = (0.02, 1.0)
 # A shorter build took as long as it takes to make tables and to wait, whatever it read.
 TELLING_S_MIN: Final = 2.0
 
-READ_LAST: Final = """
+READ_LAST: Final = f"""
 select done, seconds from builds
-where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? 'verifying' and $3 <= (
-    select sum(taken.value::float) from jsonb_each_text(seconds::jsonb) as taken
-)
+where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? '{VERIFYING}'
+    and $3 <= (select sum(taken.value::float) from jsonb_each_text(seconds::jsonb) as taken)
 order by generation desc limit 1
 """
 

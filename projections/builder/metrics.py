@@ -2,12 +2,11 @@
 
 Read ``BuilderMetrics``. Every outcome of every projection is 0 from the start, so that the first
 failed build is an increase that an alert sees; a label that appears with the value 1 is none. How
-far a build is, is shown only while it runs: what stays behind would look like a build that stands
-still.
+far a rebuild is, is shown from its first event to its switch, and not after it: what stays behind
+would look like a rebuild that stands still.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Set
 from typing import Final
 
 from exchange.telemetry.metrics import ProcessMetrics
@@ -26,14 +25,22 @@ class BuilderMetrics(ProcessMetrics):
         super().__init__()
         self.events_done = self.gauge(
             "exchange_builder_events_done",
-            "Events that the running build has applied",
+            "Events that this step of the running rebuild has applied, or compared",
             "projection",
+            "step",
         )
         self.events_wanted = self.gauge(
             "exchange_builder_events_wanted",
-            "Events that the running build needs to be as far as the log",
+            "Events that this step of the running rebuild has to apply, or compare",
+            "projection",
+            "step",
+        )
+        self.seconds_left = self.gauge(
+            "exchange_builder_seconds_left",
+            "How long the running rebuild still takes, while that can be told",
             "projection",
         )
+        self._steps: dict[str, str] = {}  # that are shown, by projection
         self.builds = self.counter(
             "exchange_builder_builds", "Builds that ended, by how", "projection", "outcome"
         )
@@ -46,15 +53,29 @@ class BuilderMetrics(ProcessMetrics):
             for outcome in OUTCOMES:
                 self.builds.labels(projection, outcome)
 
-    @contextmanager
-    def building(
-        self, projection: str, done: Callable[[], int], wanted: Callable[[], int]
-    ) -> Iterator[None]:
-        """Show how far the build of a projection is, until it ends."""
-        self.events_done.labels(projection).set_function(done)
-        self.events_wanted.labels(projection).set_function(wanted)
-        try:
-            yield
-        finally:
-            self.events_done.remove(projection)
-            self.events_wanted.remove(projection)
+    def show(
+        self, projection: str, step: str, done: int, wanted: int, left_s: float | None
+    ) -> None:
+        """Show how far the rebuild of a projection is, in place of what was shown of it."""
+        if self._steps.get(projection) != step:
+            self._hide(projection)
+        self._steps[projection] = step
+        self.events_done.labels(projection, step).set(done)
+        self.events_wanted.labels(projection, step).set(wanted)
+        if left_s is not None:
+            self.seconds_left.labels(projection).set(left_s)
+
+    def show_only(self, projections: Set[str]) -> None:
+        """Show no rebuild of any other projection: it has ended."""
+        for projection in self._steps.keys() - projections:
+            self._hide(projection)
+
+    def _hide(self, projection: str) -> None:
+        step = self._steps.pop(projection, None)
+        if step is None:
+            return
+        self.events_done.remove(projection, step)
+        self.events_wanted.remove(projection, step)
+        # It is told in some steps only; a later step must not show what an earlier one told.
+        self.seconds_left.labels(projection)
+        self.seconds_left.remove(projection)

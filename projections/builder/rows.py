@@ -10,7 +10,9 @@ from typing import Final, Protocol
 
 import asyncpg
 from redis.asyncio import Redis
+from sqlalchemy import Table
 
+from projections.builder.reading import Projection
 from projections.folding import Rows
 from projections.lifecycle.retiring import delete_keys
 from projections.stores.partitions import (
@@ -91,7 +93,11 @@ class Tables:
                 try:
                     await connection.execute(text.format(name=table))
                 except asyncpg.UniqueViolationError:
-                    await self._delete_older(connection, name)
+                    last = self._projection.last_event[name]
+                    if last is None:  # then no log gives two rows with the same key
+                        raise
+                    parent = next(one for one in self._projection.tables if one.name == name)
+                    await connection.execute(delete_older(table, parent, last))
                     await connection.execute(text.format(name=table))
 
     async def finish(
@@ -102,17 +108,6 @@ class Tables:
         for shard, position in sorted(positions.items()):
             row = (*place, shard, position, times_ms.get(shard, 0))
             await connection.execute(PUT_CHECKPOINT, *row)
-
-    async def _delete_older(self, connection: asyncpg.Connection, name: str) -> None:
-        """Keep the newer of two rows with the same key: an older log may begin an order twice."""
-        table = partition(name, self._generation)
-        last = self._projection.last_event[name]
-        parent = next(t for t in self._projection.tables if t.name == name)
-        same = " and ".join(f"older.{c.name} = newer.{c.name}" for c in parent.primary_key)
-        await connection.execute(
-            f"delete from {table} as older using {table} as newer"
-            f" where {same} and older.{last} < newer.{last}"
-        )
 
 
 class Keys:
@@ -150,10 +145,26 @@ class Keys:
             await end_filling(*place, shard, log, position, times_ms.get(shard, 0))
 
 
-def store_of(
-    projection: PostgresProjection | RedisProjection, redis: Redis, generation: int
-) -> Tables | Keys:
+def store_of(projection: Projection, redis: Redis, generation: int) -> Tables | Keys:
     """Return where the rows of a generation go."""
     if isinstance(projection, PostgresProjection):
         return Tables(projection, generation)
     return Keys(redis, projection, generation)
+
+
+def delete_older(name: str, parent: Table, last_event: str) -> str:
+    """Return what keeps the newer of two rows with the same key: an order may have begun twice.
+
+    Args:
+        name: The table, which has the parent's key.
+        parent: The table of the model.
+        last_event: The column that tells which row is newer.
+    """
+    keys = [column.name for column in parent.primary_key if column.name != "generation"]
+    older, newest = (", ".join(f"{side}.{key}" for key in keys) for side in ("older", "newest"))
+    return (
+        f"delete from {name} as older using ("
+        f"select {', '.join(keys)}, max({last_event}) as last from {name}"
+        f" group by {', '.join(keys)} having count(*) > 1) as newest"
+        f" where ({older}) = ({newest}) and older.{last_event} < newest.last"
+    )

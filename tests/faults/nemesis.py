@@ -19,8 +19,7 @@ from websockets.exceptions import WebSocketException
 
 from exchange.stack.host.child import ManagedProcess
 from exchange.tools.market.following import connected
-from projections.builder.build import INDEXING, READING
-from projections.builder.builder import SWITCHING, VERIFYING
+from projections.builder.steps import INDEXING, READING, SWITCHING, VERIFYING
 from projections.lifecycle.generations import CATCHING_UP
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault

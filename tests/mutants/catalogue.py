@@ -613,15 +613,15 @@ MUTANTS = [
     Mutant(
         "a generation that differs from the log is switched live",
         "projections/builder/builder.py",
-        "        if found.different:\n            first",
-        "        if found.different < 0:\n            first",
+        "        if found.different:\n            told",
+        "        if found.different < 0:\n            told",
         BUILDER,
     ),
     Mutant(
         "a build forgets its fold at the end of a round",
         "projections/builder/build.py",
-        "kept = None if is_last else fold.dump()",
-        "kept = None if is_last else type(fold)().dump()",
+        "kept = None if is_written else fold.dump()",
+        "kept = None if is_written else type(fold)().dump()",
         BUILDER,
     ),
     Mutant(

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.log.reader import read_heads
-from projections.builder.build import Connect
+from projections.builder.working import Connect
 from projections.projector.projector import run_projector
 from projections.registry import IN_POSTGRES, IN_REDIS
 from projections.stores.checkpoints import SequenceWaits

@@ -31,11 +31,10 @@ from exchange.domain.events import TradeExecuted
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import read_heads
 from projections import registry, trades
-from projections.builder.build import Connect
-from projections.builder.builder import Builder
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
-from projections.builder.metrics import BuilderMetrics
+from projections.builder.tidying import Tidier
+from projections.builder.working import Connect
 from projections.folding import LogPart, Rows, fold_batch
 from projections.lifecycle.changes import Refused, read_operations, retire
 from projections.lifecycle.definitions import Definitions
@@ -479,14 +478,8 @@ async def test_a_build_deletes_only_tables_that_it_has(
     await retire(connection, NAME, number, OPERATOR)
     for former, is_left in (([], True), ([trades_projection], False)):
         build(later_trades, former)
-        builder = Builder(
-            connect,
-            redis,
-            Definitions(all_projections(engine, redis)),
-            keep_former_hours=24,
-            metrics=BuilderMetrics(),
-        )
-        await builder.tidy(connection)
+        definitions = Definitions(all_projections(engine, redis))
+        await Tidier(connect, redis, definitions, keep_former_hours=24).tidy(connection)
         (retired,) = await generations_of(connection, NAME)
         table = await connection.fetchval("select to_regclass('trades_g1')")
         assert (retired.dropped_at is None, table is not None) == (is_left, is_left)

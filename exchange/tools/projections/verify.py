@@ -19,8 +19,8 @@ from exchange.tools.terminal import ToolError, sized
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.comparing.shadow import Progress
-from projections.builder.estimate import VERIFYING
 from projections.builder.reading import Projection
+from projections.builder.steps import VERIFYING
 from projections.lifecycle.changes import Life, Refused, mark_verified
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skips, skipped

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from projections.builder.comparing.differences import Comparison
 from projections.builder.comparing.feed import compare_feed
 from projections.builder.comparing.keys import compare_keys
-from projections.builder.comparing.shadow import Progress
+from projections.builder.comparing.shadow import GiveWay, Progress, never_pause
 from projections.builder.comparing.tables import ComparedTables
 from projections.builder.reading import Projection
 from projections.stores.postgres import PostgresProjection
@@ -33,6 +33,7 @@ async def compare(
     made_by: Projection | None = None,
     skips: Set[tuple[int, int]] = frozenset(),
     on_progress: Progress = lambda _what, _done, _of: None,
+    give_way: GiveWay = never_pause,
 ) -> Comparison:
     """Compare every row of a generation with the fold of the log.
 
@@ -45,6 +46,7 @@ async def compare(
         made_by: The definition that built the generation, if it is another one.
         skips: The events that the fold passes over, by shard and position.
         on_progress: Told how far it is.
+        give_way: Called after each part of the log, but not while the moment is held.
 
     Raises:
         CannotFold: The definition cannot apply an event.
@@ -56,9 +58,11 @@ async def compare(
     if isinstance(projection, PostgresProjection):
         assert made_by is None or isinstance(made_by, PostgresProjection)
         work = ComparedTables(log, session, projection, made_by or projection, generation)
-        return await work.compare(skips, on_progress)
+        return await work.compare(skips, on_progress, give_way)
     assert made_by is None or isinstance(made_by, RedisProjection)
     if projection.fold is None:
         return await compare_feed(log, redis, projection, generation, skips, on_progress)
     made = made_by or projection
-    return await compare_keys(log, session, redis, projection, made, generation, skips, on_progress)
+    return await compare_keys(
+        log, session, redis, projection, made, generation, skips, on_progress, give_way
+    )

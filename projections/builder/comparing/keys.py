@@ -19,7 +19,7 @@ from projections.builder.comparing.differences import (
     named,
     only_in_one,
 )
-from projections.builder.comparing.shadow import Progress, Shadow
+from projections.builder.comparing.shadow import GiveWay, Progress, Shadow
 from projections.builder.reading import read_parts
 from projections.folding import Fold, Row
 from projections.stores.checkpoints import ReadModelUnavailable
@@ -40,6 +40,7 @@ async def compare_keys(
     generation: int,
     skips: Set[tuple[int, int]],
     on_progress: Progress,
+    give_way: GiveWay,
 ) -> Comparison:
     """Compare a model in Redis, one shard after the other, each as of one moment."""
     kept, found = projection.rows, made_by.rows
@@ -48,7 +49,8 @@ async def compare_keys(
     common = [name for name in kept.columns if name in found.columns]
     shards = sorted(await read_heads(log))
     shadow = Shadow(log, session, projection, skips, on_progress)
-    await shadow.fold_up_to(await complete_positions(redis, projection, generation, shards))
+    about = await complete_positions(redis, projection, generation, shards)
+    await shadow.fold_up_to(about, give_way=give_way)
     compared, different = Digest(), 0
     examples: list[Wrong] = []
     for shard in shards:

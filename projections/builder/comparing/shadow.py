@@ -20,6 +20,14 @@ Write = Callable[[Rows], Awaitable[None]]
 """Takes rows that no later event changes."""
 
 
+GiveWay = Callable[[], Awaitable[None]]
+"""Pauses between two parts of the log if others are to go first."""
+
+
+async def never_pause() -> None:
+    """Go on at once."""
+
+
 class TooManyRows(Exception):
     """The model has more rows than fit in the memory that a comparison may take."""
 
@@ -53,7 +61,12 @@ class Shadow:
         self._skips = skips
         self._on_progress = on_progress
 
-    async def fold_up_to(self, wanted: Mapping[int, int], write: Write | None = None) -> None:
+    async def fold_up_to(
+        self,
+        wanted: Mapping[int, int],
+        write: Write | None = None,
+        give_way: GiveWay = never_pause,
+    ) -> None:
         """Fold each shard's events up to a position, and give out rows that are finished.
 
         Raises:
@@ -71,6 +84,7 @@ class Shadow:
                 if self.fold.size > ROWS_MAX:
                     raise TooManyRows(self._projection.name)
                 self._on_progress("folding the log", sum(self.positions.values()), all_of_them)
+                await give_way()
             self.positions[shard] = position
 
     async def _add(self, part: LogPart) -> None:

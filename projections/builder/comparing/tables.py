@@ -13,7 +13,8 @@ from projections.builder.comparing.differences import (
     Difference,
     only_in_one,
 )
-from projections.builder.comparing.shadow import Progress, Shadow
+from projections.builder.comparing.shadow import GiveWay, Progress, Shadow
+from projections.builder.rows import delete_older
 from projections.folding import Rows
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.postgres import READ_CHECKPOINTS, PostgresProjection
@@ -43,10 +44,12 @@ class ComparedTables:
         self._pairs, self._alone = _pairs(projection.tables, made_by.tables)
         self._made_by = made_by
 
-    async def compare(self, skips: Set[tuple[int, int]], on_progress: Progress) -> Comparison:
+    async def compare(
+        self, skips: Set[tuple[int, int]], on_progress: Progress, give_way: GiveWay
+    ) -> Comparison:
         await self._make_shadow()
         shadow = Shadow(self._log, self._session, self._projection, skips, on_progress)
-        await self._fold_near(shadow)
+        await self._fold_near(shadow, give_way)
         async with self._session.transaction(isolation="repeatable_read"):
             positions = await self._positions()
             await shadow.fold_up_to(positions, self._write)
@@ -62,7 +65,7 @@ class ComparedTables:
             )
             await self._session.execute(f"alter table {_shadow(table)} drop column generation")
 
-    async def _fold_near(self, shadow: Shadow) -> None:
+    async def _fold_near(self, shadow: Shadow, give_way: GiveWay) -> None:
         """Fold the log until few events are left for the moment that is looked at."""
         left = None
         while True:
@@ -72,7 +75,7 @@ class ComparedTables:
             if left is not None and (behind <= LEFT_EVENTS_MAX or behind > left / 2):
                 break
             left = behind
-            await shadow.fold_up_to(reached, self._write)
+            await shadow.fold_up_to(reached, self._write, give_way)
         await self._write(shadow.fold.finished())
 
     async def _compared(
@@ -83,7 +86,7 @@ class ComparedTables:
         columns = [str(table.name) for table in self._alone]
         for table, stored in self._pairs:
             on_progress(f"comparing {table.name}", 0, 0)
-            await self._delete_older(table)
+            await self._session.execute(delete_older(_shadow(table), table, "last_event"))
             names = _columns(stored)[1:]
             common = [name for name in _columns(table) if name in names]
             columns += only_in_one(table.name, _columns(table)[1:], names)
@@ -175,19 +178,6 @@ class ComparedTables:
             await self._session.copy_records_to_table(
                 _shadow(table), records=some, columns=[*columns, "last_event"]
             )
-
-    async def _delete_older(self, table: Table) -> None:
-        """Keep the newer of two rows with the same key: an older log may begin an order twice."""
-        keys = ", ".join(_keys(table))
-        name = _shadow(table)
-        await self._session.execute(
-            f"delete from {name} as older using ("
-            f"select {keys}, max(last_event) as newest from {name} group by {keys}"
-            f" having count(*) > 1) as twice"
-            f" where ({', '.join('older.' + k for k in keys.split(', '))})"
-            f" = ({', '.join('twice.' + k for k in keys.split(', '))})"
-            " and older.last_event < twice.newest"
-        )
 
 
 def _pairs(

@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.log.events import load_event
 from exchange.log.replay import Undecodable
 from exchange.ports import StoredEvent
-from projections.builder.build import Connect
 from projections.builder.comparing import feed as comparing_feed
 from projections.builder.comparing import shadow, tables
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import EXAMPLES_MAX, Comparison
 from projections.builder.comparing.shadow import Shadow, TooManyRows
 from projections.builder.reading import CannotFold
+from projections.builder.working import Connect
 from projections.feed import feed_entries
 from projections.lifecycle.changes import read_operations
 from projections.lifecycle.generations import CATCHING_UP, FAILED

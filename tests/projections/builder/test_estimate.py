@@ -21,10 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.log.replay import replay_parts
 from exchange.tools.projections.overview import BuildProgress, read_progress
 from projections.builder import build as building
-from projections.builder.build import READING, Connect
 from projections.builder.estimate import STEPS, Pace, first_pace, read_pace, seconds_left
 from projections.builder.rows import Tables
-from tests.projections.builder.test_builder import begin, building_in
+from projections.builder.steps import READING
+from projections.builder.working import Connect
+from tests.projections.builder.test_builder import begin, building_in, until
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.logs import LogWriter, registrations
 
@@ -99,7 +100,9 @@ async def test_soon_the_estimate_is_right_to_the_end(
         events = await connection.fetchval("select position from head")
         async with building_in(connect, engine, redis):
             slowness.take(total_s / 2, events)
-            await watched(connection, await begin(connection, engine, redis, NAME))
+            first = await begin(connection, engine, redis, NAME)
+            await watched(connection, first)
+            await until(connection, NAME, first, lambda g: g.live)
             slowness.take(total_s, events)
             samples = await watched(connection, await begin(connection, engine, redis, NAME))
 

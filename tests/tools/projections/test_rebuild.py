@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.tools.projections import rebuild
 from exchange.tools.projections.rebuild import Watch, events_read, outcome_of
-from projections.builder.build import Build, Connect
+from projections.builder.build import Build
 from projections.builder.reading import CannotFold
+from projections.builder.working import Connect
 from projections.lifecycle.changes import Refused, begin_rebuild, retire
 from projections.lifecycle.generations import (
     BUILDING,
