@@ -5,6 +5,7 @@ In reading order:
 * ``domain``: what is decided. No I/O, clock or randomness.
 * ``ports``: what the matcher needs of the world.
 * ``log``: what is kept for ever, in PostgreSQL.
+* ``export``: the log as files, with their proof.
 * ``transport``: the ways between gateway and matcher, Kafka and Redis.
 * ``matcher``: the single writer of a shard.
 * ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.

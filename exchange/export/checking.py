@@ -21,8 +21,8 @@ from exchange.export.exporting import EVENTS_SET, TRADES_SET, by_instrument
 from exchange.export.folder import INSTRUMENTS_PATH
 from exchange.export.layout import SUFFIX, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
+from exchange.log.audit.tree import Tree, leaf_hash
 from exchange.log.chain import event_text, links_over
-from exchange.log.tree import Tree, leaf_hash
 from exchange.ports import StoredEvent
 
 PROBLEMS_MAX: Final = 20  # of files; more would not help

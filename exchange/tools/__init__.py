@@ -3,5 +3,5 @@
 ``command`` has their options, ``terminal`` what they share, ``telling`` shows how far long work is.
 ``market`` is for traders: clients only, over HTTP and the stream. ``operators`` is for those who
 run the exchange; its tools reach the stores too, and so do those of ``projections``, which rebuild
-read models.
+read models. ``analysts`` is for those who study the log.
 """

@@ -28,9 +28,9 @@ from exchange.export.manifests import (
     sha256_of,
     write_manifest,
 )
+from exchange.log.audit.tree import leaf_hash, root_over
 from exchange.log.chain import event_text
 from exchange.log.reader import read_events
-from exchange.log.tree import leaf_hash, root_over
 from exchange.ports import LogCorrupt, StoredEvent
 from tests.projections.logs import LogWriter, registrations
 

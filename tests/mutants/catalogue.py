@@ -330,8 +330,8 @@ MUTANTS = [
     Mutant(
         "a chain that was kept is not compared",
         "exchange/log/audit/verify.py",
-        "if self._expected[position] != chains[position]:",
-        "if len(self._expected[position]) != len(chains[position]):",
+        "if kept not in (links[index], self._root):",
+        "if len(kept) != len(links[index]):",
         TAMPERING,
     ),
     Mutant(

@@ -31,12 +31,12 @@ from exchange.log.audit.recorded import (
     first_events,
     least_offset,
 )
+from exchange.log.audit.tree import Tree, leaf_hash
 from exchange.log.chain import event_text, links_over
 from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.reader import read_events
 from exchange.log.snapshot_store import stored_snapshots
 from exchange.log.snapshots import newest_usable
-from exchange.log.tree import Tree, leaf_hash
 from exchange.ports import EMPTY_CHAIN, StoredEvent, TopicLife
 
 READ_EVENTS_MAX: Final = 2_000  # bounds the memory of one read; larger ones are no faster

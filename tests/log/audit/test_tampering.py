@@ -17,10 +17,10 @@ from rich.console import Console
 
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import OrderType, Price, Quantity, Shard, Side
+from exchange.log.audit.tree import leaf_hash, root_over
 from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
 from exchange.log.chain import abridge_links, chain_links, event_text
 from exchange.log.reader import read_events
-from exchange.log.tree import leaf_hash, root_over
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.tools.operators.adoption import LIFE_OFFSETS
 from exchange.tools.operators.verification import kept_of, show

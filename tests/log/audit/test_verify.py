@@ -13,11 +13,11 @@ import pytest
 
 from exchange.domain.engine import State, evolve
 from exchange.domain.values import Shard
+from exchange.log.audit.tree import EMPTY_ROOT
 from exchange.log.audit.verify import Verified, logged_shards, verify
 from exchange.log.events import decode_event
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode
-from exchange.log.tree import EMPTY_ROOT
 from exchange.ports import StoredEvent
 from exchange.tools.operators.verification import verify_log
 from exchange.tools.terminal import ToolError

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.log.chain import event_text
-from exchange.log.tree import (
+from exchange.log.audit.tree import (
     BLOCK_EVENTS,
     EMPTY_ROOT,
     Tree,
@@ -17,6 +16,7 @@ from exchange.log.tree import (
     root_of,
     root_over,
 )
+from exchange.log.chain import event_text
 from tests.projections.sample import read_sample
 
 # The inputs and roots that implementations of Certificate Transparency are tested with.
