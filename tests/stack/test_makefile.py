@@ -73,7 +73,7 @@ def made(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run make with a program in place of the exchange that prints what it was given."""
     tell = f"{sys.executable} -c 'import os, sys; print(sys.argv[1:], os.environ.get(\"REASON\"))'"
     given = [f"{name}={value}" for name, value in variables.items()]
-    asked = ["make", "--no-print-directory", f"EXCHANGE={tell}", "INSTALLED=Makefile"]
+    asked = ["make", "--no-print-directory", f"EXCHANGE={tell}", "-o", ".venv/.installed"]
     return subprocess.run(
         [*asked, *words, *given], cwd=PROJECT, capture_output=True, text=True, check=False
     )
