@@ -23,6 +23,9 @@ OTHER_PARTS: Final = (0.02, 1.0)
 # A shorter build took as long as it takes to make tables and to wait, whatever it read.
 TELLING_S_MIN: Final = 2.0
 
+# What comes first in a step (connections, a first part) tells little of the rest of it.
+TELLING_SHARE_MIN: Final = 0.1
+
 READ_LAST: Final = f"""
 select done, seconds from builds
 where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? '{VERIFYING}'
@@ -90,7 +93,7 @@ def seconds_left(
         reading = seconds.get(READING, 0.0)
         scale = reading / pace.seconds[READING] if pace.seconds[READING] else 0.0
         left = max(0.0, pace.seconds[step] * scale - seconds.get(step, 0.0))
-        if step == VERIFYING and share:
+        if step == VERIFYING and share >= TELLING_SHARE_MIN:
             # Folding takes at least this much; comparing the rows comes after it.
             left = max(left, seconds.get(VERIFYING, 0.0) / share * (1 - share))
     later = STEPS[STEPS.index(step) + 1 :]

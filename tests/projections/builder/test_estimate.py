@@ -178,3 +178,13 @@ def test_a_step_that_takes_longer_than_it_did_is_told_by_what_it_shows() -> None
     )
 
     assert left == 30.0
+
+
+def test_the_first_moments_of_a_step_tell_nothing_of_the_rest() -> None:
+    pace = Pace({"reading": 10.0, "indexing": 2.0, "verifying": 10.0}, measured=True)
+
+    left = seconds_left(
+        pace, "verifying", 10, 500, {"reading": 10.0, "indexing": 2.0, "verifying": 1.0}
+    )
+
+    assert left == 9.0

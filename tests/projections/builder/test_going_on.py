@@ -239,8 +239,6 @@ async def test_a_rebuild_that_does_not_get_nearer_to_the_head_is_told(
             number = await begin(connection, engine, redis, "trades")
             await until(connection, "trades", number, lambda g: g.built_at is not None)
             done = writer.position
-            await writer.append_random(chance, 20)
-            monkeypatch.setattr(bringing, "NEAR_EVENTS", 5)
             async with asyncio.timeout(END_S):
                 while shown(metrics, "events_done", FALLING_BEHIND) is None:
                     await writer.append_random(chance, 20)
@@ -251,6 +249,7 @@ async def test_a_rebuild_that_does_not_get_nearer_to_the_head_is_told(
             assert step == FALLING_BEHIND
             assert shown(metrics, "events_done", FALLING_BEHIND) == done
             assert (shown(metrics, "events_wanted", FALLING_BEHIND) or 0.0) > done
+            monkeypatch.setattr(bringing, "NEAR_EVENTS", 5)
             async with projector():
                 await until(connection, "trades", number, lambda g: g.live)
             async with asyncio.timeout(END_S):
