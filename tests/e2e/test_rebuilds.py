@@ -1,8 +1,9 @@
-"""Operators rebuild every read model of a running exchange, and nobody who reads it notices.
+"""Operators rebuild read models of a running exchange, and nobody who reads it notices.
 
 The commands are processes of their own. Meanwhile traders trade, readers ask every query of every
 gateway, and subscribers follow every channel: each answer is as new as the one before, and the
-stream has neither gap nor repetition. In the long run the load is half of what the exchange takes.
+stream has neither gap nor repetition. In the long run all read models are rebuilt, three times, and
+the load is half of what the exchange takes.
 """
 
 import asyncio
@@ -147,9 +148,9 @@ async def half_loaded(exchange: Exchange, instrument: str) -> AsyncIterator[None
         await ended(load)
 
 
-async def each_rebuilt(exchange: Exchange) -> None:
-    """Rebuild and verify every read model, a few at a time."""
-    await _some_at_once(READ_MODELS, lambda name: _rebuilt(exchange, name))
+async def each_rebuilt(exchange: Exchange, names: Sequence[str]) -> None:
+    """Rebuild and verify read models, a few at a time."""
+    await _some_at_once(names, lambda name: _rebuilt(exchange, name))
 
 
 async def _rebuilt(exchange: Exchange, name: str) -> None:
@@ -216,9 +217,9 @@ async def _value(exchange: Exchange, query: str, *arguments: object) -> Any:
 
 
 @pytest.mark.timeout(300)
-async def test_every_read_model_is_rebuilt_and_nobody_notices(exchange: Exchange) -> None:
+async def test_read_models_are_rebuilt_and_nobody_notices(exchange: Exchange) -> None:
     async with watched(exchange, "light", pace=LIGHT, traders=4, read_pause_s=0.05):
-        await each_rebuilt(exchange)
+        await each_rebuilt(exchange, SOME)
         await each_rolled_back(exchange, SOME)
 
 
@@ -230,7 +231,7 @@ async def test_three_rounds_of_rebuilds_under_load(exchange: Exchange) -> None:
         half_loaded(exchange, instruments[0]),
     ):
         for _ in range(ROUNDS_LONG):
-            await each_rebuilt(exchange)
+            await each_rebuilt(exchange, READ_MODELS)
             await each_rolled_back(exchange, READ_MODELS)
 
 

@@ -59,7 +59,7 @@ async def ends(database_url: str) -> dict[int, int]:
         async with LogWriter.open(database_url, shard, taken=taken) as writer:
             await writer.append(registrations(shard))
             for day in (1, 2, 3):
-                await writer.append_random(chance, 200)
+                await writer.append_random(chance, 90)
                 offset = writer.head.next_offset
                 cut = writer.execute(CloseSettlementCycle(day), offset)
                 await writer.append_events(cut, commands=DAY_OFFSETS)

@@ -13,7 +13,7 @@ import pytest
 from exchange.config import PROJECT
 from tests.simulation.world import Report, simulate
 
-SEEDS = 200
+SEEDS = 120
 SEEDS_PER_TEST = 20
 
 
