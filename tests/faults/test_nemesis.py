@@ -1,4 +1,4 @@
-"""A minute of ``make faults``, with every kind of fault at least once, and what a plan promises."""
+"""Half a minute of ``make faults``, with every kind of fault at least once, and what a plan promises."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ from tests.faults.report import document, report
 from tests.faults.run import Options, run
 from tests.faults.schedule import EVERYTHING, KINDS, plan
 
-MINUTE = 1.0
+MINUTES = 0.5
 # Other tests and perhaps other work keep both cores busy. ``make faults`` has the machine to itself
 # and judges by what the exchange promises.
 HEAL_BUSY_MAX_S = 90.0
@@ -47,16 +47,16 @@ def directory() -> Iterator[Path]:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(480)
-async def test_a_minute_of_every_fault_breaks_no_invariant(
+async def test_every_fault_breaks_no_invariant(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.faults.checkers.HEAL_MAX_S", HEAL_BUSY_MAX_S)
     monkeypatch.setattr("tests.faults.run.QUIET_TIMEOUT_S", 2 * HEAL_BUSY_MAX_S)
     seed = random.randrange(10_000)
     print(f"seed {seed}")
-    evidence = await run(Options(MINUTE, seed), directory)
+    evidence = await run(Options(MINUTES, seed), directory)
 
-    made = report(evidence, seed=seed, minutes=MINUTE)
+    made = report(evidence, seed=seed, minutes=MINUTES)
 
     assert made.failures == {}, document(made)
     assert {row.fault for row in made.rows} == set(KINDS)
