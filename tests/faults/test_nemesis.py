@@ -1,4 +1,4 @@
-"""Half a minute of ``make faults``, with every kind of fault at least once, and what a plan promises."""
+"""Half a minute of ``make faults``, with every kind of fault, and what a plan promises."""
 
 import random
 import shutil
