@@ -21,7 +21,7 @@ from exchange.export.exporting import EVENTS_SET, TRADES_SET, by_instrument
 from exchange.export.folder import INSTRUMENTS_PATH
 from exchange.export.layout import SUFFIX, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
-from exchange.log.audit.tree import Tree, leaf_hash
+from exchange.log.audit.kept import KeptCheck, NotKept
 from exchange.log.chain import event_text, links_over
 from exchange.ports import StoredEvent
 
@@ -100,15 +100,20 @@ class _Walk:
         expected: Mapping[int, Collection[bytes]],
         on_progress: Callable[[int], None],
     ) -> None:
-        self._directory, self._shard, self._expected = directory, shard, expected
+        self._directory, self._shard = directory, shard
         self._on_progress = on_progress
         self._files = [entry for entry in manifest.files if entry.shard == shard.shard]
         self._with_trades = TRADES_SET in manifest.data_sets
         self._scales = _scales(directory, shard)
-        self._tree = None if shard.after else Tree()
+        self._kept = KeptCheck(expected, from_start=not shard.after)
         self._position = shard.after
         self._chain = bytes.fromhex(shard.chain_before)
-        self.events = self.compared = 0
+        self.events = 0
+
+    @property
+    def compared(self) -> int:
+        """How much of what was kept elsewhere was compared."""
+        return self._kept.compared
 
     def go(self) -> None:
         """Walk all events.
@@ -116,7 +121,16 @@ class _Walk:
         Raises:
             _Wrong: At the first that is not what it was.
         """
-        self._compare_kept(self._position - 1, [self._chain], [])
+        try:
+            self._walk()
+        except NotKept as error:
+            raise _Wrong(
+                f"an event at or before {self._name(error.position)} is not what it was:"
+                f" {error.kept.hex()} was kept of it, and its chain is {error.chain.hex()}"
+            ) from error
+
+    def _walk(self) -> None:
+        self._kept.begin(self._position, self._chain)
         for entry in sorted(self._files, key=lambda entry: entry.first or 0):
             if entry.path.startswith("events/"):
                 self._check_file(entry)
@@ -155,8 +169,7 @@ class _Walk:
                 raise _Wrong(f"{entry.path}: {told} where {self._name(position)} should")
         texts = [event_text(event) for event in events]
         links = links_over(self._chain, texts)
-        leaves = [] if self._tree is None else [leaf_hash(text) for text in texts]
-        self._compare_kept(self._position, links, leaves)
+        self._kept.go_on(self._position + 1, links, texts)
         self._compare_columns(entry, events, rows)
         self._position, self._chain = events[-1].position, links[-1]
         self.events += len(events)
@@ -177,24 +190,6 @@ class _Walk:
                 if not was.equals(now):
                     where = self._name(events[index].position)
                     raise _Wrong(f"{entry.path}: {where} has {name} {was}, and its text says {now}")
-
-    def _compare_kept(self, after: int, links: Sequence[bytes], leaves: Sequence[bytes]) -> None:
-        grown = 0
-        for position in sorted(p for p in self._expected if 0 < p - after <= len(links)):
-            index = position - after - 1
-            if self._tree is not None:
-                self._tree.extend(leaves[grown : index + 1])
-                grown = min(index + 1, len(leaves))
-            here = {links[index], *(() if self._tree is None else (self._tree.root,))}
-            for kept in self._expected[position]:
-                if kept not in here:
-                    raise _Wrong(
-                        f"an event at or before {self._name(position)} is not what it was:"
-                        f" {kept.hex()} was kept of it, and its chain is {links[index].hex()}"
-                    )
-                self.compared += 1
-        if self._tree is not None:
-            self._tree.extend(leaves[grown:])
 
     def _check_trades(self, entry: FileEntry, trades: pa.Table) -> None:
         assert entry.first is not None

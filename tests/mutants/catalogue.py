@@ -329,9 +329,9 @@ MUTANTS = [
     ),
     Mutant(
         "a chain that was kept is not compared",
-        "exchange/log/audit/verify.py",
-        "if kept not in (links[index], self._root):",
-        "if len(kept) != len(links[index]):",
+        "exchange/log/audit/kept.py",
+        "if kept not in (chain, self.root):",
+        "if len(kept) != len(chain):",
         TAMPERING,
     ),
     Mutant(

@@ -2,6 +2,6 @@
 
 In reading order: ``verify`` walks a shard's events; ``recorded`` compares them with what
 batches recorded, ``claims`` with the table of claims; ``claim_rebuild`` rebuilds that table.
-``tree`` proves single events. ``deciding`` decides the recorded commands again by the rules of this
-build.
+``kept`` compares what was kept elsewhere, chains and roots of the ``tree``, which proves single
+events. ``deciding`` decides the recorded commands again by the rules of this build.
 """

@@ -10,7 +10,8 @@ Somebody who writes the log again, from one event to the head, leaves a log that
 Only a chain or root that was kept elsewhere (``expected``) shows the change.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
@@ -20,6 +21,7 @@ from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
 from exchange.log.audit.claims import ClaimsCheck, claims_of
+from exchange.log.audit.kept import KeptCheck, NotKept
 from exchange.log.audit.recorded import (
     NOTHING,
     Differs,
@@ -31,7 +33,6 @@ from exchange.log.audit.recorded import (
     first_events,
     least_offset,
 )
-from exchange.log.audit.tree import Tree, leaf_hash
 from exchange.log.chain import event_text, links_over
 from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.reader import read_events
@@ -185,7 +186,7 @@ class _Walk:
         self._claims = ClaimsCheck(connection, shard)
         self._state = State()
         self._chain = EMPTY_CHAIN
-        self._tree = Tree()
+        self._kept = KeptCheck(self._expected, from_start=True)
         self._last = NOTHING
         self._last_event: StoredEvent | None = None
         self._lives: list[TopicLife] = []
@@ -208,7 +209,9 @@ class _Walk:
         while self._state.position < begun:
             self._apply(await self._take(begun))
         self._begun, self._chain = begun, self._last.chain
-        self._compare_with_kept(begun, [self._chain], [])
+        self._kept = KeptCheck(self._expected, from_start=not begun)
+        with _telling_of_kept():
+            self._kept.begin(begun, self._chain)
         if any(position < begun for position in self._expected):
             raise Unreachable(f"the walk begins after position {begun}")
 
@@ -240,6 +243,7 @@ class _Walk:
             raise Differs(position, problem)
 
     def result(self, problem: str | None = None, position: int | None = None) -> Verified:
+        root = self._kept.root
         return Verified(
             shard=self._shard,
             after=self._begun,
@@ -249,7 +253,7 @@ class _Walk:
             resting_orders=sum(len(book.orders) for book in self._state.books.values()),
             digest=self._state.digest.hex(),
             chain=self._chain.hex(),
-            root=None if self._root is None else self._root.hex(),
+            root=None if root is None else root.hex(),
             claims=self._claims.held,
             problem=problem,
             problem_position=position,
@@ -279,8 +283,8 @@ class _Walk:
             changed = first_changed(links, batch, first)
             if changed is not None:
                 raise Differs(changed, "it is not what it was: the hash chain breaks at it")
-            leaves = [] if self._begun else [leaf_hash(text) for text in texts]
-            self._compare_with_kept(first, links, leaves)
+            with _telling_of_kept():
+                self._kept.go_on(first, links, texts)
             await self._check_commands(batch, events, self._apply(events))
             self._chain = links[-1]
         if self._chain != batch.chain:
@@ -291,41 +295,6 @@ class _Walk:
             raise Differs(batch.position, "the events up to it give another state than was had")
         self._batches += 1
         self._last = batch
-
-    def _compare_with_kept(
-        self, first: int, links: Sequence[bytes], leaves: Sequence[bytes]
-    ) -> None:
-        """Compare what was kept of some events with their chains and the roots of the tree.
-
-        ``first`` is the position of the first event. ``leaves`` is empty in a walk that began later
-        than the log, which has no tree.
-        """
-        grown = 0
-        for position in sorted(p for p in self._expected if 0 <= p - first < len(links)):
-            index = position - first
-            self._tree.extend(leaves[grown : index + 1])
-            grown = min(index + 1, len(leaves))
-            for kept in self._expected[position]:
-                if kept not in (links[index], self._root):
-                    raise Differs(position, self._told_of_kept(kept, links[index]))
-        self._tree.extend(leaves[grown:])
-
-    def _told_of_kept(self, kept: bytes, link: bytes) -> str:
-        if self._begun:
-            return (
-                f"the chain up to it is {link.hex()}, not {kept.hex()}: the log was written again"
-                " from an event at or before it, unless this is a root, which only a walk from the"
-                " start can compare"
-            )
-        root = self._tree.root.hex()
-        return (
-            f"{kept.hex()} was kept of it, and the chain up to it is {link.hex()}, the root {root}:"
-            " the log was written again from an event at or before it"
-        )
-
-    @property
-    def _root(self) -> bytes | None:
-        return None if self._begun else self._tree.root
 
     async def _check_commands(
         self, batch: Recorded, stored: Sequence[StoredEvent], events: Sequence[Event]
@@ -415,3 +384,24 @@ class _Walk:
                 raise Differs(stored.position, f"its time {event.time_ms} is before {time_ms}")
             applied.append(event)
         return applied
+
+
+@contextmanager
+def _telling_of_kept() -> Iterator[None]:
+    """Tell of an event of which something else was kept as of any that differs."""
+    try:
+        yield
+    except NotKept as error:
+        kept, chain = error.kept.hex(), error.chain.hex()
+        if error.root is None:
+            problem = (
+                f"the chain up to it is {chain}, not {kept}: the log was written again from an"
+                " event at or before it, unless this is a root, which only a walk from the start"
+                " can compare"
+            )
+        else:
+            problem = (
+                f"{kept} was kept of it, and the chain up to it is {chain}, the root"
+                f" {error.root.hex()}: the log was written again from an event at or before it"
+            )
+        raise Differs(error.position, problem) from error
