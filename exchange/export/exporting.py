@@ -18,14 +18,16 @@ import pyarrow.parquet as pq
 
 from exchange.export.columns import (
     EVENTS,
+    INSTRUMENTS,
     TRADES,
     Scales,
     event_rows,
+    instrument_rows,
     trade_rows,
 )
-from exchange.export.files import DataFile, metadata_of
+from exchange.export.files import DataFile, entry_of, metadata_of
 from exchange.export.layout import Span, ends_file, group_end, shard_folder, spans_on_disk
-from exchange.export.manifests import FORMAT_VERSION, FileEntry, ShardRange, sha256_of
+from exchange.export.manifests import FORMAT_VERSION, FileEntry, ShardRange
 from exchange.log.chain import event_text, links_over
 from exchange.log.reader import read_events
 from exchange.ports import EMPTY_CHAIN, LogCorrupt, StoredEvent
@@ -84,6 +86,7 @@ class ShardExport:
             **library_versions(),
         }
         self._on_progress = on_progress
+        self.instruments = INSTRUMENTS.empty_table()  # that are registered up to the range's end
         self._files: list[FileEntry] = []
         self._scales: Scales = {}
         self._position = 0
@@ -128,7 +131,8 @@ class ShardExport:
             self._linked(await self._read(self._position, end))
         registrations = await self._connection.fetch(READ_REGISTRATIONS, self._shard, up_to)
         if registrations:
-            event_rows([StoredEvent(**row) for row in registrations], self._scales)
+            rows = event_rows([StoredEvent(**row) for row in registrations], self._scales)
+            self.instruments = instrument_rows(rows)
 
     async def _batch(self, up_to: int) -> tuple[int, bytes]:
         row = await self._connection.fetchrow(READ_BATCH, self._shard, up_to)
@@ -248,16 +252,9 @@ class ShardExport:
     def _entries(self, span: Span) -> list[FileEntry]:
         """Return what the manifest tells of a span's files that are here."""
         paths = self._trade_files(span) if TRADES_SET in self._data_sets else []
+        place = {"shard": self._shard, "first": span.first, "last": span.last}
         return [
-            FileEntry(
-                str(path.relative_to(self._directory)),
-                pq.read_metadata(path).num_rows,
-                path.stat().st_size,
-                sha256_of(path),
-                self._shard,
-                span.first,
-                span.last,
-            )
+            entry_of(self._directory, str(path.relative_to(self._directory)), **place)
             for path in [*paths, self._directory / span.events_path]
         ]
 

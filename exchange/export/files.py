@@ -23,7 +23,6 @@ class DataFile:
         self._directory = directory
         self._path = directory / f"{unfinished}{UNFINISHED}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._rows = 0
         self._writer = pq.ParquetWriter(
             self._path,
             schema,
@@ -35,7 +34,6 @@ class DataFile:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows as a group of their own."""
-        self._rows += rows.num_rows
         self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
 
     def finish(
@@ -52,11 +50,10 @@ class DataFile:
         self._writer.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
-        digest, size = sha256_of(self._path), self._path.stat().st_size
         target = self._directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
         self._path.rename(target)
-        return FileEntry(path, self._rows, size, digest, shard, first, last)
+        return entry_of(self._directory, path, shard=shard, first=first, last=last)
 
     def give_up(self) -> None:
         """Delete what was written."""
@@ -74,6 +71,20 @@ class DataFile:
     ) -> None:
         if kind is not None:
             self.give_up()
+
+
+def entry_of(
+    directory: Path,
+    path: str,
+    *,
+    shard: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
+) -> FileEntry:
+    """Return what the manifest tells of a file that is whole."""
+    file = directory / path
+    rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
+    return FileEntry(path, rows, size, sha256_of(file), shard, first, last)
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -8,8 +8,8 @@ import asyncpg
 import pyarrow as pa
 from msgspec import Struct
 
-from exchange.export.columns import INSTRUMENTS, event_rows, instrument_rows
-from exchange.export.exporting import READ_REGISTRATIONS, ShardExport, library_versions
+from exchange.export.columns import INSTRUMENTS
+from exchange.export.exporting import ShardExport, library_versions
 from exchange.export.files import DataFile
 from exchange.export.layout import UNFINISHED
 from exchange.export.manifests import (
@@ -21,7 +21,6 @@ from exchange.export.manifests import (
     read_manifest,
     write_manifest,
 )
-from exchange.ports import StoredEvent
 
 INSTRUMENTS_PATH: Final = "instruments.parquet"
 READ_LOG_ID: Final = "select id from log"
@@ -70,7 +69,7 @@ async def export_folder(
     before = _before(directory, log_id, ranges)
     data_sets = {*data_sets, *(before.data_sets if before else ())}
     directory.mkdir(parents=True, exist_ok=True)
-    shards, files = [], []
+    shards, files, instruments = [], [], [INSTRUMENTS.empty_table()]
     for one in ranges:
         export = ShardExport(
             connection,
@@ -83,7 +82,8 @@ async def export_folder(
         shard, written = await export.run(one.after, one.up_to)
         shards.append(shard)
         files += written
-    files.append(await _write_instruments(connection, directory, ranges))
+        instruments.append(export.instruments)
+    files.append(_write_instruments(directory, instruments))
     manifest = Manifest(
         FORMAT_VERSION, log_id, build, library_versions(), sorted(data_sets), shards, files
     )
@@ -115,17 +115,9 @@ def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest |
     return before
 
 
-async def _write_instruments(
-    connection: asyncpg.Connection, directory: Path, ranges: Sequence[Range]
-) -> FileEntry:
-    """Write the instruments that were registered up to the end of each range."""
-    found = [INSTRUMENTS.empty_table()]
-    for one in ranges:
-        rows = await connection.fetch(READ_REGISTRATIONS, one.shard, one.up_to)
-        if rows:
-            found.append(instrument_rows(event_rows([StoredEvent(**row) for row in rows], {})))
+def _write_instruments(directory: Path, instruments: Sequence[pa.Table]) -> FileEntry:
     with DataFile(directory, INSTRUMENTS_PATH, INSTRUMENTS) as file:
-        file.write(pa.concat_tables(found))
+        file.write(pa.concat_tables(instruments))
         return file.finish(INSTRUMENTS_PATH, {"format_version": str(FORMAT_VERSION)})
 
 

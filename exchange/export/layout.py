@@ -10,7 +10,6 @@ events of one such file; its name begins with the shard.
 """
 
 import re
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -58,15 +57,15 @@ def ends_file(position: int) -> bool:
     return position % FILE_EVENTS == 0
 
 
-def spans_on_disk(directory: Path, shard: int) -> Iterator[Span]:
-    """Yield the spans whose events stand in a folder, by position."""
+def spans_on_disk(directory: Path, shard: int) -> list[Span]:
+    """Return the spans whose events stand in a folder, by position."""
     found = [
         Span(shard, date.fromisoformat(folder.name.removeprefix("date=")), *_range(file))
         for folder in (directory / shard_folder(shard)).glob("date=*")
         for file in folder.glob(f"*{SUFFIX}")
         if _EVENTS_NAME.fullmatch(file.stem)
     ]
-    yield from sorted(found, key=lambda span: (span.first, span.last))
+    return sorted(found, key=lambda span: (span.first, span.last))
 
 
 def _range(file: Path) -> tuple[int, int]:

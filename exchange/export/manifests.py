@@ -14,7 +14,6 @@ from msgspec import Struct
 
 MANIFEST: Final = "manifest.json"
 FORMAT_VERSION: Final = 1
-READ_BYTES: Final = 1 << 20
 
 
 class ShardRange(Struct, frozen=True):
@@ -92,8 +91,5 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the hash of a file's bytes, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

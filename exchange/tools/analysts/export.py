@@ -107,10 +107,10 @@ async def _export(
 async def _ranges(
     connection: asyncpg.Connection, shard: int | None, begin_ms: int | None, until_ms: int | None
 ) -> list[Range]:
-    """Return what is to be exported of each shard.
+    """Return what is to be exported of each shard: of a time to come, all there is by now.
 
     Raises:
-        ToolError: There is no such shard, no event, or a shard has not passed the time yet.
+        ToolError: There is no such shard, or no event to export.
     """
     heads = await read_heads(connection)
     if shard is not None and shard not in heads:
