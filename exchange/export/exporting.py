@@ -29,7 +29,7 @@ from exchange.export.files import DataFile, entry_of, metadata_of
 from exchange.export.layout import Span, ends_file, group_end, shard_folder, spans_on_disk
 from exchange.export.manifests import FORMAT_VERSION, FileEntry, ShardRange
 from exchange.log.chain import event_text, links_over
-from exchange.log.reader import read_events
+from exchange.log.reader import read_every_event
 from exchange.ports import EMPTY_CHAIN, LogCorrupt, StoredEvent
 from exchange.waiting import retrieve_error
 
@@ -160,16 +160,9 @@ class ShardExport:
     async def _read(self, after: int, up_to: int) -> list[StoredEvent]:
         events: list[StoredEvent] = []
         while after < up_to:
-            limit = min(READ_EVENTS_MAX, up_to - after)
-            part = await read_events(
-                self._connection, self._shard, after=after, up_to=up_to, limit=limit
-            )
-            if not part or part[-1].position - after != len(part):
-                raise LogCorrupt(
-                    f"shard {self._shard}: an event soon after position {after} is missing"
-                )
-            events += part
-            after = part[-1].position
+            end = min(up_to, after + READ_EVENTS_MAX)
+            events += await read_every_event(self._connection, self._shard, after=after, up_to=end)
+            after = end
         return events
 
     def _linked(self, events: Sequence[StoredEvent]) -> list[bytes]:

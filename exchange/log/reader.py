@@ -24,7 +24,7 @@ from exchange.log.identity import (
     retry_command_id,
     unkeyed_claim,
 )
-from exchange.ports import Claim, StoredEvent, TopicLife
+from exchange.ports import Claim, LogCorrupt, StoredEvent, TopicLife
 
 EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
 
@@ -179,6 +179,21 @@ async def read_events(
     """Return at most ``limit`` events of a shard with positions above ``after``, in order."""
     rows = await connection.fetch(READ_EVENTS, shard, after, up_to, limit)
     return _stored(rows)
+
+
+async def read_every_event(
+    connection: asyncpg.Connection, shard: int, *, after: int, up_to: int
+) -> list[StoredEvent]:
+    """Return all events of a shard above ``after`` up to ``up_to``.
+
+    Raises:
+        LogCorrupt: One of them is missing.
+    """
+    count = up_to - after
+    events = await read_events(connection, shard, after=after, up_to=up_to, limit=count)
+    if len(events) != count:
+        raise LogCorrupt(f"shard {shard}: an event soon after position {after} is missing")
+    return events
 
 
 async def read_events_with_text(

@@ -30,7 +30,7 @@ from exchange.export.manifests import (
 )
 from exchange.log.audit.tree import leaf_hash, root_over
 from exchange.log.chain import event_text
-from exchange.log.reader import read_events
+from exchange.log.reader import read_every_event
 from exchange.ports import LogCorrupt, StoredEvent
 from tests.projections.logs import LogWriter, registrations
 
@@ -84,7 +84,7 @@ async def exported(
 
 
 async def stored(connection: asyncpg.Connection, shard: int, up_to: int) -> list[StoredEvent]:
-    return await read_events(connection, shard, after=0, up_to=up_to, limit=up_to)
+    return await read_every_event(connection, shard, after=0, up_to=up_to)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -190,7 +190,7 @@ async def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
 ) -> None:
     at_once, killed = tmp_path / "at-once", tmp_path / "killed"
     await exported(connection, at_once, ends)
-    read = read_events
+    read = read_every_event
     told: list[int] = []
 
     async def lost(*place: Any, after: int, **more: Any) -> list[StoredEvent]:
@@ -198,13 +198,13 @@ async def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
             raise ConnectionResetError
         return await read(*place, after=after, **more)
 
-    monkeypatch.setattr("exchange.export.exporting.read_events", lost)
+    monkeypatch.setattr("exchange.export.exporting.read_every_event", lost)
     with pytest.raises(ConnectionResetError):
         await exported(connection, killed, ends)
     with pytest.raises(NoManifest):
         check_folder(killed, {})
     (killed / "events" / "left.parquet.unfinished").touch()
-    monkeypatch.setattr("exchange.export.exporting.read_events", counted(read, told))
+    monkeypatch.setattr("exchange.export.exporting.read_every_event", counted(read, told))
     await exported(connection, killed, ends)
 
     assert contents(killed) == contents(at_once)

@@ -4,16 +4,16 @@ Where a stream begins is not compared: Redis drops its oldest entries while it i
 that was begun anew has only the newest. From there on an entry is wanted for every position.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 import asyncpg
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from exchange.log.events import UnknownEvent
-from exchange.log.reader import read_events, read_heads
+from exchange.log.reader import read_every_event, read_heads
 from exchange.log.replay import Undecodable
-from exchange.ports import LogCorrupt, StoredEvent
+from exchange.ports import StoredEvent
 from projections.builder.comparing.differences import (
     EXAMPLES_MAX,
     Comparison,
@@ -138,19 +138,12 @@ class ComparedFeed:
         self.compared.add((shard, at, *entry) for at, entry in page.entries.items())
         for begin in range(page.begin, page.end + 1, READ_EVENTS_MAX):
             end = min(page.end, begin + READ_EVENTS_MAX - 1)
-            for event in await self._read_log(shard, begin, end):
+            for event in await read_every_event(self._log, shard, after=begin - 1, up_to=end):
                 is_skipped = (shard, event.position) in self._skips
                 want = None if is_skipped else _wanted(event)
                 have = page.entries.get(event.position)
                 if have != (want or SKIPPED):
                     self._note(event, have, want)
-
-    async def _read_log(self, shard: int, begin: int, end: int) -> Sequence[StoredEvent]:
-        count = end - begin + 1
-        events = await read_events(self._log, shard, after=begin - 1, up_to=end, limit=count)
-        if len(events) != count:
-            raise LogCorrupt(f"shard {shard}: an event soon after position {begin - 1} is missing")
-        return events
 
     def _note(self, event: StoredEvent, have: Row | None, want: Row | None) -> None:
         self.different += 1
