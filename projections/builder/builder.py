@@ -28,7 +28,7 @@ from projections.builder.estimate import Pace, read_pace, seconds_left
 from projections.builder.giving_way import GivingWay
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
-from projections.builder.reading import CannotFold, Projection
+from projections.builder.reading import CannotFold
 from projections.builder.steps import DONE, FALLING_BEHIND, SWITCHING, VERIFYING
 from projections.builder.tidying import Tidier
 from projections.builder.working import POLL_S, Connect, alone, work
@@ -46,8 +46,9 @@ from projections.lifecycle.generations import (
     generations_of,
     read_generations,
 )
-from projections.lifecycle.skips import read_skips, skipped
+from projections.lifecycle.skips import read_skipped
 from projections.lifecycle.switching import Behind, give_up_switch, switch
+from projections.registry import Projection
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.failures import is_store_failure
 
@@ -224,11 +225,7 @@ class Builder:
     async def _build(
         self, connection: asyncpg.Connection, definition: Projection, generation: Generation
     ) -> None:
-        skips = skipped(
-            await read_skips(connection, generation.projection),
-            generation.projection,
-            definition.fingerprint,
-        )
+        skips = await read_skipped(connection, generation.projection, definition.fingerprint)
 
         def show(step: str, done: int, wanted: int, seconds: Mapping[str, float]) -> None:
             self._show(generation, step, done, wanted, seconds)
@@ -318,11 +315,7 @@ class Builder:
             opened.callback(log.terminate)
             session = await self._connect()
             opened.callback(session.terminate)
-            skips = skipped(
-                await read_skips(connection, generation.projection),
-                generation.projection,
-                definition.fingerprint,
-            )
+            skips = await read_skipped(connection, generation.projection, definition.fingerprint)
             comparing = asyncio.create_task(
                 compare(
                     log,

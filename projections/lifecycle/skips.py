@@ -52,6 +52,13 @@ def skipped(skips: Sequence[Skip], projection: str, fingerprint: str) -> set[tup
     }
 
 
+async def read_skipped(
+    connection: asyncpg.Connection, projection: str, fingerprint: str
+) -> set[tuple[int, int]]:
+    """Return shard and position of each event that a definition passes over by now."""
+    return skipped(await read_skips(connection, projection), projection, fingerprint)
+
+
 async def skip_event(
     connection: asyncpg.Connection,
     projection: str,

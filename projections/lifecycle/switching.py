@@ -12,6 +12,7 @@ from typing import Final
 
 import asyncpg
 
+from exchange.log.reader import read_heads
 from projections.lifecycle.changes import (
     By,
     Life,
@@ -92,7 +93,7 @@ async def switch(
             _check_fit(target, definitions, unverified=unverified)
             held: dict[int, int] = {}
             if live is not None:
-                old, shards = _definition(definitions, live), await _shards(connection)
+                old, shards = _definition(definitions, live), sorted(await read_heads(connection))
                 holds.append((old, live.generation, shards))
                 held = await old.hold(connection, live.generation, shards)
             await _until_at(_definition(definitions, target), target, held)
@@ -200,7 +201,3 @@ async def _release(old: Definition, generation: int, shards: Sequence[int]) -> N
             raise
         fields = {"projection": old.name, "generation": generation, "error": repr(error)}
         logger.warning("A held generation goes on only when its hold ends", extra=fields)
-
-
-async def _shards(connection: asyncpg.Connection) -> list[int]:
-    return [row["shard"] for row in await connection.fetch("select shard from head order by shard")]

@@ -19,11 +19,11 @@ from exchange.tools.terminal import ToolError, sized
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.comparing.shadow import Progress
-from projections.builder.reading import Projection
 from projections.builder.steps import VERIFYING
 from projections.lifecycle.changes import Life, Refused, mark_verified
 from projections.lifecycle.generations import generations_of
-from projections.lifecycle.skips import read_skips, skipped
+from projections.lifecycle.skips import read_skipped
+from projections.registry import Projection
 
 SHOWN_MAX: Final = 5
 REPEAT_S: Final = 1.0  # a table may be compared for minutes
@@ -85,7 +85,7 @@ async def _compare(
     console = Console(stderr=True, highlight=False)
     cost = await _cost(stores, target.generation, made_by)
     console.print(cost, markup=False, soft_wrap=True)
-    skips = await read_skips(stores.connection, projection)
+    skips = await read_skipped(stores.connection, projection, definition.fingerprint)
     session = await stores.another()
     try:
         async with _telling(console, projection) as tell:
@@ -96,7 +96,7 @@ async def _compare(
                 definition,
                 target.generation,
                 made_by=made_by,
-                skips=skipped(skips, projection, definition.fingerprint),
+                skips=skips,
                 on_progress=tell,
             )
     finally:
