@@ -48,7 +48,6 @@ from exchange.stack.services.services import LocalServices, remove
 from projections.builder.build import Build
 from projections.builder.comparing.compare import compare
 from projections.builder.giving_way import GivingWay
-from projections.builder.reading import Projection
 from projections.feed import NAME as FEED
 from projections.lifecycle.changes import (
     By,
@@ -62,7 +61,7 @@ from projections.lifecycle.generations import Generation, generations_of
 from projections.lifecycle.retiring import drop
 from projections.lifecycle.switching import switch as switch_to
 from projections.projector.projector import run_projector
-from projections.registry import READ_MODELS, all_projections
+from projections.registry import READ_MODELS, Projection, all_projections
 
 TOPIC_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # of a topic that nobody reads here
 OPERATOR: Final = By("bench", "to see how long it takes")

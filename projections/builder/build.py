@@ -20,13 +20,14 @@ from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
 from projections.builder.giving_way import GivingWay
-from projections.builder.reading import CannotFold, Projection, blamed, read_parts
+from projections.builder.reading import CannotFold, blamed, read_parts
 from projections.builder.rows import Keys, Tables, store_of
 from projections.builder.steps import INDEXING, READING
 from projections.builder.working import Connect
 from projections.folding import Fold, LogPart, Rows
 from projections.lifecycle.changes import mark_built
 from projections.lifecycle.generations import BUILDING, CATCHING_UP, Generation
+from projections.registry import Projection
 
 logger = logging.getLogger(__name__)
 

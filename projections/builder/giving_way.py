@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from exchange.log.reader import read_heads
 from exchange.waiting import heed_cancellation
-from projections.builder.reading import Projection
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import LIVE, Generation, read_generations
+from projections.registry import Projection
 from projections.stores.checkpoints import ReadModelUnavailable
 
 LOOK_S: Final = 0.5

@@ -6,10 +6,7 @@ import asyncpg
 
 from exchange.log.replay import replay_parts
 from projections.folding import UUID_BYTES, Fold, LogPart
-from projections.stores.postgres import PostgresProjection
-from projections.stores.redis import RedisProjection
-
-Projection = PostgresProjection | RedisProjection
+from projections.registry import Projection
 
 
 class CannotFold(Exception):

@@ -12,9 +12,9 @@ import asyncpg
 from redis.asyncio import Redis
 from sqlalchemy import Table
 
-from projections.builder.reading import Projection
 from projections.folding import Rows
 from projections.lifecycle.retiring import delete_keys
+from projections.registry import Projection
 from projections.stores.partitions import (
     attach_partitions,
     create_unattached,

@@ -13,10 +13,10 @@ from typing import Final
 import asyncpg
 from redis.asyncio import Redis
 
-from projections.builder.reading import Projection
 from projections.builder.working import Connect, alone, work
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.retiring import drop, droppable, retire_overdue
+from projections.registry import Projection
 from projections.stores.fingerprints import has_shape_of
 
 logger = logging.getLogger(__name__)

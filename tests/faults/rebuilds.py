@@ -18,12 +18,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.processes.pool import engine_of
-from projections.builder.reading import Projection
 from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, RETIRED, Generation, generations_of
 from projections.lifecycle.switching import rollback
-from projections.registry import READ_MODELS, all_projections
+from projections.registry import READ_MODELS, Projection, all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 from tests.faults.history import HistoryFile
 from tests.faults.stage import DATABASE_ERRORS, Stage

@@ -23,7 +23,6 @@ from exchange.tools.projections.overview import BuildProgress, read_progress, re
 from exchange.tools.projections.stores import Stores, answered, checked, operator
 from exchange.tools.terminal import ToolError, sized
 from projections.builder.estimate import STEPS, first_pace, read_pace
-from projections.builder.reading import Projection
 from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, described_as_under_way
 from projections.lifecycle.generations import (
     BUILDING,
@@ -33,6 +32,7 @@ from projections.lifecycle.generations import (
     Generation,
     generations_of,
 )
+from projections.registry import Projection
 from projections.stores.failures import is_store_failure
 from projections.stores.redis import RedisProjection
 

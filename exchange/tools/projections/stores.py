@@ -21,10 +21,10 @@ from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client
 from exchange.tools.terminal import ToolError, connect
 from projections.builder.comparing.shadow import TooManyRows
-from projections.builder.reading import CannotFold, Projection
+from projections.builder.reading import CannotFold
 from projections.lifecycle.changes import By, Refused
 from projections.lifecycle.definitions import Definitions
-from projections.registry import READ_MODELS, all_projections
+from projections.registry import READ_MODELS, Projection, all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 
 POOL_MAX: Final = 2

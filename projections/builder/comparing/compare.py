@@ -18,7 +18,7 @@ from projections.builder.comparing.feed import compare_feed
 from projections.builder.comparing.keys import compare_keys
 from projections.builder.comparing.shadow import GiveWay, Progress, never_pause
 from projections.builder.comparing.tables import ComparedTables
-from projections.builder.reading import Projection
+from projections.registry import Projection
 from projections.stores.postgres import PostgresProjection
 from projections.stores.redis import RedisProjection
 

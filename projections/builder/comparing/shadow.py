@@ -5,8 +5,9 @@ from typing import Final
 
 import asyncpg
 
-from projections.builder.reading import Projection, blamed, read_parts
+from projections.builder.reading import blamed, read_parts
 from projections.folding import Fold, LogPart, Rows
+from projections.registry import Projection
 
 WRITE_EVENTS: Final = 100_000  # bounds the rows that wait to be written to the shadow
 # An open order takes 1 kB and a position a third of that, so 2 GB at most. Where the server

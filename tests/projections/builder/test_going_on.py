@@ -19,12 +19,13 @@ from projections.builder.build import Build
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.metrics import BuilderMetrics
-from projections.builder.reading import Projection, read_parts
+from projections.builder.reading import read_parts
 from projections.builder.steps import FALLING_BEHIND
 from projections.builder.working import Connect
 from projections.folding import LogPart
 from projections.lifecycle.changes import pause, read_operations, resume
 from projections.lifecycle.generations import FAILED, PAUSED, generations_of
+from projections.registry import Projection
 from tests.projections.builder.test_builder import END_S, begin, building_in, until
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR
