@@ -39,7 +39,7 @@ from projections.folding import LogPart, Rows, fold_batch
 from projections.lifecycle.changes import Refused, read_operations, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, generations_of
-from projections.lifecycle.skips import Skip, read_skips, skip_event, skipped
+from projections.lifecycle.skips import read_skipped, skip_event
 from projections.lifecycle.switching import rollback, switch
 from projections.registry import Projection, all_projections
 from projections.stores.checkpoints import (
@@ -203,7 +203,7 @@ async def compared(
 ) -> Comparison:
     definition, made_by = by[0], by[-1]
     log, session = await connect(), await connect()
-    skips = skipped(await read_skips(connection, NAME), NAME, definition.fingerprint)
+    skips = await read_skipped(connection, NAME, definition.fingerprint)
     try:
         return await compare(
             log, session, redis, definition, generation, made_by=made_by, skips=skips
@@ -379,7 +379,7 @@ async def test_a_dry_run_counts_what_other_rules_change_and_names_other_columns(
 @pytest.fixture
 def outdated_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds begin just before an event is skipped."""
-    monkeypatch.setattr("projections.builder.builder.read_skips", OutdatedAtFirst())
+    monkeypatch.setattr("projections.builder.builder.read_skipped", OutdatedAtFirst())
 
 
 @pytest.mark.usefixtures("outdated_skips")
@@ -499,9 +499,11 @@ class OutdatedAtFirst:
     def __init__(self) -> None:
         self._is_first = True
 
-    async def __call__(self, connection: asyncpg.Connection, projection: str) -> list[Skip]:
+    async def __call__(
+        self, connection: asyncpg.Connection, projection: str, made_by: str
+    ) -> set[tuple[int, int]]:
         was_first, self._is_first = self._is_first, False
-        return [] if was_first else await read_skips(connection, projection)
+        return set() if was_first else await read_skipped(connection, projection, made_by)
 
 
 def picky(position: int) -> Make:
