@@ -9,6 +9,7 @@ import pytest
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
+from exchange.log.command_form import commands_version
 from exchange.log.reader import FoundOutcome, read_readable
 from exchange.log.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
@@ -37,7 +38,8 @@ async def test_every_shard_has_the_bound_in_its_log(
     matching = asyncio.create_task(run_matcher(two_shards, range(SHARDS), standby=False))
     connection = await asyncpg.connect(two_shards.database_url)
     async with asyncio.timeout(30):
-        while len(await read_readable(connection)) < SHARDS:
+        wanted = dict.fromkeys(range(SHARDS), commands_version())
+        while await read_readable(connection) != wanted:  # a shard has a head before it tells
             await asyncio.sleep(0.05)
     await asyncio.to_thread(open_orders_max, 7)
     matching.cancel()
