@@ -23,7 +23,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help operators setup run load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
-	resume retry skip retire operations verify backup restore trim test test-long simulate mutants faults check fmt lint \
+	resume retry skip retire operations verify prove upgrade-check backup restore trim test test-long simulate mutants faults check fmt lint \
 	types imports bench lock clean reset
 
 help: ## list these targets
@@ -88,6 +88,12 @@ operations: $(INSTALLED) ### show who changed which read model, newest first
 
 verify: $(INSTALLED) ### check the whole log against its hash chain and digests
 	@$(EXCHANGE) verify
+
+prove: $(INSTALLED) ### prove log, decisions and read models: AT=0:123
+	@$(EXCHANGE) prove $(if $(AT),--at "$$AT")
+
+upgrade-check: $(INSTALLED) ### would this build decide the log as it was?
+	@$(EXCHANGE) prove --decisions
 
 backup: $(INSTALLED) ### write a backup of the running exchange: TO=DIRECTORY
 	@$(EXCHANGE) backup $(if $(TO),--to "$$TO")

@@ -56,6 +56,13 @@ from exchange.domain.values import (
 )
 from exchange.log.replay import replay
 
+READ_COMMAND_END: Final = """
+select max(position) from events
+where shard = $1 and kafka_offset = (
+    select kafka_offset from events where shard = $1 and position = $2
+)
+"""
+
 STRANGER: Final = ""  # owns no order: no client may have this name
 # What the refusal of a registration does not tell, and no rule for it asks.
 ANYTHING: Final = ("X", "X", 0, 0, Price(1), Quantity(1))
@@ -124,7 +131,7 @@ async def decide_again(
     Args:
         connection: To the log, which is only read; the exchange may run meanwhile.
         shard: Whose log.
-        up_to: A position where a command's events end: of a batch, or the head.
+        up_to: A position where a command's events end: of a batch, the head, or ``command_end``.
         on_progress: Is told how many events have been compared.
 
     Raises:
@@ -137,6 +144,12 @@ async def decide_again(
         found.compare(events)
         on_progress(found.position)
     return found.result()
+
+
+async def command_end(connection: asyncpg.Connection, shard: int, position: int) -> int:
+    """Return where the events of the command end that caused the event at ``position``."""
+    found: int | None = await connection.fetchval(READ_COMMAND_END, shard, position)
+    return position if found is None else found
 
 
 class Comparison:

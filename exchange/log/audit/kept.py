@@ -2,7 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from msgspec import Struct
+
 from exchange.log.audit.tree import Tree, leaf_hash
+
+
+class Pin(Struct, frozen=True):
+    """The chain and the root after an event, in hex, either of which pins all events up to it."""
+
+    chain: str
+    root: str | None
 
 
 class NotKept(Exception):
@@ -23,10 +32,11 @@ class KeptCheck:
         """Begin a walk; only one that begins with the first event has a tree.
 
         Args:
-            kept: Chains and roots by position.
+            kept: Chains and roots by position; a position without any is only noted.
             from_start: Whether the walk begins with the first event.
         """
         self.compared = 0
+        self.passed: dict[int, Pin] = {}  # of the positions in ``kept``
         self._kept = kept
         self._tree = Tree() if from_start else None
 
@@ -68,7 +78,11 @@ class KeptCheck:
             self._tree.extend(leaves)
 
     def _compare(self, position: int, chain: bytes) -> None:
-        for kept in self._kept.get(position, ()):
-            if kept not in (chain, self.root):
-                raise NotKept(position, kept, chain, self.root)
+        if position not in self._kept:
+            return
+        root = self.root
+        self.passed[position] = Pin(chain.hex(), None if root is None else root.hex())
+        for kept in self._kept[position]:
+            if kept not in (chain, root):
+                raise NotKept(position, kept, chain, root)
             self.compared += 1

@@ -21,7 +21,7 @@ from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
 from exchange.log.audit.claims import ClaimsCheck, claims_of
-from exchange.log.audit.kept import KeptCheck, NotKept
+from exchange.log.audit.kept import KeptCheck, NotKept, Pin
 from exchange.log.audit.recorded import (
     NOTHING,
     Differs,
@@ -113,7 +113,7 @@ class Verified(Struct, frozen=True):
     ``problem_position`` is that of the first event that differs or is missing; None where the
     difference belongs to no event. ``chain`` is the hash chain after the last event, ``root`` that
     of the tree over all events (None if the walk did not begin at the start): either is to be kept
-    elsewhere.
+    elsewhere. ``pins`` has both at each position of which something was expected.
     """
 
     shard: int
@@ -128,6 +128,7 @@ class Verified(Struct, frozen=True):
     claims: int
     problem: str | None = None
     problem_position: int | None = None
+    pins: Mapping[int, Pin] = {}
 
 
 class Unreachable(Exception):
@@ -156,7 +157,8 @@ async def verify(
         connection: To the log, which is only read; the exchange may run meanwhile.
         shard: Whose log.
         after: The walk begins after this position.
-        expected: Chains, or roots of the tree, that were kept elsewhere, by position.
+        expected: Chains, or roots of the tree, that were kept elsewhere, by position; of a position
+            without any, chain and root are only returned.
         on_progress: Is told how many events have been walked, and of how many.
 
     Raises:
@@ -257,6 +259,7 @@ class _Walk:
             claims=self._claims.held,
             problem=problem,
             problem_position=position,
+            pins=self._kept.passed,
         )
 
     async def _recorded(self) -> AsyncIterator[Recorded]:

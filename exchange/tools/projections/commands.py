@@ -79,6 +79,31 @@ def dry_run(projection: Name, as_json: AsJson = False) -> None:
 
 
 @commands.command()
+def prove(
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARD:POSITION,…",
+            help="Decide again and fold up to here; a shard that is not named, up to its head.",
+        ),
+    ] = "",
+    decisions: Annotated[
+        bool,
+        typer.Option("--decisions", help="Only decide the commands again, as before an upgrade."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify the log, decide its commands again by this build, and tell each read model's digest.
+
+    Exit with 1 if the log differs, a command would be decided otherwise than a release means, or a
+    generation was verified there with another digest.
+    """
+    from exchange.tools.projections.prove import prove_log
+
+    prove_log(at, only_decisions=decisions, as_json=as_json)
+
+
+@commands.command()
 def switch(
     projection: Name,
     generation: Number = None,

@@ -14,12 +14,16 @@ from projections.builder.comparing.differences import (
     only_in_one,
 )
 from projections.builder.comparing.shadow import GiveWay, Progress, Shadow
-from projections.builder.rows import delete_older
-from projections.folding import Rows
+from projections.builder.comparing.shadow_tables import (
+    ShadowTables,
+    columns_of,
+    digest_of,
+    key_columns,
+    read_digest,
+    shadow_of,
+)
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.postgres import READ_CHECKPOINTS, PostgresProjection
-
-SORT_MEMORY: Final = "set work_mem = '64MB'"
 
 LEFT_EVENTS_MAX: Final = 2_000  # one batch of a follower, which is folded in 20 ms
 
@@ -43,27 +47,19 @@ class ComparedTables:
         self._generation = generation
         self._pairs, self._alone = _pairs(projection.tables, made_by.tables)
         self._made_by = made_by
+        self._folded = ShadowTables(session, projection, [table for table, _ in self._pairs])
 
     async def compare(
         self, skips: Set[tuple[int, int]], on_progress: Progress, give_way: GiveWay
     ) -> Comparison:
-        await self._make_shadow()
+        await self._folded.make()
         shadow = Shadow(self._log, self._session, self._projection, skips, on_progress)
         await self._fold_near(shadow, give_way)
         async with self._session.transaction(isolation="repeatable_read"):
             positions = await self._positions()
-            await shadow.fold_up_to(positions, self._write)
-            await self._write(shadow.fold.finished())
-            await self._write(shadow.fold.rows())
+            await shadow.fold_up_to(positions, self._folded.write)
+            await self._folded.finish(shadow.fold)
             return await self._compared(positions, skips, on_progress)
-
-    async def _make_shadow(self) -> None:
-        await self._session.execute(SORT_MEMORY)
-        for table, _ in self._pairs:
-            await self._session.execute(
-                f"create temp table {_shadow(table)} (like {table.name}, last_event bigint)"
-            )
-            await self._session.execute(f"alter table {_shadow(table)} drop column generation")
 
     async def _fold_near(self, shadow: Shadow, give_way: GiveWay) -> None:
         """Fold the log until few events are left for the moment that is looked at."""
@@ -75,8 +71,8 @@ class ComparedTables:
             if left is not None and (behind <= LEFT_EVENTS_MAX or behind > left / 2):
                 break
             left = behind
-            await shadow.fold_up_to(reached, self._write, give_way)
-        await self._write(shadow.fold.finished())
+            await shadow.fold_up_to(reached, self._folded.write, give_way)
+        await self._folded.write(shadow.fold.finished())
 
     async def _compared(
         self, positions: dict[int, int], skips: Set[tuple[int, int]], on_progress: Progress
@@ -86,16 +82,11 @@ class ComparedTables:
         columns = [str(table.name) for table in self._alone]
         for table, stored in self._pairs:
             on_progress(f"comparing {table.name}", 0, 0)
-            await self._session.execute(delete_older(_shadow(table), table, "last_event"))
-            names = _columns(stored)[1:]
-            common = [name for name in _columns(table) if name in names]
-            columns += only_in_one(table.name, _columns(table)[1:], names)
-            count, hashes = await self._session.fetchrow(
-                f"select count(*), coalesce(sum(hashtextextended(row({', '.join(names)})::text, 0)"
-                f"::numeric), 0) from {stored.name} where generation = $1",
-                self._generation,
-            )
-            rows, total = rows + count, total + int(hashes)
+            names = columns_of(stored)[1:]
+            common = [name for name in columns_of(table) if name in names]
+            columns += only_in_one(table.name, columns_of(table)[1:], names)
+            count, hashes = await read_digest(self._session, names, stored.name, self._generation)
+            rows, total = rows + count, total + hashes
             found = await self._differences(table, stored, common)
             different += found[0]["different"] if found else 0
             examples += [
@@ -107,7 +98,7 @@ class ComparedTables:
             self._generation,
             positions,
             rows,
-            f"{total % 2**64:016x}",
+            digest_of(total),
             different,
             examples,
             sorted(skips),
@@ -117,8 +108,8 @@ class ComparedTables:
     async def _differences(
         self, table: Table, stored: Table, common: Sequence[str]
     ) -> list[asyncpg.Record]:
-        keys = _keys(table)
-        sides = {"stored": stored.name, "folded": _shadow(table)}
+        keys = key_columns(table)
+        sides = {"stored": stored.name, "folded": shadow_of(table)}
         wanted = ", ".join(f"{side}.{name} as {side}_{name}" for side in sides for name in common)
         compared = [
             "row({})".format(", ".join(f"{side}.{name}" for name in common)) for side in sides
@@ -142,7 +133,7 @@ class ComparedTables:
     ) -> Difference:
         stored = {name: row[f"stored_{name}"] for name in common}
         folded = {name: row[f"folded_{name}"] for name in common}
-        keys = _keys(table)
+        keys = key_columns(table)
         key = {name: (stored if row["lacks_folded"] else folded)[name] for name in keys}
         last = None
         if row["last_event"] is not None:
@@ -165,40 +156,12 @@ class ComparedTables:
             )
         return {row["shard"]: row["position"] for row in found}
 
-    async def _write(self, rows: Rows) -> None:
-        for table, _ in self._pairs:
-            some = rows.get(table.name)
-            if not some:
-                continue
-            columns = _columns(table)[1:]
-            last = self._projection.last_event[table.name]
-            if last is not None:
-                at = columns.index(last)
-                some = [(*row, row[at]) for row in some]
-            await self._session.copy_records_to_table(
-                _shadow(table), records=some, columns=[*columns, "last_event"]
-            )
-
 
 def _pairs(
     tables: Sequence[Table], stored: Sequence[Table]
 ) -> tuple[list[tuple[Table, Table]], list[Table]]:
     """Return which table is compared with which, in order, and those that have no counterpart."""
     both = list(zip(tables, stored, strict=False))
-    pairs = [pair for pair in both if {*_keys(pair[0])} == {*_keys(pair[1])}]
+    pairs = [pair for pair in both if {*key_columns(pair[0])} == {*key_columns(pair[1])}]
     compared = {table for pair in pairs for table in pair}
     return pairs, [table for table in (*tables, *stored) if table not in compared]
-
-
-def _columns(table: Table) -> list[str]:
-    """Return the names of columns as plain text: SQLAlchemy's own cannot be written as JSON."""
-    return [str(column.name) for column in table.columns]
-
-
-def _keys(table: Table) -> list[str]:
-    """Return the names of the columns that are a row's key within a generation."""
-    return [str(column.name) for column in table.primary_key if column.name != "generation"]
-
-
-def _shadow(table: Table) -> str:
-    return f"shadow_of_{table.name}"
