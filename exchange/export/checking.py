@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from exchange.domain.values import Offset, Position, Shard
-from exchange.export.columns import EVENTS, Scales, Unreadable, event_rows, trade_rows
+from exchange.export.columns import EVENTS, Unreadable, event_rows, trade_rows
 from exchange.export.exporting import EVENTS_SET, TRADES_SET, by_instrument
 from exchange.export.folder import INSTRUMENTS_PATH
 from exchange.export.layout import SUFFIX, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
 from exchange.log.audit.kept import KeptCheck, NotKept
 from exchange.log.chain import event_text, links_over
+from exchange.log.documents.document import Scales
 from exchange.ports import StoredEvent
 
 PROBLEMS_MAX: Final = 20  # of files; more would not help

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import json
 
 from exchange.domain.values import SCALE_MAX, RejectReason
+from exchange.log.documents.document import PRICES, QUANTITIES, RENAMED, Scales
 from exchange.log.events import lift_event_data
 from exchange.ports import StoredEvent
 
@@ -47,8 +48,6 @@ TEXTS: Final = (
     "sha256",
     "body_hash",
 )
-PRICES: Final = ("price", "tick_size")
-QUANTITIES: Final = ("quantity", "taker_remaining", "maker_remaining", "lot_size")
 NUMBERS: Final = (
     "price_scale",
     "quantity_scale",
@@ -57,8 +56,6 @@ NUMBERS: Final = (
     "size_bytes",
     "crashes",
 )
-# Names of fields that a column of every event has for something else.
-RENAMED: Final = {"shard": "placed_shard", "offset": "retried_offset"}
 
 # What the JSON of an event may have; a field that is not here is of a newer build.
 _JSON: Final = pa.schema(
@@ -145,9 +142,6 @@ REPEATED: Final = frozenset(
         "seller_client_id",
     )
 )
-
-Scales = dict[str, tuple[int, int]]
-"""The scales of price and quantity by instrument."""
 
 
 class Unreadable(Exception):

@@ -20,7 +20,6 @@ from exchange.export.columns import (
     EVENTS,
     INSTRUMENTS,
     TRADES,
-    Scales,
     event_rows,
     instrument_rows,
     trade_rows,
@@ -29,28 +28,20 @@ from exchange.export.files import DataFile, entry_of, metadata_of
 from exchange.export.layout import Span, ends_file, group_end, shard_folder, spans_on_disk
 from exchange.export.manifests import FORMAT_VERSION, FileEntry, ShardRange
 from exchange.log.chain import event_text, links_over
-from exchange.log.reader import read_every_event
+from exchange.log.documents.document import Scales
+from exchange.log.reader import (
+    READ_EVENTS_MAX,
+    read_chain,
+    read_every_event,
+    read_recorded_chain,
+    read_registrations,
+)
 from exchange.ports import EMPTY_CHAIN, LogCorrupt, StoredEvent
 from exchange.waiting import retrieve_error
 
 EVENTS_SET: Final = "events"
 TRADES_SET: Final = "trades"
 DATA_SETS: Final = (EVENTS_SET, TRADES_SET)
-READ_EVENTS_MAX: Final = 8_192  # bounds the memory of one read
-
-READ_BATCH = """
-select position, chain from batches
-where shard = $1 and position <= $2
-order by position desc
-limit 1
-"""
-
-READ_REGISTRATIONS = """
-select shard, position, instrument, type, version, data::text, command_id, kafka_offset
-from events
-where shard = $1 and position <= $2 and type = 'InstrumentRegistered'
-order by position
-"""
 
 
 class ShardExport:
@@ -124,19 +115,13 @@ class ShardExport:
 
     async def _begin(self, after: int, up_to: int) -> None:
         """Compute the chain at ``after``, and learn what an instrument's amounts are."""
-        self._recorded = await self._batch(up_to)
-        self._position, self._chain = await self._batch(after)
-        while self._position < after:
-            end = min(after, self._position + READ_EVENTS_MAX)
-            self._linked(await self._read(self._position, end))
-        registrations = await self._connection.fetch(READ_REGISTRATIONS, self._shard, up_to)
+        self._recorded = await read_recorded_chain(self._connection, self._shard, up_to)
+        self._position = after
+        self._chain = await read_chain(self._connection, self._shard, after)
+        registrations = await read_registrations(self._connection, self._shard, up_to=up_to)
         if registrations:
-            rows = event_rows([StoredEvent(**row) for row in registrations], self._scales)
+            rows = event_rows(registrations, self._scales)
             self.instruments = instrument_rows(rows)
-
-    async def _batch(self, up_to: int) -> tuple[int, bytes]:
-        row = await self._connection.fetchrow(READ_BATCH, self._shard, up_to)
-        return (0, EMPTY_CHAIN) if row is None else (row["position"], row["chain"])
 
     async def _groups(self, up_to: int) -> AsyncIterator[list[StoredEvent]]:
         """Yield the events of one group of rows after the other; the next is read meanwhile."""

@@ -5,5 +5,6 @@ commands and the names that they claim), ``command_form`` (the version of a comm
 hash chain), ``schema`` (the tables), ``writer`` (the only one that appends), ``lease`` (how it
 shows that it lives), ``reader`` (for everybody else), ``moments`` (where a time is in the log),
 ``replay`` (in large parts), ``snapshots`` and ``snapshot_store`` (a shard's state, so that a replay
-need not begin at the first event), ``audit`` (is the log what its writer wrote?).
+need not begin at the first event), ``audit`` (is the log what its writer wrote?), ``documents``
+(events as JSON for everybody else).
 """

@@ -14,6 +14,7 @@ from msgspec import Struct
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import SHARDS_MAX
+from exchange.log.chain import chain_links
 from exchange.log.identity import (
     KEYED_COMMAND_ID_VERSION,
     command_claim,
@@ -24,9 +25,11 @@ from exchange.log.identity import (
     retry_command_id,
     unkeyed_claim,
 )
-from exchange.ports import Claim, LogCorrupt, StoredEvent, TopicLife
+from exchange.ports import EMPTY_CHAIN, Claim, LogCorrupt, StoredEvent, TopicLife
 
 EVENTS_CHANNEL: Final = "events"  # NOTIFY after each batch, payload "shard:position"; only a hint
+
+READ_EVENTS_MAX: Final = 8_192  # bounds the memory of one read
 
 # ``data::text``: a connection may have a codec that decodes json, and the text is what was hashed.
 READ_EVENTS = """
@@ -88,6 +91,20 @@ order by shard
 # reads the first version of commands, as every writer does.
 READ_READABLE = """
 select shard, case when reads_epoch = epoch then reads else 1 end as reads from head
+"""
+
+READ_RECORDED_CHAIN = """
+select position, chain from batches
+where shard = $1 and position <= $2
+order by position desc
+limit 1
+"""
+
+READ_REGISTRATIONS = """
+select shard, position, instrument, type, version, data::text, command_id, kafka_offset
+from events
+where shard = $1 and position <= $2 and type = 'InstrumentRegistered'
+order by position
 """
 
 READ_TRACES = """
@@ -194,6 +211,38 @@ async def read_every_event(
     if len(events) != count:
         raise LogCorrupt(f"shard {shard}: an event soon after position {after} is missing")
     return events
+
+
+async def read_registrations(
+    connection: asyncpg.Connection, shard: int, *, up_to: int
+) -> list[StoredEvent]:
+    """Return the events up to a position that registered a shard's instruments.
+
+    Events have no index by type, so all up to there are looked at.
+    """
+    return _stored(await connection.fetch(READ_REGISTRATIONS, shard, up_to))
+
+
+async def read_recorded_chain(
+    connection: asyncpg.Connection, shard: int, up_to: int
+) -> tuple[int, bytes]:
+    """Return the last position up to ``up_to`` at which a batch ended, and its hash chain."""
+    row = await connection.fetchrow(READ_RECORDED_CHAIN, shard, up_to)
+    return (0, EMPTY_CHAIN) if row is None else (row["position"], row["chain"])
+
+
+async def read_chain(connection: asyncpg.Connection, shard: int, at: int) -> bytes:
+    """Return the hash chain after the event at a position, which the log must have.
+
+    Raises:
+        LogCorrupt: An event before it is missing.
+    """
+    position, chain = await read_recorded_chain(connection, shard, at)
+    while position < at:  # within a batch
+        end = min(at, position + READ_EVENTS_MAX)
+        events = await read_every_event(connection, shard, after=position, up_to=end)
+        position, chain = end, chain_links(chain, events)[-1]
+    return chain
 
 
 async def read_events_with_text(

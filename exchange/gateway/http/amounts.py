@@ -12,6 +12,7 @@ from msgspec import Meta, Raw
 
 from exchange.domain.values import UNITS_LIMIT
 from exchange.gateway.http.problems import invalid
+from exchange.log.documents.text import DECIMAL_PATTERN, decimal
 
 AMOUNT_CHARACTERS_MAX: Final = 64  # an amount below 2^53 needs 30
 UNITS_DIGITS_MAX: Final = len(str(UNITS_LIMIT))
@@ -24,7 +25,6 @@ NULL: Final = Raw(b"null")
 _NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?0*[0-9]{1,3}))?")
 _STRING = re.compile(rb'"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?()"')
 
-DECIMAL_PATTERN: Final = r"^(0|[1-9][0-9]*)(\.[0-9]+)?$"
 _AMOUNT: Final = (
     {"type": "number", "exclusiveMinimum": 0},
     {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": AMOUNT_CHARACTERS_MAX - 2},
@@ -37,17 +37,6 @@ Amount = Annotated[Raw, Meta(extra_json_schema={"type": "number"})]
 
 
 AVERAGE_DECIMALS: Final = 8  # more than the price's own; an average may have endless decimals
-
-
-def decimal(units: int, scale: int) -> str:
-    """Write ``units`` of 10^-scale as the shortest plain decimal."""
-    if scale == 0:
-        return str(units)
-    sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
-    digits = digits.rjust(scale + 1, "0")
-    fraction = digits[-scale:].rstrip("0")
-    whole = digits[:-scale]
-    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
 
 
 def amount(units: int, scale: int) -> Raw:

@@ -5,8 +5,6 @@ A page of many rows is rendered in turns, so that the event loop serves other re
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -18,7 +16,6 @@ from exchange.gateway.http.amounts import Amount
 from exchange.waiting import turns
 
 SKIPS_TOLD_MAX: Final = 100  # each is an operator's decision; a header is bounded
-SECONDS_KEPT: Final = 256  # distinct seconds; nearly every answer is about the latest ones
 
 encoder: Final = msgspec.json.Encoder()
 
@@ -92,12 +89,6 @@ class JSONBytes(Response):
     media_type = "application/json"
 
 
-def timestamp(time_ms: int) -> str:
-    """Write milliseconds since the epoch as ISO 8601 in UTC."""
-    seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{_second(seconds)}.{milliseconds:03d}Z"
-
-
 def sequence_text(reached: Mapping[int, int]) -> str:
     """Write a position for each shard, as ``min_sequence`` takes them."""
     return ",".join(f"{shard}:{position}" for shard, position in sorted(reached.items()))
@@ -120,8 +111,3 @@ def json_response(
 ) -> Response:
     """Return an answer with ``document`` as JSON."""
     return JSONBytes(encoder.encode(document), status, headers)
-
-
-@lru_cache(SECONDS_KEPT)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

@@ -25,7 +25,7 @@ from exchange.domain.values import (
 )
 from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
-from exchange.gateway.http.responses import OrderView, encoder, in_turns, timestamp
+from exchange.gateway.http.responses import OrderView, encoder, in_turns
 from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
 from exchange.gateway.parts.admission import Origin, admit, over_limit
 from exchange.gateway.parts.context import Gateway
@@ -40,6 +40,7 @@ from exchange.gateway.parts.limits import Kind, Receipt
 from exchange.gateway.parts.listings import Listing, trade_view
 from exchange.gateway.parts.models import book_after
 from exchange.gateway.parts.reading import log_connection
+from exchange.log.documents.text import timestamp
 from exchange.log.identity import body_hash, command_claim, command_id_for, is_keyed, uuid7
 from exchange.log.reader import read_claims
 from exchange.ports import Claim

@@ -39,7 +39,6 @@ from exchange.gateway.http.responses import (
     in_turns,
     json_response,
     sequence_text,
-    timestamp,
 )
 from exchange.gateway.orders.states import (
     listing_of_order,
@@ -55,6 +54,7 @@ from exchange.gateway.parts.reading import (
     min_sequences,
     moment_connection,
 )
+from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
 from projections.orders import (
     NAME,

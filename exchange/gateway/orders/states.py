@@ -15,10 +15,11 @@ from msgspec import UNSET
 from exchange.domain.events import Event, OrderAccepted, OrderRejected
 from exchange.domain.values import instrument_of_exchange_order_id
 from exchange.gateway.http.problems import Code, Problem, order_not_found
-from exchange.gateway.http.responses import OrderView, encoder, timestamp
+from exchange.gateway.http.responses import OrderView, encoder
 from exchange.gateway.parts.context import Gateway
 from exchange.gateway.parts.listings import Listing, Listings
 from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection, model_connection
+from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
 from exchange.log.reader import find_order_instrument, read_events_with_text
 from exchange.waiting import turns

@@ -13,10 +13,11 @@ from msgspec import Raw, Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import InstrumentRegistered, TradeExecuted, trade_id
-from exchange.gateway.http.amounts import AVERAGE_DECIMALS, amount, decimal, ratio
+from exchange.gateway.http.amounts import AVERAGE_DECIMALS, amount, ratio
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.http.responses import TradeView, timestamp
+from exchange.gateway.http.responses import TradeView
 from exchange.gateway.parts.reading import QUERY_WAIT_S, loaded, log_connection
+from exchange.log.documents.text import decimal, timestamp
 from exchange.log.events import DecidedEvent
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command

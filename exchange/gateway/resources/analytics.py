@@ -19,12 +19,13 @@ from exchange.gateway.http.parameters import (
 )
 from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import integer, moment_ms, query
-from exchange.gateway.http.responses import in_turns, json_response, timestamp
+from exchange.gateway.http.responses import in_turns, json_response
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import heavy_connection, min_sequence
+from exchange.log.documents.text import timestamp
 from projections.stores.checkpoints import read_live
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
 

@@ -19,13 +19,13 @@ from exchange.gateway.http.responses import (
     cursor_text,
     in_turns,
     json_response,
-    timestamp,
 )
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of, read_depth, sides
 from exchange.gateway.parts.reading import min_sequence, moment_connection
+from exchange.log.documents.text import timestamp
 from projections import trades
 from projections.stores.checkpoints import read_live
 

@@ -15,18 +15,13 @@ from exchange.gateway.http.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, id_cursor, integer, query
-from exchange.gateway.http.responses import (
-    cursor_text,
-    in_turns,
-    json_response,
-    sequence_text,
-    timestamp,
-)
+from exchange.gateway.http.responses import cursor_text, in_turns, json_response, sequence_text
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import last_trades, of_live
 from exchange.gateway.parts.reading import min_sequences, moment_connection
+from exchange.log.documents.text import timestamp
 from exchange.waiting import within
 from projections import ticker
 from projections.positions import NAME, ClientPosition, list_positions

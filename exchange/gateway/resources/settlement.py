@@ -35,18 +35,13 @@ from exchange.gateway.http.requests import (
     integer,
     query,
 )
-from exchange.gateway.http.responses import (
-    cursor_text,
-    in_turns,
-    json_response,
-    sequence_text,
-    timestamp,
-)
+from exchange.gateway.http.responses import cursor_text, in_turns, json_response, sequence_text
 from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, resent_headers
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import min_sequences, moment_connection
+from exchange.log.documents.text import timestamp
 from exchange.log.identity import cycle_command_id
 from projections.settlement import (
     NAME,

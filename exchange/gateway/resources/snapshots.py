@@ -17,13 +17,14 @@ from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import decode, query
-from exchange.gateway.http.responses import json_response, timestamp
+from exchange.gateway.http.responses import json_response
 from exchange.gateway.parts.admission import admit_operation
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import log_connection
 from exchange.log import snapshot_store
+from exchange.log.documents.text import timestamp
 from exchange.log.reader import EVENTS_CHANNEL, read_heads
 from exchange.log.snapshot_store import WISH, SnapshotRow
 

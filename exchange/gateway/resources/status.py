@@ -9,10 +9,11 @@ from starlette.responses import Response
 from exchange.gateway.http.declaration import Operation, operation
 from exchange.gateway.http.parameters import NAMES
 from exchange.gateway.http.requests import query
-from exchange.gateway.http.responses import json_response, timestamp
+from exchange.gateway.http.responses import json_response
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.following import Standing
 from exchange.gateway.parts.health import HEALTHY, UNHEALTHY
+from exchange.log.documents.text import timestamp
 
 PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes 4 s at most, when nothing answers
 RETRY_AFTER_S: Final = "1"  # the next probe is done by then

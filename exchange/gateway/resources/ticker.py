@@ -14,7 +14,7 @@ from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import query
-from exchange.gateway.http.responses import json_response, timestamp
+from exchange.gateway.http.responses import json_response
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import (
@@ -25,6 +25,7 @@ from exchange.gateway.parts.models import (
     read_depth,
 )
 from exchange.gateway.parts.reading import min_sequence, moment_connection
+from exchange.log.documents.text import timestamp
 from projections import ticker, vwap
 from projections.book import StoredBook
 from projections.stores.checkpoints import Live, read_live

@@ -21,7 +21,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.http.responses import timestamp
 from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
 from exchange.gateway.parts.admission import Origin, charge
 from exchange.gateway.parts.context import Gateway
@@ -58,6 +57,7 @@ from exchange.gateway.stream.protocol.messages import (
     decode_message,
     echo_of,
 )
+from exchange.log.documents.text import timestamp
 from exchange.telemetry import tracing
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,5 @@
 """For those who study the log.
 
 ``commands`` says what each may be told. ``export`` writes the log to files, and proves such a
-folder.
+folder. ``schemas`` writes what published events look like.
 """

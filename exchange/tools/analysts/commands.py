@@ -52,3 +52,13 @@ def export(
     if to is None:
         raise typer.BadParameter("--to DIR says where to write.")
     exporting.export_to(to, data_sets or [], shard, begin, until, as_json=as_json)
+
+
+@commands.command()
+def schemas(
+    directory: Annotated[Path, typer.Argument(file_okay=False, help="The folder.")],
+) -> None:
+    """Write the JSON Schemas of published events (docs/schemas)."""
+    from exchange.tools.analysts.schemas import write_schemas
+
+    write_schemas(directory)

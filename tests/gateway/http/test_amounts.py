@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from exchange.domain.values import SCALE_MAX, UNITS_LIMIT
-from exchange.gateway.http.amounts import decimal, ratio, to_units
+from exchange.gateway.http.amounts import ratio, to_units
 from exchange.gateway.http.problems import Problem
+from exchange.log.documents.text import decimal
 
 scales = st.integers(0, SCALE_MAX)
 units = st.integers(1, UNITS_LIMIT - 1)

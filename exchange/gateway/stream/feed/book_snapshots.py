@@ -13,11 +13,11 @@ from itertools import islice
 from typing import Final
 
 from exchange.domain.values import Side
-from exchange.gateway.http.responses import timestamp
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.protocol.frames import LEVELS_MAX, BookSnapshot, Frame, depth, text_of
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.documents.text import timestamp
 
 DELTAS_BYTES_MAX: Final = 1024 * 1024  # a quarter of a subscriber's queue, which gets them at once
 

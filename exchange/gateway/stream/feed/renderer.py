@@ -13,7 +13,6 @@ import msgspec
 
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Side
-from exchange.gateway.http.responses import timestamp
 from exchange.gateway.parts.listings import Listing, trade_view
 from exchange.gateway.stream.feed.book_snapshots import BookSnapshots
 from exchange.gateway.stream.feed.books import LiveBook
@@ -30,6 +29,7 @@ from exchange.gateway.stream.protocol.frames import (
     text_of,
 )
 from exchange.gateway.stream.protocol.messages import Channel
+from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
 from projections.book import Level
 from projections.orders import Order
