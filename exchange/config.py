@@ -58,7 +58,7 @@ PROJECTOR_SHARD_CONNECTIONS: Final = 2
 GENERATION_CONNECTIONS: Final = 2
 GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
-BUILDER_CONNECTIONS: Final = 8  # a pool of 2, and 4 at most over which it works
+BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1 for the tree
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
 DATABASE_PARAMETERS: Final = {"sslmode"}

@@ -125,6 +125,16 @@ CLAIMS = Table(
     Column("body_hash", LargeBinary, nullable=False),
 )
 
+# The roots of whole blocks of each shard's tree over its events, block 0 first; deleting them all
+# loses nothing.
+TREE_BLOCKS = Table(
+    "tree_blocks",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("block", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+)
+
 # The contexts of the newest sampled commands, by their first events, for projectors that trace.
 TRACES = Table(
     "traces",

@@ -1,5 +1,7 @@
 """What the tools share: where the exchange is, how they fail, how they tell sizes and long work."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 CONNECT_S: Final = 5.0
+PLACE: Final = re.compile(r"([0-9]{1,5}):(0|[1-9][0-9]{0,17})")
 WIDE: Final = 160  # no row of a table is longer
 
 
@@ -59,6 +62,27 @@ def wide_console() -> Console:
 def sized(size: int) -> str:
     """Return a size as a person reads it."""
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+
+
+def place_of(text: str) -> tuple[int, int]:
+    """Return the shard and the position that ``SHARD:POSITION`` names."""
+    matched = PLACE.fullmatch(text)
+    if matched is None:
+        raise typer.BadParameter(f"{text} is not SHARD:POSITION, such as 0:1234")
+    return int(matched[1]), int(matched[2])
+
+
+def checked_place(heads: Mapping[int, int], shard: int, position: int) -> None:
+    """Check that a position is in the log, or is the one before its first event.
+
+    Raises:
+        ToolError: It is not.
+    """
+    if shard not in heads:
+        known = ", ".join(map(str, sorted(heads))) or "none"
+        raise ToolError(f"There is no shard {shard}; there are: {known}.")
+    if position > heads[shard]:
+        raise ToolError(f"Shard {shard} ends at {heads[shard]}: there is no event {position} yet.")
 
 
 class ToolError(Exception):

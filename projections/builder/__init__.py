@@ -3,6 +3,6 @@
 In reading order: ``steps`` (their names), ``rows`` (where the rows go), ``reading`` (the log, part
 by part), ``giving_way`` (to live generations), ``build`` (one build), ``comparing`` (a generation
 with the log), ``working`` (how a loop of the builder works), ``builder`` (all that is to do, in
-order), ``tidying`` (what is retired), ``estimate`` (how long it takes), ``metrics`` (what a builder
-process counts).
+order), ``tidying`` (what is retired), ``tree`` (over the log's events), ``estimate`` (how long it
+takes), ``metrics`` (what a builder process counts).
 """

@@ -31,6 +31,7 @@ from projections.builder.metrics import FAILED as BUILD_FAILED
 from projections.builder.reading import CannotFold
 from projections.builder.steps import DONE, FALLING_BEHIND, SWITCHING, VERIFYING
 from projections.builder.tidying import Tidier
+from projections.builder.tree import TreeKeeper
 from projections.builder.working import POLL_S, Connect, alone, work
 from projections.lifecycle.changes import (
     By,
@@ -72,7 +73,7 @@ class _Approach(Struct):
 
 
 class Builder:
-    """Builds generations, verifies and switches them, and deletes those that are retired."""
+    """Builds generations, verifies and switches them, deletes retired ones, and keeps the tree."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class Builder:
         self._metrics = metrics
         self._giving_way = GivingWay(definitions)
         self._tidier = Tidier(connect, redis, definitions, keep_former_hours=keep_former_hours)
+        self._tree = TreeKeeper(connect, self._giving_way)
         self._approaches: dict[tuple[str, int], _Approach] = {}
         self._paces: dict[tuple[str, int], Pace] = {}
 
@@ -96,6 +98,7 @@ class Builder:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tidier.run())
+            tasks.create_task(self._tree.run())
             tasks.create_task(work(self._connect, self.build_next, "The builder"))
 
     async def build_next(self, connection: asyncpg.Connection) -> bool:

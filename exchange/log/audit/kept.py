@@ -45,6 +45,13 @@ class KeptCheck:
         """The root over all events so far; None without a tree."""
         return None if self._tree is None else self._tree.root
 
+    def take_blocks(self) -> list[bytes]:
+        """Return the roots of blocks that have become whole since the last call."""
+        if self._tree is None:
+            return []
+        blocks, self._tree.new_blocks = self._tree.new_blocks, []
+        return blocks
+
     def begin(self, position: int, chain: bytes) -> None:
         """Compare what was kept of the position after which the walk begins.
 

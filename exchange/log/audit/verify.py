@@ -20,6 +20,7 @@ from msgspec import Struct
 from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import CommandRetried, Event
 from exchange.domain.values import Position, Shard
+from exchange.log.audit.blocks import BlocksCheck
 from exchange.log.audit.claims import ClaimsCheck, claims_of
 from exchange.log.audit.kept import KeptCheck, NotKept, Pin
 from exchange.log.audit.recorded import (
@@ -186,6 +187,7 @@ class _Walk:
         self._shard = shard
         self._expected = expected
         self._claims = ClaimsCheck(connection, shard)
+        self._blocks = BlocksCheck(connection, shard)
         self._state = State()
         self._chain = EMPTY_CHAIN
         self._kept = KeptCheck(self._expected, from_start=True)
@@ -243,6 +245,10 @@ class _Walk:
         if self._claims.problem is not None:
             position, problem = self._claims.problem
             raise Differs(position, problem)
+        if not self._begun:
+            await self._blocks.finish()
+        if self._blocks.problem is not None:
+            raise Differs(None, self._blocks.problem)
 
     def result(self, problem: str | None = None, position: int | None = None) -> Verified:
         root = self._kept.root
@@ -288,6 +294,7 @@ class _Walk:
                 raise Differs(changed, "it is not what it was: the hash chain breaks at it")
             with _telling_of_kept():
                 self._kept.go_on(first, links, texts)
+            await self._blocks.add(self._kept.take_blocks())
             await self._check_commands(batch, events, self._apply(events))
             self._chain = links[-1]
         if self._chain != batch.chain:

@@ -1,5 +1,6 @@
 """For those who study the log.
 
 ``commands`` says what each may be told. ``export`` writes the log to files, and proves such a
-folder. ``schemas`` writes what published events look like.
+folder. ``schemas`` writes what published events look like. ``proof`` proves that one event is in
+the log.
 """

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from exchange.tools.terminal import AsJson, ToolError
+from exchange.tools.terminal import AsJson, ToolError, place_of
 
 NEEDS_EXTRA: Final = "This needs pyarrow: install the extra, pip install 'exchange[analysis]'."
 
@@ -62,3 +62,20 @@ def schemas(
     from exchange.tools.analysts.schemas import write_schemas
 
     write_schemas(directory)
+
+
+@commands.command()
+def proof(
+    event: Annotated[str, typer.Argument(metavar="SHARD:POSITION", help="The event.")],
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARD:POSITION", help="Of which the root was published; by default the head."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that an event is in the log, by a proof that needs nothing of the exchange to check."""
+    from exchange.tools.analysts.proof import show_proof
+
+    show_proof(place_of(event), None if at is None else place_of(at), as_json=as_json)

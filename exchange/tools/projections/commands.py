@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from exchange.tools.terminal import AsJson, BaseUrl
+from exchange.tools.terminal import AsJson, BaseUrl, place_of
 
 OPERATIONS_MAX: Final = 10_000
 
@@ -184,10 +184,7 @@ def skip(
     """Let this definition pass over an event, and go on; that is for ever, and shown for ever."""
     from exchange.tools.projections import changes
 
-    shard, _, at = position.partition(":")
-    if not (shard.isdecimal() and at.isdecimal() and len(shard) <= 5 and len(at) <= 18):
-        raise typer.BadParameter(f"{position} is not SHARD:POSITION, such as 0:1234")
-    change = changes.skip(projection, (int(shard), int(at)), expect_live)
+    change = changes.skip(projection, place_of(position), expect_live)
     changes.make(change, reason, as_json=as_json)
 
 

@@ -5,14 +5,12 @@ recorded commands decided again (``decide_again``), and a fold of each read mode
 The exchange may run meanwhile: what is appended is not part of it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import asyncpg
 import msgspec
-import typer
 from msgspec import Struct
 
 from exchange import BUILD
@@ -28,13 +26,12 @@ from exchange.log.audit.verify import Verified, verify
 from exchange.log.reader import read_heads
 from exchange.tools.projections.stores import Stores
 from exchange.tools.telling import Tell
-from exchange.tools.terminal import ToolError
+from exchange.tools.terminal import ToolError, checked_place, place_of
 from projections.builder.comparing.digests import ModelDigest, digest_at
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skipped
 from projections.registry import Projection
 
-PLACE: Final = re.compile(r"([0-9]{1,5}):(0|[1-9][0-9]{0,17})")
 SHOWN_EVENTS_MAX: Final = 5  # of a command, from the first that differs: one may have thousands
 
 
@@ -106,17 +103,8 @@ async def positions_of(connection: asyncpg.Connection, at: str) -> dict[int, int
     """
     positions = await read_heads(connection)
     for text in filter(None, at.split(",")):
-        matched = PLACE.fullmatch(text)
-        if matched is None:
-            raise typer.BadParameter(f"{text} is not SHARD:POSITION, such as 0:1234")
-        shard, position = int(matched[1]), int(matched[2])
-        if shard not in positions:
-            known = ", ".join(map(str, sorted(positions))) or "none"
-            raise ToolError(f"There is no shard {shard}; there are: {known}.")
-        if position > positions[shard]:
-            raise ToolError(
-                f"Shard {shard} ends at {positions[shard]}: there is no event {position} yet."
-            )
+        shard, position = place_of(text)
+        checked_place(positions, shard, position)
         positions[shard] = position
     if not positions:
         raise ToolError("The log has no shard yet: there is nothing to prove.")

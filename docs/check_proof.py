@@ -1,0 +1,50 @@
+"""Check that an event is in the log of an exchange, with nothing of that exchange.
+
+    python check_proof.py PROOF.json SHARD:POSITION:ROOT
+
+PROOF.json is what `exchange proof --json` printed, and SHARD:POSITION:ROOT what was published: the
+root of the tree (RFC 9162, section 2.1) over the shard's events up to that position.
+"""
+
+import base64
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+COLUMNS = ["shard", "position", "instrument", "type", "version", "command_id"]
+COLUMNS += ["kafka_offset", "data"]
+
+
+def check(text: str, published: str) -> str:
+    """Return the event that is proved; raise ValueError if it is not."""
+    proof = json.loads(text)
+    if proof.keys() != {*COLUMNS, "size", "root", "path"}:
+        raise ValueError("the proof has other fields")
+    hashes = base64.b64decode(proof["path"], validate=True)
+    if base64.b64encode(hashes).decode() != proof["path"]:
+        raise ValueError("the path is not as it is written")
+    event = "\x1f".join(str(proof[column]) for column in COLUMNS)
+    root = hashlib.sha256(b"\0" + event.encode()).digest()
+    at, last = proof["position"] - 1, proof["size"] - 1
+    for begin in range(0, len(hashes), 32):
+        if last == 0:
+            raise ValueError("the path is too long")
+        other = hashes[begin : begin + 32]
+        is_right = at % 2 == 1 or at == last
+        root = hashlib.sha256(b"\1" + (other + root if is_right else root + other)).digest()
+        while is_right and at % 2 == 0 and at > 0:
+            at, last = at // 2, last // 2
+        at, last = at // 2, last // 2
+    if at != 0 or last != 0 or f"{proof['shard']}:{proof['size']}:{root.hex()}" != published:
+        raise ValueError("it does not lead to the published root")
+    if proof["root"] != root.hex():
+        raise ValueError("the proof names another root than it leads to")
+    return f"event {proof['shard']}:{proof['position']} {proof['type']} {proof['data']}"
+
+
+if __name__ == "__main__":
+    try:
+        print("In the log:", check(Path(sys.argv[1]).read_text(), sys.argv[2]))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        sys.exit(f"NOT PROVED: {error}")

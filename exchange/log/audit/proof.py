@@ -1,0 +1,86 @@
+"""A compact proof that one event is in the log, to be checked against a published root.
+
+It has the event as it is hashed, and the hashes that lead from it to the root of the tree over the
+first ``size`` events of its shard: some 24 for ten million. ``docs/check_proof.py`` checks it with
+nothing but Python.
+"""
+
+from base64 import b64encode
+from collections.abc import Callable
+
+import asyncpg
+from msgspec import Struct
+
+from exchange.log.audit.blocks import WrongBlocks, read_leaves, read_roots
+from exchange.log.audit.tree import BLOCK_EVENTS, path, root_of, root_over
+from exchange.log.reader import read_every_event
+
+
+class Proof(Struct, frozen=True):
+    """The columns that are hashed, in their order, and the way to the root.
+
+    ``command_id`` and ``root`` are in hex. ``path`` is the hashes, the lowest first, in base64,
+    which takes a third less than hex.
+    """
+
+    shard: int
+    position: int
+    instrument: str
+    type: str
+    version: int
+    command_id: str
+    kafka_offset: int
+    data: str
+    size: int
+    root: str
+    path: str
+
+
+async def prove_event(
+    connection: asyncpg.Connection,
+    shard: int,
+    position: int,
+    size: int,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Proof:
+    """Prove that an event is among the first ``size`` ones of its shard, which the log must have.
+
+    Args:
+        connection: To the log, which is only read.
+        shard: The event's shard.
+        position: The event's position, at most ``size``.
+        size: How many events the tree has: the position of which the root was published.
+        on_progress: Is told how many events are hashed of which no block is kept yet.
+
+    Raises:
+        LogCorrupt: An event is missing.
+        WrongBlocks: The blocks that are kept are not those of the events.
+    """
+    block, index = divmod(position - 1, BLOCK_EVENTS)
+    whole = size // BLOCK_EVENTS
+    roots = await read_roots(connection, shard, whole, on_progress)
+    last = await read_leaves(connection, shard, after=whole * BLOCK_EVENTS, up_to=size)
+    above = [*roots, root_over(last)] if last else roots
+    within = last
+    if block < whole:
+        begin = block * BLOCK_EVENTS
+        within = await read_leaves(connection, shard, after=begin, up_to=begin + BLOCK_EVENTS)
+    if root_over(within) != above[block]:
+        raise WrongBlocks(f"the block of event {position} is not that of its events")
+    (event,) = await read_every_event(connection, shard, after=position - 1, up_to=position)
+    hashes = path(index, within) + path(block, above)
+    root = root_of(within[index], position - 1, size, hashes)  # half of what all blocks would cost
+    assert root is not None, "the path is of this event and size"
+    return Proof(
+        shard,
+        position,
+        event.instrument or "",
+        event.type,
+        event.version,
+        event.command_id.hex,
+        event.kafka_offset,
+        event.data,
+        size,
+        root.hex(),
+        b64encode(b"".join(hashes)).decode(),
+    )

@@ -1,0 +1,75 @@
+"""What ``exchange proof`` does: prove that one event is in the log at a published root."""
+
+import asyncio
+
+import asyncpg
+import msgspec
+import typer
+from rich.console import Console
+
+from exchange.config import Settings
+from exchange.log.audit.blocks import WrongBlocks
+from exchange.log.audit.proof import Proof, prove_event
+from exchange.log.reader import read_heads
+from exchange.ports import LogCorrupt
+from exchange.tools.telling import EVENTS, telling
+from exchange.tools.terminal import ToolError, checked_place, connect
+
+Place = tuple[int, int]
+
+
+def show_proof(event: Place, at: Place | None, *, as_json: bool) -> None:
+    """Print the proof of an event in the tree at another position, by default the head.
+
+    Raises:
+        ToolError: The log does not have one of the two, or is damaged.
+    """
+    proof = asyncio.run(_prove(event, at, Console(stderr=True, quiet=as_json)))
+    if as_json:
+        typer.echo(msgspec.json.encode(proof).decode())
+    else:
+        _show(Console(highlight=False), proof)
+
+
+async def _prove(event: Place, at: Place | None, console: Console) -> Proof:
+    connection = await connect(Settings.load().database_url)
+    try:
+        heads = await read_heads(connection)
+        shard, position = event
+        checked_place(heads, shard, position)
+        _, size = at = at or (shard, heads[shard])
+        checked_place(heads, *at)
+        if at[0] != shard or not 0 < position <= size:
+            raise ToolError(
+                f"Event {shard}:{position} is not among those up to {at[0]}:{size}: each shard has"
+                " a tree of its own, of the events from 1 on."
+            )
+        with telling(console, EVENTS) as tell:
+            return await prove_event(
+                connection, shard, position, size, lambda *done: tell("Hashing events", *done)
+            )
+    except LogCorrupt as error:
+        raise ToolError(f"The log is damaged: {error}: see make verify.") from error
+    except WrongBlocks as error:
+        raise ToolError(
+            f"The tree that is kept cannot be used, {error}: make verify tells what is wrong."
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise ToolError(f"The log cannot be read: {error}") from error
+    finally:
+        await connection.close()
+
+
+def _show(console: Console, proof: Proof) -> None:
+    event, at = f"{proof.shard}:{proof.position}", f"{proof.shard}:{proof.size}"
+    pinned = f"{at}:{proof.root}"
+    lines = (
+        f"event {event} {proof.type} {proof.data}",
+        f"is one of the {proof.size:,} events whose root is",
+        pinned,
+        "Where that root was published, anybody can check it with Python alone:",
+        f"  exchange proof {event} --at {at} --json > proof.json",
+        f"  python docs/check_proof.py proof.json {pinned}",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
