@@ -4,10 +4,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 PY := .venv/bin/python
 EXCHANGE := .venv/bin/exchange
 INSTALLED := .venv/.installed
+# Each package has to have the hash that the lock names. uv takes a tenth of the time, but does not
+# know the registry that somebody wrote into a pip.conf: then pip does it all.
+PIP := $(PY) -m pip install --disable-pip-version-check -q --no-deps
 # Two workers, each with services of its own: much of a test is waiting for a process.
 WORKERS := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-COMPILE := uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
+COMPILE := $(PY) -m uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11
 
 # A variable that a target cannot do without. Make hands what was typed on in the environment: the
 # shell puts the value in its place, and does not read it as a part of the command.
@@ -144,10 +147,11 @@ bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
 	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.rebuild_beside
 
-lock: ## pin the dependencies of pyproject.toml again (needs uv)
+lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again
 	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml -o image.lock
 	$(COMPILE) --group pyproject.toml:build -o build.lock
+	$(COMPILE) --group pyproject.toml:installer -o installer.lock
 
 clean: ## delete the virtual environment and caches, keep the data
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .run/kafka-jars .run/promtool
@@ -155,11 +159,12 @@ clean: ## delete the virtual environment and caches, keep the data
 reset: $(INSTALLED) ## delete the local data: the exchange starts empty
 	@$(EXCHANGE) reset
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): installer.lock requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is missing: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m exchange.stack.host.prerequisites
 	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the Python packages ..."
-	@$(PY) -m pip install --disable-pip-version-check -q --require-hashes -r requirements.lock
-	@$(PY) -m pip install --disable-pip-version-check -q --no-index --no-deps --no-build-isolation -e .
+	@$(PIP) -r installer.lock
+	@$(PY) -m uv pip install -q --require-hashes -r requirements.lock || $(PIP) -r requirements.lock
+	@$(PIP) --no-index --no-build-isolation -e .
 	@touch $@

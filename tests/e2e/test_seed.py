@@ -333,11 +333,14 @@ async def test_subscribed(exchange: Exchange) -> None:
     assert set(answer["channels"]) == {"trades", "orders", "orderbook"}
 
 
-async def test_order_accepted(exchange: Exchange) -> None:
+async def test_order_accepted(http: httpx.AsyncClient, exchange: Exchange) -> None:
     """Order submission confirmation; the example has the key ``type`` twice."""
     async with streaming(exchange) as socket:
         await socket.send(STREAM_ORDER)
         answer = await until(socket, "order_accepted")
+        # The next test begins with the book that has this order.
+        seen = {"instrument": "BTC-USD", "min_sequence": answer["sequence"]}
+        assert (await http.get("/market/orderbook", params=seen)).status_code == 200
 
     assert (
         answer["order"].items()
