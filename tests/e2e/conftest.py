@@ -1,8 +1,7 @@
 """One running exchange per topology, shared by the tests of this folder.
 
-Every test here runs twice: with one of each process, and with two shards, two matchers and two
-gateways. The seed's examples and the tests under load run on the smaller topology only in
-``make test-long``. Tests use clients and instruments of their own names where they count. An
+Every test here runs with two shards, two matchers and two gateways, and in ``make test-long`` also
+with one of each process. Tests use clients and instruments of their own names where they count. An
 exchange ends after its last test: five idle processes would cost the tests of other folders a fifth
 of a core.
 
@@ -40,21 +39,11 @@ CLIENT_TIMEOUT_S = 30.0
 COME_AGAIN_S = 20.0
 COME_AGAIN_PAUSE_S = 0.05
 
-LONG_ON_ONE = (
-    "test_rebuilds",
-    "test_seed",
-    "test_statistics",
-    "test_subscribers",
-    "test_tools_load",
-    "test_tools_watch",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave what takes long on the smaller topology to the long run."""
     for item in items:
-        takes_long = Path(item.path).stem in LONG_ON_ONE
-        if takes_long and item.path.parent == Path(__file__).parent and "one of each" in item.name:
+        if item.path.parent == Path(__file__).parent and "one of each" in item.name:
             item.add_marker(pytest.mark.long)
 
 

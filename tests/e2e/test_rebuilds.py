@@ -42,7 +42,7 @@ INSTRUMENTS = 2
 AT_ONCE = 5  # commands; each takes a second of a core to start
 LIGHT = Pace(pause_s=0.2)
 ROUNDS_LONG = 3
-SOME = ("positions", "book", "feed")  # each way of storing one
+SOME = ("positions", "feed")  # rows of PostgreSQL, and of Redis
 LATE_SHARE_MAX = 0.01  # of the answers, on a machine that is busy
 AFTER_SWITCH_S = 2.0  # it is noted as it begins, takes a second at most, and is felt for another
 DROP_AFTER_S = (2.0, 6.0)

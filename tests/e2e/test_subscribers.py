@@ -150,6 +150,7 @@ async def test_nothing_is_missed_in_a_minute(exchange: Exchange) -> None:
     assert sum(subscriber.drops for subscriber in subscribers) >= SUBSCRIBERS
 
 
+@pytest.mark.long
 async def test_a_storm_of_reconnects_disturbs_nobody(exchange: Exchange) -> None:
     subscribers = subscribers_of(exchange, NEVER)
     await assert_nothing_is_missed(exchange, subscribers, "calm", storm(streams_of(exchange)))

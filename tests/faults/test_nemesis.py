@@ -1,4 +1,4 @@
-"""Half a minute of ``make faults``, with every kind of fault, and what a plan promises."""
+"""Some faults of ``make faults``, others in each run, and what a plan promises."""
 
 import random
 import shutil
@@ -15,9 +15,11 @@ from tests.conftest import scratch
 from tests.faults.nemesis import has_frozen, has_killed
 from tests.faults.report import document, report
 from tests.faults.run import Options, run
-from tests.faults.schedule import EVERYTHING, KINDS, plan
+from tests.faults.schedule import COUNTS, EVERYTHING, KINDS, plan
 
-MINUTES = 0.5
+MINUTES_LONG = 0.5
+MINUTES_SHORT = 0.1
+MORE_OF_SERVICES = 2
 # Other tests and perhaps other work keep both cores busy. ``make faults`` has the machine to itself
 # and judges by what the exchange promises.
 HEAL_BUSY_MAX_S = 90.0
@@ -47,20 +49,46 @@ def directory() -> Iterator[Path]:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(480)
+async def test_some_faults_break_no_invariant(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fault of each kind of process, and more of services; which ones the seed decides."""
+    seed = random.randrange(10_000)
+    await _assert_all_holds(
+        Options(MINUTES_SHORT, seed, _some_kinds(random.Random(seed))), directory, monkeypatch
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.long
+@pytest.mark.timeout(480)
 async def test_every_fault_breaks_no_invariant(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await _assert_all_holds(Options(MINUTES_LONG, random.randrange(10_000)), directory, monkeypatch)
+
+
+async def _assert_all_holds(
+    options: Options, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tests.faults.checkers.HEAL_MAX_S", HEAL_BUSY_MAX_S)
     monkeypatch.setattr("tests.faults.run.QUIET_TIMEOUT_S", 2 * HEAL_BUSY_MAX_S)
-    seed = random.randrange(10_000)
-    print(f"seed {seed}")
-    evidence = await run(Options(MINUTES, seed), directory)
+    print(f"seed {options.seed}, {', '.join(options.kinds)}")
+    evidence = await run(options, directory)
 
-    made = report(evidence, seed=seed, minutes=MINUTES)
+    made = report(evidence, seed=options.seed, minutes=options.minutes)
 
     assert made.failures == {}, document(made)
-    assert {row.fault for row in made.rows} == set(KINDS)
+    assert {row.fault for row in made.rows} == set(options.kinds)
     assert sum(row.lost + row.doubled for row in made.rows) == 0
+
+
+def _some_kinds(chance: random.Random) -> tuple[str, ...]:
+    lanes: dict[str, list[str]] = {}
+    for kind, (lane, _) in COUNTS.items():
+        lanes.setdefault(lane, []).append(kind)
+    kinds = {chance.choice(of_lane) for of_lane in lanes.values()}
+    return tuple(sorted(kinds | set(chance.sample(lanes["services"], MORE_OF_SERVICES))))
 
 
 @pytest.mark.anyio

@@ -68,7 +68,7 @@ async def trading(
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("53100", id="disk full"),
+        pytest.param("53100", id="disk full", marks=pytest.mark.long),
         pytest.param("40P01", id="deadlock", marks=pytest.mark.long),
         pytest.param("40001", id="serialization failure", marks=pytest.mark.long),
     ],

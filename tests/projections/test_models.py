@@ -51,7 +51,7 @@ def by_shard(events: Sequence[DecidedEvent]) -> Iterator[list[DecidedEvent]]:
         yield [decided for decided in events if decided.shard == shard]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 async def test_models_follow_two_shards(
     seed: int,
     database_url: str,

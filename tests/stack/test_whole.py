@@ -85,6 +85,16 @@ async def place(http: httpx.AsyncClient, client: str, side: str) -> dict[str, An
     return dict(answer.json())
 
 
+async def test_it_runs_with_services_of_its_own_and_leaves_nothing(
+    local: Settings, directory: RunDirectory
+) -> None:
+    async with running(local, directory) as http:
+        placed = await place(http, "maker", "sell")
+
+    assert placed["order"]["status"] == "open"
+
+
+@pytest.mark.long
 async def test_a_restart_finds_every_order_and_trades_soon(
     local: Settings, directory: RunDirectory
 ) -> None:
