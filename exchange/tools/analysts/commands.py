@@ -79,3 +79,28 @@ def proof(
     from exchange.tools.analysts.proof import show_proof
 
     show_proof(place_of(event), None if at is None else place_of(at), as_json=as_json)
+
+
+@commands.command()
+def statement(
+    client: Annotated[str, typer.Argument(help="The client.")],
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="MOMENT",
+            help="A time (ISO 8601), or SHARD:POSITION,…; by default as it is now.",
+        ),
+    ] = "",
+    cycle: Annotated[
+        int | None,
+        typer.Option(min=1, help="A settlement cycle; by default the open one of the moment."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV alone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a client's positions, and its fills and obligations of a settlement cycle."""
+    from exchange.tools.analysts.statement_page import show_statement
+
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json exclude each other.")
+    show_statement(client, at, cycle, as_csv=as_csv, as_json=as_json)

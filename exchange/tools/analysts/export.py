@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 import asyncpg
 import msgspec
@@ -21,11 +19,10 @@ from exchange.export.manifests import Manifest, NoManifest, read_manifest
 from exchange.log.moments import position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
+from exchange.tools.moments import time_ms_of
 from exchange.tools.operators.verification import kept_of
 from exchange.tools.telling import EVENTS, Tell, telling
 from exchange.tools.terminal import ToolError, connect, sized
-
-EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def export_to(
@@ -41,7 +38,10 @@ def export_to(
     wanted = set(data_sets) or {*DATA_SETS}
     for name in sorted(wanted - {*DATA_SETS}):
         raise typer.BadParameter(f"{name} is no data set; there are: {', '.join(DATA_SETS)}.")
-    moments = _time_ms(begin, "--from"), _time_ms(until, "--until")
+    moments = (
+        None if begin is None else time_ms_of(begin, "--from"),
+        None if until is None else time_ms_of(until, "--until"),
+    )
     console = Console(stderr=True, quiet=as_json)
     manifest = asyncio.run(_export(directory, wanted, shard, moments, console))
     if as_json:
@@ -137,18 +137,6 @@ def _noting(tell: Tell, ranges: Sequence[Range]) -> Callable[[int, int], None]:
         tell(f"Exporting shard {shard}", done, sizes[shard])
 
     return note
-
-
-def _time_ms(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} {text} is no ISO 8601 time: {error}") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def _show(console: Console, directory: Path, manifest: Manifest) -> None:

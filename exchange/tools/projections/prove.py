@@ -12,6 +12,7 @@ from rich.table import Table
 
 from exchange.log.audit.deciding import MEANT
 from exchange.log.audit.verify import Verified
+from exchange.tools.moments import positions_of
 from exchange.tools.operators.verification import show as show_log
 from exchange.tools.projections.proving import (
     SHOWN_EVENTS_MAX,
@@ -20,11 +21,10 @@ from exchange.tools.projections.proving import (
     Otherwise,
     Proved,
     Proving,
-    positions_of,
 )
 from exchange.tools.projections.stores import Stores, answered
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import wide_console
+from exchange.tools.terminal import ToolError, wide_console
 
 
 def prove_log(at: str, *, only_decisions: bool, as_json: bool) -> None:
@@ -37,6 +37,8 @@ def prove_log(at: str, *, only_decisions: bool, as_json: bool) -> None:
 
     async def work(stores: Stores) -> Proved:
         positions = await positions_of(stores.connection, at)
+        if not positions:
+            raise ToolError("The log has no shard yet: there is nothing to prove.")
         with telling(console, EVENTS) as tell:
             return await Proving(stores, positions, tell).prove(only_decisions=only_decisions)
 

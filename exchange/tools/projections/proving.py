@@ -23,10 +23,8 @@ from exchange.log.audit.deciding import (
     decide_again,
 )
 from exchange.log.audit.verify import Verified, verify
-from exchange.log.reader import read_heads
 from exchange.tools.projections.stores import Stores
 from exchange.tools.telling import Tell
-from exchange.tools.terminal import ToolError, checked_place, place_of
 from projections.builder.comparing.digests import ModelDigest, digest_at
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skipped
@@ -93,22 +91,6 @@ class Proved(Struct, frozen=True):
     decisions: Sequence[Decided]
     models: Sequence[Model]
     holds: bool
-
-
-async def positions_of(connection: asyncpg.Connection, at: str) -> dict[int, int]:
-    """Return where each shard is looked at: where ``at`` says, or at its head.
-
-    Raises:
-        ToolError: A shard or a position is not there.
-    """
-    positions = await read_heads(connection)
-    for text in filter(None, at.split(",")):
-        shard, position = place_of(text)
-        checked_place(positions, shard, position)
-        positions[shard] = position
-    if not positions:
-        raise ToolError("The log has no shard yet: there is nothing to prove.")
-    return dict(sorted(positions.items()))
 
 
 class Proving:
