@@ -28,6 +28,7 @@ from exchange.tools.operators.backups.trim import trim
 from exchange.tools.operators.claims import rebuild_claims
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.operators.quarantine import retry_quarantined
+from exchange.tools.operators.republish import republish
 from exchange.tools.operators.snapshots import snapshot
 from exchange.tools.operators.verification import verify_log
 from exchange.tools.projections.commands import commands as projections
@@ -163,6 +164,14 @@ def builder() -> None:
 
 
 @app.command()
+def publisher() -> None:
+    """Send every event of the log to the Kafka topic of events."""
+    from exchange.processes.publisher import run_publisher
+
+    _cancelled(run_publisher)
+
+
+@app.command()
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
     from exchange.processes.gateway import run_gateway
@@ -216,6 +225,7 @@ app.command("adopt-topic")(adopt_topic)
 app.command()(snapshot)
 app.command()(backup)
 app.command()(trim)
+app.command()(republish)
 app.command("open-orders-max")(open_orders_max)
 app.add_typer(projections)
 app.add_typer(analysts)

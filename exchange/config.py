@@ -59,6 +59,7 @@ GENERATION_CONNECTIONS: Final = 2
 GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1 for the tree
+PUBLISHER_CONNECTIONS: Final = 4  # one listens; over the others shards read and tell, in turns
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
 DATABASE_PARAMETERS: Final = {"sslmode"}
@@ -101,6 +102,7 @@ class Variables:
     standbys: Annotated[int, Meta(ge=0, le=1)] = 0  # a second would only wait behind the first
     shards: Shards = 1
     kafka_topic: str = "exchange.commands"
+    kafka_events_topic: str = "exchange.events"
     kafka_bootstrap_servers: str = ""
     kafka_home: Path | None = None
     local_kafka_port: Port = 29092
@@ -238,6 +240,11 @@ class Settings(Variables):
         """Where the builder's metrics are read; 0 is nowhere."""
         return self.metrics_port and self.metrics_port + 1 + 2 * self.shards
 
+    @property
+    def publisher_metrics_port(self) -> int:
+        """Where the publisher's metrics are read; 0 is nowhere."""
+        return self.metrics_port and self.metrics_port + 2 + 2 * self.shards
+
     def matcher_metrics_port(self, shard: int, *, standby: bool = False) -> int:
         """Return where a matcher's metrics are read, by its first shard; 0 is nowhere."""
         if not self.metrics_port:
@@ -246,14 +253,14 @@ class Settings(Variables):
 
     @property
     def metrics_ports(self) -> list[int]:
-        """Where the projector's and all matchers' metrics are read; none if they are not."""
+        """Where every process but the gateways has its metrics; none if they are not read."""
         if not self.metrics_port:
             return []
         matchers = range(self.matchers)
         found = [self.projector_metrics_port, *map(self.matcher_metrics_port, matchers)]
         if self.standbys:
             found += [self.matcher_metrics_port(index, standby=True) for index in matchers]
-        return [*found, self.builder_metrics_port]
+        return [*found, self.builder_metrics_port, self.publisher_metrics_port]
 
     @property
     def projector_connections(self) -> int:
@@ -274,7 +281,7 @@ class Settings(Variables):
     def database_connections(self) -> int:
         """How many connections a database must allow for all of our processes and for people."""
         gateways = self.gateways * (self.gateway_connections + OWN_CONNECTIONS)
-        projector = self.projector_connections + BUILDER_CONNECTIONS
+        projector = self.projector_connections + BUILDER_CONNECTIONS + PUBLISHER_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS
 
@@ -373,8 +380,12 @@ def _check(read: Variables) -> None:
         raise SettingsError(
             f"MATCHERS={read.matchers}: must be a whole number from 1 to {read.shards}."
         )
-    # A standby may double them, and the builder has one.
-    if read.metrics_port + 2 * read.shards + 1 > PORT_MAX:
+    if read.kafka_events_topic == read.kafka_topic:
+        raise SettingsError(
+            f"KAFKA_EVENTS_TOPIC={read.kafka_events_topic}: is the topic of commands, KAFKA_TOPIC."
+        )
+    # A standby may double them; builder and publisher have one each.
+    if read.metrics_port + 2 * read.shards + 2 > PORT_MAX:
         raise SettingsError(
             f"METRICS_PORT={read.metrics_port}: leaves no ports for {read.shards} shards."
         )

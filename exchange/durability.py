@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 UNCLEAN_ELECTION: Final = "unclean.leader.election.enable"
 IN_SYNC_REPLICAS: Final = "min.insync.replicas"
+RETENTION_TIME: Final = "retention.ms"
+RETENTION_SIZE: Final = "retention.bytes"
+CLEANUP: Final = "cleanup.policy"
 REPLICAS_SAFE: Final = 3  # with two replicas, two in sync would stop the topic with one broker
 IN_SYNC_SAFE: Final = 2
 
@@ -59,6 +62,18 @@ DANGERS: Final = {
         "a command counts as acknowledged when one broker of several has it",
         f"set {IN_SYNC_REPLICAS}={IN_SYNC_SAFE} on the topic",
     ),
+    RETENTION_TIME: Danger(
+        "published events that are older are deleted, and a new reader never has them",
+        f"set {RETENTION_TIME}=-1 on the topic",
+    ),
+    RETENTION_SIZE: Danger(
+        "published events are deleted when there are more, and a new reader never has them",
+        f"set {RETENTION_SIZE}=-1 on the topic",
+    ),
+    CLEANUP: Danger(
+        "of each instrument only the newest published event is kept",
+        f"set {CLEANUP}=delete on the topic",
+    ),
 }
 DATABASE_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
@@ -81,6 +96,17 @@ def unsafe_topic(topic: str, config: Mapping[str, str | None], *, replicas: int)
     if in_sync is not None and replicas >= REPLICAS_SAFE and int(in_sync) < IN_SYNC_SAFE:
         unsafe.append(Unsafe(owner, IN_SYNC_REPLICAS, in_sync))
     return unsafe
+
+
+def unsafe_history(topic: str, config: Mapping[str, str | None]) -> list[Unsafe]:
+    """Return the settings in effect with which a topic does not keep every published event."""
+    safe = {CLEANUP: "delete", RETENTION_TIME: "-1", RETENTION_SIZE: "-1"}
+    owner = f"the Kafka topic {topic}"
+    return [
+        Unsafe(owner, name, value)
+        for name, wanted in safe.items()
+        if (value := config.get(name)) is not None and value != wanted
+    ]
 
 
 def check_durable(found: Iterable[Unsafe], allowed: Collection[str]) -> None:

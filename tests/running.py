@@ -47,7 +47,9 @@ class Exchange:
         run = RunDirectory(directory)
         run.prepare()
         tiers = exchange_processes(settings, run)
-        self.gateways, self.standbys, self.matchers, (self.projector, self.builder) = tiers
+        self.gateways, self.standbys, self.matchers, readers = tiers
+        # The publisher is started by the tests that read its topic.
+        self.projector, self.builder, self.publisher = readers
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
@@ -60,7 +62,8 @@ class Exchange:
         await self.until_healthy()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(process.stop() for process in reversed(self.processes)))
+        every = [*reversed(self.processes), self.publisher]
+        await asyncio.gather(*(process.stop() for process in every))
 
     async def kill_and_restart(self, process: ManagedProcess) -> None:
         """Kill -9, then start again as the supervisor would."""

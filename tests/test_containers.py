@@ -15,10 +15,11 @@ from exchange.config import PROJECT
 from exchange.healthy import PARTS
 
 ENDING = ("prepare", "register")
-WITHOUT_CHECK = (*ENDING, "builder")  # it ends when it fails, and nobody waits for its health
+# They end when they fail, and nobody waits for their health.
+WITHOUT_CHECK = (*ENDING, "builder", "publisher")
 STORES = ("kafka", "postgres", "valkey")
 WATCHERS = ("prometheus", "grafana")
-OURS = ("prepare", "matcher", "standby", "projector", "builder", "gateway", "register")
+OURS = ("prepare", "matcher", "standby", "projector", "builder", "publisher", "gateway", "register")
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 SETTINGS = set(re.findall(r"^# ([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))

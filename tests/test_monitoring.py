@@ -21,6 +21,7 @@ from exchange.matcher.metrics import MatcherMetrics
 from exchange.stack.host.errors import StackError
 from projections.builder.metrics import OUTCOMES, BuilderMetrics
 from projections.projector.metrics import ProjectorMetrics
+from projections.publisher.metrics import PublisherMetrics
 from tests import promtool
 from tests.promtool import check
 
@@ -33,7 +34,7 @@ DASHBOARD: Final = GRAFANA / "dashboards" / "exchange.json"
 OPERATIONS: Final = (PROJECT / "docs" / "operations.md").read_text()
 
 OF_PROMETHEUS: Final = {"up", "ALERTS"}
-PROCESSES: Final = (Metrics, MatcherMetrics, ProjectorMetrics, BuilderMetrics)
+PROCESSES: Final = (Metrics, MatcherMetrics, ProjectorMetrics, BuilderMetrics, PublisherMetrics)
 WIDTH: Final = 24  # of Grafana's grid
 
 STRING: Final = re.compile(r'"[^"]*"')
@@ -219,6 +220,7 @@ def test_what_prometheus_reads_is_a_service_at_the_port_of_its_metrics() -> None
 
     assert targets["projector"] == f"projector:{settings.projector_metrics_port}"
     assert targets["builder"] == f"builder:{settings.builder_metrics_port}"
+    assert targets["publisher"] == f"publisher:{settings.publisher_metrics_port}"
     assert targets["matcher"] == f"matcher:{settings.matcher_metrics_port(0)}"
     assert targets["standby"] == f"standby:{settings.matcher_metrics_port(0, standby=True)}"
     assert {"gateway", *targets} == JOBS

@@ -1,6 +1,6 @@
 """What each process is made of: the only place that makes pools and clients.
 
-``gateway``, ``matcher``, ``projector``, ``builder``: a file for each process, which imports only
-what its process needs. A restarted matcher decides orders a second sooner for not importing the
-gateway's modules. ``running``, ``pool`` and ``descriptors`` are what they share.
+``gateway``, ``matcher``, ``projector``, ``builder``, ``publisher``: a file for each process, which
+imports only what its process needs. A restarted matcher decides orders a second sooner for not
+importing the gateway's modules. ``running``, ``pool`` and ``descriptors`` are what they share.
 """

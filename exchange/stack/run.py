@@ -147,7 +147,8 @@ def exchange_processes(
     )
     # The standbys before the matchers, or they would take over.
     tiers = tuple(gateways), tuple(standbys), tuple(matchers)
-    return *tiers, (process("projector", "projector"), process("builder", "builder"))
+    readers = (process(name, name) for name in ("projector", "builder", "publisher"))
+    return *tiers, tuple(readers)
 
 
 def shard_arguments(settings: Settings, matcher: int) -> list[str]:
@@ -201,7 +202,8 @@ class Screen:
             "Health": f"{url}/healthz    metrics: {url}/metrics",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",
-            "Kafka": f"{settings.kafka_bootstrap_servers}    topic: {settings.kafka_topic}",
+            "Kafka": f"{settings.kafka_bootstrap_servers}    commands: {settings.kafka_topic}"
+            f"    events: {settings.kafka_events_topic}",
             "Redis": without_password(settings.redis_url),
             "Logs": f"{_short(directory.logs)}/",
         }

@@ -122,3 +122,16 @@ CHECKPOINTS = Table(
     Column("position", BigInteger, nullable=False),
     Column("time_ms", BigInteger, nullable=False),
 )
+
+# How far each shard's events are in a Kafka topic. The topic decides where publishing goes on; this
+# only tells an empty partition that is new from one that has lost its events.
+PUBLICATIONS = Table(
+    "publications",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    # Why no more is published, in words.
+    Column("failure", Text),
+    Column("told_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)

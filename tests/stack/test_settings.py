@@ -73,6 +73,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL=loud: must be one of debug, info, warning, error"),
         ({"MATCHERS": "2"}, "MATCHERS=2: must be a whole number from 1 to 1"),
         ({"PORT": "65535", "GATEWAYS": "2"}, "PORT=65535: leaves no ports for 2 gateways"),
+        ({"KAFKA_EVENTS_TOPIC": "exchange.commands"}, "is the topic of commands, KAFKA_TOPIC"),
         ({"SHARDS": "65"}, "SHARDS=65: must be a whole number from 1 to 64"),
         ({"DATABASE_POOL_MAX": "2"}, "DATABASE_POOL_MAX=2: must be a whole number from 3 to 100"),
         ({"METRICS_PORT": "65535"}, "METRICS_PORT=65535: leaves no ports for 1 shards"),
@@ -147,7 +148,7 @@ def test_every_process_of_a_machine_has_a_port_for_its_metrics() -> None:
 def test_the_database_has_room_for_every_process() -> None:
     settings = load(SHARDS="64", GATEWAYS="4", DATABASE_POOL_MAX="20")
 
-    assert settings.database_connections == 64 * 6 + 4 * (20 + 64 + 9) + 64 + 9 + 100
+    assert settings.database_connections == 64 * 6 + 4 * (20 + 64 + 9) + 64 + 9 + 4 + 100
 
 
 @pytest.mark.parametrize(

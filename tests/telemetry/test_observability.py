@@ -23,6 +23,7 @@ from exchange.stack.host.errors import StackError
 from exchange.stack.host.listeners import check_free, listeners
 from projections.builder.metrics import BuilderMetrics
 from projections.projector.metrics import ProjectorMetrics
+from projections.publisher.metrics import PublisherMetrics
 from projections.registry import READ_MODELS
 from tests.collector import Collector, Span, collecting
 from tests.conftest import free_ports
@@ -242,6 +243,7 @@ def test_the_documentation_lists_every_metric() -> None:
         MatcherMetrics().registry,
         ProjectorMetrics().registry,
         BuilderMetrics().registry,
+        PublisherMetrics().registry,
     )
     written = re.findall(r"`(exchange_[a-z_]+?)(?:_total)?`", OPERATIONS)
 

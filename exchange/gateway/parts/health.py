@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import text
@@ -27,6 +28,7 @@ from exchange.log.reader import read_event_times, read_heads
 from exchange.log.snapshot_store import read_failures
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import heed_cancellation
+from projections.publisher.published import Publication, read_publications
 from projections.registry import IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import (
     LiveGeneration,
@@ -45,6 +47,9 @@ BEHIND_AFTER_S: Final = 3.0  # a healthy projector is 0.1 s behind
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
 UNHEALTHY: Final = "unhealthy"
+# Of publishing, which neither orders nor reads need: it does not change the status.
+LAGGING: Final = "lagging"
+STOPPED: Final = "stopped"
 
 PING_POSTGRES = text("select 1")
 
@@ -70,6 +75,7 @@ class Health:
         self._following = Following()
         self.projections: dict[str, Standing] = {}
         self.snapshots: dict[str, str] = {}
+        self.publishing: dict[str, str] = {}
         self.probed_ms = time.time_ns() // 1_000_000  # when the last probe ended
         self._probed_s = self._measured_s = time.monotonic()
         self.first_probe = asyncio.Event()
@@ -183,6 +189,8 @@ class Health:
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
             stopped = await read_failures(driver)
+            published = await read_publications(driver)
+            await self._measure_publishing(driver, published, heads)
         self._note_heads(heads)
         self.snapshots = {str(s): DEGRADED if s in stopped else HEALTHY for s in sorted(heads)}
         reached = {
@@ -200,6 +208,25 @@ class Health:
             for name in READ_MODELS
         }
         self._tell(standings, live)
+
+    async def _measure_publishing(
+        self,
+        driver: asyncpg.Connection,
+        published: Mapping[int, Publication],
+        heads: Mapping[int, int],
+    ) -> None:
+        """Tell how far behind the topic of events is, of shards that were ever published."""
+        lags = {shard: max(0, heads.get(shard, 0) - at.position) for shard, at in published.items()}
+        waiting = {shard: published[shard].position + 1 for shard, lag in lags.items() if lag}
+        times_ms = await read_event_times(driver, sorted(waiting.items())) if waiting else {}
+        now_ms = time.time_ns() // 1_000_000
+        for shard, lag in lags.items():
+            lag_ms = now_ms - times_ms.get((shard, waiting.get(shard, 0)), now_ms)
+            self._metrics.unpublished.labels(str(shard)).set(lag)
+            self._metrics.unpublished_seconds.labels(str(shard)).set(max(0, lag_ms) / 1000)
+        self.publishing = {
+            str(shard): _publishing(at, self.due(shard)) for shard, at in sorted(published.items())
+        }
 
     def _measure_lag_events(
         self, reached: Mapping[str, Mapping[int, int]], heads: Mapping[int, int]
@@ -261,6 +288,12 @@ class Health:
         self._heads.append((now_s, heads))
         while len(self._heads) > 1 and self._heads[1][0] <= now_s - BEHIND_AFTER_S:
             self._heads.popleft()
+
+
+def _publishing(published: Publication, due: int) -> str:
+    if published.failure is not None:
+        return STOPPED
+    return HEALTHY if published.position >= due else LAGGING
 
 
 async def _answers(ask: Callable[[], Awaitable[object]]) -> bool:

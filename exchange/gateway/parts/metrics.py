@@ -93,6 +93,16 @@ class Metrics(ProcessMetrics):
             "projection",
             "state",
         )
+        self.unpublished = self.gauge(
+            "exchange_publishing_lag_events",
+            "Events of a shard that are not in the topic of events yet",
+            "shard",
+        )
+        self.unpublished_seconds = self.gauge(
+            "exchange_publishing_lag_seconds",
+            "Age of the oldest event that is not in the topic of events; 0 if there is none",
+            "shard",
+        )
         self.undecided = self.gauge(
             "exchange_undecided_commands",
             "Commands in Kafka that the matcher has not decided yet",

@@ -35,6 +35,7 @@ class HealthView(Struct, frozen=True):
     matching: dict[str, str]
     projections: dict[str, Standing]
     snapshots: dict[str, str]
+    publishing: dict[str, str]
 
 
 class ReadinessView(Struct, frozen=True):
@@ -66,6 +67,7 @@ async def get_health(request: Request) -> Response:
         matching=health.matching,
         projections=health.projections,
         snapshots=health.snapshots,
+        publishing=health.publishing,
     )
     return _told(view, is_well=health.status != UNHEALTHY)
 

@@ -22,7 +22,7 @@ LINE_WIDTH: Final = 80  # of the states, which are no table that would need more
 COLORS: Final = {
     "healthy": "green",
     **dict.fromkeys(("degraded", "lagging", "paused"), "yellow"),
-    **dict.fromkeys(("unhealthy", "stuck", "failed", "missing"), "red"),
+    **dict.fromkeys(("unhealthy", "stuck", "failed", "missing", "stopped"), "red"),
 }
 
 
@@ -33,6 +33,8 @@ class ShardStatus(Struct, frozen=True):
     matcher: str
     head: int | None
     undecided: int | None
+    publishing: str
+    unpublished: int | None
 
 
 class ProjectionStatus(Struct, frozen=True):
@@ -80,6 +82,8 @@ def status_of(base_url: str, health: dict[str, Any], metrics: str) -> Status:
     samples = _samples(metrics)
     heads = _by_shard(samples, "exchange_log_position")
     undecided = _by_shard(samples, "exchange_undecided_commands")
+    unpublished = _by_shard(samples, "exchange_publishing_lag_events")
+    publishing = {int(shard): state for shard, state in health["publishing"].items()}
     matching = {int(shard): state for shard, state in health["matching"].items()}
     clients = [value for name, _, value in samples if name == "exchange_stream_clients"]
     return Status(
@@ -88,7 +92,14 @@ def status_of(base_url: str, health: dict[str, Any], metrics: str) -> Status:
         timestamp=health["timestamp"],
         checks=health["checks"],
         shards=[
-            ShardStatus(shard, matching.get(shard, UNKNOWN), heads.get(shard), undecided.get(shard))
+            ShardStatus(
+                shard,
+                matching.get(shard, UNKNOWN),
+                heads.get(shard),
+                undecided.get(shard),
+                publishing.get(shard, UNKNOWN),
+                unpublished.get(shard),
+            )
             for shard in sorted(heads.keys() | matching.keys())
         ],
         projections=[
@@ -130,9 +141,16 @@ def _shard_table(shards: Iterable[ShardStatus]) -> Table:
     table.add_column("matcher")
     table.add_column("head", justify="right")
     table.add_column("undecided", justify="right")
+    table.add_column("publishing")
+    table.add_column("unpublished", justify="right")
     for one in shards:
         table.add_row(
-            str(one.shard), _colored(one.matcher), _figure(one.head), _figure(one.undecided)
+            str(one.shard),
+            _colored(one.matcher),
+            _figure(one.head),
+            _figure(one.undecided),
+            _colored(one.publishing),
+            _figure(one.unpublished),
         )
     return table
 

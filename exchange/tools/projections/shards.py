@@ -18,12 +18,17 @@ select head.shard, head.epoch, head.position, head.next_offset,
         where application_name = 'exchange matcher shard ' || head.shard || ' waiting')::int
         as standbys,
     snapshot.position as snapshot_position, snapshot.taken_at as snapshot_at,
-    (select failure from snapshot_failures where shard = head.shard) as snapshot_failure
+    (select failure from snapshot_failures where shard = head.shard) as snapshot_failure,
+    published.position as published, published.failure as publishing_failure
 from head
 left join lateral (
     select position, taken_at from snapshots
     where shard = head.shard order by position desc limit 1
 ) as snapshot on true
+left join lateral (
+    select position, failure from publications
+    where shard = head.shard order by told_at desc limit 1
+) as published on true
 order by head.shard
 """
 
@@ -46,6 +51,8 @@ class ShardView(Struct, frozen=True):
     snapshot_position: int | None
     snapshot_at: datetime | None
     snapshot_failure: str | None
+    published: int | None = None
+    publishing_failure: str | None = None
 
 
 class Disk(Struct, frozen=True):
@@ -75,6 +82,8 @@ async def read_shards(connection: asyncpg.Connection) -> list[ShardView]:
             row["snapshot_position"],
             row["snapshot_at"],
             row["snapshot_failure"],
+            row["published"],
+            row["publishing_failure"],
         )
         for row in await connection.fetch(READ_SHARDS)
     ]
@@ -107,6 +116,7 @@ def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> T
         "head",
         "undecided",
         "snapshot",
+        "published",
     ):
         table.add_column(heading, justify="left" if heading == "matcher" else "right")
     for one in shards:
@@ -121,5 +131,12 @@ def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> T
             f"{one.position:,}",
             "?" if waiting is None else f"{waiting:,}",
             f"[red]{escape(one.snapshot_failure)}[/red]" if one.snapshot_failure else snapshot,
+            _published(one),
         )
     return table
+
+
+def _published(one: ShardView) -> str:
+    if one.publishing_failure is not None:
+        return f"[red]{escape(one.publishing_failure)}[/red]"
+    return "none" if one.published is None else f"{one.published:,}"
