@@ -330,7 +330,7 @@ MUTANTS = [
     Mutant(
         "a chain that was kept is not compared",
         "exchange/log/audit/kept.py",
-        "if kept not in (chain, self.root):",
+        "if kept not in (chain, root):",
         "if len(kept) != len(chain):",
         TAMPERING,
     ),
@@ -630,5 +630,33 @@ MUTANTS = [
         "            full join {sides[",
         "            join {sides[",
         BUILDER,
+    ),
+    Mutant(
+        "a block of the tree that is wrong is not noticed",
+        "exchange/log/audit/blocks.py",
+        "if kept.get(block, root) != root:",
+        "if len(kept.get(block, root)) != len(root):",
+        ("tests/log/audit/test_blocks.py",),
+    ),
+    Mutant(
+        "a proof leads to the block beside its own",
+        "exchange/log/audit/proof.py",
+        "path(index, within) + path(block, above)",
+        "path(index, within) + path(block ^ 1, [*above, *above])",
+        ("tests/log/audit/test_proof.py",),
+    ),
+    Mutant(
+        "a model that was verified with another digest is as proved",
+        "exchange/tools/projections/proving.py",
+        "one.verified in (None, one.digest)",
+        "one.verified in (None, one.verified)",
+        ("tests/tools/projections/test_prove.py",),
+    ),
+    Mutant(
+        "a statement goes on behind the cut of its cycle",
+        "exchange/tools/analysts/statement.py",
+        "            return Part(shard, position, within, cut.time_ms)",
+        "            return Part(shard, up_to, within, cut.time_ms)",
+        ("tests/tools/test_statement.py",),
     ),
 ]

@@ -133,10 +133,10 @@ def show(console: Console, found: Statement) -> None:
         ("Obligations by currency", found.currencies),
     )
     for title, some in kinds:
+        console.print(title if some else f"{title}: none", soft_wrap=True)
         if not some:
-            console.print(f"{title}: none", soft_wrap=True)
             continue
-        table = Table(*some[0].__struct_fields__, title=title, title_justify="left", box=None)
+        table = Table(*some[0].__struct_fields__, box=None)
         for one in some:
             table.add_row(*(escape(str(value)) for value in asdict(one).values()))
         console.print(table)
