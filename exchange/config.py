@@ -107,6 +107,7 @@ class Variables:
     kafka_home: Path | None = None
     local_kafka_port: Port = 29092
     database_url: str = ""
+    analytics_database_url: str = ""
     local_postgres_port: Port = 25432
     # At least 3: the projector listens on one and follows on others. At most 100: PostgreSQL has no
     # cores for more.
@@ -188,8 +189,9 @@ class Addresses:
 class Settings(Variables):
     """Everything that can be set, with every address.
 
-    ``database_url`` has the form ``postgresql://…``, as asyncpg takes it. The ``…_is_local`` fields
-    say that no address was set, so the local stack starts that service.
+    ``database_url`` has the form ``postgresql://…``, as asyncpg takes it; what reads for analysts
+    asks ``analytics_database_url``, the same unless a replica is set. The ``…_is_local`` fields say
+    that no address was set, so the local stack starts that service.
     """
 
     kafka_is_local: bool
@@ -211,15 +213,18 @@ class Settings(Variables):
         if "CANCELS_NAME_OWNER" not in values:
             read = replace(read, cancels_name_owner=not _is_loopback(read.host))
         kafka = read.kafka_bootstrap_servers or addresses.kafka_brokers
-        database = _database(read.database_url or addresses.database_url)
+        given = _database("DATABASE_URL", read.database_url or addresses.database_url)
+        database = given or local_database_url(read.local_postgres_port)
+        analytics = _database("ANALYTICS_DATABASE_URL", read.analytics_database_url)
         redis = _redis(read.redis_url or addresses.redis_url)
         found = {
             "kafka_bootstrap_servers": kafka or f"{LOOPBACK}:{read.local_kafka_port}",
-            "database_url": database or local_database_url(read.local_postgres_port),
+            "database_url": database,
+            "analytics_database_url": analytics or database,
             "redis_url": redis or local_redis_url(read.local_redis_port),
             "traces_endpoint": read.traces_endpoint or addresses.traces_endpoint,
             "kafka_is_local": not kafka,
-            "database_is_local": not database,
+            "database_is_local": not given,
             "redis_is_local": not redis,
         }
         return cls(**{**vars(read), **found})
@@ -434,27 +439,27 @@ def local_redis_url(port: int) -> str:
     return f"redis://{LOOPBACK}:{port}/0"
 
 
-def _database(url: str) -> str:
-    """Return the database's address as asyncpg takes it."""
+def _database(variable: str, url: str) -> str:
+    """Return a database's address as asyncpg takes it; ``variable`` is what has it."""
     if not url:
         return ""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
-        raise SettingsError("DATABASE_URL: must look like postgresql://user:password@host/name.")
-    _check_database(urlsplit(f"postgresql://{rest}"))
+        raise SettingsError(f"{variable}: must look like postgresql://user:password@host/name.")
+    _check_database(variable, urlsplit(f"postgresql://{rest}"))
     return f"postgresql://{rest}"
 
 
-def _check_database(url: SplitResult) -> None:
+def _check_database(variable: str, url: SplitResult) -> None:
     """Refuse an address that one of the two drivers cannot read."""
     try:
         url.port  # noqa: B018  reading it checks it
     except ValueError as error:
-        raise SettingsError(f"DATABASE_URL: {error}.") from error
+        raise SettingsError(f"{variable}: {error}.") from error
     unknown = sorted({name for name, _ in parse_qsl(url.query)} - DATABASE_PARAMETERS)
     if unknown:
         raise SettingsError(
-            f"DATABASE_URL: cannot have {', '.join(unknown)}: only sslmode. Certificates are named"
+            f"{variable}: cannot have {', '.join(unknown)}: only sslmode. Certificates are named"
             " by PGSSLROOTCERT, PGSSLCERT and PGSSLKEY."
         )
 

@@ -1,8 +1,8 @@
 """What retires former generations and deletes retired ones, beside the building.
 
 Read ``Tidier.tidy``. Dropping a table waits for all who read its parent, which a backup does for as
-long as it takes. So it has a connection of its own, gives up after a few seconds, and is tried
-again a minute later. A build of the same model waits for those seconds, others for nothing.
+long as it takes. So it has a connection of its own, gives up after ``DETACH_S``, and is tried again
+a minute later. A build of the same model waits as long, others for nothing.
 """
 
 import logging

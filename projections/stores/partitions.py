@@ -20,8 +20,10 @@ where i.indrelid = $1::regclass
 order by i.indisprimary desc, i.indexrelid
 """
 
-# Detaching waits for all who read the parent: for a backup, as long as it takes. It is tried again.
-DETACH_S: Final = 5.0
+# Detaching waits, without a lock, for all who read the parent when it began: for a backup, as long
+# as it takes. It is tried again. An analyst's transaction takes two minutes at most; a shorter wait
+# would never end well where one follows another.
+DETACH_S: Final = 150.0
 
 READ_ATTACHED: Final = """
 select inhdetachpending from pg_inherits where inhrelid = to_regclass($1)

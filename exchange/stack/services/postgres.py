@@ -3,7 +3,8 @@
 Read ``Postgres.start``. PostgreSQL refuses to run as root, so root runs it as the user ``nobody``,
 who must be able to reach the programs and the data: where a directory above is closed to others
 (a clone below ``/root``), the programs are copied and the data is kept in a directory of its own in
-``/var/lib``, with a link to it. Only the role ``exchange``, no superuser, can log in.
+``/var/lib``, with a link to it. Only the role ``exchange``, no superuser, can log in, and the
+roles that it makes for analysts.
 """
 
 import asyncio
@@ -42,10 +43,14 @@ OPTIONS: Final = (
     "log_timezone=UTC",
 )
 
-HOST_ACCESS: Final = f"host all exchange {LOOPBACK}/32 trust\n"
+# Roles of analysts have passwords.
+HOST_ACCESS: Final = f"""\
+host all exchange {LOOPBACK}/32 trust
+host all all {LOOPBACK}/32 scram-sha-256
+"""
 
 CREATE_ROLE: Final = """\
-create role exchange login createdb in role pg_monitor, pg_checkpoint;
+create role exchange login createdb createrole in role pg_monitor, pg_checkpoint;
 create database exchange owner exchange;
 """
 

@@ -54,6 +54,19 @@ def export(
     exporting.export_to(to, data_sets or [], shard, begin, until, as_json=as_json)
 
 
+@commands.command("analytics-role")
+def analytics_role(
+    name: Annotated[str, typer.Argument(help="Of the role.")],
+    only_print: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL, change nothing.")
+    ] = False,
+) -> None:
+    """Make a role of the database that can only read the schema analytics, within bounds."""
+    from exchange.tools.analysts.role import make_role
+
+    make_role(name, only_print=only_print)
+
+
 @commands.command()
 def schemas(
     directory: Annotated[Path, typer.Argument(file_okay=False, help="The folder.")],

@@ -82,7 +82,7 @@ async def _export(
     moments: tuple[int | None, int | None],
     console: Console,
 ) -> Manifest:
-    connection = await connect(Settings.load().database_url)
+    connection = await connect(Settings.load().analytics_database_url)
     try:
         ranges = await _ranges(connection, shard, *moments)
         with telling(console, EVENTS) as tell:

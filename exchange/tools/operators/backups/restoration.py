@@ -91,6 +91,9 @@ alter schema public owner to pg_database_owner;
 grant usage on schema public to public;
 """
 
+# The views went with their tables; a schema that has anything of somebody else is not dropped.
+DROP_EMPTY: Final = "drop schema if exists analytics;"
+
 # ``pg_restore``'s script has left the search path empty. A command that was being tried when the
 # backup was taken crashed nobody.
 END = """
@@ -213,7 +216,7 @@ async def _run(
     assert script.stdout is not None
     assert psql.stdin is not None
     with suppress(BrokenPipeError, ConnectionResetError):  # it ended, and its answers say why
-        psql.stdin.write((BEGIN + (DROP_ALL if present.tables else "")).encode())
+        psql.stdin.write((BEGIN + (DROP_ALL if present.tables else "") + DROP_EMPTY).encode())
         while part := await script.stdout.read(RELAY_BYTES):
             psql.stdin.write(part)
             await psql.stdin.drain()
