@@ -99,7 +99,7 @@ def root_over(leaves: Sequence[bytes]) -> bytes:
         return EMPTY_ROOT
     level = list(leaves)
     while len(level) > 1:
-        pairs = [node_hash(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
+        pairs = [node_hash(*pair) for pair in zip(level[::2], level[1::2], strict=False)]
         level = pairs if len(level) % 2 == 0 else [*pairs, level[-1]]
     return level[0]
 
