@@ -138,7 +138,7 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
+bench: setup ## measure orders, latency, fan-out, lag, rebuilds and publishing
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
@@ -146,6 +146,7 @@ bench: setup ## measure orders per second, latency, fan-out, lag and rebuilds
 	$(PY) -m bench.restore
 	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.rebuild_beside
+	$(PY) -m bench.publishing
 
 lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again
 	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock

@@ -28,7 +28,7 @@ from projections.projector.tail import listen
 from projections.publisher import published
 from projections.publisher.metrics import PublisherMetrics
 from projections.publisher.partition import Partition, is_fenced
-from projections.publisher.records import NotOurs, records_of
+from projections.publisher.records import NotOurs, Record, records_of
 from projections.publisher.standing import CannotPublish, check_standing, is_foreign
 from projections.publisher.topic import admin_of, describe, prepare_topic
 from projections.stores.failures import Outage, is_store_failure
@@ -151,14 +151,15 @@ class ShardPublisher:
             self._goes_on(position)
             async with driver_connection(self._engine) as driver:
                 documents = Documents(await read_registrations(driver, self.shard, up_to=position))
+            ahead: list[StoredEvent] = []
             while True:
                 began_s = time.monotonic()
-                events = await self._next_events(position)
+                events = ahead or await self._next_events(position)
                 records, chain = records_of(log_id, events, documents, chain)
+                position = events[-1].position
                 await self._check_topic()
                 with self._metrics.commit_seconds.time():
-                    await self._in_thread(partition.commit, records)
-                position = events[-1].position
+                    ahead = await self._commit(partition, records, position)
                 await self._execute(published.ADVANCE, position)
                 self._metrics.events.labels(str(self.shard)).inc(len(events))
                 self._metrics.position.labels(str(self.shard)).set(position)
@@ -200,27 +201,42 @@ class ShardPublisher:
                 driver, self._topic, self.shard, ends, log_id=log_id, published=told or 0
             )
 
+    async def _commit(
+        self, partition: Partition, records: list[Record], position: int
+    ) -> list[StoredEvent]:
+        """Commit the records up to a position; if there is more to do, return the events after."""
+        committing = self._in_thread(partition.commit, records)
+        if len(records) < EVENTS_MAX:
+            await committing
+            return []
+        _, ahead = await asyncio.gather(committing, self._read(position))
+        return ahead
+
     async def _next_events(self, position: int) -> list[StoredEvent]:
-        """Return the events after a position, as soon as there are any.
+        """Return the events after a position, as soon as there are any."""
+        while True:
+            self.news.clear()
+            events = await self._read(position)
+            if events:
+                return events
+            await self._wait_for_news()
+
+    async def _read(self, position: int) -> list[StoredEvent]:
+        """Return the events after a position that fit into one transaction.
 
         Raises:
             LogCorrupt: One is missing.
         """
-        while True:
-            self.news.clear()
-            async with driver_connection(self._engine) as driver:
-                end = position + EVENTS_MAX
-                events = await read_events(
-                    driver, self.shard, after=position, up_to=end, limit=EVENTS_MAX
-                )
-            if not events:
-                await self._wait_for_news()
-                continue
-            if events[-1].position != position + len(events):
-                raise LogCorrupt(
-                    f"shard {self.shard}: an event soon after position {position} is missing"
-                )
-            return events
+        end = position + EVENTS_MAX
+        async with driver_connection(self._engine) as driver:
+            events = await read_events(
+                driver, self.shard, after=position, up_to=end, limit=EVENTS_MAX
+            )
+        if events and events[-1].position != position + len(events):
+            raise LogCorrupt(
+                f"shard {self.shard}: an event soon after position {position} is missing"
+            )
+        return events
 
     async def _wait_for_news(self) -> None:
         await is_set_within(self.news, POLL_S)

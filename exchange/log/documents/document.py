@@ -6,12 +6,11 @@ Names and meanings are those of the columns of an exported event (``exchange/exp
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from msgspec import UNSET
-from msgspec.structs import asdict
+from msgspec import UNSET, Struct
 
-from exchange.domain.events import InstrumentRegistered
+from exchange.domain.events import Event, InstrumentRegistered
 from exchange.domain.values import RejectReason
 from exchange.log.documents.text import decimal, timestamp
 from exchange.log.events import decode_event
@@ -22,8 +21,35 @@ QUANTITIES: Final = ("quantity", "taker_remaining", "maker_remaining", "lot_size
 # Names of fields that every event has for something else.
 RENAMED: Final = {"shard": "placed_shard", "offset": "retried_offset"}
 
+OF_PRICE, OF_QUANTITY = 0, 1
+
 Scales = dict[str, tuple[int, int]]
 """The scales of price and quantity by instrument."""
+
+
+class _Field(Struct, frozen=True):
+    """What becomes of an event's field; an amount also has a name for its units."""
+
+    name: str
+    column: str
+    units: str | None
+    scale: int
+
+
+def _fields_of(event: type[Struct]) -> tuple[_Field, ...]:
+    return tuple(
+        _Field(
+            name,
+            RENAMED.get(name, name),
+            f"{name}_units" if name in PRICES + QUANTITIES else None,
+            OF_PRICE if name in PRICES else OF_QUANTITY,
+        )
+        for name in event.__struct_fields__
+        if name not in ("instrument", "time_ms")  # they are told of every event
+    )
+
+
+_FIELDS: Final = {event: _fields_of(event) for event in get_args(Event)}
 
 
 class Documents:
@@ -58,17 +84,15 @@ class Documents:
         }
         unregistered = getattr(event, "reason", None) is RejectReason.UNKNOWN_INSTRUMENT
         scales = None if unregistered else self._scales.get(stored.instrument or "")
-        for name, value in asdict(event).items():
-            if name in ("instrument", "time_ms") or value is UNSET:
+        for field in _FIELDS[type(event)]:
+            value = getattr(event, field.name)
+            if value is UNSET:
                 continue
-            if name in PRICES:
-                document[name] = _amount(value, scales and scales[0])
-                document[f"{name}_units"] = value
-            elif name in QUANTITIES:
-                document[name] = _amount(value, scales and scales[1])
-                document[f"{name}_units"] = value
-            else:
-                document[RENAMED.get(name, name)] = value
+            if field.units is None:
+                document[field.column] = value
+                continue
+            document[field.column] = _amount(value, scales and scales[field.scale])
+            document[field.units] = value
         return document
 
     def _learn(self, event: object) -> None:

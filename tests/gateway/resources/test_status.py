@@ -22,12 +22,14 @@ from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.reading import log_connection
 from exchange.gateway.resources import status as status_module
 from exchange.healthy import PARTS, is_healthy
+from exchange.log.reader import read_heads
 from exchange.log.snapshot_store import FORGET_FAILURE, NOTE_FAILURE
 from exchange.transport import outcomes
 from exchange.transport.commands import CommandProducer
 from exchange.transport.messages import OutcomeMessage, encode_outcomes
 from exchange.transport.outcomes import OutcomeSubscriber
 from projections.projector.projector import run_projector
+from projections.publisher.published import BEGIN, FAIL
 from projections.registry import READ_MODELS
 from projections.stores.redis import checkpoint_key
 from tests.conftest import free_ports
@@ -242,6 +244,30 @@ async def test_snapshots_that_stopped_degrade_a_gateway(venue: Venue) -> None:
             await driver.execute(FORGET_FAILURE, 0)
 
     assert (told["status"], told["snapshots"]) == ("degraded", {"0": "degraded"})
+
+
+@pytest.mark.anyio
+async def test_how_far_events_are_published_is_told_and_degrades_nothing(venue: Venue) -> None:
+    async with log_connection(venue.engine) as driver:
+        head = (await read_heads(driver))[0]
+        await driver.execute(BEGIN, "former", 0, head)
+        await driver.execute(BEGIN, "events", 0, head - 1)
+        await driver.execute(FAIL, "events", 0, "The topic is gone")
+    try:
+        async with gateway_at(venue) as http:
+            told = (await http.get("/healthz")).json()
+            figures = (await http.get("/metrics")).text
+            async with log_connection(venue.engine) as driver:
+                await driver.execute(BEGIN, "events", 0, head)
+            async with asyncio.timeout(30):
+                while (await http.get("/healthz")).json()["publishing"] != {"0": "healthy"}:
+                    await asyncio.sleep(0.1)
+    finally:
+        async with log_connection(venue.engine) as driver:
+            await driver.execute("delete from publications")
+
+    assert (told["status"], told["publishing"]) == ("healthy", {"0": "stopped"})
+    assert 'exchange_publishing_lag_events{shard="0"} 1.0' in figures
 
 
 async def until_status(http: httpx.AsyncClient, status: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
@@ -19,15 +20,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from msgspec.structs import replace
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.config import Settings
 from exchange.log.documents.schemas import schemas
 from exchange.log.reader import read_chain
 from exchange.ports import EMPTY_CHAIN
 from exchange.stack.services.kafka import admin_client
+from exchange.tools.operators.republish import republish
 from projections.publisher import publisher as module
-from projections.publisher.published import forget_published, read_publications
+from projections.publisher.published import read_publications
 from projections.publisher.publisher import Publisher
 from projections.publisher.records import Ends, Written
 from projections.publisher.standing import CannotPublish, check_standing
@@ -147,9 +150,17 @@ async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted
 
 
 async def test_a_topic_that_does_not_go_with_the_log_is_left_alone_until_somebody_decides(
-    publishing: Publishing, services: Services, database_url: str, topic: str
+    publishing: Publishing,
+    services: Services,
+    database_url: str,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     servers, chance = services.kafka_bootstrap_servers, random.Random(2)
+    settings = replace(
+        Settings.load({}, dotenv=None), database_url=database_url, kafka_events_topic=topic
+    )
+    monkeypatch.setattr(Settings, "load", lambda: settings)
     admin, connection = admin_client(servers), await asyncpg.connect(database_url)
     async with LogWriter.open(database_url) as writer:
         await writer.append(registrations(0))
@@ -171,7 +182,7 @@ async def test_a_topic_that_does_not_go_with_the_log_is_left_alone_until_somebod
     admin.delete_records([everything])[everything].result(TIMEOUT_S)
     async with publishing(1):
         await until_refused(connection, 0, "partition 0 of")
-        await forget_published(connection, topic)
+        await asyncio.to_thread(republish, yes=True)
         await until_published(connection, topic)
     await assert_topic_is_the_log(connection, servers, topic)
 
@@ -203,10 +214,16 @@ async def test_what_is_in_a_partition_is_held_against_the_log(database_url: str)
     assert await standing(ends(whole, 3, was_cut=True)) == (at, chain)
     for found, why in (
         (ends(whole, 3), "begins with position 3: the events before it are missing"),
-        (ends(replace(whole, chain=EMPTY_CHAIN)), f"at position {at} or before: the hash chains"),
-        (ends(replace(whole, position=head + 1)), f"and the log ends at {head}. If the log was"),
-        (ends(replace(whole, log_id="other")), f"position {at} of shard 0 of log other"),
-        (ends(replace(whole, shard=1)), f"position {at} of shard 1 of log mine"),
+        (
+            ends(structs.replace(whole, chain=EMPTY_CHAIN)),
+            f"at position {at} or before: the hash chains",
+        ),
+        (
+            ends(structs.replace(whole, position=head + 1)),
+            f"and the log ends at {head}. If the log was",
+        ),
+        (ends(structs.replace(whole, log_id="other")), f"position {at} of shard 0 of log other"),
+        (ends(structs.replace(whole, shard=1)), f"position {at} of shard 1 of log mine"),
     ):
         with pytest.raises(CannotPublish, match=re.escape(why)):
             await standing(found)

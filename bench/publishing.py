@@ -1,0 +1,200 @@
+"""How many events a second does the publisher send to the topic, beside what bounds it?
+
+Workload: a log of 200,000 events of the load's mix (that of ``bench.restore``), on PostgreSQL and
+Kafka of the benchmark's own, with nothing else to do. Each round publishes all of it to a new
+topic, by the publisher's own process code: read, chain, JSON, transactions, its place told.
+
+Two limits are measured in the same run, before each publishing: the same events are read and
+decoded and nothing is done with them; and records that are ready in memory, the same bytes with the
+same headers, are produced without transactions, and waited for.
+
+Not included: the start of Python, the first use of transactions by a broker, several shards, a load
+beside it.
+"""
+
+import argparse
+import asyncio
+import gc
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import msgspec
+import uvloop
+from anyio.from_thread import start_blocking_portal
+from confluent_kafka import Producer
+from rich.console import Console
+
+from bench.restore import SHARD, write_log
+from bench.venue import free_ports, local_services, machine, settings_for, table_of
+from exchange.config import PUBLISHER_CONNECTIONS, Settings
+from exchange.log.documents.document import Documents
+from exchange.log.reader import READ_EVENTS_MAX, read_every_event, read_heads
+from exchange.log.replay import replay_parts
+from exchange.ports import EMPTY_CHAIN
+from exchange.processes.pool import engine_of
+from exchange.processes.running import GARBAGE_OBJECTS_MAX
+from exchange.stack.host.directory import RunDirectory
+from exchange.stack.migrations import migrate
+from exchange.stack.services.kafka import ensure_topic
+from exchange.stack.services.services import remove
+from projections.publisher.published import read_publications
+from projections.publisher.publisher import Publisher
+from projections.publisher.records import Record, records_of
+
+WATCHED_EVERY_S: Final = 0.02
+PLAIN_QUEUE_MESSAGES: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of each round."""
+
+    events: int
+    read_s: list[float] = field(default_factory=list)
+    produce_s: list[float] = field(default_factory=list)
+    publish_s: list[float] = field(default_factory=list)
+
+
+async def read_and_decode_s(connection: asyncpg.Connection, events: int) -> float:
+    """Read and decode the whole log, and do nothing with it."""
+    begun_s = time.perf_counter()
+    async for _ in replay_parts(connection, SHARD, after=0, up_to=events):
+        pass
+    return time.perf_counter() - begun_s
+
+
+async def records_in(connection: asyncpg.Connection, events: int) -> list[Record]:
+    """Return the records of the whole log."""
+    found: list[Record] = []
+    documents, chain, after = Documents(), EMPTY_CHAIN, 0
+    while after < events:
+        end = min(events, after + READ_EVENTS_MAX)
+        stored = await read_every_event(connection, SHARD, after=after, up_to=end)
+        records, chain = records_of("bench", stored, documents, chain)
+        found += records
+        after = end
+    return found
+
+
+def produce_s(servers: str, topic: str, records: list[Record]) -> float:
+    """Send records as fast as the client does, and wait until the broker has them all."""
+    producer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "queue.buffering.max.messages": PLAIN_QUEUE_MESSAGES,
+        }
+    )
+    producer.list_topics(topic)
+    begun_s = time.perf_counter()
+    for record in records:
+        while True:
+            try:
+                producer.produce(topic, record.value, record.key, 0, headers=record.headers)  # type: ignore[arg-type]
+                break
+            except BufferError:
+                producer.poll(0.01)
+    assert producer.flush(60) == 0
+    return time.perf_counter() - begun_s
+
+
+async def publish_s(settings: Settings, topic: str, events: int) -> float:
+    """Publish the whole log to a topic that is new."""
+    watching = await asyncpg.connect(settings.database_url)
+    async with engine_of(settings, PUBLISHER_CONNECTIONS) as engine:
+        publisher = Publisher(engine, settings.kafka_bootstrap_servers, topic, 1)
+        begun_s = time.perf_counter()
+        running = asyncio.create_task(publisher.run())
+        while True:
+            published = (await read_publications(watching)).get(SHARD)
+            if published and published.topic == topic and published.position == events:
+                break
+            await asyncio.sleep(WATCHED_EVERY_S)
+        took_s = time.perf_counter() - begun_s
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await watching.close()
+    return took_s
+
+
+def measure(events: int, rounds: int) -> Measured:
+    """Write a log on services of its own and publish it."""
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
+    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
+    run.prepare()
+    ports = free_ports(5)
+    services = local_services(run, ports)
+    settings = settings_for(services, ports[4])
+    # The services have another loop than the publisher, whose uvloop cannot start them.
+    with start_blocking_portal() as portal:
+        try:
+            portal.call(services.start)
+            return uvloop.run(_rounds(settings, events, rounds))
+        finally:
+            portal.call(services.stop)
+            remove(run)
+            shutil.rmtree(run.path)
+
+
+async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
+    await migrate(settings.sqlalchemy_url)
+    connection = await asyncpg.connect(settings.database_url)
+    await connection.execute("insert into log (id) values ('bench')")
+    await write_log(connection, "no topic", events)
+    measured = Measured((await read_heads(connection))[SHARD])
+    records = await records_in(connection, measured.events)
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS_MAX)  # as the process has it
+    await publish_s(settings, "warmed-up", measured.events)
+    for number in range(rounds):
+        measured.read_s.append(await read_and_decode_s(connection, measured.events))
+        plain = f"plain-{number}"
+        await ensure_topic(settings.kafka_bootstrap_servers, plain, 1)
+        sending = (settings.kafka_bootstrap_servers, plain, records)
+        measured.produce_s.append(await asyncio.to_thread(produce_s, *sending))
+        topic = f"published-{number}"
+        measured.publish_s.append(await publish_s(settings, topic, measured.events))
+    await connection.close()
+    return measured
+
+
+def show(measured: Measured) -> None:
+    """Print the medians and rates."""
+    table = table_of("", "median s", "worst s", "events/s")
+    for name, seconds in (
+        ("reading and decoding alone (limit)", measured.read_s),
+        ("producing what is ready (limit)", measured.produce_s),
+        ("publishing", measured.publish_s),
+    ):
+        median = statistics.median(seconds)
+        row = (f"{median:.2f}", f"{max(seconds):.2f}", f"{measured.events / median:,.0f}")
+        table.add_row(name, *row)
+    console = Console()
+    console.print(f"{measured.events:,} events; {machine()}")
+    console.print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    arguments = parser.parse_args()
+    measured = measure(arguments.events, arguments.rounds)
+    if arguments.json:
+        print(msgspec.json.encode(measured).decode())
+    else:
+        show(measured)
+
+
+if __name__ == "__main__":
+    main()
