@@ -1,4 +1,4 @@
-"""What the tools share: where the exchange is, how they fail, how they tell sizes and long work."""
+"""What the tools share: where the exchange is, how they fail, how they tell sizes."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,6 @@ from urllib.parse import urlsplit
 import asyncpg
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from exchange.config import Settings, reachable_url
 
@@ -38,19 +30,6 @@ async def connect(database_url: str) -> asyncpg.Connection:
         return await asyncpg.connect(database_url, timeout=CONNECT_S)
     except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
         raise ToolError(f"PostgreSQL does not answer, is the exchange running? {error}") from error
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a bar for something that is counted."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(show_speed=True),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 def wide_console() -> Console:

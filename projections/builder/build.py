@@ -168,7 +168,8 @@ class Build:
                 await self._store.prepare(writing)
                 await writing.execute(BEGIN_BUILD, *self._place, sum(heads.values()))
             self._fold = await self._stored_fold(reading)
-            self.wanted = sum(heads.values())
+            # A model that hands on events is not folded: followers bring them.
+            self.wanted = 0 if self._fold is None else sum(heads.values())
             self._begin_step(READING)  # making the tables does not count: the rate would be lower
             return
         step = row["step"]

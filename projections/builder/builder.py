@@ -24,7 +24,7 @@ from projections.builder.build import READ_STATE, TELL, Build, Stopped
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
 from projections.builder.comparing.shadow import TooManyRows
-from projections.builder.estimate import Pace, read_pace, seconds_left
+from projections.builder.estimate import Pace, events_read, read_pace, seconds_left
 from projections.builder.giving_way import GivingWay
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
@@ -257,8 +257,8 @@ class Builder:
             self._approaches.pop((generation.projection, generation.generation), None)
             return True
         step = CATCHING_UP if self._gets_nearer(generation, left) else FALLING_BEHIND
-        done = sum(reached.values())
-        await self._tell(connection, generation, step, done, sum(heads.values()))
+        wanted = events_read(definition, heads)
+        await self._tell(connection, generation, step, max(0, wanted - left), wanted)
         return False
 
     def _gets_nearer(self, generation: Generation, left: int) -> bool:

@@ -12,6 +12,8 @@ import asyncpg
 from msgspec import Struct
 
 from projections.builder.steps import INDEXING, READING, VERIFYING
+from projections.registry import Projection
+from projections.stores.redis import RedisProjection
 
 STEPS: Final = (READING, INDEXING, VERIFYING)
 
@@ -32,6 +34,12 @@ where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? '{V
     and $3 <= (select sum(taken.value::float) from jsonb_each_text(seconds::jsonb) as taken)
 order by generation desc limit 1
 """
+
+
+def events_read(definition: Projection, heads: Mapping[int, int]) -> int:
+    """Return how many events a build reads: all, or the newest if the model keeps only those."""
+    kept = definition.events_max if isinstance(definition, RedisProjection) else None
+    return sum(head if kept is None else min(head, kept) for head in heads.values())
 
 
 class Pace(Struct, frozen=True):

@@ -7,6 +7,7 @@ that nothing is to do.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -17,8 +18,9 @@ from rich.table import Table
 
 from exchange.config import Settings
 from exchange.ports import CommandLogLost, Head
-from exchange.tools.operators.adoption import Adoption, HeadsMoved, Life, Told, TooFewPartitions
-from exchange.tools.terminal import ToolError, connect, progress_bar
+from exchange.tools.operators.adoption import Adoption, HeadsMoved, Life, TooFewPartitions
+from exchange.tools.telling import COMMANDS, telling
+from exchange.tools.terminal import ToolError, connect
 from exchange.transport.commands import WAY_OUT
 
 
@@ -74,15 +76,8 @@ def decided_up_to(head: Head) -> str:
 
 
 async def _planned(adoption: Adoption) -> list[Life]:
-    with progress_bar(Console(stderr=True)) as progress:
-
-        def begin(shard: int) -> Told:
-            task = progress.add_task(f"reading shard {shard}", total=None)
-            return lambda done, all_of_them: progress.update(
-                task, completed=done, total=all_of_them
-            )
-
-        return await adoption.plan(begin)
+    with telling(Console(stderr=True), COMMANDS) as tell:
+        return await adoption.plan(lambda shard: partial(tell, f"reading shard {shard}"))
 
 
 def _show(console: Console, lives: Sequence[Life]) -> None:

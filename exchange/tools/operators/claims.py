@@ -1,6 +1,7 @@
 """``exchange rebuild-claims``: rebuilds the table of claims from the log, and swaps it in."""
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -10,7 +11,8 @@ from rich.console import Console
 from exchange.config import Settings
 from exchange.log.audit.claim_rebuild import ClaimRebuild, Comparison
 from exchange.log.events import UnknownEvent
-from exchange.tools.terminal import ToolError, connect, progress_bar
+from exchange.tools.telling import EVENTS, telling
+from exchange.tools.terminal import ToolError, connect
 
 
 def rebuild_claims(
@@ -24,11 +26,8 @@ async def _rebuild(console: Console, *, yes: bool) -> None:
     connection = await connect(Settings.load().database_url)
     rebuild = ClaimRebuild(connection)
     try:
-        with progress_bar(console) as progress:
-            task = progress.add_task("reading the log", total=None)
-            await rebuild.build(
-                lambda done, all_of_them: progress.update(task, completed=done, total=all_of_them)
-            )
+        with telling(console, EVENTS) as tell:
+            await rebuild.build(partial(tell, "reading the log"))
         found = await rebuild.compare()
         typer.echo(described(found))
         if found.same:

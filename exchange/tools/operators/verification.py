@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 import asyncpg
@@ -11,13 +12,13 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.log.audit.verify import Unreachable, Verified, logged_shards, verify
-from exchange.tools.terminal import AsJson, ToolError, connect, progress_bar
+from exchange.tools.telling import EVENTS, Tell, telling
+from exchange.tools.terminal import AsJson, ToolError, connect
 
 DIGEST_CHARACTERS: Final = 16  # of 64: enough to compare two by eye
 # What a matcher logs of an empty log has position 0, whose chain is always the same.
@@ -73,10 +74,9 @@ async def _verify(
         shards = await _shards(connection, shard)
         for unknown in expected.keys() - set(shards):
             raise ToolError(f"Something of shard {unknown} is expected, and it is not walked.")
-        with progress_bar(console) as progress:
+        with telling(console, EVENTS) as tell:
             return [
-                await _verify_shard(connection, s, after, expected.get(s, {}), progress)
-                for s in shards
+                await _verify_shard(connection, s, after, expected.get(s, {}), tell) for s in shards
             ]
     except Unreachable as error:
         raise ToolError(f"Something is expected that cannot be compared: {error}.") from error
@@ -100,17 +100,14 @@ async def _verify_shard(
     shard: int,
     after: int,
     expected: dict[int, set[bytes]],
-    progress: Progress,
+    tell: Tell,
 ) -> Verified:
-    task = progress.add_task(f"shard {shard}", total=None)
     return await verify(
         connection,
         Shard(shard),
         after=after,
         expected=expected,
-        on_progress=lambda done, all_of_them: progress.update(
-            task, completed=done, total=all_of_them
-        ),
+        on_progress=partial(tell, f"shard {shard}"),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
-from msgspec import Struct
+from msgspec import Struct, structs
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.table import Table
@@ -17,6 +17,7 @@ from exchange.log.reader import read_event_times, read_heads
 from exchange.tools.projections.stores import Stores
 from exchange.tools.terminal import sized
 from projections.builder.estimate import STEPS, read_pace, seconds_left
+from projections.builder.steps import VERIFYING
 from projections.lifecycle.generations import (
     BUILDING,
     FAILED,
@@ -35,7 +36,8 @@ SAMPLE_S: Final = 1.0  # between two looks at positions, from which a rate is to
 BEHIND_EVENTS_MIN: Final = 2_000  # one batch of a follower; what is less may come with the next
 
 READ_BUILD: Final = """
-select step, done, wanted, seconds
+select step, done, wanted, seconds,
+    extract(epoch from clock_timestamp() - told_at)::float as silent_s
 from builds where projection = $1 and generation = $2
 """
 
@@ -47,7 +49,10 @@ where relname = any($1::text[]) and relkind = 'r'
 
 
 class BuildProgress(Struct, frozen=True):
-    """How far a build is; ``left_s`` is None if that cannot be told yet."""
+    """How far a build is; ``left_s`` is None if that cannot be told yet.
+
+    ``silent_s`` is for how long no builder has told of it.
+    """
 
     step: str
     done: int
@@ -55,6 +60,17 @@ class BuildProgress(Struct, frozen=True):
     rate: float | None
     left_s: float | None
     seconds: dict[str, float]
+    silent_s: float = 0.0
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether all events are folded, and only rows are still compared with what they gave."""
+        return self.step == VERIFYING and bool(self.wanted) and self.done >= self.wanted
+
+    @property
+    def doing(self) -> str:
+        """What is done now, in words."""
+        return "comparing rows" if self.is_comparing else self.step
 
 
 class GenerationView(Struct, frozen=True):
@@ -160,7 +176,10 @@ async def read_progress(
     pace = await read_pace(connection, projection, besides=generation)
     left_s = seconds_left(pace, step, done, wanted, seconds)
     rate = done / in_step_s if in_step_s and done else None
-    return BuildProgress(step, done, wanted, rate, left_s, seconds)
+    progress = BuildProgress(step, done, wanted, rate, left_s, seconds, row["silent_s"])
+    # How long rows are compared was guessed from the last build: nothing left of that says nothing.
+    is_overdue = progress.is_comparing and not left_s
+    return structs.replace(progress, left_s=None) if is_overdue else progress
 
 
 async def read_size(stores: Stores, projection: str, generation: int) -> int | None:
@@ -330,7 +349,7 @@ def _left(one: GenerationView) -> str:
 
 def _notes(one: GenerationView, skips: Iterable[Skip]) -> Iterable[str]:
     if one.build is not None:
-        yield f"{one.build.step}, begun by {one.begun_by}"
+        yield f"{one.build.doing}, begun by {one.begun_by}"
     for shard, target in sorted(one.filling.items()):
         yield f"filling shard {shard}: at {one.positions[shard]:,} of {target:,}"
     if one.failure is not None:

@@ -8,21 +8,23 @@ rebuilds.
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
 import typer
 from msgspec import Struct, to_builtins
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from exchange.log.reader import read_heads
 from exchange.tools.projections.overview import BuildProgress, read_progress, read_size
 from exchange.tools.projections.stores import Stores, answered, checked, operator
+from exchange.tools.telling import Display, Far
 from exchange.tools.terminal import ToolError, sized
-from projections.builder.estimate import STEPS, first_pace, read_pace
+from projections.builder.estimate import STEPS, events_read, first_pace, read_pace
+from projections.builder.steps import FALLING_BEHIND, READING, VERIFYING
 from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, described_as_under_way
 from projections.lifecycle.generations import (
     BUILDING,
@@ -32,10 +34,9 @@ from projections.lifecycle.generations import (
     Generation,
     generations_of,
 )
-from projections.registry import Projection
 from projections.stores.failures import is_store_failure
-from projections.stores.redis import RedisProjection
 
+COUNTED: Final = {READING, VERIFYING, CATCHING_UP, FALLING_BEHIND}  # steps that go event by event
 LOOK_S: Final = 1.0
 UNTAKEN_S: Final = 10.0  # a builder looks four times a second
 AWAY_S_MAX: Final = 120.0  # a PostgreSQL that was killed is back by then, unless it is never
@@ -64,7 +65,7 @@ class Rebuild:
     generation: int
     begun_s: float
     seen_s: float
-    is_untaken_told: bool = False
+    is_silence_told: bool = False
 
 
 def rebuild_each(
@@ -173,25 +174,30 @@ class Rebuilds:
         generation = life.get(one.generation)
         progress = await read_progress(connection, one.projection, one.generation)
         one.seen_s = time.monotonic()
-        passed_s = one.seen_s - one.begun_s
-        outcome = outcome_of(generation, progress, passed_s, stay=self._stay)
+        outcome = outcome_of(generation, progress, _age_s(generation), stay=self._stay)
         if outcome is None:
-            if progress is None and passed_s > UNTAKEN_S and not one.is_untaken_told:
-                await self._tell_untaken(connection, one, generation)
+            await self._tell_builder(connection, one, generation, progress)
             self._watch.show(generation, progress)
         return outcome
 
-    async def _tell_untaken(
-        self, connection: asyncpg.Connection, one: Rebuild, generation: Generation
+    async def _tell_builder(
+        self,
+        connection: asyncpg.Connection,
+        one: Rebuild,
+        generation: Generation,
+        progress: BuildProgress | None,
     ) -> None:
-        """Ask whether a builder runs, unless one is at work on something else."""
-        if await connection.fetchval(READ_BUILDER_WORKS, UNTAKEN_S):
+        """Say once that no builder is at work on this or anything else, and that one is again."""
+        silent_s = one.seen_s - one.begun_s if progress is None else progress.silent_s
+        if silent_s <= UNTAKEN_S:
+            if one.is_silence_told:
+                one.is_silence_told = False
+                self._watch.tell(f"{one.projection}: a builder is at work on it again.")
             return
-        one.is_untaken_told = True
-        self._watch.tell(
-            f"No builder of this definition ({generation.fingerprint}) has taken it up yet:"
-            " is `exchange builder` of this version running?"
-        )
+        if one.is_silence_told or await connection.fetchval(READ_BUILDER_WORKS, UNTAKEN_S):
+            return
+        one.is_silence_told = True
+        self._watch.tell(told_silence(generation, progress))
 
     def _tell_away(self, one: Rebuild) -> None:
         """Say once in an outage that there is one."""
@@ -223,12 +229,6 @@ async def told_time(stores: Stores, name: str, steps: Sequence[str] = STEPS) -> 
     how = "as long as the last time" if pace.measured else "by what was measured elsewhere"
     seconds = pace.seconds_for(events, steps)
     return f"{name}: {events:,} events to read, about {seconds:.0f} s ({how})"
-
-
-def events_read(definition: Projection, heads: Mapping[int, int]) -> int:
-    """Return how many events a build reads: all, or the newest if the model keeps only those."""
-    kept = definition.events_max if isinstance(definition, RedisProjection) else None
-    return sum(head if kept is None else min(head, kept) for head in heads.values())
 
 
 def outcome_of(
@@ -268,34 +268,38 @@ def _told_end(generation: Generation, *, stay: bool) -> str | None:
     return f"is {state}"
 
 
+def told_silence(generation: Generation, progress: BuildProgress | None) -> str:
+    """Return what to say of a rebuild that no builder works on."""
+    if progress is None:
+        return (
+            f"No builder of this definition ({generation.fingerprint}) has taken it up yet:"
+            " is `exchange builder` of this version running?"
+        )
+    return (
+        f"{generation.projection}: its builder is gone, nothing was heard of it for"
+        f" {progress.silent_s:.0f} s. The next one goes on with it: is `exchange builder` running?"
+    )
+
+
 class Watch:
-    """Shows a build: a bar on a terminal, else a line a second, or JSON a line."""
+    """Shows a build: a line that is kept up to date on a terminal, else one each few seconds."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._console = Console(highlight=False)
-        self._bar: Progress | None = None
-        self._last = ""
+        self._display = Display(Console(highlight=False, quiet=True) if as_json else self._console)
 
     def __enter__(self) -> "Watch":
-        if self._console.is_terminal and not self._as_json:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24))
-            self._bar = Progress(
-                *columns, TaskProgressColumn(), console=self._console, transient=True
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("waiting for the builder", total=None)
+        self._display.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._display.__exit__()
 
-    def tell(self, text: str) -> None:
-        """Tell what happened."""
+    def tell(self, text: str, **fields: object) -> None:
+        """Tell what happened; a script gets its fields beside the sentence."""
         if self._as_json:
-            typer.echo(json.dumps({"message": text}))
+            typer.echo(json.dumps({"message": text, **fields}))
         else:
             self._console.print(text, soft_wrap=True, markup=False)
 
@@ -310,26 +314,22 @@ class Watch:
             }
             typer.echo(json.dumps(view))
             return
-        line = described(generation, progress)
-        if self._bar is not None:
-            total = None if progress is None else progress.wanted
-            done = 0 if progress is None else progress.done
-            self._bar.update(self._task, description=line, total=total, completed=done)
-        elif line != self._last:
-            self._last = line
-            self._console.print(line, soft_wrap=True, markup=False)
+        self._display.show(far_of(generation, progress))
 
 
-def described(generation: Generation, progress: BuildProgress | None) -> str:
-    """Return a line on how far a build is."""
+def far_of(generation: Generation, progress: BuildProgress | None) -> Far:
+    """Return how far a build is; where events are not what is counted, only the step."""
     start = f"{generation.projection} generation {generation.generation}"
     if progress is None:
-        return f"{start}: waits for a builder"
-    share = progress.done / progress.wanted if progress.wanted else 1.0
-    parts = [f"{start}: {progress.step}", f"{progress.done:,} of {progress.wanted:,} events"]
-    parts.append(f"{min(1.0, share):.0%}")
-    if progress.rate is not None:
-        parts.append(f"{progress.rate:,.0f}/s")
-    if progress.left_s is not None:
-        parts.append(f"{progress.left_s:.0f} s left")
-    return "  ".join(parts)
+        return Far(f"{start}: waits for a builder")
+    what = f"{start}: {progress.doing}"
+    if progress.is_comparing or progress.step not in COUNTED:
+        return Far(what)
+    return Far(what, progress.done, progress.wanted, progress.rate, progress.left_s)
+
+
+def _age_s(generation: Generation) -> float:
+    """Return how long ago a rebuild was asked for."""
+    if generation.created_at is None:
+        return 0.0
+    return max(0.0, (datetime.now(UTC) - generation.created_at).total_seconds())

@@ -12,8 +12,11 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.tools.projections import rebuild
-from exchange.tools.projections.rebuild import Watch, events_read, outcome_of
+from exchange.tools.projections.overview import BuildProgress
+from exchange.tools.projections.rebuild import Watch, far_of, outcome_of, told_silence
+from exchange.tools.telling import told
 from projections.builder.build import Build
+from projections.builder.estimate import events_read
 from projections.builder.reading import CannotFold
 from projections.builder.working import Connect
 from projections.lifecycle.changes import Refused, begin_rebuild, retire
@@ -79,6 +82,26 @@ def test_what_is_live_has_succeeded_and_what_was_live_is_said_to_be_kept() -> No
     assert live.succeeded
     assert kept is not None
     assert "generation 2 was live, and is kept" in kept.message
+
+
+def test_while_rows_are_compared_no_share_is_told() -> None:
+    book = Generation("book", 2, CATCHING_UP, live=False, replaces=1)
+    folding = BuildProgress("verifying", 5, 10, 2.0, 9.0, {})
+    comparing = BuildProgress("verifying", 10, 10, 2.0, None, {})
+
+    assert told(far_of(book, None)) == "book generation 2: waits for a builder"
+    assert told(far_of(book, folding)) == (
+        "book generation 2: verifying: 50%, 5 of 10 events, 2/s, 9 s left"
+    )
+    assert told(far_of(book, comparing)) == "book generation 2: comparing rows"
+
+
+def test_a_builder_that_is_gone_is_told() -> None:
+    book = Generation("book", 2, BUILDING, live=False, replaces=1, fingerprint="1-ab")
+    silent = BuildProgress("reading", 5, 10, 2.0, 9.0, {}, silent_s=12.3)
+
+    assert "its builder is gone, nothing was heard of it for 12 s" in told_silence(book, silent)
+    assert told_silence(book, None).startswith("No builder of this definition (1-ab) has taken")
 
 
 async def test_a_model_that_keeps_the_newest_events_reads_no_others(
