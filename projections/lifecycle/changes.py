@@ -221,7 +221,8 @@ async def begin_rebuild(
             raise Refused(described_as_under_way(under_way))
         for former in (under_way, life.kept):
             if former is not None:
-                await _retire(connection, former, by)
+                because = by.reason or "a rebuild began"
+                await _retire(connection, former, By(by.operator, because))
         number = life.next_number
         replaces = live.generation if goes_live else None
         row = (projection, number, BUILDING, fingerprint, by.operator, replaces)
@@ -378,7 +379,10 @@ async def retire(
         if target is None:
             raise Refused(f"No former generation of {projection} is kept.")
         if target.live:
-            raise Refused(f"Generation {target.generation} of {projection} is live.")
+            raise Refused(
+                f"Generation {target.generation} of {projection} is live, so it cannot be retired:"
+                " switch to another one first."
+            )
         if target.state == RETIRED:
             raise Refused(is_state(target))
         await _retire(connection, target, by)
@@ -410,7 +414,7 @@ async def read_operations(
 
 def described_as_under_way(generation: Generation) -> str:
     """Return a sentence on who makes a generation, since when."""
-    since = f"{generation.created_at:%Y-%m-%d %H:%M:%S}"
+    since = f"{generation.created_at:%Y-%m-%d %H:%M:%S}Z"
     return (
         f"Generation {generation.generation} of {generation.projection} is {generation.state}:"
         f" {generation.begun_by} began it at {since}."

@@ -293,7 +293,8 @@ async def test_what_the_operator_did_not_see_is_refused(exchange: Exchange) -> N
     for name, would in (("rollback", "be"), ("retire", "be retired")):
         unsaid = await run(exchange, name, "positions")
         assert unsaid.code == 1
-        assert f"Generation {now - (name == 'retire')} of positions" in unsaid.err
+        assert unsaid.err.startswith("Refused, nothing was changed:")
+        assert f"generation {now - (name == 'retire')}" in unsaid.err
         assert f"would {would}" in unsaid.err
         assert f"make {name} PROJECTION=positions EXPECT_LIVE={now}\n" in unsaid.err
     unknown = await run(exchange, "rebuild", "nothing")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 
 import typer
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,14 +16,23 @@ from projections.lifecycle.generations import CATCHING_UP, Generation, generatio
 from projections.lifecycle.skips import skip_event
 from projections.stores.fingerprints import is_made_by
 
-Change = Callable[[Stores, By], Awaitable[str]]
+
+class Changed(Struct, frozen=True):
+    """What was changed: in which model, which generations, and in words."""
+
+    projection: str
+    generations: list[int]
+    message: str
+
+
+Change = Callable[[Stores, By], Awaitable[Changed]]
 """Makes a change and returns what to say of it."""
 
 
 def make(change: Change, reason: str, *, as_json: bool) -> None:
     """Make a change and say so."""
     told = answered(lambda stores: change(stores, operator(reason)))
-    typer.echo(json.dumps({"message": told}) if as_json else told)
+    typer.echo(json.dumps(to_builtins(told)) if as_json else told.message)
 
 
 def switch(
@@ -31,12 +40,15 @@ def switch(
 ) -> Change:
     """Return the switch to a generation, by default to the one that is built and waits."""
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         life = await _life(stores, projection)
         waiting = [g.generation for g in life.generations if g.state == CATCHING_UP and not g.live]
         number = generation or next(iter(waiting), None)
         if number is None:
-            raise ToolError(f"No generation of {projection} is built and waits: rebuild it first.")
+            raise ToolError(
+                f"Refused: no generation of {projection} is built and waits."
+                f" To build one: make rebuild PROJECTION={projection}"
+            )
         await switching.switch(
             stores.connection,
             stores.definitions.of_projection(projection),
@@ -46,7 +58,7 @@ def switch(
             expect_live=expect_live,
             unverified=unverified,
         )
-        return f"Generation {number} of {projection} is live."
+        return Changed(projection, [number], f"Generation {number} of {projection} is live.")
 
     return change
 
@@ -57,12 +69,12 @@ def rollback(projection: str, expect_live: int | None) -> Change:
     Typed twice it goes forward again: so without, it only tells what it would do.
     """
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         life = await _life(stores, projection)
         if expect_live is None and life.live is not None and life.kept is not None:
             raise ToolError(
-                f"Generation {life.live.generation} of {projection} is live, and"
-                f" {life.kept.generation} would be. {_if_meant('rollback', life.live)}"
+                f"Refused, nothing was changed: {projection} has generation {life.live.generation}"
+                f" live, and {life.kept.generation} would be. {_if_meant('rollback', life.live)}"
             )
         number = await switching.rollback(
             stores.connection,
@@ -71,7 +83,11 @@ def rollback(projection: str, expect_live: int | None) -> Change:
             by,
             expect_live=expect_live,
         )
-        return f"Generation {number} of {projection} is live again, instead of {expect_live}."
+        return Changed(
+            projection,
+            [number],
+            f"Generation {number} of {projection} is live again, instead of {expect_live}.",
+        )
 
     return change
 
@@ -79,10 +95,13 @@ def rollback(projection: str, expect_live: int | None) -> Change:
 def pause(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return the pause of a generation, by default of the live one."""
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         place = (stores.connection, checked(projection), generation)
         number = await changes.pause(*place, by, expect_live=expect_live)
-        return f"Generation {number} of {projection} is paused: make resume goes on with it."
+        how = f"make resume PROJECTION={projection}"
+        return Changed(
+            projection, [number], f"Generation {number} of {projection} is paused. To go on: {how}"
+        )
 
     return change
 
@@ -90,10 +109,10 @@ def pause(projection: str, generation: int | None, expect_live: int | None) -> C
 def resume(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return the end of a pause."""
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         place = (stores.connection, checked(projection), generation)
         number = await changes.resume(*place, by, expect_live=expect_live)
-        return f"Generation {number} of {projection} goes on."
+        return Changed(projection, [number], f"Generation {number} of {projection} goes on.")
 
     return change
 
@@ -101,10 +120,10 @@ def resume(projection: str, generation: int | None, expect_live: int | None) -> 
 def retry(projection: str, generation: int | None, expect_live: int | None) -> Change:
     """Return another try of a failed generation."""
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         place = (stores.connection, checked(projection), generation)
         number = await changes.retry(*place, by, expect_live=expect_live)
-        return f"Generation {number} of {projection} is tried again."
+        return Changed(projection, [number], f"Generation {number} of {projection} is tried again.")
 
     return change
 
@@ -112,7 +131,7 @@ def retry(projection: str, generation: int | None, expect_live: int | None) -> C
 def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Change:
     """Return the skip of the event at a shard and position, and another try without it."""
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         definitions = stores.definitions.of_projection(checked(projection))
         # What is older than fingerprints is of the first version, if this build has that.
         of_first = [one for one in definitions if is_made_by(None, one.fingerprint)]
@@ -120,7 +139,8 @@ def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Chang
         gone_on = await skip_event(stores.connection, *place, at, by, expect_live=expect_live)
         numbers = ", ".join(map(str, gone_on))
         told = f"generation {numbers} goes" if len(gone_on) == 1 else f"generations {numbers} go"
-        return f"{projection} passes over event {at[0]}:{at[1]}; {told} on."
+        message = f"{projection} passes over event {at[0]}:{at[1]}; {told} on."
+        return Changed(projection, gone_on, message)
 
     return change
 
@@ -131,17 +151,21 @@ def retire(projection: str, generation: int | None, expect_live: int | None) -> 
     Which one that is depends on which is live: who says neither is told what would be given up.
     """
 
-    async def change(stores: Stores, by: By) -> str:
+    async def change(stores: Stores, by: By) -> Changed:
         life = await _life(stores, projection)
         if generation is None and expect_live is None and life.live and life.kept:
             raise ToolError(
-                f"Generation {life.kept.generation} of {projection} would be retired, and there is"
-                f" no way back to it; {life.live.generation} is live."
-                f" {_if_meant('retire', life.live)}"
+                f"Refused, nothing was changed: generation {life.kept.generation} of {projection}"
+                " would be retired, and there is no way back to it;"
+                f" {life.live.generation} is live. {_if_meant('retire', life.live)}"
             )
         place = (stores.connection, projection, generation)
         number = await changes.retire(*place, by, expect_live=expect_live)
-        return f"Generation {number} of {projection} is retired; its rows are deleted soon."
+        return Changed(
+            projection,
+            [number],
+            f"Generation {number} of {projection} is retired; its rows are deleted soon.",
+        )
 
     return change
 
@@ -166,7 +190,7 @@ def operations_table(rows: Iterable[OperationRow]) -> Table:
     for heading in ("when", "who", "what", "projection", "generation", "why"):
         table.add_column(heading, no_wrap=heading != "why")
     for one in rows:
-        when = f"{one.at:%Y-%m-%d %H:%M}"
+        when = f"{one.at:%Y-%m-%d %H:%M:%SZ}"
         told = (when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
         table.add_row(*map(escape, told))
     return table

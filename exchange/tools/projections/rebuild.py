@@ -15,12 +15,12 @@ from typing import Final
 
 import asyncpg
 import typer
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 from rich.console import Console
 
 from exchange.log.reader import read_heads
 from exchange.tools.projections.overview import BuildProgress, read_progress, read_size
-from exchange.tools.projections.stores import Stores, answered, checked, operator
+from exchange.tools.projections.stores import Stores, answered, checked, operator, refusal
 from exchange.tools.telling import Display, Far
 from exchange.tools.terminal import ToolError, sized
 from projections.builder.estimate import STEPS, events_read, first_pace, read_pace
@@ -55,6 +55,33 @@ class Outcome(Struct, frozen=True):
     generation: int
     succeeded: bool
     message: str
+
+
+class Cost(Struct, frozen=True):
+    """What reading the log for a model costs, ``measured`` at its last build or elsewhere.
+
+    ``disk_bytes`` is what the store takes more; ``retires`` is the kept generation that goes.
+    """
+
+    projection: str
+    events: int
+    seconds: float
+    measured: bool
+    disk_bytes: int | None = None
+    retires: int | None = None
+
+    @property
+    def message(self) -> str:
+        """The cost in words."""
+        how = "as the last time" if self.measured else "as measured elsewhere"
+        events = f"{self.projection}: {self.events:,} events to read"
+        parts = [events, f"about {self.seconds:,.0f} s ({how})"]
+        if self.disk_bytes is not None:
+            parts.append(f"{sized(self.disk_bytes)} more")
+        told = ", ".join(parts) + "."
+        if self.retires is None:
+            return told
+        return f"{told}\n  Generation {self.retires}, which is kept, is retired now."
 
 
 @dataclass(slots=True)
@@ -98,14 +125,20 @@ class Rebuilds:
 
     async def run(self, stores: Stores, names: Sequence[str]) -> bool:
         """Begin all, then watch each until it has ended; tell whether all of them succeeded."""
+        if len(names) > 1:
+            self._watch.tell(await total_cost(stores, names))
         outcomes: list[Outcome] = []
         for name in sorted(names):  # as the builder takes them
             await self._begin(stores, name)
         while self._under_way:
             outcomes.append(await self._followed(stores, self._under_way[0]))
             del self._under_way[0]
-            self._watch.tell(outcomes[-1].message)
-        return len(outcomes) == len(names) and all(one.succeeded for one in outcomes)
+            self._watch.tell(outcomes[-1].message, **told_fields(outcomes[-1]))
+        succeeded = sum(one.succeeded for one in outcomes)
+        if len(names) > 1:
+            told = f"{succeeded} of {len(names)} are live."
+            self._watch.tell(told, live=succeeded, wanted=len(names))
+        return succeeded == len(names)
 
     def told_left(self) -> str:
         """Return what to say of the rebuilds that this command does not watch any more."""
@@ -119,7 +152,7 @@ class Rebuilds:
         try:
             number = await self._begun(stores, name)
         except Refused as refused:
-            typer.echo(str(refused), err=True)
+            typer.echo(refusal(refused), err=True)
             return
         now_s = time.monotonic()
         self._under_way.append(Rebuild(name, number, now_s, now_s))
@@ -131,7 +164,8 @@ class Rebuilds:
         if life.live is not None and under_way is not None and under_way.state != FAILED:
             self._watch.tell(described_as_under_way(under_way))
             return under_way.generation
-        self._watch.tell(await cost(stores, name))
+        expected = await cost(stores, name)
+        self._watch.tell(expected.message, cost=to_builtins(expected))
         fingerprint = stores.definitions.of_projection(name)[0].fingerprint
         return await begin_rebuild(
             stores.connection,
@@ -206,29 +240,41 @@ class Rebuilds:
         self._away_told_s = time.monotonic()
 
 
-async def cost(stores: Stores, name: str) -> str:
+def told_fields(outcome: Outcome) -> dict[str, object]:
+    """Return how a rebuild ended for a script, without the sentence."""
+    fields: dict[str, object] = to_builtins(outcome)
+    del fields["message"]
+    return fields
+
+
+async def cost(stores: Stores, name: str) -> Cost:
     """Return what a rebuild costs: events, time and space."""
     life = Life(name, await generations_of(stores.connection, name))
-    parts = [await told_time(stores, name)]
-    if life.live is not None:
-        size = await read_size(stores, name, life.live.generation)
-        if size is not None:
-            parts.append(f"{sized(size)} more while generation {life.live.generation} is kept")
-    if life.kept is not None:
-        parts.append(f"generation {life.kept.generation}, which is kept, is retired now")
-    return "; ".join(parts) + "."
+    expected = await cost_of_steps(stores, name)
+    size = None if life.live is None else await read_size(stores, name, life.live.generation)
+    retired = None if life.kept is None else life.kept.generation
+    return structs.replace(expected, disk_bytes=size, retires=retired)
 
 
-async def told_time(stores: Stores, name: str, steps: Sequence[str] = STEPS) -> str:
+async def total_cost(stores: Stores, names: Sequence[str]) -> str:
+    """Return what rebuilds of several models cost together; the builder takes one by one."""
+    costs = [await cost(stores, name) for name in names]
+    events, seconds = sum(one.events for one in costs), sum(one.seconds for one in costs)
+    disk = sum(one.disk_bytes or 0 for one in costs)
+    return (
+        f"{len(costs)} rebuilds: {events:,} events to read, about {seconds:,.0f} s,"
+        f" {sized(disk)} more while the former ones are kept."
+    )
+
+
+async def cost_of_steps(stores: Stores, name: str, steps: Sequence[str] = STEPS) -> Cost:
     """Return how many events are read, and how long the steps take at the last rate."""
     definition = stores.definitions.of_projection(name)[0]
     events = events_read(definition, await read_heads(stores.connection))
     # A model that hands on events takes as long whatever the log has, so that is no rate.
     is_folded = definition.fold is not None
     pace = await read_pace(stores.connection, name) if is_folded else first_pace(name)
-    how = "as long as the last time" if pace.measured else "by what was measured elsewhere"
-    seconds = pace.seconds_for(events, steps)
-    return f"{name}: {events:,} events to read, about {seconds:.0f} s ({how})"
+    return Cost(name, events, pace.seconds_for(events, steps), pace.measured)
 
 
 def outcome_of(
@@ -240,32 +286,36 @@ def outcome_of(
         seconds = 0.0 if progress is None else sum(progress.seconds.values())
         message = (
             f"{name}: generation {number} is live ({seconds:.1f} s of work, {passed_s:.1f} s in"
-            f" all); verified at {generation.verified}, digest {generation.digest}. The former one"
-            f" is kept: make rollback PROJECTION={name} EXPECT_LIVE={number} goes back to it."
+            f" all).\n  Verified at {generation.verified}, digest {generation.digest}."
+            f"\n  The former one is kept. To go back:"
+            f" make rollback PROJECTION={name} EXPECT_LIVE={number}"
         )
         return Outcome(name, number, succeeded=True, message=message)
     told = _told_end(generation, stay=stay)
     if told is None:
         return None
     waits = generation.state == CATCHING_UP
-    message = f"{name}: generation {number} {told}."
+    message = f"{name}: generation {number} {told}"
     return Outcome(name, number, succeeded=stay and waits, message=message)
 
 
 def _told_end(generation: Generation, *, stay: bool) -> str | None:
     """Return what became of a generation that is not live, None while it is being made."""
-    state = generation.state
+    state, which = generation.state, f"PROJECTION={generation.projection}"
     if state == BUILDING or (state == CATCHING_UP and generation.replaces is not None):
         return None
     if state == CATCHING_UP:
         if stay:
-            return "is built, and kept up; make switch lets queries read it"
-        return "is built, and was not switched: see make operations"
+            return f"is built, and kept up; to let queries read it: make switch {which}"
+        return f"is built, and was not switched. To see why: make operations {which}"
     if state == FAILED:
-        return f"failed: {generation.failure}. The live one serves on; make retry tries it again"
+        return (
+            f"failed: {generation.failure}."
+            f"\n  The live one serves on. To try again: make retry {which}"
+        )
     if state == KEPT:
-        return "was live, and is kept: make operations says who switched again"
-    return f"is {state}"
+        return f"was live, and is kept. To see who switched again: make operations {which}"
+    return f"is {state}."
 
 
 def told_silence(generation: Generation, progress: BuildProgress | None) -> str:

@@ -77,7 +77,9 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
 
     try:
         return asyncio.run(run())
-    except (Refused, ReadModelUnavailable, TooManyRows, Undecodable) as error:
+    except Refused as error:
+        raise ToolError(refusal(error)) from error
+    except (ReadModelUnavailable, TooManyRows, Undecodable) as error:
         raise ToolError(str(error)) from error
     except CannotFold as error:
         raise ToolError(f"The rules cannot apply the event at {error}") from error
@@ -86,9 +88,21 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
     except asyncpg.UndefinedTableError as error:
         raise ToolError(f"The database is older than this build ({error}): migrate it.") from error
     except (*POSTGRES_ERRORS, SQLAlchemyError, OSError) as error:
-        raise ToolError(f"PostgreSQL: {error}") from error
+        raise ToolError(f"PostgreSQL: {failure(error)}") from error
     except RedisError as error:
         raise ToolError(f"Redis: {error}") from error
+
+
+def refusal(error: Refused) -> str:
+    """Return what to say of a change that was refused; the error says why."""
+    return f"Refused, nothing was changed: {error}"
+
+
+def failure(error: Exception) -> str:
+    """Return an error of PostgreSQL in one line: its message first, then the detail."""
+    cause = getattr(error, "orig", None) or error
+    message = " ".join(str(cause).split()) or type(cause).__name__
+    return message.replace(" DETAIL:", "; detail:").replace(" HINT:", "; hint:")
 
 
 def checked(name: str) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from exchange.tools.projections.overview import read_size
-from exchange.tools.projections.rebuild import told_time
+from exchange.tools.projections.rebuild import cost_of_steps
 from exchange.tools.projections.stores import Stores, answered, checked
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import ToolError, sized
@@ -20,12 +20,13 @@ from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.comparing.shadow import Progress
 from projections.builder.steps import VERIFYING
-from projections.lifecycle.changes import Life, Refused, mark_verified
+from projections.lifecycle.changes import Life, mark_verified
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skipped
 from projections.registry import Projection
 
 SHOWN_MAX: Final = 5
+WOULD_CHANGE: Final = "would change"
 REPEAT_S: Final = 1.0  # a table may be compared for minutes
 
 
@@ -48,7 +49,7 @@ def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
 def try_dry(projection: str, *, as_json: bool) -> None:
     """Compare the live generation with the fold of this build's present definition."""
     found = answered(lambda stores: _compare(stores, projection, None, with_present=True))
-    _tell(found, "would change", as_json=as_json)
+    _tell(found, WOULD_CHANGE, as_json=as_json)
 
 
 def _tell(found: Comparison, differ: str, *, as_json: bool) -> None:
@@ -70,7 +71,7 @@ async def _compare(
     if target is None:
         raise ToolError(f"{projection} has no live generation yet.")
     if not target.is_built:
-        raise Refused(
+        raise ToolError(
             f"Generation {target.generation} of {projection} is {target.state}: it has no complete"
             " rows to compare."
         )
@@ -105,11 +106,11 @@ async def _compare(
 
 async def _cost(stores: Stores, generation: int, made_by: Projection) -> str:
     """Return what a comparison costs: events, time, and space for the shadow of the tables."""
-    told = await told_time(stores, made_by.name, [VERIFYING])
+    told = (await cost_of_steps(stores, made_by.name, [VERIFYING])).message
     if not made_by.tables:
-        return f"{told}; no disk."
+        return f"{told}\n  It takes no disk."
     size = await read_size(stores, made_by.name, generation)
-    return f"{told}; up to {sized(size or 0)} of PostgreSQL's disk while it runs."
+    return f"{told}\n  It takes up to {sized(size or 0)} of PostgreSQL's disk while it runs."
 
 
 @asynccontextmanager
@@ -143,23 +144,24 @@ def show(console: Console, found: Comparison, differ: str) -> None:
         console.print(f"Only one of the two has: {', '.join(found.columns)}.", soft_wrap=True)
     start = f"{found.projection} generation {found.generation} at {found.at}: {found.rows:,} rows"
     if not found.different:
-        console.print(f"{start}, none {differ}; digest {found.digest}.", soft_wrap=True)
+        console.print(f"{start}, none {differ}.\n  Digest {found.digest}.", soft_wrap=True)
         return
     console.print(f"[red]{start}, {found.different:,} {differ}[/red]", soft_wrap=True)
     for one in found.examples[:SHOWN_MAX]:
-        console.print(escape(described(one)), soft_wrap=True)
+        line = described(one, would_change=differ == WOULD_CHANGE)
+        console.print(escape(line), soft_wrap=True)
     if found.different > SHOWN_MAX:
         console.print(f"... and {found.different - SHOWN_MAX:,} more")
 
 
-def described(one: Difference) -> str:
+def described(one: Difference, *, would_change: bool = False) -> str:
     """Tell a difference in a line: the row, what is stored, what the log gives, the last event."""
     key = ", ".join(f"{name} {value}" for name, value in one.key.items())
     start = f"{one.table}, {key}: "
     if one.stored is None:
-        told = "the row is missing"
+        told = "would be added" if would_change else "the row is missing"
     elif one.folded is None:
-        told = "no event makes this row"
+        told = "would be deleted" if would_change else "no event makes this row"
     else:
         told = "; ".join(_changed(one.stored, one.folded))
     if one.last_event is not None:

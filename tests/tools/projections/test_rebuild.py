@@ -140,7 +140,9 @@ async def test_all_are_begun_at_once_and_one_that_is_refused_or_fails_stops_no_o
 
     live = {row["projection"]: row["generation"] for row in await connection.fetch("table live")}
     assert told.code == 1
-    assert told.err == "Somebody was faster with positions.\n"
+    assert told.err == "Refused, nothing was changed: Somebody was faster with positions.\n"
+    assert told.out.startswith(f"{len(READ_MODELS)} rebuilds: ")
+    assert told.out.endswith(f"{len(READ_MODELS) - 2} of {len(READ_MODELS)} are live.\n")
     assert live == {name: 1 if name in {"trades", "positions"} else 2 for name in READ_MODELS}
     for name in READ_MODELS:
         assert (f"{name}: generation 2 is live" in told.out) is (live[name] == 2)

@@ -100,9 +100,9 @@ async def test_a_wrong_row_is_printed_and_ends_the_command_with_1(
 
     assert clean.code == 0, clean
     assert f"{NAME} generation 1 at 0:{events}: {rows} rows, none differ" in clean.out
-    (cost, *progress) = clean.err.splitlines()
+    (cost, disk, *progress) = clean.err.splitlines()
     assert cost.startswith(f"{NAME}: {events:,} events to read, about 0 s (")
-    assert cost.endswith(" of PostgreSQL's disk while it runs.")
+    assert disk.endswith(" of PostgreSQL's disk while it runs.")
     folding = [line for line in progress if line.startswith(f"{NAME}: folding the log: ")]
     assert f": 100%, {events:,} of {events:,} events, " in folding[-1]
     assert folding[-1].endswith("/s, 0 s left")

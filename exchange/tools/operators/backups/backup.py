@@ -1,6 +1,7 @@
 """``exchange backup``: writes the whole database to a file while the exchange runs."""
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Final
@@ -40,7 +41,7 @@ def backup(
     except asyncpg.PostgresError as error:
         raise ToolError(f"No backup was written: PostgreSQL failed: {error}.") from error
     if as_json:
-        typer.echo(encoded(taken.manifest).decode(), nl=False)
+        typer.echo(json.dumps(json.loads(encoded(taken.manifest))))
         return
     for line in described(taken):
         typer.echo(line)
