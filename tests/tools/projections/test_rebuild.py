@@ -201,9 +201,9 @@ async def test_watching_goes_on_after_an_outage_unless_it_lasts(
     told: list[str] = []
     tell = Watch.tell
 
-    def noted(watch: Watch, text: str) -> None:
+    def noted(watch: Watch, text: str, **fields: object) -> None:
         told.append(text)
-        tell(watch, text)
+        tell(watch, text, **fields)
 
     monkeypatch.setattr(Watch, "tell", noted)
     async with LogWriter.open(database_url), projector():
