@@ -9,6 +9,7 @@ In reading order:
 * ``transport``: the ways between gateway and matcher, Kafka and Redis.
 * ``matcher``: the single writer of a shard.
 * ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.
+* ``analysis``: the log as columns, for programs of analysts.
 * ``processes``: what each process is made of.
 * ``stack``: the services and processes of ``exchange run`` on one machine.
 * ``tools``: what people run against an exchange.

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
+import exchange.analysis
 from exchange.cli import app
 from exchange.config import PROJECT
 from exchange.domain.commands import CloseSettlementCycle
@@ -28,7 +29,7 @@ from tests.projections.logs import LogWriter, registrations
 
 pytestmark = pytest.mark.anyio
 
-PASSWORD = "a password"
+PASSWORD = "secret"
 
 PAGE = (PROJECT / "docs/analytics.md").read_text().partition("\n## Events in Kafka")[0]
 EXAMPLES = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -173,7 +174,16 @@ async def test_views_add_up_to_the_log_follow_switches_and_are_all_that_their_ro
         await assert_totals(connection, analyst)
         await assert_examples_answer(analyst)
         await assert_nothing_else_is_allowed(analyst)
+    url = re.sub(r"://[^@]+@", f"://{role}:{PASSWORD}@", database_url)
+    events = await anyio.to_thread.run_sync(count_events, url)
+    assert events == await connection.fetchval("select sum(position) from head")
     await assert_views_follow_a_switch(engine, redis, connection, database_url, role)
+
+
+def count_events(database_url: str) -> int:
+    """Count the events that a program of the role's finds."""
+    with exchange.analysis.open(database_url) as log:
+        return sum(batch.num_rows for batch in log.events().reader())
 
 
 async def assert_totals(connection: asyncpg.Connection, analyst: asyncpg.Connection) -> None:

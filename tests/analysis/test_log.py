@@ -1,0 +1,208 @@
+"""A log for analysts: database and export answer alike, and as the read models."""
+
+import random
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+import exchange.analysis
+from exchange.analysis import Log
+from exchange.analysis.answers import Rows
+from exchange.analysis.models import ORDER_ROWS
+from exchange.analysis.sources import Unavailable
+from exchange.config import PROJECT
+from exchange.export import layout
+from exchange.export.folder import Range, export_folder
+from exchange.log.reader import read_heads
+from projections.book import BookFold
+from tests.projections.conftest import catch_up, make_engine, projecting
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+EXAMPLE = "\n".join(
+    re.findall(
+        r"^```python\n(.*?)^```",
+        (PROJECT / "docs/analysis.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+)
+INSTRUMENT = "SMALL-0"
+
+READ_TRADED = """
+select instrument, count(*), sum(quantity) as quantity, sum(price::numeric * quantity) as notional
+from trades group by instrument order by instrument
+"""
+READ_ORDERS = """
+select order_id, status, filled_quantity, price, last_position from orders order by order_id
+"""
+READ_POSITIONS = """
+select client_id, instrument, net_quantity, total_cost, realised_pnl, position
+from positions order by client_id, instrument
+"""
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url, ssl=False)
+    yield connection
+    await connection.close()
+
+
+async def write_and_export(
+    database_url: str, redis_url: str, connection: asyncpg.Connection, directory: Path
+) -> None:
+    """Write a log of two shards, let the read models follow it, and export it."""
+    taken: set[str] = set()
+    for shard in (0, 1):
+        async with LogWriter.open(database_url, shard, taken=taken) as writer:
+            await writer.append(registrations(shard))
+            await writer.append_random(random.Random(shard), 300)
+    engine = make_engine(database_url)
+    async with Redis.from_url(redis_url) as redis, projecting(database_url, redis_url):
+        await catch_up(engine, redis, connection)
+    await engine.dispose()
+    ranges = [Range(shard, 0, end) for shard, end in (await read_heads(connection)).items()]
+    await export_folder(connection, directory, ranges, data_sets={"events", "trades"}, build="1.0")
+
+
+async def test_database_and_export_answer_alike_and_as_the_read_models(
+    database_url: str,
+    redis_url: str,
+    connection: asyncpg.Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layout, "GROUP_EVENTS", 128)
+    monkeypatch.setattr(layout, "FILE_EVENTS", 256)
+    monkeypatch.setattr("exchange.analysis.database.READ_EVENTS_MAX", 100)
+    monkeypatch.chdir(tmp_path)
+    await write_and_export(database_url, redis_url, connection, tmp_path / "out")
+    traded, orders, held = [
+        [tuple(row) for row in await connection.fetch(query)]
+        for query in (READ_TRADED, READ_ORDERS, READ_POSITIONS)
+    ]
+
+    def study() -> None:
+        with ExitStack() as opened:
+            logs = [
+                opened.enter_context(exchange.analysis.open(at)) for at in (database_url, "out")
+            ]
+            assert_alike(*logs)
+            for log in logs:
+                assert_totals(log, traded)
+                assert_models(log, orders, held)
+        run_example(tmp_path)
+
+    await anyio.to_thread.run_sync(study)
+
+
+def assert_alike(database: Log, folder: Log) -> None:
+    [(begin, end)] = (
+        folder.trades(INSTRUMENT).sql("select min(time), max(time) from rows").fetchall()
+    )
+    middle = begin + (end - begin) / 2
+    every = (end - begin) / 7
+    asked: tuple[Callable[[Log], Rows], ...] = (
+        lambda log: log.events(),
+        lambda log: log.events(INSTRUMENT, middle, end),
+        lambda log: log.events(start={0: 7, 1: 3}, end={0: 9, 1: 250}),
+        lambda log: log.trades(),
+        lambda log: log.trades(INSTRUMENT, begin, middle.isoformat()),
+        lambda log: log.orders(at=middle),
+        lambda log: log.positions("LARGE-1", middle),
+        lambda log: log.book(INSTRUMENT, middle),
+        lambda log: log.books(INSTRUMENT, begin, end, every, levels=3),
+        lambda log: log.instruments(),
+    )
+    for ask in asked:
+        first, second = (answer(ask(log)) for log in (database, folder))
+        assert first.schema == second.schema
+        assert first.to_pylist() == second.to_pylist()
+        assert first.num_rows > 0, first.schema
+    books = answer(folder.books(INSTRUMENT, begin, end, every, levels=3)).to_pylist()
+    at = books[-1]["time"]
+    once = answer(folder.book(INSTRUMENT, at, levels=3)).to_pylist()
+    assert [row for row in books if row["time"] == at] == [row | {"time": at} for row in once]
+
+
+def answer(rows: Rows) -> Any:
+    assert rows.reader().schema == rows.schema
+    return rows.to_arrow()
+
+
+def assert_totals(log: Log, traded: list[tuple[Any, ...]]) -> None:
+    """DuckDB and Polars add up to what the read model has, to the last digit."""
+    by_duckdb = log.sql(
+        "select instrument, count(*), sum(quantity_units), sum(notional_units) from trades"
+        " group by instrument order by instrument"
+    ).fetchall()
+    units = ("quantity_units", "notional_units")
+    frame = log.trades().to_polars().select("instrument", *units)
+    frame = frame.group_by("instrument").sum().sort("instrument")
+    assert [tuple(map(int_of, row)) for row in by_duckdb] == [tuple(map(int_of, r)) for r in traded]
+    assert frame["quantity_units"].to_list() == [int(row[2]) for row in traded]
+    assert [int(total) for total in frame["notional_units"]] == [int(row[3]) for row in traded]
+    twice = log.sql("select count(*) from trades a join trades b using (trade_id)").fetchall()
+    assert twice == [(sum(row[1] for row in traded),)], "a stream that is read twice"
+
+
+def int_of(value: Any) -> Any:
+    return value if isinstance(value, str) else int(value)
+
+
+def assert_models(log: Log, orders: list[tuple[Any, ...]], held: list[tuple[Any, ...]]) -> None:
+    found = log.orders()
+    assert found.schema == ORDER_ROWS
+    names = ("order_id", "status", "filled_quantity_units", "price_units", "last_position")
+    rows = [tuple(row[name] for name in names) for row in found.to_arrow().to_pylist()]
+    assert sorted(rows) == sorted(orders)
+    costs = ("net_quantity_units", "total_cost_units", "realised_pnl_units")
+    of_position = ("client_id", "instrument", *costs, "position")
+    assert [
+        tuple(row[name] for name in of_position) for row in log.positions().to_arrow().to_pylist()
+    ] == held
+    assert log.fold(BookFold(), {0: 0, 1: 0}).rows() == {"book": []}
+
+
+def run_example(directory: Path) -> None:
+    assert "BTC-USD" in EXAMPLE
+    exec(EXAMPLE.replace("BTC-USD", INSTRUMENT), {"print": lambda *_: None})
+    picture = (directory / "picture.svg").read_text()
+    assert picture.count("<polyline") == 5
+
+
+async def test_what_is_not_there_is_told(
+    connection: asyncpg.Connection, database_url: str, tmp_path: Path
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(1), 40)
+        end = writer.position
+    late, bare = tmp_path / "late", tmp_path / "bare"
+    await export_folder(connection, late, [Range(0, 5, end)], data_sets={"events"}, build="1")
+    await export_folder(connection, bare, [Range(0, 0, end)], data_sets={"trades"}, build="1")
+
+    with pytest.raises(Unavailable, match=r"manifest\.json is missing"):
+        exchange.analysis.open(tmp_path)
+    with pytest.raises(Unavailable, match="has no events: exchange export events"):
+        exchange.analysis.open(bare)
+    log = exchange.analysis.open(late)
+    with pytest.raises(Unavailable, match="begin at 6, and a fold begins at 1"):
+        log.positions().to_arrow()
+    with pytest.raises(Unavailable, match="not yet 10000"):
+        log.events(end={0: 10_000}).to_arrow()
+    with pytest.raises(Unavailable, match=f"no instrument BTC; there are: LARGE-0, {INSTRUMENT}"):
+        log.book("BTC").to_arrow()
+    with pytest.raises(ValueError, match="has no zone"):
+        log.trades(start="2026-11-25T10:00:00").to_arrow()
+    with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
+        await anyio.to_thread.run_sync(exchange.analysis.open, f"{database_url}_not")
+    assert log.trades(INSTRUMENT).to_arrow().num_rows > 0
