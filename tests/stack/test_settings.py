@@ -187,3 +187,13 @@ def test_a_child_process_knows_who_may_act_and_how_often() -> None:
     told = ("rate_", "stream_", "connections_", "trusted_", "cancels_", "allow_")
     names = [n for n in dir(settings) if n.startswith(told)]
     assert [getattr(child, n) for n in names] == [getattr(settings, n) for n in names]
+
+
+def test_analysts_read_the_database_unless_a_replica_is_set() -> None:
+    alone = load(DATABASE_URL="postgresql://a@b/c")
+    beside = load(DATABASE_URL="postgresql://a@b/c", ANALYTICS_DATABASE_URL="postgres://a@d/c")
+
+    assert alone.analytics_database_url == "postgresql://a@b/c"
+    assert beside.analytics_database_url == "postgresql://a@d/c"
+    with pytest.raises(SettingsError, match=r"^ANALYTICS_DATABASE_URL: must look like"):
+        load(ANALYTICS_DATABASE_URL="mysql://a@b/c")

@@ -23,7 +23,8 @@ async def end(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
         await writer.append(registrations(0))
         await writer.append_random(random.Random(4), 300)
         end = writer.position
-    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("ANALYTICS_DATABASE_URL", database_url)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     return end
 
 

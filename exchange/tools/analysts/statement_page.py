@@ -75,7 +75,7 @@ def show_statement(
 
 async def _make(client_id: str, at: str, cycle: int | None, console: Console) -> Statement:
     settings = Settings.load()
-    connection = await connect(settings.database_url)
+    connection = await connect(settings.analytics_database_url)
     try:
         positions = await positions_at(connection, at, "--at")
         with telling(console, EVENTS) as tell:
