@@ -25,7 +25,7 @@ export REASON
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help operators setup run load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
+.PHONY: help operators setup run stop load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
 	resume retry skip retire operations verify prove upgrade-check backup restore trim test test-long simulate mutants faults check fmt lint \
 	types imports bench lock clean reset
 
@@ -40,6 +40,9 @@ setup: $(INSTALLED) ## install everything (the targets below do it too)
 
 run: $(INSTALLED) ## start the whole exchange; Ctrl-C stops it
 	@$(EXCHANGE) run
+
+stop: $(INSTALLED) ## end the exchange that runs in this directory
+	@$(EXCHANGE) stop
 
 load: $(INSTALLED) ## send orders to the running exchange and measure
 	@$(EXCHANGE) load

@@ -8,11 +8,14 @@ called: most start a process that others wait for.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from exchange.config import LOOPBACK, PROJECT, Settings, SettingsError
 from exchange.durability import UnsafeSettings
@@ -20,23 +23,51 @@ from exchange.healthy import PARTS, is_healthy
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.host.errors import StackError
 from exchange.telemetry import logs
-from exchange.tools import command as tools
 from exchange.tools.analysts.commands import commands as analysts
-from exchange.tools.operators.adopt_topic import adopt_topic
-from exchange.tools.operators.backups.backup import backup
-from exchange.tools.operators.backups.trim import trim
-from exchange.tools.operators.claims import rebuild_claims
-from exchange.tools.operators.open_orders import open_orders_max
-from exchange.tools.operators.quarantine import retry_quarantined
-from exchange.tools.operators.republish import republish
-from exchange.tools.operators.snapshots import snapshot
-from exchange.tools.operators.verification import verify_log
 from exchange.tools.projections.commands import commands as projections
 from exchange.tools.terminal import AsJson, ToolError
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+OPERATORS = "exchange.tools.operators"
+LATER: dict[str, tuple[str, str]] = {
+    "load": ("exchange.tools.command", "load"),
+    "fixtures": ("exchange.tools.command", "fixtures"),
+    "book": ("exchange.tools.command", "book"),
+    "trades": ("exchange.tools.command", "trades"),
+    "verify": (f"{OPERATORS}.verification", "verify_log"),
+    "rebuild-claims": (f"{OPERATORS}.claims", "rebuild_claims"),
+    "retry-quarantined": (f"{OPERATORS}.quarantine", "retry_quarantined"),
+    "adopt-topic": (f"{OPERATORS}.adopt_topic", "adopt_topic"),
+    "snapshot": (f"{OPERATORS}.snapshots", "snapshot"),
+    "backup": (f"{OPERATORS}.backups.backup", "backup"),
+    "trim": (f"{OPERATORS}.backups.trim", "trim"),
+    "republish": (f"{OPERATORS}.republish", "republish"),
+    "open-orders-max": (f"{OPERATORS}.open_orders", "open_orders_max"),
+}
+"""Commands whose modules have their options: each is imported when it is asked for."""
+
+
+class Commands(TyperGroup):
+    """All commands, of which those in ``LATER`` are made when one of them is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return all names."""
+        return [*super().list_commands(ctx), *LATER]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; None if there is none of this name."""
+        if cmd_name not in LATER:
+            return super().get_command(ctx, cmd_name)
+        module, function = LATER[cmd_name]
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(cmd_name)(getattr(import_module(module), function))
+        return get_command(alone)
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 def main() -> None:
@@ -66,6 +97,14 @@ def run() -> None:
     settings = Settings.load()
     logs.configure(settings.log_format, "warning")  # the screen says the rest
     asyncio.run(stack.run(settings, RUN_DIRECTORY, Console()))
+
+
+@app.command()
+def stop() -> None:
+    """End the exchange that runs in this directory, from another terminal."""
+    from exchange.stack.stop import stop as end_run
+
+    typer.echo(end_run(RUN_DIRECTORY))
 
 
 @app.command()
@@ -214,19 +253,6 @@ def requests() -> None:
     print(requests_file(INTERFACE), end="")
 
 
-app.command()(tools.load)
-app.command()(tools.fixtures)
-app.command()(tools.book)
-app.command()(tools.trades)
-app.command("verify")(verify_log)
-app.command("rebuild-claims")(rebuild_claims)
-app.command("retry-quarantined")(retry_quarantined)
-app.command("adopt-topic")(adopt_topic)
-app.command()(snapshot)
-app.command()(backup)
-app.command()(trim)
-app.command()(republish)
-app.command("open-orders-max")(open_orders_max)
 app.add_typer(projections)
 app.add_typer(analysts)
 

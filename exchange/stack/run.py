@@ -19,7 +19,7 @@ from rich.markup import escape
 from exchange.config import PROJECT, Settings
 from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
-from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.directory import RUN, RunDirectory
 from exchange.stack.host.errors import StackError
 from exchange.stack.host.interrupts import Interrupts
 from exchange.stack.host.listeners import check_free, listeners
@@ -47,7 +47,7 @@ async def run(settings: Settings, directory: RunDirectory, console: Console) -> 
     """
     screen = Screen(console)
     directory.prepare()
-    with directory.locked():
+    with directory.locked(RUN):
         for name in await asyncio.to_thread(directory.stop_orphans):
             screen.say(f"Stopped {name}, which a killed run had left.")
         check_free(listeners(settings))
@@ -81,7 +81,7 @@ async def _start(settings: Settings, supervisor: Supervisor, screen: "Screen") -
         )
         await check_database(settings.database_url, settings.allow_unsafe)
         await add_shards(settings)
-    with screen.step("Starting matcher, projector and gateway"):
+    with screen.step("Starting matcher, projector, builder and gateway"):
         await supervisor.start_processes()
         gateways = gateways_of(settings)
         await together(*(until_healthy(gateway, screen.say) for gateway in gateways))

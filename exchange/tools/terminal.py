@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
-import asyncpg
 import typer
 from rich.console import Console
 
 from exchange.config import Settings, reachable_url
+
+if TYPE_CHECKING:
+    import asyncpg
 
 BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -20,12 +22,14 @@ PLACE: Final = re.compile(r"([0-9]{1,5}):(0|[1-9][0-9]{0,17})")
 WIDE: Final = 160  # no row of a table is longer
 
 
-async def connect(database_url: str) -> asyncpg.Connection:
+async def connect(database_url: str) -> "asyncpg.Connection":
     """Connect to PostgreSQL.
 
     Raises:
         ToolError: It does not answer within ``CONNECT_S``, or refuses.
     """
+    import asyncpg  # it takes a tenth of a second, and most that only tells does without
+
     try:
         return await asyncpg.connect(database_url, timeout=CONNECT_S)
     except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:

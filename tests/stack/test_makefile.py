@@ -17,7 +17,9 @@ from exchange.config import PROJECT
 MAKEFILE: Final = (PROJECT / "Makefile").read_text()
 RULE: Final = re.compile(r"^([a-z-]+):.*\n((?:\t.*\n)*)", re.MULTILINE)
 RECIPES: Final[dict[str, str]] = dict(RULE.findall(MAKEFILE))
-COMMANDS: Final = cast(TyperGroup, get_command(app)).commands
+GROUP: Final = cast(TyperGroup, get_command(app))
+CONTEXT: Final = GROUP.make_context("exchange", [], resilient_parsing=True)
+COMMANDS: Final = {name: GROUP.get_command(CONTEXT, name) for name in GROUP.list_commands(CONTEXT)}
 
 # What changes a read model; the name of a target is that of its command.
 CHANGES: Final = ("rebuild", "switch", "rollback", "pause", "resume", "retry", "skip", "retire")

@@ -16,6 +16,7 @@ from exchange.stack.host.child import stop_orphans
 from exchange.stack.host.errors import StackError
 
 SERVICES = ("kafka", "postgres", "valkey")
+RUN = "run"  # what the holder of the lock does: it runs the exchange, and a signal ends it in order
 FREE_BYTES_MIN = 200_000_000  # with less, the services stop with errors that are hard to read
 
 
@@ -70,8 +71,8 @@ class RunDirectory:
                 )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for this process alone.
+    def locked(self, purpose: str = "") -> Iterator[None]:
+        """Hold the directory for this process alone, and note what for.
 
         Raises:
             StackError: Another process holds it.
@@ -81,14 +82,28 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
+                pid = next(iter(lock.read().split()), "?")
                 raise StackError(
-                    f"The exchange is running here already (process {lock.read().strip() or '?'}):"
-                    " stop it with Ctrl-C where it runs, or use another clone."
+                    f"The exchange is running here already (process {pid}):"
+                    " stop it with Ctrl-C where it runs, or make stop, or use another clone."
                 ) from None
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(f"{os.getpid()} {purpose}".rstrip())
             lock.flush()
             yield
+
+    def holder(self) -> tuple[int, str] | None:
+        """Return the process that holds the directory and what for; None if there is none."""
+        try:
+            with (self.path / "lock").open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pid, _, purpose = lock.read().partition(" ")
+                    return (int(pid), purpose) if pid.isdecimal() else None
+        except FileNotFoundError:
+            pass
+        return None
 
     def stop_orphans(self) -> list[str]:
         """Stop what a killed supervisor left running; call only when ``locked``.

@@ -316,7 +316,7 @@ def generations_table(overview: Overview) -> Table:
             _state(one),
             f"{sum(one.positions.values()):,}",
             lag or "0",
-            "" if one.rate is None else f"{one.rate:,.0f}/s",
+            _rate(one),
             _left(one),
             "" if one.size_bytes is None else sized(one.size_bytes),
         )
@@ -339,6 +339,14 @@ def _state(one: GenerationView) -> str:
     colors = {LIVE: "green", KEPT: "dim", FAILED: "red", PAUSED: "yellow"}
     color = "yellow" if one.filling else colors.get(one.state, "cyan")
     return f"[{color}]{state}[/{color}]"
+
+
+def _rate(one: GenerationView) -> str:
+    """Return how fast events are applied, and by whom: a builder reads many times as fast."""
+    if one.rate is None:
+        return ""
+    who = "builder" if one.build is not None and one.build.step in STEPS else "follower"
+    return f"{who} {one.rate:,.0f}/s"
 
 
 def _left(one: GenerationView) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,22 +12,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from exchange.stack.host.directory import RunDirectory
+from exchange.stack.host.directory import RUN, RunDirectory
 from exchange.stack.host.errors import StackError
+from exchange.stack.stop import stop
 
 HOLD = """
 import sys
 from pathlib import Path
 from exchange.stack.host.directory import RunDirectory
-with RunDirectory(Path(sys.argv[1])).locked():
+with RunDirectory(Path(sys.argv[1])).locked(sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def held_by_another(path: Path) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-c", HOLD, str(path)]
+def held_by_another(path: Path, purpose: str = "") -> Iterator[subprocess.Popen[str]]:
+    argv = [sys.executable, "-c", HOLD, str(path), purpose]
     with subprocess.Popen(argv, stdin=-1, stdout=-1, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -49,6 +51,22 @@ def test_the_lock_ends_with_a_killed_holder(tmp_path: Path) -> None:
 
     with RunDirectory(tmp_path).locked():
         assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_a_run_is_stopped_from_elsewhere_and_nothing_else_is(tmp_path: Path) -> None:
+    assert stop(RunDirectory(tmp_path)) == f"Nothing runs in {tmp_path}."
+    with (
+        held_by_another(tmp_path, "restore") as restoring,
+        pytest.raises(StackError, match=f"process {restoring.pid} holds .* no exchange run"),
+    ):
+        stop(RunDirectory(tmp_path))
+
+    with held_by_another(tmp_path, RUN) as running:
+        told = stop(RunDirectory(tmp_path))
+        assert running.wait(30) == -signal.SIGTERM
+
+    assert told.startswith(f"Stopped the exchange (process {running.pid})")
+    assert stop(RunDirectory(tmp_path)) == f"Nothing runs in {tmp_path}."
 
 
 def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
