@@ -43,6 +43,7 @@ Moment = datetime | str | Mapping[int, int] | None
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 LEVELS: Final = 10
+PART_EVENTS: Final = 8_192  # a group of rows in a file has eight times as many: objects are larger
 NAMES: Final = ("events", "trades", "orders", "positions", "instruments")
 
 
@@ -247,8 +248,8 @@ class Log:
 
     def _parts_of(self, shard: int, span: Span) -> Iterator[LogPart]:
         for rows in self._source.events(shard, span):
-            stored = _stored(rows)
-            if stored:
+            for begin in range(0, rows.num_rows, PART_EVENTS):
+                stored = _stored(rows.slice(begin, PART_EVENTS))
                 ids = b"".join(one.command_id.bytes for one in stored)
                 yield LogPart(shard, stored[0].position, [decode_event(e) for e in stored], ids)
 
