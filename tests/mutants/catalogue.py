@@ -21,6 +21,7 @@ FOLDING = ("tests/projections/test_folding.py",)
 FOLLOWING = ("tests/gateway/parts/test_following.py",)
 CHANGES = ("tests/projections/lifecycle/test_changes.py",)
 BUILDER = ("tests/projections/builder/test_builder.py",)
+PUBLISHER = ("tests/projections/publisher/test_publisher.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -658,5 +659,40 @@ MUTANTS = [
         "            return Part(shard, position, within, cut.time_ms)",
         "            return Part(shard, up_to, within, cut.time_ms)",
         ("tests/tools/test_statement.py",),
+    ),
+    Mutant(
+        "publishing goes on behind what was aborted",
+        "projections/publisher/partition.py",
+        '"isolation.level": "read_committed",',
+        '"isolation.level": "read_uncommitted",',
+        PUBLISHER,
+    ),
+    Mutant(
+        "publishing goes on from what the log says, not from the topic",
+        "projections/publisher/standing.py",
+        "return last.position, last.chain",
+        "return published, last.chain",
+        PUBLISHER,
+    ),
+    Mutant(
+        "a partition that lost its events is begun again",
+        "projections/publisher/standing.py",
+        "        if published:",
+        "        if published < 0:",
+        PUBLISHER,
+    ),
+    Mutant(
+        "another history is published on",
+        "projections/publisher/standing.py",
+        "if await read_chain(connection, shard, last.position) != last.chain:",
+        "if len(await read_chain(connection, shard, last.position)) != len(last.chain):",
+        PUBLISHER,
+    ),
+    Mutant(
+        "a topic that is gone is made again",
+        "projections/publisher/topic.py",
+        "        if was_published:",
+        "        if was_published is None:",
+        PUBLISHER,
     ),
 ]

@@ -1,6 +1,7 @@
 """What a publisher does with a topic as it finds it."""
 
 import asyncio
+import logging
 import random
 import re
 import uuid
@@ -11,7 +12,7 @@ from typing import Final
 
 import asyncpg
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -47,6 +48,7 @@ from tests.projections.publisher.topics import (
 pytestmark = pytest.mark.anyio
 
 COMMANDS: Final = 60
+VALIDATORS: Final = {name: Draft202012Validator(one) for name, one in schemas().items()}
 
 Publishing = Callable[..., AbstractAsyncContextManager[None]]
 
@@ -72,6 +74,12 @@ def publishing(
         await asyncio.gather(task, return_exceptions=True)
 
     return run
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():
+            await asyncio.sleep(0.05)
 
 
 async def until_refused(connection: asyncpg.Connection, shard: int, why: str) -> None:
@@ -103,7 +111,12 @@ def leave_a_transaction_open(servers: str, topic: str) -> Producer:
 
 
 async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted(
-    publishing: Publishing, services: Services, database_url: str, topic: str
+    publishing: Publishing,
+    services: Services,
+    database_url: str,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     servers, chance = services.kafka_bootstrap_servers, random.Random(1)
     connection = await asyncpg.connect(database_url)
@@ -118,6 +131,14 @@ async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted
             await until_published(connection, topic)
             await first.append_random(chance, COMMANDS)
             await until_published(connection, topic)
+        monkeypatch.setattr(module, "LOOK_AGAIN_S", 2 * TIMEOUT_S)  # who was fenced stays away
+        caplog.set_level(logging.INFO, module.__name__)
+        async with publishing(), publishing():
+            await until(lambda: caplog.text.count("Publishing goes on") >= 4)
+            for _ in range(3):
+                await first.append_random(chance, COMMANDS)
+            await until_published(connection, topic)
+            await until(lambda: "Another publisher took over" in caplog.text)
         killed = leave_a_transaction_open(servers, topic)
         await first.append_random(chance, COMMANDS)
         async with publishing():
@@ -126,27 +147,30 @@ async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted
     records = await assert_topic_is_the_log(connection, servers, topic)
     log_id = await connection.fetchval("select id from log")
     assert set(records) == {0, 1}
-    validators = {name: Draft202012Validator(schema) for name, schema in schemas().items()}
     for message in records[0] + records[1]:
-        told = document_of(message)
-        validators[told["type"]].validate(told)
-        headers = {name: text_of(value) for name, value in dict(message.headers() or ()).items()}
-        key = message.key()
-        assert (key and text_of(key)) == headers.pop("ce_subject", None)
-        assert headers == {
-            "ce_specversion": "1.0",
-            "ce_id": f"{told['shard']}-{told['position']}",
-            "ce_source": f"/exchange/{log_id}/{told['shard']}",
-            "ce_type": f"exchange.{told['type']}.v1",
-            "ce_time": told["time"],
-            "ce_sequence": f"{told['position']:020}",
-            "ce_dataschema": f"urn:exchange:event:{told['type']}:v1",
-            "ce_chain": told["chain"],
-            "content-type": "application/json",
-        }
-        assert message.partition() == told["shard"]
+        assert_is_cloud_event(message, log_id)
     del killed
     await connection.close()
+
+
+def assert_is_cloud_event(message: Message, log_id: str) -> None:
+    told = document_of(message)
+    VALIDATORS[told["type"]].validate(told)
+    headers = {name: text_of(value) for name, value in dict(message.headers() or ()).items()}
+    key = message.key()
+    assert (key and text_of(key)) == headers.pop("ce_subject", None)
+    assert headers == {
+        "ce_specversion": "1.0",
+        "ce_id": f"{told['shard']}-{told['position']}",
+        "ce_source": f"/exchange/{log_id}/{told['shard']}",
+        "ce_type": f"exchange.{told['type']}.v1",
+        "ce_time": told["time"],
+        "ce_sequence": f"{told['position']:020}",
+        "ce_dataschema": f"urn:exchange:event:{told['type']}:v1",
+        "ce_chain": told["chain"],
+        "content-type": "application/json",
+    }
+    assert message.partition() == told["shard"]
 
 
 async def test_a_topic_that_does_not_go_with_the_log_is_left_alone_until_somebody_decides(

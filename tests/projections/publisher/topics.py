@@ -12,7 +12,7 @@ from exchange.log.chain import chain_links
 from exchange.log.reader import read_every_event, read_heads
 from exchange.ports import EMPTY_CHAIN
 
-TIMEOUT_S: Final = 60.0  # a healthy publisher takes a second
+TIMEOUT_S: Final = 40.0  # a healthy publisher takes a second
 
 
 async def until_published(connection: asyncpg.Connection, topic: str) -> None:
