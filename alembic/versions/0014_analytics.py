@@ -337,7 +337,8 @@ VIEWS = {
 
 
 def upgrade() -> None:
-    op.execute("create schema analytics")
+    # A build of before that restored a backup has left it behind, empty.
+    op.execute("create schema if not exists analytics")
     op.execute(
         "comment on schema analytics is 'The log and its read models for analysts: amounts exact,"
         " as numeric; times with their zone. docs/analytics.md has examples.'"
