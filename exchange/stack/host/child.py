@@ -11,6 +11,7 @@ misses a child that is just being started.
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import psutil
@@ -33,7 +34,8 @@ STOP_TIMEOUT_S = 10.0  # every process here stops within two seconds when it is 
 START_TIME_TOLERANCE_S = (
     2.0  # the system's boot time, which start times count from, may be adjusted
 )
-LOG_TAIL_BYTES = 4096  # enough for the last line of a log
+LOG_TAIL_BYTES = 4096  # enough for the last message of a log
+BELONGS_TO_MESSAGE: Final = re.compile(r"\b(DETAIL|HINT|CONTEXT|STATEMENT|QUERY):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,17 @@ class PidFile(msgspec.Struct, frozen=True):
     pid: int
     started_at: float
     stop_signal: int
+
+
+def last_message(lines: Sequence[str]) -> str:
+    """Return the last line, with those before it that it belongs to; "" if there is none.
+
+    PostgreSQL writes detail and hint on lines of their own, below the message.
+    """
+    at = len(lines) - 1
+    while at > 0 and BELONGS_TO_MESSAGE.search(lines[at]):
+        at -= 1
+    return " ".join(lines[max(0, at) :])
 
 
 @dataclass(slots=True)
@@ -173,12 +186,12 @@ class ManagedProcess:
             await asyncio.gather(probing, ending, return_exceptions=True)
 
     def last_words(self) -> str:
-        """Return the last line of the log and where the rest is."""
+        """Return the last message of the log and where the rest is."""
         with self.log_path.open("rb") as log:
             log.seek(max(0, self.log_path.stat().st_size - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").split("\n")
         spoken = [words for line in lines if (words := line.strip(" |+-"))]  # frames of tracebacks
-        return f"{spoken[-1] if spoken else 'it said nothing'} (see {self.log_path})"
+        return f"{last_message(spoken) or 'it said nothing'} (see {self.log_path})"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself; nothing happens when it has ended."""

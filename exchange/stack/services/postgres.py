@@ -23,7 +23,7 @@ from typing import Final
 import asyncpg
 
 from exchange.config import LOOPBACK, local_database_url
-from exchange.stack.host.child import Account, ManagedProcess, run_as
+from exchange.stack.host.child import Account, ManagedProcess, last_message, run_as
 from exchange.stack.host.directory import check_space
 from exchange.stack.host.errors import StackError
 from exchange.stack.host.prerequisites import bundle
@@ -127,8 +127,8 @@ class Postgres:
             [str(self.programs / program), *options], self.home, self.account, stdin
         )
         if done.returncode != 0:
-            reason = done.stderr.strip().splitlines() or ["it gave no reason"]
-            raise StackError(f"PostgreSQL cannot set up {self.home} ({program}): {reason[-1]}")
+            reason = last_message(done.stderr.strip().splitlines()) or "it gave no reason"
+            raise StackError(f"PostgreSQL cannot set up {self.home} ({program}): {reason}")
 
 
 def _run_program(

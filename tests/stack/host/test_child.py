@@ -20,6 +20,7 @@ from exchange.stack.host.child import (
     ManagedProcess,
     PidFile,
     bound_log,
+    last_message,
     stop_orphans,
 )
 from exchange.stack.host.errors import StackError
@@ -244,6 +245,19 @@ async def test_the_last_words_of_an_exception_group_are_its_last_error(make: Mak
     await process.wait()
 
     assert process.last_words() == f"ValueError: crossed (see {process.log_path})"
+
+
+def test_an_error_of_postgresql_is_told_with_its_message_before_the_detail() -> None:
+    lines = [
+        "at work",
+        "asyncpg.CheckViolationError: it is refused",
+        "DETAIL:  Row 1.",
+        "HINT: No.",
+    ]
+
+    assert last_message(lines) == " ".join(lines[1:])
+    assert last_message(lines[:1]) == "at work"
+    assert last_message([]) == ""
 
 
 async def test_readiness_fails_when_the_time_is_up(make: Make) -> None:
