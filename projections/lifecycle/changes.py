@@ -82,14 +82,6 @@ insert into operations
 values ($1, $2, $3, $4, $5, $6, $7)
 """
 
-READ_OPERATIONS = """
-select id, at, operator, action, projection, from_generation, to_generation, digest, reason
-from operations
-where $1::text is null or projection = $1
-order by id desc
-limit $2
-"""
-
 
 class Refused(Exception):
     """The change does not fit what is there; nothing changed. The message says what is there."""
@@ -100,20 +92,6 @@ class By(Struct, frozen=True):
 
     operator: str
     reason: str | None = None
-
-
-class OperationRow(Struct, frozen=True):
-    """A change that was made: who, when, what, from which generation to which."""
-
-    id: int
-    at: object
-    operator: str
-    action: str
-    projection: str
-    from_generation: int | None
-    to_generation: int | None
-    digest: str | None
-    reason: str | None
 
 
 class Life(Struct, frozen=True):
@@ -401,15 +379,6 @@ async def note_operation(
     """Add a change from one generation to another to ``operations``, in the open transaction."""
     row = (by.operator, action, projection, before, after, digest, by.reason)
     await connection.execute(NOTE_OPERATION, *row)
-
-
-async def read_operations(
-    connection: asyncpg.Connection, projection: str | None, limit: int
-) -> list[OperationRow]:
-    """Return the newest changes, newest first."""
-    return [
-        OperationRow(*row) for row in await connection.fetch(READ_OPERATIONS, projection, limit)
-    ]
 
 
 def described_as_under_way(generation: Generation) -> str:

@@ -36,9 +36,10 @@ from projections.builder.comparing.differences import Comparison
 from projections.builder.tidying import Tidier
 from projections.builder.working import Connect
 from projections.folding import LogPart, Rows, fold_batch
-from projections.lifecycle.changes import Refused, read_operations, retire
+from projections.lifecycle.changes import Refused, retire
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import FAILED, generations_of
+from projections.lifecycle.operations import read_operations
 from projections.lifecycle.skips import read_skipped, skip_event
 from projections.lifecycle.switching import rollback, switch
 from projections.registry import Projection, all_projections

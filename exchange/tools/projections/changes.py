@@ -1,17 +1,15 @@
-"""Changes of one state of a generation, as operators order them, and all that were made."""
+"""Changes of one state of a generation, as operators order them."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 import typer
 from msgspec import Struct, to_builtins
-from rich.markup import escape
-from rich.table import Table
 
 from exchange.tools.projections.stores import Stores, answered, checked, operator
-from exchange.tools.terminal import ToolError, wide_console
+from exchange.tools.terminal import ToolError
 from projections.lifecycle import changes, switching
-from projections.lifecycle.changes import By, Life, OperationRow
+from projections.lifecycle.changes import By, Life
 from projections.lifecycle.generations import CATCHING_UP, Generation, generations_of
 from projections.lifecycle.skips import skip_event
 from projections.stores.fingerprints import is_made_by
@@ -168,38 +166,6 @@ def retire(projection: str, generation: int | None, expect_live: int | None) -> 
         )
 
     return change
-
-
-def show_operations(projection: str, limit: int, *, as_json: bool) -> None:
-    """Show the newest changes of a read model, or of all."""
-
-    async def read(stores: Stores) -> list[OperationRow]:
-        name = checked(projection) if projection else None
-        return await changes.read_operations(stores.connection, name, limit)
-
-    rows = answered(read)
-    if as_json:
-        typer.echo(json.dumps(to_builtins(rows), default=str))
-        return
-    wide_console().print(operations_table(rows))
-
-
-def operations_table(rows: Iterable[OperationRow]) -> Table:
-    """Return a line for each change."""
-    table = Table(box=None)
-    for heading in ("when", "who", "what", "projection", "generation", "why"):
-        table.add_column(heading, no_wrap=heading != "why")
-    for one in rows:
-        when = f"{one.at:%Y-%m-%d %H:%M:%SZ}"
-        told = (when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
-        table.add_row(*map(escape, told))
-    return table
-
-
-def _moved(one: OperationRow) -> str:
-    if one.from_generation in (None, one.to_generation):
-        return "" if one.to_generation is None else str(one.to_generation)
-    return f"{one.from_generation} to {one.to_generation}"
 
 
 async def _life(stores: Stores, projection: str) -> Life:

@@ -209,6 +209,10 @@ def operations(
     as_json: AsJson = False,
 ) -> None:
     """Show who changed what, newest first."""
-    from exchange.tools.projections.changes import show_operations
+    from exchange.tools.projections.operations import show_operations
 
-    show_operations(projection, limit, as_json=as_json)
+    if projection:  # only then are the read models needed
+        from exchange.tools.projections.stores import checked
+
+        checked(projection)
+    show_operations(projection or None, limit, as_json=as_json)

@@ -24,12 +24,12 @@ from projections.lifecycle.changes import (
     Refused,
     begin_rebuild,
     pause,
-    read_operations,
     resume,
     retire,
 )
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.generations import Generation, generations_of
+from projections.lifecycle.operations import read_operations
 from projections.registry import READ_MODELS, all_projections
 from projections.stores.redis import end_filling
 from tests.projections.conftest import RunProjector, catch_up

@@ -19,8 +19,8 @@ from projections.builder.comparing.shadow import Shadow, TooManyRows
 from projections.builder.reading import CannotFold
 from projections.builder.working import Connect
 from projections.feed import feed_entries
-from projections.lifecycle.changes import read_operations
 from projections.lifecycle.generations import CATCHING_UP, FAILED
+from projections.lifecycle.operations import read_operations
 from projections.projector.follower import Projection
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.ticker import TickerFold

@@ -23,8 +23,9 @@ from projections.builder.reading import read_parts
 from projections.builder.steps import FALLING_BEHIND
 from projections.builder.working import Connect
 from projections.folding import LogPart
-from projections.lifecycle.changes import pause, read_operations, resume
+from projections.lifecycle.changes import pause, resume
 from projections.lifecycle.generations import FAILED, PAUSED, generations_of
+from projections.lifecycle.operations import read_operations
 from projections.registry import Projection
 from tests.projections.builder.test_builder import END_S, begin, building_in, until
 from tests.projections.conftest import RunProjector, catch_up

@@ -19,13 +19,13 @@ from projections.lifecycle.changes import (
     ensure_generation,
     mark_failed,
     pause,
-    read_operations,
     resume,
     retire,
     retry,
     retry_all,
 )
 from projections.lifecycle.generations import generations_of, read_generations
+from projections.lifecycle.operations import read_operations
 from projections.lifecycle.skips import skip_event
 from projections.lifecycle.switching import Behind, rollback, switch
 from projections.orders import orders_projection

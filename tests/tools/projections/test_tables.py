@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from exchange.tools.projections.changes import operations_table
+from exchange.tools.projections.operations import operations_table
 from exchange.tools.projections.shards import ShardView, shards_table
-from projections.lifecycle.changes import OperationRow
+from projections.lifecycle.operations import OperationRow
 
 ODD = "as in [/runbook] of [red]"
 
