@@ -337,7 +337,9 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing(
         r"has no generation 3; it has: 1, 2": switch(connection, [orders], "orders", 3, OPERATOR),
         r"is live already": switch(connection, [orders], "orders", 1, OPERATOR),
         r"there is no way back": rollback(connection, [orders], "orders", OPERATOR),
-        r"Generation 1 of orders is live\.": retire(connection, "orders", 1, OPERATOR),
+        r"Generation 1 of orders is live, so it cannot be retired": retire(
+            connection, "orders", 1, OPERATOR
+        ),
         r"No generation of orders is failed": retry(connection, "orders", None, OPERATOR),
         r"is catching-up": resume(connection, "orders", 2, OPERATOR),
     }
