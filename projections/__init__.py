@@ -7,5 +7,5 @@ Each read model is one file: what it keeps, how events change it, and its querie
 ``folding`` says how a model is folded in memory, by the rules of its file. ``registry`` lists all
 models. ``stores`` keeps a model in its store, and ``projector`` keeps it up to date. ``lifecycle``
 is about generations, of which one is read, and ``builder`` makes new ones beside it. ``publisher``
-sends the events themselves to a Kafka topic.
+sends the events themselves to a Kafka topic. ``past`` answers as of a moment that is gone.
 """

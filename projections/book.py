@@ -36,6 +36,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Side
+from exchange.log.moments import Place
 from exchange.waiting import turns
 from projections.folding import LogPart, Row, Rows
 from projections.stores.batches import Batch
@@ -126,6 +127,7 @@ return {
 }
 """
 
+_BUY: Final = Side.BUY
 _OPPOSITE: Final = {side: side.opposite for side in Side}  # twice as fast as the property
 ALL_LEVELS: Final = 0
 NUMBERS_AT_ONCE: Final = 10_000  # two for each level; converting 10,000 takes some 3 ms
@@ -171,6 +173,13 @@ async def read_book(
     if reached is None:
         raise being_filled(NAME, shard)
     return StoredBook(reached, int(time_ms), await _levels(bids), await _levels(asks))
+
+
+def book_as_of(fold: "BookFold", at: Place, instrument: str, levels: int) -> StoredBook:
+    """Return what ``read_book`` said when the model was at a place: the fold up to there has it."""
+    bids, asks = (fold.levels(at.shard, instrument, side) for side in Side)
+    count = None if levels == ALL_LEVELS else levels
+    return StoredBook(at.position, at.time_ms, bids[:count], asks[:count])
 
 
 async def write(redis: Redis, generation: int, batch: Batch) -> bool:
@@ -223,6 +232,11 @@ class BookFold:
                 for price, quantity in levels.items()
             ]
         }
+
+    def levels(self, shard: int, instrument: str, side: Side) -> list[Level]:
+        """Return the levels of one side of a book, best first."""
+        levels = self._shards.get(shard, {}).get((instrument, side), {})
+        return sorted(levels.items(), reverse=side is _BUY)
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ A refused order has a row too, unless its id was taken: the id then belongs to a
 the refusal does not change.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, Self, assert_never
 from uuid import UUID
@@ -60,7 +60,7 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import RejectReason
-from exchange.log.events import DecidedEvent
+from exchange.log.events import DecidedEvent, load_event
 from exchange.log.schema import EVENTS, metadata
 from exchange.ports import StoredEvent
 from projections.folding import LogPart, Row, Rows, parts_of
@@ -227,6 +227,40 @@ READ_ORDER_HISTORY = (
 )
 
 
+# Of each order its newest beginning up to a position, and its last event up to there.
+READ_REMADE: Final = text("""
+select asked.order_id, shard, position, instrument, type, version, data, command_id, kafka_offset
+from unnest(
+    CAST(:order_ids AS text[]), CAST(:shards AS smallint[]), CAST(:positions AS bigint[])
+) as asked (order_id, of_shard, up_to)
+cross join lateral (
+    (
+        select shard, position, instrument, type, version, data::text as data, command_id,
+            kafka_offset
+        from order_events join events using (shard, position)
+        where generation = :generation and order_events.order_id = asked.order_id
+            and shard = of_shard and position <= up_to
+            and type in ('OrderAccepted', 'OrderRejected')
+        order by position desc
+        limit 1
+    )
+    union
+    (
+        select shard, position, instrument, type, version, data::text as data, command_id,
+            kafka_offset
+        from order_events join events using (shard, position)
+        where generation = :generation and order_events.order_id = asked.order_id
+            and shard = of_shard and position <= up_to
+        order by position desc
+        limit 1
+    )
+) as event
+order by asked.order_id, position
+""")
+
+ORDERS_AT_ONCE: Final = 1_000  # bounds what is made again at once
+
+
 class Order(Struct, frozen=True, gc=False):
     """An order: price and quantities in the instrument's units, times since the epoch.
 
@@ -386,7 +420,13 @@ async def list_orders(
 
 @QUERIES.query
 async def order_history(
-    connection: AsyncConnection, live: Live, order_id: str, *, after: int = 0, limit: int
+    connection: AsyncConnection,
+    live: Live,
+    order_id: str,
+    *,
+    after: int = 0,
+    up_to: int | None = None,
+    limit: int,
 ) -> list[StoredEvent]:
     """Return the events that changed an order, oldest first.
 
@@ -397,6 +437,7 @@ async def order_history(
         live: The generation to read.
         order_id: The order; an unknown order has no history.
         after: Only events above this position: the last position of the page before.
+        up_to: Only events up to this position: the history as of a moment.
         limit: How many at most.
     """
     query = READ_ORDER_HISTORY.where(
@@ -404,8 +445,91 @@ async def order_history(
         ORDER_EVENTS.c.order_id == order_id,
         ORDER_EVENTS.c.position > after,
     )
+    if up_to is not None:
+        query = query.where(ORDER_EVENTS.c.position <= up_to)
     rows = await connection.execute(query.limit(limit))
     return [StoredEvent(*row) for row in rows]
+
+
+async def get_order_as_of(
+    connection: AsyncConnection, live: Live, positions: Mapping[int, int], order_id: str
+) -> Order | None:
+    """Return what ``get_order`` said at a moment that the live model has passed.
+
+    ``positions`` has the moment's position on each shard.
+    """
+    order = await get_order(connection, live, order_id)
+    if order is None:
+        return None
+    return (await _as_of(connection, live, positions, [order])).get(order_id)
+
+
+async def list_orders_as_of(
+    connection: AsyncConnection,
+    live: Live,
+    positions: Mapping[int, int],
+    client_id: str,
+    *,
+    status: OrderStatus | None = None,
+    instrument: str | None = None,
+    before: OrderCursor | None = None,
+    limit: int,
+) -> list[Order]:
+    """Return what ``list_orders`` said at a moment that the live model has passed.
+
+    An order that has changed since is made again from its events up to the moment. One of an older
+    log that began twice is listed once its second beginning is reached.
+    """
+    found: list[Order] = []
+    asked = max(limit, ORDERS_AT_ONCE)
+    while len(found) < limit:
+        page = await list_orders(
+            connection, live, client_id, instrument=instrument, before=before, limit=asked
+        )
+        by_then = [one for one in page if one.position <= positions.get(one.shard, 0)]
+        made = await _as_of(connection, live, positions, by_then)
+        orders = [made[one.order_id] for one in by_then if one.order_id in made]
+        found += [one for one in orders if status in (None, one.status)]
+        if len(page) < asked:
+            break
+        before = page[-1].cursor
+    return found[:limit]
+
+
+async def _as_of(
+    connection: AsyncConnection, live: Live, positions: Mapping[int, int], orders: Sequence[Order]
+) -> dict[str, Order]:
+    """Return orders as they were at a moment, without those that had not begun."""
+    changed = [one for one in orders if one.last_position > positions.get(one.shard, 0)]
+    made = {one.order_id: one for one in orders}
+    for one in changed:
+        del made[one.order_id]
+    if changed:
+        made |= await _remade(connection, live, positions, changed)
+    return made
+
+
+@QUERIES.query
+async def _remade(
+    connection: AsyncConnection, live: Live, positions: Mapping[int, int], orders: Sequence[Order]
+) -> dict[str, Order]:
+    """Make orders from their newest beginnings and their last events up to a moment."""
+    parameters = {
+        "generation": live.generation,
+        "order_ids": [one.order_id for one in orders],
+        "shards": [one.shard for one in orders],
+        "positions": [positions.get(one.shard, 0) for one in orders],
+    }
+    made: dict[str, Order] = {}
+    for order_id, *row in await connection.execute(READ_REMADE, parameters):
+        decided = load_event(StoredEvent(*row))
+        event = decided.event
+        if isinstance(event, OrderAccepted | OrderRejected):
+            made[order_id] = begun(decided, event)
+        for change in changes(event):
+            if change.order_id == order_id:
+                made[order_id] = after(made[order_id], change, decided)
+    return made
 
 
 class _Effects(Struct):

@@ -14,9 +14,9 @@ Always: the net quantities of an instrument sum to zero, and a closed position h
 cost left.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from decimal import Decimal
-from typing import Final, Self
+from typing import Any, Final, Self, cast
 
 import asyncpg
 import msgspec
@@ -160,6 +160,12 @@ async def list_positions(
     return [_client_position(*row) for row in rows]
 
 
+def positions_as_of(folds: Iterable["PositionsFold"], client_id: str) -> list[ClientPosition]:
+    """Return what ``list_positions`` said at a moment; there is a fold up to it for each shard."""
+    found = [position for fold in folds for position in fold.of_client(client_id)]
+    return sorted(found, key=lambda position: position.instrument)
+
+
 class PositionsFold:
     """The positions in memory. None is ever finished: its client may trade again."""
 
@@ -191,6 +197,14 @@ class PositionsFold:
             for client, holding in clients.items()
         ]
         return {POSITIONS.name: rows}
+
+    def of_client(self, client_id: str) -> list[ClientPosition]:
+        """Return a client's positions."""
+        return [
+            ClientPosition(*cast("Any", _row(client_id, instrument, clients[client_id])))
+            for instrument, clients in self._holdings.items()
+            if client_id in clients
+        ]
 
     @property
     def size(self) -> int:

@@ -111,24 +111,38 @@ shards as (
 """
 
 # For each cycle and shard the cut that closed the cycle: its own, or the next later one.
-READ_CUTS = text(f"""
-with {SHARDS}
+_CUTS: Final = """
+with {shards}
 select numbers.cycle, shards.shard, cut.closed_ms,
     (
         select trade_count from settlement_cycles as own
         where own.generation = :generation and own.shard = shards.shard
-            and own.cycle = numbers.cycle
+            and own.cycle = numbers.cycle{own_is_cut}
     ) as trade_count
 from generate_series(CAST(:first AS integer), CAST(:last AS integer)) as numbers (cycle)
 join shards on shards.first <= numbers.cycle
 left join lateral (
     select closed_ms from settlement_cycles as later
     where later.generation = :generation and later.shard = shards.shard
-        and later.cycle >= numbers.cycle and later.closed_ms is not null
+        and later.cycle >= numbers.cycle and later.closed_ms is not null{later_is_cut}
     order by later.cycle
     limit 1
 ) as cut on true
-""")
+"""
+READ_CUTS = text(_CUTS.format(shards=SHARDS, own_is_cut="", later_is_cut=""))
+
+# As of a moment: of each shard only the cycles before the one that was open there.
+READ_CUTS_AS_OF = text(
+    _CUTS.format(
+        shards="""shards as (
+    select * from unnest(
+        CAST(:shards AS smallint[]), CAST(:firsts AS integer[]), CAST(:opens AS integer[])
+    ) as one (shard, first, open)
+)""",
+        own_is_cut=" and own.cycle < shards.open",
+        later_is_cut=" and later.cycle < shards.open",
+    )
+)
 
 READ_FIRST_OPEN = text(f"""
 with {SHARDS}
@@ -142,10 +156,12 @@ from shards
 
 READ_OBLIGATIONS = text("""
 select client_id, instrument, shard, net_quantity, net_amount from obligations
-where generation = :generation and cycle = :cycle and client_id = any(array(
+where generation = :generation and cycle = :cycle and shard <> all(CAST(:without AS smallint[]))
+    and client_id = any(array(
         select distinct client_id from obligations
         where generation = :generation and cycle = :cycle and client_id > :after
             and client_id = coalesce(CAST(:client_id AS text), client_id)
+            and shard <> all(CAST(:without AS smallint[]))
         order by client_id
         limit :limit
     ))
@@ -243,20 +259,104 @@ async def list_obligations(
     client_id: str | None,
     after: str,
     limit: int,
+    without: Sequence[int] = (),
 ) -> list[Obligation]:
-    """Return a cycle's obligations of the next ``limit`` clients, by client and instrument."""
+    """Return a cycle's obligations of the next ``limit`` clients, by client and instrument.
+
+    Those of the shards ``without`` are left out.
+    """
     parameters = {
         "generation": live.generation,
         "cycle": cycle,
         "client_id": client_id,
         "after": after,
         "limit": limit,
+        "without": list(without),
     }
     rows = await connection.execute(READ_OBLIGATIONS, parameters)
     return [
         Obligation(client, instrument, shard, int(quantity), int(amount))
         for client, instrument, shard, quantity, amount in rows
     ]
+
+
+@QUERIES.query
+async def list_cycles_as_of(
+    connection: AsyncConnection,
+    live: Live,
+    folds: Mapping[int, "SettlementFold"],
+    firsts: Mapping[int, int],
+    *,
+    first: int,
+    last: int,
+) -> list[Cycle]:
+    """Return what ``list_cycles`` said at a moment that the live model has passed.
+
+    A cycle that its shard had cut by then is as it was. The one that was open there is that of the
+    fold.
+
+    Args:
+        connection: Any connection to the database.
+        live: The generation to read.
+        folds: For each shard that takes part, its fold, which ends at the moment.
+        firsts: The first cycle of each of these shards.
+        first: The first cycle.
+        last: The last cycle.
+    """
+    shards = sorted(folds)
+    opens = {shard: folds[shard].open_cycle(shard) for shard in shards}
+    parameters = {
+        "generation": live.generation,
+        "first": first,
+        "last": last,
+        "shards": shards,
+        "firsts": [firsts[shard] for shard in shards],
+        "opens": [opens[shard] for shard in shards],
+    }
+    cuts: defaultdict[int, dict[int, int | None]] = defaultdict(dict)
+    trades: defaultdict[int, int] = defaultdict(int)
+    rows = await connection.execute(READ_CUTS_AS_OF, parameters)
+    for cycle, shard, closed_ms, trade_count in rows:
+        cuts[cycle][shard] = closed_ms
+        is_open = cycle == opens[shard]
+        trades[cycle] += folds[shard].open_trades(shard) if is_open else trade_count or 0
+    return [Cycle(n, trades[n], cuts[n]) for n in sorted(cuts, reverse=True)]
+
+
+def open_cycle_as_of(folds: Mapping[int, "SettlementFold"], firsts: Mapping[int, int]) -> int:
+    """Return what ``read_open_cycle`` said at a moment, at which the folds of its shards end."""
+    opens = (max(firsts[shard], fold.open_cycle(shard)) for shard, fold in folds.items())
+    return min(opens, default=FIRST_CYCLE)
+
+
+async def list_obligations_as_of(
+    connection: AsyncConnection,
+    live: Live,
+    folds: Mapping[int, "SettlementFold"],
+    cycle: int,
+    *,
+    client_id: str | None,
+    after: str,
+    limit: int,
+) -> list[Obligation]:
+    """Return what ``list_obligations`` said at a moment that the live model has passed.
+
+    A shard's obligations of a cycle that it had cut by then are as they were. Those of the cycle
+    that was open there are those of the shard's fold, and of later cycles it had none.
+    """
+    uncut = [shard for shard, fold in folds.items() if fold.open_cycle(shard) <= cycle]
+    owed = await list_obligations(
+        connection, live, cycle, client_id=client_id, after=after, limit=limit, without=uncut
+    )
+    for shard in uncut:
+        owed += [
+            one
+            for one in folds[shard].owed(shard, cycle)
+            if one.client_id > after and client_id in (None, one.client_id)
+        ]
+    owed.sort(key=lambda one: (one.client_id, one.instrument))
+    clients = set(sorted({one.client_id for one in owed})[:limit])
+    return [one for one in owed if one.client_id in clients]
 
 
 def _sum(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -348,6 +448,25 @@ class SettlementFold:
             cycles += cycle.cycle_rows(shard)
             obligations += cycle.obligation_rows(shard)
         return {CYCLES.name: cycles, OBLIGATIONS.name: obligations}
+
+    def open_cycle(self, shard: int) -> int:
+        """Return the cycle that is open on a shard."""
+        return self._state.open.get(shard, _OpenCycle()).cycle
+
+    def open_trades(self, shard: int) -> int:
+        """Return how many trades the cycle has that is open on a shard."""
+        return self._state.open.get(shard, _OpenCycle()).trade_count
+
+    def owed(self, shard: int, cycle: int) -> list[Obligation]:
+        """Return a shard's obligations of a cycle, which is open there or a later one."""
+        found = self._state.open.get(shard, _OpenCycle())
+        if found.cycle != cycle:
+            return []
+        return [
+            Obligation(client, instrument, shard, owed.quantity, owed.amount)
+            for instrument, clients in found.owed.items()
+            for client, owed in clients.items()
+        ]
 
     @property
     def size(self) -> int:

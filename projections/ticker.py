@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import Event, TradeExecuted
+from exchange.log.moments import Place
 from projections.folding import LogPart, Row, Rows, parts_of
 from projections.stores.batches import Batch
 from projections.stores.checkpoints import Live
@@ -99,6 +100,13 @@ async def read_last_trades(
     return LastTrades(trades, reached, int(time_ms))
 
 
+def last_trades_as_of(fold: "TickerFold", at: Place, instruments: Sequence[str]) -> LastTrades:
+    """Return what ``read_last_trades`` said when the model was at a place: the fold has it."""
+    found = {name: fold.last_trade(name) for name in instruments}
+    trades = {name: trade for name, trade in found.items() if trade is not None}
+    return LastTrades(trades, at.position, at.time_ms)
+
+
 async def write(redis: Redis, generation: int, batch: Batch) -> bool:
     """Write a batch if the checkpoint is the position before it; tell whether it was."""
     keys = [checkpoint_key(NAME, generation, batch.shard), _last_key(generation, batch.shard)]
@@ -126,6 +134,10 @@ class TickerFold:
         """Return rows of shard, instrument, price, quantity, side of the taker, position, time."""
         trades = self._trades.items()
         return {NAME: [(shard, name, *astuple(trade)) for name, (shard, trade) in trades]}
+
+    def last_trade(self, instrument: str) -> LastTrade | None:
+        _, trade = self._trades.get(instrument, (0, None))
+        return trade
 
     @property
     def size(self) -> int:

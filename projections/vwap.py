@@ -13,7 +13,7 @@ from typing import Final, Self
 import asyncpg
 import msgspec
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 from sqlalchemy import BigInteger, Column, Integer, Numeric, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -145,6 +145,52 @@ async def list_buckets(
     return buckets
 
 
+async def list_buckets_as_of(
+    connection: AsyncConnection,
+    live: Live,
+    fold: "MinutesFold",
+    instrument: str,
+    *,
+    first: int,
+    last: int,
+    interval: int,
+    limit: int,
+) -> list[Bucket]:
+    """Return what ``list_buckets`` said at a moment that the live model has passed.
+
+    The minutes before the newest one of the moment were whole by then, and are as they were. The
+    newest one may have gone on since, so it is that of ``fold``, which ends at the moment.
+    """
+    newest = fold.newest(instrument)
+    if newest is None:
+        return []
+    whole = min(last, newest.minute - 1)
+    asked = {"first": first, "last": whole, "interval": interval, "limit": limit}
+    buckets = await list_buckets(connection, live, instrument, **asked)
+    if first <= newest.minute <= last:
+        _add_minute(buckets, newest, newest.minute // interval * interval)
+    return buckets[:limit]
+
+
+def _add_minute(buckets: list[Bucket], newest: Bucket, begin: int) -> None:
+    """Add the trades of a later minute to its interval, which begins at ``begin``."""
+    if not buckets or buckets[-1].minute != begin:
+        buckets.append(replace(newest, minute=begin))
+        return
+    so_far = buckets[-1]
+    buckets[-1] = Bucket(
+        begin,
+        so_far.trade_count + newest.trade_count,
+        so_far.quantity + newest.quantity,
+        so_far.volume + newest.volume,
+        so_far.price_sum + newest.price_sum,
+        so_far.open,
+        max(so_far.high, newest.high),
+        min(so_far.low, newest.low),
+        newest.close,
+    )
+
+
 class _Minute(Struct, gc=False):
     """The trades of one minute, as they are added: the columns of ``MINUTES``, in order."""
 
@@ -205,6 +251,14 @@ class MinutesFold:
     def rows(self) -> Rows:
         newest = [astuple(minute) for minute in self._state.newest.values()]
         return {MINUTES.name: [*self._state.finished, *newest]}
+
+    def newest(self, instrument: str) -> Bucket | None:
+        """Return an instrument's newest minute, None if it never traded."""
+        found = self._state.newest.get(instrument)
+        if found is None:
+            return None
+        _, minute, _, *sums, _ = astuple(found)
+        return Bucket(minute, *sums)
 
     @property
     def size(self) -> int:

@@ -1,16 +1,96 @@
-"""Where a moment is in the log: the last event of each shard at or before a time.
+"""Where a moment is in the log: a position of each shard.
 
-The engine's time never runs backwards within a shard, so the position is found by bisection over
-the primary key, without an index of times.
+Read ``moment_at_time``: a time means each shard's last event at or before it. The engine's time
+never runs backwards within a shard, so the position is found by bisection over the primary key,
+without an index of times. A shard passes a time with the first event after it: before that, one of
+this time may still be appended, so the answer could change, and is refused.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import asyncpg
+from msgspec import Struct
+
+from exchange.log.documents.text import timestamp
+from exchange.log.reader import read_heads
 
 READ_TIME: Final = """
 select (data->>'time_ms')::bigint from events where shard = $1 and position = $2
 """
+
+
+class Place(Struct, frozen=True):
+    """A position of a shard, and the time of the event there; both are 0 before the first."""
+
+    shard: int
+    position: int
+    time_ms: int
+
+
+class Moment(Struct, frozen=True):
+    """A place on each shard; ``now_ms`` is what counts as the present time.
+
+    That is the time that was asked for, else that of the newest event.
+    """
+
+    places: dict[int, Place]
+    now_ms: int
+
+    @property
+    def positions(self) -> dict[int, int]:
+        return {shard: place.position for shard, place in self.places.items()}
+
+    def at(self, shard: int) -> Place:
+        """Return the place on a shard; one that the log does not know has no event."""
+        return self.places.get(shard, Place(shard, 0, 0))
+
+
+class NotReached(Exception):
+    """A shard has not passed the time, or does not have the position."""
+
+
+async def moment_at_time(connection: asyncpg.Connection, time_ms: int) -> Moment:
+    """Return where each shard was at a time.
+
+    Raises:
+        NotReached: A shard has not passed it.
+    """
+    positions = {}
+    for shard, head in sorted((await read_heads(connection)).items()):
+        positions[shard] = await position_at(connection, shard, time_ms, head)
+        if positions[shard] == head > 0:
+            raise NotReached(
+                f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head},"
+                " is not after it, so another one may come. Name positions, or an earlier time."
+            )
+    return Moment(await _places(connection, positions), time_ms)
+
+
+async def moment_at(connection: asyncpg.Connection, asked: Mapping[int, int]) -> Moment:
+    """Return the moment at which shards were at positions; other shards are at their heads.
+
+    Raises:
+        NotReached: A shard or a position is not in the log.
+    """
+    positions = await read_heads(connection)
+    for shard, position in asked.items():
+        if shard not in positions:
+            known = ", ".join(map(str, sorted(positions))) or "none"
+            raise NotReached(f"There is no shard {shard}; there are: {known}.")
+        if position > positions[shard]:
+            head = positions[shard]
+            raise NotReached(f"Shard {shard} ends at {head}: there is no event {position} yet.")
+        positions[shard] = position
+    places = await _places(connection, positions)
+    return Moment(places, max((place.time_ms for place in places.values()), default=0))
+
+
+async def _places(connection: asyncpg.Connection, positions: Mapping[int, int]) -> dict[int, Place]:
+    return {
+        shard: Place(shard, position, await connection.fetchval(READ_TIME, shard, position) or 0)
+        for shard, position in sorted(positions.items())
+    }
 
 
 async def position_at(connection: asyncpg.Connection, shard: int, time_ms: int, head: int) -> int:

@@ -148,7 +148,8 @@ PLACED_SHARDS: Final = f"""
         cross join lateral (select {_RETRY_HASH} as hash) as hashed
         join claims on claims.shard = 0 and claims.name = {_RETRY_CLAIM}
     )
-    select (data->>'shard')::smallint as shard, (data->>'cycle')::integer as cycle
+    select (data->>'shard')::smallint as shard, (data->>'cycle')::integer as cycle,
+        events.position as placed_at
     from tried join events using (kafka_offset)
     where events.shard = 0 and type = 'ShardPlaced'
 """
@@ -257,9 +258,18 @@ async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
     return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
 
 
-async def read_placed_shards(connection: asyncpg.Connection) -> dict[int, int]:
-    """Return the shards that were added, each with the first cycle that it takes part in."""
-    return {row["shard"]: row["cycle"] for row in await connection.fetch(PLACED_SHARDS)}
+async def read_placed_shards(
+    connection: asyncpg.Connection, *, up_to: int | None = None
+) -> dict[int, int]:
+    """Return the shards that were added, each with the first cycle that it takes part in.
+
+    With ``up_to``, only those that shard 0 had placed at that position.
+    """
+    return {
+        row["shard"]: row["cycle"]
+        for row in await connection.fetch(PLACED_SHARDS)
+        if up_to is None or row["placed_at"] <= up_to
+    }
 
 
 async def has_begun(connection: asyncpg.Connection, shard: int) -> bool:

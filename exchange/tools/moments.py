@@ -1,7 +1,6 @@
 """What a person names as a moment: a time, or a position of each shard; and which positions it is.
 
-A time is each shard's last event at or before it. A shard passes a time with the first event after
-it: before that, one of this time may still be appended, so the answer could change.
+``exchange.log.moments`` says what a time means.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,8 +9,7 @@ from typing import Final
 import asyncpg
 import typer
 
-from exchange.log.documents.text import timestamp
-from exchange.log.moments import position_at
+from exchange.log.moments import Moment, NotReached, moment_at, moment_at_time
 from exchange.log.reader import read_heads
 from exchange.tools.terminal import PLACE, ToolError, checked_place, place_of
 
@@ -37,16 +35,21 @@ async def positions_at(connection: asyncpg.Connection, moment: str, option: str)
     """
     if not moment or PLACE.fullmatch(moment.partition(",")[0]):
         return await positions_of(connection, moment)
-    time_ms = time_ms_of(moment, option)
-    positions = {}
-    for shard, head in sorted((await read_heads(connection)).items()):
-        positions[shard] = await position_at(connection, shard, time_ms, head)
-        if positions[shard] == head > 0:
-            raise ToolError(
-                f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head},"
-                " is not after it, so another one may come. Name positions, or an earlier time."
-            )
-    return positions
+    return (await moment_of(connection, moment, option)).positions
+
+
+async def moment_of(connection: asyncpg.Connection, text: str, option: str) -> Moment:
+    """Return the moment that a time or ``SHARD:POSITION,…`` names.
+
+    Raises:
+        ToolError: A shard has not passed the time, or a position is not there.
+    """
+    try:
+        if not PLACE.fullmatch(text.partition(",")[0]):
+            return await moment_at_time(connection, time_ms_of(text, option))
+        return await moment_at(connection, dict(place_of(one) for one in text.split(",")))
+    except NotReached as error:
+        raise ToolError(str(error)) from error
 
 
 async def positions_of(connection: asyncpg.Connection, places: str) -> dict[int, int]:

@@ -135,3 +135,16 @@ PUBLICATIONS = Table(
     Column("failure", Text),
     Column("told_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
+
+# States of folds, from which a read model as of a moment begins; deleting them all loses nothing.
+FOLD_STATES = Table(
+    "fold_states",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
