@@ -203,7 +203,7 @@ async def get_orders(request: Request) -> Response:
         client_id=client_id,
         orders=await in_turns(lambda order: order_view(order, listings[order.instrument]), orders),
         count=len(orders),
-        next_cursor=_next_page(orders) if more else None,
+        next_cursor=next_page(orders) if more else None,
         sequence=sequence_text(live.reached),
     )
     return json_response(view)
@@ -235,7 +235,7 @@ async def get_order_events(request: Request) -> Response:
     view = OrderEventsView(
         order_id=order_id,
         events=await in_turns(
-            lambda event: _event_view(loaded([event])[0], listing, order_id), stored
+            lambda event: event_view(loaded([event])[0], listing, order_id), stored
         ),
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if more else None,
@@ -264,7 +264,7 @@ async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int
         return await find_order(connection, live, order_id), live.reached
 
 
-def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
+def event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
     """Return an event of an order with its amounts as decimals and its time as text."""
     event = decided.event
     hidden = UNSHOWN
@@ -309,6 +309,7 @@ async def _wanted(
     return {shard: min_sequence(parameters, shard, gateway.known_shards)}
 
 
-def _next_page(orders: list[Order]) -> str:
+def next_page(orders: list[Order]) -> str:
+    """Return the cursor of the page after one with these orders."""
     last = orders[-1].cursor
     return cursor_text(last.created_ms, last.shard, last.position)

@@ -99,8 +99,8 @@ async def get_analytics(request: Request) -> Response:
         timestamp(start_ms),
         timestamp(end_ms),
         interval,
-        await in_turns(lambda bucket: _aggregate(bucket, listing), buckets),
-        _overall_vwap(buckets, listing),
+        await in_turns(lambda bucket: aggregate_view(bucket, listing), buckets),
+        overall_vwap_of(buckets, listing),
         live.reached.get(listing.shard, 0),
     )
     return json_response(view)
@@ -132,7 +132,8 @@ def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
     return start_ms, end_ms
 
 
-def _aggregate(bucket: Bucket, listing: Listing) -> AggregateView:
+def aggregate_view(bucket: Bucket, listing: Listing) -> AggregateView:
+    """Return what clients see of an interval's trades."""
     return AggregateView(
         time_bucket=timestamp(bucket.minute * MINUTE_MS),
         trade_count=bucket.trade_count,
@@ -147,7 +148,8 @@ def _aggregate(bucket: Bucket, listing: Listing) -> AggregateView:
     )
 
 
-def _overall_vwap(buckets: list[Bucket], listing: Listing) -> Raw | None:
+def overall_vwap_of(buckets: list[Bucket], listing: Listing) -> Raw | None:
+    """Return the volume-weighted average price of all intervals, None without trades."""
     quantity = sum(bucket.quantity for bucket in buckets)
     if not quantity:
         return None

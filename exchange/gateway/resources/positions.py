@@ -87,7 +87,8 @@ async def get_positions(request: Request) -> Response:
     view = PositionsView(
         client_id=client_id,
         positions=await in_turns(
-            lambda row: _position(row, listings[row.instrument], marks.get(row.instrument)), rows
+            lambda row: position_view(row, listings[row.instrument], marks.get(row.instrument)),
+            rows,
         ),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].instrument) if more else None,
@@ -128,7 +129,8 @@ async def _marks_of(
     return {name: trade.price for name, trade in last.trades.items()}
 
 
-def _position(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
+def position_view(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
+    """Return what clients see of a position; ``mark`` is the instrument's last price."""
     unrealised = None if mark is None else row.net_quantity * mark - row.total_cost
     return PositionView(
         instrument=row.instrument,

@@ -162,7 +162,7 @@ async def close_cycle(request: Request) -> Response:
     cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
     closed = await _closed(gateway, cycle, cuts)
     pending = sorted(closed.cuts.keys() - {cut.shard for cut in cuts})
-    view = ClosedView(_cycle(closed), cuts, pending)
+    view = ClosedView(cycle_view(closed), cuts, pending)
     if pending:
         return json_response(view, 202)
     resent = all(decision.resent for decision in decisions)
@@ -193,7 +193,7 @@ async def get_cycles(request: Request) -> Response:
         first = max(FIRST_CYCLE, last - limit + 1)
         cycles = await list_cycles(connection, live, gateway.shards, first=first, last=last)
     more = cursor_text(first) if first > FIRST_CYCLE and cycles else None
-    views = [_cycle(cycle) for cycle in cycles]
+    views = [cycle_view(cycle) for cycle in cycles]
     return json_response(CyclesView(views, len(views), more, sequence_text(live.reached)))
 
 
@@ -228,11 +228,11 @@ async def get_cycle(request: Request) -> Response:
         )
     # Listings come from the log: the read model of instruments may be behind the one of settlement.
     listings = await gateway.listings.of(obligation.instrument for obligation in owed)
-    clients = await _clients(owed, listings)
+    clients = await client_views(owed, listings)
     more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
     clients = clients[:limit]
     view = CycleObligationsView(
-        _cycle(cycle), clients, len(clients), more, sequence_text(live.reached)
+        cycle_view(cycle), clients, len(clients), more, sequence_text(live.reached)
     )
     return json_response(view)
 
@@ -285,16 +285,18 @@ async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycl
         return found
 
 
-def _cycle(cycle: Cycle) -> CycleView:
+def cycle_view(cycle: Cycle) -> CycleView:
+    """Return what clients see of a cycle."""
     closed_ms = cycle.closed_ms
     state = "closing" if cycle.is_being_closed else "open" if closed_ms is None else "closed"
     closed_at = None if closed_ms is None else timestamp(closed_ms)
     return CycleView(cycle.cycle, state, cycle.trade_count, closed_at)
 
 
-async def _clients(
+async def client_views(
     owed: Sequence[Obligation], listings: dict[str, Listing]
 ) -> list[ClientObligationsView]:
+    """Return what is seen of obligations, which are in order of their clients."""
     by_client = groupby(owed, lambda obligation: obligation.client_id)
     groups = [(client_id, list(obligations)) for client_id, obligations in by_client]
     return await in_turns(lambda group: _client(*group, listings), groups)

@@ -3,5 +3,6 @@
 ``commands`` says what each may be told. ``export`` writes the log to files, and proves such a
 folder. ``schemas`` writes what published events look like. ``proof`` proves that one event is in
 the log. ``statement`` is what a client holds, did and owes, and ``statement_page`` how it is told.
-``role`` makes a role of the database that reads the views for analysts.
+``at`` is what the API answered at a moment, and ``at_page`` how it is told. ``role`` makes a role
+of the database that reads the views for analysts.
 """

@@ -117,3 +117,34 @@ def statement(
     if as_csv and as_json:
         raise typer.BadParameter("--csv and --json exclude each other.")
     show_statement(client, at, cycle, as_csv=as_csv, as_json=as_json)
+
+
+@commands.command()
+def at(
+    moment: Annotated[str, typer.Argument(help="A time (ISO 8601), or SHARD:POSITION,…")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="book, ticker, positions, orders, order, settlement or analytics.",
+        ),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(help="The instrument, client, order or cycle; of settlement none: cycles."),
+    ] = "",
+    diff: Annotated[
+        str | None, typer.Option(metavar="MOMENT", help="Tell what differs at this moment.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1_000, help="At most so many rows; of a book on each side.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a read model said at a moment, or what changed between two."""
+    from exchange.tools.analysts.at import ANSWERS
+    from exchange.tools.analysts.at_page import show_at
+
+    if what not in ANSWERS:
+        raise typer.BadParameter(f"{what} is none of: {', '.join(ANSWERS)}.")
+    show_at(moment, what, name, diff, limit, as_json)

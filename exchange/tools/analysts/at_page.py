@@ -1,0 +1,251 @@
+"""``exchange at``: what a read model said at a moment, as tables or JSON, and what changed since.
+
+An answer is told as tables of rows, each with a key. Two answers differ in the rows that only one
+of them has, and in the values of those that both have.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from exchange.config import Settings
+from exchange.domain.values import Id
+from exchange.gateway.http.problems import Problem
+from exchange.log.events import UnknownEvent
+from exchange.log.moments import Moment
+from exchange.ports import LogCorrupt
+from exchange.processes.pool import engine_of
+from exchange.tools.analysts.at import ANSWERS, Asking
+from exchange.tools.moments import moment_of
+from exchange.tools.telling import EVENTS, telling
+from exchange.tools.terminal import ToolError, connect, wide_console
+from projections.past.past import Past
+from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
+
+POOL_MAX: Final = 2  # a fold of the log and the rows of a live table are asked one after the other
+COMPARED_MAX: Final = 10_000  # rows; a difference of parts would name rows that did not change
+
+Document = dict[str, Any]
+"""An answer as JSON has it, with decimals as their text."""
+
+Row = dict[str, Any]
+
+_decoder: Final = msgspec.json.Decoder(Document, float_hook=str)
+
+
+class Rows(Struct, frozen=True):
+    """A table of an answer; a row is known by the values of the columns ``key``."""
+
+    title: str
+    key: tuple[str, ...]
+    rows: list[Row]
+
+
+class Change(Struct, frozen=True):
+    """A row that differs between two moments; None where it is not there."""
+
+    table: str
+    key: Row
+    before: Row | None
+    after: Row | None
+
+
+class Difference(Struct, frozen=True):
+    """The rows that differ between two moments."""
+
+    as_of_sequence: str
+    other_sequence: str
+    changes: list[Change]
+
+
+def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_json: bool) -> None:
+    """Print what a read model said at a moment, or how that differs from another moment.
+
+    Raises:
+        ToolError: A moment is not in the log yet, or there was no such thing then.
+    """
+    if not name and what != "settlement":
+        raise typer.BadParameter(f"{what} of what? Name it: exchange at MOMENT {what} NAME.")
+    if name:
+        try:
+            msgspec.convert(name, Id)
+        except msgspec.ValidationError as error:
+            raise typer.BadParameter(f"{name!r} can be no name: {error}") from error
+    moments = [text] if other is None else [text, other]
+    bound = limit if other is None else COMPARED_MAX
+    console = Console(stderr=True, quiet=as_json)
+    answers = asyncio.run(_ask(moments, what, name, bound, console))
+    (_, sequence, first), *others = answers
+    if not others:
+        if as_json:
+            typer.echo(first)
+        else:
+            _print_answer(wide_console(), sequence, tables_of(what, _decoder.decode(first)))
+        return
+    ((_, other_sequence, second),) = others
+    before, after = _decoder.decode(first), _decoder.decode(second)
+    if before.get("next_cursor") or after.get("next_cursor"):
+        raise ToolError(f"More than {COMPARED_MAX:,} rows would have to be compared.")
+    changes = list(differences(tables_of(what, before), tables_of(what, after)))
+    difference = Difference(sequence, other_sequence, changes)
+    if as_json:
+        typer.echo(msgspec.json.encode(difference).decode())
+    else:
+        _print_difference(wide_console(), difference)
+
+
+async def _ask(
+    moments: Sequence[str], what: str, name: str, limit: int, console: Console
+) -> list[tuple[Moment, str, str]]:
+    """Return each moment with its sequence and the answer of it."""
+    settings = Settings.load()
+    connection = await connect(settings.database_url)
+    try:
+        asked = [await moment_of(connection, text, "MOMENT") for text in moments]
+        answers = []
+        with telling(console, EVENTS) as tell:
+            async with engine_of(settings, POOL_MAX) as engine:
+                for moment in asked:
+                    past = Past(
+                        engine,
+                        moment,
+                        settings.shards,
+                        tell=lambda done, of: tell("Folding the log", done, of),
+                    )
+                    asking = Asking(past, engine, limit)
+                    text = (await ANSWERS[what](asking, name)).decode()
+                    told = f'{{"as_of_sequence":"{asking.sequence}",{text[1:]}'
+                    answers.append((moment, asking.sequence, told))
+        return answers
+    except Problem as problem:
+        raise ToolError(problem.detail) from problem
+    except (ReadModelStale, ReadModelUnavailable, UnknownEvent) as error:
+        raise ToolError(f"{error}.") from error
+    except LogCorrupt as error:
+        raise ToolError(f"The log is damaged: {error}: see make verify.") from error
+    except (asyncpg.PostgresError, SQLAlchemyError, OSError) as error:
+        raise ToolError(f"PostgreSQL: {error}") from error
+    finally:
+        await connection.close()
+
+
+def tables_of(what: str, answer: Document) -> list[Rows]:
+    """Return the rows of an answer, by their tables."""
+    match what:
+        case "book":
+            asks = [{"side": "sell", **level} for level in reversed(answer["asks"])]
+            bids = [{"side": "buy", **level} for level in answer["bids"]]
+            return [Rows(answer["instrument"], ("side", "price"), asks + bids)]
+        case "positions" | "orders":
+            key = "instrument" if what == "positions" else "order_id"
+            rows = [_without(row, "client_id") for row in answer[what]]
+            return [Rows(f"{answer['client_id']}: {what}", (key,), rows)]
+        case "order":
+            events = [_event_row(event) for event in answer["events"]]
+            return [_figures("order", answer["order"]), Rows("events", ("sequence",), events)]
+        case "settlement" if "cycles" in answer:
+            return [Rows("cycles", ("cycle_id",), answer["cycles"])]
+        case "settlement":
+            owed = [
+                {"client_id": client["client_id"], **one}
+                for client in answer["clients"]
+                for one in client["obligations"]
+            ]
+            columns = ("client_id", "instrument")
+            return [_figures("cycle", answer["cycle"]), Rows("obligations", columns, owed)]
+        case "analytics":
+            return [Rows(answer["instrument"], ("time_bucket",), answer["aggregates"])]
+        case _:
+            return [_figures(answer["instrument"], _without(answer, "as_of_sequence"))]
+
+
+def differences(before: Sequence[Rows], after: Sequence[Rows]) -> Iterator[Change]:
+    """Yield the rows that differ, in the order of the tables, those of the first moment first."""
+    for earlier, later in zip(before, after, strict=True):
+        first, second = _by_key(earlier), _by_key(later)
+        for key in {**first, **second}:
+            if first.get(key) != second.get(key):
+                named = dict(zip(earlier.key, key, strict=True))
+                yield Change(earlier.title, named, first.get(key), second.get(key))
+
+
+def _by_key(table: Rows) -> dict[tuple[Any, ...], Row]:
+    """Return rows by their keys; what is added up over rows is no difference of one of them."""
+    return {
+        tuple(row[name] for name in table.key): _without(row, "cumulative") for row in table.rows
+    }
+
+
+def _figures(title: str, members: Mapping[str, Any]) -> Rows:
+    """Return members of an object as rows; those of an object in it have its name before theirs."""
+    rows = []
+    for name, value in members.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [{"figure": f"{name} {part}".strip(), "value": one} for part, one in parts]
+    return Rows(title, ("figure",), rows)
+
+
+def _event_row(event: Row) -> Row:
+    named = {"sequence": event["sequence"], "timestamp": event["timestamp"], "type": event["type"]}
+    rest = (f"{name} {value}" for name, value in event.items() if name not in named)
+    return {**named, "what": ", ".join(rest)}
+
+
+def _without(row: Mapping[str, Any], name: str) -> Row:
+    return {key: value for key, value in row.items() if key != name}
+
+
+def _print_answer(console: Console, sequence: str, tables: Sequence[Rows]) -> None:
+    console.print(f"As of {sequence}", markup=False, soft_wrap=True)
+    for one in tables:
+        if not one.rows:
+            console.print(f"{one.title}: none", markup=False, soft_wrap=True)
+            continue
+        columns = list(dict.fromkeys(name for row in one.rows for name in row))
+        table = Table(*columns, title=escape(one.title), title_justify="left", box=None)
+        for row in one.rows:
+            table.add_row(*(_cell(row.get(name)) for name in columns))
+        console.print(table)
+
+
+def _print_difference(console: Console, difference: Difference) -> None:
+    """Print a line for each row: ``+`` it came, ``-`` it went, ``~`` it changed."""
+    console.print(
+        f"From {difference.as_of_sequence} to {difference.other_sequence}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if not difference.changes:
+        console.print("Nothing differs.")
+        return
+    table = Table("", "row", "before", "after", box=None)
+    for change in difference.changes:
+        before, after = change.before or {}, change.after or {}
+        names = [
+            name
+            for name in {**before, **after}
+            if name not in change.key and before.get(name) != after.get(name)
+        ]
+        mark, style = "~", "yellow"
+        if change.before is None or change.after is None:
+            mark, style = ("+", "green") if change.before is None else ("-", "red")
+        row = " ".join(map(_cell, (change.table, *change.key.values())))
+        sides = (
+            "\n".join(f"{name} {_cell(side.get(name))}" for name in names if name in side)
+            for side in (before, after)
+        )
+        table.add_row(mark, row, *sides, style=style)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else escape(str(value))

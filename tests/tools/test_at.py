@@ -1,0 +1,169 @@
+"""``exchange at``: what read models said at a moment, as tables, JSON and differences."""
+
+import json
+from typing import NamedTuple
+
+import anyio
+import asyncpg
+import pytest
+from typer.testing import CliRunner, Result
+
+from exchange.cli import app
+from exchange.domain.commands import CancelOrder, CloseSettlementCycle, PlaceOrder
+from exchange.domain.values import OrderType, Price, Quantity, Side
+from exchange.log.documents.text import timestamp
+from exchange.log.identity import command_claim, registration_command_id
+from tests.projections.conftest import make_engine
+from tests.projections.logs import SMALL_TICK, LogWriter, registrations
+from tests.projections.models import read_log
+from tests.projections.past.test_past import follow
+
+pytestmark = pytest.mark.anyio
+
+NAME = "SMALL-0"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["at", *map(str, arguments)])
+
+
+async def asked(*arguments: object) -> Result:
+    return await anyio.to_thread.run_sync(run, *arguments)
+
+
+async def told(*arguments: object) -> str:
+    found = await asked(*arguments)
+    assert found.exit_code == 0, (found.output, found.exception)
+    return str(found.stdout)
+
+
+async def document(*arguments: object) -> dict[str, object]:
+    found: dict[str, object] = json.loads(await told(*arguments, "--json"))
+    return found
+
+
+def order(order_id: str, client: str, side: Side, price: int, quantity: int) -> PlaceOrder:
+    amounts = Price(price * SMALL_TICK), Quantity(quantity)
+    return PlaceOrder(order_id, client, NAME, side, OrderType.LIMIT, *amounts)
+
+
+class Places(NamedTuple):
+    """The positions after the registration, two orders, a trade with a cut, and a cancel."""
+
+    registered: int
+    resting: int
+    traded: int
+    head: int
+
+
+async def test_a_moment_is_told_as_tables_as_json_and_as_a_difference(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("SHARDS", "1")
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0)[:1])
+        registered = writer.position
+        await writer.append([order("o-1", "ann", Side.SELL, 3, 40)])
+        await writer.append([order("o-2", "bob", Side.BUY, 2, 20)])
+        resting = writer.position
+        await writer.append([order("o-3", "bob", Side.BUY, 3, 30), CloseSettlementCycle(1)])
+        traded = writer.position
+        await writer.append([CancelOrder("o-2", NAME, "bob")])
+        head = writer.position
+    connection = await asyncpg.connect(database_url)
+    engine = make_engine(database_url)
+    try:
+        # The log's own writer claims a registration by a key that follows from the name.
+        await add_claim(connection, command_claim(registration_command_id(NAME)))
+        log = await read_log(connection)
+        await follow(engine, connection, log)
+    finally:
+        await engine.dispose()
+        await connection.close()
+
+    places = Places(registered, resting, traded, head)
+    await check_book(places)
+    await check_others(places)
+    await check_times_and_mistakes(places, max(json.loads(one.data)["time_ms"] for one in log))
+
+
+async def check_book(at: Places) -> None:
+    book = await document(f"0:{at.resting}", "book", NAME)
+    assert book["as_of_sequence"] == f"0:{at.resting}"
+    assert book["asks"] == [{"price": 0.15, "quantity": 0.04, "cumulative": 0.04}]
+    assert book["bids"] == [{"price": 0.1, "quantity": 0.02, "cumulative": 0.02}]
+    assert book["sequence"] == at.resting
+    page = await told(f"0:{at.resting}", "book", NAME)
+    assert [word for word in (f"As of 0:{at.resting}", "sell", "0.15") if word not in page] == []
+
+    differs = await document(f"0:{at.resting}", "book", NAME, "--diff", f"0:{at.head}")
+    levels = {"side": "sell", "price": "0.15"}, {"side": "buy", "price": "0.1"}
+    assert differs["changes"] == [
+        {
+            "table": NAME,
+            "key": levels[0],
+            "before": {**levels[0], "quantity": "0.04"},
+            "after": {**levels[0], "quantity": "0.01"},
+        },
+        {
+            "table": NAME,
+            "key": levels[1],
+            "before": {**levels[1], "quantity": "0.02"},
+            "after": None,
+        },
+    ]
+    page = await told(f"0:{at.resting}", "book", NAME, "--diff", f"0:{at.head}")
+    assert [word for word in ("~", "quantity 0.04", "quantity 0.01") if word not in page] == []
+    same = await told(f"0:{at.head}", "ticker", NAME, "--diff", f"0:{at.head}")
+    assert "Nothing differs." in same
+
+
+async def check_others(at: Places) -> None:
+    assert (await document(f"0:{at.resting}", "ticker", NAME))["last_price"] is None
+    ticker = await document(f"0:{at.traded}", "ticker", NAME)
+    assert (ticker["last_price"], ticker["best_bid"]) == (0.15, 0.1)
+    held = await document(f"0:{at.traded}", "positions", "ann")
+    assert [one["net_quantity"] for one in held["positions"]] == [-0.03]  # type: ignore[attr-defined]
+    orders = await document(f"0:{at.traded}", "orders", "bob")
+    assert [(one["order_id"], one["status"]) for one in orders["orders"]] == [  # type: ignore[attr-defined]
+        ("o-3", "filled"),
+        ("o-2", "open"),
+    ]
+    one = await document(f"0:{at.head}", "order", "o-2")
+    assert (one["order"]["status"], one["count"]) == ("cancelled", 3)  # type: ignore[index]
+    assert "OrderCancelled" in await told(f"0:{at.head}", "order", "o-2")
+    cycles = await document(f"0:{at.traded}", "settlement")
+    assert [c["state"] for c in cycles["cycles"]] == ["open", "closed"]  # type: ignore[attr-defined]
+    owed = await document(f"0:{at.traded}", "settlement", 1)
+    assert [c["client_id"] for c in owed["clients"]] == ["ann", "bob"]  # type: ignore[attr-defined]
+    figures = await document(f"0:{at.traded}", "analytics", NAME)
+    assert figures["overall_vwap"] == 0.15
+
+
+async def check_times_and_mistakes(at: Places, newest: int) -> None:
+    before = timestamp(newest - 1)
+    assert (await document(before, "book", NAME))["as_of_sequence"] == f"0:{at.traded}"
+    for arguments, text in (
+        ((timestamp(newest), "book", NAME), "has not passed"),
+        ((f"0:{at.head + 1}", "book", NAME), f"no event {at.head + 1} yet"),
+        ((f"0:{at.registered - 1}", "book", NAME), f"registered later, at 0:{at.registered}"),
+        ((f"0:{at.head}", "book", "NOWHERE"), "Nobody registered NOWHERE"),
+        ((f"0:{at.registered}", "order", "o-1"), "There was no order o-1"),
+        ((f"0:{at.traded}", "settlement", "9"), "There was no cycle 9"),
+    ):
+        found = await asked(*arguments)
+        assert text in str(found.exception), (arguments, found.output)
+    for words, text in (
+        (f"0:{at.head} weather x", "none of"),
+        (f"0:{at.head} book", "of what"),
+        (f"yesterday book {NAME}", "no ISO 8601"),
+    ):
+        found = await asked(*words.split())
+        assert found.exit_code == 2, found.output
+        assert text in found.output
+
+
+async def add_claim(connection: asyncpg.Connection, name: str) -> None:
+    insert = "insert into claims (name, shard, kafka_offset, body_hash) values ($1, 0, 0, $2)"
+    await connection.execute(insert, name, b"\0" * 32)
