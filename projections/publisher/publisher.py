@@ -42,7 +42,6 @@ EVENTS_MAX: Final = 2_000  # of one transaction: some 2 MB, and a tenth of a sec
 PACE_S: Final = 0.1  # the least time between two transactions that are not full
 POLL_S: Final = 1.0  # a notification may be lost
 LOOK_AGAIN_S: Final = 30.0  # at a topic that does not go with the log
-TOPIC_CHECK_S: Final = 5.0  # longest that events go to a topic that was made anew
 
 
 class Publisher:
@@ -110,7 +109,6 @@ class ShardPublisher:
         self._admin = admin_of(bootstrap_servers)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{shard}")
         self._topic_id = ""
-        self._check_at_s = 0.0
         self._told = ""  # why it stands still, as last logged
         self._fields = {"shard": shard, "topic": topic}
         self._outage = Outage("The publisher", self._fields)
@@ -160,6 +158,7 @@ class ShardPublisher:
                 await self._check_topic()
                 with self._metrics.commit_seconds.time():
                     ahead = await self._commit(partition, records, position)
+                await self._check_topic()  # again: it may have been made anew in between
                 await self._execute(published.ADVANCE, position)
                 self._metrics.events.labels(str(self.shard)).inc(len(events))
                 self._metrics.position.labels(str(self.shard)).set(position)
@@ -243,15 +242,11 @@ class ShardPublisher:
         heed_cancellation()
 
     async def _check_topic(self) -> None:
-        """Look now and then whether the topic is still the one that was opened.
+        """Check that the topic is still the one that was opened: the client writes to another too.
 
         Raises:
             ConnectionError: It was made anew, or is gone; opening it again tells which.
         """
-        now_s = time.monotonic()
-        if now_s < self._check_at_s:
-            return
-        self._check_at_s = now_s + TOPIC_CHECK_S
         described = await self._in_thread(describe, self._admin, self._topic)
         if described is None or str(described.topic_id) != self._topic_id:
             raise ConnectionError(f"topic {self._topic} is not the one that was opened")

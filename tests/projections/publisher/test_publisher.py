@@ -6,7 +6,7 @@ import random
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -36,6 +36,7 @@ from projections.publisher.publisher import Publisher
 from projections.publisher.records import Ends, Written
 from projections.publisher.standing import CannotPublish, check_standing
 from tests.conftest import Services
+from tests.contracts.conftest import recreate_topic
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.publisher.topics import (
     TIMEOUT_S,
@@ -186,9 +187,10 @@ async def test_a_topic_that_does_not_go_with_the_log_is_left_alone_until_somebod
     )
     monkeypatch.setattr(Settings, "load", lambda: settings)
     admin, connection = admin_client(servers), await asyncpg.connect(database_url)
-    async with LogWriter.open(database_url) as writer:
-        await writer.append(registrations(0))
-        await writer.append_random(chance, COMMANDS)
+    opened = AsyncExitStack()
+    writer = await opened.enter_async_context(LogWriter.open(database_url))
+    await writer.append(registrations(0))
+    await writer.append_random(chance, COMMANDS)
     async with publishing(1):
         await until_published(connection, topic)
 
@@ -208,8 +210,12 @@ async def test_a_topic_that_does_not_go_with_the_log_is_left_alone_until_somebod
         await until_refused(connection, 0, "partition 0 of")
         await asyncio.to_thread(republish, yes=True)
         await until_published(connection, topic)
-    await assert_topic_is_the_log(connection, servers, topic)
+        await assert_topic_is_the_log(connection, servers, topic)
+        await recreate_topic(servers, topic)
+        await writer.append_random(chance, COMMANDS)
+        await until_refused(connection, 0, "is empty, and the log says")
 
+    await opened.aclose()
     await asyncio.to_thread(admin.delete_topics([topic])[topic].result, TIMEOUT_S)
     async with publishing(1):
         await until_refused(connection, 0, "does not exist, and the log says")
