@@ -148,3 +148,37 @@ def at(
     if what not in ANSWERS:
         raise typer.BadParameter(f"{what} is none of: {', '.join(ANSWERS)}.")
     show_at(moment, what, name, diff, limit, as_json)
+
+
+@commands.command()
+def replay(
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MOMENT",
+            help="After this time (ISO 8601) or SHARD:POSITION,…; by default from the first event.",
+        ),
+    ] = "",
+    to: Annotated[
+        str, typer.Option(metavar="MOMENT", help="Up to this moment; by default all there is.")
+    ] = "",
+    shard: Annotated[int | None, typer.Option(min=0, help="One shard; by default all.")] = None,
+    instrument: Annotated[str | None, typer.Option(help="Only events of it.")] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Only events that name it, on either side of a trade.")
+    ] = None,
+    of_type: Annotated[
+        str | None, typer.Option("--type", help="Only this type, such as TradeExecuted.")
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="Only events of this order, on either side of a trade.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the events of the log in order: by time, and by shard where times are the same."""
+    from exchange.tools.analysts.replay import Wanted
+    from exchange.tools.analysts.replay_page import show_replay
+
+    wanted = Wanted(instrument=instrument, client=client, order=order, type=of_type)
+    show_replay(begin, to, shard, wanted, as_json=as_json)

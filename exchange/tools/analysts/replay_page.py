@@ -1,0 +1,141 @@
+"""What ``exchange replay`` prints: the events of the log as JSON lines, or a line for each."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, get_args
+
+import asyncpg
+import msgspec
+import typer
+from rich.console import Console
+
+from exchange.config import Settings
+from exchange.domain.events import Event
+from exchange.log.events import UnknownEvent
+from exchange.log.moments import position_at
+from exchange.log.reader import read_heads
+from exchange.ports import LogCorrupt
+from exchange.tools.analysts.replay import Document, Span, Wanted, replayed
+from exchange.tools.moments import positions_at, positions_of, time_ms_of
+from exchange.tools.telling import EVENTS, telling
+from exchange.tools.terminal import PLACE, ToolError, connect, place_of, wide_console
+
+TYPES: Final = tuple(event.__name__ for event in get_args(Event))
+TYPE_WIDE: Final = max(map(len, TYPES))
+# Told in the first columns of a line, or of no use to a person.
+LEFT_OUT: Final = {
+    *("shard", "position", "time", "type", "instrument"),
+    *("chain", "version", "command_id", "kafka_offset"),
+}
+
+
+def show_replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_json: bool) -> None:
+    """Print the wanted events after one moment up to another."""
+    if wanted.type not in (None, *TYPES):
+        raise typer.BadParameter(f"{wanted.type} is no type of event: {', '.join(TYPES)}.")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_replay(begin, to, shard, wanted, as_json=as_json))
+
+
+async def _replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_json: bool) -> None:
+    connection = await connect(Settings.load().analytics_database_url)
+    try:
+        spans = await _spans(connection, begin, to, shard)
+        await _print(connection, spans, wanted, _json_line if as_json else _table_line())
+    except (LogCorrupt, UnknownEvent) as error:
+        raise ToolError(f"The replay ends here: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise ToolError(f"The log cannot be read: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _print(
+    connection: asyncpg.Connection,
+    spans: Mapping[int, Span],
+    wanted: Wanted,
+    line: Callable[[Document], str],
+) -> None:
+    """Write a line for each event; tell how far it is, unless the lines show it themselves."""
+    whole = sum(up_to - after for after, up_to in spans.values())
+    done = 0
+    with telling(Console(stderr=True, quiet=sys.stdout.isatty()), EVENTS) as tell:
+
+        def note(count: int) -> None:
+            nonlocal done
+            done += count
+            tell("Replaying", done, whole)
+
+        async for document in replayed(connection, spans, wanted, note):
+            sys.stdout.write(line(document) + "\n")
+    sys.stdout.flush()
+
+
+async def _spans(
+    connection: asyncpg.Connection, begin: str, to: str, shard: int | None
+) -> dict[int, Span]:
+    """Return what is to be read of each shard.
+
+    Raises:
+        ToolError: A shard or a position is not there, or a shard has not passed ``to``.
+    """
+    heads = await read_heads(connection)
+    if shard is not None and shard not in heads:
+        known = ", ".join(map(str, sorted(heads))) or "none"
+        raise ToolError(f"There is no shard {shard}; there are: {known}.")
+    ends = await positions_at(connection, to, "--to")
+    begins = await _begins(connection, begin, heads)
+    return {
+        one: (min(begins.get(one, 0), ends[one]), ends[one])
+        for one in sorted(ends)
+        if shard in (None, one)
+    }
+
+
+async def _begins(
+    connection: asyncpg.Connection, begin: str, heads: Mapping[int, int]
+) -> dict[int, int]:
+    """Return after which position each shard begins; one that ``begin`` does not name, after 0.
+
+    A shard that has not passed the time has nothing after it.
+    """
+    if not begin:
+        return {}
+    if PLACE.fullmatch(begin.partition(",")[0]):
+        positions = await positions_of(connection, begin)
+        named = [place_of(text)[0] for text in filter(None, begin.split(","))]
+        return {one: positions[one] for one in named}
+    time_ms = time_ms_of(begin, "--from")
+    return {one: await position_at(connection, one, time_ms, heads[one]) for one in heads}
+
+
+def _json_line(document: Document) -> str:
+    return msgspec.json.encode(document).decode()
+
+
+def _table_line() -> Callable[[Document], str]:
+    """Return what makes an event one line, which is cut at the terminal's width."""
+    width = wide_console().width
+
+    def line(document: Document) -> str:
+        place = f"{document['shard']}:{document['position']}"
+        told = " ".join(
+            f"{name}={_word(value)}" for name, value in document.items() if _is_told(name)
+        )
+        whole = (
+            f"{place:<12} {document['time']} {document['type']:<{TYPE_WIDE}}"
+            f" {document['instrument'] or '-':<12} {told}"
+        ).rstrip()
+        return whole if len(whole) <= width else f"{whole[: width - 1]}…"
+
+    return line
+
+
+def _is_told(name: str) -> bool:
+    return name not in LEFT_OUT and not name.endswith("_units")
+
+
+def _word(value: object) -> str:
+    return "-" if value is None else str(value)
