@@ -1,6 +1,10 @@
-"""PostgreSQL's directory and user when root starts it, and the server's settings."""
+"""PostgreSQL's directory and user when root starts it, the server's settings, and its end."""
 
+import asyncio
+import os
 import shutil
+import signal
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +13,8 @@ import pytest
 
 from exchange.stack.host.child import Account
 from exchange.stack.host.errors import StackError
-from exchange.stack.services.postgres import Postgres, is_reachable
-from tests.conftest import Services
+from exchange.stack.services.postgres import FORMER_AT_WORK, Postgres, is_reachable
+from tests.conftest import Services, free_ports, scratch
 
 pytestmark = pytest.mark.anyio
 
@@ -66,3 +70,28 @@ async def test_the_server_keeps_what_it_acknowledged_and_has_no_open_superuser(
     }
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
         await asyncpg.connect(services.database_url.replace("exchange@", "postgres@"))
+
+
+async def test_it_starts_when_the_sessions_of_a_killed_server_have_ended() -> None:
+    place = Path(tempfile.mkdtemp(prefix="exchange-postgres-", dir=scratch()))
+    place.chmod(0o755)
+    log = place / "postgres.log"
+    postgres = Postgres.at(
+        place / "data", port=free_ports(1)[0], log_path=log, pid_path=place / "pid"
+    )
+    try:
+        await postgres.start()
+        connection = await asyncpg.connect(postgres.url)
+        session = connection.get_server_pid()
+        os.kill(session, signal.SIGSTOP)
+        await postgres.process.kill()
+        starting = asyncio.create_task(postgres.start())
+        async with asyncio.timeout(30):
+            while FORMER_AT_WORK not in log.read_bytes():
+                await asyncio.sleep(0.02)
+        os.kill(session, signal.SIGCONT)
+        await starting
+        connection.terminate()
+    finally:
+        await postgres.stop()
+        shutil.rmtree(place)
