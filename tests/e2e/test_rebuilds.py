@@ -182,9 +182,8 @@ async def _back_and_forward(exchange: Exchange, name: str) -> None:
     forward = (
         await done(exchange, "rollback", name, "--expect-live", str(now - 1), "--json")
     ).lines
-    assert forward == [
-        {"message": f"Generation {now} of {name} is live again, instead of {now - 1}."}
-    ]
+    message = f"Generation {now} of {name} is live again, instead of {now - 1}."
+    assert forward == [{"projection": name, "generations": [now], "message": message}]
 
 
 async def _some_at_once(
@@ -239,11 +238,11 @@ async def test_a_rebuild_that_is_not_on_a_terminal_tells_plain_lines(exchange: E
     told = await ended(await begun(exchange, "rebuild", "ticker"))
 
     assert told.code == 0, told
-    first, *_, last = told.out.splitlines()
+    first, *_, live, _, last = told.out.splitlines()
     assert first.startswith("ticker: ")
     assert "events to read" in first
-    assert last.startswith("ticker: generation ")
-    assert re.search(r"make rollback PROJECTION=ticker EXPECT_LIVE=\d+ goes back", last)
+    assert live.startswith("ticker: generation ")
+    assert re.search(r"To go back: make rollback PROJECTION=ticker EXPECT_LIVE=\d+$", last)
     assert "\x1b" not in told.told
 
 
