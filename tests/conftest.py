@@ -104,8 +104,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Begin with what takes longest, and each asynchronous test with an undisturbed task."""
     items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("anyio"):
+            item.fixturenames.append("undisturbed")
 
 
 class ByExchange(LoadScopeScheduling):
@@ -126,6 +129,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByExcha
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+async def undisturbed(anyio_backend: str) -> None:  # noqa: ARG001  it makes the task
+    """Forget what cancellations an earlier test left in the task that all tests share.
+
+    Code that heeds a cancellation which a call swallowed would end that task, and every test after.
+    """
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def scratch() -> Path:
