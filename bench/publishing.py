@@ -12,26 +12,20 @@ Not included: the start of Python, the first use of transactions by a broker, se
 beside it.
 """
 
-import argparse
 import asyncio
 import gc
-import shutil
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 import msgspec
-import uvloop
-from anyio.from_thread import start_blocking_portal
 from confluent_kafka import Producer
 from rich.console import Console
 
 from bench.restore import SHARD, write_log
-from bench.venue import free_ports, local_services, machine, settings_for, table_of
+from bench.venue import machine, on_services, rounds_parser, table_of
 from exchange.config import PUBLISHER_CONNECTIONS, Settings
 from exchange.log.documents.document import Documents
 from exchange.log.reader import READ_EVENTS_MAX, read_every_event, read_heads
@@ -39,10 +33,8 @@ from exchange.log.replay import replay_parts
 from exchange.ports import EMPTY_CHAIN
 from exchange.processes.pool import engine_of
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
-from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
 from exchange.stack.services.kafka import ensure_topic
-from exchange.stack.services.services import remove
 from projections.publisher.published import read_publications
 from projections.publisher.publisher import Publisher
 from projections.publisher.records import Record, records_of
@@ -127,21 +119,7 @@ async def publish_s(settings: Settings, topic: str, events: int) -> float:
 
 def measure(events: int, rounds: int) -> Measured:
     """Write a log on services of its own and publish it."""
-    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
-    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
-    run.prepare()
-    ports = free_ports(5)
-    services = local_services(run, ports)
-    settings = settings_for(services, ports[4])
-    # The services have another loop than the publisher, whose uvloop cannot start them.
-    with start_blocking_portal() as portal:
-        try:
-            portal.call(services.start)
-            return uvloop.run(_rounds(settings, events, rounds))
-        finally:
-            portal.call(services.stop)
-            remove(run)
-            shutil.rmtree(run.path)
+    return on_services(lambda settings: _rounds(settings, events, rounds))
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
@@ -184,10 +162,7 @@ def show(measured: Measured) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser = rounds_parser(__doc__, events=200_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
     if arguments.json:

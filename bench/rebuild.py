@@ -13,38 +13,30 @@ followers from writing to the former generation; readers are not held up by it a
 Not included: a load beside it (``bench.rebuild_beside``), several shards, the start of Python.
 """
 
-import argparse
 import asyncio
 import gc
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 import msgspec
-import uvloop
-from anyio.from_thread import start_blocking_portal
 from redis.asyncio import Redis
 from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.restore import SHARD, write_log
-from bench.venue import free_ports, local_services, machine, settings_for, table_of
+from bench.venue import machine, on_services, rounds_parser, table_of
 from exchange.config import Settings
 from exchange.log.replay import replay_parts
 from exchange.processes.builder import GARBAGE, SESSION
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client
-from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
-from exchange.stack.services.services import LocalServices, remove
 from projections.builder.build import Build
 from projections.builder.comparing.compare import compare
 from projections.builder.giving_way import GivingWay
@@ -200,22 +192,7 @@ def tell(text: str) -> None:
 
 def measure(events: int, rounds: int, names: list[str]) -> Measured:
     """Write a log on services of its own and rebuild from it."""
-    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
-    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
-    run.prepare()
-    ports = free_ports(5)
-    services = local_services(run, ports)
-    settings = settings_for(services, ports[4])
-    stores = LocalServices(None, services.postgres, services.valkey)
-    # The services have another loop than the builder, whose uvloop cannot start them.
-    with start_blocking_portal() as portal:
-        try:
-            portal.call(stores.start)
-            return uvloop.run(_rounds(settings, events, rounds, names))
-        finally:
-            portal.call(stores.stop)
-            remove(run)
-            shutil.rmtree(run.path)
+    return on_services(lambda settings: _rounds(settings, events, rounds, names), kafka=False)
 
 
 async def _rounds(settings: Settings, events: int, rounds: int, names: list[str]) -> Measured:
@@ -299,11 +276,8 @@ def show(measured: Measured) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = rounds_parser(__doc__, events=1_000_000)
     parser.add_argument("--only", nargs="+", choices=READ_MODELS, default=list(READ_MODELS))
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds, arguments.only)
     if arguments.json:

@@ -12,29 +12,23 @@ Not included: starting Python and its imports (about half a second), and a book 
 resting order costs some microseconds more.
 """
 
-import argparse
 import gc
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 import msgspec
-import uvloop
-from anyio.from_thread import start_blocking_portal
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.venue import free_ports, local_services, machine, settings_for, table_of
+from bench.venue import machine, on_services, rounds_parser, table_of
 from exchange.config import Settings
 from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
@@ -55,10 +49,8 @@ from exchange.log.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
-from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
 from exchange.stack.services.kafka import ensure_topic
-from exchange.stack.services.services import remove
 from exchange.transport.commands import KafkaCommandLog
 
 SHARD: Final = Shard(0)
@@ -212,21 +204,7 @@ async def read_s(settings: Settings) -> float:
 
 def measure(events: int, rounds: int) -> Measured:
     """Write a log on services of its own and restore from it."""
-    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
-    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
-    run.prepare()
-    ports = free_ports(5)
-    services = local_services(run, ports)
-    settings = settings_for(services, ports[4])
-    # The services have another loop than the matcher, whose uvloop cannot start them.
-    with start_blocking_portal() as portal:
-        try:
-            portal.call(services.start)
-            return uvloop.run(_rounds(settings, events, rounds))
-        finally:
-            portal.call(services.stop)
-            remove(run)
-            shutil.rmtree(run.path)
+    return on_services(lambda settings: _rounds(settings, events, rounds))
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
@@ -270,10 +248,7 @@ def show(measured: Measured) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser = rounds_parser(__doc__, events=1_000_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
     if arguments.json:

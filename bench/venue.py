@@ -4,6 +4,7 @@ On free ports, in a directory that is deleted, with the default settings. One ga
 and one projector with every read model.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -11,11 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
+import uvloop
+from anyio.from_thread import start_blocking_portal
 from rich.table import Table
 
 from exchange.config import LOOPBACK, PROJECT, Settings
@@ -28,6 +32,8 @@ from exchange.stack.services import jars
 from exchange.stack.services.kafka import ensure_topic
 from exchange.stack.services.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
 from exchange.stack.supervisor import Supervisor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,35 @@ async def running() -> AsyncIterator[Bench]:
         await supervisor.stop()
         remove(run)
         shutil.rmtree(run.path)
+
+
+def on_services(work: Callable[[Settings], Coroutine[Any, Any, T]], *, kafka: bool = True) -> T:
+    """Run ``work`` on services of its own, with nothing else of an exchange, and delete them."""
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
+    run.path.chmod(0o755)  # root's PostgreSQL runs as another user
+    run.prepare()
+    ports = free_ports(5)
+    services = local_services(run, ports)
+    settings = settings_for(services, ports[4])
+    started = services if kafka else LocalServices(None, services.postgres, services.valkey)
+    # The services have another loop than what is measured, whose uvloop cannot start them.
+    with start_blocking_portal() as portal:
+        try:
+            portal.call(started.start)
+            return uvloop.run(work(settings))
+        finally:
+            portal.call(started.stop)
+            remove(run)
+            shutil.rmtree(run.path)
+
+
+def rounds_parser(doc: str | None, *, events: int) -> argparse.ArgumentParser:
+    """Return the parser of a measurement over a log of ``events``, in rounds."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
+    parser.add_argument("--events", type=int, default=events)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    return parser
 
 
 def local_services(run: RunDirectory, ports: list[int]) -> LocalServices:
