@@ -115,14 +115,19 @@ class Listings:
         for decided in events:
             event = decided.event
             if isinstance(event, InstrumentRegistered):
-                self._known[event.instrument] = Listing(
-                    event.instrument,
-                    decided.shard,
-                    event.base,
-                    event.quote,
-                    event.price_scale,
-                    event.quantity_scale,
-                )
+                self._known[event.instrument] = listing_of(decided.shard, event)
+
+
+def listing_of(shard: int, event: InstrumentRegistered) -> Listing:
+    """Return the listing that a shard's event registered."""
+    return Listing(
+        event.instrument,
+        shard,
+        event.base,
+        event.quote,
+        event.price_scale,
+        event.quantity_scale,
+    )
 
 
 def trade_view(decided: DecidedEvent, listing: Listing) -> TradeView:

@@ -24,7 +24,7 @@ from exchange.domain.events import (
     trade_id,
 )
 from exchange.domain.values import Side
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, listing_of
 from exchange.log.documents.text import decimal, timestamp
 from exchange.log.events import decode_event
 from exchange.log.reader import (
@@ -213,14 +213,7 @@ class Account:
 
     def register(self, shard: int, event: InstrumentRegistered) -> None:
         """Learn the scales of an instrument, before its trades."""
-        self._listings[event.instrument] = Listing(
-            event.instrument,
-            shard,
-            event.base,
-            event.quote,
-            event.price_scale,
-            event.quantity_scale,
-        )
+        self._listings[event.instrument] = listing_of(shard, event)
 
     def begin_shard(self) -> None:
         """Go on with the first event of another shard."""
