@@ -4,6 +4,7 @@ So a role of ``exchange analytics-role`` can do it. Pages are bounded by positio
 in a thread of its own, so that a notebook, whose thread has a loop already, can ask too.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
@@ -85,15 +86,12 @@ class Database:
         return pa.Table.from_pylist(rows, schema=INSTRUMENTS)
 
     def position_at(self, shard: int, time_ms: int, span: Span) -> int:
-        before, after = span.after, span.up_to + 1
-        while after - before > 1:
-            middle = (before + after) // 2
-            [(at_ms,)] = self._fetch(READ_TIME, shard, middle)
-            if at_ms <= time_ms:
-                before = middle
-            else:
-                after = middle
-        return before
+        def time_ms_at(position: int) -> int:
+            [(at_ms,)] = self._fetch(READ_TIME, shard, position)
+            return int(at_ms)
+
+        positions = range(span.after + 1, span.up_to + 1)
+        return span.after + bisect_right(positions, time_ms, key=time_ms_at)
 
     def events(self, shard: int, span: Span) -> Iterator[pa.Table]:
         scales = scales_in(self.instruments())
