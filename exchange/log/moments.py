@@ -75,15 +75,23 @@ async def moment_at(connection: asyncpg.Connection, asked: Mapping[int, int]) ->
     """
     positions = await read_heads(connection)
     for shard, position in asked.items():
-        if shard not in positions:
-            known = ", ".join(map(str, sorted(positions))) or "none"
-            raise NotReached(f"There is no shard {shard}; there are: {known}.")
-        if position > positions[shard]:
-            head = positions[shard]
-            raise NotReached(f"Shard {shard} ends at {head}: there is no event {position} yet.")
+        check_place(positions, shard, position)
         positions[shard] = position
     places = await _places(connection, positions)
     return Moment(places, max((place.time_ms for place in places.values()), default=0))
+
+
+def check_place(heads: Mapping[int, int], shard: int, position: int = 0) -> None:
+    """Check that a position is in the log, or is the one before its first event.
+
+    Raises:
+        NotReached: It is not.
+    """
+    if shard not in heads:
+        known = ", ".join(map(str, sorted(heads))) or "none"
+        raise NotReached(f"There is no shard {shard}; there are: {known}.")
+    if position > heads[shard]:
+        raise NotReached(f"Shard {shard} ends at {heads[shard]}: there is no event {position} yet.")
 
 
 async def _places(connection: asyncpg.Connection, positions: Mapping[int, int]) -> dict[int, Place]:

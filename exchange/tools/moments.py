@@ -3,6 +3,8 @@
 ``exchange.log.moments`` says what a time means.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,8 +12,7 @@ import asyncpg
 import typer
 
 from exchange.log.moments import Moment, NotReached, moment_at, moment_at_time
-from exchange.log.reader import read_heads
-from exchange.tools.terminal import PLACE, ToolError, checked_place, place_of
+from exchange.tools.terminal import PLACE, ToolError, place_of
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
@@ -33,23 +34,9 @@ async def positions_at(connection: asyncpg.Connection, moment: str, option: str)
     Raises:
         ToolError: A shard has not passed the time, or a position is not there.
     """
-    if not moment or PLACE.fullmatch(moment.partition(",")[0]):
+    if not moment or _has_places(moment):
         return await positions_of(connection, moment)
     return (await moment_of(connection, moment, option)).positions
-
-
-async def moment_of(connection: asyncpg.Connection, text: str, option: str) -> Moment:
-    """Return the moment that a time or ``SHARD:POSITION,…`` names.
-
-    Raises:
-        ToolError: A shard has not passed the time, or a position is not there.
-    """
-    try:
-        if not PLACE.fullmatch(text.partition(",")[0]):
-            return await moment_at_time(connection, time_ms_of(text, option))
-        return await moment_at(connection, dict(place_of(one) for one in text.split(",")))
-    except NotReached as error:
-        raise ToolError(str(error)) from error
 
 
 async def positions_of(connection: asyncpg.Connection, places: str) -> dict[int, int]:
@@ -58,9 +45,35 @@ async def positions_of(connection: asyncpg.Connection, places: str) -> dict[int,
     Raises:
         ToolError: A shard or a position is not there.
     """
-    positions = await read_heads(connection)
-    for text in filter(None, places.split(",")):
-        shard, position = place_of(text)
-        checked_place(positions, shard, position)
-        positions[shard] = position
-    return dict(sorted(positions.items()))
+    asked = dict(place_of(one) for one in filter(None, places.split(",")))
+    with reached():
+        return (await moment_at(connection, asked)).positions
+
+
+async def moment_of(connection: asyncpg.Connection, text: str, option: str) -> Moment:
+    """Return the moment that a time or ``SHARD:POSITION,…`` names.
+
+    Raises:
+        ToolError: A shard has not passed the time, or a position is not there.
+    """
+    with reached():
+        if not _has_places(text):
+            return await moment_at_time(connection, time_ms_of(text, option))
+        return await moment_at(connection, dict(place_of(one) for one in text.split(",")))
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Tell a person of a moment that the log has not reached.
+
+    Raises:
+        ToolError: The log has not.
+    """
+    try:
+        yield
+    except NotReached as error:
+        raise ToolError(str(error)) from error
+
+
+def _has_places(text: str) -> bool:
+    return PLACE.fullmatch(text.partition(",")[0]) is not None

@@ -1,7 +1,6 @@
 """What the tools share: where the exchange is, how they fail, how they tell sizes."""
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
@@ -53,19 +52,6 @@ def place_of(text: str) -> tuple[int, int]:
     if matched is None:
         raise typer.BadParameter(f"{text} is not SHARD:POSITION, such as 0:1234")
     return int(matched[1]), int(matched[2])
-
-
-def checked_place(heads: Mapping[int, int], shard: int, position: int) -> None:
-    """Check that a position is in the log, or is the one before its first event.
-
-    Raises:
-        ToolError: It is not.
-    """
-    if shard not in heads:
-        known = ", ".join(map(str, sorted(heads))) or "none"
-        raise ToolError(f"There is no shard {shard}; there are: {known}.")
-    if position > heads[shard]:
-        raise ToolError(f"Shard {shard} ends at {heads[shard]}: there is no event {position} yet.")
 
 
 class ToolError(Exception):

@@ -16,10 +16,10 @@ from exchange.export.columns import Unreadable
 from exchange.export.exporting import DATA_SETS
 from exchange.export.folder import OtherExport, Range, export_folder
 from exchange.export.manifests import Manifest, NoManifest, read_manifest
-from exchange.log.moments import position_at
+from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
-from exchange.tools.moments import time_ms_of
+from exchange.tools.moments import reached, time_ms_of
 from exchange.tools.operators.verification import kept_of
 from exchange.tools.telling import EVENTS, Tell, telling
 from exchange.tools.terminal import ToolError, connect, sized
@@ -113,9 +113,9 @@ async def _ranges(
         ToolError: There is no such shard, or no event to export.
     """
     heads = await read_heads(connection)
-    if shard is not None and shard not in heads:
-        known = ", ".join(map(str, sorted(heads))) or "none"
-        raise ToolError(f"There is no shard {shard}; there are: {known}.")
+    if shard is not None:
+        with reached():
+            check_place(heads, shard)
     ranges = []
     for one in sorted(heads) if shard is None else [shard]:
         after = 0

@@ -10,10 +10,12 @@ from rich.console import Console
 from exchange.config import Settings
 from exchange.log.audit.blocks import WrongBlocks
 from exchange.log.audit.proof import Proof, prove_event
+from exchange.log.moments import check_place
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
+from exchange.tools.moments import reached
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import ToolError, checked_place, connect
+from exchange.tools.terminal import ToolError, connect
 
 Place = tuple[int, int]
 
@@ -36,9 +38,10 @@ async def _prove(event: Place, at: Place | None, console: Console) -> Proof:
     try:
         heads = await read_heads(connection)
         shard, position = event
-        checked_place(heads, shard, position)
-        _, size = at = at or (shard, heads[shard])
-        checked_place(heads, *at)
+        with reached():
+            check_place(heads, shard, position)
+            _, size = at = at or (shard, heads[shard])
+            check_place(heads, *at)
         if at[0] != shard or not 0 < position <= size:
             raise ToolError(
                 f"Event {shard}:{position} is not among those up to {at[0]}:{size}: each shard has"

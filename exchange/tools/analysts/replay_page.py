@@ -14,11 +14,11 @@ from rich.console import Console
 from exchange.config import Settings
 from exchange.domain.events import Event
 from exchange.log.events import UnknownEvent
-from exchange.log.moments import position_at
+from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
 from exchange.tools.analysts.replay import Document, Span, Wanted, replayed
-from exchange.tools.moments import positions_at, positions_of, time_ms_of
+from exchange.tools.moments import positions_at, positions_of, reached, time_ms_of
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import PLACE, ToolError, connect, place_of, wide_console
 
@@ -82,9 +82,9 @@ async def _spans(
         ToolError: A shard or a position is not there, or a shard has not passed ``to``.
     """
     heads = await read_heads(connection)
-    if shard is not None and shard not in heads:
-        known = ", ".join(map(str, sorted(heads))) or "none"
-        raise ToolError(f"There is no shard {shard}; there are: {known}.")
+    if shard is not None:
+        with reached():
+            check_place(heads, shard)
     ends = await positions_at(connection, to, "--to")
     begins = await _begins(connection, begin, heads)
     return {
