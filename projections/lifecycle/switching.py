@@ -166,9 +166,11 @@ def _check_fit(target: Generation, definitions: Sequence[Definition], *, unverif
             f" this build does not have ({target.fingerprint})."
         )
     if target.state == CATCHING_UP and not (target.is_verified or unverified):
+        which = f"{target.projection} --generation {target.generation}"
         raise Refused(
             f"Generation {target.generation} of {target.projection} was not compared with the log:"
-            " verify it first, or say --unverified."
+            f" exchange verify-projection {which} does it. To switch all the same:"
+            f" exchange switch {which} --unverified"
         )
 
 

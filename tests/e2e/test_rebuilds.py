@@ -254,7 +254,7 @@ async def test_a_second_operator_is_told_who_is_at_it(exchange: Exchange) -> Non
     assert f"Generation {number} of vwap is catching-up: anna began it at 20" in second.told
 
     unseen = await run(exchange, "switch", "vwap")
-    assert "was not compared with the log: verify it first" in unseen.told
+    assert "was not compared with the log: exchange verify-projection" in unseen.told
     await done(exchange, "verify-projection", "vwap", "--generation", str(number))
     await done(exchange, "switch", "vwap", "--reason", "tried enough")
     assert await live_generation(exchange, "vwap") == number

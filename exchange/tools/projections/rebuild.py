@@ -84,6 +84,23 @@ class Cost(Struct, frozen=True):
         return f"{told}\n  Generation {self.retires}, which is kept, is retired now."
 
 
+class TotalCost(Struct, frozen=True):
+    """What rebuilds of several models cost together; the builder takes one by one."""
+
+    rebuilds: int
+    events: int
+    seconds: float
+    disk_bytes: int
+
+    @property
+    def message(self) -> str:
+        """The cost in words."""
+        return (
+            f"{self.rebuilds} rebuilds: {self.events:,} events to read, about"
+            f" {self.seconds:,.0f} s, {sized(self.disk_bytes)} more while the former ones are kept."
+        )
+
+
 @dataclass(slots=True)
 class Rebuild:
     """A rebuild that is watched: since when, and when the database last told of it."""
@@ -126,7 +143,8 @@ class Rebuilds:
     async def run(self, stores: Stores, names: Sequence[str]) -> bool:
         """Begin all, then watch each until it has ended; tell whether all of them succeeded."""
         if len(names) > 1:
-            self._watch.tell(await total_cost(stores, names))
+            total = await total_cost(stores, names)
+            self._watch.tell(total.message, total=to_builtins(total))
         outcomes: list[Outcome] = []
         for name in sorted(names):  # as the builder takes them
             await self._begin(stores, name)
@@ -256,14 +274,14 @@ async def cost(stores: Stores, name: str) -> Cost:
     return structs.replace(expected, disk_bytes=size, retires=retired)
 
 
-async def total_cost(stores: Stores, names: Sequence[str]) -> str:
-    """Return what rebuilds of several models cost together; the builder takes one by one."""
+async def total_cost(stores: Stores, names: Sequence[str]) -> TotalCost:
+    """Return what rebuilds of several models cost together."""
     costs = [await cost(stores, name) for name in names]
-    events, seconds = sum(one.events for one in costs), sum(one.seconds for one in costs)
-    disk = sum(one.disk_bytes or 0 for one in costs)
-    return (
-        f"{len(costs)} rebuilds: {events:,} events to read, about {seconds:,.0f} s,"
-        f" {sized(disk)} more while the former ones are kept."
+    return TotalCost(
+        len(costs),
+        sum(one.events for one in costs),
+        sum(one.seconds for one in costs),
+        sum(one.disk_bytes or 0 for one in costs),
     )
 
 

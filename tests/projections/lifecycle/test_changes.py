@@ -333,7 +333,9 @@ async def test_what_does_not_fit_is_refused_and_changes_nothing(
         r"Generation 1 of orders is live, not 2": switch(
             connection, [orders], "orders", 2, OPERATOR, expect_live=2, unverified=True
         ),
-        r"was not compared with the log": switch(connection, [orders], "orders", 2, OPERATOR),
+        r"compared .*: exchange switch orders --generation 2 --unverified": switch(
+            connection, [orders], "orders", 2, OPERATOR
+        ),
         r"has no generation 3; it has: 1, 2": switch(connection, [orders], "orders", 3, OPERATOR),
         r"is live already": switch(connection, [orders], "orders", 1, OPERATOR),
         r"there is no way back": rollback(connection, [orders], "orders", OPERATOR),

@@ -1,6 +1,7 @@
 """Rebuilds as operators ask for them and watch them, to whatever end."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -8,12 +9,19 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import to_builtins
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.tools.projections import rebuild
 from exchange.tools.projections.overview import BuildProgress
-from exchange.tools.projections.rebuild import Watch, far_of, outcome_of, told_silence
+from exchange.tools.projections.rebuild import (
+    TotalCost,
+    Watch,
+    far_of,
+    outcome_of,
+    told_silence,
+)
 from exchange.tools.telling import told
 from projections.builder.build import Build
 from projections.builder.estimate import events_read
@@ -102,6 +110,20 @@ def test_a_builder_that_is_gone_is_told() -> None:
 
     assert "its builder is gone, nothing was heard of it for 12 s" in told_silence(book, silent)
     assert told_silence(book, None).startswith("No builder of this definition (1-ab) has taken")
+
+
+def test_a_script_gets_the_fields_of_a_total_beside_its_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    total = TotalCost(9, 9_000, 3.2, 2_500_000)
+
+    Watch(as_json=True).tell(total.message, total=to_builtins(total))
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["message"] == (
+        "9 rebuilds: 9,000 events to read, about 3 s, 2.5 MB more while the former ones are kept."
+    )
+    assert told["total"] == {"rebuilds": 9, "events": 9_000, "seconds": 3.2, "disk_bytes": 2500000}
 
 
 async def test_a_model_that_keeps_the_newest_events_reads_no_others(

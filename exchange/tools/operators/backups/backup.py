@@ -61,11 +61,11 @@ async def _backup(database_url: str, directory: Path, console: Console) -> Backu
 
 
 def described(taken: Backup) -> list[str]:
-    """Tell what a backup holds: a line for each shard, and last where it is."""
+    """Tell what a backup holds: of each shard how far, and last where it is."""
     manifest = taken.manifest
     lines = [
         f"shard {one.shard}: up to position {one.position:,}, decided up to offset"
-        f" {one.next_offset:,} (--expect {one.shard}:{one.position}:{one.chain})"
+        f" {one.next_offset:,}\n  --expect {one.shard}:{one.position}:{one.chain}"
         for one in manifest.shards
     ]
     size, took = sized(manifest.file_bytes), f"{manifest.seconds:.1f} s"
