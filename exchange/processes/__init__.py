@@ -2,5 +2,6 @@
 
 ``gateway``, ``matcher``, ``projector``, ``builder``, ``publisher``: a file for each process, which
 imports only what its process needs. A restarted matcher decides orders a second sooner for not
-importing the gateway's modules. ``running``, ``pool`` and ``descriptors`` are what they share.
+importing the gateway's modules. ``running``, ``pool``, ``descriptors`` and ``backends`` are what
+they share.
 """

@@ -1,4 +1,4 @@
-"""The builder's process, at the lowest priority: whoever serves goes first."""
+"""The builder's process and what PostgreSQL does for it, at the lowest priority."""
 
 import gc
 import os
@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from exchange.config import Settings
+from exchange.processes.backends import lower_priority
 from exchange.processes.pool import STORE_TIMEOUT_S, engine_of
 from exchange.processes.running import redis_client
 from exchange.telemetry.metrics import serve_metrics
@@ -32,9 +33,11 @@ async def run_builder(settings: Settings) -> None:
     serve_metrics(metrics.registry, settings.host, settings.builder_metrics_port)
 
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             settings.database_url, timeout=STORE_TIMEOUT_S, server_settings=SESSION
         )
+        await lower_priority(connection, NICENESS)
+        return connection
 
     async with AsyncExitStack() as opened:
         engine = await opened.enter_async_context(engine_of(settings, POOL_MAX))

@@ -39,7 +39,9 @@ class GivingWay:
         self._definitions = definitions
         self._seen: dict[tuple[str, int], _Seen] = {}
         self._looked_s = 0.0
+        self._heads: Positions | None = None
         self.is_needed = False
+        self.is_trading = False  # whether the log grows
 
     async def look(self, connection: asyncpg.Connection) -> None:
         """Look how far the live generations are, if that was not done just now."""
@@ -48,6 +50,8 @@ class GivingWay:
             return
         self._looked_s = now_s
         heads = await read_heads(connection)
+        self.is_trading = self._heads not in (None, heads)
+        self._heads = heads
         seen: dict[tuple[str, int], _Seen] = {}
         self.is_needed = False
         for generation in await read_generations(connection):

@@ -28,6 +28,8 @@ COUNT_INDEXES: Final = "select count(*) from pg_index where indrelid = $1::regcl
 
 # For the session that makes the indexes: a sort in memory is faster than one on disk.
 INDEX_MEMORY: Final = "set maintenance_work_mem = '256MB'"
+ONE_PROCESSOR: Final = "set max_parallel_maintenance_workers = 0"
+EVERY_PROCESSOR: Final = "reset max_parallel_maintenance_workers"
 
 PUT_CHECKPOINT: Final = """
 insert into checkpoints (projection, generation, shard, position, time_ms)
@@ -50,8 +52,11 @@ class Store(Protocol):
         """Add rows, in the open transaction if the store is PostgreSQL."""
         ...
 
-    async def index(self, connection: asyncpg.Connection) -> None:
-        """Make what readers need to find the rows; a second call goes on with the first."""
+    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
+        """Make what readers need to find the rows; a second call goes on with the first.
+
+        While somebody trades, that takes one processor of the server, and otherwise what it has.
+        """
         ...
 
     async def finish(
@@ -84,8 +89,9 @@ class Tables:
                 partition(name, self._generation), records=records, columns=self._columns[name]
             )
 
-    async def index(self, connection: asyncpg.Connection) -> None:
+    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
         await connection.execute(INDEX_MEMORY)
+        await connection.execute(ONE_PROCESSOR if is_trading else EVERY_PROCESSOR)
         for name in self._names:
             table = partition(name, self._generation)
             done = await connection.fetchval(COUNT_INDEXES, table)
@@ -126,7 +132,7 @@ class Keys:
         for name, some in rows.items():
             self._rows.setdefault(name, []).extend(some)
 
-    async def index(self, connection: asyncpg.Connection) -> None:
+    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
         """Do nothing: keys need no index."""
 
     async def finish(

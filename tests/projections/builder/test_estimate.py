@@ -57,9 +57,9 @@ class Slowness:
                 await asyncio.sleep(self.part_s)
                 yield part
 
-        async def slow_index(tables: Tables, connection: asyncpg.Connection) -> None:
+        async def slow_index(tables: Tables, *args: Any, **kwargs: Any) -> None:
             await asyncio.sleep(self.index_s)
-            await index(tables, connection)
+            await index(tables, *args, **kwargs)
 
         monkeypatch.setattr("projections.builder.reading.replay_parts", slow_parts)
         monkeypatch.setattr(Tables, "index", slow_index)
