@@ -72,6 +72,14 @@ FIRST_FILLS_MAX: Final = 10_000
 FIRST_OPEN_ORDERS_MAX: Final = 100_000
 
 
+class NoCommand(Exception):
+    """Events are not what any command causes; the first is at ``position``."""
+
+    def __init__(self, position: int, problem: str) -> None:
+        super().__init__(problem)
+        self.position = position
+
+
 class Decision(Struct, frozen=True):
     """A command, the events that the log has of it, and those that it would cause now.
 
@@ -100,7 +108,7 @@ class Again(Struct, frozen=True):
     """What deciding a shard's commands again gave.
 
     ``meant`` counts the differences that releases meant, by name. ``otherwise`` counts all others;
-    ``first`` is the first of these.
+    ``first`` is the first of these. ``broken`` says why the walk ended before its end.
     """
 
     shard: int
@@ -109,14 +117,7 @@ class Again(Struct, frozen=True):
     meant: Mapping[str, int]
     otherwise: int
     first: Decision | None
-
-
-class NoCommand(Exception):
-    """Events are not what any command causes; the first is at ``position``."""
-
-    def __init__(self, position: int, problem: str) -> None:
-        super().__init__(problem)
-        self.position = position
+    broken: NoCommand | None = None
 
 
 async def decide_again(
@@ -134,15 +135,21 @@ async def decide_again(
         up_to: A position where a command's events end: of a batch, the head, or ``command_end``.
         on_progress: Is told how many events have been compared.
 
+    Returns:
+        What was found; up to events that no command causes or that cannot be applied, if there are
+        any.
+
     Raises:
-        NoCommand: Events are not what a command causes, or cannot be applied.
         LogCorrupt: An event is missing.
         Undecodable: An event was written by another version of the software.
     """
     found = Comparison(shard)
-    async for events in _commands(replay(connection, shard, after=0, up_to=up_to)):
-        found.compare(events)
-        on_progress(found.position)
+    try:
+        async for events in _commands(replay(connection, shard, after=0, up_to=up_to)):
+            found.compare(events)
+            on_progress(found.position)
+    except NoCommand as error:
+        return found.result(error)
     return found.result()
 
 
@@ -184,14 +191,16 @@ class Comparison:
             self._apply(recorded)
             self._commands += 1
 
-    def result(self) -> Again:
+    def result(self, broken: NoCommand | None = None) -> Again:
+        """Return what was found; ``broken`` is what ``compare`` raised."""
         return Again(
             self._shard,
-            self.position,
+            self.position if broken is None else broken.position - 1,
             self._commands,
             dict(self._meant),
             self._otherwise,
             self._first,
+            broken,
         )
 
     def _decide(self, command: Command, taken: bool, recorded: Sequence[Event]) -> Decision | None:

@@ -86,6 +86,9 @@ def _show_decisions(console: Console, found: Proved) -> None:
     for one in found.decisions:
         if one.first is not None:
             _show_first(console, one, one.first)
+        if one.broken is not None:
+            told = f"shard {one.shard}: no command after event {one.up_to:,} was decided again"
+            console.print(told, style="red", soft_wrap=True)
 
 
 def _show_first(console: Console, decided: Decided, first: Otherwise) -> None:

@@ -18,7 +18,6 @@ from exchange.domain.values import Shard
 from exchange.log.audit.deciding import (
     Again,
     Decision,
-    NoCommand,
     command_end,
     decide_again,
 )
@@ -51,7 +50,11 @@ class Otherwise(Struct, frozen=True):
 
 
 class Decided(Struct, frozen=True):
-    """What deciding a shard's commands again gave, up to the end of the one at the position."""
+    """What deciding a shard's commands again gave, up to the end of the one at the position.
+
+    It ends before events that no command causes, or that the rules cannot apply: ``broken`` is the
+    position of the first. They count as one that is decided otherwise.
+    """
 
     shard: int
     up_to: int
@@ -59,6 +62,7 @@ class Decided(Struct, frozen=True):
     meant: Mapping[str, int]
     otherwise: int
     first: Otherwise | None
+    broken: int | None
 
 
 class Model(Struct, frozen=True):
@@ -126,12 +130,7 @@ class Proving:
         def told(done: int) -> None:
             self._tell(f"shard {shard}: deciding again", done, end)
 
-        try:
-            found = await decide_again(self._log, shard, up_to=end, on_progress=told)
-        except NoCommand as error:
-            first = Otherwise(shard, error.position, error.position, None, [], [], str(error))
-            return Decided(shard, error.position - 1, 0, {}, 1, first)
-        return _decided(found)
+        return _decided(await decide_again(self._log, shard, up_to=end, on_progress=told))
 
     async def _models(self, at: str) -> list[Model]:
         session = await self._stores.another()
@@ -178,7 +177,19 @@ class Proving:
 
 def _decided(found: Again) -> Decided:
     first = None if found.first is None else _otherwise(found.first)
-    return Decided(found.shard, found.up_to, found.commands, found.meant, found.otherwise, first)
+    broken = found.broken
+    if broken is not None and first is None:
+        at = broken.position
+        first = Otherwise(found.shard, at, at, None, [], [], str(broken))
+    return Decided(
+        found.shard,
+        found.up_to,
+        found.commands,
+        found.meant,
+        found.otherwise + (broken is not None),
+        first,
+        None if broken is None else broken.position,
+    )
 
 
 def _otherwise(decision: Decision) -> Otherwise:

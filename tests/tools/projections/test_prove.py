@@ -73,7 +73,8 @@ async def test_what_is_proved_of_the_log_is_what_generations_were_verified_with(
     assert (await command("verify", *kept)).code == 0
     assert {one["generation"] for one in before["models"]} == {None}
     assert before["decisions"][1] == {
-        "shard": 1, "up_to": 0, "commands": 0, "meant": {}, "otherwise": 0, "first": None
+        "shard": 1, "up_to": 0, "commands": 0, "meant": {}, "otherwise": 0, "first": None,
+        "broken": None,
     }  # fmt: skip
 
     await connection.execute("update generations set digest = 'ff' where projection = 'book'")
@@ -82,17 +83,18 @@ async def test_what_is_proved_of_the_log_is_what_generations_were_verified_with(
     assert "generation 1 had ff" in differs.out
 
 
+def forgets_a_unit(state: State, asked: Asked, **context: object) -> list[Event]:
+    return [
+        replace(event, quantity=Quantity(event.quantity - 1))
+        if isinstance(event, OrderRested)
+        else event
+        for event in rules.decide(state, asked, **context)  # type: ignore[arg-type]
+    ]
+
+
 async def test_the_first_command_that_would_be_decided_otherwise_is_named(
     heads: dict[int, int], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgets_a_unit(state: State, asked: Asked, **context: object) -> list[Event]:
-        return [
-            replace(event, quantity=Quantity(event.quantity - 1))
-            if isinstance(event, OrderRested)
-            else event
-            for event in rules.decide(state, asked, **context)  # type: ignore[arg-type]
-        ]
-
     monkeypatch.setattr(deciding, "decide", forgets_a_unit)
 
     as_json = await command("prove", "--decisions", "--json")
@@ -110,6 +112,42 @@ async def test_the_first_command_that_would_be_decided_otherwise_is_named(
     assert f"shard 0, event {first['position']}: the first command" in shown.out
     assert json.dumps(recorded) in shown.out
     assert f"Not all of it holds, by exchange 0.2.0, at 0:{heads[0]}" in shown.out
+
+
+async def test_the_first_command_is_named_though_later_events_cannot_be_applied(
+    heads: dict[int, int],
+    connection: asyncpg.Connection,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (before,) = (await command("prove", "--decisions", "--json")).lines
+    at: int = await connection.fetchval(
+        "select max(position) from events"
+        " where shard = 0 and type = 'OrderCancelled' and data->>'price' is not null"
+    )
+    await connection.execute("alter table events disable trigger refuse_changes")
+    await connection.execute(
+        "update events set data = replace(data::text, $2, $2 || 'nobody-')::json"
+        " where shard = 0 and position = $1",
+        at,
+        '"order_id":"',
+    )
+    (broken,) = (await command("prove", "--decisions", "--json")).lines
+    monkeypatch.setattr(deciding, "decide", forgets_a_unit)
+
+    as_json = await command("prove", "--decisions", "--json")
+    shown = await command("prove", "--decisions")
+
+    (found,) = as_json.lines
+    alone, earlier = broken["decisions"][0], found["decisions"][0]
+    assert alone["first"]["position"] <= alone["broken"] == earlier["broken"] == at
+    assert earlier["first"]["command"]["type"] == "PlaceOrder"
+    assert earlier["first"]["position"] < at < heads[0]
+    assert earlier["otherwise"] > alone["otherwise"] > 0
+    assert before["decisions"][0]["commands"] > earlier["commands"] == alone["commands"] > 0
+    assert found["decisions"][1]["broken"] is None
+    assert f"shard 0: no command after event {at - 1:,} was decided again" in shown.out
+    assert shown.out.count("the first command that would be decided otherwise") == 2
 
 
 async def test_nothing_is_proved_of_a_log_that_was_changed(
