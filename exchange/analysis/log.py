@@ -3,8 +3,9 @@
 Read ``Log``. What is asked of a moment is folded from the log's first event, by the rules of the
 read models themselves. Answers of both sources are the same, row for row.
 
-A moment is a time with its zone (or ISO 8601 text with one), or a position of each shard; None is
-now. The events of a time are those at or before it.
+A moment is a time with its zone (or ISO 8601 text with one), or positions of shards; None is now. A
+shard that no position is named of begins with its first event and ends with its last. The events of
+a time are those at or before it.
 """
 
 import re
@@ -132,7 +133,8 @@ class Log:
     ) -> Rows:
         """Return the best levels of each side at ``start``, and then ``every`` so often.
 
-        Times after the log's last event have no book.
+        Times after the last event that the source has of the shard have no book: others may
+        still come.
         """
         first_ms, last_ms, every_ms = _ms(start), _ms(end), every // timedelta(milliseconds=1)
         if every_ms < 1:
@@ -140,7 +142,8 @@ class Log:
 
         def make() -> Iterator[pa.Table]:
             shard = self._shard_of(instrument)
-            span = self._whole(end)[shard]
+            whole, span = self._whole(None)[shard], self._whole(end)[shard]
+            has_passed = span.up_to < whole.up_to
             book = _Book(instrument, shard, levels, scales_in(self._source.instruments()))
             next_ms = first_ms
             for part in self._parts_of(shard, span):
@@ -152,7 +155,7 @@ class Log:
                         yield book.rows(next_ms)
                         next_ms += every_ms
                 book.add(_slice(part, begin, len(part.events)))
-            while next_ms <= min(last_ms, book.time_ms):
+            while next_ms <= (last_ms if has_passed else min(last_ms, book.time_ms)):
                 yield book.rows(next_ms)
                 next_ms += every_ms
 
@@ -209,10 +212,12 @@ class Log:
         self.close()
 
     def _spans(self, start: Moment, end: Moment) -> dict[int, Span]:
-        found = {}
-        for shard, span in self._source.spans().items():
-            after = span.after if start is None else self._position(shard, start, span)
-            up_to = span.up_to if end is None else self._position(shard, end, span)
+        spans, found = self._source.spans(), {}
+        for moment in (start, end):
+            _check_shards(moment, spans)
+        for shard, span in spans.items():
+            after = self._position(shard, start, span, span.after)
+            up_to = self._position(shard, end, span, span.up_to)
             found[shard] = Span(after, max(after, up_to))
         return found
 
@@ -231,10 +236,12 @@ class Log:
                 )
         return spans
 
-    def _position(self, shard: int, moment: Moment, span: Span) -> int:
+    def _position(self, shard: int, moment: Moment, span: Span, default: int) -> int:
+        if moment is None:
+            return default
         if not isinstance(moment, Mapping):
             return self._source.position_at(shard, _ms(moment), span)
-        position = moment.get(shard, span.after)
+        position = moment.get(shard, default)
         if not span.after <= position <= span.up_to:
             raise Unavailable(
                 f"Shard {shard} has the events {span.after + 1} to {span.up_to}, not yet"
@@ -304,6 +311,13 @@ def open_log(source: str | Path) -> Log:
     return Log(Folder(Path(source)))
 
 
+def _check_shards(moment: Moment, spans: Mapping[int, Span]) -> None:
+    unknown = sorted(moment.keys() - spans.keys()) if isinstance(moment, Mapping) else []
+    if unknown:
+        known = ", ".join(map(str, sorted(spans))) or "none"
+        raise Unavailable(f"There is no shard {unknown[0]}; there are: {known}.")
+
+
 def _of(rows: pa.Table, instrument: str | None) -> pa.Table:
     return rows if instrument is None else rows.filter(pc.equal(rows["instrument"], instrument))
 
@@ -319,10 +333,9 @@ def _stored(rows: pa.Table) -> list[StoredEvent]:
     return [StoredEvent(*row) for row in zip(*columns, strict=True)]
 
 
-def _ms(moment: datetime | str | None) -> int:
+def _ms(moment: datetime | str) -> int:
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
-    assert moment is not None
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no zone: say {moment.isoformat()}Z if it is in UTC")
     return (moment - EPOCH) // timedelta(milliseconds=1)

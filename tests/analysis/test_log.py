@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ async def test_database_and_export_answer_alike_and_as_the_read_models(
             for log in logs:
                 assert_totals(log, traded)
                 assert_models(log, orders, held)
+                assert_books_between_events(log)
         run_example(tmp_path)
 
     await anyio.to_thread.run_sync(study)
@@ -114,6 +116,7 @@ def assert_alike(database: Log, folder: Log) -> None:
         lambda log: log.events(),
         lambda log: log.events(INSTRUMENT, middle, end),
         lambda log: log.events(start={0: 7, 1: 3}, end={0: 9, 1: 250}),
+        lambda log: log.events(start={0: 7}, end={1: 250}),
         lambda log: log.trades(),
         lambda log: log.trades(INSTRUMENT, begin, middle.isoformat()),
         lambda log: log.orders(at=middle),
@@ -131,6 +134,29 @@ def assert_alike(database: Log, folder: Log) -> None:
     at = books[-1]["time"]
     once = answer(folder.book(INSTRUMENT, at, levels=3)).to_pylist()
     assert [row for row in books if row["time"] == at] == [row | {"time": at} for row in once]
+    of_all, of_some = (folder.events(end=end).sql(COUNTS).fetchall() for end in (None, {1: 250}))
+    assert of_some == [of_all[0], (1, 250)], "a shard that is not named ends with its last event"
+
+
+COUNTS = "select shard, count(*) from rows group by shard order by shard"
+GAPS = """
+select time, next from (
+    select time, position, lead(time) over (order by position) as next from rows where shard = 0
+)
+where next - time > interval '2 ms'
+order by position desc
+"""
+
+
+def assert_books_between_events(log: Log) -> None:
+    """A book stays as it is until the next event, also where nothing comes before the end."""
+    millisecond = timedelta(milliseconds=1)
+    (begin, after), *_ = log.events().sql(GAPS).fetchall()
+    for end in (after - millisecond, after):
+        rows = answer(log.books(INSTRUMENT, begin, end, millisecond)).to_pylist()
+        assert {row["time"] for row in rows} == {
+            begin + n * millisecond for n in range((end - begin) // millisecond + 1)
+        }
 
 
 def answer(rows: Rows) -> Any:
@@ -199,6 +225,8 @@ async def test_what_is_not_there_is_told(
         log.positions().to_arrow()
     with pytest.raises(Unavailable, match="not yet 10000"):
         log.events(end={0: 10_000}).to_arrow()
+    with pytest.raises(Unavailable, match="no shard 7; there are: 0"):
+        log.events(end={7: 1}).to_arrow()
     with pytest.raises(Unavailable, match=f"no instrument BTC; there are: LARGE-0, {INSTRUMENT}"):
         log.book("BTC").to_arrow()
     with pytest.raises(ValueError, match="has no zone"):
