@@ -10,6 +10,7 @@ In reading order:
 * ``matcher``: the single writer of a shard.
 * ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.
 * ``analysis``: the log as columns, for programs of analysts.
+* ``analyst``: the process that answers what the gateway answered at a moment.
 * ``processes``: what each process is made of.
 * ``stack``: the services and processes of ``exchange run`` on one machine.
 * ``tools``: what people run against an exchange.

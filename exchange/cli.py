@@ -211,6 +211,14 @@ def publisher() -> None:
 
 
 @app.command()
+def analyst() -> None:
+    """Answer questions about the past, which gateways pass on."""
+    from exchange.processes.analyst import run_analyst
+
+    _process(run_analyst)
+
+
+@app.command()
 def gateway(port: Annotated[int, typer.Option(help="Where to listen.")]) -> None:
     """Serve HTTP."""
     from exchange.processes.gateway import run_gateway

@@ -59,6 +59,9 @@ GENERATION_CONNECTIONS: Final = 2
 GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1 for the tree
+# The analysts': each of two questions folds over one and reads rows over another, a third that
+# begins finds its moment, and one keeps states.
+ANALYST_CONNECTIONS: Final = 6
 PUBLISHER_CONNECTIONS: Final = 4  # one listens; over the others shards read and tell, in turns
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
@@ -101,6 +104,10 @@ class Variables:
     matchers: Shards = 1  # at most one for each shard
     standbys: Annotated[int, Meta(ge=0, le=1)] = 0  # a second would only wait behind the first
     shards: Shards = 1
+    # Loopback alone, whatever HOST is: the log names both clients of every trade.
+    analyst_host: str = LOOPBACK
+    analyst_port: Port = 3900
+    analyst_url: str = ""
     kafka_topic: str = "exchange.commands"
     kafka_events_topic: str = "exchange.events"
     kafka_bootstrap_servers: str = ""
@@ -236,6 +243,11 @@ class Settings(Variables):
         return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
 
     @property
+    def analyst_address(self) -> str:
+        """Where gateways ask about the past."""
+        return self.analyst_url or reachable_url(self.analyst_host, self.analyst_port)
+
+    @property
     def projector_metrics_port(self) -> int:
         """Where the projector's metrics are read; 0 is nowhere."""
         return self.metrics_port
@@ -287,6 +299,7 @@ class Settings(Variables):
         """How many connections a database must allow for all of our processes and for people."""
         gateways = self.gateways * (self.gateway_connections + OWN_CONNECTIONS)
         projector = self.projector_connections + BUILDER_CONNECTIONS + PUBLISHER_CONNECTIONS
+        projector += ANALYST_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS
 

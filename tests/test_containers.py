@@ -16,10 +16,13 @@ from exchange.healthy import PARTS
 
 ENDING = ("prepare", "register")
 # They end when they fail, and nobody waits for their health.
-WITHOUT_CHECK = (*ENDING, "builder", "publisher")
+WITHOUT_CHECK = (*ENDING, "builder", "publisher", "analyst")
 STORES = ("kafka", "postgres", "valkey")
 WATCHERS = ("prometheus", "grafana")
-OURS = ("prepare", "matcher", "standby", "projector", "builder", "publisher", "gateway", "register")
+OURS = (
+    *("prepare", "matcher", "standby", "projector", "builder"),
+    *("publisher", "analyst", "gateway", "register"),
+)
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 SETTINGS = set(re.findall(r"^# ([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))

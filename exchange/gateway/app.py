@@ -12,16 +12,13 @@ from typing import Final
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.gateway.background import Background
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.http.addresses import Network
-from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.orders.commands import cancel_order, place_order
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
 from exchange.gateway.parts.backlog import Backlog
@@ -42,6 +39,7 @@ from exchange.gateway.resources.snapshots import take_snapshot
 from exchange.gateway.resources.status import get_health, get_liveness, get_metrics, get_readiness
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
@@ -50,7 +48,6 @@ from exchange.waiting import any_set
 from projections.stores.redis import ModelWaits
 
 CAPS: Final = Caps()
-NO_CONTENT: Final = 204
 ANSWER_S: Final = 3.0  # what an answer may take beyond the wait for its outcome: a query has 2 s
 
 # The most frequent routes come first, because Starlette tries them in order.
@@ -96,6 +93,7 @@ def create_app(
     connections_per_address: int = CONNECTIONS_MAX,
     own_engine: AsyncEngine | None = None,
     own_redis: Redis | None = None,
+    analyst: Analyst | None = None,
 ) -> "Application":
     """Return the application; ``serve`` starts and stops its background work.
 
@@ -113,6 +111,7 @@ def create_app(
         own_engine: A pool for the gateway itself: its health, and what commands need of the log.
             Reads of clients cannot take its connections. By default ``engine``.
         own_redis: A Redis client for health, outcomes, limits and feeds. By default ``redis``.
+        analyst: Who answers questions about the past; closed by the caller. By default nobody.
     """
     # A transaction would cost two more trips to the database. Every query here only reads, and
     # those that must see the same moment use ``moment_connection``.
@@ -139,6 +138,7 @@ def create_app(
         health=Health(own_engine, own_redis, producer, backlog, metrics),
         limiter=RateLimiter(own_redis, limits),
         heavy_reads=heavy_reads_of(engine),
+        analyst=analyst or Analyst(""),
         proxies=proxies,
         cancels_name_owner=cancels_name_owner,
     )
@@ -156,11 +156,7 @@ def create_app(
 
     app = Starlette(
         routes=[*SERVED, WebSocketRoute("/stream", stream.connect)],
-        exception_handlers={
-            Problem: _on_problem,
-            HTTPException: _on_http_error,
-            Exception: _on_crash,
-        },
+        exception_handlers=exception_handlers(SERVED),
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
@@ -212,41 +208,3 @@ async def serve(
         await app.stream.close(app.grace_s)
     if background.failure is not None:
         raise background.failure
-
-
-async def _on_problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.response()
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Answer for the router: there is no such path, or the path does not take this method."""
-    assert isinstance(error, HTTPException)
-    path = request.scope["path"]
-    if error.status_code == Code.METHOD.status:
-        headers = {"Allow": ", ".join(sorted(_methods_of(request)))}
-        return Problem(Code.METHOD, _why_not(request), headers=headers).response()
-    if request.method == "OPTIONS" and path == "*":  # asks about the server, not a path: a ping
-        return Response(status_code=NO_CONTENT, headers={"Allow": "GET, HEAD, POST"})
-    if error.status_code == Code.ROUTE_NOT_FOUND.status:
-        return Problem(Code.ROUTE_NOT_FOUND, f"There is nothing at {path}.").response()
-    raise error
-
-
-def _why_not(request: Request) -> str:
-    if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-        return "Pages of other origins get no leave to ask (CORS); they may use the stream."
-    why = "" if request.method.isupper() else ": methods are written in capitals"
-    return f"{request.scope['path']} does not take {request.method}{why}."
-
-
-def _methods_of(request: Request) -> set[str]:
-    """Return the methods of all routes with this path: Starlette tells those of one route only."""
-    path = request.scope["path"]
-    return {
-        method for route in SERVED if route.path_regex.match(path) for method in route.methods or ()
-    }
-
-
-async def _on_crash(_request: Request, _error: Exception) -> Response:
-    return Problem(Code.INTERNAL, "The mistake was logged.").response()

@@ -7,6 +7,7 @@ from typing import Final
 
 from exchange.config import OWN_CONNECTIONS, Settings
 from exchange.gateway.app import create_app, serve
+from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.parts.limits import Limit, Limits
 from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
 from exchange.processes.descriptors import descriptors
@@ -35,11 +36,14 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
         own_redis = await opened.enter_async_context(
             redis_client(settings, settings.shards + OWN_REDIS_CONNECTIONS)
         )
+        analyst = Analyst(settings.analyst_address)
+        opened.push_async_callback(analyst.close)
         app = create_app(
             engine=engine,
             redis=redis,
             own_engine=own_engine,
             own_redis=own_redis,
+            analyst=analyst,
             producer=producer,
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,

@@ -147,7 +147,7 @@ def exchange_processes(
     )
     # The standbys before the matchers, or they would take over.
     tiers = tuple(gateways), tuple(standbys), tuple(matchers)
-    readers = (process(name, name) for name in ("projector", "builder", "publisher"))
+    readers = (process(name, name) for name in ("projector", "builder", "publisher", "analyst"))
     return *tiers, tuple(readers)
 
 
@@ -200,6 +200,7 @@ class Screen:
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{url}/healthz    metrics: {url}/metrics",
+            "Analysts": f"{settings.analyst_address}    as_of_sequence, as_of_time",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",
             "Kafka": f"{settings.kafka_bootstrap_servers}    commands: {settings.kafka_topic}"

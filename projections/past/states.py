@@ -27,6 +27,10 @@ order by position desc
 limit 1
 """
 
+READ_NEWEST_POSITION = """
+select max(position) from fold_states where projection = $1 and fingerprint = $2 and shard = $3
+"""
+
 # One that is there may be damaged, or another log's.
 INSERT_STATE = """
 insert into fold_states (projection, fingerprint, shard, position, chain, state)
@@ -58,6 +62,13 @@ async def newest_state(
                 pass  # it is damaged; the next time that the fold comes by it is made again
         up_to = row["position"] - 1
     return folded.make(), 0
+
+
+async def newest_position(connection: asyncpg.Connection, folded: Folded, shard: int) -> int:
+    """Return where the newest state of a fold is, 0 if there is none."""
+    key = (folded.projection, folded.fingerprint, shard)
+    position: int = await connection.fetchval(READ_NEWEST_POSITION, *key) or 0
+    return position
 
 
 async def keep_state(

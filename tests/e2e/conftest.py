@@ -57,6 +57,7 @@ def topology(
         Settings.load({}, dotenv=None),
         **request.param,
         port=free_ports(2)[0],
+        analyst_port=free_ports(1)[0],
         metrics_port=0,
         order_wait_ms=ORDER_WAIT_MS,
         kafka_topic=new_topic(services, request.param["shards"]),

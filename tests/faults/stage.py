@@ -270,6 +270,7 @@ def _settings(kafka: str, database_url: str, redis_url: str, port: int) -> Setti
         kafka_is_local=False,
         database_is_local=False,
         redis_is_local=False,
+        analyst_port=free_ports(1)[0],
         metrics_port=0,
         snapshot_events=5_000,
         snapshot_seconds=10,

@@ -49,9 +49,12 @@ def directory(run_directory: RunDirectory) -> Iterator[RunDirectory]:
 @pytest.fixture
 def local() -> Settings:
     """Settings that name no service, on ports that nobody has."""
-    names = ("PORT", "LOCAL_KAFKA_PORT", "LOCAL_POSTGRES_PORT", "LOCAL_REDIS_PORT", "METRICS_PORT")
+    names = [
+        *("PORT", "ANALYST_PORT", "METRICS_PORT"),
+        *("LOCAL_KAFKA_PORT", "LOCAL_POSTGRES_PORT", "LOCAL_REDIS_PORT"),
+    ]
     while True:
-        ports = dict(zip(names, map(str, free_ports(5)), strict=True))
+        ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
         settings = replace(Settings.load(ports, dotenv=None), kafka_home=KAFKA_HOME)
         with suppress(StackError):  # the port after Kafka's is taken
             check_free(listeners(settings))

@@ -57,6 +57,7 @@ def observable(settings: Settings, collector_port: int) -> Settings:
         settings = replace(
             settings,
             metrics_port=free_ports(1)[0],
+            analyst_port=free_ports(1)[0],
             traces_exporter="otlp",
             traces_endpoint=f"http://{LOOPBACK}:{collector_port}/v1/traces",
             traces_share=0.0,

@@ -33,6 +33,7 @@ EVERYWHERE: Final = (
 )
 READING: Final = (Code.READ_STALE, Code.READ_UNAVAILABLE, Code.GATEWAY_OLDER, Code.BUSY)
 PAGING: Final = (*READING, Code.RATE_LIMITED)  # for reads back from a position in the past
+OF_THE_PAST: Final = (*PAGING, Code.NOT_REACHED, Code.ANALYST_UNAVAILABLE)
 COMMANDING: Final = (
     Code.MALFORMED,
     Code.IDEMPOTENCY_CONFLICT,

@@ -78,6 +78,16 @@ CURSOR: Final = Parameter("cursor", Cursor, "the next_cursor of an earlier answe
 MIN_SEQUENCE: Final = Parameter(
     "min_sequence", Sequences, "wait until the answer has seen this sequence, or these positions"
 )
+AS_OF_SEQUENCE: Final = Parameter(
+    "as_of_sequence",
+    Sequences,
+    "answer as when the log was at this sequence, or at these positions; shards that are not named,"
+    " as now",
+)
+AS_OF_TIME: Final = Parameter(
+    "as_of_time", Time, "answer as at this time, which every shard must have passed; as start_time"
+)
+AS_OF: Final = (AS_OF_SEQUENCE, AS_OF_TIME)
 AT: Final = Parameter("at", Location, "where the command waits, as in Location")
 BODY: Final = Parameter("body", BodyHash, "a hash of what was asked under the key, as in Location")
 

@@ -87,6 +87,8 @@ class Code(Enum):
     GATEWAY_OLDER = "gateway.older", 503, "A newer version of the exchange wrote the answer"
     BUSY = "gateway.busy", 503, "Too much is under way here"
     READ_STALE = "read.stale", 503, "The read model has not caught up yet"
+    NOT_REACHED = "past.not_reached", 409, "The log has not come to this moment"
+    ANALYST_UNAVAILABLE = "past.unavailable", 503, "The past cannot be asked now"
     READ_UNAVAILABLE = "read.unavailable", 503, "The read model cannot be read now"
 
     INTERNAL = "internal", 500, "The gateway made a mistake"

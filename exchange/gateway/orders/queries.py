@@ -21,8 +21,9 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import Price, Quantity
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
+from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
 from exchange.gateway.http.parameters import (
+    AS_OF,
     CURSOR,
     MIN_SEQUENCE,
     ONLY_INSTRUMENT,
@@ -54,6 +55,7 @@ from exchange.gateway.parts.reading import (
     min_sequences,
     moment_connection,
 )
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
 from projections.orders import (
@@ -148,11 +150,12 @@ class OrderEventsView(Struct, frozen=True):
     Operation(
         tag="trading",
         path=(ORDER_ID,),
-        query=(MIN_SEQUENCE,),
+        query=(MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderAnswerView,)},
-        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_order(request: Request) -> Response:
     """``GET /orders/{order_id}``."""
     gateway = gateway_of(request)
@@ -166,11 +169,12 @@ async def get_order(request: Request) -> Response:
 @operation(
     Operation(
         tag="trading",
-        query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE),
+        query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrdersView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_orders(request: Request) -> Response:
     """``GET /orders?client_id=…``: a client's orders, newest first."""
     gateway = gateway_of(request)
@@ -181,7 +185,7 @@ async def get_orders(request: Request) -> Response:
     instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")
-    before, status = cursor(parameters, 3, shard_at=1), _status(parameters)
+    before, status = cursor(parameters, 3, shard_at=1), status_of(parameters)
     # Closed orders have no index by status, so a query for one status may read all of the client's.
     if before or (status is not None and status not in OPEN_STATUSES):
         await charge_history(request, client_id)
@@ -213,11 +217,12 @@ async def get_orders(request: Request) -> Response:
     Operation(
         tag="trading",
         path=(ORDER_ID,),
-        query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderEventsView,)},
-        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *PAGING),
+        problems=(Code.ORDER_NOT_FOUND, Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_order_events(request: Request) -> Response:
     """``GET /orders/{order_id}/events``: all that happened to an order, oldest first."""
     gateway = gateway_of(request)
@@ -281,7 +286,12 @@ def event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct
     return view(sequence=decided.position, timestamp=time, **fields)
 
 
-def _status(parameters: Mapping[str, str]) -> OrderStatus | None:
+def status_of(parameters: Mapping[str, str]) -> OrderStatus | None:
+    """Return the status that is asked for.
+
+    Raises:
+        Problem: 422, there is no such status.
+    """
     text = parameters.get("status")
     if text is None:
         return None

@@ -11,6 +11,7 @@ from sqlalchemy.pool import QueuePool
 from starlette.requests import Request
 
 from exchange.gateway.http.addresses import Network
+from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.health import Health
 from exchange.gateway.parts.limits import RateLimiter
@@ -30,7 +31,7 @@ class Gateway:
 
     ``proxies`` are trusted: their ``X-Forwarded-For`` is believed. ``cancels_name_owner`` makes
     every cancel name the owner of its order. Once ``stopping`` is set, no command is taken any
-    more.
+    more. ``analyst`` answers questions about the past.
 
     ``engine``, ``redis`` and ``listings`` serve what clients read. ``own_engine``, ``own_redis``
     and ``own_listings`` serve commands and the gateway itself: however much is read, commands and
@@ -52,6 +53,7 @@ class Gateway:
     health: Health
     limiter: RateLimiter
     heavy_reads: asyncio.Semaphore
+    analyst: Analyst
     proxies: Sequence[Network] = ()
     cancels_name_owner: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

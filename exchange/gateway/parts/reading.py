@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from exchange.gateway.http.parameters import MIN_SEQUENCE
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import location
 from exchange.log.events import DecidedEvent, UnknownEvent, load_event
@@ -182,7 +183,7 @@ def min_sequence(parameters: Mapping[str, str], shard: int, shards: int) -> int:
     text = parameters.get("min_sequence")
     if text is not None and ":" not in text:
         text = f"{shard}:{text}"
-    return _positions(text, shards).get(shard, 0)
+    return positions_of(text, shards).get(shard, 0)
 
 
 def min_sequences(parameters: Mapping[str, str], shards: int) -> dict[int, int]:
@@ -198,16 +199,22 @@ def min_sequences(parameters: Mapping[str, str], shards: int) -> dict[int, int]:
     if shards == 1:
         position = min_sequence(parameters, 0, shards)
         return {0: position} if position else {}
-    return _positions(parameters.get("min_sequence"), shards)
+    return positions_of(parameters.get("min_sequence"), shards)
 
 
-def _positions(text: str | None, shards: int) -> dict[int, int]:
+def positions_of(text: str | None, shards: int, name: str = MIN_SEQUENCE.name) -> dict[int, int]:
+    """Return the positions in a parameter of this ``name``, by shard.
+
+    Raises:
+        Problem: 422, it has another form than ``shard:position,…``, or names a shard that does not
+            exist.
+    """
     parts = [] if text is None else text.split(",")
     if len(parts) > SHARDS_IN_SEQUENCE_MAX:
-        raise invalid("min_sequence", "names too many shards")
+        raise invalid(name, "names too many shards")
     positions: dict[int, int] = {}
-    for shard, position in (location(part, "min_sequence") for part in parts):
+    for shard, position in (location(part, name) for part in parts):
         if shard >= shards:
-            raise invalid("min_sequence", f"there is no shard {shard}, the last is {shards - 1}")
+            raise invalid(name, f"there is no shard {shard}, the last is {shards - 1}")
         positions[shard] = max(position, positions.get(shard, 0))
     return positions

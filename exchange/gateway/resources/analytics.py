@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import PAGING, Operation, operation
+from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
 from exchange.gateway.http.parameters import (
+    AS_OF,
     END_TIME,
     INSTRUMENT,
     INTERVAL,
@@ -25,6 +26,7 @@ from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of
 from exchange.gateway.parts.reading import heavy_connection, min_sequence
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from projections.stores.checkpoints import read_live
 from projections.vwap import MINUTE_MS, NAME, Bucket, list_buckets
@@ -64,20 +66,18 @@ class AnalyticsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
-        query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE),
+        query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE, *AS_OF),
         answers={200: (AnalyticsView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_analytics(request: Request) -> Response:
     """``GET /market/analytics``."""
     gateway = gateway_of(request)
     parameters = query(request)
     interval = integer(parameters, INTERVAL)
-    start_ms, end_ms = _times(parameters)
-    first, last = start_ms // MINUTE_MS, end_ms // MINUTE_MS
-    if (last - first) // interval + 1 > BUCKETS_MAX:
-        raise invalid("interval", f"gives more than {BUCKETS_MAX} intervals: choose longer ones")
+    start_ms, end_ms = times_of(parameters, interval, time.time_ns() // 1_000_000)
     if "start_time" in parameters or "end_time" in parameters:
         await charge_history(request)
     listing = await listing_of(gateway, parameters)
@@ -89,8 +89,8 @@ async def get_analytics(request: Request) -> Response:
             connection,
             live,
             listing.instrument,
-            first=first,
-            last=last,
+            first=start_ms // MINUTE_MS,
+            last=end_ms // MINUTE_MS,
             interval=interval,
             limit=BUCKETS_MAX + 1,
         )
@@ -106,13 +106,20 @@ async def get_analytics(request: Request) -> Response:
     return json_response(view)
 
 
-def _times(parameters: Mapping[str, str]) -> tuple[int, int]:
-    """Return the first and the last millisecond asked for; by default the last day.
+def times_of(parameters: Mapping[str, str], interval: int, now_ms: int) -> tuple[int, int]:
+    """Return the first and the last millisecond asked for; by default the day before ``now_ms``.
 
     Raises:
-        Problem: 422, a time is out of range, or they are in the wrong order.
+        Problem: 422, a time is out of range, they are in the wrong order, or there are too many
+            intervals of so many minutes between them.
     """
-    now_ms = time.time_ns() // 1_000_000
+    start_ms, end_ms = _times(parameters, now_ms)
+    if (end_ms // MINUTE_MS - start_ms // MINUTE_MS) // interval + 1 > BUCKETS_MAX:
+        raise invalid("interval", f"gives more than {BUCKETS_MAX} intervals: choose longer ones")
+    return start_ms, end_ms
+
+
+def _times(parameters: Mapping[str, str], now_ms: int) -> tuple[int, int]:
     start_ms, end_ms = moment_ms(parameters, "start_time"), moment_ms(parameters, "end_time")
     if end_ms is None:
         end_ms = now_ms

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.values import Side
-from exchange.gateway.http.declaration import PAGING, READING, Operation, operation
-from exchange.gateway.http.parameters import CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
+from exchange.gateway.http.declaration import OF_THE_PAST, PAGING, Operation, operation
+from exchange.gateway.http.parameters import AS_OF, CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import cursor, integer, query
@@ -25,6 +25,7 @@ from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import listing_of, read_depth, sides
 from exchange.gateway.parts.reading import min_sequence, moment_connection
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from projections import trades
 from projections.stores.checkpoints import read_live
@@ -55,11 +56,12 @@ class TradesView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
-        query=(INSTRUMENT, LEVELS, MIN_SEQUENCE),
+        query=(INSTRUMENT, LEVELS, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderbookView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_orderbook(request: Request) -> Response:
     """``GET /market/orderbook``."""
     gateway = gateway_of(request)

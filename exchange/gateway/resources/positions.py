@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import PAGING, Operation, operation
-from exchange.gateway.http.parameters import CLIENT_ID, CURSOR, MIN_SEQUENCE
+from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.parameters import AS_OF, CLIENT_ID, CURSOR, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, id_cursor, integer, query
@@ -21,6 +21,7 @@ from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.models import last_trades, of_live
 from exchange.gateway.parts.reading import min_sequences, moment_connection
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from exchange.waiting import within
 from projections import ticker
@@ -64,11 +65,12 @@ class PositionsView(Struct, frozen=True):
     Operation(
         tag="market",
         path=(CLIENT_ID,),
-        query=(POSITIONS_LIMIT, CURSOR, MIN_SEQUENCE),
+        query=(POSITIONS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (PositionsView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_positions(request: Request) -> Response:
     """``GET /market/positions/{client_id}``: by instrument."""
     gateway = gateway_of(request)

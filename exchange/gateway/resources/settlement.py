@@ -22,8 +22,8 @@ from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed
 from exchange.domain.values import CycleNumber
 from exchange.gateway.http.amounts import Amount, amount
-from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
-from exchange.gateway.http.parameters import CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
+from exchange.gateway.http.declaration import COMMANDING, OF_THE_PAST, Operation, operation
+from exchange.gateway.http.parameters import AS_OF, CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.http.requests import (
@@ -41,6 +41,7 @@ from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, resent_headers
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import min_sequences, moment_connection
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import cycle_command_id
 from projections.settlement import (
@@ -172,11 +173,12 @@ async def close_cycle(request: Request) -> Response:
 @operation(
     Operation(
         tag="settlement",
-        query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE),
+        query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (CyclesView,)},
-        problems=PAGING,
+        problems=OF_THE_PAST,
     )
 )
+@or_as_of
 async def get_cycles(request: Request) -> Response:
     """``GET /settlement/cycles``."""
     gateway = gateway_of(request)
@@ -201,11 +203,12 @@ async def get_cycles(request: Request) -> Response:
     Operation(
         tag="settlement",
         path=(CYCLE_ID,),
-        query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE),
+        query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (CycleObligationsView,)},
-        problems=(Code.CYCLE_NOT_FOUND, *PAGING),
+        problems=(Code.CYCLE_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_cycle(request: Request) -> Response:
     """``GET /settlement/cycles/{cycle_id}``: who owes what; in the open cycle, so far."""
     gateway = gateway_of(request)
@@ -216,7 +219,7 @@ async def get_cycle(request: Request) -> Response:
         check_id(client_id, "client_id")
     await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    number = _cycle_number(request.path_params["cycle_id"])
+    number = cycle_number(request.path_params["cycle_id"])
     async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, NAME)
         current = await read_open_cycle(connection, live, gateway.shards)
@@ -320,7 +323,12 @@ def _obligation(obligation: Obligation, listing: Listing) -> ObligationView:
     )
 
 
-def _cycle_number(text: str) -> int:
+def cycle_number(text: str) -> int:
+    """Return the number of a cycle.
+
+    Raises:
+        Problem: 422, it is none; 404, no cycle can have it.
+    """
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(CYCLE_MAX))):
         raise invalid("cycle_id", "must be a whole number")
     number = int(text)

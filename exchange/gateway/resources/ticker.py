@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount, ratio
-from exchange.gateway.http.declaration import READING, Operation, operation
-from exchange.gateway.http.parameters import INSTRUMENT, MIN_SEQUENCE
+from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.parameters import AS_OF, INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import query
 from exchange.gateway.http.responses import json_response
@@ -25,6 +25,7 @@ from exchange.gateway.parts.models import (
     read_depth,
 )
 from exchange.gateway.parts.reading import min_sequence, moment_connection
+from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from projections import ticker, vwap
 from projections.book import StoredBook
@@ -78,11 +79,12 @@ class TickerView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
-        query=(INSTRUMENT, MIN_SEQUENCE),
+        query=(INSTRUMENT, MIN_SEQUENCE, *AS_OF),
         answers={200: (TickerView,)},
-        problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
+        problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
     )
 )
+@or_as_of
 async def get_ticker(request: Request) -> Response:
     """``GET /market/ticker``."""
     gateway = gateway_of(request)

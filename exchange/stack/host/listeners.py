@@ -26,6 +26,9 @@ def listeners(settings: Settings) -> list[Listener]:
         Listener(settings.host, settings.port + index, "PORT", "HOST")
         for index in range(settings.gateways)
     ]
+    found.append(
+        Listener(settings.analyst_host, settings.analyst_port, "ANALYST_PORT", "ANALYST_HOST")
+    )
     ports = settings.metrics_ports
     found += [Listener(settings.host, port, "METRICS_PORT", "HOST") for port in ports]
     if settings.kafka_is_local:

@@ -17,20 +17,25 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from exchange.analyst import answers
+from exchange.analyst.answers import Asking
 from exchange.config import Settings
 from exchange.domain.values import Id
+from exchange.gateway.http.parameters import INTERVAL
 from exchange.gateway.http.problems import Problem
+from exchange.gateway.parts.listings import Listings
 from exchange.log.events import UnknownEvent
 from exchange.log.moments import Moment
 from exchange.ports import LogCorrupt
 from exchange.processes.pool import engine_of
-from exchange.tools.analysts.at import ANSWERS, Asking
 from exchange.tools.moments import moment_of
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import ToolError, connect, wide_console
 from projections.past.past import Past
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
 
+MODELS: Final = ("book", "ticker", "positions", "orders", "order", "settlement", "analytics")
+INTERVAL_MINUTES: Final = 60  # the hours of a day fit a terminal
 POOL_MAX: Final = 2  # a fold of the log and the rows of a live table are asked one after the other
 COMPARED_MAX: Final = 10_000  # rows; a difference of parts would name rows that did not change
 
@@ -83,8 +88,7 @@ def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_j
     moments = [text] if other is None else [text, other]
     bound = limit if other is None else COMPARED_MAX
     console = Console(stderr=True, quiet=as_json)
-    answers = asyncio.run(_ask(moments, what, name, bound, console))
-    (_, sequence, first), *others = answers
+    (_, sequence, first), *others = asyncio.run(_ask(moments, what, name, bound, console))
     if not others:
         if as_json:
             typer.echo(first)
@@ -111,7 +115,7 @@ async def _ask(
     connection = await connect(settings.database_url)
     try:
         asked = [await moment_of(connection, text, "MOMENT") for text in moments]
-        answers = []
+        found = []
         with telling(console, EVENTS) as tell:
             async with engine_of(settings, POOL_MAX) as engine:
                 for moment in asked:
@@ -121,11 +125,11 @@ async def _ask(
                         settings.shards,
                         tell=lambda done, of: tell("Folding the log", done, of),
                     )
-                    asking = Asking(past, engine, limit)
-                    text = (await ANSWERS[what](asking, name)).decode()
+                    asking = Asking(past, engine, Listings(engine), limit)
+                    text = (await _answer(asking, what, name)).decode()
                     told = f'{{"as_of_sequence":"{asking.sequence}",{text[1:]}'
-                    answers.append((moment, asking.sequence, told))
-        return answers
+                    found.append((moment, asking.sequence, told))
+        return found
     except Problem as problem:
         raise ToolError(problem.detail) from problem
     except (ReadModelStale, ReadModelUnavailable, UnknownEvent) as error:
@@ -136,6 +140,30 @@ async def _ask(
         raise ToolError(f"PostgreSQL: {error}") from error
     finally:
         await connection.close()
+
+
+async def _answer(asking: Asking, what: str, name: str) -> bytes:
+    """Return what is answered about an instrument, a client, an order or a cycle."""
+    match what:
+        case "book":
+            return await answers.orderbook(asking, {"instrument": name})
+        case "ticker":
+            return await answers.ticker(asking, {"instrument": name})
+        case "analytics":
+            asked = {"instrument": name, INTERVAL.name: str(INTERVAL_MINUTES)}
+            return await answers.analytics(asking, asked)
+        case "positions":
+            return await answers.positions(asking, {"client_id": name})
+        case "orders":
+            return await answers.orders(asking, {"client_id": name})
+        case "order":
+            one = await answers.order(asking, {"order_id": name})
+            events = await answers.order_events(asking, {"order_id": name})
+            return one[:-1] + b"," + events[1:]  # both have the same sequence
+        case _:
+            if not name:
+                return await answers.cycles(asking, {})
+            return await answers.cycle(asking, {"cycle_id": name})
 
 
 def tables_of(what: str, answer: Document) -> list[Rows]:

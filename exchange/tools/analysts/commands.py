@@ -142,11 +142,10 @@ def at(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a read model said at a moment, or what changed between two."""
-    from exchange.tools.analysts.at import ANSWERS
-    from exchange.tools.analysts.at_page import show_at
+    from exchange.tools.analysts.at_page import MODELS, show_at
 
-    if what not in ANSWERS:
-        raise typer.BadParameter(f"{what} is none of: {', '.join(ANSWERS)}.")
+    if what not in MODELS:
+        raise typer.BadParameter(f"{what} is none of: {', '.join(MODELS)}.")
     show_at(moment, what, name, diff, limit, as_json)
 
 

@@ -1,0 +1,55 @@
+"""The analysts' application: the paths of the gateway that can be asked about the past."""
+
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exchange.analyst import answers
+from exchange.analyst.asking import Analyst, as_of, of_instrument, of_order
+from exchange.gateway.http.declaration import OPERATIONS
+from exchange.gateway.http.parameters import NAMES
+from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
+from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.resources.analytics import get_analytics
+from exchange.gateway.resources.market import get_orderbook
+from exchange.gateway.resources.positions import get_positions
+from exchange.gateway.resources.settlement import get_cycle, get_cycles
+from exchange.gateway.resources.status import METRICS_MEDIA_TYPE, get_liveness, get_metrics
+from exchange.gateway.resources.ticker import get_ticker
+from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.refusals import exception_handlers
+
+
+async def _metrics(request: Request) -> Response:
+    """``GET /metrics``."""
+    metrics: Metrics = request.app.state.metrics
+    text = metrics.text(request.query_params.getlist(NAMES.name))
+    return Response(text, media_type=METRICS_MEDIA_TYPE)
+
+
+OPERATIONS[_metrics] = OPERATIONS[get_metrics]
+
+ROUTES: Final = (
+    Route("/market/orderbook", as_of(get_orderbook, answers.orderbook, of_instrument)),
+    Route("/market/ticker", as_of(get_ticker, answers.ticker, of_instrument)),
+    Route("/market/analytics", as_of(get_analytics, answers.analytics, of_instrument)),
+    Route("/market/positions/{client_id}", as_of(get_positions, answers.positions)),
+    Route("/orders", as_of(get_orders, answers.orders)),
+    Route("/orders/{order_id}", as_of(get_order, answers.order, of_order)),
+    Route("/orders/{order_id}/events", as_of(get_order_events, answers.order_events, of_order)),
+    Route("/settlement/cycles", as_of(get_cycles, answers.cycles)),
+    Route("/settlement/cycles/{cycle_id}", as_of(get_cycle, answers.cycle)),
+    Route("/livez", get_liveness),
+    Route("/metrics", _metrics),
+)
+
+
+def create_app(analyst: Analyst) -> Edge:
+    """Return the application that answers by ``analyst``."""
+    app = Starlette(routes=ROUTES, exception_handlers=exception_handlers(ROUTES))
+    app.router.redirect_slashes = False
+    app.state.analyst, app.state.metrics = analyst, Metrics()
+    return Edge(app, app.state.metrics, {route.endpoint: route.path for route in ROUTES})

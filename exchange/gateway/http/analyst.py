@@ -1,0 +1,59 @@
+"""The analysts' process as a gateway asks it about the past."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+from starlette.responses import Response
+
+from exchange.gateway.http.problems import Code, Problem
+
+ANSWER_S: Final = 12.0  # the analysts' process gives up after 10 s, and says so
+QUESTIONS_MAX: Final = 8  # of one gateway at once; that process answers two at a time
+ANSWER_BYTES_MAX: Final = 8_000_000  # a week of minutes has 2.5 MB
+PASSED_ON: Final = ("content-type", "retry-after", "skipped-events")
+
+
+class Analyst:
+    """The analysts' process at ``url``; nobody if that is empty."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._turns = asyncio.Semaphore(QUESTIONS_MAX)
+        # Without what the environment says of proxies: the process is one of ours.
+        self._client = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
+
+    async def ask(self, path: str, parameters: Sequence[tuple[str, str]]) -> Response:
+        """Return its answer to a question, whatever the status.
+
+        Raises:
+            Problem: 503, it does not answer.
+        """
+        if not self._url:
+            raise _unavailable("no ANALYST_URL is set")
+        try:
+            async with asyncio.timeout(ANSWER_S), self._turns:
+                return await self._asked(path, parameters)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise _unavailable(f"{type(error).__name__} from {self._url}") from error
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _asked(self, path: str, parameters: Sequence[tuple[str, str]]) -> Response:
+        url = self._url + path
+        async with self._client.stream("GET", url, params=list(parameters)) as answer:
+            parts, size = [], 0
+            async for part in answer.aiter_bytes():
+                size += len(part)
+                if size > ANSWER_BYTES_MAX:
+                    raise _unavailable(f"an answer of more than {ANSWER_BYTES_MAX:,} bytes")
+                parts.append(part)
+            told = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+            return Response(b"".join(parts), answer.status_code, told)
+
+
+def _unavailable(why: str) -> Problem:
+    detail = f"The analysts' process does not answer ({why}): is `exchange analyst` running?"
+    return Problem(Code.ANALYST_UNAVAILABLE, detail)

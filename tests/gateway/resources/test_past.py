@@ -1,0 +1,216 @@
+"""Questions about the past over HTTP: the answer is the one that was given then."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from exchange.analyst import asking
+from exchange.analyst.app import create_app
+from exchange.analyst.asking import Analyst as Answering
+from exchange.gateway.app import serve
+from exchange.gateway.http.analyst import Analyst
+from exchange.gateway.parts.limits import Limit, Limits
+from tests.conftest import free_ports
+from tests.gateway.conftest import HOST, Place, Venue, gateway_at
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def analyst_at(venue: Venue) -> AsyncIterator[Analyst]:
+    """Run an analysts' process, and lend how a gateway asks it."""
+    (port,) = free_ports(1)
+    shutdown = asyncio.Event()
+    app = create_app(Answering(venue.engine, 1))
+    serving = asyncio.create_task(serve(app, HOST, port, shutdown))
+    analyst = Analyst(f"http://{HOST}:{port}")
+    try:
+        async with httpx.AsyncClient() as client:
+            for _ in range(250):
+                if serving.done() or await _answers(client, f"http://{HOST}:{port}/livez"):
+                    break
+                await asyncio.sleep(0.02)
+        yield analyst
+    finally:
+        await analyst.close()
+        shutdown.set()
+        await serving
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+@pytest.fixture(scope="module")
+async def past(venue: Venue) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway that has an analysts' process."""
+    async with analyst_at(venue) as analyst, gateway_at(venue, analyst=analyst) as client:
+        yield client
+
+
+def questions(instrument: str, client: str, order_id: str) -> dict[str, dict[str, Any]]:
+    """Return each query that can be asked about the past, by its path, with parameters."""
+    return {
+        "/market/orderbook": {"instrument": instrument, "levels": 2},
+        "/market/ticker": {"instrument": instrument},
+        "/market/analytics": {"instrument": instrument, "interval": 60},
+        f"/market/positions/{client}": {},
+        "/orders": {"client_id": client, "instrument": instrument, "limit": 2},
+        f"/orders/{order_id}": {},
+        f"/orders/{order_id}/events": {"limit": 1},
+        "/settlement/cycles": {},
+        "/settlement/cycles/1": {"client_id": client},
+    }
+
+
+async def answers(
+    http: httpx.AsyncClient, asked: dict[str, dict[str, Any]], **more: Any
+) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path, parameters in asked.items():
+        response = await http.get(path, params={**parameters, **more})
+        assert response.status_code == 200, (path, response.text)
+        found[path] = response.json()
+    return found
+
+
+def timeless(told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Leave out what an answer has from the clock: the last day ends when it is asked."""
+    return {
+        path: {n: v for n, v in answer.items() if n not in ("start_time", "end_time")}
+        for path, answer in told.items()
+    }
+
+
+async def traded(place: Place, client: str) -> tuple[str, int]:
+    """Place orders that rest and trade; return one of the client's and the last sequence."""
+    resting = await place(client_id=client, side="sell", price=12, quantity=2)
+    for price in (9, 8, 7):
+        await place(client_id=client, price=price, quantity=1)
+    last = await place(client_id=f"{client}-other", price=12, quantity=1)
+    assert last.status_code == 201, last.text
+    return resting.json()["order"]["order_id"], last.json()["sequence"]
+
+
+async def test_every_answer_is_the_one_that_was_given_then(
+    past: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    client = f"of-{instrument}"
+    order_id, sequence = await traded(place, client)
+    asked = questions(instrument, client, order_id)
+    then = await answers(past, asked, min_sequence=sequence)
+    _, later = await traded(place, client)
+    assert await answers(past, asked, min_sequence=later) != then
+
+    by_sequence = await answers(past, asked, as_of_sequence=sequence)
+    by_position = await answers(past, asked, as_of_sequence=f"0:{sequence}")
+
+    assert by_sequence == by_position
+    assert timeless(by_sequence) == timeless(then)
+    page = by_sequence["/orders"]
+    following = {"client_id": client, "cursor": page["next_cursor"], "as_of_sequence": sequence}
+    rest = (await past.get("/orders", params=following)).json()
+    assert page["count"] + rest["count"] == 4
+    assert rest["next_cursor"] is None
+
+
+async def test_a_time_is_each_shards_last_event_at_or_before_it(
+    past: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    order_id, sequence = await traded(place, f"of-{instrument}")
+    book = {"instrument": instrument}
+    then = (await past.get("/market/orderbook", params={**book, "min_sequence": sequence})).json()
+    await asyncio.sleep(0.005)  # so that the next event has a later time
+    _, later = await traded(place, f"of-{instrument}")
+    now = (await past.get("/market/orderbook", params={**book, "min_sequence": later})).json()
+
+    told = await past.get("/market/orderbook", params={**book, "as_of_time": then["timestamp"]})
+    ahead = datetime.fromisoformat(now["timestamp"]) + timedelta(hours=1)
+    refused = await past.get("/market/orderbook", params={**book, "as_of_time": ahead.isoformat()})
+
+    assert told.json()["sequence"] == sequence
+    assert told.json()["bids"] == then["bids"]
+    assert (refused.status_code, refused.json()["code"]) == (409, "past.not_reached")
+    assert "has not passed" in refused.json()["detail"]
+    early = await past.get(f"/orders/{order_id}", params={"as_of_sequence": 1})
+    assert (early.status_code, early.json()["code"]) == (404, "order.not_found")
+    unborn = await past.get("/market/ticker", params={**book, "as_of_sequence": 0})
+    assert (unborn.status_code, unborn.json()["code"]) == (404, "instrument.not_found")
+    assert "was registered later" in unborn.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "code"),
+    [
+        ({"as_of_sequence": "0:1", "as_of_time": "2026-01-01T00:00:00Z"}, 422, "request.invalid"),
+        ({"as_of_sequence": "1", "min_sequence": "1"}, 422, "request.invalid"),
+        ({"as_of_sequence": "1:5"}, 422, "request.invalid"),
+        ({"as_of_sequence": "-1"}, 422, "request.invalid"),
+        ({"as_of_sequence": "0:1;drop"}, 422, "request.invalid"),
+        ({"as_of_sequence": "9" * 18}, 409, "past.not_reached"),
+        ({"as_of_sequence": ["1", "2"]}, 422, "request.invalid"),
+        ({"as_of_time": "yesterday"}, 422, "request.invalid"),
+        ({"as_of_time": "9999-12-31T23:59:59Z"}, 409, "past.not_reached"),
+        ({"as_of_time": "0001-01-01T00:00:00+14:00"}, 404, "instrument.not_found"),
+        ({"as_of_moment": "1"}, 422, "request.invalid"),
+        ({"as_of_sequence": "1", "levels": "101"}, 422, "request.invalid"),
+    ],
+)
+async def test_a_moment_that_is_none_is_refused(
+    past: httpx.AsyncClient, parameters: dict[str, Any], status: int, code: str
+) -> None:
+    refused = await past.get("/market/orderbook", params=parameters)
+
+    assert (refused.status_code, refused.json()["code"]) == (status, code), refused.text
+
+
+async def test_without_the_process_the_past_cannot_be_asked(
+    venue: Venue, http: httpx.AsyncClient
+) -> None:
+    gone = Analyst(f"http://{HOST}:{free_ports(1)[0]}")
+    asked = {"as_of_sequence": "1"}
+    unset = await http.get("/market/orderbook", params=asked)
+    async with gateway_at(venue, analyst=gone) as client:
+        away = await client.get("/market/orderbook", params=asked)
+        now = await client.get("/market/orderbook")
+    await gone.close()
+
+    for refused, why in ((unset, "no ANALYST_URL is set"), (away, "ConnectError")):
+        assert (refused.status_code, refused.json()["code"]) == (503, "past.unavailable")
+        assert why in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+    assert now.status_code == 200
+
+
+async def test_questions_about_the_past_have_a_budget(venue: Venue) -> None:
+    limits = Limits(history=Limit(1, 2))
+    asked = {"as_of_sequence": "1"}
+    async with (
+        analyst_at(venue) as analyst,
+        gateway_at(venue, analyst=analyst, limits=limits) as client,
+    ):
+        answered = [await client.get("/settlement/cycles", params=asked) for _ in range(8)]
+
+    assert {one.status_code for one in answered} == {200, 429}
+
+
+async def test_more_questions_than_can_wait_are_refused_at_once(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "WAITING_MAX", 1)
+    asked = {"as_of_sequence": "1"}
+    async with analyst_at(venue) as analyst, gateway_at(venue, analyst=analyst) as client:
+        every = (client.get("/settlement/cycles", params=asked) for _ in range(8))
+        answered = await asyncio.gather(*every)
+
+    told = {one.status_code: one for one in answered}
+    assert told.keys() == {200, 503}
+    assert told[503].json()["code"] == "gateway.busy"
