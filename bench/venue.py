@@ -126,6 +126,7 @@ def settings_for(services: LocalServices, port: int) -> Settings:
         Settings.load({}, dotenv=None),
         metrics_port=0,
         port=port,
+        analyst_port=free_ports(1)[0],
         kafka_bootstrap_servers=services.kafka.address,
         database_url=services.postgres.url,
         redis_url=services.valkey.url,

@@ -59,9 +59,9 @@ GENERATION_CONNECTIONS: Final = 2
 GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1 for the tree
-# The analysts': each of two questions folds over one and reads rows over another, a third that
-# begins finds its moment, and one keeps states.
-ANALYST_CONNECTIONS: Final = 6
+# The analysts': each of two questions folds over one and reads rows over another, two send lines
+# of events, one keeps states, one listens.
+ANALYST_CONNECTIONS: Final = 8
 PUBLISHER_CONNECTIONS: Final = 4  # one listens; over the others shards read and tell, in turns
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 

@@ -48,8 +48,8 @@ class Exchange:
         run.prepare()
         tiers = exchange_processes(settings, run)
         self.gateways, self.standbys, self.matchers, readers = tiers
-        # The publisher is started by the tests that read its topic.
-        self.projector, self.builder, self.publisher = readers
+        # Publisher and analyst are started by the tests that ask them.
+        self.projector, self.builder, self.publisher, self.analyst = readers
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property

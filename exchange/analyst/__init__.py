@@ -1,6 +1,7 @@
 """The analysts' process: what every query answered at a moment, over the paths of the gateway.
 
 ``answers`` has one function for each query, and makes the same views as the gateway's. ``asking``
-finds the moment that is asked for, and bounds how many questions are under way. ``app`` has the
-routes. ``states`` keeps the states of folds close enough for answers to take less than a second.
+finds the moment that is asked for, and bounds how many questions are under way. ``events`` reads
+the log's events in order, and ``event_pages`` tells them. ``app`` has the routes. ``states`` keeps
+the states of folds close enough for answers to take less than a second.
 """

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from exchange.analyst import answers
 from exchange.analyst.asking import Analyst, as_of, of_instrument, of_order
+from exchange.analyst.event_pages import EventLog, get_events
 from exchange.gateway.http.declaration import OPERATIONS
 from exchange.gateway.http.parameters import NAMES
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
@@ -42,14 +43,15 @@ ROUTES: Final = (
     Route("/orders/{order_id}/events", as_of(get_order_events, answers.order_events, of_order)),
     Route("/settlement/cycles", as_of(get_cycles, answers.cycles)),
     Route("/settlement/cycles/{cycle_id}", as_of(get_cycle, answers.cycle)),
+    Route("/events", get_events),
     Route("/livez", get_liveness),
     Route("/metrics", _metrics),
 )
 
 
-def create_app(analyst: Analyst) -> Edge:
-    """Return the application that answers by ``analyst``."""
+def create_app(analyst: Analyst, events: EventLog) -> Edge:
+    """Return the application that answers by ``analyst``, and tells ``events``."""
     app = Starlette(routes=ROUTES, exception_handlers=exception_handlers(ROUTES))
     app.router.redirect_slashes = False
-    app.state.analyst, app.state.metrics = analyst, Metrics()
+    app.state.analyst, app.state.events, app.state.metrics = analyst, events, Metrics()
     return Edge(app, app.state.metrics, {route.endpoint: route.path for route in ROUTES})

@@ -5,7 +5,7 @@ second. So two are answered at a time, a few wait for their turn, and others are
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -76,6 +76,18 @@ class Analyst:
             Problem: The moment cannot be read or is not in the log yet, too many others ask, the
                 answer took too long, or a store is away.
         """
+        async with self.turn():
+            with answering_all():
+                moment = await self._moment(asked, shard_of)
+                yield Asking(Past(self._engine, moment, self._shards), self._engine, self._listings)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a question's turn, and bound how long its answer may take.
+
+        Raises:
+            Problem: 503, too many others ask, or the answer took too long.
+        """
         if self._asked >= UNDER_WAY_MAX + WAITING_MAX:
             raise Problem(Code.BUSY, "Too many questions about the past are under way; try again.")
         self._asked += 1
@@ -83,11 +95,7 @@ class Analyst:
         limit = asyncio.timeout(ANSWER_S)
         try:
             async with limit, self._turns:
-                with _answering():
-                    moment = await self._moment(asked, shard_of)
-                    yield Asking(
-                        Past(self._engine, moment, self._shards), self._engine, self._listings
-                    )
+                yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -128,8 +136,14 @@ async def _positions(
     return positions_of(sequence, shards, AS_OF_SEQUENCE.name)
 
 
+def check_one(asked: Parameters, name: str, choices: Sequence[str]) -> None:
+    """Refuse a parameter that is given and is none of the choices."""
+    if asked.get(name, choices[0] if choices else None) not in choices:
+        raise invalid(name, f"must be one of {', '.join(choices)}")
+
+
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering_all() -> Iterator[None]:
     """Turn what an answer may fail of into problems for the client."""
     with answering():
         try:

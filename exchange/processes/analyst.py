@@ -6,10 +6,12 @@ from typing import Final
 
 from exchange.analyst.app import create_app
 from exchange.analyst.asking import Analyst
+from exchange.analyst.event_pages import EventLog
 from exchange.analyst.states import StateKeeper
 from exchange.config import ANALYST_CONNECTIONS, Settings
 from exchange.gateway.app import serve
 from exchange.processes.pool import engine_of
+from projections.projector.tail import listen
 
 NICENESS: Final = 10
 TURN_S: Final = 10.0  # as long as an answer may take
@@ -20,16 +22,22 @@ async def run_analyst(settings: Settings, stopping: asyncio.Event) -> None:
     os.nice(NICENESS)
     async with engine_of(settings, ANALYST_CONNECTIONS, TURN_S) as engine:
         analyst = Analyst(engine, settings.shards)
-        keeping = asyncio.create_task(StateKeeper(engine, analyst).run())
+        events = EventLog(engine, analyst)
+        app = create_app(analyst, events)
+        background = (
+            asyncio.create_task(StateKeeper(engine, analyst).run()),
+            asyncio.create_task(listen(engine, events.news.wake)),
+        )
         serving = asyncio.create_task(
-            serve(create_app(analyst), settings.analyst_host, settings.analyst_port, stopping)
+            serve(app, settings.analyst_host, settings.analyst_port, stopping)
         )
         try:
-            await asyncio.wait({keeping, serving}, return_when=asyncio.FIRST_COMPLETED)
-            if keeping.done():
-                keeping.result()
+            await asyncio.wait({*background, serving}, return_when=asyncio.FIRST_COMPLETED)
+            for task in background:
+                if task.done():
+                    task.result()
             await serving
         finally:
-            for task in (keeping, serving):
+            for task in (*background, serving):
                 task.cancel()
-            await asyncio.gather(keeping, serving, return_exceptions=True)
+            await asyncio.gather(*background, serving, return_exceptions=True)

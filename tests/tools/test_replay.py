@@ -10,10 +10,10 @@ import anyio
 import pytest
 from typer.testing import CliRunner, Result
 
+from exchange.analyst import events as replaying
 from exchange.cli import app
 from exchange.log.documents.text import timestamp
 from exchange.ports import StoredEvent
-from exchange.tools.analysts import replay as replaying
 from exchange.tools.terminal import ToolError
 from tests.projections.logs import OFFSET_MS, START_MS, LogWriter, registrations
 

@@ -19,7 +19,7 @@ class Analyst:
     """The analysts' process at ``url``; nobody if that is empty."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._turns = asyncio.Semaphore(QUESTIONS_MAX)
         # Without what the environment says of proxies: the process is one of ours.
         self._client = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
@@ -30,19 +30,19 @@ class Analyst:
         Raises:
             Problem: 503, it does not answer.
         """
-        if not self._url:
+        if not self.url:
             raise _unavailable("no ANALYST_URL is set")
         try:
             async with asyncio.timeout(ANSWER_S), self._turns:
                 return await self._asked(path, parameters)
         except (httpx.HTTPError, TimeoutError) as error:
-            raise _unavailable(f"{type(error).__name__} from {self._url}") from error
+            raise _unavailable(f"{type(error).__name__} from {self.url}") from error
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def _asked(self, path: str, parameters: Sequence[tuple[str, str]]) -> Response:
-        url = self._url + path
+        url = self.url + path
         async with self._client.stream("GET", url, params=list(parameters)) as answer:
             parts, size = [], 0
             async for part in answer.aiter_bytes():

@@ -4,6 +4,6 @@
 folder. ``schemas`` writes what published events look like. ``proof`` proves that one event is in
 the log. ``statement`` is what a client holds, did and owes, and ``statement_page`` how it is told.
 ``at_page`` tells what the API answered at a moment. ``role`` makes a role
-of the database that reads the views for analysts. ``replay`` reads the events of the log in order,
-and ``replay_page`` prints them.
+of the database that reads the views for analysts. ``replay_page`` prints the events
+of the log in order.
 """

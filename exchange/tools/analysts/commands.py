@@ -176,7 +176,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Print the events of the log in order: by time, and by shard where times are the same."""
-    from exchange.tools.analysts.replay import Wanted
+    from exchange.analyst.events import Wanted
     from exchange.tools.analysts.replay_page import show_replay
 
     wanted = Wanted(instrument=instrument, client=client, order=order, type=of_type)

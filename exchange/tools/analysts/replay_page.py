@@ -4,25 +4,23 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, get_args
+from typing import Final
 
 import asyncpg
 import msgspec
 import typer
 from rich.console import Console
 
+from exchange.analyst.events import TYPES, Document, Span, Wanted, replayed
 from exchange.config import Settings
-from exchange.domain.events import Event
 from exchange.log.events import UnknownEvent
 from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
-from exchange.tools.analysts.replay import Document, Span, Wanted, replayed
 from exchange.tools.moments import positions_at, positions_of, reached, time_ms_of
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import PLACE, ToolError, connect, place_of, wide_console
 
-TYPES: Final = tuple(event.__name__ for event in get_args(Event))
 TYPE_WIDE: Final = max(map(len, TYPES))
 # Told in the first columns of a line, or of no use to a person.
 LEFT_OUT: Final = {

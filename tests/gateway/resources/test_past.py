@@ -12,6 +12,7 @@ import pytest
 from exchange.analyst import asking
 from exchange.analyst.app import create_app
 from exchange.analyst.asking import Analyst as Answering
+from exchange.analyst.event_pages import EventLog
 from exchange.gateway.app import serve
 from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.parts.limits import Limit, Limits
@@ -26,7 +27,9 @@ async def analyst_at(venue: Venue) -> AsyncIterator[Analyst]:
     """Run an analysts' process, and lend how a gateway asks it."""
     (port,) = free_ports(1)
     shutdown = asyncio.Event()
-    app = create_app(Answering(venue.engine, 1))
+    answering = Answering(venue.engine, 1)
+    events = EventLog(venue.engine, answering)
+    app = create_app(answering, events)
     serving = asyncio.create_task(serve(app, HOST, port, shutdown))
     analyst = Analyst(f"http://{HOST}:{port}")
     try:

@@ -6,13 +6,13 @@ index by it, and the chain that a document tells goes over all of them.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import asyncpg
 import msgspec
 from msgspec import Struct
 
-from exchange.domain.events import InstrumentRegistered
+from exchange.domain.events import Event, InstrumentRegistered
 from exchange.log.chain import chain_links
 from exchange.log.documents.document import Documents
 from exchange.log.reader import read_chain, read_every_event, read_registrations
@@ -20,6 +20,7 @@ from exchange.ports import StoredEvent
 
 PART_EVENTS: Final = 1_000  # of each shard in memory; larger parts are no faster
 
+TYPES: Final = tuple(event.__name__ for event in get_args(Event))
 CLIENTS: Final = ("client_id", "taker_client_id", "maker_client_id", "asked_by")
 ORDERS: Final = ("order_id", "taker_order_id", "maker_order_id")
 REGISTERED: Final = InstrumentRegistered.__name__
