@@ -23,6 +23,7 @@ from exchange.tools.terminal import ToolError
 from projections.lifecycle.switching import rollback
 from projections.registry import IN_POSTGRES, all_projections
 from projections.stores.partitions import drop_partition
+from tests.conftest import Services, drop_database, new_database
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR, begin_generation, go_live, projection_of
 from tests.projections.logs import LogWriter, registrations
@@ -224,6 +225,9 @@ async def assert_nothing_else_is_allowed(analyst: asyncpg.Connection) -> None:
         "create table public.mine (only_column integer)",
         "create view analytics.mine as select 1",
         "create temp table mine (only_column integer)",
+        "select lo_create(0)",
+        "select lo_creat(-1)",
+        "select lo_from_bytea(0, 'x')",
         "select * from analytics.instruments for update",
         "do 'begin lock analytics.trades in share mode; end'",
         "alter role current_user superuser",
@@ -309,8 +313,29 @@ async def test_where_a_role_cannot_be_made_the_sql_is_printed(
 
     assert isinstance(refused.exception, ToolError)
     assert "may not make roles" in str(refused.exception)
+    assert "revoke execute on function lo_" not in printed.stdout, "nobody can, in this database"
     assert refused.stdout == printed.stdout
     assert f"create role {role}_2 login connection limit 8;" in printed.stdout.splitlines()
+
+
+async def test_what_only_a_superuser_can_take_from_everybody_is_told(
+    services: Services, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database of PostgreSQL's own template has its default rights."""
+    url = await anyio.to_thread.run_sync(new_database, services, "template0")
+    monkeypatch.setenv("DATABASE_URL", url)
+    owner = await asyncpg.connect(url, ssl=False)
+    await owner.execute("create schema analytics")
+
+    made = await run(role)
+    again = await run(role, "--sql")
+
+    await owner.close()
+    await anyio.to_thread.run_sync(drop_database, services, url)
+    told = "revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea)"
+    assert made.exit_code == 0, made
+    assert f"{told} from public;" in made.stdout.splitlines()
+    assert f"{told} from public;" in again.stdout.splitlines()
 
 
 async def test_a_role_that_could_do_more_is_refused(

@@ -55,6 +55,11 @@ host all exchange {LOOPBACK}/32 trust
 host all all {LOOPBACK}/32 scram-sha-256
 """
 
+# By default everybody may make large objects: analysts could fill the disk with them.
+PREPARE_TEMPLATE: Final = """\
+revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) from public;
+"""
+
 CREATE_ROLE: Final = """\
 create role exchange login createdb createrole in role pg_monitor, pg_checkpoint;
 create database exchange owner exchange;
@@ -143,8 +148,9 @@ class Postgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         self._run("initdb", "-D", str(unfinished), "-U", "postgres", "-E", "UTF8", "--locale=C")
         (unfinished / "pg_hba.conf").write_text(HOST_ACCESS)
-        single = ("--single", "-D", str(unfinished), "-c", "exit_on_error=on", "postgres")
-        self._run("postgres", *single, stdin=CREATE_ROLE)
+        single = ("--single", "-D", str(unfinished), "-c", "exit_on_error=on")
+        self._run("postgres", *single, "template1", stdin=PREPARE_TEMPLATE)
+        self._run("postgres", *single, "postgres", stdin=CREATE_ROLE)
         unfinished.rename(self.home / "data")
 
     def _run(self, program: str, *options: str, stdin: str = "") -> None:

@@ -30,12 +30,19 @@ LOCK_S: Final = 5  # a detached table is locked for a moment
 CONNECTIONS_MAX: Final = 8  # of the 100 that are left for people
 TRANSACTION_TIMEOUT_SINCE: Final = 170_000  # PostgreSQL 17
 
+# By default everybody may make large objects, which fill the disk and are in no schema.
+MAKE_LARGE_OBJECTS: Final = "lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea)"
+REVOKE_LARGE_OBJECTS: Final = f"revoke execute on function {MAKE_LARGE_OBJECTS} from public"
+
 READ_PLACE: Final = """
 select current_database() as database, pg_get_userbyid(nspowner) as owner,
     current_setting('server_version_num')::integer as version,
-    exists(select from pg_roles where rolname = $1) as role_exists
+    exists(select from pg_roles where rolname = $1) as role_exists,
+    has_function_privilege('public', 'lo_create(oid)', 'execute') as all_make_objects
 from pg_namespace where nspname = 'analytics'
 """
+
+READ_MAKES_OBJECTS: Final = "select has_function_privilege($1, 'lo_create(oid)', 'execute')"
 
 # What a role of that name may do beyond logging in, and what it is a member of.
 READ_POWERS: Final = """
@@ -65,12 +72,16 @@ limit 5
 
 
 class Place(Struct, frozen=True):
-    """Where the role is made: the database, who owns the views, and the server's version."""
+    """Where the role is made: the database, who owns the views, and the server's version.
+
+    ``all_make_objects`` says that everybody may make large objects there.
+    """
 
     database: str
     owner: str
     version: int
     role_exists: bool
+    all_make_objects: bool
 
 
 def make_role(name: str, *, only_print: bool) -> None:
@@ -98,10 +109,18 @@ async def _make(name: str, *, only_print: bool) -> None:
                 f"This user of the database may not make roles ({error}): give the SQL above to"
                 " somebody who may."
             ) from error
+        makes_objects = await connection.fetchval(READ_MAKES_OBJECTS, name)
     finally:
         await connection.close()
     console = Console(highlight=False)
     console.print(f"{name} reads {SCHEMA}, and nothing else.", soft_wrap=True)
+    if makes_objects:
+        console.print(
+            "It may make large objects, as everybody in this database, until a superuser says:",
+            style="yellow",
+            soft_wrap=True,
+        )
+        console.print(f"{REVOKE_LARGE_OBJECTS};", soft_wrap=True)
     console.print(f"Give it a password: psql -c '\\password {name}'", soft_wrap=True)
 
 
@@ -109,7 +128,8 @@ def statements_for(name: str, place: Place) -> list[str]:
     """Return the SQL that makes a role, or takes one back to its bounds.
 
     By default everybody may make temporary tables in a database. So the right is taken from
-    everybody, and the owner of the views, who is the exchange, keeps it.
+    everybody, and the owner of the views, who is the exchange, keeps it. That to make large objects
+    only a superuser can take; said by another user it is a warning.
     """
     database, owner = _quoted(place.database), _quoted(place.owner)
     bounds = {
@@ -129,6 +149,7 @@ def statements_for(name: str, place: Place) -> list[str]:
         *(f"alter role {name} set {setting} = '{value}'" for setting, value in bounds.items()),
         f"grant temporary on database {database} to {owner}",
         f"revoke temporary on database {database} from public",
+        *([REVOKE_LARGE_OBJECTS] if place.all_make_objects else []),
         f"grant connect on database {database} to {name}",
         f"grant usage on schema {SCHEMA} to {name}",
         f"grant select on all tables in schema {SCHEMA} to {name}",
