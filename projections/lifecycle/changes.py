@@ -71,6 +71,10 @@ update generations set verified = $3, digest = $4
 where projection = $1 and generation = $2 and built_at is not null and state <> 'retired'
 """
 
+MARK_DIFFERENT = """
+update generations set verified = null, digest = null where projection = $1 and generation = $2
+"""
+
 MARK_BUILT = """
 update generations set state = 'catching-up', built_at = now(), verified = null, digest = null
 where projection = $1 and generation = $2 and state = 'building'
@@ -226,6 +230,11 @@ async def mark_verified(
 ) -> None:
     """Note up to where a generation's rows equal the fold of the log, and their digest."""
     await connection.execute(MARK_VERIFIED, projection, generation, verified, digest)
+
+
+async def mark_different(connection: asyncpg.Connection, projection: str, generation: int) -> None:
+    """Note that a generation has rows that the log does not give: no earlier comparison counts."""
+    await connection.execute(MARK_DIFFERENT, projection, generation)
 
 
 async def mark_failed(

@@ -20,7 +20,7 @@ from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.comparing.shadow import Progress
 from projections.builder.steps import VERIFYING
-from projections.lifecycle.changes import Life, mark_verified
+from projections.lifecycle.changes import Life, mark_different, mark_verified
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.skips import read_skipped
 from projections.registry import Projection
@@ -35,9 +35,11 @@ def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
 
     async def work(stores: Stores) -> Comparison:
         found = await _compare(stores, projection, generation)
-        if not found.different:
-            place = (found.projection, found.generation)
-            await mark_verified(stores.connection, *place, found.at, found.digest)
+        place = (stores.connection, found.projection, found.generation)
+        if found.different:
+            await mark_different(*place)
+        else:
+            await mark_verified(*place, found.at, found.digest)
         return found
 
     found = answered(work)

@@ -1,5 +1,6 @@
 """``verify-projection`` and ``dry-run`` as an operator types them, on a log without an exchange."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.log.reader import read_heads
 from exchange.tools import telling
 from projections import registry
 from projections.folding import Rows
@@ -18,7 +20,7 @@ from projections.stores.postgres import PostgresProjection
 from projections.trades import TRADES, TradesFold, trades_projection
 from tests.projections.builder.test_builder import begin
 from tests.projections.conftest import RunProjector, catch_up
-from tests.projections.generations import OPERATOR
+from tests.projections.generations import OPERATOR, begin_generation
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.test_definitions import picky
 from tests.tools.projections.conftest import Command
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.anyio
 
 NAME = "trades"
 ONE_SHARD = 0
+CAUGHT_UP_WITHIN_S = 30.0
 
 Make = Callable[[AsyncEngine], PostgresProjection]
 
@@ -139,6 +142,34 @@ async def test_what_has_no_complete_rows_is_not_called_clean(
     assert (retired.code, retired.told) == (1, told.format("retired"))
     (_, one) = await generations_of(connection, NAME)
     assert not one.is_verified
+
+
+async def test_what_differs_is_not_switched_though_it_was_compared_before(
+    trade: asyncpg.Record,
+    engine: AsyncEngine,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    command: Command,
+) -> None:
+    definition = trades_projection(engine)
+    number = await begin_generation(connection, definition)
+    heads = await read_heads(connection)
+    async with projector():
+        async with asyncio.timeout(CAUGHT_UP_WITHIN_S):
+            while await definition.reached(number, list(heads)) != heads:
+                await asyncio.sleep(0.05)
+        clean = await command("verify-projection", NAME, "--generation", str(number))
+        await connection.execute(
+            "update trades set price = price + 1 where generation = $1 and position = $2",
+            number,
+            trade["position"],
+        )
+
+        wrong = await command("verify-projection", NAME, "--generation", str(number))
+        refused = await command("switch", NAME)
+
+    assert (clean.code, wrong.code, refused.code) == (0, 1, 1)
+    assert "was not compared with the log" in refused.told
 
 
 async def test_a_dry_run_shows_what_other_rules_change_and_where_they_cannot_go_on(
