@@ -23,7 +23,7 @@ from projections.builder.giving_way import GivingWay
 from projections.builder.reading import CannotFold, blamed, read_parts
 from projections.builder.rows import Keys, Tables, store_of
 from projections.builder.steps import INDEXING, READING
-from projections.builder.working import Connect
+from projections.builder.working import Connect, asking
 from projections.folding import Fold, LogPart, Rows
 from projections.lifecycle.changes import mark_built
 from projections.lifecycle.generations import BUILDING, CATCHING_UP, Generation
@@ -68,9 +68,14 @@ update builds set
 where projection = $1 and generation = $2
 """
 
+# A builder whose lock was lost with its session may still write beside the next one: of two rounds
+# that follow the same one, the second finds other positions, and stores nothing.
 KEEP_ROUND: Final = """
-update builds set step = $3, positions = $4, fold = $5 where projection = $1 and generation = $2
+update builds set step = $3, positions = $4, fold = $5
+where projection = $1 and generation = $2 and positions::text = $6
 """
+
+NO_POSITIONS: Final = "{}"
 
 READ_STATE: Final = "select state from generations where projection = $1 and generation = $2"
 
@@ -79,7 +84,7 @@ Told = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 class Stopped(Exception):
-    """An operator paused or retired the generation."""
+    """An operator paused or retired the generation, or another builder has gone on with it."""
 
 
 class Build:
@@ -108,11 +113,13 @@ class Build:
         self._fold: Fold | None = None
         self._round_at = self._written_at = 0  # how many events were done then
         self._stored_positions: dict[int, int] = {}
+        self._stored_text = NO_POSITIONS  # as the database has them
         self._positions: dict[int, int] = {}
         self._times_ms: dict[int, int] = {}
         self._round: Transaction | None = None  # the open one, in which rows are written
         self._writing: asyncio.Task[None] | None = None
         self._step_begun_s = time.monotonic()
+        self._has_begun = False
         self._is_handing_over = False  # its state changes by the build's own doing
         self.step = READING
         self.done = self.wanted = 0
@@ -122,7 +129,8 @@ class Build:
         """Fill the generation and hand it to the followers.
 
         Raises:
-            Stopped: An operator paused or retired it; what is stored stays.
+            Stopped: An operator paused or retired it, or another builder is at it; what is stored
+                stays.
             CannotFold: An event cannot be applied.
             Undecodable: An event cannot be decoded.
             Exception: A store failed.
@@ -132,7 +140,6 @@ class Build:
             self._connection() as writing,
             self._connection() as telling,
         ):
-            await self._begin(reading, writing)
             teller = asyncio.create_task(self._tell_until_stopped(telling))
             filling = asyncio.create_task(self._fill(reading, writing))
             try:
@@ -147,6 +154,8 @@ class Build:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fill(self, reading: asyncpg.Connection, writing: asyncpg.Connection) -> None:
+        await self._begin(reading, writing)
+        self._has_begun = True
         if self.step == READING:
             await self._read_all(reading, writing)
             self._begin_step(INDEXING)
@@ -178,7 +187,8 @@ class Build:
             await writing.execute(READ_ON, *self._place)
         self.wanted = max(row["wanted"], sum(heads.values()))
         self.seconds = json.loads(row["seconds"])
-        stored = json.loads(row["positions"])
+        self._stored_text = row["positions"]
+        stored = json.loads(self._stored_text)
         self._positions = {int(shard): at for shard, (at, _) in stored.items()}
         self._times_ms = {int(shard): time_ms for shard, (_, time_ms) in stored.items()}
         self.done = self._round_at = self._written_at = sum(self._positions.values())
@@ -299,22 +309,34 @@ class Build:
         positions = {str(s): (at, self._times_ms.get(s, 0)) for s, at in self._positions.items()}
         is_written = is_last and not self._is_of_keys
         kept = None if is_written else fold.dump()
-        step = INDEXING if is_written else READING
-        await writing.execute(KEEP_ROUND, *self._place, step, json.dumps(positions), kept)
+        row = (INDEXING if is_written else READING, json.dumps(positions), kept)
+        if await writing.execute(KEEP_ROUND, *self._place, *row, self._stored_text) != "UPDATE 1":
+            raise Stopped(f"another builder is at generation {self._place[1]} of {self._place[0]}")
         assert self._round is not None
         await self._round.commit()
         self._round = None
         self._stored_positions = dict(self._positions)
+        self._stored_text = row[1]
 
     async def _tell_until_stopped(self, telling: asyncpg.Connection) -> None:
-        """Tell how far the build is, until its generation is not to be built any more."""
-        while not self._is_handing_over:
-            await self._tell(telling, self.step)
-            state = await telling.fetchval(READ_STATE, *self._place)
-            if state != BUILDING and not self._is_handing_over:
-                raise Stopped(f"generation {self._place[1]} of {self._place[0]} is {state}")
-            await self._giving_way.look(telling)
+        """Tell how far the build is, until its generation is not to be built any more.
+
+        Raises:
+            Stopped: It is not to be built.
+            TimeoutError: The database does not answer, so neither will it to the build.
+        """
+        while True:
+            async with asking():
+                await self._tell_and_look(telling)
             await asyncio.sleep(TELL_S)
+
+    async def _tell_and_look(self, telling: asyncpg.Connection) -> None:
+        if self._has_begun and not self._is_handing_over:
+            await self._tell(telling, self.step)
+        state = await telling.fetchval(READ_STATE, *self._place)
+        if state != BUILDING and not self._is_handing_over:
+            raise Stopped(f"generation {self._place[1]} of {self._place[0]} is {state}")
+        await self._giving_way.look(telling)
 
     async def _tell(self, connection: asyncpg.Connection, step: str) -> None:
         seconds = {**self.seconds}

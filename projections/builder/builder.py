@@ -32,7 +32,7 @@ from projections.builder.reading import CannotFold
 from projections.builder.steps import DONE, FALLING_BEHIND, SWITCHING, VERIFYING
 from projections.builder.tidying import Tidier
 from projections.builder.tree import TreeKeeper
-from projections.builder.working import POLL_S, Connect, alone, work
+from projections.builder.working import POLL_S, Connect, alone, asking, work
 from projections.lifecycle.changes import (
     By,
     Refused,
@@ -107,7 +107,8 @@ class Builder:
         Raises:
             Exception: A store failed for one of them, after all others had their turn.
         """
-        wanted = [one for one in await read_generations(connection) if self._is_wanted(one)]
+        async with asking():
+            wanted = [one for one in await read_generations(connection) if self._is_wanted(one)]
         self._forget_all_but(wanted)
         any_done, failure = False, None
         for generation in wanted:
@@ -141,11 +142,13 @@ class Builder:
         async with alone(connection, generation.projection) as is_mine:
             if not is_mine:
                 return False
-            now = await self._read_again(connection, generation)
+            async with asking():
+                now = await self._read_again(connection, generation)
+                pace = await read_pace(connection, place[0], besides=place[1])
             definition = self._definitions.of(now)
             if definition is None or not self._is_wanted(now):  # while others were built
                 return False
-            self._paces[place] = await read_pace(connection, place[0], besides=place[1])
+            self._paces[place] = pace
             return await self._bring_live(connection, definition, now)
 
     async def _read_again(
@@ -164,13 +167,15 @@ class Builder:
                 logger.info("Building a generation", extra=fields)
                 await self._build(connection, definition, generation)
                 return True
-            if not await self._has_caught_up(connection, definition, generation):
-                return False
+            async with asking():
+                if not await self._has_caught_up(connection, definition, generation):
+                    return False
             if not generation.is_verified and not await self._is_verified(
                 connection, definition, generation
             ):
                 return True
-            return await self._switch(connection, generation)
+            async with asking():
+                return await self._switch(connection, generation)
         except ReadModelUnavailable as error:  # Redis lost it meanwhile: followers fill it again
             logger.info("A build waits for its model", extra={**fields, "error": str(error)})
         except TooManyRows as error:
@@ -335,9 +340,10 @@ class Builder:
             opened.callback(comparing.cancel)
             while not (await asyncio.wait({comparing}, timeout=POLL_S))[0]:
                 done, of = progress["done"], progress["of"]
-                await self._tell(connection, generation, VERIFYING, done, of, now_s() - begun_s)
-                await self._check_goes_on(connection, generation)
-                await self._giving_way.look(connection)
+                async with asking():
+                    await self._tell(connection, generation, VERIFYING, done, of, now_s() - begun_s)
+                    await self._check_goes_on(connection, generation)
+                    await self._giving_way.look(connection)
             done = sum((await read_heads(connection)).values())
             await self._tell(connection, generation, SWITCHING, done, done, now_s() - begun_s)
             return comparing.result()

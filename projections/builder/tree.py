@@ -11,7 +11,7 @@ import asyncpg
 from exchange.log.audit.blocks import keep_blocks, read_unkept
 from exchange.ports import LogCorrupt
 from projections.builder.giving_way import GivingWay
-from projections.builder.working import Connect, work
+from projections.builder.working import Connect, asking, work
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,17 @@ class TreeKeeper:
     async def grow(self, connection: asyncpg.Connection) -> bool:
         """Add the next blocks of each shard; tell if there were any."""
         any_added = False
-        for unkept in await read_unkept(connection):
+        async with asking():
+            some = await read_unkept(connection)
+        for unkept in some:
             if unkept.shard in self._damaged:
                 continue
-            await self._giving_way.look(connection)
+            async with asking():
+                await self._giving_way.look(connection)
             await self._giving_way.pause()
             try:
-                await keep_blocks(connection, unkept)
+                async with asking():
+                    await keep_blocks(connection, unkept)
                 any_added = True
             except LogCorrupt as error:
                 self._damaged.add(unkept.shard)

@@ -1,4 +1,8 @@
-"""How a builder's loops work: over one connection until it is lost, and alone on a projection."""
+"""How a builder's loops work: over one connection until it is lost, and alone on a projection.
+
+A session that neither answers nor ends would hold a loop for ever. So what only looks is bounded
+(``asking``), also beside what may take long. Then the loop goes on over another connection.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +15,7 @@ from exchange.waiting import heed_cancellation
 from projections.stores.failures import Outage, is_store_failure
 
 POLL_S: Final = 0.25
+ANSWERS_WITHIN_S: Final = 30.0  # a look takes milliseconds; a store silent for longer is away
 
 LOCK_CLASS: Final = 0x4255494C  # "BUIL"
 TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext($2))"
@@ -20,6 +25,11 @@ Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 Step = Callable[[asyncpg.Connection], Awaitable[bool]]
 """Does what there is to do; tells whether there was anything."""
+
+
+def asking() -> asyncio.Timeout:
+    """Bound statements that take milliseconds; a store that is silent for longer is away."""
+    return asyncio.timeout(ANSWERS_WITHIN_S)
 
 
 async def work(connect: Connect, step: Step, who: str) -> None:
@@ -50,9 +60,14 @@ async def _work_over_one(connect: Connect, step: Step, outage: Outage) -> None:
 @asynccontextmanager
 async def alone(connection: asyncpg.Connection, projection: str) -> AsyncIterator[bool]:
     """Keep other builders from a projection; yield False if one of them has it."""
-    is_mine = await connection.fetchval(TRY_LOCK, LOCK_CLASS, projection)
+    async with asking():
+        is_mine = await connection.fetchval(TRY_LOCK, LOCK_CLASS, projection)
     try:
         yield is_mine
+    except TimeoutError:
+        connection.terminate()  # it would not answer to the unlocking either, which its end does
+        raise
     finally:
         if is_mine and not connection.is_closed():
-            await connection.execute(UNLOCK, LOCK_CLASS, projection)
+            async with asking():
+                await connection.execute(UNLOCK, LOCK_CLASS, projection)
