@@ -2,7 +2,8 @@
 
 Read ``Tidier.tidy``. Dropping a table waits for all who read its parent, which a backup does for as
 long as it takes. So it has a connection of its own, gives up after ``DETACH_S``, and is tried again
-a minute later. A build of the same model waits as long, others for nothing.
+a minute later. A build of the same model waits as long, others for nothing. A generation that
+cannot be deleted holds up no other.
 """
 
 import logging
@@ -13,10 +14,11 @@ from typing import Final
 import asyncpg
 from redis.asyncio import Redis
 
-from projections.builder.working import Connect, alone, work
+from projections.builder.working import Connect, alone, asking, work
 from projections.lifecycle.definitions import Definitions
 from projections.lifecycle.retiring import drop, droppable, retire_overdue
 from projections.registry import Projection
+from projections.stores.failures import is_store_failure
 from projections.stores.fingerprints import has_shape_of
 
 logger = logging.getLogger(__name__)
@@ -40,25 +42,53 @@ class Tidier:
         self._definitions = definitions
         self._keep_hours = keep_former_hours
         self._again_s: dict[str, float] = {}  # when a projection is tried again
+        self._told: set[tuple[str, int]] = set()  # what stays until somebody does something
 
     async def run(self) -> None:
         """Tidy until cancelled."""
         await work(self._connect, self.tidy, "The builder's tidying")
 
     async def tidy(self, connection: asyncpg.Connection) -> bool:
-        """Retire what was kept for long enough, and delete what is retired; tell if any was."""
-        any_dropped = False
-        for projection, generation in await retire_overdue(connection, self._keep_hours):
+        """Retire what was kept for long enough, and delete what is retired; tell if any was.
+
+        Raises:
+            Exception: A store failed for one of them, after all others had their turn.
+        """
+        async with asking():
+            overdue = await retire_overdue(connection, self._keep_hours)
+            retired = await droppable(connection)
+        for projection, generation in overdue:
             fields = {"projection": projection, "generation": generation}
             logger.info("Retired the former generation: its time is over", extra=fields)
-        for projection, generation, made_by in await droppable(connection):
-            tables = self._tables(projection, made_by)
-            if tables is None or time.monotonic() < self._again_s.get(projection, 0.0):
-                continue
-            async with alone(connection, projection) as is_mine:
-                if is_mine:
-                    any_dropped |= await self._drop(connection, tables, projection, generation)
+        any_dropped, failure = False, None
+        for projection, generation, made_by in retired:
+            try:
+                any_dropped |= await self._tidy_one(connection, projection, generation, made_by)
+            except Exception as error:
+                if connection.is_closed() or not is_store_failure(error):
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return any_dropped
+
+    async def _tidy_one(
+        self,
+        connection: asyncpg.Connection,
+        projection: str,
+        generation: int,
+        made_by: str | None,
+    ) -> bool:
+        """Delete a retired generation, if it is its turn; tell if it was deleted."""
+        tables = self._tables(projection, made_by)
+        if tables is None:
+            why = f"this build has no definition of its tables ({made_by})"
+            self._tell_left(projection, generation, why)
+            return False
+        if time.monotonic() < self._again_s.get(projection, 0.0):
+            return False
+        async with alone(connection, projection) as is_mine:
+            return is_mine and await self._drop(connection, tables, projection, generation)
 
     def _tables(self, projection: str, made_by: str | None) -> Sequence[str] | None:
         """Return the tables of a generation; None if this build cannot tell which they are."""
@@ -90,5 +120,16 @@ class Tidier:
             self._again_s[projection] = time.monotonic() + AGAIN_S
             logger.info("A retired generation is still read", extra=fields)
             return False
+        except asyncpg.DependentObjectsStillExistError as error:
+            self._again_s[projection] = time.monotonic() + AGAIN_S
+            self._tell_left(projection, generation, f"{error}: {error.detail}")
+            return False
         logger.info("Deleted a retired generation", extra=fields)
         return True
+
+    def _tell_left(self, projection: str, generation: int, why: str) -> None:
+        """Say once of a retired generation why its rows stay."""
+        if (projection, generation) not in self._told:
+            self._told.add((projection, generation))
+            fields = {"projection": projection, "generation": generation, "reason": why}
+            logger.warning("The rows of a retired generation stay", extra=fields)

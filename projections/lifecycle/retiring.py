@@ -72,7 +72,8 @@ async def drop(
     """Delete what is left of a retired generation; one that was begun is finished."""
     for table in tables:
         await drop_partition(connection, table, generation)
-    await delete_keys(redis, projection, generation)
+    if not tables:  # one in PostgreSQL does not wait for Redis
+        await delete_keys(redis, projection, generation)
     async with connection.transaction():
         await connection.execute(DELETE_REST, projection, generation)
         if await connection.execute(MARK_DROPPED, projection, generation) == "UPDATE 1":
