@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from projections.builder.steps import INDEXING, READING, VERIFYING
+from projections.builder.steps import DONE, INDEXING, READING, SWITCHING, VERIFYING
 from projections.registry import Projection
 from projections.stores.redis import RedisProjection
 
@@ -28,9 +28,11 @@ TELLING_S_MIN: Final = 2.0
 # What comes first in a step (connections, a first part) tells little of the rest of it.
 TELLING_SHARE_MIN: Final = 0.1
 
+# A build that ended in the middle of a step has done less than its seconds say.
 READ_LAST: Final = f"""
 select done, seconds from builds
 where projection = $1 and generation <> $2 and done > 0 and seconds::jsonb ? '{VERIFYING}'
+    and step in ('{SWITCHING}', '{DONE}')
     and $3 <= (select sum(taken.value::float) from jsonb_each_text(seconds::jsonb) as taken)
 order by generation desc limit 1
 """

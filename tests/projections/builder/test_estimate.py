@@ -138,17 +138,21 @@ async def watched(connection: asyncpg.Connection, generation: int) -> list[Sampl
             await asyncio.sleep(SAMPLE_S)
 
 
-async def test_a_build_that_was_too_short_shows_no_pace(connection: asyncpg.Connection) -> None:
+async def test_a_build_that_was_too_short_or_ended_early_shows_no_pace(
+    connection: asyncpg.Connection,
+) -> None:
     long, short = (
         {"reading": 8.0, "indexing": 1.0, "verifying": 6.0},
         {"reading": 0.2, "indexing": 0.1, "verifying": 0.3},
     )
-    for generation, done, seconds in ((2, 2_000_000, long), (3, 10, short)):
+    built = ((2, "done", 2_000_000, long), (3, "done", 10, short), (4, "verifying", 50_000, long))
+    for generation, step, done, seconds in built:
         await connection.execute(
             "insert into builds (projection, generation, step, done, wanted, seconds, positions)"
-            " values ($1, $2, 'done', $3, $3, $4, '{}')",
+            " values ($1, $2, $3, $4, $4, $5, '{}')",
             NAME,
             generation,
+            step,
             done,
             json.dumps(seconds),
         )
