@@ -31,6 +31,7 @@ from projections.lifecycle.generations import (
     CATCHING_UP,
     FAILED,
     KEPT,
+    PAUSED,
     Generation,
     generations_of,
 )
@@ -333,7 +334,9 @@ def _told_end(generation: Generation, *, stay: bool) -> str | None:
         )
     if state == KEPT:
         return f"was live, and is kept. To see who switched again: make operations {which}"
-    return f"is {state}."
+    if state == PAUSED:
+        return f"is paused. To go on: make resume {which}"
+    return f"is {state}. To see why: make operations {which}"
 
 
 def told_silence(generation: Generation, progress: BuildProgress | None) -> str:

@@ -47,10 +47,10 @@ def tell_status(base_url: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(document(seen, inside), indent=2, default=str))
     else:
         show(wide_console(), seen, inside)
-        for problem in filter(None, (unseen, outside)):
-            Console(stderr=True, highlight=False).print(
-                problem, style="yellow", soft_wrap=True, markup=False
-            )
+    for problem in filter(None, (unseen, outside)):
+        Console(stderr=True, highlight=False).print(
+            problem, style="yellow", soft_wrap=True, markup=False
+        )
     if seen is None or not seen.healthy:
         raise typer.Exit(1)
 

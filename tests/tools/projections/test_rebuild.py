@@ -92,6 +92,18 @@ def test_what_is_live_has_succeeded_and_what_was_live_is_said_to_be_kept() -> No
     assert "generation 2 was live, and is kept" in kept.message
 
 
+def test_what_was_stopped_is_told_with_how_to_go_on() -> None:
+    paused, retired = (
+        outcome_of(Generation("book", 2, state, live=False), None, 1.0, stay=False)
+        for state in (PAUSED, RETIRED)
+    )
+
+    assert paused is not None
+    assert paused.message.endswith("is paused. To go on: make resume PROJECTION=book")
+    assert retired is not None
+    assert retired.message.endswith("is retired. To see why: make operations PROJECTION=book")
+
+
 def test_while_rows_are_compared_no_share_is_told() -> None:
     book = Generation("book", 2, CATCHING_UP, live=False, replaces=1)
     folding = BuildProgress("verifying", 5, 10, 2.0, 9.0, {})
