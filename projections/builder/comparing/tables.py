@@ -150,11 +150,15 @@ class ComparedTables:
     async def _positions(self) -> dict[int, int]:
         name = self._made_by.name
         found = await self._session.fetch(READ_CHECKPOINTS, name, self._generation)
-        if not found and await read_heads(self._session):
+        reached = {row["shard"]: row["position"] for row in found}
+        heads = await read_heads(self._session)
+        missing = sorted(shard for shard, head in heads.items() if head and shard not in reached)
+        if missing:  # else their rows would not be compared, and none would differ
             raise ReadModelUnavailable(
-                f"generation {self._generation} of {name} has no complete rows to compare"
+                f"generation {self._generation} of {name} has no complete rows of shard"
+                f" {missing[0]} to compare"
             )
-        return {row["shard"]: row["position"] for row in found}
+        return reached
 
 
 def _pairs(

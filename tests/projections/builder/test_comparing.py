@@ -28,7 +28,7 @@ from tests.projections.builder.test_builder import begin, building_in, until
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import begin_generation, projection_of
 from tests.projections.logs import LogWriter, registrations
-from tests.projections.test_models import fill
+from tests.projections.test_models import fill, write_two_shards
 
 pytestmark = pytest.mark.anyio
 
@@ -234,6 +234,22 @@ async def test_a_generation_without_checkpoints_is_not_compared(
     await begin_generation(connection, projection_of(engine, redis, "trades"))
 
     with pytest.raises(ReadModelUnavailable, match="generation 1 of trades has no complete rows"):
+        await comparing("trades")
+
+
+async def test_a_generation_that_lacks_a_shard_is_not_called_clean(
+    database_url: str,
+    connection: asyncpg.Connection,
+    engine: AsyncEngine,
+    redis: Redis,
+    comparing: Compare,
+) -> None:
+    await write_two_shards(database_url, random.Random(55), batches=2)
+    trades = projection_of(engine, redis, "trades")
+    await begin_generation(connection, trades)
+    await trades.resume(1, 0)
+
+    with pytest.raises(ReadModelUnavailable, match="has no complete rows of shard 1 to compare"):
         await comparing("trades")
 
 
