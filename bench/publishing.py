@@ -68,7 +68,7 @@ async def records_in(connection: asyncpg.Connection, events: int) -> list[Record
     while after < events:
         end = min(events, after + READ_EVENTS_MAX)
         stored = await read_every_event(connection, SHARD, after=after, up_to=end)
-        records, chain = records_of("bench", stored, documents, chain)
+        records, chain = records_of("bench", stored, documents, chain, {})
         found += records
         after = end
     return found

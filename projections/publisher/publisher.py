@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.documents.document import Documents
 from exchange.log.events import UnknownEvent
-from exchange.log.reader import read_events, read_registrations
+from exchange.log.reader import read_events, read_registrations, read_traces
 from exchange.ports import LogCorrupt, StoredEvent
 from exchange.waiting import heed_cancellation, is_set_within
 from projections.projector.tail import listen
@@ -153,7 +153,8 @@ class ShardPublisher:
             while True:
                 began_s = time.monotonic()
                 events = ahead or await self._next_events(position)
-                records, chain = records_of(log_id, events, documents, chain)
+                traces = await self._traces(events)
+                records, chain = records_of(log_id, events, documents, chain, traces)
                 position = events[-1].position
                 await self._check_topic()
                 with self._metrics.commit_seconds.time():
@@ -236,6 +237,12 @@ class ShardPublisher:
                 f"shard {self.shard}: an event soon after position {position} is missing"
             )
         return events
+
+    async def _traces(self, events: list[StoredEvent]) -> dict[int, str]:
+        """Return the contexts of the sampled commands among those that caused some events."""
+        after, up_to = events[0].position - 1, events[-1].position
+        async with driver_connection(self._engine) as driver:
+            return await read_traces(driver, self.shard, after=after, up_to=up_to)
 
     async def _wait_for_news(self) -> None:
         await is_set_within(self.news, POLL_S)

@@ -3,6 +3,7 @@
 The position is in each record: that makes publishing exact and lets a reader drop what it has.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -50,21 +51,35 @@ class NotOurs(Exception):
 
 
 def records_of(
-    log_id: str, events: list[StoredEvent], documents: Documents, chain: bytes
+    log_id: str,
+    events: list[StoredEvent],
+    documents: Documents,
+    chain: bytes,
+    traces: Mapping[int, str],
 ) -> tuple[list[Record], bytes]:
-    """Return the records of events, and the chain after the last; ``chain`` is the one before.
+    """Return the records of events, and the chain after the last.
+
+    Args:
+        log_id: Of the log.
+        events: Consecutive ones.
+        documents: Make their values.
+        chain: The one before them.
+        traces: The contexts of sampled commands, by the position of their first events.
 
     Raises:
         UnknownEvent: One was written by another version of the software.
     """
     links = chain_links(chain, events)
     records = [
-        _record(log_id, stored, documents, link) for stored, link in zip(events, links, strict=True)
+        _record(log_id, stored, documents, link, traces.get(stored.position))
+        for stored, link in zip(events, links, strict=True)
     ]
     return records, links[-1]
 
 
-def _record(log_id: str, stored: StoredEvent, documents: Documents, link: bytes) -> Record:
+def _record(
+    log_id: str, stored: StoredEvent, documents: Documents, link: bytes, traceparent: str | None
+) -> Record:
     document = documents.of(stored, link)
     headers = [
         ("ce_specversion", "1.0"),
@@ -79,6 +94,8 @@ def _record(log_id: str, stored: StoredEvent, documents: Documents, link: bytes)
     ]
     if stored.instrument is not None:
         headers.append(("ce_subject", stored.instrument))
+    if traceparent is not None:
+        headers.append(("ce_traceparent", traceparent))
     return Record(stored.instrument, _encoder.encode(document), headers)
 
 

@@ -49,6 +49,7 @@ from tests.projections.publisher.topics import (
 pytestmark = pytest.mark.anyio
 
 COMMANDS: Final = 60
+TRACEPARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 VALIDATORS: Final = {name: Draft202012Validator(one) for name, one in schemas().items()}
 
 Publishing = Callable[..., AbstractAsyncContextManager[None]]
@@ -128,6 +129,7 @@ async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted
         for writer in (first, second):
             await writer.append(registrations(writer.shard))
             await writer.append_random(chance, COMMANDS)
+        await connection.execute("insert into traces values (1, 3, $1)", TRACEPARENT)
         async with publishing():
             await until_published(connection, topic)
             await first.append_random(chance, COMMANDS)
@@ -149,12 +151,15 @@ async def test_every_event_is_published_once_and_goes_on_behind_what_was_aborted
     log_id = await connection.fetchval("select id from log")
     assert set(records) == {0, 1}
     for message in records[0] + records[1]:
-        assert_is_cloud_event(message, log_id)
+        is_sampled = message is records[1][2]
+        assert_is_cloud_event(
+            message, log_id, {"ce_traceparent": TRACEPARENT} if is_sampled else {}
+        )
     del killed
     await connection.close()
 
 
-def assert_is_cloud_event(message: Message, log_id: str) -> None:
+def assert_is_cloud_event(message: Message, log_id: str, more: dict[str, str]) -> None:
     told = document_of(message)
     VALIDATORS[told["type"]].validate(told)
     headers = {name: text_of(value) for name, value in dict(message.headers() or ()).items()}
@@ -170,6 +175,7 @@ def assert_is_cloud_event(message: Message, log_id: str) -> None:
         "ce_dataschema": f"urn:exchange:event:{told['type']}:v1",
         "ce_chain": told["chain"],
         "content-type": "application/json",
+        **more,
     }
     assert message.partition() == told["shard"]
 
