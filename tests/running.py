@@ -42,7 +42,7 @@ INSTRUMENTS: tuple[dict[str, Any], ...] = (
 class Exchange:
     """The processes that ``settings`` asks for; their logs are in ``directory``."""
 
-    def __init__(self, settings: Settings, directory: Path) -> None:
+    def __init__(self, settings: Settings, directory: Path, *, publishing: bool = False) -> None:
         self.settings = settings
         run = RunDirectory(directory)
         run.prepare()
@@ -50,11 +50,13 @@ class Exchange:
         self.gateways, self.standbys, self.matchers, readers = tiers
         # Publisher and analyst are started by the tests that ask them.
         self.projector, self.builder, self.publisher, self.analyst = readers
+        self._publishers = [self.publisher] if publishing else []
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
     @property
     def processes(self) -> list[ManagedProcess]:
-        return [*self.matchers, *self.standbys, self.projector, self.builder, *self.gateways]
+        readers = [self.projector, self.builder, *self._publishers]
+        return [*self.matchers, *self.standbys, *readers, *self.gateways]
 
     async def start(self) -> None:
         for process in self.processes:
@@ -62,7 +64,8 @@ class Exchange:
         await self.until_healthy()
 
     async def stop(self) -> None:
-        every = [*reversed(self.processes), self.publisher]
+        started = [] if self._publishers else [self.publisher]  # by a test, perhaps
+        every = [*reversed(self.processes), *started]
         await asyncio.gather(*(process.stop() for process in every))
 
     async def kill_and_restart(self, process: ManagedProcess) -> None:

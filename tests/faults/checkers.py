@@ -2,7 +2,8 @@
 
 Read ``judge``: for each invariant of ``docs/faults.md``, by its letter, it returns the violations.
 The checks of log and answers are in ``tests/checks.py``. The checks here need a history with times:
-subscribers (G), healing (H), rebuilds (L), readers (Q), resources (R), the run's own end (X).
+subscribers (G), healing (H), rebuilds (L), readers (Q), resources (R), the run's own end (X). The
+topic of events (P) is read when the run is over.
 """
 
 import statistics
@@ -47,6 +48,8 @@ class Evidence:
     heads: Sequence[Record] = field(default_factory=list)
     batches: Sequence[Record] = field(default_factory=list)
     models: Models = field(default_factory=dict)
+    published: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
+    """By shard, position and chain of each record in the topic of events."""
 
     def shards(self) -> Iterator[tuple[Record, list[StoredEvent], list[Record]]]:
         """Yield each shard's head, events and batches."""
@@ -157,6 +160,22 @@ def check_l(evidence: Evidence) -> None:
     assert not missing, f"never ended: {sorted(missing)}"
 
 
+def check_p(evidence: Evidence) -> None:
+    """The topic of events has each position once, in order, and ends with the log's chain."""
+    for head in evidence.heads:
+        records = evidence.published.get(head["shard"], [])
+        told = [position for position, _ in records]
+        assert told == [*range(1, head["position"] + 1)], _first_wrong(told, head)
+        assert records[-1][1] == head["chain"].hex(), f"shard {head['shard']} ends otherwise"
+
+
+def _first_wrong(told: Sequence[int], head: Record) -> str:
+    wanted = [*range(1, head["position"] + 1)]
+    at = next((n for n, pair in enumerate(zip(told, wanted, strict=False)) if len({*pair}) > 1), -1)
+    near = told[at - 1 : at + 2] if at > 0 else told[-1:]
+    return f"shard {head['shard']}: {len(told)} records of {len(wanted)} events, at {near}"
+
+
 def check_q(evidence: Evidence) -> None:
     """No reader was answered with less than before, nor with an empty model."""
     for fell in evidence.recorded.of("fell"):
@@ -216,6 +235,7 @@ CHECKERS: dict[str, Callable[[Evidence], None]] = {
     "G": check_g,
     "H": check_h,
     "L": check_l,
+    "P": check_p,
     "Q": check_q,
     "R": check_r,
     "X": check_x,

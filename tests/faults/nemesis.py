@@ -120,6 +120,7 @@ class Nemesis:
             "gateway": exchange.gateways,
             "projector": [exchange.projector],
             "builder": [exchange.builder],
+            "publisher": [exchange.publisher],
             "Kafka": [self._stage.services["Kafka"].process],
         }[what]
         return candidates[fault.target % len(candidates)]

@@ -26,6 +26,7 @@ from tests.faults.schedule import KINDS, Burst, plan
 from tests.faults.stage import SHARDS, Stage, staged
 from tests.load import Load, Pace
 from tests.projections.models import stored_models
+from tests.projections.publisher.topics import document_of, read_partition, until_published
 from tests.readers import Question, Reader, furnish, questions_of
 from tests.running import INSTRUMENTS
 from tests.subscribers import Subscriber
@@ -164,6 +165,7 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
             loaded.set()
             await asyncio.wait_for(rebuilding, QUIET_TIMEOUT_S)
             await monitor.until_caught_up(QUIET_TIMEOUT_S)
+            await _until_published(stage)
             await asyncio.gather(*reading)
             await _until_told(stage, subscribers, following)
     finally:
@@ -228,6 +230,11 @@ async def _until_told(
             await asyncio.sleep(POLL_S)
 
 
+async def _until_published(stage: Stage) -> None:
+    async with stage.database() as connection:
+        await until_published(connection, stage.settings.kafka_events_topic, QUIET_TIMEOUT_S)
+
+
 async def _gather(stage: Stage, directory: Path) -> Evidence:
     recorded = await asyncio.to_thread(read_history, directory / "history.jsonl")
     try:
@@ -242,8 +249,17 @@ async def _stored(stage: Stage, recorded: Recorded) -> Evidence:
         log = await read_log(connection)
         heads = await connection.fetch(READ_HEADS)
         batches = await connection.fetch(READ_BATCHES)
-        models = await stored_models(connection, redis, [head["shard"] for head in heads])
-    return Evidence(recorded, log, heads, batches, models)
+        shards = [head["shard"] for head in heads]
+        models = await stored_models(connection, redis, shards)
+    published = {shard: await asyncio.to_thread(_published, stage, shard) for shard in shards}
+    return Evidence(recorded, log, heads, batches, models, published)
+
+
+def _published(stage: Stage, shard: int) -> list[tuple[int, str]]:
+    settings = stage.settings
+    messages = read_partition(settings.kafka_bootstrap_servers, settings.kafka_events_topic, shard)
+    documents = map(document_of, messages)
+    return [(one["position"], one["chain"]) for one in documents]
 
 
 async def _keep_showing(show: Callable[[], None]) -> None:

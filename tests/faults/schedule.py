@@ -25,6 +25,8 @@ COUNTS: dict[str, tuple[str, int]] = {
     "read history": ("edge", 8),
     "kill builder": ("builder", 50),
     "freeze builder": ("builder", 10),
+    "kill publisher": ("publisher", 36),
+    "freeze publisher": ("publisher", 10),
     "restart Kafka": ("services", 11),
     "freeze Kafka": ("services", 5),
     "lose tail": ("services", 6),

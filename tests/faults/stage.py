@@ -122,7 +122,7 @@ class Stage:
         await self._start_exchange()
 
     async def _start_exchange(self) -> None:
-        self.exchange = Exchange(self.settings, self.run.path)
+        self.exchange = Exchange(self.settings, self.run.path, publishing=True)
         for process in self.exchange.processes:
             process.env = await self._environment(process)
             process.backoff = BACKOFF

@@ -63,8 +63,16 @@ def good() -> Evidence:
         if client:
             lines += _calls(offset, client, command, events)
     evidence = Evidence(recorded(iter(lines)), log, [batches[-1]], batches, fold_models(log))
+    publish(evidence)
     evidence.recorded.lines |= _other_lines(log)
     return evidence
+
+
+def publish(evidence: Evidence) -> None:
+    """Have a topic that goes with the log; of chains only the last one is looked at."""
+    (head,) = evidence.heads
+    records = [(position, "") for position in range(1, head["position"])]
+    evidence.published = {0: [*records, (head["position"], head["chain"].hex())]}
 
 
 def _decided(state: State, command: Command, client: str, offset: int) -> list[StoredEvent]:
@@ -173,6 +181,7 @@ def follow_up(evidence: Evidence) -> None:
         links = chain_links(chain, events)
         chain = links[-1]
         cast("dict[str, Any]", batch).update(chain=chain, links=abridge_links(links))
+    publish(evidence)
     with suppress(AssertionError, KeyError):  # a log that cannot be: its models stay as they were
         evidence.models = fold_models(evidence.log)
 
@@ -337,6 +346,27 @@ def leave_a_rebuild_under_way(evidence: Evidence) -> None:
     del evidence.recorded.lines["rebuild"][0]
 
 
+def publish_an_event_twice(evidence: Evidence) -> None:
+    evidence.published[0].insert(3, evidence.published[0][3])
+
+
+def publish_none_of_the_last_events(evidence: Evidence) -> None:
+    del evidence.published[0][-2:]
+
+
+def publish_an_event_too_early(evidence: Evidence) -> None:
+    records = evidence.published[0]
+    records[2], records[3] = records[3], records[2]
+
+
+def publish_another_history(evidence: Evidence) -> None:
+    evidence.published[0][-1] = (evidence.published[0][-1][0], "00")
+
+
+def publish_nothing(evidence: Evidence) -> None:
+    evidence.published.clear()
+
+
 def answer_with_less_than_before(evidence: Evidence) -> None:
     told = "/market/trades: at {0: 7} after {0: 9}"
     fell = {"t": FAULT_S + 0.2, "since": FAULT_S - 0.2, "told": told, "emptied": False}
@@ -410,6 +440,11 @@ DEFECTS: dict[Defect, str] = {
     lose_a_read_model: "H",
     end_a_rebuild_without_going_live: "L",
     leave_a_rebuild_under_way: "L",
+    publish_an_event_twice: "P",
+    publish_none_of_the_last_events: "P",
+    publish_an_event_too_early: "P",
+    publish_another_history: "P",
+    publish_nothing: "P",
     answer_with_less_than_before: "Q",
     answer_with_less_long_after_a_restart: "Q",
     show_an_empty_model: "Q",

@@ -30,6 +30,7 @@ WANTED_IN_20_MINUTES = {
     "kill gateway": 30,
     "kill projector": 30,
     "kill builder": 50,
+    "kill publisher": 30,
     "restart Kafka": 10,
     "restart PostgreSQL": 10,
     "restart Redis": 10,

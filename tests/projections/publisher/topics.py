@@ -15,9 +15,11 @@ from exchange.ports import EMPTY_CHAIN
 TIMEOUT_S: Final = 40.0  # a healthy publisher takes a second
 
 
-async def until_published(connection: asyncpg.Connection, topic: str) -> None:
+async def until_published(
+    connection: asyncpg.Connection, topic: str, timeout_s: float = TIMEOUT_S
+) -> None:
     """Wait until the log says that all of it is published."""
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(timeout_s):
         while True:
             rows = await connection.fetch(
                 "select shard, position from publications where topic = $1", topic
