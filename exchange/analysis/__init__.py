@@ -2,7 +2,8 @@
 
 ``log`` has what one asks of a log, and opens one; ``answers`` what it returns. ``sources`` says
 what is needed of where the log is: ``database`` or ``folder``. ``models`` makes columns of what is
-folded. All of it needs the extra of the same name, which the server does not have.
+folded, ``derived`` files of an export. All of it needs the extra of the same name, which the server
+does not have.
 """
 
 from exchange.analysis.log import Log, open_log

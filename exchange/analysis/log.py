@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
-from uuid import UUID
 
 import duckdb
 import pyarrow as pa
@@ -31,10 +30,8 @@ from exchange.analysis.models import (
     order_rows,
     position_rows,
 )
-from exchange.analysis.sources import Source, Span, Unavailable, scales_in
+from exchange.analysis.sources import Source, Span, Unavailable, parts_in, scales_in
 from exchange.export.columns import EVENTS, INSTRUMENTS, TRADES
-from exchange.log.events import decode_event
-from exchange.ports import StoredEvent
 from projections.book import BookFold
 from projections.folding import LogPart
 from projections.orders import ORDERS, OrdersFold
@@ -44,7 +41,7 @@ Moment = datetime | str | Mapping[int, int] | None
 
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 LEVELS: Final = 10
-PART_EVENTS: Final = 8_192  # a group of rows in a file has eight times as many: objects are larger
+FILES: Final = ("events", "trades")  # of an export, that have a row where ``sql`` has one
 NAMES: Final = ("events", "trades", "orders", "positions", "instruments")
 
 
@@ -186,7 +183,8 @@ class Log:
         for name in NAMES:
             if not re.search(rf"\b{name}\b", query):
                 continue
-            paths = self._source.paths(name) if isinstance(self._source, Folder) else []
+            source = self._source
+            paths = source.paths(name) if isinstance(source, Folder) and name in FILES else []
             if paths:
                 listed = ", ".join("'{}'".format(path.replace("'", "''")) for path in paths)
                 read = f"read_parquet([{listed}], hive_partitioning = false)"
@@ -255,10 +253,7 @@ class Log:
 
     def _parts_of(self, shard: int, span: Span) -> Iterator[LogPart]:
         for rows in self._source.events(shard, span):
-            for begin in range(0, rows.num_rows, PART_EVENTS):
-                stored = _stored(rows.slice(begin, PART_EVENTS))
-                ids = b"".join(one.command_id.bytes for one in stored)
-                yield LogPart(shard, stored[0].position, [decode_event(e) for e in stored], ids)
+            yield from parts_in(shard, rows)
 
     def _shard_of(self, instrument: str) -> int:
         rows = self._source.instruments()
@@ -324,13 +319,6 @@ def _of(rows: pa.Table, instrument: str | None) -> pa.Table:
 
 def _slice(part: LogPart, begin: int, end: int) -> LogPart:
     return LogPart(part.shard, part.first + begin, part.events[begin:end])
-
-
-def _stored(rows: pa.Table) -> list[StoredEvent]:
-    names = ("shard", "position", "instrument", "type", "version", "data", "command_id")
-    columns = [rows[name].to_pylist() for name in (*names, "kafka_offset")]
-    columns[6] = [UUID(text) for text in columns[6]]
-    return [StoredEvent(*row) for row in zip(*columns, strict=True)]
 
 
 def _ms(moment: datetime | str) -> int:

@@ -59,6 +59,29 @@ POSITION_ROWS: Final = pa.schema(
     ]
 )
 
+AS_OF_ROWS: Final = pa.schema(
+    [("day", pa.date32()), ("as_of_position", pa.int64()), *POSITION_ROWS]
+)
+"""Positions as of a position of their shard, which was the day's last one in the range."""
+
+OBLIGATION_ROWS: Final = pa.schema(
+    [
+        ("cycle", pa.int64()),
+        ("shard", pa.int16()),
+        ("client_id", pa.string()),
+        ("instrument", pa.string()),
+        ("net_quantity", SUM),
+        ("net_quantity_units", NOTIONAL),
+        ("net_amount_units", NOTIONAL),
+        ("price_scale", pa.int16()),
+        ("quantity_scale", pa.int16()),
+        ("position", pa.int64()),
+        ("closed_position", pa.int64()),
+        ("closed_at", TIME),
+    ]
+)
+"""What a client receives, or owes if negative; ``closed_position`` is of the cut, if there was."""
+
 LEVEL_ROWS: Final = pa.schema(
     [
         ("time", TIME),
@@ -107,9 +130,30 @@ def position_rows(rows: Iterable[Row], scales: Scales) -> pa.Table:
     return _table(made, POSITION_ROWS)
 
 
+def obligation_rows(rows: Iterable[Row], cycles: Iterable[Row], scales: Scales) -> pa.Table:
+    """Return obligations of ``SettlementFold`` in columns, by cycle, client and instrument.
+
+    ``cycles`` has the cut of each cycle that is closed: its own, or that of a later one.
+    """
+    names = ("cycle", "client_id", "instrument", "shard", "net_quantity", "net_amount", "position")
+    cuts = sorted((row[1], row[3], row[4]) for row in cycles if row[3] is not None)
+    made = []
+    for owed in _named(sorted(rows), names):
+        price_scale, quantity_scale = _scales(scales, owed["instrument"])
+        at_ms, position = next((cut[1:] for cut in cuts if cut[0] >= owed["cycle"]), (None, None))
+        made.append(
+            owed
+            | _amount("net_quantity", owed["net_quantity"], quantity_scale)
+            | {"net_amount_units": owed["net_amount"]}
+            | {"price_scale": price_scale, "quantity_scale": quantity_scale}
+            | {"closed_position": position, "closed_at": at_ms}
+        )
+    return _table(made, OBLIGATION_ROWS)
+
+
 def level_rows(
-    bids: Sequence[tuple[int, int]],
-    asks: Sequence[tuple[int, int]],
+    bids: Sequence[tuple[int | None, int | None]],
+    asks: Sequence[tuple[int | None, int | None]],
     instrument: str,
     scales: Scales,
     of: dict[str, Any],

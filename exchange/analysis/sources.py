@@ -1,12 +1,17 @@
 """What is needed of where a log is: its events and trades as columns, by position."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 from msgspec import Struct
 
+from exchange.export.columns import stored_events
 from exchange.log.documents.document import Scales
+from exchange.log.events import decode_event
+from projections.folding import LogPart
+
+PART_EVENTS: Final = 8_192  # a group of rows in a file has eight times as many: objects are larger
 
 
 class Unavailable(Exception):
@@ -40,6 +45,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back what is held."""
+
+
+def parts_in(shard: int, rows: pa.Table) -> Iterator[LogPart]:
+    """Yield consecutive rows of ``EVENTS`` as parts that a fold takes."""
+    for begin in range(0, rows.num_rows, PART_EVENTS):
+        stored = stored_events(rows.slice(begin, PART_EVENTS))
+        ids = b"".join(one.command_id.bytes for one in stored)
+        yield LogPart(shard, stored[0].position, [decode_event(event) for event in stored], ids)
 
 
 def scales_in(instruments: pa.Table) -> Scales:

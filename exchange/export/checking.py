@@ -7,18 +7,18 @@ at a time.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
-from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from exchange.domain.values import Offset, Position, Shard
-from exchange.export.columns import EVENTS, Unreadable, event_rows, trade_rows
-from exchange.export.exporting import EVENTS_SET, TRADES_SET, by_instrument
-from exchange.export.folder import INSTRUMENTS_PATH
+from exchange.export.columns import EVENTS, Unreadable, event_rows, stored_events, trade_rows
+from exchange.export.exporting import DATA_SETS, EVENTS_SET, TRADES_SET, by_instrument
+from exchange.export.folder import INSTRUMENTS_PATH, Derive
 from exchange.export.layout import SUFFIX, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
 from exchange.log.audit.kept import KeptCheck, NotKept
@@ -27,6 +27,7 @@ from exchange.log.documents.document import Scales
 from exchange.ports import StoredEvent
 
 PROBLEMS_MAX: Final = 20  # of files; more would not help
+COMPARED_ROWS: Final = 8_192  # at a time
 
 Kept = Mapping[int, Mapping[int, Collection[bytes]]]
 """Chains and roots that were kept elsewhere, by shard and position."""
@@ -37,12 +38,14 @@ class Checked(Struct, frozen=True):
 
     ``events`` counts those whose chain was computed again, 0 if the folder has no events: then only
     SHA-256 was compared. ``compared`` counts what was kept elsewhere and is here.
+    ``derived`` counts the files that were made again from the events and are the same.
     """
 
     files: int
     events: int
     compared: int
     problems: list[str]
+    derived: int = 0
 
 
 class _Wrong(Exception):
@@ -50,16 +53,26 @@ class _Wrong(Exception):
 
 
 def check_folder(
-    directory: Path, expected: Kept, on_progress: Callable[[int], None] = lambda _rows: None
+    directory: Path,
+    expected: Kept,
+    on_progress: Callable[[int], None] = lambda _rows: None,
+    *,
+    derive: Derive | None = None,
 ) -> Checked:
     """Compare a folder with its manifest, its chain and what was kept elsewhere.
+
+    Args:
+        directory: The folder.
+        expected: What was kept elsewhere.
+        on_progress: Is told how many more events were checked.
+        derive: Makes what is derived of events; what it makes is compared with what is here.
 
     Raises:
         NoManifest: The folder has none that can be read.
     """
     manifest = read_manifest(directory)
     problems = [*_changed_files(directory, manifest)][:PROBLEMS_MAX]
-    events = compared = 0
+    events = compared = derived = 0
     if EVENTS_SET in manifest.data_sets and not problems:
         try:
             for shard in manifest.shards:
@@ -67,12 +80,14 @@ def check_folder(
                 walk.go()
                 events += walk.events
                 compared += walk.compared
+            if derive is not None and {*manifest.data_sets} - {*DATA_SETS}:
+                derived = _check_derived(directory, manifest, derive)
         except _Wrong as error:
             problems.append(str(error))
     wanted = sum(len(kept) for positions in expected.values() for kept in positions.values())
     if compared < wanted and not problems:
         problems.append(f"{wanted - compared} of {wanted} expected are of no event that is here")
-    return Checked(len(manifest.files), events, compared, problems)
+    return Checked(len(manifest.files), events, compared, problems, derived)
 
 
 def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
@@ -88,6 +103,53 @@ def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
     for path in sorted(directory.rglob(f"*{SUFFIX}")):
         if str(path.relative_to(directory)) not in told:
             yield f"{path.relative_to(directory)} is in no manifest"
+
+
+def _check_derived(directory: Path, manifest: Manifest, derive: Derive) -> int:
+    """Make the derived files again, and return how many are the same.
+
+    Other libraries may write the same rows as other bytes, so rows are compared where bytes differ.
+    """
+    folders = {*manifest.data_sets} - {*DATA_SETS}
+    left = {e.path: e.sha256 for e in manifest.files if e.path.partition("/")[0] in folders}
+    count = len(left)
+    with TemporaryDirectory() as name:
+        for entry in derive(directory, manifest, Path(name)):
+            again = Path(name) / entry.path
+            sha256 = left.pop(entry.path, None)
+            if sha256 is None:
+                raise _Wrong(f"{entry.path} is missing: the events give it")
+            if sha256 != entry.sha256:
+                _compare_files(entry.path, directory / entry.path, again)
+            again.unlink()
+    if left:
+        raise _Wrong(f"{min(left)} is not what the events give: they give no such file")
+    return count
+
+
+def _compare_files(path: str, here: Path, again: Path) -> None:
+    was, now = pq.ParquetFile(here), pq.ParquetFile(again)
+    if not was.schema_arrow.equals(now.schema_arrow):
+        raise _Wrong(f"{path} has other columns than the events give")
+    begin = 0
+    for rows, wanted in zip_longest(_batches(was), _batches(now)):
+        if rows is None or wanted is None or not rows.equals(wanted):
+            number = begin + _first_difference(rows, wanted)
+            raise _Wrong(f"{path}: row {number + 1:,} is not what the events give")
+        begin += rows.num_rows
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file, as many at a time whatever groups it has."""
+    return file.iter_batches(COMPARED_ROWS)  # type: ignore[no-any-return]
+
+
+def _first_difference(rows: pa.RecordBatch | None, wanted: pa.RecordBatch | None) -> int:
+    if rows is None or wanted is None:
+        return 0
+    both = zip(rows.to_pylist(), wanted.to_pylist(), strict=False)
+    same = min(rows.num_rows, wanted.num_rows)
+    return next((index for index, (was, now) in enumerate(both) if was != now), same)
 
 
 class _Walk:
@@ -163,7 +225,7 @@ class _Walk:
             self._check_trades(entry, pa.concat_tables(trades))
 
     def _check_rows(self, entry: FileEntry, rows: pa.Table) -> None:
-        events = _stored(rows)
+        events = stored_events(rows)
         for position, event in enumerate(events, self._position + 1):
             if (event.position, event.shard) != (position, self._shard.shard):
                 told = f"{self._name(event.position)} stands"
@@ -223,23 +285,3 @@ def _scales(directory: Path, shard: ShardRange) -> Scales:
         for row in rows
         if row["shard"] == shard.shard and row["position"] <= shard.after
     }
-
-
-def _stored(rows: pa.Table) -> list[StoredEvent]:
-    names = ("shard", "position", "instrument", "type", "version", "data", "command_id")
-    columns = (rows[name].to_pylist() for name in (*names, "kafka_offset"))
-    return [
-        StoredEvent(
-            Shard(shard),
-            Position(position),
-            instrument,
-            type_,
-            version,
-            data,
-            UUID(command_id),
-            Offset(offset),
-        )
-        for shard, position, instrument, type_, version, data, command_id, offset in zip(
-            *columns, strict=True
-        )
-    ]

@@ -13,6 +13,7 @@ import io
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -175,6 +176,14 @@ def event_rows(events: Sequence[StoredEvent], scales: Scales) -> pa.Table:
             columns[name] = _amounts(fields[name], factors)
             columns[f"{name}_units"] = fields[name]
     return pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
+
+
+def stored_events(rows: pa.Table) -> list[StoredEvent]:
+    """Return the events that rows of ``EVENTS`` were made of."""
+    names = ("shard", "position", "instrument", "type", "version", "data", "command_id")
+    columns = [rows[name].to_pylist() for name in (*names, "kafka_offset")]
+    columns[6] = [UUID(text) for text in columns[6]]
+    return [StoredEvent(*row) for row in zip(*columns, strict=True)]
 
 
 def trade_rows(events: pa.Table) -> pa.Table:

@@ -71,11 +71,7 @@ class ShardExport:
         self._directory = directory
         self._shard = shard
         self._data_sets = data_sets
-        self._told = {
-            "format_version": str(FORMAT_VERSION),
-            "build": build,
-            **library_versions(),
-        }
+        self._told = told_by(build)
         self._on_progress = on_progress
         self.instruments = INSTRUMENTS.empty_table()  # that are registered up to the range's end
         self._files: list[FileEntry] = []
@@ -306,6 +302,11 @@ def days_of(rows: pa.Table) -> Iterator[tuple[date, int, int]]:
     for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
         yield day, begin, end
         begin = end
+
+
+def told_by(build: str) -> dict[str, str]:
+    """Return what each file tells of what wrote it."""
+    return {"format_version": str(FORMAT_VERSION), "build": build, **library_versions()}
 
 
 def library_versions() -> dict[str, str]:

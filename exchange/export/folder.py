@@ -1,6 +1,7 @@
 """A whole export: the ranges of some shards, what is derived of them, and the manifest."""
 
-from collections.abc import Callable, Sequence, Set
+import asyncio
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -9,12 +10,13 @@ import pyarrow as pa
 from msgspec import Struct
 
 from exchange.export.columns import INSTRUMENTS
-from exchange.export.exporting import ShardExport, library_versions
+from exchange.export.exporting import DATA_SETS, ShardExport, library_versions
 from exchange.export.files import DataFile
 from exchange.export.layout import UNFINISHED
 from exchange.export.manifests import (
     FORMAT_VERSION,
     MANIFEST,
+    BookSampling,
     FileEntry,
     Manifest,
     NoManifest,
@@ -34,6 +36,10 @@ class Range(Struct, frozen=True):
     up_to: int
 
 
+Derive = Callable[[Path, Manifest, Path], Iterator[FileEntry]]
+"""Makes the derived files of an export, which has its events by then, into a folder."""
+
+
 class OtherExport(Exception):
     """A folder has an export that this one cannot go on with; the message says why."""
 
@@ -45,6 +51,8 @@ async def export_folder(
     *,
     data_sets: Set[str],
     build: str,
+    derive: Derive | None = None,
+    book: BookSampling | None = None,
     on_progress: Callable[[int, int], None] = lambda _shard, _done: None,
 ) -> Manifest:
     """Export ranges into a folder, or go on with what an earlier run left there.
@@ -56,8 +64,11 @@ async def export_folder(
         connection: To the log, which is only read; the exchange may run meanwhile.
         directory: The folder; it is made if it is not there.
         ranges: One for each shard.
-        data_sets: Some of ``exporting.DATA_SETS``.
+        data_sets: Some of ``exporting.DATA_SETS``, and of those that ``derive`` makes; these
+            need the events, from the first one on.
         build: The version of this software.
+        derive: Makes the other data sets.
+        book: Of the data set of books, what it has; by default as in the run before.
         on_progress: Is told how many events of a shard are done.
 
     Raises:
@@ -67,6 +78,7 @@ async def export_folder(
     """
     log_id = await connection.fetchval(READ_LOG_ID)
     before = _before(directory, log_id, ranges)
+    book = _sampling(directory, book, before)
     data_sets = {*data_sets, *(before.data_sets if before else ())}
     directory.mkdir(parents=True, exist_ok=True)
     shards, files, instruments = [], [], [INSTRUMENTS.empty_table()]
@@ -85,10 +97,16 @@ async def export_folder(
         instruments.append(export.instruments)
     files.append(_write_instruments(directory, instruments))
     manifest = Manifest(
-        FORMAT_VERSION, log_id, build, library_versions(), sorted(data_sets), shards, files
+        FORMAT_VERSION, log_id, build, library_versions(), sorted(data_sets), shards, files, book
     )
+    derived = data_sets - {*DATA_SETS}
+    if derived:
+        assert derive is not None
+        for entry in derive(directory, manifest, directory):
+            files.append(entry)
+            await asyncio.sleep(0)  # so that Ctrl-C is heard
     write_manifest(directory, manifest)
-    _delete_others(directory, {entry.path for entry in files}, before)
+    _delete_others(directory, {entry.path for entry in files}, before, derived)
     return manifest
 
 
@@ -115,17 +133,35 @@ def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest |
     return before
 
 
+def _sampling(
+    directory: Path, book: BookSampling | None, before: Manifest | None
+) -> BookSampling | None:
+    was = before.book if before else None
+    if was is not None and book not in (None, was):
+        raise OtherExport(
+            f"{directory} has books of {was.levels} levels every {was.every_ms} ms: say the same,"
+            " or choose another folder."
+        )
+    return book or was
+
+
 def _write_instruments(directory: Path, instruments: Sequence[pa.Table]) -> FileEntry:
     with DataFile(directory, INSTRUMENTS_PATH, INSTRUMENTS) as file:
         file.write(pa.concat_tables(instruments))
         return file.finish(INSTRUMENTS_PATH, {"format_version": str(FORMAT_VERSION)})
 
 
-def _delete_others(directory: Path, kept: Set[str], before: Manifest | None) -> None:
-    """Delete the files of the manifest before, and unfinished ones, that are not kept."""
+def _delete_others(
+    directory: Path, kept: Set[str], before: Manifest | None, derived: Set[str]
+) -> None:
+    """Delete what is not kept: files of the manifest before, unfinished and derived ones."""
     old = {entry.path for entry in before.files} if before else set()
     for path in old - kept:
         (directory / path).unlink(missing_ok=True)
     for folder in ("events", "trades"):
         for unfinished in (directory / folder).rglob(f"*{UNFINISHED}"):
             unfinished.unlink()
+    for data_set in derived:
+        for found in (directory / data_set).rglob("*"):
+            if found.is_file() and str(found.relative_to(directory)) not in kept:
+                found.unlink()

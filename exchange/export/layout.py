@@ -7,6 +7,10 @@ ends at a multiple of ``GROUP_EVENTS``. So where an export began, paused or went
 
 ``DIR/trades/instrument=BTC-USD/date=2026-11-25/0-1-524288.parquet`` has the trades among the
 events of one such file; its name begins with the shard.
+
+``DIR/orders/shard=0/date=2026-11-25/1-524288.parquet`` has what the events of one such file made
+known of orders for good; what of it may still change is in ``1-900000-open.parquet``, under the day
+that the range ends on.
 """
 
 import re
@@ -40,6 +44,21 @@ class Span(Struct, frozen=True):
         """Where its trades of an instrument stand."""
         name = f"{self.shard}-{self.first}-{self.last}{SUFFIX}"
         return f"trades/instrument={instrument}/date={self.day}/{name}"
+
+    def derived_path(self, data_set: str) -> str:
+        """Where rows stand that its events made known, and that no later one changes."""
+        return f"{self._derived_folder(data_set)}/{self.first}-{self.last}{SUFFIX}"
+
+    def open_path(self, data_set: str) -> str:
+        """Where rows stand that are of all events up to its last, and may change."""
+        return f"{self._derived_folder(data_set)}/1-{self.last}-open{SUFFIX}"
+
+    def whole_path(self, data_set: str) -> str:
+        """Where rows stand that are of all events up to its last."""
+        return f"{self._derived_folder(data_set)}/1-{self.last}{SUFFIX}"
+
+    def _derived_folder(self, data_set: str) -> str:
+        return f"{data_set}/shard={self.shard}/date={self.day}"
 
 
 def shard_folder(shard: int) -> str:

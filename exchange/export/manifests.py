@@ -41,6 +41,17 @@ class FileEntry(Struct, frozen=True):
     last: int | None = None
 
 
+class BookSampling(Struct, frozen=True):
+    """Which levels of a book are exported, and how often; 0 is after each change."""
+
+    levels: int
+    every_ms: int
+
+    def due_ms(self, time_ms: int) -> int:
+        """Return the time of the first sample at or after a change."""
+        return time_ms if not self.every_ms else -(-time_ms // self.every_ms) * self.every_ms
+
+
 class Manifest(Struct, frozen=True):
     """What an export holds."""
 
@@ -51,6 +62,7 @@ class Manifest(Struct, frozen=True):
     data_sets: list[str]
     shards: list[ShardRange]
     files: list[FileEntry]
+    book: BookSampling | None = None
 
 
 class NoManifest(Exception):

@@ -67,6 +67,19 @@ async def test_a_folder_without_all_events_says_what_that_means(end: int, out: P
     assert "nothing says that these are what the log had" in checked.stdout
 
 
+async def test_what_is_derived_brings_its_events_and_is_made_again(end: int, out: Path) -> None:
+    written = await run("orders", "book", "--every", 5, "--to", out, "--json")
+    added = await run("settlement", "--to", out, "--json")
+    proved = await run("--check", out)
+
+    manifest = json.loads(added.stdout)
+    assert json.loads(written.stdout)["data_sets"] == ["book", "events", "orders"]
+    assert manifest["data_sets"] == ["book", "events", "orders", "settlement"]
+    assert manifest["book"] == {"levels": 10, "every_ms": 5_000}
+    assert f"{end:,} events are what was exported" in proved.stdout
+    assert "files were made again from the events" in proved.stdout
+
+
 async def test_a_folder_that_was_changed_ends_with_1(end: int, out: Path) -> None:
     del end
     await run("--to", out)
@@ -95,8 +108,10 @@ async def test_times_bound_what_is_exported(end: int, out: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--to", "x", "books"], "books is no data set; there are: events, trades"),
+        (["--to", "x", "books"], "books is no data set; there are: events, trades, orders, book"),
         ([], "--to DIR says where to write"),
+        (["--to", "x", "orders", "--from", "2026-01-01"], "--from: orders begin with the first"),
+        (["--to", "x", "orders", "--every", "5"], "belong to the data set book"),
         (["--check", "x", "--to", "y"], "--check takes --expect alone"),
         (["--to", "x", "--from", "noon"], "--from noon is no ISO 8601 time"),
         (["--to", "x", "--expect", "0:1:" + "0" * 64], "--expect belongs to --check"),

@@ -15,7 +15,11 @@ commands = typer.Typer()
 @commands.command()
 def export(
     data_sets: Annotated[
-        list[str] | None, typer.Argument(metavar="[events] [trades]", help="What to export.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[events] [trades] [orders] [book] [positions] [settlement]",
+            help="What to export; by default events and trades.",
+        ),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="The folder; goes on with what is there.")] = None,
     shard: Annotated[int | None, typer.Option(min=0, help="One shard; by default all.")] = None,
@@ -24,6 +28,19 @@ def export(
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Up to this time; by default all.")
+    ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, max=1_000, help="Of a book, on each side; by default 10."),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=86_400,
+            help="Of books that changed; 0 is after each change. By default 60.",
+        ),
     ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Prove this folder instead: nothing missing or changed.")
@@ -37,13 +54,14 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write events and trades to Parquet files, or prove a folder of them."""
+    """Write events and what follows from them to Parquet files, or prove a folder of them."""
     try:
         from exchange.tools.analysts import export as exporting
     except ImportError as error:
         raise ToolError(NEEDS_EXTRA) from error
     if check is not None:
-        if data_sets or to or shard is not None or begin or until:
+        written = (data_sets, to, begin, until)
+        if any(written) or (shard, levels, every) != (None, None, None):
             raise typer.BadParameter("--check takes --expect alone.")
         exporting.check(check, expect or [], as_json=as_json)
         return
@@ -51,7 +69,8 @@ def export(
         raise typer.BadParameter("--expect belongs to --check.")
     if to is None:
         raise typer.BadParameter("--to DIR says where to write.")
-    exporting.export_to(to, data_sets or [], shard, begin, until, as_json=as_json)
+    sampling = (levels, every)
+    exporting.export_to(to, data_sets or [], shard, begin, until, sampling, as_json=as_json)
 
 
 @commands.command("analytics-role")

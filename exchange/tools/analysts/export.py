@@ -1,8 +1,10 @@
-"""What ``exchange export`` does: write the log to Parquet files, or prove such a folder."""
+"""What ``exchange export`` does: write the log and what follows from it, or prove a folder."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 import msgspec
@@ -10,12 +12,13 @@ import typer
 from rich.console import Console
 
 from exchange import BUILD
+from exchange.analysis.derived import BOOK_SET, DERIVED_SETS, derive
 from exchange.config import Settings
 from exchange.export.checking import Checked, check_folder
 from exchange.export.columns import Unreadable
-from exchange.export.exporting import DATA_SETS
-from exchange.export.folder import OtherExport, Range, export_folder
-from exchange.export.manifests import Manifest, NoManifest, read_manifest
+from exchange.export.exporting import DATA_SETS, EVENTS_SET
+from exchange.export.folder import Derive, OtherExport, Range, export_folder
+from exchange.export.manifests import BookSampling, Manifest, NoManifest, read_manifest
 from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
@@ -24,6 +27,9 @@ from exchange.tools.operators.verification import kept_of
 from exchange.tools.telling import EVENTS, Tell, telling
 from exchange.tools.terminal import ToolError, connect, sized
 
+LEVELS: Final = 10
+EVERY_S: Final = 60
+
 
 def export_to(
     directory: Path,
@@ -31,19 +37,29 @@ def export_to(
     shard: int | None,
     begin: str | None,
     until: str | None,
+    sampling: tuple[int | None, int | None],
     *,
     as_json: bool,
 ) -> None:
     """Export events after one time up to another; tell how far it is, and what was written."""
     wanted = set(data_sets) or {*DATA_SETS}
-    for name in sorted(wanted - {*DATA_SETS}):
-        raise typer.BadParameter(f"{name} is no data set; there are: {', '.join(DATA_SETS)}.")
+    known = (*DATA_SETS, *DERIVED_SETS)
+    for name in sorted(wanted - {*known}):
+        raise typer.BadParameter(f"{name} is no data set; there are: {', '.join(known)}.")
+    if wanted & {*DERIVED_SETS}:
+        wanted.add(EVENTS_SET)
+        if begin is not None:
+            folded = ", ".join(sorted(wanted & {*DERIVED_SETS}))
+            raise typer.BadParameter(f"--from: {folded} begin with the first event: leave it out.")
+    if sampling != (None, None) and BOOK_SET not in wanted:
+        raise typer.BadParameter("--levels and --every belong to the data set book.")
     moments = (
         None if begin is None else time_ms_of(begin, "--from"),
         None if until is None else time_ms_of(until, "--until"),
     )
     console = Console(stderr=True, quiet=as_json)
-    manifest = asyncio.run(_export(directory, wanted, shard, moments, console))
+    book = _sampling(directory, *sampling) if BOOK_SET in wanted else None
+    manifest = asyncio.run(_export(directory, wanted, book, shard, moments, console))
     if as_json:
         typer.echo(msgspec.json.encode(manifest).decode())
     else:
@@ -64,7 +80,7 @@ def check(directory: Path, expect: Sequence[str], *, as_json: bool) -> None:
                 done += rows
                 tell("Checking", done, events)
 
-            found = check_folder(directory, kept, note)
+            found = check_folder(directory, kept, note, derive=derive)
     except NoManifest as error:
         raise ToolError(str(error)) from error
     if as_json:
@@ -78,6 +94,7 @@ def check(directory: Path, expect: Sequence[str], *, as_json: bool) -> None:
 async def _export(
     directory: Path,
     data_sets: set[str],
+    book: BookSampling | None,
     shard: int | None,
     moments: tuple[int | None, int | None],
     console: Console,
@@ -92,7 +109,9 @@ async def _export(
                 ranges,
                 data_sets=data_sets,
                 build=BUILD,
-                on_progress=_noting(tell, ranges),
+                derive=_deriving(tell, ranges),
+                book=book,
+                on_progress=_noting(tell, "Exporting", ranges),
             )
     except (LogCorrupt, OtherExport, Unreadable) as error:
         raise ToolError(f"Nothing more was exported: {error}") from error
@@ -130,11 +149,30 @@ async def _ranges(
     return ranges
 
 
-def _noting(tell: Tell, ranges: Sequence[Range]) -> Callable[[int, int], None]:
+def _sampling(directory: Path, levels: int | None, every_s: int | None) -> BookSampling | None:
+    """Return what is to be exported of books: what was asked, or as in the folder, or the default.
+
+    None leaves it to what the folder has.
+    """
+    if (levels, every_s) == (None, None):
+        try:
+            if read_manifest(directory).book is not None:
+                return None
+        except NoManifest:
+            pass
+    every_ms = 1_000 * (EVERY_S if every_s is None else every_s)
+    return BookSampling(LEVELS if levels is None else levels, every_ms)
+
+
+def _deriving(tell: Tell, ranges: Sequence[Range]) -> Derive:
+    return partial(derive, on_progress=_noting(tell, "Folding", ranges))
+
+
+def _noting(tell: Tell, what: str, ranges: Sequence[Range]) -> Callable[[int, int], None]:
     sizes = {one.shard: one.up_to - one.after for one in ranges}
 
     def note(shard: int, done: int) -> None:
-        tell(f"Exporting shard {shard}", done, sizes[shard])
+        tell(f"{what} shard {shard}", done, sizes[shard])
 
     return note
 
@@ -162,6 +200,8 @@ def _show_check(console: Console, directory: Path, found: Checked) -> None:
         )
     else:
         told = f"{found.files} files and {found.events:,} events are what was exported"
+        if found.derived:
+            told += f" ({found.derived} files were made again from the events)"
         told += (
             f", and fit what was kept of {found.compared} positions."
             if found.compared
