@@ -141,7 +141,7 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders, latency, fan-out, lag, rebuilds and publishing
+bench: setup ## measure orders, latency, lag, rebuilds, publishing, export
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
@@ -150,6 +150,7 @@ bench: setup ## measure orders, latency, fan-out, lag, rebuilds and publishing
 	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.rebuild_beside
 	$(PY) -m bench.publishing
+	$(PY) -m bench.export --events $(or $(EVENTS),1000000)
 
 lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again
 	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock

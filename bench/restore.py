@@ -69,7 +69,7 @@ BATCH_COLUMNS: Final = (
 
 INSERT_HEAD = """
 insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-values ($1, 1, $2, $3, 0, $4, $5)
+values ($1, 1, $2, $3, $4, $5, $6)
 """
 
 
@@ -93,10 +93,11 @@ class SilentOutcomes:
 class LogMaker:
     """Decides the load's mix and keeps what a matcher would have stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_offset: int) -> None:
         self.state = State()
         self.chain = EMPTY_CHAIN
-        self.offset = 0
+        self.first_offset = first_offset
+        self.offset = 0  # of the next command, behind the first
         self._commands = _commands()
 
     def batch(self) -> tuple[list[StoredEvent], tuple[object, ...]]:
@@ -107,8 +108,8 @@ class LogMaker:
         links = chain_links(self.chain, events)
         self.chain = links[-1]
         row = (
-            SHARD, self.state.position, 1, self.offset - UNPRODUCED, self.chain, self.state.digest,
-            abridge_links(links),
+            SHARD, self.state.position, 1, self.first_offset + self.offset, self.chain,
+            self.state.digest, abridge_links(links),
         )  # fmt: skip
         return events, row
 
@@ -121,7 +122,7 @@ class LogMaker:
                 shard=SHARD,
                 position=self.state.position,
                 command_id=command_id,
-                kafka_offset=Offset(self.offset - UNPRODUCED),
+                kafka_offset=Offset(self.first_offset + self.offset),
             )
         self.offset += 1
 
@@ -142,9 +143,14 @@ def _commands() -> Iterator[Command]:
         )
 
 
-async def write_log(connection: asyncpg.Connection, topic_id: str, events: int) -> None:
-    """Write the log, its head, and a snapshot ``TAIL_EVENTS`` before its end."""
-    maker = LogMaker()
+async def write_log(
+    connection: asyncpg.Connection, topic_id: str, events: int, *, first_offset: int = -UNPRODUCED
+) -> None:
+    """Write the log, its head, and a snapshot ``TAIL_EVENTS`` before its end.
+
+    By default the offsets are below 0, since the topic is empty.
+    """
+    maker = LogMaker(first_offset)
     stored = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Writing the log", total=events)
@@ -163,6 +169,7 @@ async def write_log(connection: asyncpg.Connection, topic_id: str, events: int) 
         SHARD,
         maker.state.position,
         topic_id,
+        max(0, maker.first_offset + maker.offset),
         maker.chain,
         maker.state.digest,
     )
