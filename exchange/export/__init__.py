@@ -3,5 +3,6 @@
 In reading order: ``columns`` says what a row of each data set has and makes rows of events;
 ``layout`` where a row stands, so that any two exports of a range are the same files; ``files``
 writes one, ``manifests`` tell of all; ``exporting`` walks the log of a shard, ``folder`` exports
-several; ``checking`` proves a folder. All of it needs pyarrow, which the server does not have.
+several; ``texts`` makes text of the files; ``checking`` proves a folder. All of it needs
+pyarrow, which the server does not have.
 """

@@ -21,6 +21,7 @@ from exchange.export.exporting import DATA_SETS, EVENTS_SET, TRADES_SET, by_inst
 from exchange.export.folder import INSTRUMENTS_PATH, Derive
 from exchange.export.layout import SUFFIX, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
+from exchange.export.texts import FORMATS, text_path, text_sha256
 from exchange.log.audit.kept import KeptCheck, NotKept
 from exchange.log.chain import event_text, links_over
 from exchange.log.documents.document import Scales
@@ -84,6 +85,8 @@ def check_folder(
                 derived = _check_derived(directory, manifest, derive)
         except _Wrong as error:
             problems.append(str(error))
+    if not problems:
+        problems += [*_other_texts(directory, manifest)][:PROBLEMS_MAX]
     wanted = sum(len(kept) for positions in expected.values() for kept in positions.values())
     if compared < wanted and not problems:
         problems.append(f"{wanted - compared} of {wanted} expected are of no event that is here")
@@ -100,9 +103,26 @@ def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
         elif sha256_of(path) != entry.sha256:
             yield f"{entry.path} is not what was written: its SHA-256 differs"
     told = {entry.path for entry in manifest.files}
-    for path in sorted(directory.rglob(f"*{SUFFIX}")):
-        if str(path.relative_to(directory)) not in told:
+    for path in sorted(directory.rglob("*")):
+        known = path.suffix == SUFFIX or path.suffix.removeprefix(".") in FORMATS
+        if known and str(path.relative_to(directory)) not in told:
             yield f"{path.relative_to(directory)} is in no manifest"
+
+
+def _other_texts(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with files of text: each is made again of its Parquet file."""
+    texts = {entry.path: entry for entry in manifest.files if not entry.path.endswith(SUFFIX)}
+    for entry in manifest.files:
+        if not entry.path.endswith(SUFFIX):
+            continue
+        for form in manifest.formats:
+            text = texts.pop(text_path(entry.path, form), None)
+            if text is None:
+                yield f"{text_path(entry.path, form)} is missing"
+            elif text_sha256(directory, entry, form) != text.sha256:
+                yield f"{text.path} is not what {entry.path} gives"
+    for path in texts:
+        yield f"{path} is of no file that is here"
 
 
 def _check_derived(directory: Path, manifest: Manifest, derive: Derive) -> int:

@@ -1,7 +1,7 @@
 """A whole export: the ranges of some shards, what is derived of them, and the manifest."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from exchange.export.manifests import (
     read_manifest,
     write_manifest,
 )
+from exchange.export.texts import is_written, text_path, write_text
 
 INSTRUMENTS_PATH: Final = "instruments.parquet"
 READ_LOG_ID: Final = "select id from log"
@@ -53,6 +54,7 @@ async def export_folder(
     build: str,
     derive: Derive | None = None,
     book: BookSampling | None = None,
+    formats: Set[str] = frozenset(),
     on_progress: Callable[[int, int], None] = lambda _shard, _done: None,
 ) -> Manifest:
     """Export ranges into a folder, or go on with what an earlier run left there.
@@ -69,6 +71,7 @@ async def export_folder(
         build: The version of this software.
         derive: Makes the other data sets.
         book: Of the data set of books, what it has; by default as in the run before.
+        formats: Some of ``texts.FORMATS``: each file is written as text too.
         on_progress: Is told how many events of a shard are done.
 
     Raises:
@@ -97,7 +100,15 @@ async def export_folder(
         instruments.append(export.instruments)
     files.append(_write_instruments(directory, instruments))
     manifest = Manifest(
-        FORMAT_VERSION, log_id, build, library_versions(), sorted(data_sets), shards, files, book
+        FORMAT_VERSION,
+        log_id,
+        build,
+        library_versions(),
+        sorted(data_sets),
+        shards,
+        files,
+        book,
+        sorted({*formats, *(before.formats if before else ())}),
     )
     derived = data_sets - {*DATA_SETS}
     if derived:
@@ -105,8 +116,12 @@ async def export_folder(
         for entry in derive(directory, manifest, directory):
             files.append(entry)
             await asyncio.sleep(0)  # so that Ctrl-C is heard
+    # The list is the manifest's.
+    files += [entry async for entry in _texts(directory, manifest, before)]
     write_manifest(directory, manifest)
-    _delete_others(directory, {entry.path for entry in files}, before, derived)
+    _delete_others(
+        directory, {entry.path for entry in files}, before, {*derived, *manifest.formats}
+    )
     return manifest
 
 
@@ -133,6 +148,19 @@ def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest |
     return before
 
 
+async def _texts(
+    directory: Path, manifest: Manifest, before: Manifest | None
+) -> AsyncIterator[FileEntry]:
+    """Write each file as text, but for those that an earlier run wrote and that are the same."""
+    old = {entry.path: entry for entry in before.files} if before else {}
+    for entry in list(manifest.files):
+        for form in manifest.formats:
+            if is_written(directory, entry, form, old):
+                yield old[text_path(entry.path, form)]
+            else:
+                yield await asyncio.to_thread(write_text, directory, entry, form)
+
+
 def _sampling(
     directory: Path, book: BookSampling | None, before: Manifest | None
 ) -> BookSampling | None:
@@ -152,16 +180,16 @@ def _write_instruments(directory: Path, instruments: Sequence[pa.Table]) -> File
 
 
 def _delete_others(
-    directory: Path, kept: Set[str], before: Manifest | None, derived: Set[str]
+    directory: Path, kept: Set[str], before: Manifest | None, folders: Set[str]
 ) -> None:
-    """Delete what is not kept: files of the manifest before, unfinished and derived ones."""
+    """Delete what is not kept: of the manifest before, unfinished, and all in ``folders``."""
     old = {entry.path for entry in before.files} if before else set()
     for path in old - kept:
         (directory / path).unlink(missing_ok=True)
     for folder in ("events", "trades"):
         for unfinished in (directory / folder).rglob(f"*{UNFINISHED}"):
             unfinished.unlink()
-    for data_set in derived:
-        for found in (directory / data_set).rglob("*"):
+    for name in folders:
+        for found in (directory / name).rglob("*"):
             if found.is_file() and str(found.relative_to(directory)) not in kept:
                 found.unlink()

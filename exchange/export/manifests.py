@@ -53,7 +53,7 @@ class BookSampling(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What an export holds."""
+    """What an export holds. ``formats`` are those of text, beside Parquet."""
 
     format_version: int
     log_id: str
@@ -63,6 +63,7 @@ class Manifest(Struct, frozen=True):
     shards: list[ShardRange]
     files: list[FileEntry]
     book: BookSampling | None = None
+    formats: list[str] = []
 
 
 class NoManifest(Exception):

@@ -29,6 +29,12 @@ def export(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="Up to this time; by default all.")
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="csv|jsonl", help="Write this too, beside Parquet; repeatable."
+        ),
+    ] = None,
     levels: Annotated[
         int | None,
         typer.Option(min=1, max=1_000, help="Of a book, on each side; by default 10."),
@@ -60,7 +66,7 @@ def export(
     except ImportError as error:
         raise ToolError(NEEDS_EXTRA) from error
     if check is not None:
-        written = (data_sets, to, begin, until)
+        written = (data_sets, to, begin, until, formats)
         if any(written) or (shard, levels, every) != (None, None, None):
             raise typer.BadParameter("--check takes --expect alone.")
         exporting.check(check, expect or [], as_json=as_json)
@@ -70,7 +76,9 @@ def export(
     if to is None:
         raise typer.BadParameter("--to DIR says where to write.")
     sampling = (levels, every)
-    exporting.export_to(to, data_sets or [], shard, begin, until, sampling, as_json=as_json)
+    exporting.export_to(
+        to, data_sets or [], shard, begin, until, sampling, formats or [], as_json=as_json
+    )
 
 
 @commands.command("analytics-role")

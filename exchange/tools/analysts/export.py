@@ -19,6 +19,7 @@ from exchange.export.columns import Unreadable
 from exchange.export.exporting import DATA_SETS, EVENTS_SET
 from exchange.export.folder import Derive, OtherExport, Range, export_folder
 from exchange.export.manifests import BookSampling, Manifest, NoManifest, read_manifest
+from exchange.export.texts import FORMATS
 from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
@@ -27,6 +28,7 @@ from exchange.tools.operators.verification import kept_of
 from exchange.tools.telling import EVENTS, Tell, telling
 from exchange.tools.terminal import ToolError, connect, sized
 
+PARQUET: Final = "parquet"
 LEVELS: Final = 10
 EVERY_S: Final = 60
 
@@ -38,6 +40,7 @@ def export_to(
     begin: str | None,
     until: str | None,
     sampling: tuple[int | None, int | None],
+    formats: Sequence[str] = (),
     *,
     as_json: bool,
 ) -> None:
@@ -53,13 +56,18 @@ def export_to(
             raise typer.BadParameter(f"--from: {folded} begin with the first event: leave it out.")
     if sampling != (None, None) and BOOK_SET not in wanted:
         raise typer.BadParameter("--levels and --every belong to the data set book.")
+    for name in sorted({*formats} - {*FORMATS, PARQUET}):
+        raise typer.BadParameter(
+            f"{name} is no format; there are: {PARQUET}, {', '.join(FORMATS)}."
+        )
+    texts = {*formats} - {PARQUET}
     moments = (
         None if begin is None else time_ms_of(begin, "--from"),
         None if until is None else time_ms_of(until, "--until"),
     )
     console = Console(stderr=True, quiet=as_json)
     book = _sampling(directory, *sampling) if BOOK_SET in wanted else None
-    manifest = asyncio.run(_export(directory, wanted, book, shard, moments, console))
+    manifest = asyncio.run(_export(directory, wanted, book, texts, shard, moments, console))
     if as_json:
         typer.echo(msgspec.json.encode(manifest).decode())
     else:
@@ -95,6 +103,7 @@ async def _export(
     directory: Path,
     data_sets: set[str],
     book: BookSampling | None,
+    formats: set[str],
     shard: int | None,
     moments: tuple[int | None, int | None],
     console: Console,
@@ -111,6 +120,7 @@ async def _export(
                 build=BUILD,
                 derive=_deriving(tell, ranges),
                 book=book,
+                formats=formats,
                 on_progress=_noting(tell, "Exporting", ranges),
             )
     except (LogCorrupt, OtherExport, Unreadable) as error:
