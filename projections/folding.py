@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final, Protocol, Self
 from uuid import UUID
 
-import msgspec
+from asyncpg.pgproto import pgproto
 from msgspec import Struct
 
 from exchange.domain.events import Event, TradeExecuted
@@ -22,9 +22,6 @@ from exchange.domain.values import Side
 from exchange.log.events import DecidedEvent
 
 UUID_BYTES: Final = 16
-# MessagePack's binary of 16 bytes is decoded to a UUID eight times as fast as ``UUID`` is called.
-_UUID_BEGIN: Final = bytes((0xC4, UUID_BYTES))
-_uuid_decoder: Final = msgspec.msgpack.Decoder(UUID)
 _BUY: Final = Side.BUY  # looking it up in the enum would take as long as the rest of a comparison
 
 
@@ -42,7 +39,9 @@ class LogPart(Struct, frozen=True):
     def command_id(self, index: int) -> UUID:
         """Return the id of the command that caused the event at ``index`` of ``events``."""
         begin = index * UUID_BYTES
-        return _uuid_decoder.decode(_UUID_BEGIN + self.command_ids[begin : begin + UUID_BYTES])
+        # The driver's own kind of UUID is made and sent in a tenth of the time.
+        made: UUID = pgproto.UUID(self.command_ids[begin : begin + UUID_BYTES])
+        return made
 
 
 Row = tuple[object, ...]

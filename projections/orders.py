@@ -544,7 +544,7 @@ class _Effects(Struct):
         shard, orders = part.shard, self.open
         for position, event in enumerate(part.events, part.first):
             if type(event) is OrderAccepted or type(event) is OrderRejected:
-                if is_id_taken(event):
+                if type(event) is OrderRejected and is_id_taken(event):
                     continue
                 command_id = part.command_id(position - part.first)
                 orders[event.order_id] = _begun(event, shard, position, command_id)

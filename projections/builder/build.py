@@ -159,7 +159,7 @@ class Build:
         if self.step == READING:
             await self._read_all(reading, writing)
             self._begin_step(INDEXING)
-        await self._store.index(writing, is_trading=self._giving_way.is_trading)
+        await self._store.index(*(writing,) if self._giving_way.is_trading else (writing, reading))
         self._is_handing_over = True
         async with writing.transaction():
             await self._store.finish(writing, self._positions, self._times_ms)

@@ -5,7 +5,8 @@ end. In Redis all are written at the end: a model there is small. Nobody reads a
 its end, so a build that dies leaves nothing that a reader could see.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import asyncpg
@@ -29,7 +30,6 @@ COUNT_INDEXES: Final = "select count(*) from pg_index where indrelid = $1::regcl
 # For the session that makes the indexes: a sort in memory is faster than one on disk.
 INDEX_MEMORY: Final = "set maintenance_work_mem = '256MB'"
 ONE_PROCESSOR: Final = "set max_parallel_maintenance_workers = 0"
-EVERY_PROCESSOR: Final = "reset max_parallel_maintenance_workers"
 
 PUT_CHECKPOINT: Final = """
 insert into checkpoints (projection, generation, shard, position, time_ms)
@@ -52,10 +52,10 @@ class Store(Protocol):
         """Add rows, in the open transaction if the store is PostgreSQL."""
         ...
 
-    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
+    async def index(self, *connections: asyncpg.Connection) -> None:
         """Make what readers need to find the rows; a second call goes on with the first.
 
-        While somebody trades, that takes one processor of the server, and otherwise what it has.
+        That takes one processor of the server over each connection.
         """
         ...
 
@@ -89,10 +89,17 @@ class Tables:
                 partition(name, self._generation), records=records, columns=self._columns[name]
             )
 
-    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
+    async def index(self, *connections: asyncpg.Connection) -> None:
+        every = (
+            self._index(connection, self._names[number :: len(connections)])
+            for number, connection in enumerate(connections)
+        )
+        await asyncio.gather(*every)
+
+    async def _index(self, connection: asyncpg.Connection, names: Sequence[str]) -> None:
         await connection.execute(INDEX_MEMORY)
-        await connection.execute(ONE_PROCESSOR if is_trading else EVERY_PROCESSOR)
-        for name in self._names:
+        await connection.execute(ONE_PROCESSOR)
+        for name in names:
             table = partition(name, self._generation)
             done = await connection.fetchval(COUNT_INDEXES, table)
             for text in (await read_index_texts(connection, name))[done:]:
@@ -132,7 +139,7 @@ class Keys:
         for name, some in rows.items():
             self._rows.setdefault(name, []).extend(some)
 
-    async def index(self, connection: asyncpg.Connection, *, is_trading: bool) -> None:
+    async def index(self, *connections: asyncpg.Connection) -> None:
         """Do nothing: keys need no index."""
 
     async def finish(

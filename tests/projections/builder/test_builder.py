@@ -210,16 +210,14 @@ async def test_a_word_on_the_reading_that_comes_late_does_not_take_a_build_back(
 ) -> None:
     chance, index, killed = random.Random(29), rows.Tables.index, list[str]()
 
-    async def told_late_and_killed(
-        store: rows.Tables, writing: asyncpg.Connection, **how: bool
-    ) -> None:
+    async def told_late_and_killed(store: rows.Tables, *connections: asyncpg.Connection) -> None:
         if not killed:
             telling = await connect()
             killed.append(await telling.execute(TELL, "orders", 2, READING, 1, 2, "{}"))
             await telling.close()
             await writer.append_random(chance, 200)  # of orders that began before
             raise ConnectionResetError
-        await index(store, writing, **how)
+        await index(store, *connections)
 
     monkeypatch.setattr(rows.Tables, "index", told_late_and_killed)
     async with LogWriter.open(database_url) as writer, projector():

@@ -57,9 +57,9 @@ class Slowness:
                 await asyncio.sleep(self.part_s)
                 yield part
 
-        async def slow_index(tables: Tables, *args: Any, **kwargs: Any) -> None:
+        async def slow_index(tables: Tables, *connections: asyncpg.Connection) -> None:
             await asyncio.sleep(self.index_s)
-            await index(tables, *args, **kwargs)
+            await index(tables, *connections)
 
         monkeypatch.setattr("projections.builder.reading.replay_parts", slow_parts)
         monkeypatch.setattr(Tables, "index", slow_index)
