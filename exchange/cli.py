@@ -8,6 +8,7 @@ called: most start a process that others wait for.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,13 +62,29 @@ class Commands(TyperGroup):
             return super().get_command(ctx, cmd_name)
         module, function = LATER[cmd_name]
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name)(getattr(import_module(module), function))
+        alone.command(cmd_name)(telling_of_postgres(getattr(import_module(module), function)))
         return get_command(alone)
 
 
 app = typer.Typer(
     cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
+
+
+def telling_of_postgres(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command end in one line if PostgreSQL ends its connection at any statement."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] != "asyncpg":  # its errors have no one base
+                raise
+            told = f"PostgreSQL failed: {error}. What was done until then stands; run it again."
+            raise ToolError(told) from error
+
+    return run
 
 
 def main() -> None:

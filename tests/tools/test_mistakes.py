@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import asyncpg
 import pytest
 import typer
 
-from exchange.cli import healthy
+from exchange.cli import healthy, telling_of_postgres
 from exchange.config import Settings, SettingsError
 from exchange.tools.command import fixtures
 from exchange.tools.terminal import ToolError, address
@@ -48,6 +49,18 @@ def test_a_gateway_that_listens_everywhere_is_asked_on_this_machine(
 def test_a_database_that_cannot_be_named_so_is_refused(url: str, why: str) -> None:
     with pytest.raises(SettingsError, match=f"DATABASE_URL: .*{why}"):
         Settings.load({"DATABASE_URL": url}, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [asyncpg.InterfaceError("connection is closed"), asyncpg.exceptions.AdminShutdownError("bye")],
+)
+def test_a_connection_that_postgres_ends_is_told_in_one_line(error: Exception) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(ToolError, match=f"PostgreSQL failed: {error}"):
+        telling_of_postgres(command)()
 
 
 def test_a_part_of_the_health_that_is_none_is_refused() -> None:
