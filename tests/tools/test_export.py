@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from exchange.cli import app
+from exchange.config import PROJECT
+from exchange.export.manifests import NoManifest, read_manifest
 from exchange.tools.terminal import ToolError
 from tests.projections.logs import LogWriter, registrations
 
@@ -80,6 +83,43 @@ async def test_what_is_derived_brings_its_events_and_is_made_again(end: int, out
     assert "files were made again from the events" in proved.stdout
 
 
+async def test_following_ends_with_the_files_of_one_export(
+    end: int, out: Path, database_url: str
+) -> None:
+    command = [sys.executable, "-m", "exchange", "export", "trades", "positions", "--follow", "1"]
+    taken: set[str] = set()
+    async with (
+        LogWriter.open(database_url, 1, taken=taken) as writer,
+        await anyio.open_process([*command, "--to", str(out)], cwd=PROJECT) as following,
+    ):
+        with anyio.fail_after(30):
+            await until_exported(out, {0: end, 1: 0})
+            await writer.append(registrations(1))
+            await writer.append_random(random.Random(5), 50)
+            await until_exported(out, {0: end, 1: writer.position})
+        following.send_signal(signal.SIGINT)
+        assert await following.wait() != 0
+    once = out.with_name("once")
+    await run("trades", "positions", "--to", once)
+
+    assert contents(out) == contents(once)
+
+
+async def until_exported(out: Path, ends: dict[int, int]) -> None:
+    while True:
+        try:
+            if {one.shard: one.up_to for one in read_manifest(out).shards} == ends:
+                return
+        except NoManifest:
+            pass
+        await anyio.sleep(0.05)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
 async def test_a_folder_that_was_changed_ends_with_1(end: int, out: Path) -> None:
     del end
     await run("--to", out)
@@ -113,6 +153,7 @@ async def test_times_bound_what_is_exported(end: int, out: Path) -> None:
         (["--to", "x", "orders", "--from", "2026-01-01"], "--from: orders begin with the first"),
         (["--to", "x", "orders", "--every", "5"], "belong to the data set book"),
         (["--check", "x", "--to", "y"], "--check takes --expect alone"),
+        (["--to", "x", "--follow", 1, "--until", "2030-01-01"], "--follow has no end"),
         (["--to", "x", "--from", "noon"], "--from noon is no ISO 8601 time"),
         (["--to", "x", "--expect", "0:1:" + "0" * 64], "--expect belongs to --check"),
     ],

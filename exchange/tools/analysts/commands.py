@@ -48,6 +48,15 @@ def export(
             help="Of books that changed; 0 is after each change. By default 60.",
         ),
     ] = None,
+    follow: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="Go on as the log grows, which is looked at so often; Ctrl-C ends it.",
+        ),
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Prove this folder instead: nothing missing or changed.")
     ] = None,
@@ -67,7 +76,7 @@ def export(
         raise ToolError(NEEDS_EXTRA) from error
     if check is not None:
         written = (data_sets, to, begin, until, formats)
-        if any(written) or (shard, levels, every) != (None, None, None):
+        if any(written) or (shard, levels, every, follow) != (None,) * 4:
             raise typer.BadParameter("--check takes --expect alone.")
         exporting.check(check, expect or [], as_json=as_json)
         return
@@ -75,9 +84,18 @@ def export(
         raise typer.BadParameter("--expect belongs to --check.")
     if to is None:
         raise typer.BadParameter("--to DIR says where to write.")
-    sampling = (levels, every)
+    if follow is not None and until is not None:
+        raise typer.BadParameter("--follow has no end: leave --until out.")
     exporting.export_to(
-        to, data_sets or [], shard, begin, until, sampling, formats or [], as_json=as_json
+        to,
+        data_sets or [],
+        shard,
+        begin,
+        until,
+        (levels, every),
+        formats or [],
+        follow_s=follow,
+        as_json=as_json,
     )
 
 

@@ -42,9 +42,13 @@ def export_to(
     sampling: tuple[int | None, int | None],
     formats: Sequence[str] = (),
     *,
+    follow_s: int | None = None,
     as_json: bool,
 ) -> None:
-    """Export events after one time up to another; tell how far it is, and what was written."""
+    """Export events after one time up to another; tell how far it is, and what was written.
+
+    With ``follow_s`` it looks so often whether the log has grown, and goes on until it is stopped.
+    """
     wanted = set(data_sets) or {*DATA_SETS}
     known = (*DATA_SETS, *DERIVED_SETS)
     for name in sorted(wanted - {*known}):
@@ -67,11 +71,15 @@ def export_to(
     )
     console = Console(stderr=True, quiet=as_json)
     book = _sampling(directory, *sampling) if BOOK_SET in wanted else None
-    manifest = asyncio.run(_export(directory, wanted, book, texts, shard, moments, console))
-    if as_json:
-        typer.echo(msgspec.json.encode(manifest).decode())
-    else:
-        _show(Console(highlight=False), directory, manifest)
+    while True:
+        manifest = asyncio.run(_export(directory, wanted, book, texts, shard, moments, console))
+        if as_json:
+            typer.echo(msgspec.json.encode(manifest).decode())
+        else:
+            _show(Console(highlight=False), directory, manifest)
+        if follow_s is None:
+            return
+        asyncio.run(_growth(manifest, shard, follow_s))
 
 
 def check(directory: Path, expect: Sequence[str], *, as_json: bool) -> None:
@@ -129,6 +137,23 @@ async def _export(
         raise ToolError(f"The log cannot be read: {error}") from error
     except OSError as error:
         raise ToolError(f"{directory} cannot be written: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _growth(manifest: Manifest, shard: int | None, every_s: int) -> None:
+    """Wait until the log has events that were not exported."""
+    done = {one.shard: one.up_to for one in manifest.shards}
+    connection = await connect(Settings.load().analytics_database_url)
+    try:
+        while True:
+            await asyncio.sleep(every_s)
+            heads = await read_heads(connection)
+            wanted = heads if shard is None else {shard: heads[shard]}
+            if any(head > done.get(one, 0) for one, head in wanted.items()):
+                return
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise ToolError(f"The log cannot be read: {error}. Run it again to go on.") from error
     finally:
         await connection.close()
 
