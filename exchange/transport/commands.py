@@ -15,6 +15,7 @@ the loop for the interpreter.
 """
 
 import asyncio
+import itertools
 import logging
 import re
 import time
@@ -470,6 +471,9 @@ class CommandProducer:
         self.failed = asyncio.Event()  # for good: only a new process can send again
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
+        self._numbers = itertools.count()
+        self._unconfirmed: set[int] = set()  # as many as the queue takes
+        self._news = asyncio.Event()
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -541,19 +545,34 @@ class CommandProducer:
         ]
         if traceparent is not None:
             headers.append((TRACE_HEADER, traceparent.encode()))
+        number = next(self._numbers)
+
+        def confirm(error: KafkaError | None, message: Message) -> None:
+            self._unconfirmed.discard(number)
+            self._news.set()
+            on_delivery(_delivery(error, message))
+
         try:
             self._producer.produce(
                 self._topic,
                 value,
                 key,
                 shard,
-                on_delivery=lambda error, message: on_delivery(_delivery(error, message)),
+                on_delivery=confirm,
                 headers=headers,  # type: ignore[arg-type]
             )
         except (BufferError, KafkaException) as error:
             raise NotProduced(str(error)) from error
+        self._unconfirmed.add(number)
         if self._idle:
             self._poll_in(POLL_BUSY_S)
+
+    async def confirmed(self) -> None:
+        """Wait until Kafka has confirmed what was queued before now, or it was given up."""
+        queued = set(self._unconfirmed)
+        while not queued.isdisjoint(self._unconfirmed):
+            self._news.clear()
+            await self._news.wait()
 
     def _poll(self) -> None:
         try:

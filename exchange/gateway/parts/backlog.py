@@ -51,6 +51,7 @@ class Backlog:
         self, engine: AsyncEngine, producer: CommandProducer, shards: int, metrics: Metrics
     ) -> None:
         self._engine = engine
+        self._producer = producer
         self._decided = Shared(self._read_decided)
         self._ends = Shared(partial(producer.end_offsets, range(shards)))
         # By shard: the base, which is added to an offset in Kafka. None until it was read once.
@@ -111,11 +112,16 @@ class Backlog:
         self.stalled.clear()
 
     async def settle(self) -> None:
-        """Wait until every command that is in Kafka now is decided.
+        """Wait until every command that is in Kafka now, or on its way from here, is decided.
 
         Raises:
             Problem: 503, some were not decided in time, or Kafka or Postgres does not answer.
         """
+        try:
+            async with asyncio.timeout(SETTLE_WAIT_S):
+                await self._producer.confirmed()
+        except TimeoutError as error:
+            raise Problem(Code.READ_STALE, "Earlier commands are not in Kafka yet.") from error
         decided, ends = await self._measured()
         deadline_s = time.monotonic() + SETTLE_WAIT_S
         while any(_following(decided, shard) < end for shard, end in ends.items()):

@@ -390,6 +390,17 @@ async def test_orders_of_a_connection_keep_their_order(client: Client, instrumen
     assert in_order == sorted(in_order)
 
 
+async def test_a_cancel_right_behind_its_order_finds_it(venue: Venue, instrument: str) -> None:
+    # The first commands of a gateway take longest to get to Kafka.
+    async with gateway_at(venue) as http, connected(http) as client:
+        order_id = f"first-{instrument}"
+        await client.send(**order(instrument, order_id=order_id))
+        await client.send(type="cancel", order_id=order_id)
+        answers = [(await client.next())["type"] for _ in range(2)]
+
+    assert answers == ["order_accepted", "order_cancelled"]
+
+
 async def test_an_order_is_cancelled(client: Client, place: Place) -> None:
     placed = (await place()).json()["order"]
 
