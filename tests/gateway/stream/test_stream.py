@@ -390,8 +390,10 @@ async def test_orders_of_a_connection_keep_their_order(client: Client, instrumen
     assert in_order == sorted(in_order)
 
 
-async def test_a_cancel_right_behind_its_order_finds_it(venue: Venue, instrument: str) -> None:
-    # The first commands of a gateway take longest to get to Kafka.
+async def test_a_cancel_right_behind_its_order_finds_it(
+    venue: Venue, instrument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exchange.transport.commands.LINGER_MS", 500)  # the order is on its way
     async with gateway_at(venue) as http, connected(http) as client:
         order_id = f"first-{instrument}"
         await client.send(**order(instrument, order_id=order_id))
