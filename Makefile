@@ -141,7 +141,7 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders, latency, lag, rebuilds, publishing, export
+bench: setup ## measure orders, latency, rebuilds, export, replays
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
@@ -151,6 +151,7 @@ bench: setup ## measure orders, latency, lag, rebuilds, publishing, export
 	$(PY) -m bench.rebuild_beside
 	$(PY) -m bench.publishing
 	$(PY) -m bench.export --events $(or $(EVENTS),1000000)
+	$(PY) -m bench.replay
 
 lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again
 	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock

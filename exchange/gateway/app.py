@@ -41,8 +41,10 @@ from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
+from exchange.gateway.stream.desk import LiveDesk
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
+from exchange.gateway.stream.feed.source import Live
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import any_set
 from projections.stores.redis import ModelWaits
@@ -143,8 +145,8 @@ def create_app(
         cancels_name_owner=cancels_name_owner,
     )
 
-    hub = Hub(engine, redis, gateway.freshness, own_redis)
-    stream = Stream(gateway, hub, stream_origins, connections_per_address)
+    hub = Hub(engine, gateway.freshness, Live(engine, redis, gateway.freshness, own_redis))
+    stream = Stream(gateway, hub, LiveDesk(gateway), stream_origins, connections_per_address)
     background = Background(gateway, producer, stream)
     # Computed when the metrics are read: keeping these gauges up to date would cost each order.
     metrics.waiters.set_function(lambda: submitter.waiters)
@@ -165,6 +167,7 @@ def create_app(
         edge,
         background,
         stream,
+        gateway.stopping,
         grace_s=submitter.longest_wait_s + ANSWER_S,
     )
 
@@ -176,6 +179,7 @@ class Application:
     edge: Edge
     background: Background
     stream: Stream
+    stopping: asyncio.Event
     grace_s: float  # the longest that a request may take, so how long a stop waits for the last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,7 +207,7 @@ async def serve(
     async with background.running(), server.serving():
         await any_set(shutdown, background.failed)
         # First: an order that is taken from now on might never be answered.
-        app.stream.gateway.stopping.set()
+        app.stopping.set()
         # The server would close streams as an error (1011) and not say where to resume.
         await app.stream.close(app.grace_s)
     if background.failure is not None:

@@ -8,10 +8,12 @@ from msgspec import Struct
 from exchange.gateway.description.schemas import portable, schemas_of
 from exchange.gateway.http.responses import BookView
 from exchange.gateway.stream.protocol import frames
-from exchange.gateway.stream.protocol.messages import MESSAGES
+from exchange.gateway.stream.protocol.messages import CONTROLS, MESSAGES
 
 CHANNEL: Final = "stream"
 REF: Final = "#/channels/stream/messages/"
+
+RECEIVED: Final = MESSAGES | CONTROLS  # the latter by a replay alone
 
 # What the gateway sends: the types of ``frames`` that have a tag.
 SENT: Final[tuple[type[Struct], ...]] = tuple(
@@ -23,14 +25,14 @@ SENT: Final[tuple[type[Struct], ...]] = tuple(
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    schemas, components = schemas_of((*MESSAGES.values(), *SENT, BookView))
+    schemas, components = schemas_of((*RECEIVED.values(), *SENT, BookView))
     received = {
         f"client.{kind}": _received(kind, message, schema)
-        for (kind, message), schema in zip(MESSAGES.items(), schemas, strict=False)
+        for (kind, message), schema in zip(RECEIVED.items(), schemas, strict=False)
     }
     sent = {
         message.__name__: _sent(message, schema)
-        for message, schema in zip(SENT, schemas[len(MESSAGES) :], strict=False)
+        for message, schema in zip(SENT, schemas[len(RECEIVED) :], strict=False)
     }
     return portable(
         {

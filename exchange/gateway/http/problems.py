@@ -82,6 +82,8 @@ class Code(Enum):
         "Too many of something at once",
     )
 
+    REPLAY_READ_ONLY = "replay.read_only", 409, "A replay takes no orders"
+
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"
     MATCHER_OLDER = "matcher.older", 503, "The matcher does not read such commands yet"
     GATEWAY_OLDER = "gateway.older", 503, "A newer version of the exchange wrote the answer"

@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket
 
 from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.parts.context import Gateway
 from exchange.gateway.server.origins import FOREIGN_PAGE, may_act
+from exchange.gateway.stream.desk import Desk, Host
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.protocol.frames import HEARTBEAT_MS
 from exchange.gateway.stream.session import Session
@@ -30,13 +30,14 @@ async def refuse_plain_request(_request: Request) -> Response:
 
 @dataclass(eq=False)
 class Stream:
-    """The connections of one gateway.
+    """The connections of one gateway, or of a replay.
 
     Web pages may connect if they come from ``origins`` or from the gateway's own host.
     """
 
-    gateway: Gateway
+    host: Host
     hub: Hub
+    desk: Desk
     origins: Sequence[str] = ()
     connections_per_address: int = CONNECTIONS_MAX
     by_address: Counter[str] = field(default_factory=Counter)
@@ -45,15 +46,15 @@ class Stream:
 
     async def connect(self, websocket: WebSocket) -> None:
         """``/stream``: serve one connection."""
-        address = address_of(websocket.scope, self.gateway.proxies)
+        address = address_of(websocket.scope, self.host.proxies)
         refusal = self._refusal(websocket, address)
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
-        session = Session(websocket, self.gateway, self.hub)
+        session = Session(websocket, self.host, self.hub, self.desk)
         self.sessions.add(session)
         self.by_address[address] += 1
-        self.gateway.metrics.stream_clients.inc()
+        self.host.metrics.stream_clients.inc()
         try:
             await session.run()
         finally:
@@ -61,7 +62,7 @@ class Stream:
             self.by_address[address] -= 1
             if not self.by_address[address]:
                 del self.by_address[address]
-            self.gateway.metrics.stream_clients.dec()
+            self.host.metrics.stream_clients.dec()
 
     async def beat(self) -> None:
         """Send heartbeats for ever."""

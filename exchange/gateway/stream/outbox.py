@@ -64,6 +64,7 @@ class Outbox:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._is_released = False
         self._drained = asyncio.Event()
         self._drained.set()
         self._sent: dict[tuple[str, Channel], int] = {}  # the last sequence that was sent
@@ -125,6 +126,11 @@ class Outbox:
         """Wait until at most ``ROOM_FRAMES`` messages and ``ROOM_BYTES`` are queued."""
         await self._room.wait()
 
+    def release(self) -> None:
+        """Let nobody wait for room any more: nothing is sent from now on."""
+        self._is_released = True
+        self._room.set()
+
     def _note(self, message: Message) -> None:
         match message:
             case Frame():
@@ -142,7 +148,7 @@ class Outbox:
         self._queue.append(message)
         self._drained.clear()
         self._bytes += _size(message)
-        if not self._has_room:
+        if not self._has_room and not self._is_released:
             self._room.clear()
 
     @property

@@ -8,7 +8,6 @@ them wait for their outcomes at the same time.
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,24 +20,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
-from exchange.gateway.parts.admission import Origin, charge
-from exchange.gateway.parts.context import Gateway
-from exchange.gateway.parts.decisions import Pending, location_of
-from exchange.gateway.parts.limits import Budget, Kind
+from exchange.gateway.parts.admission import Origin
+from exchange.gateway.parts.limits import Budget
 from exchange.gateway.server.token_bucket import TokenBucket
+from exchange.gateway.stream.desk import Desk, EnteredAnswer, Host
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow
 from exchange.gateway.stream.outbox import Message as Queued
 from exchange.gateway.stream.protocol.frames import (
-    HEARTBEAT_MS,
-    CancelAnswer,
-    Connected,
     Error,
     Frame,
     Heartbeat,
-    OrderAnswer,
-    OrderPending,
     Pong,
     Subscribed,
     Unsubscribed,
@@ -50,11 +42,15 @@ from exchange.gateway.stream.protocol.messages import (
     CancelMessage,
     Channel,
     Message,
+    Pause,
     Ping,
     PlaceOrderMessage,
+    Resume,
+    Seek,
+    Speed,
+    Step,
     Subscribe,
     Unsubscribe,
-    decode_message,
     echo_of,
 )
 from exchange.log.documents.text import timestamp
@@ -87,14 +83,16 @@ UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
 class Session:
     """One connection of the stream; for the hub it is an ``Outlet``."""
 
-    def __init__(self, websocket: WebSocket, gateway: Gateway, hub: Hub) -> None:
+    def __init__(self, websocket: WebSocket, host: Host, hub: Hub, desk: Desk) -> None:
         self._websocket = websocket
-        self._gateway = gateway
+        self._host = host
+        self._desk = desk
         self._hub = hub
         self._outbox = Outbox()
-        self._address = address_of(websocket.scope, gateway.proxies)
+        self._address = address_of(websocket.scope, host.proxies)
         self._orders: set[asyncio.Task[None]] = set()
         self._subscriptions: set[tuple[str, Channel]] = set()
+        self._clients: dict[str, str | None] = {}  # whose orders of an instrument are followed
         self._closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._strikes = 0
         self._messages = TokenBucket(MESSAGES_PER_SECOND_MAX, MESSAGES_BURST_MAX)
@@ -103,7 +101,7 @@ class Session:
     async def run(self) -> None:
         """Serve the connection until one of the two sides ends it."""
         await self._websocket.accept()
-        self._put(self._hello())
+        self.tell(self._desk.connected(_now()))
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
         ends: list[asyncio.Future[Any]] = [*tasks, self._closing]
         try:
@@ -114,6 +112,7 @@ class Session:
             if self._closing.done() and self._closing.result()[0] == POLICY:
                 await self._drained()  # so that the error that says why is sent
             await _cancelled([*tasks, *self._orders])
+            self._outbox.release()
             self._hub.leave(self)  # a subscription may have been under way
         if self._closing.done():
             await self._send_close(*self._closing.result())
@@ -127,6 +126,10 @@ class Session:
 
     def offer(self, frame: Frame) -> None:
         self._put(frame)
+
+    def tell(self, message: msgspec.Struct) -> None:
+        """Queue a message that belongs to no channel."""
+        self._put(text_of(message))
 
     def failed(self, problem: Problem) -> None:
         self.close(TRY_AGAIN, self._sequences(problem.code.code))
@@ -183,7 +186,7 @@ class Session:
     async def _heed(self, text: bytes) -> None:
         echo: _Echo = {**echo_of(text)}
         try:
-            await self._act(decode_message(text), echo)
+            await self._act(self._desk.decode(text), echo)
         except Problem as problem:
             self._refuse(problem, echo)
             self._strike(problem)
@@ -199,16 +202,19 @@ class Session:
             case Ping():
                 self._put(text_of(Pong(_now(), **_id(message.id))))
             case PlaceOrderMessage():
-                await self._enter(partial(self._place, message), echo)
+                await self._enter(partial(self._desk.place, message), echo)
             case CancelMessage():
-                await self._enter(partial(self._cancel, message), echo)
+                await self._enter(partial(self._desk.cancel, message), echo)
+            case Pause() | Resume() | Step() | Speed() | Seek():
+                answer = await self._desk.steer(message)
+                self.tell(msgspec.structs.replace(answer, **_id(message.id)))
 
     async def _subscribe(self, message: Subscribe, echo: _Echo) -> None:
         channels = frozenset(message.channels)
         if message.from_sequence is not None:
             origin = self._origin(echo)
-            await charge(self._gateway, Kind.HISTORY, message.client_id, origin)
-        listing = await self._gateway.listings.get(message.instrument)
+            await self._desk.charge(message.client_id, origin)
+        listing = await self._host.listings.get(message.instrument)
         wanted = self._subscriptions | {(listing.instrument, channel) for channel in channels}
         if len(wanted) > SUBSCRIPTIONS_MAX:
             detail = f"A connection has at most {SUBSCRIPTIONS_MAX} subscriptions."
@@ -216,9 +222,9 @@ class Session:
 
         def announce(sequence: int) -> None:
             self._subscriptions = wanted
-            listed = sorted(channels)
-            told = Subscribed(listed, listing.instrument, sequence, **_id(message.id))
-            self._put(Beginning(listing.instrument, channels, sequence, text_of(told)))
+            if Channel.ORDERS in channels:
+                self._clients[listing.instrument] = message.client_id
+            self._announce(listing.instrument, channels, sequence, message.id)
 
         await self._hub.subscribe(
             self,
@@ -229,9 +235,32 @@ class Session:
             announce=announce,
         )
 
+    async def begin_again(self) -> None:
+        """Follow everything anew from where the hub is now; each subscription is announced.
+
+        Raises:
+            Problem: 503, as for a subscription.
+        """
+        for instrument in sorted({name for name, _ in self._subscriptions}):
+            channels = frozenset(c for name, c in self._subscriptions if name == instrument)
+            await self._hub.subscribe(
+                self,
+                await self._host.listings.get(instrument),
+                channels,
+                client_id=self._clients.get(instrument),
+                from_sequence=None,
+                announce=partial(self._announce, instrument, channels),
+            )
+
+    def _announce(
+        self, instrument: str, channels: frozenset[Channel], sequence: int, id_: str | None = None
+    ) -> None:
+        told = Subscribed(sorted(channels), instrument, sequence, **_id(id_))
+        self._put(Beginning(instrument, channels, sequence, text_of(told)))
+
     async def _unsubscribe(self, message: Unsubscribe) -> None:
         channels = frozenset(message.channels)
-        listing = await self._gateway.listings.get(message.instrument)
+        listing = await self._host.listings.get(message.instrument)
         self._hub.unsubscribe(self, listing, channels)
         self._subscriptions -= {(listing.instrument, channel) for channel in channels}
         listed = sorted(channels)
@@ -268,21 +297,6 @@ class Session:
 
         return Origin(self._address, tell, on_handed_over=on_handed_over)
 
-    async def _place(self, message: PlaceOrderMessage, origin: Origin) -> "_Entered":
-        key = message.idempotency_key
-        entered = await place(self._gateway, message.body(), key, origin)
-        return _entered(entered)
-
-    async def _cancel(self, message: CancelMessage, origin: Origin) -> "_Entered":
-        entered = await cancel(
-            self._gateway,
-            message.order_id,
-            message.client_id,
-            message.idempotency_key,
-            origin,
-        )
-        return _entered(entered)
-
     async def _write(self) -> None:
         while True:
             text = await self._outbox.take()
@@ -314,7 +328,7 @@ class Session:
         try:
             self._outbox.put(Answer((message,)) if isinstance(message, str) else message)
         except Overflow:
-            self._gateway.metrics.stream_slow.inc()
+            self._host.metrics.stream_slow.inc()
             self.close(TRY_AGAIN, self._sequences("slow"))
 
     def _refuse(self, problem: Problem, echo: _Echo) -> None:
@@ -328,9 +342,6 @@ class Session:
     def _sequences(self, why: str) -> str:
         return closing_reason(why, self._outbox.sequences(self._subscriptions))
 
-    def _hello(self) -> str:
-        return text_of(Connected(os.urandom(8).hex(), list(Channel), HEARTBEAT_MS, _now()))
-
     async def _send_close(self, code: int, reason: str) -> None:
         short = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
         try:
@@ -343,8 +354,7 @@ class Session:
             logger.debug("A connection could not be closed in order", extra={"code": code})
 
 
-_Entered = OrderAnswer | CancelAnswer | OrderPending
-_Order = Callable[[Origin], Awaitable[_Entered]]
+_Order = Callable[[Origin], Awaitable[EnteredAnswer]]
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
@@ -364,17 +374,6 @@ def closing_reason(why: str, sequences: Mapping[str, int]) -> str:
             break
         reason = longer
     return reason
-
-
-def _entered(entered: Entered) -> _Entered:
-    answer = entered.answer
-    if isinstance(answer, Pending):
-        location = location_of(answer, entered.command_id)
-        return OrderPending(entered.order_id, str(entered.command_id), "pending", location)
-    fields = {**msgspec.structs.asdict(answer), "replayed": entered.resent}
-    if isinstance(answer, PlacedView):
-        return OrderAnswer(**fields)
-    return CancelAnswer(**fields)
 
 
 def _too_fast() -> Problem:

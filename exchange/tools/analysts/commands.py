@@ -218,11 +218,32 @@ def replay(
     order: Annotated[
         str | None, typer.Option(help="Only events of this order, on either side of a trade.")
     ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=1, max=65_535, help="Tell them as /stream does, on this port."
+        ),
+    ] = None,
+    speed: Annotated[
+        str,
+        typer.Option(
+            metavar="N|max|step",
+            help="With --serve: N times as fast as it was, max, or step: paused at first.",
+        ),
+    ] = "1",
     as_json: AsJson = False,
 ) -> None:
-    """Print the events of the log in order: by time, and by shard where times are the same."""
+    """Print the events of the log in order, or serve them over a stream as if they happened now."""
     from exchange.analyst.events import Wanted
     from exchange.tools.analysts.replay_page import show_replay
+    from exchange.tools.analysts.serving.server import show_serving
 
     wanted = Wanted(instrument=instrument, client=client, order=order, type=of_type)
-    show_replay(begin, to, shard, wanted, as_json=as_json)
+    if serve is None:
+        if speed != "1":
+            raise typer.BadParameter("--speed belongs to --serve.")
+        show_replay(begin, to, shard, wanted, as_json=as_json)
+        return
+    if as_json or wanted != Wanted():
+        raise typer.BadParameter("--serve takes no filter: each subscriber says what it follows.")
+    show_serving(begin, to, shard, serve, speed)

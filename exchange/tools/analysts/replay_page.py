@@ -40,7 +40,7 @@ def show_replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_js
 async def _replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_json: bool) -> None:
     connection = await connect(Settings.load().analytics_database_url)
     try:
-        spans = await _spans(connection, begin, to, shard)
+        spans = await spans_of(connection, begin, to, shard)
         await _print(connection, spans, wanted, _json_line if as_json else _table_line())
     except (LogCorrupt, UnknownEvent) as error:
         raise ToolError(f"The replay ends here: {error}") from error
@@ -71,7 +71,7 @@ async def _print(
     sys.stdout.flush()
 
 
-async def _spans(
+async def spans_of(
     connection: asyncpg.Connection, begin: str, to: str, shard: int | None
 ) -> dict[int, Span]:
     """Return what is to be read of each shard.

@@ -25,12 +25,13 @@ from exchange.gateway.description.page import page
 from exchange.gateway.description.requests_file import requests_file
 from exchange.gateway.http.declaration import OPERATIONS
 from exchange.gateway.resources import commands
-from exchange.gateway.stream.protocol.messages import MESSAGES
+from exchange.gateway.stream.protocol.messages import CONTROLS, MESSAGES
 from tests.gateway.conftest import PATIENCE_S, Venue, gateway_at, order
 from tests.gateway.stream.test_stream import Client, connected
 
 OPENAPI = openapi.document(ROUTES)
 ASYNCAPI = asyncapi.document()
+OF_REPLAYS = ("ReplayChanged", "Replayed")
 SENT = [name for name in ASYNCAPI["channels"]["stream"]["messages"] if "client." not in name]
 
 # A schema cannot say how many decimal places an instrument has, so right data may be refused; and
@@ -64,9 +65,10 @@ def test_every_parameter_in_a_path_is_described() -> None:
 def test_every_message_of_the_stream_is_in_the_document() -> None:
     messages = ASYNCAPI["channels"]["stream"]["messages"].values()
 
-    assert {message["name"] for message in messages} == set(MESSAGES) | {
+    assert {message["name"] for message in messages} == {*MESSAGES, *CONTROLS} | {
         "connected", "subscribed", "unsubscribed", "trades", "orders", "orderbook", "ticker",
         "heartbeat", "pong", "order_accepted", "order_cancelled", "order_pending", "error",
+        "replay", "replayed",
     }  # fmt: skip
 
 
@@ -193,7 +195,7 @@ async def test_real_messages_fit_their_schemas(http: httpx.AsyncClient, instrume
         await client.send(type="unknown")
         await client.send(type="unsubscribe", channels=["ticker"], instrument=instrument)
         async with asyncio.timeout(PATIENCE_S):
-            while not seen >= set(SENT) - {"Connected", "OrderPending"}:
+            while not seen >= set(SENT) - {"Connected", "OrderPending", *OF_REPLAYS}:
                 seen |= kinds_of(await anything(client))
 
 

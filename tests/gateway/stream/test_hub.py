@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from exchange.domain.events import TradeExecuted
 from exchange.domain.values import Offset, Position, Price, Quantity, Shard, Side
@@ -21,6 +21,7 @@ from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.order_updates import KnownOrders
+from exchange.gateway.stream.feed.source import Live
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import store_event
@@ -99,13 +100,18 @@ class Follower:
                     del self.book[side][price]
 
 
+def live_hub(engine: AsyncEngine, redis: Redis) -> Hub:
+    freshness = Freshness(engine)
+    return Hub(engine, freshness, Live(engine, redis, freshness))
+
+
 @asynccontextmanager
 async def hub_at(database_url: str, redis: Redis) -> AsyncIterator[Hub]:
     """A hub on a log that the test writes, with a projector."""
     url = database_url.replace("postgresql://", "postgresql+asyncpg://")
     engine = create_async_engine(url, pool_size=20, connect_args={"ssl": False})
     projector = asyncio.create_task(run_projector(engine, redis, pace_ms=5))
-    hub = Hub(engine, redis, Freshness(engine))
+    hub = live_hub(engine, redis)
     try:
         yield hub
     finally:
@@ -358,7 +364,7 @@ async def test_a_burst_of_trades_is_told_in_turns_with_others(
 ) -> None:
     """The feed has nothing, as no projector runs: the log gives the whole burst at once."""
     engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"))
-    hub = Hub(engine, redis, Freshness(engine))
+    hub = live_hub(engine, redis)
     follower = Follower()
     seen = [0]
 

@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.parts.listings import Listing
 from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.stream.feed.history import HistoryTurns
 from exchange.gateway.stream.feed.order_updates import KnownOrders
-from exchange.gateway.stream.feed.shard_feed import ShardFeed
 from exchange.gateway.stream.feed.shard_stream import ShardStream
+from exchange.gateway.stream.feed.source import Source
 from exchange.gateway.stream.feed.subscriptions import Outlet
 from exchange.gateway.stream.protocol.messages import Channel
 
@@ -22,14 +21,10 @@ class Hub:
     def __init__(
         self,
         engine: AsyncEngine,
-        redis: Redis,
         freshness: Freshness,
-        feed_redis: Redis | None = None,
+        source: Source,
     ) -> None:
-        self._engine = engine
-        self._redis = redis
-        self._feed_redis = feed_redis or redis  # a feed holds a connection while it waits
-        self._freshness = freshness
+        self._source = source
         self._known = KnownOrders(engine, freshness)
         self._turns = HistoryTurns()
         self._shards: dict[int, ShardStream] = {}
@@ -85,22 +80,28 @@ class Hub:
             for name, sequence in shard.reached(outlet)
         }
 
+    async def settled(self) -> None:
+        """Wait until connections were offered all that the feeds had when this was called."""
+        for shard in list(self._shards.values()):
+            await shard.settled()
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a connection follows anything."""
+        return any(shard.is_followed for shard in self._shards.values())
+
     async def stop(self) -> None:
-        """End all tasks."""
+        """End all tasks; the next subscription begins anew."""
         for shard in self._shards.values():
             await shard.stop()
+        self._shards.clear()
 
     async def _shard(self, number: int) -> ShardStream:
         async with self._starting:
             shard = self._shards.get(number)
             if shard is None or shard.has_ended:
                 shard = ShardStream(
-                    self._engine,
-                    self._redis,
-                    ShardFeed(self._engine, self._feed_redis, number),
-                    self._known,
-                    self._freshness,
-                    self._turns,
+                    self._source, self._source.feed(number), self._known, self._turns
                 )
                 await shard.start()
                 self._shards[number] = shard

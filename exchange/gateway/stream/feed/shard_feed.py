@@ -1,6 +1,6 @@
 """One shard's events in order, without a gap, while somebody subscribes.
 
-Read ``ShardFeed.read``. It takes the next events from the feed in Redis. If the feed does not have
+Read ``LiveFeed.read``. It takes the next events from the feed in Redis. If the feed does not have
 the next position (trimmed, emptied, away, or its projector behind), it takes them from the log. The
 newest events are kept in a window. So a subscriber that has caught up gets the last of them and
 joins the others in one turn of the event loop, in which nothing can come between.
@@ -11,6 +11,7 @@ subscribers of its instrument cannot go on.
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,12 +44,14 @@ from exchange.log.reader import read_events, read_heads
 from exchange.log.reader import read_traces as log_traces
 from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
+from exchange.waiting import is_set_within
 from projections.feed import NAME, READ_EVENTS_MAX, read_feed, read_traces
 from projections.stores.checkpoints import Live, ReadModelUnavailable, read_live
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MS: Final = 500  # a longer silence is checked in the log: the feed's projector may be away
+MOVES_S: Final = 0.5  # then whoever waits looks whether the stream still goes on
 WITHOUT_REDIS_S: Final = 0.1  # between two reads of the log while the feed is away
 WINDOW_EVENTS_MAX: Final = 4 * READ_EVENTS_MAX  # so a subscriber one read behind can still join
 
@@ -74,61 +77,43 @@ class Unreadable(Struct, frozen=True, gc=False):
     instrument: str | None
 
 
-class ShardFeed:
+class ShardFeed(ABC):
     """The events of a shard after ``position``."""
 
-    def __init__(self, engine: AsyncEngine, redis: Redis, shard: int) -> None:
+    def __init__(self, engine: AsyncEngine, shard: int) -> None:
         self.shard = shard
         self.position = 0
         self._engine = engine
-        self._redis = redis
         self._window: deque[DecidedEvent] = deque(maxlen=WINDOW_EVENTS_MAX)
-        self._live: Live | None = None
         self._moved = asyncio.Event()
 
     async def start(self) -> None:
-        """Begin after the last event in the log.
+        """Begin after the last event there is.
 
         Raises:
             Problem: 503, the log cannot be read.
         """
         self.position = await self.head()
 
+    @abstractmethod
     async def head(self) -> int:
-        """Return the position of the last event in the log.
+        """Return the position of the last event there is.
 
         Raises:
             Problem: 503, the log cannot be read.
         """
-        async with log_connection(self._engine) as connection:
-            return (await read_heads(connection)).get(self.shard, 0)
 
+    @abstractmethod
     async def read(self) -> list[DecidedEvent]:
         """Return the next events, none if there were none for a while.
 
         Raises:
-            Problem: 503, neither the feed nor the log can be read.
+            Problem: 503, the events cannot be read.
         """
-        events = await self._from_feed()
-        if not events or events[0].position != self.position + 1:
-            events = await self.history(self.position)
-        return events
 
     async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
-        """Return the trace contexts of the next events that were sampled.
-
-        They are those of the feed's projector, or the matcher's while the feed is behind.
-        """
-        if not tracing.is_on():
-            return []
-        after, up_to = self.position, events[-1].position
-        with suppress(ReadModelUnavailable, Problem):
-            found = await self._traces_of_feed(after, up_to)
-            if found:
-                return found
-            async with log_connection(self._engine) as connection:
-                noted = await log_traces(connection, self.shard, after=after, up_to=up_to)
-            return list(noted.values())
+        """Return the trace contexts of the next events that were sampled."""
+        del events
         return []
 
     def advance(self, events: Sequence[DecidedEvent]) -> None:
@@ -149,6 +134,11 @@ class ShardFeed:
                     self._moved.clear()
                     await self._moved.wait()
 
+    async def moves(self) -> None:
+        """Wait until ``position`` moves on, ``MOVES_S`` at most."""
+        self._moved.clear()
+        await is_set_within(self._moved, MOVES_S)
+
     def newest(self, after: int) -> list[DecidedEvent] | None:
         """Return the events after a position up to ``position``, None if the window lacks some."""
         missing = self.position - after
@@ -162,15 +152,41 @@ class ShardFeed:
         Raises:
             Problem: 503, the log cannot be read.
         """
+        end = after + READ_EVENTS_MAX if up_to is None else up_to
+        return await events_after(self._engine, self.shard, after, up_to=end)
+
+
+class LiveFeed(ShardFeed):
+    """The events of a shard as they happen."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis, shard: int) -> None:
+        super().__init__(engine, shard)
+        self._redis = redis
+        self._live: Live | None = None
+
+    async def head(self) -> int:
         async with log_connection(self._engine) as connection:
-            stored = await read_events(
-                connection,
-                self.shard,
-                after=after,
-                up_to=after + READ_EVENTS_MAX if up_to is None else up_to,
-                limit=READ_EVENTS_MAX,
-            )
-        return [_loaded(event) for event in stored]
+            return (await read_heads(connection)).get(self.shard, 0)
+
+    async def read(self) -> list[DecidedEvent]:
+        events = await self._from_feed()
+        if not events or events[0].position != self.position + 1:
+            events = await self.history(self.position)
+        return events
+
+    async def traces(self, events: Sequence[DecidedEvent]) -> list[str]:
+        """Return those of the feed's projector, or the matcher's while the feed is behind."""
+        if not tracing.is_on():
+            return []
+        after, up_to = self.position, events[-1].position
+        with suppress(ReadModelUnavailable, Problem):
+            found = await self._traces_of_feed(after, up_to)
+            if found:
+                return found
+            async with log_connection(self._engine) as connection:
+                noted = await log_traces(connection, self.shard, after=after, up_to=up_to)
+            return list(noted.values())
+        return []
 
     async def _traces_of_feed(self, after: int, up_to: int) -> list[str]:
         if self._live is None:
@@ -199,6 +215,21 @@ class ShardFeed:
             async with model_connection(self._engine) as connection:
                 self._live = await read_live(connection, NAME)
         return self._live
+
+
+async def events_after(
+    engine: AsyncEngine, shard: int, after: int, *, up_to: int
+) -> list[DecidedEvent]:
+    """Return the next events of the log after a position, at most ``READ_EVENTS_MAX``.
+
+    Raises:
+        Problem: 503, the log cannot be read.
+    """
+    async with log_connection(engine) as connection:
+        stored = await read_events(
+            connection, shard, after=after, up_to=up_to, limit=READ_EVENTS_MAX
+        )
+    return [_loaded(event) for event in stored]
 
 
 def of_instrument(events: Sequence[DecidedEvent], instrument: str) -> list[DecidedEvent]:

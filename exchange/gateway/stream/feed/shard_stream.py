@@ -16,26 +16,19 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.parts.listings import Listing
-from exchange.gateway.parts.reading import Freshness, answering, model_connection, moment_connection
 from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.history import Chapter, History, HistoryTurns
 from exchange.gateway.stream.feed.order_updates import KnownOrders
 from exchange.gateway.stream.feed.shard_feed import ShardFeed, check_readable, of_instrument
+from exchange.gateway.stream.feed.source import Source
 from exchange.gateway.stream.feed.subscriptions import FollowedInstrument, Outlet, Subscription
 from exchange.gateway.stream.protocol.frames import Frame
 from exchange.gateway.stream.protocol.messages import Channel
 from exchange.log.events import DecidedEvent
 from exchange.telemetry import tracing
 from exchange.waiting import heed_cancellation, retrieve_error, turns
-from projections import book as books
-from projections import trades
-from projections.book import ALL_LEVELS, read_book
-from projections.stores.checkpoints import read_live
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +42,12 @@ class ShardStream:
 
     def __init__(
         self,
-        engine: AsyncEngine,
-        redis: Redis,
+        source: Source,
         feed: ShardFeed,
         known: KnownOrders,
-        freshness: Freshness,
         turns: HistoryTurns,
     ) -> None:
-        self._engine = engine
-        self._freshness = freshness
-        self._redis = redis
+        self._source = source
         self._number = feed.shard
         self._known = known
         self._feed = feed
@@ -83,6 +72,20 @@ class ShardStream:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a connection follows anything of this shard."""
+        return any(instrument.subscriptions for instrument in self._instruments.values())
+
+    async def settled(self) -> None:
+        """Wait until all that the feed has now is offered, and whoever catches up has done so."""
+        head = await self._feed.head()
+        while not self.has_ended and self._feed.position < head:
+            await self._feed.moves()
+        tasks = [task for i in self._instruments.values() for task in i.tasks]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def run(self) -> None:
         """Offer events until there has been no subscriber for ``LINGER_S``."""
@@ -274,19 +277,11 @@ class ShardStream:
     async def _read_book(self, instrument: FollowedInstrument) -> None:
         """Read the book and the last trade, and bring them to the shard's position."""
         listing = instrument.listing
-        async with model_connection(self._engine) as connection:
-            live = await read_live(connection, books.NAME)
-        with answering():
-            view = await read_book(self._redis, live, listing.shard, listing.instrument, ALL_LEVELS)
-        await self._freshness.reach(trades.NAME, {listing.shard: view.position})
-        async with moment_connection(self._engine) as connection:
-            live = await read_live(connection, trades.NAME)
-            last = await trades.list_trades(connection, live, listing.instrument, limit=1)
-        await self._feed.until(view.position)
+        opened = await self._source.opened(listing)
+        await self._feed.until(opened.book.position)
         renderer = instrument.renderer
-        if last:
-            renderer.last_trade = (last[0].price, last[0].quantity)
-        book = LiveBook(view)
+        renderer.last_trade = opened.last_trade or renderer.last_trade
+        book = LiveBook(opened.book)
         while (newest := self._feed.newest(book.position)) is None:
             past = await self._feed.history(book.position, up_to=self._feed.position)
             renderer.follow_book(book, of_instrument(past, listing.instrument))

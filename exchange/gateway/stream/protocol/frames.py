@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.problems import ProblemMembers
@@ -58,13 +58,42 @@ class LevelView(Struct, frozen=True):
     quantity: Amount
 
 
+class ReplayView(Struct, frozen=True):
+    """Where a replay of the log is: positions by shard, and times of the engine.
+
+    ``state`` is ``waiting`` (for somebody to follow an instrument), ``playing``, ``paused`` or
+    ``ended``; ``speed`` is how much faster than the engine's time it goes, or ``max``.
+    """
+
+    state: Literal["waiting", "playing", "paused", "ended"]
+    speed: int | Literal["max"]
+    begin: dict[str, int] = field(name="from")
+    to: dict[str, int]
+    positions: dict[str, int]
+    time: str | None
+
+
 class Connected(Struct, frozen=True, tag="connected"):
-    """The first message of a connection."""
+    """The first message of a connection; with ``replay`` if it is history that is told."""
 
     connection_id: str
     channels: list[Channel]
     heartbeat_ms: int
     timestamp: str
+    replay: ReplayView | UnsetType = UNSET
+
+
+class ReplayChanged(Struct, frozen=True, tag="replay"):
+    """The answer to a message that steers a replay: where it is now, and how it goes on."""
+
+    replay: ReplayView
+    id: str | UnsetType = UNSET
+
+
+class Replayed(Struct, frozen=True, tag="replayed"):
+    """A replay has ended: all messages of it were sent."""
+
+    replay: ReplayView
 
 
 class Subscribed(Struct, frozen=True, tag="subscribed"):

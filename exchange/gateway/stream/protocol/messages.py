@@ -6,7 +6,7 @@ these two place an order here, as does ``order`` with ``order_type``.
 """
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -18,6 +18,9 @@ from exchange.gateway.http.requests import check_json, read_checked
 from exchange.gateway.orders.entry import OrderBody
 
 REPEATABLE: Final = frozenset(("type",))
+STEP_EVENTS_MAX: Final = 10_000  # told at once, within a second: nothing else steers meanwhile
+SPEED_MAX: Final = 1_000_000  # a day in a tenth of a second: no machine goes faster
+MOMENT_CHARS_MAX: Final = 4_096  # a position of each of 256 shards has 3,000
 
 
 class Channel(StrEnum):
@@ -111,7 +114,49 @@ class Ping(Struct, frozen=True, forbid_unknown_fields=True):
     id: Id | None = None
 
 
-Message = Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | Ping
+class Pause(Struct, frozen=True, forbid_unknown_fields=True):
+    """Halt a replay; after the answer nothing more of it comes."""
+
+    type: str
+    id: Id | None = None
+
+
+class Resume(Struct, frozen=True, forbid_unknown_fields=True):
+    """Let a replay go on where it was paused."""
+
+    type: str
+    id: Id | None = None
+
+
+class Step(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tell the next events of a replay, then pause it."""
+
+    type: str
+    events: Annotated[int, Meta(ge=1, le=STEP_EVENTS_MAX)] = 1
+    id: Id | None = None
+
+
+class Speed(Struct, frozen=True, forbid_unknown_fields=True):
+    """Set how much faster than the engine's time a replay goes, or ``max``: as fast as it can."""
+
+    type: str
+    speed: Annotated[int, Meta(ge=1, le=SPEED_MAX)] | Literal["max"]
+    id: Id | None = None
+
+
+class Seek(Struct, frozen=True, forbid_unknown_fields=True):
+    """Move a replay to a moment: a time, or ``SHARD:POSITION,…``.
+
+    Every subscription begins again there, with ``subscribed`` and a fresh snapshot.
+    """
+
+    type: str
+    to: Annotated[str, Meta(min_length=1, max_length=MOMENT_CHARS_MAX)]
+    id: Id | None = None
+
+
+Control = Pause | Resume | Step | Speed | Seek
+Message = Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | Ping | Control
 
 
 class _Kind(Struct, frozen=True):
@@ -128,7 +173,15 @@ MESSAGES: Final[dict[str, type[Message]]] = {
     "cancel": CancelMessage,
     "ping": Ping,
 }
-_DECODERS: Final = {kind: msgspec.json.Decoder(message) for kind, message in MESSAGES.items()}
+CONTROLS: Final[dict[str, type[Message]]] = {
+    "pause": Pause,
+    "resume": Resume,
+    "step": Step,
+    "speed": Speed,
+    "seek": Seek,
+}
+_LIVE: Final = {kind: msgspec.json.Decoder(message) for kind, message in MESSAGES.items()}
+_REPLAY: Final = _LIVE | {kind: msgspec.json.Decoder(one) for kind, one in CONTROLS.items()}
 
 
 class _Answerable(Struct, frozen=True):
@@ -139,18 +192,19 @@ class _Answerable(Struct, frozen=True):
 _ANSWERABLE: Final = msgspec.json.Decoder(_Answerable)
 
 
-def decode_message(text: bytes) -> Message:
-    """Read one message.
+def decode_message(text: bytes, *, of_replay: bool = False) -> Message:
+    """Read one message; those that steer a replay are known only to one.
 
     Raises:
         Problem: 400 or 422, the message is no JSON, of no known type, or of another shape.
     """
     check_json(text, REPEATABLE)
     kind = read_checked(text, _KIND).type
-    decoder = _DECODERS.get(kind)
+    decoders = _REPLAY if of_replay else _LIVE
+    decoder = decoders.get(kind)
     if decoder is None:
         raise Problem(
-            Code.STREAM_TYPE, f"Known types are {', '.join(sorted(MESSAGES))}.", field="type"
+            Code.STREAM_TYPE, f"Known types are {', '.join(sorted(decoders))}.", field="type"
         )
     return read_checked(text, decoder)
 

@@ -1,0 +1,147 @@
+"""How many events of the log a second does ``exchange replay --serve`` tell one subscriber?
+
+Workload: a log of 200,000 events of the load's mix (that of ``bench.restore``), on a PostgreSQL of
+the benchmark's own, with nothing else to do. Each round replays all of it at ``max``, by the
+command in a process of its own, to one subscriber in this process, which follows trades, book and
+ticker of the log's instrument and decodes every message. It counts from the first trades to
+``replayed``.
+
+The limit is measured in the same run, before each replay: the same events are read and decoded and
+nothing is done with them.
+
+Not included: the start of Python, the half second that a replay waits for more subscriptions,
+several shards or subscribers, the channel ``orders``, a beginning in the middle of a log.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from subprocess import PIPE, Popen
+from typing import Final
+
+import asyncpg
+import msgspec
+from rich.console import Console
+
+from bench.publishing import read_and_decode_s
+from bench.restore import SHARD, write_log
+from bench.venue import free_ports, machine, on_services, rounds_parser, table_of
+from exchange.config import Settings
+from exchange.log.reader import read_heads, read_registrations
+from exchange.stack.migrations import migrate
+from exchange.tools.market.following import Message, follow
+
+CHANNELS: Final = ("trades", "orderbook", "ticker")
+END_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of each round, and how many messages the subscriber got in the last."""
+
+    events: int
+    messages: list[int] = field(default_factory=list)
+    read_s: list[float] = field(default_factory=list)
+    replay_s: list[float] = field(default_factory=list)
+
+
+class Subscriber:
+    """Counts the messages from the first trades to ``replayed``."""
+
+    def __init__(self, instrument: str) -> None:
+        self._instrument = instrument
+        self.messages = 0
+        self.begun_s = self.ended_s = 0.0
+
+    def subscription(self) -> Message:
+        assert not self.messages, "the connection was lost"
+        return {"type": "subscribe", "channels": CHANNELS, "instrument": self._instrument}
+
+    def take(self, message: Message) -> bool:
+        if message["type"] == "trades" and not self.messages:
+            self.begun_s = time.perf_counter()
+        self.messages += bool(self.begun_s)
+        self.ended_s = time.perf_counter()
+        return bool(message["type"] == "replayed")
+
+
+@contextmanager
+def serving(settings: Settings, port: int) -> Iterator[None]:
+    """Run the command until the context ends."""
+    command = [sys.executable, "-m", "exchange", "replay", "--serve", str(port), "--speed", "max"]
+    environment = {**os.environ, "ANALYTICS_DATABASE_URL": settings.database_url}
+    with Popen(command, env=environment, stderr=PIPE) as process:
+        assert process.stderr is not None
+        try:
+            process.stderr.readline()  # it listens
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=END_S)
+
+
+async def replay(settings: Settings, instrument: str, measured: Measured) -> None:
+    """Replay the whole log to one subscriber."""
+    (port,) = free_ports(1)
+    subscriber = Subscriber(instrument)
+    with serving(settings, port):
+        url = f"http://127.0.0.1:{port}"
+        await follow(url, subscriber.subscription, subscriber.take, lambda _: None)
+    measured.messages.append(subscriber.messages)
+    measured.replay_s.append(subscriber.ended_s - subscriber.begun_s)
+
+
+def measure(events: int, rounds: int) -> Measured:
+    """Write a log on services of its own and replay it."""
+    return on_services(lambda settings: _rounds(settings, events, rounds), kafka=False)
+
+
+async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
+    await migrate(settings.sqlalchemy_url)
+    connection = await asyncpg.connect(settings.database_url)
+    await connection.execute("insert into log (id) values ('bench')")
+    await write_log(connection, "no topic", events)
+    measured = Measured((await read_heads(connection))[SHARD])
+    registered = await read_registrations(connection, SHARD, up_to=measured.events)
+    instrument = registered[0].instrument
+    assert instrument is not None
+    for _ in range(rounds):
+        measured.read_s.append(await read_and_decode_s(connection, measured.events))
+        await replay(settings, instrument, measured)
+    await connection.close()
+    return measured
+
+
+def show(measured: Measured) -> None:
+    """Print the medians and rates."""
+    table = table_of("", "median s", "worst s", "events/s")
+    for name, seconds in (
+        ("reading and decoding alone (limit)", measured.read_s),
+        ("replaying to one subscriber", measured.replay_s),
+    ):
+        median = statistics.median(seconds)
+        row = (f"{median:.2f}", f"{max(seconds):.2f}", f"{measured.events / median:,.0f}")
+        table.add_row(name, *row)
+    console = Console()
+    console.print(f"{measured.events:,} events, {max(measured.messages):,} messages; {machine()}")
+    console.print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = rounds_parser(__doc__, events=200_000)
+    arguments = parser.parse_args()
+    measured = measure(arguments.events, arguments.rounds)
+    if arguments.json:
+        print(msgspec.json.encode(measured).decode())
+    else:
+        show(measured)
+
+
+if __name__ == "__main__":
+    main()
