@@ -154,14 +154,16 @@ select min(greatest(shards.first, (
 from shards
 """)
 
-READ_OBLIGATIONS = text("""
+_ONLY_SHARDS: Final = "shard = any(coalesce(CAST(:shards AS smallint[]), array[shard]))"
+
+READ_OBLIGATIONS = text(f"""
 select client_id, instrument, shard, net_quantity, net_amount from obligations
-where generation = :generation and cycle = :cycle and shard <> all(CAST(:without AS smallint[]))
+where generation = :generation and cycle = :cycle and {_ONLY_SHARDS}
     and client_id = any(array(
         select distinct client_id from obligations
         where generation = :generation and cycle = :cycle and client_id > :after
             and client_id = coalesce(CAST(:client_id AS text), client_id)
-            and shard <> all(CAST(:without AS smallint[]))
+            and {_ONLY_SHARDS}
         order by client_id
         limit :limit
     ))
@@ -259,11 +261,11 @@ async def list_obligations(
     client_id: str | None,
     after: str,
     limit: int,
-    without: Sequence[int] = (),
+    shards: Sequence[int] | None = None,
 ) -> list[Obligation]:
     """Return a cycle's obligations of the next ``limit`` clients, by client and instrument.
 
-    Those of the shards ``without`` are left out.
+    They are those of ``shards``, or of all.
     """
     parameters = {
         "generation": live.generation,
@@ -271,7 +273,7 @@ async def list_obligations(
         "client_id": client_id,
         "after": after,
         "limit": limit,
-        "without": list(without),
+        "shards": None if shards is None else list(shards),
     }
     rows = await connection.execute(READ_OBLIGATIONS, parameters)
     return [
@@ -342,13 +344,14 @@ async def list_obligations_as_of(
     """Return what ``list_obligations`` said at a moment that the live model has passed.
 
     A shard's obligations of a cycle that it had cut by then are as they were. Those of the cycle
-    that was open there are those of the shard's fold, and of later cycles it had none.
+    that was open there are those of the shard's fold, and of later cycles it had none. A shard that
+    has no fold had not been placed: what it owes is of later.
     """
-    uncut = [shard for shard, fold in folds.items() if fold.open_cycle(shard) <= cycle]
+    cut = [shard for shard, fold in folds.items() if fold.open_cycle(shard) > cycle]
     owed = await list_obligations(
-        connection, live, cycle, client_id=client_id, after=after, limit=limit, without=uncut
+        connection, live, cycle, client_id=client_id, after=after, limit=limit, shards=cut
     )
-    for shard in uncut:
+    for shard in folds.keys() - {*cut}:
         owed += [
             one
             for one in folds[shard].owed(shard, cycle)
