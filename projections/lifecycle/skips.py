@@ -1,7 +1,7 @@
 """Events that a definition cannot apply and that an operator lets it pass over, for ever.
 
-Every fold of the definition obeys a skip: following, building, verifying. A later definition, with
-another fingerprint, does not. Read models tell of the skips in their answers.
+Every fold of the definition obeys a skip: following, building, verifying, telling the past. A later
+definition, with another fingerprint, does not. Read models tell of the skips in their answers.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,14 @@ ADD_SKIP = """
 insert into skips (projection, fingerprint, shard, position, reason, skipped_by)
 values ($1, $2, $3, $4, $5, $6)
 on conflict do nothing
+"""
+
+# States of folds that have the event. Whoever is about to keep another one waits, and then sees the
+# skip (``projections.past.states``).
+LOCK_STATES = "lock table fold_states in share row exclusive mode"
+DELETE_STATES = """
+delete from fold_states
+where projection = $1 and fingerprint = $2 and shard = $3 and position >= $4
 """
 
 
@@ -97,7 +105,9 @@ async def skip_event(
             raise Refused(f"No generation failed at {at[0]}:{at[1]}; failed: {_places(failed)}.")
         first = next((g for g in here if g.live), here[0])
         made_by = first.fingerprint or fingerprint
+        await connection.execute(LOCK_STATES)
         await connection.execute(ADD_SKIP, projection, made_by, *at, by.reason, by.operator)
+        await connection.execute(DELETE_STATES, projection, made_by, *at)
         mine = [g for g in here if (g.fingerprint or fingerprint) == made_by]
         for one in mine:
             await restore(connection, one, by, f"skip {at[0]}:{at[1]}")

@@ -45,9 +45,9 @@ class _Begun(Struct):
     skips: frozenset[int]
 
     def add(self, part: LogPart) -> None:
-        if part.first <= self.after:
-            return
-        for one in _without(part, self.skips):
+        has = max(0, self.after + 1 - part.first)  # so many events of the part
+        rest = LogPart(part.shard, part.first + has, part.events[has:]) if has else part
+        for one in _without(rest, self.skips):
             self.fold.add(one)
         self.fold.finished()
 
@@ -65,19 +65,21 @@ async def fold_up_to(
 
     Raises:
         LogCorrupt: An event between the two is missing.
-        Undecodable: One was written by another version of the software.
+        Undecodable: One was written by another version of the software, and a fold does not skip
+            it.
     """
     begun = [await _begin(connection, FOLDED[name], shard, position) for name in names]
+    skips = frozenset.intersection(*(one.skips for one in begun))  # need not even be decoded
     start = after = min(one.after for one in begun)
     while after < position:
         end = min(position, (after // every + 1) * every)
-        async for part in replay_parts(connection, shard, after=after, up_to=end):
+        async for part in replay_parts(connection, shard, after=after, up_to=end, skips=skips):
             for one in begun:
                 one.add(LogPart(shard, part.first, part.events))
             tell(part.first + len(part.events) - 1 - start, position - start)
         for one in begun:
             if end > one.after and end % every == 0:
-                await keep_state(connection, one.folded, shard, end, one.fold)
+                await keep_state(connection, one.folded, shard, end, one.fold, skips=len(one.skips))
         after = end
     return {one.folded.projection: one.fold for one in begun}
 

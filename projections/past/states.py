@@ -31,10 +31,12 @@ READ_NEWEST_POSITION = """
 select max(position) from fold_states where projection = $1 and fingerprint = $2 and shard = $3
 """
 
-# One that is there may be damaged, or another log's.
+# One that is there may be damaged, or another log's. One that was folded before a skip was made,
+# and is ready after it, is not kept (see ``lifecycle.skips``).
 INSERT_STATE = """
 insert into fold_states (projection, fingerprint, shard, position, chain, state)
-values ($1, $2, $3, $4, $5, $6)
+select $1, $2, $3, $4, $5, $6
+where $7 = (select count(*) from skips where projection = $1 and fingerprint = $2 and shard = $3)
 on conflict (projection, fingerprint, shard, position) do update set
     chain = excluded.chain, state = excluded.state, made_at = excluded.made_at
 """
@@ -72,10 +74,16 @@ async def newest_position(connection: asyncpg.Connection, folded: Folded, shard:
 
 
 async def keep_state(
-    connection: asyncpg.Connection, folded: Folded, shard: int, position: int, fold: Fold
+    connection: asyncpg.Connection,
+    folded: Folded,
+    shard: int,
+    position: int,
+    fold: Fold,
+    *,
+    skips: int = 0,
 ) -> None:
-    """Keep the state of a fold that is at a position."""
+    """Keep the state of a fold that is at a position, unless its shard has other than ``skips``."""
     chain = await read_chain(connection, shard, position)
     state = zlib.compress(fold.dump(), COMPRESSION)
     key = (folded.projection, folded.fingerprint, shard)
-    await connection.execute(INSERT_STATE, *key, position, chain, state)
+    await connection.execute(INSERT_STATE, *key, position, chain, state, skips)
