@@ -141,7 +141,7 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders, latency, rebuilds, export, replays
+bench: setup ## measure orders, latency, rebuilds, as-of, replays
 	$(PY) -m bench.orders
 	$(PY) -m bench.stream_orders
 	$(PY) -m bench.fan_out
@@ -150,6 +150,7 @@ bench: setup ## measure orders, latency, rebuilds, export, replays
 	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.rebuild_beside
 	$(PY) -m bench.publishing
+	$(PY) -m bench.as_of --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.export --events $(or $(EVENTS),1000000)
 	$(PY) -m bench.replay
 

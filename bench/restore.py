@@ -58,6 +58,7 @@ BATCH_COMMANDS: Final = 100
 TAIL_EVENTS: Final = 100_000  # after the snapshot, as many as by the default settings
 UNPRODUCED: Final = 2**40  # the log's offsets are this far below 0, as the topic is empty
 MARKET_SHARE: Final = 0.3
+DEPTH_PRICES: Final = 100_000  # of each side, over which orders rest that the mix does not reach
 TIME_MS: Final = 1_790_000_000_000
 EVENT_COLUMNS: Final = (
     "shard", "position", "instrument", "type", "version", "data", "command_id", "kafka_offset",
@@ -93,12 +94,12 @@ class SilentOutcomes:
 class LogMaker:
     """Decides the load's mix and keeps what a matcher would have stored."""
 
-    def __init__(self, first_offset: int) -> None:
+    def __init__(self, first_offset: int, resting: int) -> None:
         self.state = State()
         self.chain = EMPTY_CHAIN
         self.first_offset = first_offset
         self.offset = 0  # of the next command, behind the first
-        self._commands = _commands()
+        self._commands = _commands(resting)
 
     def batch(self) -> tuple[list[StoredEvent], tuple[object, ...]]:
         """Return the events of the next batch, and its row."""
@@ -127,9 +128,21 @@ class LogMaker:
         self.offset += 1
 
 
-def _commands() -> Iterator[Command]:
+def _commands(resting: int) -> Iterator[Command]:
     chance = Random(1)
     yield RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
+    for _ in range(resting):
+        side = chance.choice((Side.BUY, Side.SELL))
+        away = chance.randint(50_001, 50_000 + DEPTH_PRICES)
+        yield PlaceOrder(
+            order_id=f"{chance.getrandbits(128):032x}-BTC-USD",
+            client_id=f"load-{chance.randrange(100)}",
+            instrument="BTC-USD",
+            side=side,
+            order_type=OrderType.LIMIT,
+            price=Price(7_000_000 - away if side is Side.BUY else 7_000_000 + away),
+            quantity=Quantity(chance.randint(1, 1_000) * 100_000),
+        )
     while True:
         market = chance.random() < MARKET_SHARE
         yield PlaceOrder(
@@ -144,13 +157,19 @@ def _commands() -> Iterator[Command]:
 
 
 async def write_log(
-    connection: asyncpg.Connection, topic_id: str, events: int, *, first_offset: int = -UNPRODUCED
+    connection: asyncpg.Connection,
+    topic_id: str,
+    events: int,
+    *,
+    first_offset: int = -UNPRODUCED,
+    resting: int = 0,
 ) -> None:
     """Write the log, its head, and a snapshot ``TAIL_EVENTS`` before its end.
 
-    By default the offsets are below 0, since the topic is empty.
+    By default the offsets are below 0, since the topic is empty. The log begins with orders that
+    rest beyond the mix's prices: ``resting`` of them.
     """
-    maker = LogMaker(first_offset)
+    maker = LogMaker(first_offset, resting)
     stored = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Writing the log", total=events)

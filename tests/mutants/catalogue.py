@@ -22,6 +22,8 @@ FOLLOWING = ("tests/gateway/parts/test_following.py",)
 CHANGES = ("tests/projections/lifecycle/test_changes.py",)
 BUILDER = ("tests/projections/builder/test_builder.py",)
 PUBLISHER = ("tests/projections/publisher/test_publisher.py",)
+AS_OF = ("tests/projections/past/test_live_answers.py",)
+FOLDED = ("tests/projections/past/test_folded.py",)
 STORE = ("tests/contracts/test_event_store.py",)  # on a real PostgreSQL too
 
 
@@ -694,5 +696,82 @@ MUTANTS = [
         "        if was_published:",
         "        if was_published is None:",
         PUBLISHER,
+    ),
+    Mutant(
+        "an order that changed since is told as it is now",
+        "projections/orders.py",
+        "    for one in changed:\n        del made[one.order_id]\n",
+        "    for one in changed[:0]:\n        del made[one.order_id]\n",
+        AS_OF,
+    ),
+    Mutant(
+        "an order's history goes on after the moment",
+        "projections/past/past.py",
+        "after=after, up_to=at.position, limit=limit",
+        "after=after, up_to=None, limit=limit",
+        AS_OF,
+    ),
+    Mutant(
+        "the minute of a moment is told as it ended",
+        "projections/vwap.py",
+        "    whole = min(last, newest.minute - 1)",
+        "    whole = min(last, newest.minute)",
+        AS_OF,
+    ),
+    Mutant(
+        "a cycle is cut before it was",
+        "projections/settlement.py",
+        'later_is_cut=" and later.cycle < shards.open",',
+        'later_is_cut="",',
+        AS_OF,
+    ),
+    Mutant(
+        "obligations of a cycle have its later trades",
+        "projections/settlement.py",
+        "fold.open_cycle(shard) > cycle]",
+        "fold.open_cycle(shard) >= cycle]",
+        AS_OF,
+    ),
+    Mutant(
+        "a shard takes part before it was placed",
+        "projections/past/past.py",
+        "await read_placed_shards(connection, up_to=at) if placed else {}",
+        "await read_placed_shards(connection) if placed else {}",
+        AS_OF,
+    ),
+    Mutant(
+        "a fold takes the events again that its state has",
+        "projections/past/folded.py",
+        "has = max(0, self.after + 1 - part.first)",
+        "has = max(0, self.after - part.first)",
+        FOLDED,
+    ),
+    Mutant(
+        "a fold as of a moment obeys no skips",
+        "projections/past/folded.py",
+        "for one in _without(rest, self.skips):",
+        "for one in _without(rest, frozenset()):",
+        FOLDED,
+    ),
+    Mutant(
+        "a state of another definition is gone on from",
+        "projections/past/states.py",
+        "where projection = $1 and fingerprint = $2 and shard = $3 and position <= $4",
+        "where projection = $1 and $2 <> '' and shard = $3 and position <= $4",
+        FOLDED,
+    ),
+    Mutant(
+        "a state of another log is gone on from",
+        "projections/past/states.py",
+        'if row["chain"] == await read_chain(connection, shard, row["position"]):',
+        'if len(row["chain"]) <= len(await read_chain(connection, shard, row["position"])):',
+        FOLDED,
+    ),
+    Mutant(
+        "a state has an event that was skipped since",
+        "projections/lifecycle/skips.py",
+        "        await connection.execute(DELETE_STATES, projection, made_by, *at)\n",
+        "        await connection.execute(READ_SKIPS, projection)\n",
+        FOLDED,
     ),
 ]
