@@ -5,7 +5,6 @@ query. What counts from the present time counts from the moment.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -249,6 +248,3 @@ async def analytics(asking: Asking, asked: Parameters) -> bytes:
         moment.at(listing.shard).position,
     )
     return encoder.encode(view)
-
-
-ALL: Final = (orderbook, ticker, positions, orders, order, order_events, cycles, cycle, analytics)
