@@ -700,8 +700,8 @@ MUTANTS = [
     Mutant(
         "an order that changed since is told as it is now",
         "projections/orders.py",
-        "    for one in changed:\n        del made[one.order_id]\n",
-        "    for one in changed[:0]:\n        del made[one.order_id]\n",
+        "changed = [one for one in orders if one.last_position > ",
+        "changed = [one for one in orders[:0] if one.last_position > ",
         AS_OF,
     ),
     Mutant(

@@ -32,9 +32,12 @@ async def test_states_of_other_definitions_and_other_distances_do_not_change_a_f
     log = await written(database_url, connection, 31)
     head = len(log)
     await fold_up_to(connection, ["book"], 0, head, every=EVERY + 7)
-    await fold_up_to(connection, ["ticker"], 0, head // 2, every=EVERY)
-    other = "update fold_states set fingerprint = '9-later', state = '' where position % 80 = 0"
-    await connection.execute(other)
+    await fold_up_to(connection, ["positions"], 0, head, every=EVERY)
+    other = """update fold_states as one set fingerprint = '9-later',
+        state = (select state from fold_states where projection = one.projection
+            order by position limit 1)
+        where position > $1"""
+    await connection.execute(other, EVERY + 7)
 
     for position in (0, 1, EVERY, EVERY + 1, head - 1, head):
         folds = await fold_up_to(connection, ALL, 0, position, every=EVERY)
@@ -44,6 +47,18 @@ async def test_states_of_other_definitions_and_other_distances_do_not_change_a_f
         "select array_agg(position order by position) from fold_states where projection = 'vwap'"
     )
     assert kept == [*range(EVERY, head + 1, EVERY)]
+
+
+async def test_an_event_that_a_state_has_is_not_taken_again(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    log = await written(database_url, connection, 35)
+    trade = next(one.position for one in log[EVERY:] if one.type == "TradeExecuted")
+    await fold_up_to(connection, ["positions"], 0, trade, every=trade)
+
+    folds = await fold_up_to(connection, ["book", "positions"], 0, len(log), every=2 * len(log))
+
+    assert sorted(folds["positions"].rows().items()) == folded("positions", log)
 
 
 async def test_states_of_another_log_are_made_anew(
@@ -80,8 +95,10 @@ async def test_a_fold_passes_over_what_its_definition_skips_even_if_it_is_unread
 
     await check()
     assert without != folded("ticker", log)
+    await connection.execute("delete from fold_states")
     both = await fold_up_to(connection, ["book", "ticker"], 0, len(log), every=len(log))
     assert sorted(both["book"].rows().items()) == folded("book", log)
+    assert sorted(both["ticker"].rows().items()) == without
     await connection.execute("delete from fold_states")
     await connection.execute("alter table events disable trigger refuse_changes")
     unknown = '{"type":"OrderParked"}'
