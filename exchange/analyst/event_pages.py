@@ -155,10 +155,10 @@ async def _lines(log: EventLog, asked: Mapping[str, str], wanted: Wanted) -> Res
         raise Problem(Code.BUSY, "Too many take lines of events here; try again.")
     async with _connection(log) as connection:
         spans = await _spans(connection, asked, await read_heads(connection))
-    log.streams += 1
 
     async def lines() -> AsyncIterator[bytes]:
         # A client that leaves or does not read ends this; an error cuts the answer off.
+        log.streams += 1  # here, as it is never begun for a client that is gone already
         try:
             async with driver_connection(log.engine) as connection:
                 some: list[bytes] = []
