@@ -14,45 +14,29 @@ from exchange.domain.values import INSTRUMENT_DEFAULT
 from exchange.gateway.http.parameters import INTERVAL, LEVELS, WholeNumber
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, cursor, id_cursor, integer
-from exchange.gateway.http.responses import (
-    cursor_text,
-    encoder,
-    in_turns,
-    sequence_text,
-)
+from exchange.gateway.http.responses import encoder, sequence_text
 from exchange.gateway.orders.queries import (
     EVENTS_LIMIT,
     ORDERS_LIMIT,
     OrderAnswerView,
-    OrderEventsView,
-    OrdersView,
-    event_view,
-    next_page,
+    order_events_view,
+    orders_view,
     status_of,
 )
 from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing, Listings
-from exchange.gateway.parts.models import sides
-from exchange.gateway.parts.reading import loaded, log_connection
-from exchange.gateway.resources.analytics import (
-    BUCKETS_MAX,
-    AnalyticsView,
-    aggregate_view,
-    overall_vwap_of,
-    times_of,
-)
-from exchange.gateway.resources.positions import POSITIONS_LIMIT, PositionsView, position_view
+from exchange.gateway.parts.reading import log_connection
+from exchange.gateway.resources.analytics import BUCKETS_MAX, analytics_view, times_of
+from exchange.gateway.resources.market import orderbook_text
+from exchange.gateway.resources.positions import POSITIONS_LIMIT, positions_view
 from exchange.gateway.resources.settlement import (
     CLIENTS_LIMIT,
     CYCLES_LIMIT,
-    CycleObligationsView,
-    CyclesView,
-    client_views,
     cycle_number,
-    cycle_view,
+    cycles_view,
+    obligations_view,
 )
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
-from exchange.log.documents.text import timestamp
 from exchange.log.identity import registration_command_id
 from exchange.log.reader import find_command
 from projections.orders import Order, OrderCursor
@@ -118,10 +102,7 @@ async def orderbook(asking: Asking, asked: Parameters) -> bytes:
     """``GET /market/orderbook``."""
     levels, listing = asking.limit(asked, LEVELS), await asking.listing(asked)
     view = await asking.past.book(listing.shard, listing.instrument, levels)
-    return (
-        f'{{"instrument":"{listing.instrument}",{sides(view, listing)}'
-        f',"timestamp":"{timestamp(view.time_ms)}","sequence":{view.position}}}'
-    ).encode()
+    return orderbook_text(listing, view).encode()
 
 
 async def ticker(asking: Asking, asked: Parameters) -> bytes:
@@ -141,11 +122,8 @@ async def positions(asking: Asking, asked: Parameters) -> bytes:
     held = [one for one in every if one.instrument > after]
     more, held = len(held) > limit, held[:limit]
     listings = await asking.listings.of(one.instrument for one in held)
-    views = await in_turns(
-        lambda one: position_view(one, listings[one.instrument], marks[one.instrument]), held
-    )
-    following = cursor_text(held[-1].instrument) if more else None
-    return encoder.encode(PositionsView(client_id, views, len(views), following, asking.sequence))
+    view = await positions_view(client_id, held, listings, marks, asking.sequence, more=more)
+    return encoder.encode(view)
 
 
 async def orders(asking: Asking, asked: Parameters) -> bytes:
@@ -162,11 +140,8 @@ async def orders(asking: Asking, asked: Parameters) -> bytes:
         before=OrderCursor(*before) if before else None,
         limit=limit + 1,
     )
-    more, found = len(found) > limit, found[:limit]
-    listings = await asking.listings.of(one.instrument for one in found)
-    views = await in_turns(lambda one: order_view(one, listings[one.instrument]), found)
-    following = next_page(found) if more else None
-    return encoder.encode(OrdersView(client_id, views, len(views), following, asking.sequence))
+    view = await orders_view(client_id, found, limit, asking.listings, asking.sequence)
+    return encoder.encode(view)
 
 
 async def order(asking: Asking, asked: Parameters) -> bytes:
@@ -184,13 +159,8 @@ async def order_events(asking: Asking, asked: Parameters) -> bytes:
     found = await asking.order(asked)
     listing = await asking.listings.get(found.instrument)
     stored = await asking.past.order_history(found, after=after, limit=limit + 1)
-    more, stored = len(stored) > limit, stored[:limit]
-    views = await in_turns(
-        lambda one: event_view(loaded([one])[0], listing, found.order_id), stored
-    )
-    following = cursor_text(stored[-1].position) if more else None
     position = asking.past.moment.at(found.shard).position
-    view = OrderEventsView(found.order_id, views, len(views), following, position)
+    view = await order_events_view(found.order_id, listing, stored, limit, position)
     return encoder.encode(view)
 
 
@@ -200,9 +170,8 @@ async def cycles(asking: Asking, asked: Parameters) -> bytes:
     current = await asking.past.open_cycle()
     last = min(current, before[0] - 1) if before else current
     first = max(FIRST_CYCLE, last - limit + 1)
-    views = [cycle_view(one) for one in await asking.past.cycles(first=first, last=last)]
-    following = cursor_text(first) if first > FIRST_CYCLE and views else None
-    return encoder.encode(CyclesView(views, len(views), following, asking.sequence))
+    found = await asking.past.cycles(first=first, last=last)
+    return encoder.encode(cycles_view(found, first, asking.sequence))
 
 
 async def cycle(asking: Asking, asked: Parameters) -> bytes:
@@ -217,12 +186,8 @@ async def cycle(asking: Asking, asked: Parameters) -> bytes:
         raise Problem(Code.CYCLE_NOT_FOUND, detail)
     (found,) = await asking.past.cycles(first=number, last=number)
     owed = await asking.past.obligations(number, client_id=client_id, after=after, limit=limit + 1)
-    clients = await client_views(owed, await asking.listings.of(one.instrument for one in owed))
-    following = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
-    clients = clients[:limit]
-    return encoder.encode(
-        CycleObligationsView(cycle_view(found), clients, len(clients), following, asking.sequence)
-    )
+    view = await obligations_view(found, owed, limit, asking.listings, asking.sequence)
+    return encoder.encode(view)
 
 
 async def analytics(asking: Asking, asked: Parameters) -> bytes:
@@ -238,13 +203,6 @@ async def analytics(asking: Asking, asked: Parameters) -> bytes:
         interval=interval,
         limit=BUCKETS_MAX + 1,
     )
-    view = AnalyticsView(
-        listing.instrument,
-        timestamp(start_ms),
-        timestamp(end_ms),
-        interval,
-        await in_turns(lambda bucket: aggregate_view(bucket, listing), buckets),
-        overall_vwap_of(buckets, listing),
-        moment.at(listing.shard).position,
-    )
+    position = moment.at(listing.shard).position
+    view = await analytics_view(listing, (start_ms, end_ms), interval, buckets, position)
     return encoder.encode(view)

@@ -11,14 +11,13 @@ from exchange.analyst import answers
 from exchange.analyst.asking import Analyst, as_of, of_instrument, of_order
 from exchange.analyst.event_pages import EventLog, get_events
 from exchange.gateway.http.declaration import OPERATIONS
-from exchange.gateway.http.parameters import NAMES
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.analytics import get_analytics
 from exchange.gateway.resources.market import get_orderbook
 from exchange.gateway.resources.positions import get_positions
 from exchange.gateway.resources.settlement import get_cycle, get_cycles
-from exchange.gateway.resources.status import METRICS_MEDIA_TYPE, get_liveness, get_metrics
+from exchange.gateway.resources.status import get_liveness, get_metrics, metrics_response
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
@@ -26,9 +25,7 @@ from exchange.gateway.server.refusals import exception_handlers
 
 async def _metrics(request: Request) -> Response:
     """``GET /metrics``."""
-    metrics: Metrics = request.app.state.metrics
-    text = metrics.text(request.query_params.getlist(NAMES.name))
-    return Response(text, media_type=METRICS_MEDIA_TYPE)
+    return metrics_response(request, request.app.state.metrics)
 
 
 OPERATIONS[_metrics] = OPERATIONS[get_metrics]

@@ -47,7 +47,7 @@ from exchange.gateway.orders.states import (
 )
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, Listings
 from exchange.gateway.parts.reading import (
     heavy_connection,
     loaded,
@@ -58,6 +58,7 @@ from exchange.gateway.parts.reading import (
 from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
+from exchange.ports import StoredEvent
 from projections.orders import (
     NAME,
     OPEN_STATUSES,
@@ -201,16 +202,23 @@ async def get_orders(request: Request) -> Response:
             before=OrderCursor(*before) if before else None,
             limit=limit + 1,
         )
+    sequence = sequence_text(live.reached)
+    return json_response(await orders_view(client_id, orders, limit, gateway.listings, sequence))
+
+
+async def orders_view(
+    client_id: str, orders: list[Order], limit: int, listings: Listings, sequence: str
+) -> OrdersView:
+    """Return a page of a client's orders, of which one more was read if there is one."""
     more, orders = len(orders) > limit, orders[:limit]
-    listings = await gateway.listings.of(order.instrument for order in orders)
-    view = OrdersView(
+    known = await listings.of(order.instrument for order in orders)
+    return OrdersView(
         client_id=client_id,
-        orders=await in_turns(lambda order: order_view(order, listings[order.instrument]), orders),
+        orders=await in_turns(lambda order: order_view(order, known[order.instrument]), orders),
         count=len(orders),
-        next_cursor=next_page(orders) if more else None,
-        sequence=sequence_text(live.reached),
+        next_cursor=_next_page(orders) if more else None,
+        sequence=sequence,
     )
-    return json_response(view)
 
 
 @operation(
@@ -236,17 +244,24 @@ async def get_order_events(request: Request) -> Response:
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         live = await read_live(connection, NAME)
         stored = await order_history(connection, live, order_id, after=after, limit=limit + 1)
+    reached = live.reached.get(order.shard, 0)
+    return json_response(await order_events_view(order_id, listing, stored, limit, reached))
+
+
+async def order_events_view(
+    order_id: str, listing: Listing, stored: list[StoredEvent], limit: int, sequence: int
+) -> OrderEventsView:
+    """Return a page of an order's events, of which one more was read if there is one."""
     more, stored = len(stored) > limit, stored[:limit]
-    view = OrderEventsView(
+    return OrderEventsView(
         order_id=order_id,
         events=await in_turns(
-            lambda event: event_view(loaded([event])[0], listing, order_id), stored
+            lambda event: _event_view(loaded([event])[0], listing, order_id), stored
         ),
         count=len(stored),
         next_cursor=cursor_text(stored[-1].position) if more else None,
-        sequence=live.reached.get(order.shard, 0),
+        sequence=sequence,
     )
-    return json_response(view)
 
 
 async def _find(
@@ -269,7 +284,7 @@ async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int
         return await find_order(connection, live, order_id), live.reached
 
 
-def event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
+def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:
     """Return an event of an order with its amounts as decimals and its time as text."""
     event = decided.event
     hidden = UNSHOWN
@@ -319,7 +334,7 @@ async def _wanted(
     return {shard: min_sequence(parameters, shard, gateway.known_shards)}
 
 
-def next_page(orders: list[Order]) -> str:
+def _next_page(orders: list[Order]) -> str:
     """Return the cursor of the page after one with these orders."""
     last = orders[-1].cursor
     return cursor_text(last.created_ms, last.shard, last.position)

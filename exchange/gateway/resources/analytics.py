@@ -94,16 +94,25 @@ async def get_analytics(request: Request) -> Response:
             interval=interval,
             limit=BUCKETS_MAX + 1,
         )
-    view = AnalyticsView(
+    reached = live.reached.get(listing.shard, 0)
+    times_ms = (start_ms, end_ms)
+    return json_response(await analytics_view(listing, times_ms, interval, buckets, reached))
+
+
+async def analytics_view(
+    listing: Listing, times_ms: tuple[int, int], interval: int, buckets: list[Bucket], sequence: int
+) -> AnalyticsView:
+    """Return what clients see of the intervals between two times, as of a sequence."""
+    start_ms, end_ms = times_ms
+    return AnalyticsView(
         listing.instrument,
         timestamp(start_ms),
         timestamp(end_ms),
         interval,
-        await in_turns(lambda bucket: aggregate_view(bucket, listing), buckets),
-        overall_vwap_of(buckets, listing),
-        live.reached.get(listing.shard, 0),
+        await in_turns(lambda bucket: _aggregate_view(bucket, listing), buckets),
+        _overall_vwap(buckets, listing),
+        sequence,
     )
-    return json_response(view)
 
 
 def times_of(parameters: Mapping[str, str], interval: int, now_ms: int) -> tuple[int, int]:
@@ -139,8 +148,7 @@ def _times(parameters: Mapping[str, str], now_ms: int) -> tuple[int, int]:
     return start_ms, end_ms
 
 
-def aggregate_view(bucket: Bucket, listing: Listing) -> AggregateView:
-    """Return what clients see of an interval's trades."""
+def _aggregate_view(bucket: Bucket, listing: Listing) -> AggregateView:
     return AggregateView(
         time_bucket=timestamp(bucket.minute * MINUTE_MS),
         trade_count=bucket.trade_count,
@@ -155,7 +163,7 @@ def aggregate_view(bucket: Bucket, listing: Listing) -> AggregateView:
     )
 
 
-def overall_vwap_of(buckets: list[Bucket], listing: Listing) -> Raw | None:
+def _overall_vwap(buckets: list[Bucket], listing: Listing) -> Raw | None:
     """Return the volume-weighted average price of all intervals, None without trades."""
     quantity = sum(bucket.quantity for bucket in buckets)
     if not quantity:

@@ -28,6 +28,7 @@ from exchange.gateway.parts.reading import min_sequence, moment_connection
 from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
 from projections import trades
+from projections.book import StoredBook
 from projections.stores.checkpoints import read_live
 
 TRADES_LIMIT: Final = limit_of(50, 1_000, "trades")
@@ -70,7 +71,12 @@ async def get_orderbook(request: Request) -> Response:
     listing = await listing_of(gateway, parameters)
     wanted = min_sequence(parameters, listing.shard, gateway.known_shards)
     view = await read_depth(gateway, listing, wanted, levels)
-    return JSONBytes(
+    return JSONBytes(orderbook_text(listing, view))
+
+
+def orderbook_text(listing: Listing, view: StoredBook) -> str:
+    """Return an ``OrderbookView`` as JSON; made of text, since a book is asked for most."""
+    return (
         f'{{"instrument":"{listing.instrument}",{sides(view, listing)}'
         f',"timestamp":"{timestamp(view.time_ms)}","sequence":{view.position}}}'
     )

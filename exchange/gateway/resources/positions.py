@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Raw, Struct
@@ -86,17 +86,32 @@ async def get_positions(request: Request) -> Response:
     more, rows = len(rows) > limit, rows[:limit]
     listings = await gateway.listings.of([row.instrument for row in rows])
     marks = await _marks(gateway, list(listings.values()))
-    view = PositionsView(
+    sequence = sequence_text(live.reached)
+    return json_response(
+        await positions_view(client_id, rows, listings, marks, sequence, more=more)
+    )
+
+
+async def positions_view(
+    client_id: str,
+    rows: Sequence[ClientPosition],
+    listings: Mapping[str, Listing],
+    marks: Mapping[str, int],
+    sequence: str,
+    *,
+    more: bool,
+) -> PositionsView:
+    """Return a page of a client's positions; ``more`` says that others follow."""
+    return PositionsView(
         client_id=client_id,
         positions=await in_turns(
-            lambda row: position_view(row, listings[row.instrument], marks.get(row.instrument)),
+            lambda row: _position_view(row, listings[row.instrument], marks.get(row.instrument)),
             rows,
         ),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].instrument) if more else None,
-        sequence=sequence_text(live.reached),
+        sequence=sequence,
     )
-    return json_response(view)
 
 
 async def _marks(gateway: Gateway, listings: Sequence[Listing]) -> dict[str, int]:
@@ -131,8 +146,7 @@ async def _marks_of(
     return {name: trade.price for name, trade in last.trades.items()}
 
 
-def position_view(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
-    """Return what clients see of a position; ``mark`` is the instrument's last price."""
+def _position_view(row: ClientPosition, listing: Listing, mark: int | None) -> PositionView:
     unrealised = None if mark is None else row.net_quantity * mark - row.total_cost
     return PositionView(
         instrument=row.instrument,

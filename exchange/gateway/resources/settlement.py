@@ -39,7 +39,7 @@ from exchange.gateway.http.responses import cursor_text, in_turns, json_response
 from exchange.gateway.parts.admission import admit_operation, charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.decisions import Decision, Pending, check_accepted, resent_headers
-from exchange.gateway.parts.listings import Listing
+from exchange.gateway.parts.listings import Listing, Listings
 from exchange.gateway.parts.reading import min_sequences, moment_connection
 from exchange.gateway.server.past import or_as_of
 from exchange.log.documents.text import timestamp
@@ -163,7 +163,7 @@ async def close_cycle(request: Request) -> Response:
     cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
     closed = await _closed(gateway, cycle, cuts)
     pending = sorted(closed.cuts.keys() - {cut.shard for cut in cuts})
-    view = ClosedView(cycle_view(closed), cuts, pending)
+    view = ClosedView(_cycle_view(closed), cuts, pending)
     if pending:
         return json_response(view, 202)
     resent = all(decision.resent for decision in decisions)
@@ -194,9 +194,14 @@ async def get_cycles(request: Request) -> Response:
         last = min(current, before[0] - 1) if before else current
         first = max(FIRST_CYCLE, last - limit + 1)
         cycles = await list_cycles(connection, live, gateway.shards, first=first, last=last)
+    return json_response(cycles_view(cycles, first, sequence_text(live.reached)))
+
+
+def cycles_view(cycles: Sequence[Cycle], first: int, sequence: str) -> CyclesView:
+    """Return a page of cycles that reaches back to the one of the number ``first``."""
     more = cursor_text(first) if first > FIRST_CYCLE and cycles else None
-    views = [cycle_view(cycle) for cycle in cycles]
-    return json_response(CyclesView(views, len(views), more, sequence_text(live.reached)))
+    views = [_cycle_view(cycle) for cycle in cycles]
+    return CyclesView(views, len(views), more, sequence)
 
 
 @operation(
@@ -229,15 +234,20 @@ async def get_cycle(request: Request) -> Response:
         owed = await list_obligations(
             connection, live, number, client_id=client_id, after=after or "", limit=limit + 1
         )
+    sequence = sequence_text(live.reached)
+    return json_response(await obligations_view(cycle, owed, limit, gateway.listings, sequence))
+
+
+async def obligations_view(
+    cycle: Cycle, owed: Sequence[Obligation], limit: int, listings: Listings, sequence: str
+) -> CycleObligationsView:
+    """Return a page of a cycle's clients, of which one more was read if there is one."""
     # Listings come from the log: the read model of instruments may be behind the one of settlement.
-    listings = await gateway.listings.of(obligation.instrument for obligation in owed)
-    clients = await client_views(owed, listings)
+    known = await listings.of(obligation.instrument for obligation in owed)
+    clients = await _client_views(owed, known)
     more = cursor_text(clients[limit - 1].client_id) if len(clients) > limit else None
     clients = clients[:limit]
-    view = CycleObligationsView(
-        cycle_view(cycle), clients, len(clients), more, sequence_text(live.reached)
-    )
-    return json_response(view)
+    return CycleObligationsView(_cycle_view(cycle), clients, len(clients), more, sequence)
 
 
 def cut(decision: Decision, command_id: UUID) -> CutView:
@@ -288,7 +298,7 @@ async def _closed(gateway: Gateway, cycle: int, cuts: Sequence[CutView]) -> Cycl
         return found
 
 
-def cycle_view(cycle: Cycle) -> CycleView:
+def _cycle_view(cycle: Cycle) -> CycleView:
     """Return what clients see of a cycle."""
     closed_ms = cycle.closed_ms
     state = "closing" if cycle.is_being_closed else "open" if closed_ms is None else "closed"
@@ -296,7 +306,7 @@ def cycle_view(cycle: Cycle) -> CycleView:
     return CycleView(cycle.cycle, state, cycle.trade_count, closed_at)
 
 
-async def client_views(
+async def _client_views(
     owed: Sequence[Obligation], listings: dict[str, Listing]
 ) -> list[ClientObligationsView]:
     """Return what is seen of obligations, which are in order of their clients."""

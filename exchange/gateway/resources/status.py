@@ -13,6 +13,7 @@ from exchange.gateway.http.responses import json_response
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.following import Standing
 from exchange.gateway.parts.health import HEALTHY, UNHEALTHY
+from exchange.gateway.parts.metrics import Metrics
 from exchange.log.documents.text import timestamp
 
 PROBE_AGE_MS_MAX: Final = 10_000  # a probe takes 4 s at most, when nothing answers
@@ -105,6 +106,11 @@ def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
 @operation(Operation(tag="operating", answers={200: ()}, query=(NAMES,), media_type="text/plain"))
 async def get_metrics(request: Request) -> Response:
     """``GET /metrics``: all metrics, or the named ones, in the format of Prometheus."""
+    return metrics_response(request, gateway_of(request).metrics)
+
+
+def metrics_response(request: Request, metrics: Metrics) -> Response:
+    """Return all metrics of a process, or those that a request names."""
     query(request)
-    text = gateway_of(request).metrics.text(request.query_params.getlist(NAMES.name))
+    text = metrics.text(request.query_params.getlist(NAMES.name))
     return Response(text, media_type=METRICS_MEDIA_TYPE)
