@@ -21,7 +21,6 @@ from random import Random
 from typing import Final
 
 import asyncpg
-import msgspec
 from msgspec import Struct
 from rich.console import Console
 
@@ -35,7 +34,7 @@ from bench.rebuild import (
     tell,
 )
 from bench.restore import SHARD, write_log
-from bench.venue import machine, on_services, rounds_parser, table_of
+from bench.venue import machine, on_services, print_measured, rounds_parser, table_of
 from exchange.config import Settings
 from exchange.log.moments import moment_at
 from exchange.log.replay import replay_parts
@@ -172,10 +171,7 @@ def main() -> None:
     parser.add_argument("--resting", type=int, default=RESTING)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds, arguments.resting)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,15 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import asyncpg
-import msgspec
 from rich.console import Console
 
-from bench.restore import SHARD, write_log
-from bench.venue import machine, on_services, rounds_parser, table_of
+from bench.restore import SHARD, written_log
+from bench.venue import machine, on_services, print_measured, rates_table, rounds_parser
 from exchange import BUILD
 from exchange.config import Settings
 from exchange.export.exporting import EVENTS_SET
 from exchange.export.folder import Range, export_folder
 from exchange.log.audit.verify import verify
-from exchange.log.reader import read_heads
-from exchange.stack.migrations import migrate
 
 WANTED: Final = 0.8  # of the rate of a verification
 
@@ -74,29 +71,24 @@ def measure(events: int, rounds: int) -> Measured:
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
-    await migrate(settings.sqlalchemy_url)
-    connection = await asyncpg.connect(settings.database_url)
-    await connection.execute("insert into log (id) values ('bench')")
-    await write_log(connection, "no topic", events, first_offset=0)
-    measured = Measured((await read_heads(connection))[SHARD])
-    gc.freeze()
-    for _ in range(rounds):
-        measured.verify_s.append(await verify_s(connection, measured.events))
-        measured.export_s.append(await export_s(connection, measured.events))
-    await connection.close()
+    async with written_log(settings, events, first_offset=0) as (connection, end):
+        measured = Measured(end)
+        gc.freeze()
+        for _ in range(rounds):
+            measured.verify_s.append(await verify_s(connection, measured.events))
+            measured.export_s.append(await export_s(connection, measured.events))
     return measured
 
 
 def show(measured: Measured) -> None:
     """Print the medians, the rates, and which part of the limit the export has."""
-    table = table_of("", "median s", "worst s", "events/s")
-    for name, seconds in (
-        ("verifying (limit)", measured.verify_s),
-        ("exporting events", measured.export_s),
-    ):
-        median = statistics.median(seconds)
-        row = (f"{median:.2f}", f"{max(seconds):.2f}", f"{measured.events / median:,.0f}")
-        table.add_row(name, *row)
+    table = rates_table(
+        measured.events,
+        {
+            "verifying (limit)": measured.verify_s,
+            "exporting events": measured.export_s,
+        },
+    )
     console = Console()
     console.print(f"{measured.events:,} events; {machine()}")
     console.print(table)
@@ -108,10 +100,7 @@ def main() -> None:
     parser = rounds_parser(__doc__, events=1_000_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

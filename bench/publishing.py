@@ -14,26 +14,23 @@ beside it.
 
 import asyncio
 import gc
-import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-import msgspec
 from confluent_kafka import Producer
 from rich.console import Console
 
-from bench.restore import SHARD, write_log
-from bench.venue import machine, on_services, rounds_parser, table_of
+from bench.restore import SHARD, written_log
+from bench.venue import machine, on_services, print_measured, rates_table, rounds_parser
 from exchange.config import PUBLISHER_CONNECTIONS, Settings
 from exchange.log.documents.document import Documents
-from exchange.log.reader import READ_EVENTS_MAX, read_every_event, read_heads
+from exchange.log.reader import READ_EVENTS_MAX, read_every_event
 from exchange.log.replay import replay_parts
 from exchange.ports import EMPTY_CHAIN
 from exchange.processes.pool import engine_of
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
-from exchange.stack.migrations import migrate
 from exchange.stack.services.kafka import ensure_topic
 from projections.publisher.published import read_publications
 from projections.publisher.publisher import Publisher
@@ -123,38 +120,33 @@ def measure(events: int, rounds: int) -> Measured:
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
-    await migrate(settings.sqlalchemy_url)
-    connection = await asyncpg.connect(settings.database_url)
-    await connection.execute("insert into log (id) values ('bench')")
-    await write_log(connection, "no topic", events)
-    measured = Measured((await read_heads(connection))[SHARD])
-    records = await records_in(connection, measured.events)
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS_MAX)  # as the process has it
-    await publish_s(settings, "warmed-up", measured.events)
-    for number in range(rounds):
-        measured.read_s.append(await read_and_decode_s(connection, measured.events))
-        plain = f"plain-{number}"
-        await ensure_topic(settings.kafka_bootstrap_servers, plain, 1)
-        sending = (settings.kafka_bootstrap_servers, plain, records)
-        measured.produce_s.append(await asyncio.to_thread(produce_s, *sending))
-        topic = f"published-{number}"
-        measured.publish_s.append(await publish_s(settings, topic, measured.events))
-    await connection.close()
+    async with written_log(settings, events) as (connection, end):
+        measured = Measured(end)
+        records = await records_in(connection, measured.events)
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS_MAX)  # as the process has it
+        await publish_s(settings, "warmed-up", measured.events)
+        for number in range(rounds):
+            measured.read_s.append(await read_and_decode_s(connection, measured.events))
+            plain = f"plain-{number}"
+            await ensure_topic(settings.kafka_bootstrap_servers, plain, 1)
+            sending = (settings.kafka_bootstrap_servers, plain, records)
+            measured.produce_s.append(await asyncio.to_thread(produce_s, *sending))
+            topic = f"published-{number}"
+            measured.publish_s.append(await publish_s(settings, topic, measured.events))
     return measured
 
 
 def show(measured: Measured) -> None:
     """Print the medians and rates."""
-    table = table_of("", "median s", "worst s", "events/s")
-    for name, seconds in (
-        ("reading and decoding alone (limit)", measured.read_s),
-        ("producing what is ready (limit)", measured.produce_s),
-        ("publishing", measured.publish_s),
-    ):
-        median = statistics.median(seconds)
-        row = (f"{median:.2f}", f"{max(seconds):.2f}", f"{measured.events / median:,.0f}")
-        table.add_row(name, *row)
+    table = rates_table(
+        measured.events,
+        {
+            "reading and decoding alone (limit)": measured.read_s,
+            "producing what is ready (limit)": measured.produce_s,
+            "publishing": measured.publish_s,
+        },
+    )
     console = Console()
     console.print(f"{measured.events:,} events; {machine()}")
     console.print(table)
@@ -165,10 +157,7 @@ def main() -> None:
     parser = rounds_parser(__doc__, events=200_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-import msgspec
 from redis.asyncio import Redis
 from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.restore import SHARD, write_log
-from bench.venue import machine, on_services, rounds_parser, table_of
+from bench.venue import machine, on_services, print_measured, rounds_parser, table_of
 from exchange.config import Settings
 from exchange.log.replay import replay_parts
 from exchange.processes.builder import GARBAGE, SESSION
@@ -280,10 +279,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=READ_MODELS, default=list(READ_MODELS))
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds, arguments.only)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

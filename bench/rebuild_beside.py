@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-import msgspec
 from rich.console import Console
 
 from bench.lag import Lag, sampler
 from bench.stream_orders import Found, begin_load, load, median, report_of
-from bench.venue import Bench, machine, running, table_of
+from bench.venue import Bench, machine, print_measured, running, table_of
 from exchange.log.reader import read_heads
 from projections.lifecycle.changes import By, begin_rebuild
 from projections.lifecycle.generations import Generation, generations_of
@@ -202,10 +201,7 @@ def main() -> None:
     measured = asyncio.run(
         measure(options.projection, options.fill, options.seconds, options.rounds)
     )
-    if options.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ several shards or subscribers, the channel ``orders``, a beginning in the middle
 
 import os
 import signal
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -24,16 +23,20 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 from typing import Final
 
-import asyncpg
-import msgspec
 from rich.console import Console
 
 from bench.publishing import read_and_decode_s
-from bench.restore import SHARD, write_log
-from bench.venue import free_ports, machine, on_services, rounds_parser, table_of
+from bench.restore import SHARD, written_log
+from bench.venue import (
+    free_ports,
+    machine,
+    on_services,
+    print_measured,
+    rates_table,
+    rounds_parser,
+)
 from exchange.config import Settings
-from exchange.log.reader import read_heads, read_registrations
-from exchange.stack.migrations import migrate
+from exchange.log.reader import read_registrations
 from exchange.tools.market.following import Message, follow
 
 CHANNELS: Final = ("trades", "orderbook", "ticker")
@@ -102,31 +105,26 @@ def measure(events: int, rounds: int) -> Measured:
 
 
 async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
-    await migrate(settings.sqlalchemy_url)
-    connection = await asyncpg.connect(settings.database_url)
-    await connection.execute("insert into log (id) values ('bench')")
-    await write_log(connection, "no topic", events)
-    measured = Measured((await read_heads(connection))[SHARD])
-    registered = await read_registrations(connection, SHARD, up_to=measured.events)
-    instrument = registered[0].instrument
-    assert instrument is not None
-    for _ in range(rounds):
-        measured.read_s.append(await read_and_decode_s(connection, measured.events))
-        await replay(settings, instrument, measured)
-    await connection.close()
+    async with written_log(settings, events) as (connection, end):
+        measured = Measured(end)
+        registered = await read_registrations(connection, SHARD, up_to=measured.events)
+        instrument = registered[0].instrument
+        assert instrument is not None
+        for _ in range(rounds):
+            measured.read_s.append(await read_and_decode_s(connection, measured.events))
+            await replay(settings, instrument, measured)
     return measured
 
 
 def show(measured: Measured) -> None:
     """Print the medians and rates."""
-    table = table_of("", "median s", "worst s", "events/s")
-    for name, seconds in (
-        ("reading and decoding alone (limit)", measured.read_s),
-        ("replaying to one subscriber", measured.replay_s),
-    ):
-        median = statistics.median(seconds)
-        row = (f"{median:.2f}", f"{max(seconds):.2f}", f"{measured.events / median:,.0f}")
-        table.add_row(name, *row)
+    table = rates_table(
+        measured.events,
+        {
+            "reading and decoding alone (limit)": measured.read_s,
+            "replaying to one subscriber": measured.replay_s,
+        },
+    )
     console = Console()
     console.print(f"{measured.events:,} events, {max(measured.messages):,} messages; {machine()}")
     console.print(table)
@@ -137,10 +135,7 @@ def main() -> None:
     parser = rounds_parser(__doc__, events=200_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.venue import machine, on_services, rounds_parser, table_of
+from bench.venue import machine, on_services, print_measured, rounds_parser, table_of
 from exchange.config import Settings
 from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
@@ -42,6 +42,7 @@ from exchange.domain.values import (
 )
 from exchange.log.chain import abridge_links, chain_links
 from exchange.log.events import store_event
+from exchange.log.reader import read_heads
 from exchange.log.replay import PART_EVENTS, READ_LINES
 from exchange.log.snapshot_store import store
 from exchange.log.snapshots import encode
@@ -196,6 +197,21 @@ async def write_log(
 
 
 @asynccontextmanager
+async def written_log(
+    settings: Settings, events: int, *, first_offset: int = -UNPRODUCED
+) -> AsyncIterator[tuple[asyncpg.Connection, int]]:
+    """Write a log that needs no topic; lend a connection to it, and the position of its end."""
+    await migrate(settings.sqlalchemy_url)
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        await connection.execute("insert into log (id) values ('bench')")
+        await write_log(connection, "no topic", events, first_offset=first_offset)
+        yield connection, (await read_heads(connection))[SHARD]
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
 async def matcher_on(settings: Settings) -> AsyncIterator[Matcher]:
     """Lend a matcher that has not restored yet."""
     async with AsyncExitStack() as opened:
@@ -277,10 +293,7 @@ def main() -> None:
     parser = rounds_parser(__doc__, events=1_000_000)
     arguments = parser.parse_args()
     measured = measure(arguments.events, arguments.rounds)
-    if arguments.json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+    print_measured(measured, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,17 @@ import os
 import platform
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import uvloop
 from anyio.from_thread import start_blocking_portal
 from rich.table import Table
@@ -165,3 +167,20 @@ def table_of(first: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, justify="right")
     return table
+
+
+def rates_table(events: int, seconds_of: Mapping[str, Sequence[float]]) -> Table:
+    """Return a table of how long each took for so many events, in several rounds."""
+    table = table_of("", "median s", "worst s", "events/s")
+    for name, seconds in seconds_of.items():
+        median = statistics.median(seconds)
+        table.add_row(name, f"{median:.2f}", f"{max(seconds):.2f}", f"{events / median:,.0f}")
+    return table
+
+
+def print_measured(measured: T, show: Callable[[T], None], *, as_json: bool) -> None:
+    """Print what was measured as JSON alone, or as ``show`` does."""
+    if as_json:
+        print(msgspec.json.encode(measured).decode())
+    else:
+        show(measured)
