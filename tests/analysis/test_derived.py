@@ -1,6 +1,5 @@
 """What an export derives of its events is what the read models say, and can be made again."""
 
-import random
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from redis.asyncio import Redis
 
 from exchange.analysis.derived import DERIVED_SETS, derive
-from exchange.domain.commands import CloseSettlementCycle
 from exchange.domain.values import Side
 from exchange.export import layout
 from exchange.export.checking import Checked, check_folder
@@ -33,12 +31,11 @@ from exchange.log.reader import read_every_event
 from projections.book import BookFold
 from projections.folding import LogPart
 from tests.projections.conftest import catch_up, make_engine, projecting
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import write_days
 
 pytestmark = pytest.mark.anyio
 
 ALL = {"events", *DERIVED_SETS}
-DAY_OFFSETS = 24 * 3600 * 4  # a command each quarter of a second
 SAMPLING = BookSampling(levels=3, every_ms=1_000)
 
 READ_ORDERS = """
@@ -70,20 +67,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def ends(database_url: str) -> dict[int, int]:
-    """Write logs of two shards over three days, and return where they end."""
-    found = {}
-    taken: set[str] = set()
-    for shard in (0, 1):
-        chance = random.Random(shard)
-        async with LogWriter.open(database_url, shard, taken=taken) as writer:
-            await writer.append(registrations(shard))
-            for day in (1, 2, 3):
-                await writer.append_random(chance, 90)
-                cut = writer.execute(CloseSettlementCycle(day), writer.head.next_offset)
-                await writer.append_events(cut, commands=DAY_OFFSETS)
-            await writer.append_random(chance, 60)
-            found[shard] = writer.position
-    return found
+    return await write_days(database_url, then=60)
 
 
 async def exported(

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exchange.domain.commands import CloseSettlementCycle
 from exchange.export import exporting, layout
 from exchange.export.checking import Checked, check_folder
 from exchange.export.folder import OtherExport, Range, export_folder
@@ -32,12 +31,11 @@ from exchange.log.audit.tree import leaf_hash, root_over
 from exchange.log.chain import event_text
 from exchange.log.reader import read_every_event
 from exchange.ports import LogCorrupt, StoredEvent
-from tests.projections.logs import LogWriter, registrations
+from tests.projections.logs import write_days
 
 pytestmark = pytest.mark.anyio
 
 BOTH = {"events", "trades"}
-DAY_OFFSETS = 24 * 3600 * 4  # a command each quarter of a second
 BUILD = "1.0"
 
 
@@ -51,20 +49,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def ends(database_url: str) -> dict[int, int]:
-    """Write logs of two shards over three days, and return where they end."""
-    found = {}
-    taken: set[str] = set()
-    for shard in (0, 1):
-        chance = random.Random(shard)
-        async with LogWriter.open(database_url, shard, taken=taken) as writer:
-            await writer.append(registrations(shard))
-            for day in (1, 2, 3):
-                await writer.append_random(chance, 90)
-                offset = writer.head.next_offset
-                cut = writer.execute(CloseSettlementCycle(day), offset)
-                await writer.append_events(cut, commands=DAY_OFFSETS)
-            found[shard] = writer.position
-    return found
+    return await write_days(database_url)
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ from exchange.ports import Claim, Head, StoredEvent
 from exchange.tools.operators.adoption import Adoption, Known, Life, Partition, next_life
 
 OFFSET_MS = 250  # between two commands, so that a log spans minutes
+DAY_OFFSETS = 24 * 3600 * 1_000 // OFFSET_MS
 START_MS = 1_790_000_000_000  # a time in 2026: more than 32 bits
 CLIENTS = ("ann", "bob", "cyd", "dee")
 MADE = f"{'0' * 32}-SMALL-0"  # an order's id as the exchange makes them
@@ -259,3 +260,28 @@ def _order_id(chance: random.Random, shard: int) -> str:
     if chance.random() < 0.02:
         return f"shared-{chance.randrange(20)}"
     return f"{shard}-{chance.randrange(2_000)}"
+
+
+async def write_days(database_url: str, *, then: int = 0) -> dict[int, int]:
+    """Write logs of two shards over three days, each of which ends with the cut of a cycle.
+
+    Args:
+        database_url: Of an empty database.
+        then: How many random commands come after the last day.
+
+    Returns:
+        Where each shard ends.
+    """
+    found = {}
+    taken: set[str] = set()
+    for shard in (0, 1):
+        chance = random.Random(shard)
+        async with LogWriter.open(database_url, shard, taken=taken) as writer:
+            await writer.append(registrations(shard))
+            for day in (1, 2, 3):
+                await writer.append_random(chance, 90)
+                cut = writer.execute(CloseSettlementCycle(day), writer.head.next_offset)
+                await writer.append_events(cut, commands=DAY_OFFSETS)
+            await writer.append_random(chance, then)
+            found[shard] = writer.position
+    return found
