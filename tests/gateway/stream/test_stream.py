@@ -637,8 +637,8 @@ async def test_few_read_the_log_at_once_however_many_resume(
     async def counted(history: History, after: int) -> Sequence[DecidedEvent]:
         reading[history.turns] += 1
         most[history.turns] = max(most[history.turns], reading[history.turns])
-        await asyncio.sleep(0.02)  # so that those who could read beside this one do
         try:
+            await asyncio.sleep(0.02)  # so that those who could read beside this one do
             return await events_of(history, after)
         finally:
             reading[history.turns] -= 1
