@@ -27,7 +27,7 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help operators setup run stop load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
 	resume retry skip retire operations verify prove upgrade-check backup restore trim test test-long simulate mutants faults check fmt lint \
-	types imports bench lock clean reset
+	types imports bench bench-all bench-compare lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -141,18 +141,14 @@ types: $(INSTALLED) ## check the types
 imports: $(INSTALLED) ## check which part imports which
 	.venv/bin/lint-imports
 
-bench: setup ## measure orders, latency, rebuilds, as-of, replays
-	$(PY) -m bench.orders
-	$(PY) -m bench.stream_orders
-	$(PY) -m bench.fan_out
-	$(PY) -m bench.lag
-	$(PY) -m bench.restore
-	$(PY) -m bench.rebuild --events $(or $(EVENTS),1000000)
-	$(PY) -m bench.rebuild_beside
-	$(PY) -m bench.publishing
-	$(PY) -m bench.as_of --events $(or $(EVENTS),1000000)
-	$(PY) -m bench.export --events $(or $(EVENTS),1000000)
-	$(PY) -m bench.replay
+bench: setup ## measure how fast orders are taken, each beside its limit
+	@$(PY) -m bench
+
+bench-all: setup ## measure that and rebuilds, exports, replays ...
+	@$(PY) -m bench --all
+
+bench-compare: setup ## say whether an order costs more than at BASE
+	@$(PY) -m bench.compare $(or $(BASE),main)
 
 lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again
 	$(COMPILE) --group pyproject.toml:dev --extra local --extra analysis pyproject.toml -o requirements.lock

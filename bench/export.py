@@ -1,6 +1,6 @@
 """How many events a second are exported to Parquet, beside how many ``exchange verify`` walks?
 
-Workload: a log of a million events of the load's mix (that of ``bench.restore``), on PostgreSQL of
+Workload: a log of a million events of the load's mix (that of ``bench.made_log``), on PostgreSQL of
 the benchmark's own, with nothing else to do. Each round verifies the log whole, then exports all
 its events to an empty folder: read, hash chain, columns, compression, fsync, manifest with SHA-256.
 
@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import asyncpg
-from rich.console import Console
 
-from bench.restore import SHARD, written_log
-from bench.venue import machine, on_services, print_measured, rates_table, rounds_parser
+from bench.made_log import SHARD, written_log
+from bench.runner import Findings, Goal, ask, rates_table, rounds_parser
+from bench.venue import on_services
 from exchange import BUILD
 from exchange.config import Settings
 from exchange.export.exporting import EVENTS_SET
@@ -80,8 +80,8 @@ async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
     return measured
 
 
-def show(measured: Measured) -> None:
-    """Print the medians, the rates, and which part of the limit the export has."""
+def findings(measured: Measured) -> Findings:
+    """Return the medians, the rates, and which part of the limit the export has."""
     table = rates_table(
         measured.events,
         {
@@ -89,18 +89,17 @@ def show(measured: Measured) -> None:
             "exporting events": measured.export_s,
         },
     )
-    console = Console()
-    console.print(f"{measured.events:,} events; {machine()}")
-    console.print(table)
-    console.print(f"{measured.share:.2f} of the limit; wanted are {WANTED} at least")
+    return Findings(
+        f"{measured.events:,} events",
+        [table],
+        [Goal("exporting, of the rate of verifying", measured.share, WANTED)],
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = rounds_parser(__doc__, events=1_000_000)
-    arguments = parser.parse_args()
-    measured = measure(arguments.events, arguments.rounds)
-    print_measured(measured, show, as_json=arguments.json)
+    ask(parser, lambda o: measure(o.events, o.rounds), findings)
 
 
 if __name__ == "__main__":

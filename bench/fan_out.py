@@ -11,7 +11,6 @@ Not included: TLS, a network, more than one gateway, books (their deltas are lar
 time before Kafka took the order. The reader shares the machine.
 """
 
-import argparse
 import asyncio
 import socket
 import time
@@ -25,12 +24,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 from hdrh.histogram import HdrHistogram
-from rich.console import Console
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from bench.stream_orders import load
-from bench.venue import machine, running, table_of
+from bench.load import Found, load
+from bench.runner import Findings, Goal, ask, parser_of, table_of
+from bench.venue import running
 from exchange.tools.market.following import stream_url
 
 LATENCY_US_MAX: Final = 60_000_000
@@ -51,22 +50,6 @@ class Delivered:
     cut: int = 0
 
 
-def main() -> None:
-    """Run the benchmark and print what it found."""
-    parser = argparse.ArgumentParser(description="Trades to many subscribers of the stream.")
-    parser.add_argument("--subscribers", type=int, default=200)
-    parser.add_argument("--slow", type=int, default=10, help="more, who read nothing")
-    parser.add_argument("--rate", type=float, default=100, help="orders a second")
-    parser.add_argument("--seconds", type=float, default=40)
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    options = parser.parse_args()
-    found = asyncio.run(measure(options.subscribers, options.slow, options.rate, options.seconds))
-    if options.json:
-        print(msgspec.json.encode(found).decode())
-    else:
-        show(found)
-
-
 async def measure(subscribers: int, slow: int, rate: float, seconds: float) -> dict[str, Any]:
     """Follow the trades of a load with all subscribers at once."""
     delivered = Delivered()
@@ -78,7 +61,9 @@ async def measure(subscribers: int, slow: int, rate: float, seconds: float) -> d
             asyncio.create_task(read(number, connection, delivered))
             for number, connection in enumerate(following)
         ]
+        before_s = time.process_time()
         loaded = await load(bench.url, seconds, websocket=True, rate=rate)
+        reader_cpu = (time.process_time() - before_s) / loaded["seconds"]
         await asyncio.sleep(SETTLE_S)
         slow_cut = sum(await asyncio.gather(*map(was_cut, idle)))
         for reader in readers:
@@ -86,7 +71,13 @@ async def measure(subscribers: int, slow: int, rate: float, seconds: float) -> d
         await asyncio.wait(readers)
         for connection in (*following, *idle):
             connection.transport.abort()
-    return document(delivered, loaded, subscribers, slow, slow_cut)
+    return {
+        "subscribers": subscribers,
+        "slow": slow,
+        "slow_cut": slow_cut,
+        "reader_cpu": reader_cpu,
+        **of_deliveries(delivered, loaded),
+    }
 
 
 async def subscribed(url: str) -> ClientConnection:
@@ -138,39 +129,61 @@ async def was_cut(connection: ClientConnection) -> bool:
     return connection.close_code is not None
 
 
-def document(
-    delivered: Delivered, loaded: dict[str, Any], subscribers: int, slow: int, slow_cut: int
-) -> dict[str, Any]:
-    """Return everything measured, for scripts."""
+def of_deliveries(delivered: Delivered, loaded: Found) -> dict[str, Any]:
+    """Return what the subscribers got, in figures."""
     deliveries = delivered.trades.total()
     percentiles = {
         f"p{p}": delivered.latencies.get_value_at_percentile(p) / 1_000 for p in (50, 95, 99)
     }
     return {
-        "machine": machine(),
-        "subscribers": subscribers,
         "orders_per_second": loaded["orders_per_second"],
         "trades_of_each": sorted(set(delivered.trades.values())),
         "deliveries_per_second": deliveries / loaded["seconds"],
         "latency_ms": {**percentiles, "max": delivered.latencies.get_max_value() / 1_000},
         "cut": delivered.cut,
-        "slow": slow,
-        "slow_cut": slow_cut,
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print what the subscribers got."""
-    console = Console()
-    console.print(f"{found['subscribers']} subscribers, {found['slow']} slow, {machine()}")
-    table = table_of("orders/s", "trades of each", "deliveries/s", "p50 ms", "p95 ms", "p99 ms")
+def findings(found: dict[str, Any]) -> Findings:
+    """Return what the subscribers got."""
+    table = table_of(
+        "orders/s", "trades of each", "deliveries/s", "p50 ms", "p95 ms", "p99 ms", "reader cpu"
+    )
     latency = found["latency_ms"]
     each = " or ".join(f"{count:,}" for count in found["trades_of_each"])
     times = [f"{latency[p]:.0f}" for p in ("p50", "p95", "p99")]
     rates = f"{found['orders_per_second']:,.0f}", each, f"{found['deliveries_per_second']:,.0f}"
-    table.add_row(*rates, *times)
-    console.print(table)
-    console.print(f"cut: {found['cut']} who read, {found['slow_cut']} of the slow ones")
+    table.add_row(*rates, *times, f"{found['reader_cpu']:.0%}")
+    cut = f"cut: {found['cut']} who read, {found['slow_cut']} of the slow ones"
+    return Findings(
+        f"{found['subscribers']} subscribers, {found['slow']} slow",
+        [table, cut],
+        [
+            Goal("deliveries/s", found["deliveries_per_second"], 40_000),
+            Goal("p50 of a delivery, ms", latency["p50"], 100, at_most=True),
+            Goal("subscribers cut who read", found["cut"], 0, at_most=True),
+            Goal(
+                "different counts of trades",
+                len(found["trades_of_each"]),
+                1,
+                at_most=True,
+            ),
+        ],
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--subscribers", type=int, default=200)
+    parser.add_argument("--slow", type=int, default=10, help="more, who read nothing")
+    parser.add_argument("--rate", type=float, default=400, help="orders a second")
+    parser.add_argument("--seconds", type=float, default=40)
+    ask(
+        parser,
+        lambda o: asyncio.run(measure(o.subscribers, o.slow, o.rate, o.seconds)),
+        findings,
+    )
 
 
 if __name__ == "__main__":

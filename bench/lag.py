@@ -10,21 +10,19 @@ high, never too low.
 Not included: a rebuild while the live models are kept up, several shards, more than one projector.
 """
 
-import argparse
 import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
-import msgspec
 from redis.asyncio import Redis
-from rich.console import Console
-from rich.table import Table
 
-from bench.venue import machine, running, table_of
+from bench.runner import Findings, Goal, ask, p99, parser_of, table_of
+from bench.venue import running
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import Settings
 from exchange.log.reader import read_heads
@@ -55,22 +53,6 @@ class Lag:
         self.events.setdefault(projection, []).append(events)
 
 
-def main() -> None:
-    """Run the benchmark and print what it found."""
-    parser = argparse.ArgumentParser(description="The lag of every projection during load.")
-    parser.add_argument("--seconds", type=int, default=15)
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    options = parser.parse_args()
-    require_wrk()
-    loaded, lag = asyncio.run(measure(options.seconds))
-    if options.json:
-        print(msgspec.json.encode(document(loaded, lag)).decode())
-    else:
-        console = Console()
-        console.print(f"{loaded.rate:,.0f} orders/s, {CONNECTIONS} connections, {machine()}")
-        console.print(lag_table(lag))
-
-
 async def measure(seconds: int) -> tuple[Round, Lag]:
     """Sample while orders come, after a warm-up that does not count."""
     lag = Lag()
@@ -82,19 +64,19 @@ async def measure(seconds: int) -> tuple[Round, Lag]:
     return loaded, lag
 
 
-def document(loaded: Round, lag: Lag) -> dict[str, object]:
+def document(measured: tuple[Round, Lag]) -> dict[str, Any]:
     """Return everything measured, for scripts."""
+    loaded, lag = measured
     return {
-        "machine": machine(),
         "orders": loaded,
-        "lag_s": {name: spread(values) for name, values in lag.seconds.items()},
-        "lag_events": {name: spread(values) for name, values in lag.events.items()},
+        "lag_s": {name: usual_and_worst(values) for name, values in lag.seconds.items()},
+        "lag_events": {name: usual_and_worst(values) for name, values in lag.events.items()},
     }
 
 
-def spread(values: list[float] | list[int]) -> dict[str, float]:
-    """Return the usual and the worst."""
-    return {"median": statistics.median(values), "max": max(values)}
+def usual_and_worst(values: list[float] | list[int]) -> dict[str, float]:
+    """Return the median, the 99th percentile and the worst."""
+    return {"median": statistics.median(values), "p99": p99(values), "max": max(values)}
 
 
 @asynccontextmanager
@@ -139,14 +121,28 @@ async def sample(
         await asyncio.sleep(SAMPLE_S)
 
 
-def lag_table(lag: Lag) -> Table:
+def findings(measured: tuple[Round, Lag]) -> Findings:
     """Return how far each projection was behind."""
-    table = table_of("projection lag", "median s", "max s", "median events", "max events")
+    loaded, lag = measured
+    table = table_of("projection", "median s", "p99 s", "max s", "median events", "max events")
     for name, seconds in sorted(lag.seconds.items()):
         events = lag.events[name]
-        times = [f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}"]
+        times = [f"{value:.2f}" for value in usual_and_worst(seconds).values()]
         table.add_row(name, *times, f"{statistics.median(events):,.0f}", f"{max(events):,}")
-    return table
+    slowest = max(p99(seconds) for seconds in lag.seconds.values())
+    return Findings(
+        f"{loaded.rate:,.0f} orders/s, {CONNECTIONS} connections",
+        [table],
+        [Goal("p99 of the slowest projection's lag, s", slowest, 1, at_most=True)],
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--seconds", type=int, default=15)
+    require_wrk()
+    ask(parser, lambda o: asyncio.run(measure(o.seconds)), findings, document)
 
 
 if __name__ == "__main__":

@@ -3,128 +3,102 @@
 Workload: wrk with 100 connections on one thread sends single orders (``orders.lua``: 30 % at the
 market, uniform prices, 100 clients, an idempotency key each) to one gateway; one matcher and one
 projector with every read model run too, on real Kafka, PostgreSQL (fsync on) and Valkey, all on
-this machine. An answer means that the order is decided and durable.
+this machine. An answer means that the order is decided and durable; after each round the orders in
+the log are counted against the answers. Then the same with 10 connections, and ``exchange load`` at
+200 orders a second (open loop: each order at its intended time), which is how long an order waits
+that is alone.
 
 The floor is measured in the same run, in turns with the orders: the same server and the same
 bodies, decoded and answered, nothing else (``floor.py``). What the exchange adds is the ratio.
 
-Not included: TLS, a network, more than one gateway, cancels, reads. The loop is closed: wrk sends
-the next order of a connection when the last is answered, so a stall shows in the rate and in the
-highest latency but weighs less in the percentiles than an open loop would give it.
+Not included: TLS, a network, more than one gateway, cancels, reads. The loop of wrk is closed: it
+sends the next order of a connection when the last is answered, so a stall shows in the rate and in
+the highest latency but weighs less in the percentiles than an open loop would give it.
 """
 
 import argparse
 import asyncio
-import statistics
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any, Final
 
 import asyncpg
 import httpx
-import msgspec
-import psutil
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.venue import Bench, free_ports, machine, running, table_of
+from bench.load import Found, each, load
+from bench.runner import Findings, Goal, ask, parser_of, spread, table_of
+from bench.spent import Spent
+from bench.venue import Bench, free_ports, running
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import LOOPBACK, PROJECT, Settings
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.errors import StackError
 
 CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
+WARM_UP_S: Final = 3
+FEW_CONNECTIONS: Final = 10
+ALONE_RATE: Final = 200  # orders a second, of which hardly two are under way at once
 
 COUNT_DECIDED = "select count(*) from events where type = 'OrderAccepted'"
 
 
-@dataclass
-class Spent:
-    """Processor time of each process and its children while orders were sent, in seconds."""
-
-    processes: list[ManagedProcess]
-    seconds: dict[str, float] = field(default_factory=dict)
-    orders: int = 0
-    _begun: dict[str, float] = field(default_factory=dict)
-
-    def begin(self) -> None:
-        """Count from now on."""
-        self._begun = self._now()
-
-    def end(self, orders: int) -> None:
-        """Add what was spent since ``begin``, on this many orders."""
-        self.orders += orders
-        for name, now_s in self._now().items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._begun[name]
-
-    def _now(self) -> dict[str, float]:
-        return {process.name: cpu_s(process.pid) for process in self.processes}
-
-
-def cpu_s(pid: int) -> float:
-    """Return the processor time that a process and its children have used."""
-    process = psutil.Process(pid)
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
-
-
 @dataclass(frozen=True, slots=True)
-class Results:
-    """Everything that one run measured."""
+class Measured:
+    """Everything that one run measured; the processor time is that of 100 connections."""
 
-    floor: list[Round]
-    orders: list[Round]
     spent: Spent
+    floor: list[Round] = field(default_factory=list)
+    orders: list[Round] = field(default_factory=list)
+    few: list[Round] = field(default_factory=list)
+    alone: list[Found] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """The orders' rate as a part of the floor's."""
+        return median(one.rate for one in self.orders) / median(one.rate for one in self.floor)
 
 
-def main() -> None:
-    """Run the benchmark and print what it found."""
-    parser = argparse.ArgumentParser(description="Orders per second over HTTP, and their latency.")
-    parser.add_argument("--rounds", type=int, default=3, help="of floor and orders, in turns")
-    parser.add_argument("--seconds", type=int, default=15, help="of each round")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
-    options = parser.parse_args()
-    require_wrk()
-    try:
-        results = asyncio.run(measure(options.rounds, options.seconds))
-    except StackError as error:
-        sys.exit(str(error))
-    if options.json:
-        print(msgspec.json.encode(document(results)).decode())
-    else:
-        show(results)
-
-
-async def measure(rounds: int, seconds: int) -> Results:
-    """Measure floor and orders in turns, after a warm-up of each that does not count."""
-    floor: list[Round] = []
-    orders: list[Round] = []
-    console = Console(stderr=True)
+async def measure(rounds: int, seconds: int) -> Measured:
+    """Measure in turns, after a warm-up of each that does not count."""
     async with running() as bench, floor_of(bench) as floor_url:
-        settings, spent = bench.settings, Spent(bench.processes)
-        with Progress(console=console) as progress:
-            steps = progress.add_task("Measuring", total=2 * rounds + 2)
-            for number in range(rounds + 1):
-                length_s = seconds if number else 3
-                rested = await wrk(floor_url, f"floor-{number}", length_s)
+        measured = Measured(Spent(bench.processes))
+        with Progress(console=Console(stderr=True)) as progress:
+            steps = progress.add_task("Measuring", total=rounds + 1)
+            await wrk(floor_url, "floor-0", WARM_UP_S)
+            await wrk(bench.url, "orders-0", WARM_UP_S)
+            progress.advance(steps)
+            for number in range(1, rounds + 1):
+                measured.floor.append(await wrk(floor_url, f"floor-{number}", seconds))
+                measured.spent.begin()
+                loaded = await counted(bench, f"orders-{number}", seconds, CONNECTIONS)
+                measured.spent.end(loaded.requests)
+                measured.orders.append(loaded)
+                few = await counted(bench, f"few-{number}", seconds, FEW_CONNECTIONS)
+                measured.few.append(few)
+                alone = await load(bench.url, seconds, websocket=False, rate=ALONE_RATE)
+                measured.alone.append(alone)
                 progress.advance(steps)
-                if number:
-                    spent.begin()
-                decided = await count_decided(settings)
-                loaded = await wrk(bench.url, f"orders-{number}", length_s)
-                decided = await count_decided(settings) - decided
-                if decided < loaded.requests:
-                    raise StackError(
-                        f"{loaded.requests} answers, but only {decided} orders decided."
-                    )
-                progress.advance(steps)
-                if number:
-                    spent.end(loaded.requests)
-                    floor.append(rested)
-                    orders.append(loaded)
-    return Results(floor, orders, spent)
+    return measured
+
+
+async def counted(bench: Bench, run: str, seconds: int, connections: int) -> Round:
+    """Send orders, and count those in the log against the answers.
+
+    Raises:
+        StackError: Fewer are decided than were answered.
+    """
+    before = await count_decided(bench.settings)
+    loaded = await wrk(bench.url, run, seconds, connections)
+    decided = await count_decided(bench.settings) - before
+    if decided < loaded.requests:
+        raise StackError(f"{loaded.requests} answers, but only {decided} orders decided.")
+    return loaded
 
 
 async def count_decided(settings: Settings) -> int:
@@ -157,53 +131,77 @@ async def floor_of(bench: Bench) -> AsyncIterator[str]:
         await floor.stop()
 
 
-def summary(rounds: list[Round]) -> dict[str, float]:
-    """Return the median of each figure over the rounds."""
-    return {
-        name: statistics.median(asdict(one)[name] for one in rounds) for name in asdict(rounds[0])
-    }
-
-
-def document(results: Results) -> dict[str, object]:
+def document(measured: Measured) -> Mapping[str, Any]:
     """Return everything measured, for scripts."""
-    spent = results.spent
     return {
-        "machine": machine(),
         "connections": CONNECTIONS,
-        "floor": [asdict(one) for one in results.floor],
-        "orders": [asdict(one) for one in results.orders],
-        "ratio": summary(results.orders)["rate"] / summary(results.floor)["rate"],
-        "cpu_us_per_order": {n: s / spent.orders * 1e6 for n, s in spent.seconds.items()},
+        "floor": [asdict(one) for one in measured.floor],
+        "orders": [asdict(one) for one in measured.orders],
+        "few": [asdict(one) for one in measured.few],
+        "alone": measured.alone,
+        "ratio": measured.ratio,
+        "cpu_us_per_order": measured.spent.us_per_order(),
     }
 
 
-def show(results: Results) -> None:
-    """Print the tables: medians over the rounds, and where the time goes."""
-    console = Console()
-    console.print(f"{len(results.orders)} rounds in turns, {CONNECTIONS} connections, {machine()}")
-    console.print(rates_table(results))
-    console.print(cpu_table(results.spent))
+def findings(measured: Measured) -> Findings:
+    """Return the medians over the rounds, and where the time goes."""
+    p50, p99 = (median(getattr(one, n) for one in measured.orders) for n in ("p50_ms", "p99_ms"))
+    alone = (median(each(measured.alone, "latency_ms", p)) for p in ("p50", "p99"))
+    alone_p50, alone_p99 = alone
+    return Findings(
+        f"{len(measured.orders)} rounds in turns",
+        [latencies_table(measured), measured.spent.table()],
+        [
+            Goal("orders, as a part of the floor's rate", measured.ratio, 0.60),
+            Goal("p50 of orders over 100 connections, ms", p50, 28, at_most=True),
+            Goal("p99 of orders over 100 connections, ms", p99, 70, at_most=True),
+            Goal("orders/s over 10 connections", median(o.rate for o in measured.few), 1_800),
+            Goal("p50 of an order alone, ms", alone_p50, 4, at_most=True),
+            Goal("p99 of an order alone, ms", alone_p99, 15, at_most=True),
+        ],
+    )
 
 
-def rates_table(results: Results) -> Table:
-    """Return the medians of floor and orders, and how busy the generator was."""
+def latencies_table(measured: Measured) -> Table:
+    """Return the rates and latencies, and how busy wrk was."""
     table = table_of("", "rate/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "errors", "wrk cpu")
-    base = summary(results.floor)["rate"]
-    for name, rounds in (("floor", results.floor), ("orders", results.orders)):
-        found = summary(rounds)
-        errors = sum(one.refused + one.broken for one in rounds)
-        times = [f"{found[f'{n}_ms']:.0f}" for n in ("p50", "p95", "p99")]
-        rate, ratio = f"{found['rate']:,.0f}", f"{found['rate'] / base:.2f}"
-        table.add_row(name, rate, ratio, *times, str(errors), f"{found['generator_cpu']:.0%}")
+    base = median(one.rate for one in measured.floor)
+    for name, rounds in (
+        (f"floor, {CONNECTIONS} connections", measured.floor),
+        (f"orders, {CONNECTIONS} connections", measured.orders),
+        (f"orders, {FEW_CONNECTIONS} connections", measured.few),
+    ):
+        rate = spread([one.rate for one in rounds])
+        ratio = f"{median(one.rate for one in rounds) / base:.2f}"
+        times = [f"{median(getattr(o, f'{n}_ms') for o in rounds):.0f}" for n in PERCENTILES]
+        errors = str(sum(one.refused + one.broken for one in rounds))
+        cpu = f"{median(one.generator_cpu for one in rounds):.0%}"
+        table.add_row(name, rate, ratio, *times, errors, cpu)
+    times = [f"{median(each(measured.alone, 'latency_ms', p)):.1f}" for p in PERCENTILES]
+    lost = sum(one["orders"] * (1 - one["success_rate"]) for one in measured.alone)
+    rate = spread(each(measured.alone, "orders_per_second"))
+    table.add_row(f"orders, {ALONE_RATE} a second", rate, "", *times, f"{lost:.0f}", "")
     return table
 
 
-def cpu_table(spent: Spent) -> Table:
-    """Return the processor time that each process spent per order."""
-    table = table_of("process", "cpu us per order")
-    for name, seconds in sorted(spent.seconds.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{seconds / spent.orders * 1e6:,.0f}")
-    return table
+PERCENTILES: Final = ("p50", "p95", "p99")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of all that is in turns")
+    parser.add_argument("--seconds", type=int, default=10, help="of each part of a round")
+    require_wrk()
+
+    def measured(options: argparse.Namespace) -> Measured:
+        try:
+            return asyncio.run(measure(options.rounds, options.seconds))
+        except StackError as error:
+            sys.exit(str(error))
+
+    ask(parser, measured, findings, document)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many events a second does the publisher send to the topic, beside what bounds it?
 
-Workload: a log of 200,000 events of the load's mix (that of ``bench.restore``), on PostgreSQL and
+Workload: a log of 200,000 events of the load's mix (that of ``bench.made_log``), on PostgreSQL and
 Kafka of the benchmark's own, with nothing else to do. Each round publishes all of it to a new
 topic, by the publisher's own process code: read, chain, JSON, transactions, its place told.
 
@@ -20,14 +20,13 @@ from typing import Final
 
 import asyncpg
 from confluent_kafka import Producer
-from rich.console import Console
 
-from bench.restore import SHARD, written_log
-from bench.venue import machine, on_services, print_measured, rates_table, rounds_parser
+from bench.made_log import SHARD, read_and_decode_s, written_log
+from bench.runner import Findings, ask, rates_table, rounds_parser
+from bench.venue import on_services
 from exchange.config import PUBLISHER_CONNECTIONS, Settings
 from exchange.log.documents.document import Documents
 from exchange.log.reader import READ_EVENTS_MAX, read_every_event
-from exchange.log.replay import replay_parts
 from exchange.ports import EMPTY_CHAIN
 from exchange.processes.pool import engine_of
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
@@ -48,14 +47,6 @@ class Measured:
     read_s: list[float] = field(default_factory=list)
     produce_s: list[float] = field(default_factory=list)
     publish_s: list[float] = field(default_factory=list)
-
-
-async def read_and_decode_s(connection: asyncpg.Connection, events: int) -> float:
-    """Read and decode the whole log, and do nothing with it."""
-    begun_s = time.perf_counter()
-    async for _ in replay_parts(connection, SHARD, after=0, up_to=events):
-        pass
-    return time.perf_counter() - begun_s
 
 
 async def records_in(connection: asyncpg.Connection, events: int) -> list[Record]:
@@ -137,8 +128,8 @@ async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
     return measured
 
 
-def show(measured: Measured) -> None:
-    """Print the medians and rates."""
+def findings(measured: Measured) -> Findings:
+    """Return the medians and rates."""
     table = rates_table(
         measured.events,
         {
@@ -147,17 +138,13 @@ def show(measured: Measured) -> None:
             "publishing": measured.publish_s,
         },
     )
-    console = Console()
-    console.print(f"{measured.events:,} events; {machine()}")
-    console.print(table)
+    return Findings(f"{measured.events:,} events", [table])
 
 
 def main() -> None:
     """Measure and print."""
     parser = rounds_parser(__doc__, events=200_000)
-    arguments = parser.parse_args()
-    measured = measure(arguments.events, arguments.rounds)
-    print_measured(measured, show, as_json=arguments.json)
+    ask(parser, lambda o: measure(o.events, o.rounds), findings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast is each read model rebuilt, beside reading and decoding the log alone?
 
-Workload: a log of a million events of the load's mix (that of ``bench.restore``), on PostgreSQL and
+Workload: a log of a million events of the load's mix (``bench.made_log``), on PostgreSQL and
 Valkey of the benchmark's own, with nothing else to do. Each read model has a live generation. Each
 round builds another one, compares it with the log and switches to it, as the builder's process
 does. What the feed keeps is written by a projector: it is measured from the wish to the last event.
@@ -16,7 +16,6 @@ Not included: a load beside it (``bench.rebuild_beside``), several shards, the s
 import asyncio
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -25,11 +24,11 @@ from typing import Final
 
 import asyncpg
 from redis.asyncio import Redis
-from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bench.restore import SHARD, write_log
-from bench.venue import machine, on_services, print_measured, rounds_parser, table_of
+from bench.made_log import SHARD, write_log
+from bench.runner import Findings, Goal, ask, rounds_parser, spread, table_of
+from bench.venue import on_services, tell
 from exchange.config import Settings
 from exchange.log.replay import replay_parts
 from exchange.processes.builder import GARBAGE, SESSION
@@ -184,11 +183,6 @@ async def seconds_of(work: Callable[[], Awaitable[None]]) -> float:
     return time.perf_counter() - begun_s
 
 
-def tell(text: str) -> None:
-    """Say how far the benchmark is."""
-    print(text, file=sys.stderr)
-
-
 def measure(events: int, rounds: int, names: list[str]) -> Measured:
     """Write a log on services of its own and rebuild from it."""
     return on_services(lambda settings: _rounds(settings, events, rounds, names), kafka=False)
@@ -245,16 +239,21 @@ async def _feed_rounds(venue: Venue, rounds: int, taken: Taken) -> None:
         await asyncio.wait([projector])
 
 
-def show(measured: Measured) -> None:
-    """Print the medians, and which part of the limit's rate each build has."""
+WANTED: Final = {"orders": 0.2, "trades": 0.2}  # of the limit's rate; of all others a half
+FEED_WANTED_S: Final = 2.0
+SWITCH_WANTED_MS: Final = 10.0
+
+
+def findings(measured: Measured) -> Findings:
+    """Return the medians, and which part of the limit's rate each build has."""
     table = table_of(
-        "", "events/s", "of the limit", "build s", "indexes s", "compare s", "switch ms"
+        "", "events/s", "of the limit", "build s", "indexes s", "compare s", "switch ms, worst"
     )
     limits = [s for taken in measured.models.values() for s in taken.limit_s]
     limit_s = statistics.median(limits)
-    table.add_row(
-        "limit", f"{measured.events / limit_s:,.0f}", "1.00", f"{limit_s:.2f}", "", "", ""
-    )
+    row = (f"{measured.events / limit_s:,.0f}", "1.00", spread(limits, 2), "", "", "")
+    table.add_row("limit", *row)
+    goals = []
     for name, taken in measured.models.items():
         build_s = statistics.median(taken.build_s)
         indexing = [steps.get("indexing", 0.0) for steps in taken.steps_s]
@@ -263,23 +262,25 @@ def show(measured: Measured) -> None:
             name,
             f"{measured.events / build_s:,.0f}" if is_whole else "",
             f"{taken.ratio:.2f}" if is_whole else "",
-            f"{build_s:.2f}",
+            spread(taken.build_s, 2),
             f"{statistics.median(indexing):.2f}" if is_whole else "",
             f"{statistics.median(taken.compare_s):.2f}",
             f"{max(taken.switch_s) * 1000:.1f}",
         )
-    console = Console()
-    console.print(f"{measured.events:,} events; {machine()}; switch: the worst, else medians")
-    console.print(table)
+        if is_whole:
+            goals.append(Goal(f"{name}, of the limit", taken.ratio, WANTED.get(name, 0.5)))
+        else:
+            goals.append(Goal(f"{name}, s", build_s, FEED_WANTED_S, at_most=True))
+    worst_ms = 1000 * max(s for taken in measured.models.values() for s in taken.switch_s)
+    goals.append(Goal("the worst switch, ms", worst_ms, SWITCH_WANTED_MS, at_most=True))
+    return Findings(f"{measured.events:,} events", [table], goals)
 
 
 def main() -> None:
     """Measure and print."""
     parser = rounds_parser(__doc__, events=1_000_000)
     parser.add_argument("--only", nargs="+", choices=READ_MODELS, default=list(READ_MODELS))
-    arguments = parser.parse_args()
-    measured = measure(arguments.events, arguments.rounds, arguments.only)
-    print_measured(measured, show, as_json=arguments.json)
+    ask(parser, lambda o: measure(o.events, o.rounds, o.only), findings)
 
 
 if __name__ == "__main__":

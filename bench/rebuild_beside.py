@@ -12,7 +12,6 @@ models at most double.
 Not included: several shards, gateways or builders, a log that does not fit into memory.
 """
 
-import argparse
 import asyncio
 import signal
 import statistics
@@ -21,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-from rich.console import Console
 
 from bench.lag import Lag, sampler
-from bench.stream_orders import Found, begin_load, load, median, report_of
-from bench.venue import Bench, machine, print_measured, running, table_of
+from bench.load import Found, begin_load, load, median, report_of
+from bench.runner import Findings, Goal, ask, parser_of, table_of
+from bench.venue import Bench, running
 from exchange.log.reader import read_heads
 from projections.lifecycle.changes import By, begin_rebuild
 from projections.lifecycle.generations import Generation, generations_of
@@ -154,54 +153,57 @@ async def _caught_up(connection: asyncpg.Connection) -> None:
             await asyncio.sleep(POLL_S)
 
 
-def show(measured: Measured) -> None:
-    """Print both sides, and how many times the one is of the other."""
-    console = Console()
-    console.print(
-        f"maximum {measured.maximum:,.0f} orders/s, offered {measured.offered:,.0f};"
-        f" rebuilds of {measured.projection}; {machine()}"
-    )
+def findings(measured: Measured) -> Findings:
+    """Return both sides, and how many times the one is of the other."""
     table = table_of("", "rate/s", "p50 ms", "p99 ms", "lag median s", "lag max s")
-    figures = []
-    for side in (measured.alone, measured.beside):
-        lags_s = side.lags_s()
-        figures.append(
-            (
-                median(side.loads, "orders_per_second"),
-                median(side.loads, "latency_ms", "p50"),
-                median(side.loads, "latency_ms", "p99"),
-                statistics.median(lags_s),
-                max(lags_s),
-            )
-        )
-    for name, (rate, p50, p99, lag_s, lag_max_s) in zip(("alone", "beside"), figures, strict=True):
+    alone, beside = (_figures(side) for side in (measured.alone, measured.beside))
+    for name, figures in (("alone", alone), ("beside", beside)):
+        rate, p50, p99, lag_s, lag_max_s = figures
         row = (f"{rate:,.0f}", f"{p50:.0f}", f"{p99:.0f}", f"{lag_s:.2f}", f"{lag_max_s:.2f}")
         table.add_row(name, *row)
-    ratios = [f"{b / a:.2f}" if a else "" for a, b in zip(*figures, strict=True)]
-    table.add_row("times", *ratios)
-    console.print(table)
+    times = [b / a if a else 1.0 for a, b in zip(alone, beside, strict=True)]
+    table.add_row("times", *(f"{value:.2f}" for value in times))
     idle, loaded = (
         statistics.median(some) for some in (measured.rebuilds_idle, measured.rebuilds_loaded)
     )
-    console.print(
+    told = (
         f"A rebuild took {idle:.0f} s for a million events without load, {loaded:.0f} s beside it:"
         f" {loaded / idle:.1f} times as long."
     )
+    return Findings(
+        f"maximum {measured.maximum:,.0f} orders/s, offered {measured.offered:,.0f};"
+        f" rebuilds of {measured.projection}",
+        [table, told],
+        [
+            Goal("rate beside a rebuild, of that alone", times[0], 0.99),
+            Goal("p99 beside a rebuild, of that alone", times[2], 2, at_most=True),
+            Goal("median lag beside a rebuild, of that alone", times[3], 2, at_most=True),
+        ],
+    )
+
+
+def _figures(side: Side) -> list[float]:
+    lags_s = side.lags_s()
+    keys = (("orders_per_second",), ("latency_ms", "p50"), ("latency_ms", "p99"))
+    return [
+        *(median(side.loads, *some) for some in keys),
+        statistics.median(lags_s),
+        max(lags_s),
+    ]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_of(__doc__)
     parser.add_argument("--projection", choices=READ_MODELS, default="orders")
     parser.add_argument("--fill", type=int, default=120, help="seconds of load before all rounds")
     parser.add_argument("--seconds", type=int, default=30, help="of load in each round, at least")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    options = parser.parse_args()
-    measured = asyncio.run(
-        measure(options.projection, options.fill, options.seconds, options.rounds)
+    ask(
+        parser,
+        lambda o: asyncio.run(measure(o.projection, o.fill, o.seconds, o.rounds)),
+        findings,
     )
-    print_measured(measured, show, as_json=options.json)
 
 
 if __name__ == "__main__":

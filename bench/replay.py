@@ -1,6 +1,6 @@
 """How many events of the log a second does ``exchange replay --serve`` tell one subscriber?
 
-Workload: a log of 200,000 events of the load's mix (that of ``bench.restore``), on a PostgreSQL of
+Workload: a log of 200,000 events of the load's mix (that of ``bench.made_log``), on a PostgreSQL of
 the benchmark's own, with nothing else to do. Each round replays all of it at ``max``, by the
 command in a process of its own, to one subscriber in this process, which follows trades, book and
 ticker of the log's instrument and decodes every message. It counts from the first trades to
@@ -23,18 +23,9 @@ from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 from typing import Final
 
-from rich.console import Console
-
-from bench.publishing import read_and_decode_s
-from bench.restore import SHARD, written_log
-from bench.venue import (
-    free_ports,
-    machine,
-    on_services,
-    print_measured,
-    rates_table,
-    rounds_parser,
-)
+from bench.made_log import SHARD, read_and_decode_s, written_log
+from bench.runner import Findings, ask, rates_table, rounds_parser
+from bench.venue import free_ports, on_services
 from exchange.config import Settings
 from exchange.log.reader import read_registrations
 from exchange.tools.market.following import Message, follow
@@ -116,8 +107,8 @@ async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
     return measured
 
 
-def show(measured: Measured) -> None:
-    """Print the medians and rates."""
+def findings(measured: Measured) -> Findings:
+    """Return the medians and rates."""
     table = rates_table(
         measured.events,
         {
@@ -125,17 +116,13 @@ def show(measured: Measured) -> None:
             "replaying to one subscriber": measured.replay_s,
         },
     )
-    console = Console()
-    console.print(f"{measured.events:,} events, {max(measured.messages):,} messages; {machine()}")
-    console.print(table)
+    return Findings(f"{measured.events:,} events, {max(measured.messages):,} messages", [table])
 
 
 def main() -> None:
     """Measure and print."""
     parser = rounds_parser(__doc__, events=200_000)
-    arguments = parser.parse_args()
-    measured = measure(arguments.events, arguments.rounds)
-    print_measured(measured, show, as_json=arguments.json)
+    ask(parser, lambda o: measure(o.events, o.rounds), findings)
 
 
 if __name__ == "__main__":

@@ -15,64 +15,23 @@ resting order costs some microseconds more.
 import gc
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from random import Random
-from typing import Final
-from uuid import UUID
 
 import asyncpg
-import msgspec
-from rich.console import Console
-from rich.progress import Progress
 
-from bench.venue import machine, on_services, print_measured, rounds_parser, table_of
+from bench.made_log import SHARD, write_log
+from bench.runner import Findings, Goal, ask, rates_table, rounds_parser
+from bench.venue import on_services
 from exchange.config import Settings
-from exchange.domain.commands import Command, PlaceOrder, RegisterInstrument
-from exchange.domain.engine import State, decide, evolve
-from exchange.domain.values import (
-    Offset,
-    OrderType,
-    Price,
-    Quantity,
-    Shard,
-    Side,
-)
-from exchange.log.chain import abridge_links, chain_links
-from exchange.log.events import store_event
-from exchange.log.reader import read_heads
 from exchange.log.replay import PART_EVENTS, READ_LINES
-from exchange.log.snapshot_store import store
-from exchange.log.snapshots import encode
 from exchange.log.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
-from exchange.ports import EMPTY_CHAIN, StoredEvent
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
 from exchange.stack.migrations import migrate
 from exchange.stack.services.kafka import ensure_topic
 from exchange.transport.commands import KafkaCommandLog
-
-SHARD: Final = Shard(0)
-BATCH_COMMANDS: Final = 100
-TAIL_EVENTS: Final = 100_000  # after the snapshot, as many as by the default settings
-UNPRODUCED: Final = 2**40  # the log's offsets are this far below 0, as the topic is empty
-MARKET_SHARE: Final = 0.3
-DEPTH_PRICES: Final = 100_000  # of each side, over which orders rest that the mix does not reach
-TIME_MS: Final = 1_790_000_000_000
-EVENT_COLUMNS: Final = (
-    "shard", "position", "instrument", "type", "version", "data", "command_id", "kafka_offset",
-)  # fmt: skip
-BATCH_COLUMNS: Final = (
-    "shard", "position", "epoch", "next_offset", "chain", "state_digest", "links",
-)  # fmt: skip
-
-
-INSERT_HEAD = """
-insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-values ($1, 1, $2, $3, $4, $5, $6)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,125 +49,6 @@ class SilentOutcomes:
 
     async def publish(self, gateway: str, message: bytes) -> None:
         raise AssertionError(f"{gateway} was sent {message!r}")
-
-
-class LogMaker:
-    """Decides the load's mix and keeps what a matcher would have stored."""
-
-    def __init__(self, first_offset: int, resting: int) -> None:
-        self.state = State()
-        self.chain = EMPTY_CHAIN
-        self.first_offset = first_offset
-        self.offset = 0  # of the next command, behind the first
-        self._commands = _commands(resting)
-
-    def batch(self) -> tuple[list[StoredEvent], tuple[object, ...]]:
-        """Return the events of the next batch, and its row."""
-        events = [
-            e for command in islice(self._commands, BATCH_COMMANDS) for e in self._do(command)
-        ]
-        links = chain_links(self.chain, events)
-        self.chain = links[-1]
-        row = (
-            SHARD, self.state.position, 1, self.first_offset + self.offset, self.chain,
-            self.state.digest, abridge_links(links),
-        )  # fmt: skip
-        return events, row
-
-    def _do(self, command: Command) -> Iterator[StoredEvent]:
-        command_id = UUID(int=self.offset | 7 << 76 | 2 << 62)
-        for event in decide(self.state, command, time_ms=TIME_MS + self.offset):
-            evolve(self.state, event)
-            yield store_event(
-                event,
-                shard=SHARD,
-                position=self.state.position,
-                command_id=command_id,
-                kafka_offset=Offset(self.first_offset + self.offset),
-            )
-        self.offset += 1
-
-
-def _commands(resting: int) -> Iterator[Command]:
-    chance = Random(1)
-    yield RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(1), Quantity(1))
-    for _ in range(resting):
-        side = chance.choice((Side.BUY, Side.SELL))
-        away = chance.randint(50_001, 50_000 + DEPTH_PRICES)
-        yield PlaceOrder(
-            order_id=f"{chance.getrandbits(128):032x}-BTC-USD",
-            client_id=f"load-{chance.randrange(100)}",
-            instrument="BTC-USD",
-            side=side,
-            order_type=OrderType.LIMIT,
-            price=Price(7_000_000 - away if side is Side.BUY else 7_000_000 + away),
-            quantity=Quantity(chance.randint(1, 1_000) * 100_000),
-        )
-    while True:
-        market = chance.random() < MARKET_SHARE
-        yield PlaceOrder(
-            order_id=f"{chance.getrandbits(128):032x}-BTC-USD",
-            client_id=f"load-{chance.randrange(100)}",
-            instrument="BTC-USD",
-            side=chance.choice((Side.BUY, Side.SELL)),
-            order_type=OrderType.MARKET if market else OrderType.LIMIT,
-            price=None if market else Price(chance.randint(6_950_000, 7_050_000)),
-            quantity=Quantity(chance.randint(1, 1_000) * 100_000),
-        )
-
-
-async def write_log(
-    connection: asyncpg.Connection,
-    topic_id: str,
-    events: int,
-    *,
-    first_offset: int = -UNPRODUCED,
-    resting: int = 0,
-) -> None:
-    """Write the log, its head, and a snapshot ``TAIL_EVENTS`` before its end.
-
-    By default the offsets are below 0, since the topic is empty. The log begins with orders that
-    rest beyond the mix's prices: ``resting`` of them.
-    """
-    maker = LogMaker(first_offset, resting)
-    stored = False
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Writing the log", total=events)
-        while maker.state.position < events:
-            made, row = maker.batch()
-            await connection.copy_records_to_table(
-                "events", records=map(msgspec.structs.astuple, made), columns=EVENT_COLUMNS
-            )
-            await connection.copy_records_to_table("batches", records=[row], columns=BATCH_COLUMNS)
-            if not stored and maker.state.position >= events - TAIL_EVENTS:
-                await store(connection, SHARD, maker.state, encode(maker.state))
-                stored = True
-            progress.update(task, completed=maker.state.position)
-    await connection.execute(
-        INSERT_HEAD,
-        SHARD,
-        maker.state.position,
-        topic_id,
-        max(0, maker.first_offset + maker.offset),
-        maker.chain,
-        maker.state.digest,
-    )
-    await connection.execute("vacuum analyze events")
-
-
-@asynccontextmanager
-async def written_log(
-    settings: Settings, events: int, *, first_offset: int = -UNPRODUCED
-) -> AsyncIterator[tuple[asyncpg.Connection, int]]:
-    """Write a log that needs no topic; lend a connection to it, and the position of its end."""
-    await migrate(settings.sqlalchemy_url)
-    connection = await asyncpg.connect(settings.database_url)
-    try:
-        await connection.execute("insert into log (id) values ('bench')")
-        await write_log(connection, "no topic", events, first_offset=first_offset)
-        yield connection, (await read_heads(connection))[SHARD]
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager
@@ -270,30 +110,32 @@ async def _rounds(settings: Settings, events: int, rounds: int) -> Measured:
     return measured
 
 
-def show(measured: Measured) -> None:
-    """Print the medians, and how many times the floor each is."""
-    floor_s = statistics.median(measured.floor_s)
-    table = table_of("", "median s", "worst s", "events/s", "times the floor")
-    for name, seconds in (
-        ("reading alone (floor)", measured.floor_s),
-        ("restore from the whole log", measured.whole_log_s),
-        ("restore from a snapshot", measured.snapshot_s),
-    ):
-        median = statistics.median(seconds)
-        rate = "" if seconds is measured.snapshot_s else f"{measured.events / median:,.0f}"
-        row = (f"{median:.2f}", f"{max(seconds):.2f}", rate, f"{median / floor_s:.2f}")
-        table.add_row(name, *row)
-    console = Console()
-    console.print(f"{measured.events:,} events; {machine()}")
-    console.print(table)
+def findings(measured: Measured) -> Findings:
+    """Return the medians, and how the rates are to reading alone."""
+    whole_s = statistics.median(measured.whole_log_s)
+    snapshot_s = statistics.median(measured.snapshot_s)
+    table = rates_table(
+        measured.events,
+        {
+            "reading alone (floor)": measured.floor_s,
+            "restore from the whole log": measured.whole_log_s,
+            "restore from a snapshot": measured.snapshot_s,
+        },
+    )
+    return Findings(
+        f"{measured.events:,} events",
+        [table],
+        [
+            Goal("restore from the whole log, s", whole_s, 5, at_most=True),
+            Goal("restore from a snapshot, s", snapshot_s, 1, at_most=True),
+        ],
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = rounds_parser(__doc__, events=1_000_000)
-    arguments = parser.parse_args()
-    measured = measure(arguments.events, arguments.rounds)
-    print_measured(measured, show, as_json=arguments.json)
+    ask(parser, lambda o: measure(o.events, o.rounds), findings)
 
 
 if __name__ == "__main__":

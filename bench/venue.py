@@ -4,27 +4,21 @@ On free ports, in a directory that is deleted, with the default settings. One ga
 and one projector with every read model.
 """
 
-import argparse
-import os
-import platform
 import shutil
 import socket
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-import msgspec
 import uvloop
 from anyio.from_thread import start_blocking_portal
-from rich.table import Table
 
 from exchange.config import LOOPBACK, PROJECT, Settings
+from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
@@ -37,6 +31,8 @@ from exchange.stack.supervisor import Supervisor
 
 T = TypeVar("T")
 
+CONNECTIONS_MAX: Final = 200  # two gateways, two shards and what measures them need some 80
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -48,18 +44,25 @@ class Bench:
 
     @property
     def url(self) -> str:
-        return gateways_of(self.settings)[0].url
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """Of each gateway."""
+        return [gateway.url for gateway in gateways_of(self.settings)]
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    """Start an exchange with BTC-USD, and delete it afterwards."""
+async def running(*, gateways: int = 1, shards: int = 1) -> AsyncIterator[Bench]:
+    """Start an exchange with BTC-USD, and delete it afterwards; each shard has a matcher."""
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
     ports = free_ports(5)
     services = local_services(run, ports)
-    settings = settings_for(services, ports[4])
+    settings = replace(
+        settings_for(services, ports[4]), gateways=gateways, shards=shards, matchers=shards
+    )
     tiers = exchange_processes(settings, run)
     supervisor = Supervisor(services, tiers, report)
     processes = [process for tier in tiers for process in tier]
@@ -67,11 +70,12 @@ async def running() -> AsyncIterator[Bench]:
     try:
         await supervisor.start_services()
         await migrate(settings.sqlalchemy_url)
-        await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, 1)
+        await ensure_topic(settings.kafka_bootstrap_servers, settings.kafka_topic, shards)
+        await add_shards(settings)
         await supervisor.start_processes()
-        gateway = gateways_of(settings)[0]
-        await until_healthy(gateway, print)
-        await register_first_instrument(gateway)
+        for gateway in gateways_of(settings):
+            await until_healthy(gateway, tell)
+        await register_first_instrument(gateway, tell)
         yield Bench(settings, run, processes)
     finally:
         await supervisor.stop()
@@ -99,22 +103,13 @@ def on_services(work: Callable[[Settings], Coroutine[Any, Any, T]], *, kafka: bo
             shutil.rmtree(run.path)
 
 
-def rounds_parser(doc: str | None, *, events: int) -> argparse.ArgumentParser:
-    """Return the parser of a measurement over a log of ``events``, in rounds."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
-    parser.add_argument("--events", type=int, default=events)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    return parser
-
-
 def local_services(run: RunDirectory, ports: list[int]) -> LocalServices:
     """Return the three services on the first four ports."""
     cache = PROJECT / ".run"
     kafka_jars = jars.find(cache, Settings.load().kafka_home) or jars.fetch(cache)
     return LocalServices(
         kafka_in(run, jars=kafka_jars, port=ports[0], controller_port=ports[1]),
-        postgres_in(run, port=ports[2]),
+        postgres_in(run, port=ports[2], connections_max=CONNECTIONS_MAX),
         valkey_in(run, port=ports[3]),
     )
 
@@ -147,40 +142,6 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def machine() -> str:
-    """Return what this ran on, and which commit."""
-    head = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = head.stdout.strip() or "unknown"
-    return f"{os.cpu_count()} cores, Python {platform.python_version()}, commit {commit}"
-
-
-def table_of(first: str, *others: str) -> Table:
-    """Return a table whose first column is text and whose others are figures."""
-    table = Table()
-    table.add_column(first)
-    for heading in others:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def rates_table(events: int, seconds_of: Mapping[str, Sequence[float]]) -> Table:
-    """Return a table of how long each took for so many events, in several rounds."""
-    table = table_of("", "median s", "worst s", "events/s")
-    for name, seconds in seconds_of.items():
-        median = statistics.median(seconds)
-        table.add_row(name, f"{median:.2f}", f"{max(seconds):.2f}", f"{events / median:,.0f}")
-    return table
-
-
-def print_measured(measured: T, show: Callable[[T], None], *, as_json: bool) -> None:
-    """Print what was measured as JSON alone, or as ``show`` does."""
-    if as_json:
-        print(msgspec.json.encode(measured).decode())
-    else:
-        show(measured)
+def tell(text: str) -> None:
+    """Say how far the benchmark is, beside what it prints for scripts."""
+    print(text, file=sys.stderr)

@@ -35,11 +35,21 @@ def require_wrk() -> None:
         sys.exit("wrk is missing: install it, for example with `apt-get install wrk`.")
 
 
-async def wrk(url: str, run: str, seconds: int) -> Round:
-    """Run the generator once."""
+async def wrk(
+    url: str, run: str, seconds: int, connections: int = CONNECTIONS, *, drawn_from: int = 0
+) -> Round:
+    """Run the generator once.
+
+    Args:
+        url: Of the gateway.
+        run: Begins the orders' keys; the orders of two runs of a name are the same.
+        seconds: How long.
+        connections: At once; each has one order under way.
+        drawn_from: Send orders of that run again, drawn from as many of its first ones; 0: no.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s"]
-    argv += ["-s", str(LUA), url, "--", run, run.rpartition("-")[2]]
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    argv += ["-s", str(LUA), url, "--", run, "1", str(drawn_from)]
     process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
     output, _ = await process.communicate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

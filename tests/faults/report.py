@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench.venue import machine
+from bench.runner import machine
 from tests.checks import doubled, events_by_command, lost
 from tests.faults.checkers import CHECKERS, Evidence, calls, heal_times, judge
 from tests.faults.history import Line
