@@ -64,8 +64,8 @@ class Exchange:
         await self.until_healthy()
 
     async def stop(self) -> None:
-        started = [] if self._publishers else [self.publisher]  # by a test, perhaps
-        every = [*reversed(self.processes), *started]
+        by_a_test = [] if self._publishers else [self.publisher]
+        every = [*reversed(self.processes), *by_a_test, self.analyst]
         await asyncio.gather(*(process.stop() for process in every))
 
     async def kill_and_restart(self, process: ManagedProcess) -> None:

@@ -35,6 +35,7 @@ TOPOLOGIES = {
 }
 
 ORDER_WAIT_MS = 20_000
+HISTORY_PER_SECOND = 10_000  # tests ask about the past more than one client may
 CLIENT_TIMEOUT_S = 30.0
 COME_AGAIN_S = 20.0
 COME_AGAIN_PAUSE_S = 0.05
@@ -60,6 +61,7 @@ def topology(
         analyst_port=free_ports(1)[0],
         metrics_port=0,
         order_wait_ms=ORDER_WAIT_MS,
+        rate_limit_history_per_second=HISTORY_PER_SECOND,
         kafka_topic=new_topic(services, request.param["shards"]),
         kafka_bootstrap_servers=services.kafka_bootstrap_servers,
         database_url=database_url,
