@@ -11,6 +11,7 @@ from exchange.config import Settings, reachable_url
 
 if TYPE_CHECKING:
     import asyncpg
+    from rich.table import Table
 
 BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -41,9 +42,47 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
+def compact_table() -> "Table":
+    """Return a table that leaves a narrow terminal to what it says.
+
+    Give its columns ``overflow="fold"``: a number that lacks digits is another number.
+    """
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, collapse_padding=True)
+
+
 def sized(size: int) -> str:
     """Return a size as a person reads it."""
+    if size < 1_000:
+        return f"{size} B"
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of what has a regular plural."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Return a text with what would move the cursor or change the terminal written out."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def agree(question: str, undone: str) -> None:
+    """Ask before what cannot be taken back; ``undone`` says what has not happened.
+
+    Raises:
+        ToolError: The answer is not yes, or nobody can give one.
+    """
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort as error:
+        typer.echo(err=True)
+        told = "nobody said yes. Where nobody can be asked, say it by --yes."
+        raise ToolError(f"{undone}: {told}") from error
 
 
 def place_of(text: str) -> tuple[int, int]:

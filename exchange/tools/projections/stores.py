@@ -28,6 +28,9 @@ from projections.registry import READ_MODELS, Projection, all_projections
 from projections.stores.checkpoints import ReadModelUnavailable
 
 POOL_MAX: Final = 2
+NAME_SHOWN_MAX: Final = 40
+OPERATOR_MAX: Final = 100  # a user and a machine
+REASON_MAX: Final = 1_000  # a paragraph; it is kept for ever, and shown in a table
 # The last two are what the driver raises where a connection was cut.
 POSTGRES_ERRORS: Final = (
     asyncpg.PostgresError,
@@ -112,11 +115,29 @@ def checked(name: str) -> str:
         ToolError: There is none of this name.
     """
     if name not in READ_MODELS:
-        raise ToolError(f"There is no projection {name!r}; there are: {', '.join(READ_MODELS)}.")
+        shown = name if len(name) <= NAME_SHOWN_MAX else f"{name[:NAME_SHOWN_MAX]}…"
+        raise ToolError(f"There is no projection {shown!r}; there are: {', '.join(READ_MODELS)}.")
     return name
 
 
 def operator(reason: str = "") -> By:
-    """Return who gives the command: ``OPERATOR``, or the user on this machine; and why."""
+    """Return who gives the command: ``OPERATOR``, or the user on this machine; and why.
+
+    Raises:
+        ToolError: One of them cannot be shown in a line of a table for ever.
+    """
     name = os.environ.get("OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
+    _check_kept("OPERATOR", name, OPERATOR_MAX)
+    _check_kept("REASON", reason, REASON_MAX)
     return By(name, reason or None)
+
+
+def _check_kept(what: str, text: str, characters_max: int) -> None:
+    """Refuse what is kept for ever and would break the tables that show it."""
+    if len(text) > characters_max:
+        raise ToolError(
+            f"{what} has {len(text):,} characters; at most {characters_max:,} are kept."
+        )
+    if not text.isprintable():
+        first = next(one for one in text if not one.isprintable())
+        raise ToolError(f"{what} has a character that cannot be printed, {first!a}.")

@@ -34,7 +34,7 @@ from exchange.tools.operators.backups.programs import ProgramFailed
 from exchange.tools.operators.backups.restoration import Present, read_present
 from exchange.tools.operators.backups.restoration import restore as put_back
 from exchange.tools.telling import telling
-from exchange.tools.terminal import ToolError, sized
+from exchange.tools.terminal import ToolError, agree, sized
 
 CHECKING: Final = "checking its bytes"
 IN_DOUBT: Final = "done whole or not at all, ask again"
@@ -86,7 +86,7 @@ async def _restore(
     after, problems = await _after(settings, backup.manifest)
     _show(console, backup, after, problems)
     if present.has_events and not yes:
-        typer.confirm(_question(present, backup.manifest), abort=True)
+        agree(_question(present, backup.manifest), "Nothing was changed")
     with telling(console) as tell:
         await put_back(settings.database_url, backup, present, tell)
     return Restored(backup.manifest, after, problems)

@@ -33,7 +33,7 @@ from exchange.tools.operators.backups.trimming import (
     read_log,
 )
 from exchange.tools.telling import telling
-from exchange.tools.terminal import AsJson, ToolError, connect
+from exchange.tools.terminal import AsJson, ToolError, agree, connect
 
 SHOWN_MAX: Final = 10  # locations of quarantined records
 
@@ -99,7 +99,7 @@ async def _trim(
     if chosen:
         _show(console, cuts, wanted)
         if not yes:
-            typer.confirm("Delete these records of Kafka for ever?", abort=True)
+            agree("Delete these records of Kafka for ever?", "Nothing was deleted")
         await _delete(settings, chosen)
     return cuts
 
