@@ -26,6 +26,7 @@ from projections.lifecycle.generations import (
     Generation,
     generations_of,
 )
+from projections.lifecycle.operations import DIFFERS, PAUSE
 from projections.stores.partitions import create_partitions
 
 LOCK_CLASS: Final = 0x50524F4A  # "PROJ"; keeps these advisory locks apart from others
@@ -194,10 +195,7 @@ async def begin_rebuild(
         Refused: Another one is being made, nothing is live yet, or ``expect_live`` is not live.
     """
     async with changing(connection, projection) as life:
-        life.expect(expect_live)
-        live = life.live
-        if live is None:
-            raise Refused(_is_first(life))
+        live = replaceable(life, expect_live)
         under_way = life.unfinished
         if under_way is not None and under_way.state != FAILED:
             raise Refused(described_as_under_way(under_way))
@@ -211,6 +209,18 @@ async def begin_rebuild(
         await connection.execute(CREATE_GENERATION, *row)
         await note_operation(connection, by, "rebuild", projection, live.generation, number)
         return number
+
+
+def replaceable(life: Life, expect_live: int | None) -> Generation:
+    """Return the live generation, beside which another one may be built.
+
+    Raises:
+        Refused: Nothing is live yet, or ``expect_live`` is not live.
+    """
+    life.expect(expect_live)
+    if life.live is None:
+        raise Refused(_is_first(life))
+    return life.live
 
 
 async def mark_built(connection: asyncpg.Connection, projection: str, generation: int) -> bool:
@@ -232,9 +242,16 @@ async def mark_verified(
     await connection.execute(MARK_VERIFIED, projection, generation, verified, digest)
 
 
-async def mark_different(connection: asyncpg.Connection, projection: str, generation: int) -> None:
-    """Note that a generation has rows that the log does not give: no earlier comparison counts."""
-    await connection.execute(MARK_DIFFERENT, projection, generation)
+async def mark_different(
+    connection: asyncpg.Connection, projection: str, generation: int, by: By
+) -> None:
+    """Note that a generation has rows that the log does not give: no earlier comparison counts.
+
+    ``by`` is who compared it, and the reason is what was found, which a rebuild takes away.
+    """
+    async with changing(connection, projection):
+        await connection.execute(MARK_DIFFERENT, projection, generation)
+        await note_operation(connection, by, DIFFERS, projection, generation, generation)
 
 
 async def mark_failed(
@@ -286,7 +303,7 @@ async def pause(
             raise Refused(is_state(target))
         await connection.execute(SET_STATE, projection, target.generation, PAUSED)
         number = target.generation
-        await note_operation(connection, by, "pause", projection, number, number)
+        await note_operation(connection, by, PAUSE, projection, number, number)
         return number
 
 

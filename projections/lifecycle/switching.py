@@ -23,6 +23,7 @@ from projections.lifecycle.changes import (
 )
 from projections.lifecycle.definitions import Definition, fits, is_of
 from projections.lifecycle.generations import CATCHING_UP, KEPT, Generation, generations_of
+from projections.lifecycle.operations import DIFFERS
 from projections.stores.failures import is_store_failure
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,13 @@ where projection = $1 and generation = $2
 POINT_LIVE = """
 insert into live (projection, generation) values ($1, $2)
 on conflict (projection) do update set generation = excluded.generation
+"""
+
+# A clean comparison since then has set ``verified``.
+IS_DIFFERENT = """
+select exists(
+    select from operations where projection = $1 and to_generation = $2 and action = $3
+)
 """
 
 GIVE_UP_SWITCH = """
@@ -90,6 +98,8 @@ async def switch(
         async with changing(connection, projection) as life:
             life.expect(expect_live)
             target, live = life.get(to), life.live
+            if not unverified:
+                await _check_same(connection, target)
             _check_fit(target, definitions, unverified=unverified)
             held: dict[int, int] = {}
             if live is not None:
@@ -134,6 +144,7 @@ async def rollback(
         to,
         by,
         expect_live=live if expect_live is None else expect_live,
+        unverified=True,  # the way back stays open, with whatever was wrong in it
         action="rollback",
     )
     return to
@@ -171,6 +182,20 @@ def _check_fit(target: Generation, definitions: Sequence[Definition], *, unverif
             f"Generation {target.generation} of {target.projection} was not compared with the log:"
             f" exchange verify-projection {which} does it. To switch all the same:"
             f" exchange switch {which} --unverified"
+        )
+
+
+async def _check_same(connection: asyncpg.Connection, target: Generation) -> None:
+    """Refuse a generation of which a comparison found that it differs from the log."""
+    if target.is_verified or target.state not in (CATCHING_UP, KEPT):
+        return
+    place = (target.projection, target.generation)
+    if await connection.fetchval(IS_DIFFERENT, *place, DIFFERS):
+        which = f"{target.projection} --generation {target.generation}"
+        raise Refused(
+            f"Generation {target.generation} of {target.projection} differs from the log: exchange"
+            f" verify-projection {which} shows where. To switch all the same: exchange switch"
+            f" {which} --unverified"
         )
 
 

@@ -18,11 +18,12 @@ from exchange.tools.market.load import Unreachable
 
 REQUEST_S: Final = 5.0
 UNKNOWN: Final = "unknown"
+UNHEALTHY: Final = "unhealthy"
 LINE_WIDTH: Final = 80  # of the states, which are no table that would need more
 COLORS: Final = {
     "healthy": "green",
     **dict.fromkeys(("degraded", "lagging", "paused"), "yellow"),
-    **dict.fromkeys(("unhealthy", "stuck", "failed", "missing", "stopped"), "red"),
+    **dict.fromkeys((UNHEALTHY, "stuck", "failed", "missing", "stopped"), "red"),
 }
 
 

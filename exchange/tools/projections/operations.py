@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from exchange.config import Settings
-from exchange.tools.terminal import ToolError, connect, wide_console
+from exchange.tools.terminal import ToolError, compact_table, connect, printable, wide_console
 from projections.lifecycle.operations import OperationRow, read_operations
 
 
@@ -38,13 +38,13 @@ async def _read(projection: str | None, limit: int) -> list[OperationRow]:
 
 def operations_table(rows: Iterable[OperationRow]) -> Table:
     """Return a line for each change."""
-    table = Table(box=None)
+    table = compact_table()
     for heading in ("when", "who", "what", "projection", "generation", "why"):
-        table.add_column(heading, no_wrap=heading != "why")
+        table.add_column(heading, no_wrap=heading not in ("who", "why"), overflow="fold")
     for one in rows:
         when = f"{one.at:%Y-%m-%d %H:%M:%SZ}"
         told = (when, one.operator, one.action, one.projection, _moved(one), one.reason or "")
-        table.add_row(*map(escape, told))
+        table.add_row(*(escape(printable(text)) for text in told))
     return table
 
 

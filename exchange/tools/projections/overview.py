@@ -15,7 +15,7 @@ from rich.table import Table
 
 from exchange.log.reader import read_event_times, read_heads
 from exchange.tools.projections.stores import Stores
-from exchange.tools.terminal import sized
+from exchange.tools.terminal import compact_table, printable, sized
 from projections.builder.estimate import STEPS, read_pace, seconds_left
 from projections.builder.steps import VERIFYING
 from projections.lifecycle.generations import (
@@ -28,11 +28,13 @@ from projections.lifecycle.generations import (
     Generation,
     read_generations,
 )
+from projections.lifecycle.operations import DIFFERS, PAUSE, OperationRow, read_holding
 from projections.lifecycle.skips import Skip, read_skips
 from projections.stores.checkpoints import ReadModelUnavailable
 from projections.stores.redis import RedisProjection, read_filling
 
 SAMPLE_S: Final = 1.0  # between two looks at positions, from which a rate is told
+SILENT_S: Final = 10.0  # a builder tells of a build twice a second, but not while it builds others
 BEHIND_EVENTS_MIN: Final = 2_000  # one batch of a follower; what is less may come with the next
 
 READ_BUILD: Final = """
@@ -105,10 +107,14 @@ class GenerationView(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True):
-    """All generations that have rows, and the events that definitions pass over."""
+    """All generations that have rows, the events that definitions pass over, and what holds them.
+
+    ``holding`` has the pauses that have not ended, and comparisons that found wrong rows.
+    """
 
     generations: list[GenerationView]
     skips: list[Skip]
+    holding: list[OperationRow] = []
 
 
 class Moment(Struct, frozen=True):
@@ -160,7 +166,8 @@ async def look(stores: Stores) -> Overview:
         await _view(stores, generation, now, headway_between(before, now))
         for (generation, before), (_, now) in zip(first, second, strict=True)
     ]
-    return Overview(views, await read_skips(stores.connection))
+    skips = await read_skips(stores.connection)
+    return Overview(views, skips, await read_holding(stores.connection))
 
 
 async def read_progress(
@@ -295,7 +302,7 @@ async def _lag_seconds(
 
 def generations_table(overview: Overview) -> Table:
     """Return a row for each generation."""
-    table = Table(show_edge=False, box=None)
+    table = compact_table()
     for heading in (
         "projection",
         "gen",
@@ -306,8 +313,12 @@ def generations_table(overview: Overview) -> Table:
         "left",
         "size",
     ):
-        left = heading in ("projection", "state")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        table.add_column(
+            heading,
+            justify="left" if heading in ("projection", "state") else "right",
+            no_wrap=heading not in ("lag", "rate", "left"),  # these may take two lines
+            overflow="fold",
+        )
     for one in overview.generations:
         lag = "" if not one.lag_events else f"{one.lag_events:,} / {one.lag_seconds:.0f} s"
         table.add_row(
@@ -328,8 +339,25 @@ def notes(overview: Overview) -> list[str]:
     return [
         f"{one.projection} {one.generation}: {'; '.join(told)}"
         for one in overview.generations
-        if (told := list(_notes(one, overview.skips)))
+        if (told := list(_notes(one, overview)))
     ]
+
+
+def _made(one: GenerationView) -> str:
+    """Return how far a build is and who asked for it; and if its builder may be gone."""
+    by = f"begun by {printable(one.begun_by or '')}"
+    if one.build is None:
+        return f"waits for a builder, {by}"
+    told = f"{one.build.doing}, {by}"
+    if one.state != BUILDING or one.build.silent_s < SILENT_S:
+        return told
+    return f"{told}, nothing heard of it for {one.build.silent_s:,.0f} s"
+
+
+def _held(held: OperationRow) -> str:
+    told = {PAUSE: "paused by", DIFFERS: "differs from the log, as was found by"}[held.action]
+    why = f": {printable(held.reason)}" if held.reason else ""
+    return f"{told} {printable(held.operator)} at {held.at:%Y-%m-%d %H:%M:%SZ}{why}"
 
 
 def _state(one: GenerationView) -> str:
@@ -355,9 +383,12 @@ def _left(one: GenerationView) -> str:
     return "" if one.left_s is None else f"{one.left_s:.0f} s"
 
 
-def _notes(one: GenerationView, skips: Iterable[Skip]) -> Iterable[str]:
-    if one.build is not None:
-        yield f"{one.build.doing}, begun by {one.begun_by}"
+def _notes(one: GenerationView, overview: Overview) -> Iterable[str]:
+    if one.build is not None or one.state == BUILDING:
+        yield _made(one)
+    for held in overview.holding:
+        if (held.projection, held.to_generation) == (one.projection, one.generation):
+            yield _held(held)
     for shard, target in sorted(one.filling.items()):
         yield f"filling shard {shard}: at {one.positions[shard]:,} of {target:,}"
     if one.failure is not None:
@@ -366,7 +397,7 @@ def _notes(one: GenerationView, skips: Iterable[Skip]) -> Iterable[str]:
         yield f"built by another definition ({one.fingerprint}): it stands as it is"
     elif one.changed:
         yield "the code has changed since: rebuild"
-    passed_over = [s for s in skips if s.projection == one.projection]
+    passed_over = [s for s in overview.skips if s.projection == one.projection]
     for skip in passed_over:
         if one.fingerprint in (None, skip.fingerprint):
             yield f"without event {skip.shard}:{skip.position} ({skip.reason})"

@@ -1,5 +1,6 @@
 """Who writes each shard and how far its log is, as the database has it; and what stores take."""
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -9,6 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.markup import escape
 from rich.table import Table
+
+from exchange.tools.operators.status import UNHEALTHY, ShardStatus
+from exchange.tools.terminal import compact_table
 
 READ_SHARDS: Final = """
 select head.shard, head.epoch, head.position, head.next_offset,
@@ -104,27 +108,29 @@ async def read_memory(redis: Redis) -> Memory | None:
     return Memory(told["used_memory"], told["maxmemory"] or None)
 
 
-def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> Table:
-    """Return a row for each shard; ``undecided`` is what a gateway says of the commands."""
-    table = Table(show_edge=False, box=None)
+def shards_table(shards: list[ShardView], seen: Mapping[int, ShardStatus]) -> Table:
+    """Return a row for each shard; ``seen`` is what a gateway says of them."""
+    table = compact_table()
     for heading in (
         "shard",
         "matcher",
         "epoch",
-        "standbys",
+        "standby",
         "offset",
         "head",
         "undecided",
         "snapshot",
         "published",
     ):
-        table.add_column(heading, justify="left" if heading == "matcher" else "right")
+        is_word = heading == "matcher"
+        table.add_column(heading, justify="left" if is_word else "right", overflow="fold")
     for one in shards:
-        waiting = undecided.get(one.shard)
+        by_gateway = seen.get(one.shard)
+        waiting = None if by_gateway is None else by_gateway.undecided
         snapshot = "none" if one.snapshot_position is None else f"{one.snapshot_position:,}"
         table.add_row(
             str(one.shard),
-            "[green]running[/green]" if one.matcher else "[red]none[/red]",
+            _matcher(one, by_gateway),
             str(one.epoch),
             str(one.standbys) if one.standbys else "none",
             f"{one.next_offset:,}",
@@ -134,6 +140,27 @@ def shards_table(shards: list[ShardView], undecided: dict[int, int | None]) -> T
             _published(one),
         )
     return table
+
+
+def shard_notes(seen: Iterable[ShardStatus]) -> list[str]:
+    """Return a line on each shard whose commands are not decided, with the alert that explains."""
+    told = "shard {0}: {1}: docs/operations.md, {2}"
+    lost = ("Kafka ends before what was decided", "KafkaLostCommands")
+    stalled = ("commands wait, and its matcher decides none of them", "MatcherStalled")
+    return [
+        told.format(one.shard, *(lost if (one.undecided or 0) < 0 else stalled))
+        for one in seen
+        if one.matcher == UNHEALTHY and one.undecided is not None
+    ]
+
+
+def _matcher(one: ShardView, by_gateway: ShardStatus | None) -> str:
+    """Return whether there is a matcher, and whether it decides: a frozen one has its session."""
+    if not one.matcher:
+        return "[red]none[/red]"
+    if by_gateway is not None and by_gateway.matcher == UNHEALTHY:
+        return f"[red]{UNHEALTHY}[/red]"
+    return "[green]running[/green]"
 
 
 def _published(one: ShardView) -> str:

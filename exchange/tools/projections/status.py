@@ -18,6 +18,7 @@ from exchange.tools.projections.shards import (
     read_disk,
     read_memory,
     read_shards,
+    shard_notes,
     shards_table,
 )
 from exchange.tools.projections.stores import Stores, answered
@@ -63,6 +64,7 @@ def document(seen: gateway_status.Status | None, inside: Inside | None) -> dict[
             "logs": to_builtins(inside.shards),
             "generations": to_builtins(inside.overview.generations, str_keys=True),
             "skips": to_builtins(inside.overview.skips),
+            "holding": to_builtins(inside.overview.holding),
             "disk": to_builtins(inside.disk),
             "memory": to_builtins(inside.memory),
         }
@@ -75,9 +77,11 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
         gateway_status.show(console, seen, with_tables=inside is None)
     if inside is None:
         return
-    undecided = {} if seen is None else {one.shard: one.undecided for one in seen.shards}
+    seen_shards = {} if seen is None else {one.shard: one for one in seen.shards}
     console.print()
-    console.print(shards_table(inside.shards, undecided))
+    console.print(shards_table(inside.shards, seen_shards))
+    for note in shard_notes(seen_shards.values()):
+        console.print(note, style="red", markup=False, soft_wrap=True)
     console.print()
     console.print(generations_table(inside.overview))
     for note in notes(inside.overview):

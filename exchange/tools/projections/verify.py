@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from exchange.tools.projections.overview import read_size
 from exchange.tools.projections.rebuild import cost_of_steps
-from exchange.tools.projections.stores import Stores, answered, checked
+from exchange.tools.projections.stores import REASON_MAX, Stores, answered, checked, operator
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import ToolError, sized
+from exchange.tools.terminal import ToolError, counted, printable, sized
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison, Difference
 from projections.builder.comparing.shadow import Progress
@@ -37,7 +37,7 @@ def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
         found = await _compare(stores, projection, generation)
         place = (stores.connection, found.projection, found.generation)
         if found.different:
-            await mark_different(*place)
+            await mark_different(*place, operator(evidence(found)))
         else:
             await mark_verified(*place, found.at, found.digest)
         return found
@@ -45,7 +45,24 @@ def verify(projection: str, generation: int | None, *, as_json: bool) -> None:
     found = answered(work)
     _tell(found, "differ from the log", as_json=as_json)
     if found.different:
+        if not as_json:
+            typer.echo(told_next(found))
         raise typer.Exit(1)
+
+
+def evidence(found: Comparison) -> str:
+    """Return what differs in a line that is kept for ever."""
+    first = "".join(described(one) for one in found.examples[:1])
+    told = f"{found.different:,} of {counted(found.rows, 'row')} at {found.at}; {first}"
+    return printable(told)[:REASON_MAX]
+
+
+def told_next(found: Comparison) -> str:
+    """Return what to do about rows that differ."""
+    return (
+        "  Keep this and ask why before a rebuild takes the evidence away. Then:"
+        f" make rebuild PROJECTION={found.projection}"
+    )
 
 
 def try_dry(projection: str, *, as_json: bool) -> None:
@@ -144,7 +161,8 @@ def show(console: Console, found: Comparison, differ: str) -> None:
         console.print(f"Event {shard}:{position} is passed over.")
     if found.columns:
         console.print(f"Only one of the two has: {', '.join(found.columns)}.", soft_wrap=True)
-    start = f"{found.projection} generation {found.generation} at {found.at}: {found.rows:,} rows"
+    which = f"{found.projection} generation {found.generation}"
+    start = f"{which} at {found.at}: {counted(found.rows, 'row')}"
     if not found.different:
         console.print(f"{start}, none {differ}.\n  Digest {found.digest}.", soft_wrap=True)
         return

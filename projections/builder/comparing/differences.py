@@ -1,6 +1,7 @@
 """What a comparison finds: the rows that differ, and a digest of those that were compared."""
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Final
 
@@ -54,8 +55,13 @@ def only_in_one(table: str, names: Sequence[str], others: Sequence[str]) -> list
 
 
 def named(columns: Sequence[str], row: Row | None) -> dict[str, Any] | None:
-    """Return a row by the names of its columns."""
-    return None if row is None else dict(zip(columns, row, strict=True))
+    """Return a row by the names of its columns, with numbers as a person reads them."""
+    return None if row is None else dict(zip(columns, map(_plain, row), strict=True))
+
+
+def _plain(value: object) -> object:
+    """Write a decimal out: the driver reads 618700000 as 6.1870E+8."""
+    return Decimal(f"{value:f}") if isinstance(value, Decimal) else value
 
 
 class Digest:

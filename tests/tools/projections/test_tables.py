@@ -5,15 +5,17 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from exchange.tools.operators.status import UNHEALTHY, ShardStatus
 from exchange.tools.projections.operations import operations_table
-from exchange.tools.projections.shards import ShardView, shards_table
+from exchange.tools.projections.overview import GenerationView, Overview, generations_table
+from exchange.tools.projections.shards import ShardView, shard_notes, shards_table
 from projections.lifecycle.operations import OperationRow
 
 ODD = "as in [/runbook] of [red]"
 
 
-def shown(table: Table) -> str:
-    console = Console(width=200)
+def shown(table: Table, width: int = 200) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
@@ -31,3 +33,67 @@ def test_an_error_of_snapshots_is_shown_as_it_is() -> None:
     view = ShardView(0, 1, True, 0, 9, 9, None, None, ODD)
 
     assert ODD in shown(shards_table([view], {}))
+
+
+def test_what_would_move_the_cursor_is_written_out() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    row = OperationRow(1, at, "ann\x1b[2J", "pause", "book", 1, 1, None, "one\nline")
+
+    table = shown(operations_table([row]))
+
+    assert r"ann\x1b[2J" in table
+    assert r"one\nline" in table
+
+
+def test_a_terminal_of_80_columns_shows_every_figure() -> None:
+    million = 12_345_678
+    view = ShardView(0, 1, True, 1, million, 6_172_839, million - 7, None, None, 3)
+
+    shards = shown(shards_table([view], {}), width=80)
+    generations = shown(generations_table(Overview([_far_behind(million)], [])), width=80)
+
+    for figure in ("12,345,678", "6,172,839", "12,345,671", "undecided", "published"):
+        assert figure in shards
+    for figure in ("instruments", "live, paused", "12,345,678", "137,174 /", "37.0 MB", "1234 s"):
+        assert figure in generations
+    assert "…" not in shards + generations
+
+
+def test_a_matcher_that_decides_nothing_is_not_called_running() -> None:
+    view = ShardView(0, 1, True, 0, 9, 9, None, None, None)
+    stalled = ShardStatus(0, UNHEALTHY, 9, 5, "healthy", 0)
+    cut = ShardStatus(1, UNHEALTHY, 9, -5, "healthy", 0)
+
+    assert "running" in shown(shards_table([view], {}))
+    assert "running" not in shown(shards_table([view], {0: stalled}))
+    assert [note.rsplit(" ", 1)[1] for note in shard_notes([stalled, cut])] == [
+        "MatcherStalled",
+        "KafkaLostCommands",
+    ]
+
+
+def _far_behind(head: int) -> GenerationView:
+    return GenerationView(
+        projection="instruments",
+        generation=12,
+        state="paused",
+        live=True,
+        positions={0: head},
+        filling={},
+        heads={0: head},
+        lag_events=head // 90,
+        lag_seconds=2_765.0,
+        rate=23_456.0,
+        left_s=1_234.0,
+        falls_behind=False,
+        fingerprint="1-ab",
+        changed=False,
+        fits=True,
+        begun_at=None,
+        begun_by="ann",
+        verified=None,
+        digest=None,
+        failure=None,
+        failed_at=None,
+        size_bytes=3 * head,
+    )

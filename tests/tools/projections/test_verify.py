@@ -1,6 +1,7 @@
 """``verify-projection`` and ``dry-run`` as an operator types them, on a log without an exchange."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from exchange.log.reader import read_heads
 from exchange.tools import telling
 from projections import registry
+from projections.builder.working import Connect
 from projections.folding import Rows
 from projections.lifecycle.changes import retire
 from projections.lifecycle.generations import generations_of
 from projections.stores.postgres import PostgresProjection
 from projections.trades import TRADES, TradesFold, trades_projection
-from tests.projections.builder.test_builder import begin
+from tests.projections.builder.test_builder import begin, building_in
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR, begin_generation
 from tests.projections.logs import LogWriter, registrations
@@ -110,7 +112,8 @@ async def test_a_wrong_row_is_printed_and_ends_the_command_with_1(
     assert f": 100%, {events:,} of {events:,} events, " in folding[-1]
     assert folding[-1].endswith("/s, 0 s left")
     assert (wrong.code, as_json.code) == (1, 1)
-    first, example = wrong.out.splitlines()
+    first, example, told_next = wrong.out.splitlines()
+    assert told_next.endswith(f"Then: make rebuild PROJECTION={NAME}")
     assert first == f"{NAME} generation 1 at 0:{events}: {rows} rows, 1 differ from the log"
     assert example == (
         f"{NAME}, shard 0, position {at}: price is {price + 1}, not {price};"
@@ -121,6 +124,35 @@ async def test_a_wrong_row_is_printed_and_ends_the_command_with_1(
     assert found["examples"][0]["key"] == {"shard": 0, "position": at}
     assert found["examples"][0]["last_event"] == [0, at, "TradeExecuted"]
     assert cost in as_json.err
+
+
+async def test_a_generation_that_differs_says_so_and_is_not_switched_to_again(
+    trade: asyncpg.Record,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    connect: Connect,
+    projector: RunProjector,
+    command: Command,
+) -> None:
+    at = trade["position"]
+    async with projector(), building_in(connect, engine, redis):
+        await connection.execute("update trades set price = price + 1 where position = $1", at)
+        await command("verify-projection", NAME)
+        noted = json.loads((await command("operations", "--json")).out)[0]
+        status = await command("status")
+        await command("rebuild", NAME)
+        switched = await command("switch", NAME, "--generation", "1")
+        back = await command("rollback", NAME, "--expect-live", "2")
+        clean = await command("status")
+
+    assert (noted["action"], noted["to_generation"]) == ("differs", 1)
+    assert f"{NAME}, shard 0, position {at}: price is " in noted["reason"]
+    assert f"{NAME} 1: differs from the log, as was found by {noted['operator']} at " in status.out
+    assert switched.code == 1
+    assert f"Generation 1 of {NAME} differs from the log" in switched.err
+    assert back.code == 0
+    assert f"{NAME} 1: differs from the log" in clean.out  # it still does, and is live again
 
 
 async def test_what_has_no_complete_rows_is_not_called_clean(
@@ -169,7 +201,7 @@ async def test_what_differs_is_not_switched_though_it_was_compared_before(
         refused = await command("switch", NAME)
 
     assert (clean.code, wrong.code, refused.code) == (0, 1, 1)
-    assert "was not compared with the log" in refused.told
+    assert f"Generation {number} of {NAME} differs from the log" in refused.told
 
 
 async def test_a_dry_run_shows_what_other_rules_change_and_where_they_cannot_go_on(
