@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import typer
 from msgspec import Struct, to_builtins
@@ -13,6 +14,11 @@ from projections.lifecycle.changes import By, Life
 from projections.lifecycle.generations import CATCHING_UP, Generation, generations_of
 from projections.lifecycle.skips import skip_event
 from projections.stores.fingerprints import is_made_by
+
+# What readers have of a live generation that is not kept up.
+AS_OF_NOW: Final = "Queries read it as of now."
+TOO_OLD: Final = "When it is 3 s old, queries of it are answered 503."
+STANDS: Final = {"book": TOO_OLD, "ticker": TOO_OLD}
 
 
 class Changed(Struct, frozen=True):
@@ -56,7 +62,10 @@ def switch(
             expect_live=expect_live,
             unverified=unverified,
         )
-        return Changed(projection, [number], f"Generation {number} of {projection} is live.")
+        told = f"Generation {number} of {projection} is live."
+        if (await _life(stores, projection)).kept is not None:
+            told += f" To go back: make rollback PROJECTION={projection} EXPECT_LIVE={number}"
+        return Changed(projection, [number], told)
 
     return change
 
@@ -84,7 +93,8 @@ def rollback(projection: str, expect_live: int | None) -> Change:
         return Changed(
             projection,
             [number],
-            f"Generation {number} of {projection} is live again, instead of {expect_live}.",
+            f"Generation {number} of {projection} is live again, instead of {expect_live}."
+            f" To go forward again: make rollback PROJECTION={projection} EXPECT_LIVE={number}",
         )
 
     return change
@@ -96,9 +106,11 @@ def pause(projection: str, generation: int | None, expect_live: int | None) -> C
     async def change(stores: Stores, by: By) -> Changed:
         place = (stores.connection, checked(projection), generation)
         number = await changes.pause(*place, by, expect_live=expect_live)
-        how = f"make resume PROJECTION={projection}"
+        told = f"Generation {number} of {projection} is paused."
+        if (await _life(stores, projection)).get(number).live:
+            told += f" {STANDS.get(projection, AS_OF_NOW)}"
         return Changed(
-            projection, [number], f"Generation {number} of {projection} is paused. To go on: {how}"
+            projection, [number], f"{told} To go on: make resume PROJECTION={projection}"
         )
 
     return change

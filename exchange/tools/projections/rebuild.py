@@ -18,14 +18,22 @@ import typer
 from msgspec import Struct, structs, to_builtins
 from rich.console import Console
 
+from exchange.config import Settings
 from exchange.log.reader import read_heads
 from exchange.tools.projections.overview import BuildProgress, read_progress, read_size
 from exchange.tools.projections.stores import Stores, answered, checked, operator, refusal
 from exchange.tools.telling import Display, Far
-from exchange.tools.terminal import ToolError, sized
+from exchange.tools.terminal import ToolError, counted, sized
 from projections.builder.estimate import STEPS, events_read, first_pace, read_pace
 from projections.builder.steps import FALLING_BEHIND, READING, VERIFYING
-from projections.lifecycle.changes import By, Life, Refused, begin_rebuild, described_as_under_way
+from projections.lifecycle.changes import (
+    By,
+    Life,
+    Refused,
+    begin_rebuild,
+    described_as_under_way,
+    replaceable,
+)
 from projections.lifecycle.generations import (
     BUILDING,
     CATCHING_UP,
@@ -75,7 +83,7 @@ class Cost(Struct, frozen=True):
     def message(self) -> str:
         """The cost in words."""
         how = "as the last time" if self.measured else "as measured elsewhere"
-        events = f"{self.projection}: {self.events:,} events to read"
+        events = f"{self.projection}: {counted(self.events, 'event')} to read"
         parts = [events, f"about {self.seconds:,.0f} s ({how})"]
         if self.disk_bytes is not None:
             parts.append(f"{sized(self.disk_bytes)} more")
@@ -97,7 +105,7 @@ class TotalCost(Struct, frozen=True):
     def message(self) -> str:
         """The cost in words."""
         return (
-            f"{self.rebuilds} rebuilds: {self.events:,} events to read, about"
+            f"{self.rebuilds} rebuilds: {counted(self.events, 'event')} to read, about"
             f" {self.seconds:,.0f} s, {sized(self.disk_bytes)} more while the former ones are kept."
         )
 
@@ -118,7 +126,8 @@ def rebuild_each(
 ) -> None:
     """Ask for rebuilds of read models, and watch them; exit 1 unless all of them succeed."""
     wanted = [checked(name) for name in names]
-    rebuilds = Rebuilds(expect_live, operator(reason), Watch(as_json=as_json), stay=stay)
+    watch, keep_hours = Watch(as_json=as_json), Settings.load().keep_former_hours
+    rebuilds = Rebuilds(expect_live, operator(reason), watch, stay=stay, keep_hours=keep_hours)
     try:
         all_succeeded = answered(lambda stores: rebuilds.run(stores, wanted))
     except KeyboardInterrupt:
@@ -133,12 +142,15 @@ def rebuild_each(
 class Rebuilds:
     """Rebuilds that are asked for together, and watched one after the other."""
 
-    def __init__(self, expect_live: int | None, by: By, watch: "Watch", *, stay: bool) -> None:
+    def __init__(
+        self, expect_live: int | None, by: By, watch: "Watch", *, stay: bool, keep_hours: int
+    ) -> None:
         self._expect_live = expect_live
         self._by = by
         self._watch = watch
         self._stay = stay
         self._under_way: list[Rebuild] = []
+        self._keep_hours = keep_hours
         self._away_told_s = 0.0
 
     async def run(self, stores: Stores, names: Sequence[str]) -> bool:
@@ -183,6 +195,7 @@ class Rebuilds:
         if life.live is not None and under_way is not None and under_way.state != FAILED:
             self._watch.tell(described_as_under_way(under_way))
             return under_way.generation
+        replaceable(life, self._expect_live)  # what is refused costs nothing
         expected = await cost(stores, name)
         self._watch.tell(expected.message, cost=to_builtins(expected))
         fingerprint = stores.definitions.of_projection(name)[0].fingerprint
@@ -227,7 +240,13 @@ class Rebuilds:
         generation = life.get(one.generation)
         progress = await read_progress(connection, one.projection, one.generation)
         one.seen_s = time.monotonic()
-        outcome = outcome_of(generation, progress, _age_s(generation), stay=self._stay)
+        outcome = outcome_of(
+            generation,
+            progress,
+            _age_s(generation),
+            stay=self._stay,
+            keep_hours=self._keep_hours,
+        )
         if outcome is None:
             await self._tell_builder(connection, one, generation, progress)
             self._watch.show(generation, progress)
@@ -297,7 +316,12 @@ async def cost_of_steps(stores: Stores, name: str, steps: Sequence[str] = STEPS)
 
 
 def outcome_of(
-    generation: Generation, progress: BuildProgress | None, passed_s: float, *, stay: bool
+    generation: Generation,
+    progress: BuildProgress | None,
+    passed_s: float,
+    *,
+    stay: bool,
+    keep_hours: int,
 ) -> Outcome | None:
     """Return how a rebuild ended, None while it has not."""
     name, number = generation.projection, generation.generation
@@ -306,8 +330,7 @@ def outcome_of(
         message = (
             f"{name}: generation {number} is live ({seconds:.1f} s of work, {passed_s:.1f} s in"
             f" all).\n  Verified at {generation.verified}, digest {generation.digest}."
-            f"\n  The former one is kept. To go back:"
-            f" make rollback PROJECTION={name} EXPECT_LIVE={number}"
+            f"\n  {_told_former(name, number, keep_hours)}"
         )
         return Outcome(name, number, succeeded=True, message=message)
     told = _told_end(generation, stay=stay)
@@ -318,15 +341,28 @@ def outcome_of(
     return Outcome(name, number, succeeded=stay and waits, message=message)
 
 
+def _told_former(name: str, live: int, keep_hours: int) -> str:
+    """Return what becomes of the generation that was live before."""
+    if not keep_hours:
+        return "The former one is not kept (KEEP_FORMER_HOURS is 0): there is no way back."
+    how = f"make rollback PROJECTION={name} EXPECT_LIVE={live}"
+    return f"The former one is kept for {keep_hours:,} h. To go back: {how}"
+
+
 def _told_end(generation: Generation, *, stay: bool) -> str | None:
     """Return what became of a generation that is not live, None while it is being made."""
     state, which = generation.state, f"PROJECTION={generation.projection}"
     if state == BUILDING or (state == CATCHING_UP and generation.replaces is not None):
         return None
     if state == CATCHING_UP:
+        told = f"To let queries read it: make switch {which}"
         if stay:
-            return f"is built, and kept up; to let queries read it: make switch {which}"
-        return f"is built, and was not switched. To see why: make operations {which}"
+            return f"is built, and kept up. {told}"
+        return (
+            f"is built, and waits: its switch was not asked for, or given up.\n  To see which: make"
+            f" operations {which}. {told}\n  To give it up: exchange retire"
+            f" {generation.projection} --generation {generation.generation}"
+        )
     if state == FAILED:
         return (
             f"failed: {generation.failure}."

@@ -75,16 +75,16 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_is_being_made_is_watched_on(
     state: str, replaces: int | None, stay: bool, succeeded: bool | None
 ) -> None:
-    found = outcome_of(
-        Generation("book", 2, state, live=False, replaces=replaces), None, 1.0, stay=stay
-    )
+    book = Generation("book", 2, state, live=False, replaces=replaces)
+
+    found = outcome_of(book, None, 1.0, stay=stay, keep_hours=24)
 
     assert (None if found is None else found.succeeded) is succeeded
 
 
 def test_what_is_live_has_succeeded_and_what_was_live_is_said_to_be_kept() -> None:
-    live = outcome_of(Generation("book", 2, LIVE, live=True), None, 1.0, stay=False)
-    kept = outcome_of(Generation("book", 2, KEPT, live=False), None, 1.0, stay=False)
+    live = outcome_of(Generation("book", 2, LIVE, live=True), None, 1.0, stay=False, keep_hours=24)
+    kept = outcome_of(Generation("book", 2, KEPT, live=False), None, 1.0, stay=False, keep_hours=24)
 
     assert live is not None
     assert live.succeeded
@@ -92,9 +92,55 @@ def test_what_is_live_has_succeeded_and_what_was_live_is_said_to_be_kept() -> No
     assert "generation 2 was live, and is kept" in kept.message
 
 
+def test_the_way_back_is_told_only_if_there_is_one() -> None:
+    book = Generation("book", 2, LIVE, live=True)
+    with_kept, without = (
+        outcome_of(book, None, 1.0, stay=False, keep_hours=hours) for hours in (24, 0)
+    )
+
+    assert with_kept is not None
+    assert "is kept for 24 h. To go back: make rollback" in with_kept.message
+    assert without is not None
+    assert without.message.endswith(
+        "The former one is not kept (KEEP_FORMER_HOURS is 0): there is no way back."
+    )
+
+
+def test_what_waits_for_a_switch_is_told_with_all_that_can_be_done() -> None:
+    waiting = Generation("vwap", 4, CATCHING_UP, live=False)
+
+    told = outcome_of(waiting, None, 1.0, stay=False, keep_hours=24)
+
+    assert told is not None
+    for command in (
+        "make switch PROJECTION=vwap",
+        "make operations PROJECTION=vwap",
+        "exchange retire vwap --generation 4",
+    ):
+        assert command in told.message
+
+
+async def test_a_rebuild_that_is_refused_costs_and_retires_nothing(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    command: Command,
+) -> None:
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+
+    told = await command("rebuild", "book", "--expect-live", "7")
+
+    assert (told.code, told.out) == (1, "")
+    assert "Generation 1 of book is live, not 7 as was expected" in told.err
+
+
 def test_what_was_stopped_is_told_with_how_to_go_on() -> None:
     paused, retired = (
-        outcome_of(Generation("book", 2, state, live=False), None, 1.0, stay=False)
+        outcome_of(Generation("book", 2, state, live=False), None, 1.0, stay=False, keep_hours=24)
         for state in (PAUSED, RETIRED)
     )
 
