@@ -4,13 +4,22 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Final, Generic, TypeVar
 
 AT_ONCE: Final = 200  # rows; at some 25 µs each they hold the event loop for 5 ms
 
 T = TypeVar("T")
 Answer = TypeVar("Answer")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def heed_cancellation() -> None:
@@ -118,3 +127,26 @@ class Shared(Generic[Answer]):
             await asyncio.wait([self._under_way])
         self._under_way, self._next = self._next, None
         return await self._question()
+
+
+class SharedByKey(Generic[Key, Answer]):
+    """Asks one ``question`` about the keys of several callers; each gets what it says of its own.
+
+    Nobody gets an answer to a question that was asked before its call, as with ``Shared``.
+    """
+
+    def __init__(
+        self, question: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Answer]]]
+    ) -> None:
+        self._question = question
+        self._shared = Shared(self._ask_all)
+        self._wanted: dict[Key, None] = {}  # of those who share the next question
+
+    async def ask(self, key: Key) -> Answer | None:
+        """Return what the answer has for a key, None if it has nothing."""
+        self._wanted[key] = None
+        return (await self._shared.ask()).get(key)
+
+    async def _ask_all(self) -> Mapping[Key, Answer]:
+        wanted, self._wanted = self._wanted, {}
+        return await self._question(list(wanted))

@@ -337,6 +337,20 @@ async def read_events_at(
     return _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, [shard], [offset], limit))
 
 
+async def read_events_of(
+    connection: asyncpg.Connection, locations: Sequence[tuple[int, int]], *, limit: int
+) -> dict[tuple[int, int], list[StoredEvent]]:
+    """Return the events of the commands at some locations (shard and Kafka offset).
+
+    Of a command with more than ``limit`` events any ``limit`` of them are there.
+    """
+    shards, offsets = [shard for shard, _ in locations], [offset for _, offset in locations]
+    found: dict[tuple[int, int], list[StoredEvent]] = {}
+    for stored in _stored(await connection.fetch(READ_EVENTS_AT_LOCATIONS, shards, offsets, limit)):
+        found.setdefault((stored.shard, stored.kafka_offset), []).append(stored)
+    return found
+
+
 async def read_claims(connection: asyncpg.Connection, names: Sequence[str]) -> list[Claim]:
     """Return the claims of those of ``names`` that are taken."""
     return [Claim(**row) for row in await connection.fetch(READ_CLAIMS, names)]

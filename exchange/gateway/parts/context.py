@@ -15,10 +15,11 @@ from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.health import Health
 from exchange.gateway.parts.limits import RateLimiter
-from exchange.gateway.parts.listings import Listings
+from exchange.gateway.parts.listings import BookNow, Listings
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.parts.submission import Submitter
+from exchange.waiting import Shared
 from projections.stores.redis import ModelWaits
 
 TAIL_SCANS_MAX: Final = 2  # each may hold a connection for half a second; commands need the rest
@@ -56,6 +57,7 @@ class Gateway:
     analyst: Analyst
     proxies: Sequence[Network] = ()
     cancels_name_owner: bool = False
+    books: dict[str, Shared[BookNow]] = field(default_factory=dict)  # one for each instrument
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
 

@@ -146,6 +146,13 @@ def trade_view(decided: DecidedEvent, listing: Listing) -> TradeView:
     )
 
 
+class BookNow(Struct, frozen=True):
+    """A book as a JSON object, and the position that it is of."""
+
+    position: int
+    text: Raw
+
+
 def book_members(depth: Depth, listing: Listing) -> str:
     """Write the two sides of a book as the members ``bids`` and ``asks``, without braces."""
     bids, asks = _levels(depth.bids, listing), _levels(depth.asks, listing)

@@ -6,6 +6,7 @@ and after it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from msgspec import Raw
@@ -15,10 +16,10 @@ from exchange.gateway.http.parameters import LEVELS
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id
 from exchange.gateway.parts.context import Gateway
-from exchange.gateway.parts.listings import Listing, book_members
+from exchange.gateway.parts.listings import BookNow, Listing, book_members
 from exchange.gateway.parts.reading import CATCH_UP_WAIT_MS, answering, from_redis, model_connection
 from exchange.transport.messages import Depth
-from exchange.waiting import within
+from exchange.waiting import Shared, within
 from projections import ticker
 from projections.book import NAME as BOOK
 from projections.book import StoredBook, read_book
@@ -36,10 +37,27 @@ async def book_after(gateway: Gateway, listing: Listing, sequence: int) -> Raw |
     if gateway.health.is_away("redis"):
         return None
     try:
-        view = await within(BOOK_WAIT_S, read_depth(gateway, listing, sequence, LEVELS.default))
+        return (await within(BOOK_WAIT_S, _book_after(gateway, listing, sequence))).text
     except (Problem, TimeoutError):
         return None
-    return Raw(f"{{{sides(view, listing)}}}".encode())
+
+
+async def _book_after(gateway: Gateway, listing: Listing, sequence: int) -> BookNow:
+    """Return the book as it is, which is read and written once for all who ask meanwhile.
+
+    Only where that has not seen the position it is waited for.
+    """
+    if listing.instrument not in gateway.books:
+        gateway.books[listing.instrument] = Shared(partial(_book_now, gateway, listing))
+    now = await gateway.books[listing.instrument].ask()
+    if now.position >= sequence:
+        return now
+    return await _book_now(gateway, listing, sequence)
+
+
+async def _book_now(gateway: Gateway, listing: Listing, sequence: int = 0) -> BookNow:
+    view = await read_depth(gateway, listing, sequence, LEVELS.default)
+    return BookNow(view.position, Raw(f"{{{sides(view, listing)}}}".encode()))
 
 
 async def listing_of(gateway: Gateway, parameters: Mapping[str, str]) -> Listing:

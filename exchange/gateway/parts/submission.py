@@ -45,6 +45,7 @@ from exchange.domain.commands import (
     PlaceShard,
     RegisterInstrument,
 )
+from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import Offset, Position, Shard
 from exchange.gateway.http.problems import Code, Problem, telling
 from exchange.gateway.parts.backlog import Backlog
@@ -66,10 +67,13 @@ from exchange.log.reader import (
     find_outcomes,
     follow_retries,
     read_events_at,
+    read_events_of,
 )
+from exchange.ports import StoredEvent
 from exchange.telemetry import tracing
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
 from exchange.transport.messages import Outcome, OutcomeMessage, encode_command, reply_address
+from exchange.waiting import SharedByKey
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ SWEEP_S: Final = 0.05  # half the first look-up's delay
 LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load, so its message was probably lost
 LOOKUP_EVERY_MAX_S: Final = 0.8
 TOGETHER_EVENTS_MAX: Final = 100  # read of each outcome when many are asked for; an order has a few
+TOGETHER_MAX: Final = 200  # first outcomes in one query: some 10 ms of the server's time
 DELIVERY_WAIT_S: Final = 1.8  # longer than the producer's own timeout, for an answer within 2 s
 
 
@@ -161,6 +166,7 @@ class Submitter:
         self._last_number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
+        self._first_events = SharedByKey(self._read_first_events)
 
     @property
     def waiters(self) -> int:
@@ -233,12 +239,26 @@ class Submitter:
             Problem: 409, the first command asked for something else; 503, the log cannot be read.
         """
         with telling(outcome="unknown", command_id=str(command_id)):
-            async with log_connection(self._engine) as connection:
-                events = await follow_retries(connection, await read_events_at(connection, *first))
+            events = await self._first_events.ask(first) or []
+            if events and _goes_on(events):
+                async with log_connection(self._engine) as connection:
+                    whole = await read_events_at(connection, *first)
+                    events = await follow_retries(connection, whole)
         decision = await decision_of(events, resent=True) if events else None
         if conflict if decision is None else decision.conflicts_with(asked, claimed=conflict):
             raise key_conflict()
         return Pending(*first) if decision is None else decision
+
+    async def _read_first_events(
+        self, firsts: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], list[StoredEvent]]:
+        """Return the events of the first commands with their keys, as many as are read together."""
+        found: dict[tuple[int, int], list[StoredEvent]] = {}
+        for begin in range(0, len(firsts), TOGETHER_MAX):
+            some = firsts[begin : begin + TOGETHER_MAX]
+            async with log_connection(self._engine) as connection:
+                found |= await read_events_of(connection, some, limit=TOGETHER_EVENTS_MAX + 1)
+        return found
 
     def stop(self) -> None:
         """Cancel the timer and the look-ups. No command may be under way any more."""
@@ -380,6 +400,11 @@ class Submitter:
             else:
                 waiter.answer(answer)
         _ask_later(still)
+
+
+def _goes_on(events: Sequence[StoredEvent]) -> bool:
+    """Tell whether a command has more events than are read together, or a retry has its own."""
+    return len(events) > TOGETHER_EVENTS_MAX or events[0].type == CommandQuarantined.__name__
 
 
 def lost(command_id: UUID) -> Problem:

@@ -14,7 +14,6 @@ from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.metrics import Metrics
 from exchange.transport.commands import CommandProducer, EndsUnknown
-from exchange.waiting import Shared
 from tests.gateway.conftest import Venue, gateway_at, order, register
 
 pytestmark = pytest.mark.anyio
@@ -135,26 +134,6 @@ async def test_many_who_wait_share_two_questions_at_most(venue: Venue) -> None:
     await asyncio.gather(*(backlog.settle() for _ in range(ASKERS)))
 
     assert 1 <= slow.asked <= 2
-
-
-async def test_nobody_gets_an_answer_to_a_question_from_before_they_came() -> None:
-    asked = 0
-
-    async def question() -> int:
-        nonlocal asked
-        asked += 1
-        number = asked
-        await asyncio.sleep(0.01)
-        return number
-
-    shared = Shared(question)
-    first = [asyncio.create_task(shared.ask()) for _ in range(3)]
-    while not asked:
-        await asyncio.sleep(0)
-    later = [asyncio.create_task(shared.ask()) for _ in range(3)]
-
-    assert await asyncio.gather(*first, *later) == [1, 1, 1, 2, 2, 2]
-    assert await shared.ask() == 3
 
 
 @pytest.mark.usefixtures("prompt")

@@ -7,13 +7,14 @@ the room for one more waiter.
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from sqlalchemy import text
@@ -23,7 +24,7 @@ from exchange.gateway.parts import backlog as backlog_module
 from exchange.gateway.parts import submission
 from exchange.gateway.parts.backlog import STALLED_AFTER_S, Backlog
 from exchange.gateway.resources import commands
-from exchange.log.reader import FoundOutcome, find_outcomes
+from exchange.log.reader import FoundOutcome, find_outcomes, read_events_of
 from exchange.ports import StoredEvent
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
 from tests.gateway.conftest import (
@@ -291,13 +292,13 @@ async def test_a_log_that_cannot_be_read_before_the_send_says_that_nothing_was_s
 async def test_a_replay_that_cannot_be_read_has_an_unknown_outcome(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> list[StoredEvent]:
+    async def fail(*_: object, **__: object) -> dict[tuple[int, int], list[StoredEvent]]:
         raise ConnectionError("cut")
 
     body = order("BTC-USD", client_id="replayed-unread", idempotency_key="k")
     async with gateway_at(venue) as http:
         first = await http.post("/orders", json=body)
-        monkeypatch.setattr(submission, "read_events_at", fail)
+        monkeypatch.setattr(submission, "read_events_of", fail)
         again = await http.post("/orders", json=body)
 
     assert (again.status_code, again.json()["code"]) == (503, "read.unavailable")
@@ -308,16 +309,46 @@ async def test_a_replay_that_cannot_be_read_has_an_unknown_outcome(
 async def test_a_resend_of_what_is_not_decided_yet_is_pending(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def find_nothing(*_: object) -> list[StoredEvent]:
-        return []
+    async def find_nothing(*_: object, **__: object) -> dict[tuple[int, int], list[StoredEvent]]:
+        return {}
 
     body = order("BTC-USD", client_id="replayed-early", idempotency_key="k")
     async with gateway_at(venue) as http:
         await http.post("/orders", json=body)
-        monkeypatch.setattr(submission, "read_events_at", find_nothing)
+        monkeypatch.setattr(submission, "read_events_of", find_nothing)
         again = await http.post("/orders", json=body)
 
     assert (again.status_code, again.json()["status"]) == (202, "pending")
+
+
+@pytest.mark.parametrize("together", [1, 100])
+async def test_retries_that_come_at_once_share_questions_and_each_gets_its_own_answer(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    asked: list[int] = []
+    read = read_events_of
+
+    async def counted(
+        connection: asyncpg.Connection, firsts: Sequence[tuple[int, int]], *, limit: int
+    ) -> dict[tuple[int, int], list[StoredEvent]]:
+        asked.append(len(firsts))
+        return await read(connection, firsts, limit=limit)
+
+    monkeypatch.setattr(submission, "TOGETHER_EVENTS_MAX", together)
+    keys = [f"key-{number}" for number in range(12)]
+    bodies = [order("BTC-USD", client_id="of-retries", idempotency_key=key) for key in keys]
+    async with gateway_at(venue) as http:
+        first = [await http.post("/orders", json=body) for body in bodies]
+        monkeypatch.setattr(submission, "read_events_of", counted)
+        again = await asyncio.gather(*(http.post("/orders", json=body) for body in bodies))
+
+    for before, after in zip(first, again, strict=True):
+        assert (before.status_code, after.status_code) == (201, 201)
+        assert after.headers["idempotent-replayed"] == "true"
+        assert {**after.json(), "orderbook": None} == {**before.json(), "orderbook": None}
+        assert after.json()["orderbook"] is not None
+    assert sum(asked) == len(keys)
+    assert len(asked) < len(keys)
 
 
 async def test_a_command_of_unknown_outcome_is_not_denied_while_kafka_has_it(
