@@ -21,6 +21,7 @@ from exchange.gateway.orders.queries import (
     OrderAnswerView,
     order_events_view,
     orders_view,
+    owner_of,
     status_of,
 )
 from exchange.gateway.orders.states import order_view
@@ -128,7 +129,7 @@ async def positions(asking: Asking, asked: Parameters) -> bytes:
 
 async def orders(asking: Asking, asked: Parameters) -> bytes:
     """``GET /orders?client_id=…``."""
-    client_id = check_id(asked["client_id"], "client_id")
+    client_id = owner_of(asked)
     limit, before = asking.limit(asked, ORDERS_LIMIT), cursor(asked, 3, shard_at=1)
     instrument = asked.get("instrument")
     if instrument is not None:

@@ -3,34 +3,28 @@
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from exchange.analyst import answers
 from exchange.analyst.asking import Analyst, as_of, of_instrument, of_order
-from exchange.analyst.event_pages import EventLog, get_events
-from exchange.gateway.http.declaration import OPERATIONS
+from exchange.analyst.event_log import EventLog
+from exchange.analyst.event_pages import get_events
+from exchange.analyst.status import get_health, get_metrics
+from exchange.gateway.description.endpoints import openapi_routes
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
-from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.analytics import get_analytics
 from exchange.gateway.resources.market import get_orderbook
 from exchange.gateway.resources.positions import get_positions
 from exchange.gateway.resources.settlement import get_cycle, get_cycles
-from exchange.gateway.resources.status import get_liveness, get_metrics, metrics_response
+from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
 
+TITLE: Final = "Exchange: the analysts' process"
+ABOUT: Final = "What the API answered at a moment (name one), and the events of the log."
 
-async def _metrics(request: Request) -> Response:
-    """``GET /metrics``."""
-    return metrics_response(request, request.app.state.metrics)
-
-
-OPERATIONS[_metrics] = OPERATIONS[get_metrics]
-
-ROUTES: Final = (
+INTERFACE: Final = (
     Route("/market/orderbook", as_of(get_orderbook, answers.orderbook, of_instrument)),
     Route("/market/ticker", as_of(get_ticker, answers.ticker, of_instrument)),
     Route("/market/analytics", as_of(get_analytics, answers.analytics, of_instrument)),
@@ -41,14 +35,16 @@ ROUTES: Final = (
     Route("/settlement/cycles", as_of(get_cycles, answers.cycles)),
     Route("/settlement/cycles/{cycle_id}", as_of(get_cycle, answers.cycle)),
     Route("/events", get_events),
+    Route("/healthz", get_health),
     Route("/livez", get_liveness),
-    Route("/metrics", _metrics),
+    Route("/metrics", get_metrics),
 )
+ROUTES: Final = (*INTERFACE, *openapi_routes(INTERFACE, TITLE, ABOUT))
 
 
 def create_app(analyst: Analyst, events: EventLog) -> Edge:
     """Return the application that answers by ``analyst``, and tells ``events``."""
     app = Starlette(routes=ROUTES, exception_handlers=exception_handlers(ROUTES))
     app.router.redirect_slashes = False
-    app.state.analyst, app.state.events, app.state.metrics = analyst, events, Metrics()
-    return Edge(app, app.state.metrics, {route.endpoint: route.path for route in ROUTES})
+    app.state.analyst, app.state.events = analyst, events
+    return Edge(app, events.metrics, {route.endpoint: route.path for route in ROUTES})

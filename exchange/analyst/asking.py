@@ -7,6 +7,7 @@ second. So two are answered at a time, a few wait for their turn, and others are
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
 from typing import Final
 
 import asyncpg
@@ -64,7 +65,7 @@ class Analyst:
         self._engine, self._shards = engine, shards
         self._listings = Listings(engine)
         self._turns = asyncio.Semaphore(UNDER_WAY_MAX)
-        self._asked = 0  # how many are under way or wait for their turn
+        self.asked = 0  # how many are under way or wait for their turn
         self.nobody_asks = asyncio.Event()
         self.nobody_asks.set()
 
@@ -82,15 +83,17 @@ class Analyst:
                 yield Asking(Past(self._engine, moment, self._shards), self._engine, self._listings)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, *, has_waited: bool = False) -> AsyncIterator[None]:
         """Wait for a question's turn, and bound how long its answer may take.
+
+        One that ``has_waited`` for an event is not refused: they ask one after the other.
 
         Raises:
             Problem: 503, too many others ask, or the answer took too long.
         """
-        if self._asked >= UNDER_WAY_MAX + WAITING_MAX:
+        if self.asked >= UNDER_WAY_MAX + WAITING_MAX and not has_waited:
             raise Problem(Code.BUSY, "Too many questions about the past are under way; try again.")
-        self._asked += 1
+        self.asked += 1
         self.nobody_asks.clear()
         limit = asyncio.timeout(ANSWER_S)
         try:
@@ -101,8 +104,8 @@ class Analyst:
                 raise
             raise Problem(Code.BUSY, f"The answer took longer than {ANSWER_S:.0f} s.") from error
         finally:
-            self._asked -= 1
-            if not self._asked:
+            self.asked -= 1
+            if not self.asked:
                 self.nobody_asks.set()
 
     async def _moment(self, asked: Parameters, shard_of: ShardOf) -> Moment:
@@ -156,6 +159,7 @@ def answering_all() -> Iterator[None]:
 def as_of(live: Handler, answer: Answer, shard_of: ShardOf = of_all) -> Handler:
     """Return the handler that takes what ``live`` takes, and answers what it answered then."""
 
+    @wraps(live)
     async def handler(request: Request) -> JSONBytes:
         asked = {**query(request), **request.path_params}
         analyst: Analyst = request.app.state.analyst

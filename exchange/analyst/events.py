@@ -5,7 +5,7 @@ asked (an instrument, a client, an order, a type) is looked at while reading, si
 index by it, and the chain that a document tells goes over all of them.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, get_args
 
 import asyncpg
@@ -55,7 +55,7 @@ async def replayed(
     spans: Mapping[int, Span],
     wanted: Wanted,
     on_read: Callable[[int], None],
-) -> AsyncIterator[Document]:
+) -> AsyncGenerator[Document, None]:
     """Yield the documents of the wanted events, by time; at the same time, by shard.
 
     The order within a shard is that of its log, in which time never runs backwards.

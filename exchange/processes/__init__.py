@@ -2,6 +2,6 @@
 
 ``gateway``, ``matcher``, ``projector``, ``builder``, ``publisher``, ``analyst``: a file for each
 process, which imports only what its process needs. A restarted matcher decides orders a second
-sooner for not importing the gateway's modules. ``running``, ``pool``, ``descriptors`` and
-``backends`` are what they share.
+sooner for not importing the gateway's modules. ``running``, ``pool``, ``descriptors``,
+``budgets`` and ``backends`` are what they share.
 """

@@ -6,10 +6,11 @@ from typing import Final
 
 from exchange.analyst.app import create_app
 from exchange.analyst.asking import Analyst
-from exchange.analyst.event_pages import EventLog
+from exchange.analyst.event_log import EventLog
 from exchange.analyst.states import StateKeeper
 from exchange.config import ANALYST_CONNECTIONS, Settings
 from exchange.gateway.app import serve
+from exchange.processes.budgets import limits_of
 from exchange.processes.pool import engine_of
 from projections.projector.tail import listen
 
@@ -22,11 +23,17 @@ async def run_analyst(settings: Settings, stopping: asyncio.Event) -> None:
     os.nice(NICENESS)
     async with engine_of(settings, ANALYST_CONNECTIONS, TURN_S) as engine:
         analyst = Analyst(engine, settings.shards)
-        events = EventLog(engine, analyst)
+        events = EventLog(
+            engine,
+            analyst,
+            settings.shards,
+            limits=limits_of(settings),
+            proxies=settings.trusted_proxies,
+        )
         app = create_app(analyst, events)
         background = (
             asyncio.create_task(StateKeeper(engine, analyst).run()),
-            asyncio.create_task(listen(engine, events.news.wake)),
+            asyncio.create_task(listen(engine, events.wake)),
         )
         serving = asyncio.create_task(
             serve(app, settings.analyst_host, settings.analyst_port, stopping)

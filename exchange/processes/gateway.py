@@ -8,8 +8,8 @@ from typing import Final
 from exchange.config import OWN_CONNECTIONS, Settings
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.http.analyst import Analyst
-from exchange.gateway.parts.limits import Limit, Limits
 from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
+from exchange.processes.budgets import limits_of
 from exchange.processes.descriptors import descriptors
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
@@ -48,7 +48,7 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             shards=settings.shards,
             order_wait_ms=settings.order_wait_ms,
             stream_origins=settings.stream_origins,
-            limits=_limits(settings),
+            limits=limits_of(settings),
             proxies=settings.trusted_proxies,
             cancels_name_owner=settings.cancels_name_owner,
             connections_per_address=settings.stream_connections_per_address,
@@ -70,19 +70,6 @@ def _caps(settings: Settings) -> Caps:
         told = {"connections_max": asked.total, "taken": caps.total}
         logger.warning("RLIMIT_NOFILE allows fewer connections than CONNECTIONS_MAX", extra=told)
     return caps
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        orders=Limit(settings.rate_limit_orders_per_second, settings.rate_limit_orders_burst),
-        cancels=Limit(settings.rate_limit_cancels_per_second, settings.rate_limit_cancels_burst),
-        address=Limit(settings.rate_limit_address_per_second, settings.rate_limit_address_burst),
-        retries=Limit(settings.rate_limit_retries_per_second, settings.rate_limit_retries_burst),
-        operations=Limit(
-            settings.rate_limit_operations_per_second, settings.rate_limit_operations_burst
-        ),
-        history=Limit(settings.rate_limit_history_per_second, settings.rate_limit_history_burst),
-    )
 
 
 async def _stop_when_failed(producer: CommandProducer, stopping: asyncio.Event) -> None:

@@ -49,6 +49,20 @@ def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
     return tuple(routes)
 
 
+def openapi_routes(interface: tuple[Route, ...], title: str, about: str) -> tuple[Route, ...]:
+    """Return the route of an OpenAPI document alone, of an interface and itself."""
+    routes: list[Route] = []
+
+    def openapi_json() -> bytes:
+        described = (*interface, *routes)
+        return msgspec.json.encode(openapi.document(described, title=title, about=about))
+
+    routes.append(
+        _route("/openapi.json", "get_openapi", "the interface over HTTP", JSON, openapi_json)
+    )
+    return tuple(routes)
+
+
 def _route(
     path: str,
     name: str,

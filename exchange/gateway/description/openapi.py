@@ -46,7 +46,7 @@ _HEADERS: Final = {
 }
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
+def document(routes: Sequence[Route], *, title: str = TITLE, about: str = ABOUT) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
     types = [NAMED, *(_types(OPERATIONS[route.endpoint]) for route in routes)]
     _, components = schemas_of(dict.fromkeys(kind for some in types for kind in some))
@@ -57,7 +57,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     return portable(
         {
             "openapi": "3.1.0",
-            "info": {"title": TITLE, "version": VERSION, "description": ABOUT},
+            "info": {"title": title, "version": VERSION, "description": about},
             "servers": [{"url": "/"}],
             "paths": dict(paths),
             "components": {"schemas": components},

@@ -11,6 +11,7 @@ from exchange.gateway.http.problems import Code, Problem
 
 ANSWER_S: Final = 12.0  # the analysts' process gives up after 10 s, and says so
 QUESTIONS_MAX: Final = 8  # of one gateway at once; that process answers two at a time
+TURN_S: Final = 5.0  # for one of them; eight take a second each, two at a time
 ANSWER_BYTES_MAX: Final = 8_000_000  # a week of minutes has 2.5 MB
 PASSED_ON: Final = ("content-type", "retry-after", "skipped-events")
 
@@ -28,15 +29,23 @@ class Analyst:
         """Return its answer to a question, whatever the status.
 
         Raises:
-            Problem: 503, it does not answer.
+            Problem: 503, it does not answer, or too many others ask here.
         """
         if not self.url:
             raise _unavailable("no ANALYST_URL is set")
         try:
-            async with asyncio.timeout(ANSWER_S), self._turns:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            detail = "Too many questions about the past are under way here; try again."
+            raise Problem(Code.BUSY, detail) from error
+        try:
+            async with asyncio.timeout(ANSWER_S):
                 return await self._asked(path, parameters)
         except (httpx.HTTPError, TimeoutError) as error:
             raise _unavailable(f"{type(error).__name__} from {self.url}") from error
+        finally:
+            self._turns.release()
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -167,6 +167,17 @@ async def get_order(request: Request) -> Response:
     return json_response(view)
 
 
+def owner_of(parameters: Mapping[str, str]) -> str:
+    """Return the client whose orders are asked for.
+
+    Raises:
+        Problem: 422, none is named, or it can be no client.
+    """
+    if "client_id" not in parameters:
+        raise invalid("client_id", "is required")
+    return check_id(parameters["client_id"], "client_id")
+
+
 @operation(
     Operation(
         tag="trading",
@@ -180,9 +191,7 @@ async def get_orders(request: Request) -> Response:
     """``GET /orders?client_id=…``: a client's orders, newest first."""
     gateway = gateway_of(request)
     parameters = query(request)
-    if "client_id" not in parameters:
-        raise invalid("client_id", "is required")
-    client_id = check_id(parameters["client_id"], "client_id")
+    client_id = owner_of(parameters)
     instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")

@@ -4,16 +4,17 @@
 asked, and both note on the request what remains, so that every answer can tell it, even a refusal.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 from starlette.requests import Request
 
-from exchange.gateway.http.addresses import address_of
+from exchange.gateway.http.addresses import Network, address_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.context import Gateway, gateway_of
-from exchange.gateway.parts.limits import Budget, Kind, Receipt
+from exchange.gateway.parts.limits import Budget, Kind, RateLimiter, Receipt
+from exchange.gateway.parts.metrics import Metrics
 
 # The key of a request's scope under which the edge finds the budget for its headers.
 BUDGET: Final = "exchange.budget"
@@ -33,13 +34,28 @@ class Origin(Struct, frozen=True):
     on_handed_over: Callable[[], None] | None = None
 
 
-def origin_of(request: Request, *, wait: bool = True) -> Origin:
-    """Return where a command over HTTP came from."""
+class Budgets(Protocol):
+    """What has budgets: a gateway, or another process that counts for itself."""
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """The limits."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What counts refusals."""
+
+
+def origin_of(
+    request: Request, proxies: Sequence[Network] | None = None, *, wait: bool = True
+) -> Origin:
+    """Return where a request came from; ``proxies`` are by default the gateway's."""
 
     def tell(budget: Budget) -> None:
         request.scope[BUDGET] = budget
 
-    return Origin(address_of(request.scope, gateway_of(request).proxies), tell, wait)
+    trusted = gateway_of(request).proxies if proxies is None else proxies
+    return Origin(address_of(request.scope, trusted), tell, wait)
 
 
 async def admit(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
@@ -78,20 +94,20 @@ async def charge_history(request: Request, client_id: str | None = None) -> None
     await charge(gateway_of(request), Kind.HISTORY, client_id, origin_of(request))
 
 
-async def charge(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> None:
+async def charge(budgets: Budgets, kind: Kind, client_id: str | None, origin: Origin) -> None:
     """Spend what a question costs.
 
     Raises:
         Problem: 429, no budget is left.
     """
-    receipt = await _spend(gateway, kind, client_id, origin)
+    receipt = await _spend(budgets, kind, client_id, origin)
     if receipt.budget.wait_us:
-        raise over_limit(gateway, receipt.budget)
+        raise over_limit(budgets, receipt.budget)
 
 
-def over_limit(gateway: Gateway, budget: Budget, **fields: str) -> Problem:
+def over_limit(budgets: Budgets, budget: Budget, **fields: str) -> Problem:
     """Count and return the refusal; it says when there will be budget again."""
-    gateway.metrics.rate_limited.inc()
+    budgets.metrics.rate_limited.inc()
     return Problem(
         Code.RATE_LIMITED,
         f"Nothing was done; try again in {budget.retry_after_s} s.",
@@ -102,7 +118,7 @@ def over_limit(gateway: Gateway, budget: Budget, **fields: str) -> Problem:
     )
 
 
-async def _spend(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
-    receipt = await gateway.limiter.spend(kind, client_id, origin.address)
+async def _spend(budgets: Budgets, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
+    receipt = await budgets.limiter.spend(kind, client_id, origin.address)
     origin.told(receipt.budget)
     return receipt

@@ -205,16 +205,16 @@ class Receipt(Struct, frozen=True):
 
 
 class RateLimiter:
-    """The limits of one gateway."""
+    """The limits of one gateway, or of a process that counts for itself: without Redis."""
 
-    def __init__(self, redis: Redis, limits: Limits) -> None:
+    def __init__(self, redis: Redis | None, limits: Limits) -> None:
         self._redis = redis
         self._limits = limits
         self._waiting: list[tuple[Buckets, asyncio.Future[Receipt]]] = []
         self._given_back: list[Buckets] = []
         self._asking: asyncio.Task[None] | None = None
         self._local = _LocalBuckets()
-        self._local_until_s = 0.0
+        self._local_until_s = 0.0 if redis else math.inf
 
     async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
         """Take a token from both buckets of a request, or from neither if one is empty."""
@@ -272,6 +272,7 @@ class RateLimiter:
         arguments: list[int] = [len(batch)]
         for _, limit in pairs:
             arguments += (limit.interval_us, limit.burst)
+        assert self._redis is not None
         script = self._redis.register_script(SPEND)
         return cast("list[int]", await script(keys=[key for key, _ in pairs], args=arguments))
 

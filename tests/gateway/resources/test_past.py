@@ -12,10 +12,10 @@ import pytest
 from exchange.analyst import asking
 from exchange.analyst.app import create_app
 from exchange.analyst.asking import Analyst as Answering
-from exchange.analyst.event_pages import EventLog
+from exchange.analyst.event_log import EventLog
 from exchange.gateway.app import serve
 from exchange.gateway.http.analyst import Analyst
-from exchange.gateway.parts.limits import Limit, Limits
+from exchange.gateway.parts.limits import NO_LIMITS, Limit, Limits
 from tests.conftest import free_ports
 from tests.gateway.conftest import HOST, Place, Venue, gateway_at
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def analyst_at(venue: Venue) -> AsyncIterator[Analyst]:
+async def analyst_at(venue: Venue, limits: Limits = NO_LIMITS) -> AsyncIterator[Analyst]:
     """Run an analysts' process, and lend how a gateway asks it."""
     (port,) = free_ports(1)
     shutdown = asyncio.Event()
     answering = Answering(venue.engine, 1)
-    events = EventLog(venue.engine, answering)
+    events = EventLog(venue.engine, answering, 1, limits=limits)
     app = create_app(answering, events)
     serving = asyncio.create_task(serve(app, HOST, port, shutdown))
     analyst = Analyst(f"http://{HOST}:{port}")
@@ -173,6 +173,27 @@ async def test_a_moment_that_is_none_is_refused(
     refused = await past.get("/market/orderbook", params=parameters)
 
     assert (refused.status_code, refused.json()["code"]) == (status, code), refused.text
+
+
+async def test_what_lacks_a_parameter_is_refused_as_it_is_now(
+    past: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    placed = (await place()).json()
+    moment = {"as_of_sequence": f"0:{placed['sequence']}"}
+    for path in questions(instrument, "alice", placed["order"]["order_id"]):
+        now, then = await past.get(path), await past.get(path, params=moment)
+        assert (then.status_code, then.json().get("code")) == (
+            now.status_code,
+            now.json().get("code"),
+        ), path
+
+
+async def test_an_order_whose_id_is_dots_is_an_order(past: httpx.AsyncClient, place: Place) -> None:
+    """A client of HTTP would take them for a step up, and ask for the log itself."""
+    sequence = (await place()).json()["sequence"]
+    for path in ("/orders/%2E%2E/events", "/orders/%2E%2E", "/orders/%2E"):
+        answer = await past.get(path, params={"as_of_sequence": f"0:{sequence}"})
+        assert (answer.status_code, answer.json()["code"]) == (404, "order.not_found"), path
 
 
 async def test_without_the_process_the_past_cannot_be_asked(
