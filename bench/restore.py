@@ -26,7 +26,7 @@ from bench.runner import Findings, Goal, ask, rates_table, rounds_parser
 from bench.venue import on_services
 from exchange.config import Settings
 from exchange.log.replay import PART_EVENTS, READ_LINES
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.processes.running import GARBAGE_OBJECTS_MAX
 from exchange.stack.migrations import migrate

@@ -47,8 +47,8 @@ SHARDS_MAX: Final = 64  # each takes thousands of orders a second: no machine he
 # order, its key).
 OWN_CONNECTIONS: Final = 9
 # A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
-# one takes the count of a crash back if the first was lost; one to spare.
-SHARD_CONNECTIONS: Final = 6
+# one tells of new events, one takes the count of a crash back if the first was lost; one to spare.
+SHARD_CONNECTIONS: Final = 7
 # The projector's: one listens, one looks after the generations. For each shard one reads the log's
 # end and one takes engine snapshots, and of each generation two followers are at work: they hold a
 # connection only for a batch. Beside the live generation one may be kept or catch up; no third has

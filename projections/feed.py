@@ -43,6 +43,8 @@ VERSION: Final = 1  # of the rules
 QUERIES: Final = Queries(NAME, VERSION)
 
 FEED_EVENTS_MAX: Final = 50_000  # some 20 MB a shard, and a dozen seconds at full load
+# Subscribers wait for each trade. Half of this goes by before one is read, on average.
+FEED_PACE_MS: Final = 20
 READ_EVENTS_MAX: Final = 1_000  # decoding 1,000 events takes some milliseconds
 
 # The entry of an event that is passed over; readers end before it, and find it in the log.
@@ -171,7 +173,15 @@ async def write(redis: Redis, generation: int, batch: Batch) -> bool:
 
 def feed_projection(engine: AsyncEngine, redis: Redis) -> RedisProjection:
     """Return the projection that keeps the feed up to date."""
-    return RedisProjection(engine, redis, NAME, write, VERSION, events_max=FEED_EVENTS_MAX)
+    return RedisProjection(
+        engine,
+        redis,
+        NAME,
+        write,
+        VERSION,
+        events_max=FEED_EVENTS_MAX,
+        pace_ms_max=FEED_PACE_MS,
+    )
 
 
 async def _note_trace(redis: Redis, key: str, traceparent: str, position: int) -> None:

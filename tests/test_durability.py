@@ -31,7 +31,7 @@ from exchange.durability import (
     unsafe_database,
     unsafe_topic,
 )
-from exchange.log.writer import PostgresEventStore, pin_durability
+from exchange.log.writing.writer import PostgresEventStore, pin_durability
 from exchange.stack.services.kafka import admin_client, ensure_topic
 from exchange.transport.commands import KafkaCommandLog, unsafe_settings
 from tests.conftest import Services

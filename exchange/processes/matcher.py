@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.durability import UnsafeSettings
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.matcher.metrics import MatcherMetrics
 from exchange.processes.running import redis_client, tracing_as

@@ -26,7 +26,7 @@ from exchange.domain.values import Shard
 from exchange.log.command_form import command_version
 from exchange.log.identity import cycle_command_id, placing_command_id
 from exchange.log.reader import has_begun, read_heads, read_placed_shards, read_readable
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.stack.host.errors import StackError
 from exchange.stack.services.kafka import add_partitions, count_partitions

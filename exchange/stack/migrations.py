@@ -11,7 +11,7 @@ from sqlalchemy import NullPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from exchange.log.writer import pin_durability
+from exchange.log.writing.writer import pin_durability
 from exchange.stack.host.errors import StackError
 
 _PACKAGE = Path(__file__).parent.parent

@@ -56,6 +56,9 @@ class Projection(Definition, Followed, Protocol):
     @property
     def tables(self) -> tuple[Table, ...]: ...
 
+    @property
+    def pace_ms_max(self) -> int | None: ...
+
 
 class Part(Struct, frozen=True):
     """What one follower keeps up: a generation of a read model, on one shard."""

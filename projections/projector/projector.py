@@ -214,12 +214,13 @@ class Projector:
         if watch is None:
             watch = FollowerWatch(self._metrics, part.projection, part.generation, part.shard)
             self._watches[part] = watch
+        most_ms = projection.pace_ms_max
         return Follower(
             self._engine,
             projection,
             part,
             self._tail(part.shard),
-            self._pace_ms,
+            self._pace_ms if most_ms is None else min(self._pace_ms, most_ms),
             watch,
             self._precedence,
             skips,

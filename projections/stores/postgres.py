@@ -12,6 +12,7 @@ log. This saves a flush for each batch and projection, which would delay the mat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import asyncpg
 from sqlalchemy import Table
@@ -94,6 +95,7 @@ class PostgresProjection:
     fold: type[Fold] | None
     last_event: Mapping[str, str | None]
     needs_command_ids: bool = False
+    pace_ms_max: ClassVar[int | None] = None  # nobody waits for each event
 
     @property
     def fingerprint(self) -> str:

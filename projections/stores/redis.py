@@ -143,6 +143,7 @@ class RedisProjection:
     A model that is filled again begins with the newest ``events_max`` events, or with all of them.
     ``engine`` is asked for the log's head then. ``version`` is that of its rules, which ``write``
     and ``fold`` share; a model that only hands on events has neither a fold nor ``rows``.
+    ``pace_ms_max`` bounds the follower's pace where readers wait for each event.
     """
 
     engine: AsyncEngine
@@ -155,6 +156,7 @@ class RedisProjection:
     events_max: int | None = None
     rows: KeptRows | None = None
     tables: tuple[Table, ...] = ()
+    pace_ms_max: int | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ from exchange.domain.values import Offset, Shard
 from exchange.log import snapshot_store
 from exchange.log.identity import keyed_command_id
 from exchange.log.snapshots import FORMAT_VERSION, encode
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.ports import CommandLog, EventStore, OutcomeChannel, StoredSnapshot
 from exchange.stack.services.kafka import admin_client, ensure_topic
 from exchange.transport.commands import CommandProducer, Delivery, KafkaCommandLog

@@ -18,7 +18,7 @@ import asyncpg.transaction
 
 from exchange import cli
 from exchange.gateway.parts.submission import Submitter
-from exchange.log.writer import PostgresBatch
+from exchange.log.writing.batch import PostgresBatch
 from exchange.transport.commands import CommandProducer, KafkaCommandLog
 from exchange.transport.outcomes import RedisOutcomes
 from projections.projector.tail import ShardTail

@@ -20,7 +20,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from exchange.config import LOOPBACK, PROJECT, Settings, local_database_url, local_redis_url
-from exchange.log.writer import WRITER_LOCK_CLASS
+from exchange.log.writing.writer import WRITER_LOCK_CLASS
 from exchange.stack.host.child import Backoff, Ending, ManagedProcess
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate

@@ -27,7 +27,7 @@ from exchange.domain.values import Shard
 from exchange.gateway.app import CAPS, create_app, serve
 from exchange.gateway.parts.limits import NO_LIMITS, Limits
 from exchange.gateway.server.server import Caps
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.transport.commands import CommandProducer, KafkaCommandLog
 from exchange.transport.outcomes import RedisOutcomes

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from exchange.config import PROJECT, Settings
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import CRASHES_MAX, Matcher
 from exchange.ports import NewerCommand
 from exchange.stack.host.child import ManagedProcess

@@ -22,7 +22,7 @@ from exchange.log import events as events_module
 from exchange.log.command_form import command_version
 from exchange.log.events import UnknownEvent, decode_event_data
 from exchange.log.reader import read_readable
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import CRASHES_MAX
 from exchange.ports import CommandRecord, NewerCommand
 from exchange.transport.messages import (

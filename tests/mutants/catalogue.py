@@ -11,7 +11,7 @@ ENGINE = ("tests/domain/test_engine.py",)
 SIMULATION = ("tests/simulation/test_simulation.py::test_no_storm_loses_or_doubles_anything",)
 MATCHER = ("tests/matcher/test_matcher.py",)
 RECOVERY = ("tests/matcher/test_replica.py",)
-LOG = ("tests/log/test_writer.py",)
+LOG = ("tests/log/test_writing.py",)
 TAMPERING = ("tests/log/audit/test_tampering.py",)
 GROWING = ("tests/gateway/resources/test_growing.py",)
 ADOPTION = ("tests/tools/operators/test_adoption.py",)
@@ -246,14 +246,14 @@ MUTANTS = [
     ),
     Mutant(
         "the head is not fenced by the epoch",
-        "exchange/log/writer.py",
+        "exchange/log/writing/batch.py",
         "where shard = $1 and epoch = $2 and position = $3 and next_offset = $4",
         "where shard = $1 and epoch >= $2 - 1000 and position = $3 and next_offset = $4",
         STORE,
     ),
     Mutant(
         "a taken name is taken again",
-        "exchange/log/writer.py",
+        "exchange/log/writing/batch.py",
         "on conflict (name) do nothing\n    returning name\n), taken_with",
         "on conflict (name) do update set shard = 0\n    returning name\n), taken_with",
         STORE,
@@ -276,9 +276,9 @@ MUTANTS = [
     ),
     Mutant(
         "a full disk is the fault of the command that met it",
-        "exchange/log/writer.py",
-        "    return state[:2] in ROW_CLASSES and ",
-        "    return bool(state) and ",
+        "exchange/log/writing/batch.py",
+        '    return (error.sqlstate or "")[:2] in ROW_CLASSES\n',
+        "    return bool(error.sqlstate)\n",
         LOG,
     ),
     Mutant(
@@ -391,7 +391,7 @@ MUTANTS = [
         "exchange/log/reader.py",
         "            and events.type = 'CommandQuarantined'",
         "            and events.type = 'RecordRejected'",
-        ("tests/log/test_writer.py::test_a_shard_is_placed_by_the_retry_of_what_was_quarantined",),
+        ("tests/log/test_writing.py::test_a_shard_is_placed_by_the_retry_of_what_was_quarantined",),
     ),
     Mutant(
         "a snapshot of another log is told",
@@ -523,7 +523,7 @@ MUTANTS = [
     ),
     Mutant(
         "a reload makes a writer forgetful",
-        "exchange/log/writer.py",
+        "exchange/log/writing/writer.py",
         "                **self._pinned,\n",
         "",
         ("tests/test_durability.py::test_a_writer_commits_as_durably_as_when_it_began",),
@@ -546,10 +546,10 @@ MUTANTS = [
     ),
     Mutant(
         "a busy writer is overtaken",
-        "exchange/log/writer.py",
+        "exchange/log/writing/writer.py",
         "if beat != self._beat:",
         "if self._beat < 0:",
-        ("tests/log/test_writer.py::test_a_writer_that_is_busy_is_waited_for",),
+        ("tests/log/test_writing.py::test_a_writer_that_is_busy_is_waited_for",),
     ),
     Mutant(
         "a disconnect waits for room in the queue",

@@ -40,7 +40,7 @@ from exchange.domain.values import (
 from exchange.log.chain import abridge_links, chain_links
 from exchange.log.events import store_event
 from exchange.log.identity import body_hash, command_claim, keyed_command_id, order_claim
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.ports import Claim, Head, StoredEvent
 from exchange.tools.operators.adoption import Adoption, Known, Life, Partition, next_life
 

@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 from exchange.domain.values import Offset, Position, Shard
 from exchange.log.identity import command_claim, is_keyed, is_unkeyed
 from exchange.log.reader import find_unkeyed, read_claims
-from exchange.log.writer import head_of
+from exchange.log.writing.writer import head_of
 from exchange.ports import EMPTY_CHAIN, CommandRecord, CommandsCut, Head, LastRecord
 from exchange.transport.commands import WAY_OUT, KafkaCommandLog
 from exchange.transport.messages import ReceivedCommand, receive

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from exchange.domain.commands import RetryQuarantined
 from exchange.domain.values import Offset
 from exchange.log.identity import keyed_command_id, retry_command_id
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher import matcher as matcher_module
 from exchange.transport.commands import KafkaCommandLog
 from exchange.transport.messages import encode_command

@@ -18,7 +18,7 @@ from exchange.domain.commands import ClientCommand
 from exchange.domain.values import Offset, Position, Shard
 from exchange.log.audit.verify import verify
 from exchange.log.identity import command_claim, keyed_command_id, uuid7
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
 from exchange.ports import CommandLogLost, CommandsCut, ForeignTopic, Head, LastRecord, StaleWriter
 from exchange.processes.matcher import run_matcher

@@ -11,7 +11,7 @@ from exchange.config import Settings
 from exchange.domain.values import Shard
 from exchange.log.command_form import commands_version
 from exchange.log.reader import FoundOutcome, read_readable
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
 from exchange.tools.operators import commands, open_orders
 from exchange.tools.operators.open_orders import open_orders_max

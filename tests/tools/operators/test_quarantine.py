@@ -11,7 +11,7 @@ import pytest
 from exchange.config import Settings
 from exchange.domain.values import Offset, Shard
 from exchange.log.identity import keyed_command_id
-from exchange.log.writer import PostgresEventStore
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher import matcher as matcher_module
 from exchange.processes.matcher import run_matcher
 from exchange.tools.operators.quarantine import retry_quarantined

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from exchange.domain.values import SHARDS_MAX
-from exchange.log.writer import WRITER_LOCK_CLASS
+from exchange.log.writing.writer import WRITER_LOCK_CLASS
 from exchange.tools.operators.backups.dumping import LOOK_AGAIN_S, place_in
 from exchange.tools.operators.backups.manifests import Backup, Manifest
 from exchange.tools.operators.backups.programs import (

@@ -1,19 +1,15 @@
 """The log in Postgres as its single writer sees it; ``reader`` is how others read it.
 
-Read ``APPEND_BATCH``: one statement moves the head by compare-and-set and appends the
-events only if it moved. It is the fence that no paused or duplicated writer passes.
-Positions come from the writer, not from a sequence, so they have no gaps and become
-visible in order.
+Read ``PostgresEventStore.take_over``: it raises the epoch, so that nothing of an earlier writer is
+appended any more.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
-from uuid import UUID
+from typing import Final, Self
 
 import asyncpg
 
@@ -21,33 +17,23 @@ from exchange.domain.events import Event
 from exchange.domain.values import Offset, Position, Shard
 from exchange.durability import check_durable, unsafe_database
 from exchange.log.command_form import commands_version
-from exchange.log.identity import command_claim, is_keyed, unkeyed_claim
-from exchange.log.lease import Lease
-from exchange.log.reader import (
-    LOCATIONS_OF_UNKEYED_COMMANDS,
-    find_unkeyed,
-    read_claims,
-)
 from exchange.log.replay import replay
 from exchange.log.snapshot_store import stored_snapshots
+from exchange.log.writing.batch import PostgresBatch
+from exchange.log.writing.lease import Lease
+from exchange.log.writing.waking import Waker
 from exchange.ports import (
     EMPTY_CHAIN,
-    Claim,
     ForeignTopic,
     Head,
     LastRecord,
     LeaseLost,
     LogCorrupt,
-    StaleWriter,
-    StoredEvent,
     StoredSnapshot,
-    Trace,
-    UnstorableRows,
 )
 
 logger = logging.getLogger(__name__)
 
-TRACED_EVENTS_MAX: Final = 100_000  # newest events of which traces are kept
 BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
@@ -59,10 +45,6 @@ TERMINATE_WAIT_MS: Final = 5_000  # for an ended session to be gone: it rolls on
 LEASE_POLL_S: Final = 0.1  # a lock that is free is taken within this
 LEASE_TIMEOUT_S: Final = 3.0  # three beats: a writer that misses them is frozen or cut off
 WRITER_LOCK_CLASS: Final = 0x45584348  # "EXCH": keeps our advisory locks apart from others'
-
-# SQLSTATE classes of errors that the rows cause: data exceptions, and limits that rows exceed.
-ROW_CLASSES: Final = frozenset({"22", "54"})
-NOTIFYING_FUNCTION: Final = "PreCommit_Notify"  # a full queue of notifications: not the rows' fault
 
 # Errors of a statement that are the store's fault, not its caller's.
 STORE_ERRORS: Final = (
@@ -189,70 +171,6 @@ where shard = $1 and kafka_offset = any($2::bigint[]) and type = 'CommandQuarant
 
 READ_TOPIC_ID = "select topic_id from head where shard = $1"
 
-# Keys and what else a command takes, in one statement. The second insert reads the first one's
-# result, so it begins when that has ended. Both insert in the order of names, so that two shards
-# that want the same names cannot deadlock. ``known`` is what the log has of commands without a key.
-TAKE_CLAIMS = f"""
-with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), taken as (
-    insert into claims (name, shard, kafka_offset, body_hash)
-    select name, shard, kafka_offset, body_hash
-    from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
-        as wanted (name, shard, kafka_offset, body_hash)
-    order by name
-    on conflict (name) do nothing
-    returning name
-), taken_with as (
-    insert into claims (name, shard, kafka_offset, body_hash)
-    select distinct on (name) name, shard, kafka_offset, body_hash
-    from unnest($6::text[], $7::smallint[], $8::bigint[], $9::bytea[], $10::text[], $11::uuid[])
-        as wanted (name, shard, kafka_offset, body_hash, key, unkeyed)
-    where key in (select name from taken)
-        or unkeyed is not null and unkeyed not in (select command_id from known)
-    order by name, kafka_offset
-    on conflict (name) do nothing
-    returning name
-)
-select name, null::uuid as command_id, null::smallint as shard, null::bigint as kafka_offset
-from taken
-union all select name, null, null, null from taken_with
-union all select null, command_id, shard, kafka_offset from known
-"""
-
-APPEND_BATCH = """
-with moved as (
-    update head set position = $5, next_offset = $6, chain = $7, state_digest = $8,
-        last_offset = $17, last_epoch = $18, last_digest = $19
-    where shard = $1 and epoch = $2 and position = $3 and next_offset = $4
-    returning shard, epoch, position, next_offset, chain, state_digest
-), appended as (
-    insert into events
-        (shard, position, instrument, type, version, data, command_id, kafka_offset)
-    select
-        moved.shard, event.position, event.instrument, event.type, event.version, event.data,
-        event.command_id, event.kafka_offset
-    from moved, unnest(
-        $9::bigint[], $10::text[], $11::text[], $12::smallint[], $13::json[], $14::uuid[],
-        $15::bigint[]
-    ) as event (position, instrument, type, version, data, command_id, kafka_offset)
-), noted as (
-    insert into batches (shard, position, epoch, next_offset, chain, state_digest, links)
-    select shard, position, epoch, next_offset, chain, state_digest, $16
-    from moved
-    where position > $3
-)
-select pg_notify('events', moved.shard || ':' || moved.position) from moved
-"""
-
-
-# Only for batches with sampled commands. A projector that is further behind than the events whose
-# traces are kept is too late to be part of a trace.
-NOTE_TRACES = """
-with outdated as (delete from traces where shard = $1 and position < $2)
-insert into traces (shard, position, traceparent)
-select $1, position, traceparent
-from unnest($3::bigint[], $4::text[]) as noted (position, traceparent)
-"""
-
 
 async def pin_durability(
     connection: asyncpg.Connection, allow_unsafe: Collection[str]
@@ -289,6 +207,7 @@ class PostgresEventStore:
         self._beat = -1  # of another writer, and when this beat was first seen
         self._beaten_s = 0.0
         self._lease: Lease | None = None
+        self._waker: Waker | None = None
         self._forgiving: asyncio.Task[None] | None = None
         self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
@@ -316,6 +235,8 @@ class PostgresEventStore:
         finally:  # or its thread would outlive the store
             if self._lease is not None:
                 await self._lease.stop()
+            if self._waker is not None:
+                self._waker.stop()
         for connection in (*self._connections, self._control):
             connection.terminate()
 
@@ -339,7 +260,8 @@ class PostgresEventStore:
         if not self._locked:  # its holder was frozen, and has just been ended
             await self._control.execute(AWAIT_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
         await self._control.execute(NAME_SESSION, self._application_name)
-        self._lease = Lease(self._shard, self._connect_for_lease)
+        self._lease = Lease(self._shard, self._connect_for_hints)
+        self._waker = Waker(self._shard, self._connect_for_hints, STORE_ERRORS)
         await self._control.execute(
             CREATE_HEAD, self._shard, topic_id, EMPTY_CHAIN, bytes(len(EMPTY_CHAIN))
         )
@@ -410,7 +332,8 @@ class PostgresEventStore:
         return {row["kafka_offset"]: row["sha256"] for row in rows}
 
     async def begin(self) -> "PostgresBatch":
-        return PostgresBatch(await self._idle.get(), self._idle)
+        assert self._waker is not None, "the shard was taken over"
+        return PostgresBatch(await self._idle.get(), self._idle, self._waker)
 
     @property
     def _where(self) -> dict[str, object]:
@@ -447,8 +370,8 @@ class PostgresEventStore:
             connection.terminate()
         return True
 
-    async def _connect_for_lease(self) -> asyncpg.Connection:
-        # A crash of the server may lose a beat, so a beat need not wait for a slow disk.
+    async def _connect_for_hints(self) -> asyncpg.Connection:
+        # A crash of the server may lose a beat or a notification, so neither waits for a slow disk.
         return await self._connect(synchronous_commit="off")
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
@@ -482,143 +405,8 @@ class PostgresEventStore:
             )
 
 
-class PostgresBatch:
-    """One transaction; it begins with the first claim, and a batch without any is one statement."""
-
-    def __init__(
-        self,
-        connection: asyncpg.Connection,
-        idle: asyncio.Queue[asyncpg.Connection],
-    ) -> None:
-        self._connection = connection
-        self._idle = idle
-        self._begun = False
-
-    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
-        if not claims:  # nothing to roll back, so no transaction yet
-            return await find_unkeyed(self._connection, unkeyed) if unkeyed else []
-        with _telling_rows():
-            return await self._claim(claims, unkeyed)
-
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        *,
-        expected: Head,
-        head: Head,
-        links: bytes,
-        traces: Sequence[Trace] = (),
-    ) -> None:
-        if traces:
-            await self._begin()
-        with _telling_rows():
-            moved = await self._connection.fetch(
-                APPEND_BATCH,
-                expected.shard,
-                expected.epoch,
-                expected.position,
-                expected.next_offset,
-                head.position,
-                head.next_offset,
-                head.chain,
-                head.state_digest,
-                *_columns(events),
-                links,
-                *_last(head),
-            )
-        if not moved:
-            await self.abandon()
-            raise StaleWriter(
-                f"the head of shard {expected.shard} is no longer at epoch {expected.epoch},"
-                f" position {expected.position}: another matcher took over"
-            )
-        if traces:
-            await self._note(traces, expected)
-        if self._begun:
-            await self._connection.execute("commit")
-        self._idle.put_nowait(self._connection)
-
-    async def abandon(self) -> None:
-        if self._begun:
-            await self._connection.execute("rollback")
-        self._idle.put_nowait(self._connection)
-
-    async def _claim(self, claims: Sequence[Claim], unkeyed: Sequence[UUID]) -> list[Claim]:
-        await self._begin()
-        alone = [claim for claim in claims if claim.of is None]
-        of_commands = [(claim, claim.of) for claim in claims if claim.of is not None]
-        rows = await self._connection.fetch(
-            TAKE_CLAIMS,
-            unkeyed,
-            *_claim_columns(alone),
-            *_claim_columns([claim for claim, _ in of_commands]),
-            [command_claim(of) if is_keyed(of) else None for _, of in of_commands],
-            [None if is_keyed(of) else of for _, of in of_commands],
-        )
-        known = [unkeyed_claim(*row[1:]) for row in rows if row["command_id"] is not None]
-        missed = {claim.name for claim in claims}.difference(row["name"] for row in rows)
-        return known + (await read_claims(self._connection, list(missed)) if missed else [])
-
-    async def _begin(self) -> None:
-        if not self._begun:
-            await self._connection.execute("begin")
-            self._begun = True
-
-    async def _note(self, traces: Sequence[Trace], expected: Head) -> None:
-        await self._connection.execute(
-            NOTE_TRACES,
-            expected.shard,
-            expected.position - TRACED_EVENTS_MAX,
-            [trace.position for trace in traces],
-            [trace.traceparent for trace in traces],
-        )
-
-
-def _claim_columns(claims: Sequence[Claim]) -> list[list[Any]]:
-    return [
-        [claim.name for claim in claims],
-        [claim.shard for claim in claims],
-        [claim.kafka_offset for claim in claims],
-        [claim.body_hash for claim in claims],
-    ]
-
-
-@contextmanager
-def _telling_rows() -> Iterator[None]:
-    """Tell rows that cannot be stored from a store that fails."""
-    try:
-        yield
-    except (asyncpg.PostgresError, ValueError) as error:  # the driver's, of a value it cannot send
-        if isinstance(error, asyncpg.PostgresError) and not _is_of_rows(error):
-            raise
-        raise UnstorableRows(f"PostgreSQL cannot store the rows: {error}") from error
-
-
-def _is_of_rows(error: asyncpg.PostgresError) -> bool:
-    state = error.sqlstate or ""
-    return state[:2] in ROW_CLASSES and error.server_source_function != NOTIFYING_FUNCTION
-
-
 def head_of(row: asyncpg.Record) -> Head:
     """Return a row of the table ``head`` as a ``Head``."""
     fields = dict(row)
     offset, epoch, digest = (fields.pop(f"last_{name}") for name in ("offset", "epoch", "digest"))
     return Head(**fields, last=None if offset is None else LastRecord(offset, epoch, digest))
-
-
-def _last(head: Head) -> tuple[int | None, int | None, bytes | None]:
-    last = head.last
-    return (None, None, None) if last is None else (last.offset, last.leader_epoch, last.digest)
-
-
-def _columns(events: Sequence[StoredEvent]) -> list[list[Any]]:
-    if not events:
-        return [[] for _ in range(7)]
-    columns = zip(
-        *(
-            (e.position, e.instrument, e.type, e.version, e.data, e.command_id, e.kafka_offset)
-            for e in events
-        ),
-        strict=True,
-    )
-    return [list(column) for column in columns]

@@ -15,9 +15,7 @@ import pytest
 from exchange.domain.events import CommandQuarantined, Event, ShardPlaced
 from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.log import events as events_module
-from exchange.log import lease
 from exchange.log import reader as reader_module
-from exchange.log import writer as writer_module
 from exchange.log.events import UnknownEvent, decode_event
 from exchange.log.identity import (
     command_claim,
@@ -27,6 +25,7 @@ from exchange.log.identity import (
     retry_command_id,
 )
 from exchange.log.reader import (
+    EVENTS_CHANNEL,
     FoundOutcome,
     LocatedCommand,
     find_command,
@@ -37,7 +36,9 @@ from exchange.log.reader import (
     read_placed_shards,
 )
 from exchange.log.replay import replay
-from exchange.log.writer import LEASE_TIMEOUT_S, READ_LEASE, PostgresEventStore
+from exchange.log.writing import lease
+from exchange.log.writing import writer as writer_module
+from exchange.log.writing.writer import LEASE_TIMEOUT_S, READ_LEASE, PostgresEventStore
 from exchange.ports import (
     UNKNOWN_BODY,
     Claim,
@@ -52,6 +53,11 @@ from tests.conftest import Services, drop_database, new_database
 from tests.failures import plant_failures, uproot_failures
 
 pytestmark = pytest.mark.anyio
+
+END_NOTIFIER = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where datname = current_database() and query like 'select pg_notify%'
+"""
 
 SILENT_S = 15.0  # far longer than a try, and shorter than a statement may take
 
@@ -154,21 +160,6 @@ async def test_a_head_can_move_and_not_be_lost(
         await connection.execute(statement)
 
     assert await read_heads(connection) == {0: 3}
-
-
-async def test_a_batch_wakes_those_who_listen(database_url: str) -> None:
-    heard: list[object] = []
-    listener = await asyncpg.connect(database_url)
-    await listener.add_listener("events", lambda *notice: heard.append(notice[-1]))
-    async with PostgresEventStore(database_url, Shard(0)) as store:
-        head = await store.take_over("topic")
-        after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
-        batch = await store.begin()
-        await batch.append([event(1, KEYED, 0)], expected=head, head=after, links=b"")
-    await listener.execute("select 1")
-    await listener.close()
-
-    assert heard == ["0:1"]
 
 
 async def test_heads_tell_how_far_each_shard_is(connection: asyncpg.Connection) -> None:
@@ -471,18 +462,34 @@ async def test_a_value_that_the_driver_cannot_send_is_told_as_such(database_url:
             await batch.claim([Claim("name", Shard(0), Offset(2**70), b"body")])
 
 
-async def test_a_full_queue_of_notifications_is_the_store_s_own(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Its place in the server is what tells it from a row that is too large.
-    monkeypatch.setattr(writer_module, "NOTIFYING_FUNCTION", "exec_stmt_raise")
-    async with PostgresEventStore(database_url, Shard(0)) as store:
-        await store.take_over("topic")
-        batch = await store.begin()
-        await plant_failures(database_url, "claims", "54000")
-
-        with pytest.raises(asyncpg.PostgresError):
-            await batch.claim([Claim("name", Shard(0), Offset(0), b"body")])
+async def test_followers_hear_of_a_commit_and_of_nothing_else(database_url: str) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = await asyncpg.connect(database_url)
+    await listener.add_listener(
+        EVENTS_CHANNEL, lambda _connection, _pid, _channel, payload: heard.put_nowait(payload)
+    )
+    try:
+        async with PostgresEventStore(database_url, Shard(0)) as store:
+            head = await store.take_over("topic")
+            passed = msgspec.structs.replace(head, next_offset=Offset(1))
+            batch = await store.begin()
+            await batch.append([], expected=head, head=passed, links=b"")  # no event
+            for _ in range(2):  # the second after the waker's session is lost
+                after = msgspec.structs.replace(
+                    passed,
+                    position=Position(passed.position + 1),
+                    next_offset=Offset(passed.next_offset + 1),
+                )
+                batch = await store.begin()
+                one = event(after.position, UNKEYED, passed.next_offset)
+                await batch.append([one], expected=passed, head=after, links=b"")
+                async with asyncio.timeout(10):
+                    assert await heard.get() == f"0:{after.position}"
+                await listener.execute(END_NOTIFIER)
+                passed = after
+    finally:
+        await listener.close()
+    assert heard.empty()
 
 
 async def test_a_count_whose_answer_was_late_is_taken_back(
