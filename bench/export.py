@@ -26,8 +26,8 @@ from bench.runner import Findings, Goal, ask, rates_table, rounds_parser
 from bench.venue import on_services
 from exchange import BUILD
 from exchange.config import Settings
-from exchange.export.exporting import EVENTS_SET
 from exchange.export.folder import Range, export_folder
+from exchange.export.layout import EVENTS_SET
 from exchange.log.audit.verify import verify
 
 WANTED: Final = 0.8  # of the rate of a verification

@@ -32,7 +32,16 @@ from exchange.domain.values import Side
 from exchange.export.exporting import told_by
 from exchange.export.files import DataFile
 from exchange.export.folder import INSTRUMENTS_PATH
-from exchange.export.layout import GROUP_EVENTS, Span, shard_folder
+from exchange.export.layout import (
+    BOOK_SET,
+    DERIVED_SETS,
+    GROUP_EVENTS,
+    ORDERS_SET,
+    POSITIONS_SET,
+    SETTLEMENT_SET,
+    Span,
+    shard_folder,
+)
 from exchange.export.manifests import BookSampling, FileEntry, Manifest
 from exchange.log.documents.document import Scales
 from projections.book import BookFold, level_change
@@ -40,12 +49,6 @@ from projections.folding import LogPart
 from projections.orders import ORDERS, OrdersFold
 from projections.positions import POSITIONS, PositionsFold
 from projections.settlement import CYCLES, OBLIGATIONS, SettlementFold
-
-ORDERS_SET: Final = "orders"
-BOOK_SET: Final = "book"
-POSITIONS_SET: Final = "positions"
-SETTLEMENT_SET: Final = "settlement"
-DERIVED_SETS: Final = (ORDERS_SET, BOOK_SET, POSITIONS_SET, SETTLEMENT_SET)
 
 HELD_TABLES: Final = 1_024  # one for each book of a sample, with at most 2,000 rows
 

@@ -6,7 +6,6 @@ The files are read as they are. ``exchange export --check`` proves that they are
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,11 +14,8 @@ import pyarrow.parquet as pq
 from exchange.analysis.sources import Span, Unavailable
 from exchange.export.columns import TIME, trade_rows
 from exchange.export.folder import INSTRUMENTS_PATH
-from exchange.export.layout import shard_folder
+from exchange.export.layout import EVENTS_SET, TRADES_SET, shard_folder
 from exchange.export.manifests import FileEntry, NoManifest, read_manifest
-
-EVENTS_SET: Final = "events"
-TRADES_SET: Final = "trades"
 
 
 class Folder:

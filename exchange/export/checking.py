@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from exchange.export.columns import EVENTS, Unreadable, event_rows, stored_events, trade_rows
-from exchange.export.exporting import DATA_SETS, EVENTS_SET, TRADES_SET, by_instrument
+from exchange.export.exporting import by_instrument
 from exchange.export.folder import INSTRUMENTS_PATH, Derive
-from exchange.export.layout import SUFFIX, Span
+from exchange.export.layout import DATA_SETS, EVENTS_SET, SUFFIX, TRADES_SET, Span
 from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
 from exchange.export.texts import FORMATS, text_path, text_sha256
 from exchange.log.audit.kept import KeptCheck, NotKept

@@ -2,14 +2,13 @@
 
 Read ``ShardExport.run``. The walk computes the hash chain as ``exchange verify`` does and compares
 it with what a batch recorded, so that a changed log is not exported. What an earlier run has
-written whole is used again, if the same build wrote it of the same log.
+written whole is used again, if the same build wrote it of the same log and it is as it was written.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from datetime import date
 from pathlib import Path
-from typing import Final
 
 import asyncpg
 import pyarrow as pa
@@ -25,7 +24,15 @@ from exchange.export.columns import (
     trade_rows,
 )
 from exchange.export.files import DataFile, entry_of, metadata_of
-from exchange.export.layout import Span, ends_file, group_end, shard_folder, spans_on_disk
+from exchange.export.layout import (
+    EVENTS_SET,
+    TRADES_SET,
+    Span,
+    ends_file,
+    group_end,
+    shard_folder,
+    spans_on_disk,
+)
 from exchange.export.manifests import FORMAT_VERSION, FileEntry, ShardRange
 from exchange.log.chain import event_text, links_over
 from exchange.log.documents.document import Scales
@@ -39,10 +46,6 @@ from exchange.log.reader import (
 from exchange.ports import EMPTY_CHAIN, LogCorrupt, StoredEvent
 from exchange.waiting import retrieve_error
 
-EVENTS_SET: Final = "events"
-TRADES_SET: Final = "trades"
-DATA_SETS: Final = (EVENTS_SET, TRADES_SET)
-
 
 class ShardExport:
     """Writes a range of one shard's events, and what is derived of them, into a folder."""
@@ -55,6 +58,7 @@ class ShardExport:
         *,
         data_sets: Set[str],
         build: str,
+        before: Mapping[str, FileEntry],
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> None:
         """Prepare an export.
@@ -65,13 +69,14 @@ class ShardExport:
             shard: Whose log.
             data_sets: Some of ``DATA_SETS``.
             build: The version of this software, which files tell.
+            before: What the folder's manifest tells of files, by path.
             on_progress: Is told how many events are done.
         """
         self._connection = connection
         self._directory = directory
         self._shard = shard
         self._data_sets = data_sets
-        self._told = told_by(build)
+        self._told, self._before = told_by(build), before
         self._on_progress = on_progress
         self.instruments = INSTRUMENTS.empty_table()  # that are registered up to the range's end
         self._files: list[FileEntry] = []
@@ -95,7 +100,10 @@ class ShardExport:
         before = self._chain
         try:
             for span, chain in self._reusable(up_to):
-                self._files += await asyncio.to_thread(self._entries, span)
+                entries = await asyncio.to_thread(self._entries, span)
+                if any(self._before.get(entry.path, entry) != entry for entry in entries):
+                    break  # one was changed since: it and those after it are written again
+                self._files += entries
                 self._position, self._chain = span.last, chain
                 self._on_progress(self._position - after)
             async for events in self._groups(up_to):

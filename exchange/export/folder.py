@@ -1,7 +1,7 @@
 """A whole export: the ranges of some shards, what is derived of them, and the manifest."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 from msgspec import Struct
 
 from exchange.export.columns import INSTRUMENTS
-from exchange.export.exporting import DATA_SETS, ShardExport, library_versions
+from exchange.export.exporting import ShardExport, library_versions
 from exchange.export.files import DataFile
-from exchange.export.layout import UNFINISHED
+from exchange.export.layout import DATA_SETS, DERIVED_SETS, is_written
 from exchange.export.manifests import (
     FORMAT_VERSION,
     MANIFEST,
@@ -23,7 +23,7 @@ from exchange.export.manifests import (
     read_manifest,
     write_manifest,
 )
-from exchange.export.texts import is_written, text_path, write_text
+from exchange.export.texts import FORMATS, has_text, text_path, write_text
 
 INSTRUMENTS_PATH: Final = "instruments.parquet"
 READ_LOG_ID: Final = "select id from log"
@@ -59,15 +59,15 @@ async def export_folder(
 ) -> Manifest:
     """Export ranges into a folder, or go on with what an earlier run left there.
 
-    What the folder has that the present manifest does not tell of is deleted at the end: the last
-    files of a range that was shorter, and what a killed run left unfinished.
+    What an export wrote there and the present manifest does not tell of is deleted at the end: the
+    last files of a range that was shorter, and what a killed run left. Other files stay.
 
     Args:
         connection: To the log, which is only read; the exchange may run meanwhile.
         directory: The folder; it is made if it is not there.
         ranges: One for each shard.
-        data_sets: Some of ``exporting.DATA_SETS``, and of those that ``derive`` makes; these
-            need the events, from the first one on.
+        data_sets: Some of ``layout.DATA_SETS``, and of those that ``derive`` makes; these need the
+            events, from the first one on.
         build: The version of this software.
         derive: Makes the other data sets.
         book: Of the data set of books, what it has; by default as in the run before.
@@ -83,6 +83,7 @@ async def export_folder(
     before = _before(directory, log_id, ranges)
     book = _sampling(directory, book, before)
     data_sets = {*data_sets, *(before.data_sets if before else ())}
+    files_before = {entry.path: entry for entry in before.files} if before else {}
     directory.mkdir(parents=True, exist_ok=True)
     shards, files, instruments = [], [], [INSTRUMENTS.empty_table()]
     for one in ranges:
@@ -92,6 +93,7 @@ async def export_folder(
             one.shard,
             data_sets=data_sets,
             build=build,
+            before=files_before,
             on_progress=lambda done, shard=one.shard: on_progress(shard, done),  # type: ignore[misc]
         )
         shard, written = await export.run(one.after, one.up_to)
@@ -117,11 +119,9 @@ async def export_folder(
             files.append(entry)
             await asyncio.sleep(0)  # so that Ctrl-C is heard
     # The list is the manifest's.
-    files += [entry async for entry in _texts(directory, manifest, before)]
+    files += [entry async for entry in _texts(directory, manifest, files_before)]
     write_manifest(directory, manifest)
-    _delete_others(
-        directory, {entry.path for entry in files}, before, {*derived, *manifest.formats}
-    )
+    _delete_others(directory, {entry.path for entry in files})
     return manifest
 
 
@@ -149,13 +149,12 @@ def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest |
 
 
 async def _texts(
-    directory: Path, manifest: Manifest, before: Manifest | None
+    directory: Path, manifest: Manifest, old: Mapping[str, FileEntry]
 ) -> AsyncIterator[FileEntry]:
     """Write each file as text, but for those that an earlier run wrote and that are the same."""
-    old = {entry.path: entry for entry in before.files} if before else {}
     for entry in list(manifest.files):
         for form in manifest.formats:
-            if is_written(directory, entry, form, old):
+            if has_text(directory, entry, form, old):
                 yield old[text_path(entry.path, form)]
             else:
                 yield await asyncio.to_thread(write_text, directory, entry, form)
@@ -179,17 +178,13 @@ def _write_instruments(directory: Path, instruments: Sequence[pa.Table]) -> File
         return file.finish(INSTRUMENTS_PATH, {"format_version": str(FORMAT_VERSION)})
 
 
-def _delete_others(
-    directory: Path, kept: Set[str], before: Manifest | None, folders: Set[str]
-) -> None:
-    """Delete what is not kept: of the manifest before, unfinished, and all in ``folders``."""
-    old = {entry.path for entry in before.files} if before else set()
-    for path in old - kept:
-        (directory / path).unlink(missing_ok=True)
-    for folder in ("events", "trades"):
-        for unfinished in (directory / folder).rglob(f"*{UNFINISHED}"):
-            unfinished.unlink()
-    for name in folders:
-        for found in (directory / name).rglob("*"):
-            if found.is_file() and str(found.relative_to(directory)) not in kept:
-                found.unlink()
+def _delete_others(directory: Path, kept: Set[str]) -> None:
+    """Delete what exports wrote and is not kept."""
+    sets = (*DATA_SETS, *DERIVED_SETS)
+    for above in ("", *FORMATS):
+        for name in sets:
+            for found in (directory / above / name).rglob("*"):
+                path = str(found.relative_to(directory))
+                written = is_written(path.removeprefix(f"{above}/"))
+                if written and path not in kept and found.is_file():
+                    found.unlink()

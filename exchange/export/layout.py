@@ -22,9 +22,27 @@ from msgspec import Struct
 
 GROUP_EVENTS: Final = 65_536
 FILE_EVENTS: Final = 8 * GROUP_EVENTS  # bounds what is held of a file's trades
+EVENTS_SET: Final = "events"
+TRADES_SET: Final = "trades"
+ORDERS_SET: Final = "orders"
+BOOK_SET: Final = "book"
+POSITIONS_SET: Final = "positions"
+SETTLEMENT_SET: Final = "settlement"
+DATA_SETS: Final = (EVENTS_SET, TRADES_SET)
+DERIVED_SETS: Final = (ORDERS_SET, BOOK_SET, POSITIONS_SET, SETTLEMENT_SET)
+
 SUFFIX: Final = ".parquet"
 UNFINISHED: Final = ".unfinished"
 _EVENTS_NAME: Final = re.compile(r"([1-9]\d*)-([1-9]\d*)")
+_DAY: Final = r"\d{4}-\d{2}-\d{2}"
+_SHARDS: Final = "|".join((EVENTS_SET, *DERIVED_SETS))
+_WRITTEN: Final = re.compile(
+    rf"""(?:
+    (?:{_SHARDS})/shard=\d+/(?: date={_DAY}/\d+-\d+(?:-open)? | {_DAY}-\d+ )
+    | {TRADES_SET}/instrument=[^/]+/date={_DAY}/\d+-\d+-\d+
+    ) (?:\.[a-z]+)? (?:{re.escape(UNFINISHED)})?""",
+    re.VERBOSE,
+)
 
 
 class Span(Struct, frozen=True):
@@ -38,12 +56,12 @@ class Span(Struct, frozen=True):
     @property
     def events_path(self) -> str:
         """Where its events stand, below the folder of the export."""
-        return f"{shard_folder(self.shard)}/date={self.day}/{self.first}-{self.last}{SUFFIX}"
+        return self.derived_path(EVENTS_SET)
 
     def trades_path(self, instrument: str) -> str:
         """Where its trades of an instrument stand."""
         name = f"{self.shard}-{self.first}-{self.last}{SUFFIX}"
-        return f"trades/instrument={instrument}/date={self.day}/{name}"
+        return f"{TRADES_SET}/instrument={instrument}/date={self.day}/{name}"
 
     def derived_path(self, data_set: str) -> str:
         """Where rows stand that its events made known, and that no later one changes."""
@@ -63,7 +81,12 @@ class Span(Struct, frozen=True):
 
 def shard_folder(shard: int) -> str:
     """Return where the events of a shard stand, below the folder of the export."""
-    return f"events/shard={shard}"
+    return f"{EVENTS_SET}/shard={shard}"
+
+
+def is_written(path: str) -> bool:
+    """Tell whether an export gives a file such a path; in its folder others may have theirs."""
+    return _WRITTEN.fullmatch(path) is not None
 
 
 def group_end(position: int) -> int:

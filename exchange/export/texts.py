@@ -55,9 +55,7 @@ def text_sha256(directory: Path, entry: FileEntry, form: str) -> str:
     return sha256.hexdigest()
 
 
-def is_written(
-    directory: Path, entry: FileEntry, form: str, before: Mapping[str, FileEntry]
-) -> bool:
+def has_text(directory: Path, entry: FileEntry, form: str, before: Mapping[str, FileEntry]) -> bool:
     """Tell whether an earlier run wrote the text of a file that is as it was then."""
     text = before.get(text_path(entry.path, form))
     if text is None or before.get(entry.path) != entry:

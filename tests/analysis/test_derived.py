@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from redis.asyncio import Redis
 
-from exchange.analysis.derived import DERIVED_SETS, derive
+from exchange.analysis.derived import derive
 from exchange.domain.values import Side
 from exchange.export import layout
 from exchange.export.checking import Checked, check_folder
 from exchange.export.folder import OtherExport, Range, export_folder
+from exchange.export.layout import DERIVED_SETS
 from exchange.export.manifests import (
     BookSampling,
     Manifest,

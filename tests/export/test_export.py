@@ -188,7 +188,7 @@ async def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
         await exported(connection, killed, ends)
     with pytest.raises(NoManifest):
         check_folder(killed, {})
-    (killed / "events" / "left.parquet.unfinished").touch()
+    (killed / "events" / "shard=0" / "2026-11-25-1.unfinished").touch()
     monkeypatch.setattr("exchange.export.exporting.read_every_event", counted(read, told))
     await exported(connection, killed, ends)
 
@@ -306,6 +306,52 @@ async def test_a_file_that_was_made_to_fit_its_manifest_is_named(
 
     assert re.search(told, problem)
     assert data_set in problem
+
+
+async def test_a_killed_first_export_leaves_nothing_behind_when_it_goes_further(
+    connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
+) -> None:
+    at_once, further = tmp_path / "at-once", tmp_path / "further"
+    await exported(connection, at_once, ends)
+    await exported(connection, further, {shard: end - 3 for shard, end in ends.items()})
+    (further / MANIFEST).unlink()  # is written last
+
+    await exported(connection, further, ends)
+
+    assert contents(further) == contents(at_once)
+    assert checked(further).problems == []
+
+
+async def test_files_of_others_stay_in_the_folder(
+    connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
+) -> None:
+    others = [
+        *("orders/mine.parquet", "events/notes.txt", "csv/events/mine.csv", "book.parquet"),
+        "backup/events/shard=0/date=2026-11-25/1-9.parquet",
+    ]
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+
+    await exported(connection, tmp_path, {s: end - 3 for s, end in ends.items()}, formats={"csv"})
+    await exported(connection, tmp_path, ends, formats={"csv"})
+
+    assert [(tmp_path / name).read_text() for name in others] == ["mine"] * len(others)
+
+
+async def test_a_file_that_was_changed_since_is_written_again(
+    connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
+) -> None:
+    at_once, changed = tmp_path / "at-once", tmp_path / "changed"
+    await exported(connection, at_once, ends)
+    await exported(connection, changed, {shard: end - 3 for shard, end in ends.items()})
+    path = changed / spans_on_disk(changed, 1)[0].events_path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+
+    await exported(connection, changed, ends)
+
+    assert contents(changed) == contents(at_once)
 
 
 async def test_a_folder_goes_on_with_one_log_and_one_range(

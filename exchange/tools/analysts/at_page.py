@@ -136,7 +136,7 @@ async def _ask(
         raise ToolError(f"{error}.") from error
     except LogCorrupt as error:
         raise ToolError(f"The log is damaged: {error}: see make verify.") from error
-    except (asyncpg.PostgresError, SQLAlchemyError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError, OSError) as error:
         raise ToolError(f"PostgreSQL: {error}") from error
     finally:
         await connection.close()

@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 
 from exchange import BUILD
-from exchange.analysis.derived import BOOK_SET, DERIVED_SETS, derive
+from exchange.analysis.derived import derive
 from exchange.config import Settings
 from exchange.export.checking import Checked, check_folder
 from exchange.export.columns import Unreadable
-from exchange.export.exporting import DATA_SETS, EVENTS_SET
 from exchange.export.folder import Derive, OtherExport, Range, export_folder
+from exchange.export.layout import BOOK_SET, DATA_SETS, DERIVED_SETS, EVENTS_SET
 from exchange.export.manifests import BookSampling, Manifest, NoManifest, read_manifest
 from exchange.export.texts import FORMATS
 from exchange.log.moments import check_place, position_at
@@ -133,7 +133,7 @@ async def _export(
             )
     except (LogCorrupt, OtherExport, Unreadable) as error:
         raise ToolError(f"Nothing more was exported: {error}") from error
-    except asyncpg.PostgresError as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise ToolError(f"The log cannot be read: {error}") from error
     except OSError as error:
         raise ToolError(f"{directory} cannot be written: {error}") from error

@@ -91,7 +91,7 @@ async def _make(client_id: str, at: str, cycle: int | None, console: Console) ->
         raise ToolError(f"An event was written by another version of the software: {error}") from (
             error
         )
-    except asyncpg.PostgresError as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise ToolError(f"The log cannot be read: {error}") from error
     finally:
         await connection.close()
