@@ -171,7 +171,8 @@ class Health:
     def _note(self, name: str, up: bool) -> None:
         found = HEALTHY if up else UNHEALTHY
         if found != self.checks[name]:
-            logger.info("A service changed", extra={"service": name, "state": found})
+            level = logging.INFO if up else logging.WARNING
+            logger.log(level, "A service changed", extra={"service": name, "state": found})
         self.checks[name] = found
         self._metrics.up.labels(name).set(up)
 

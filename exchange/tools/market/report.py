@@ -10,7 +10,7 @@ from rich.table import Table
 from exchange.tools.market.load import Measured, Plan
 
 PERCENTS: Final = (50, 95, 99)
-BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 60_000)
+BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 60_000, 3_600_000)
 BAR_WIDTH: Final = 40
 TARGET_RATE: Final = 2_000  # what the load test of this exchange is to reach
 TARGET_P50_MS: Final = 100
@@ -111,4 +111,4 @@ def _show_histogram(console: Console, measured: Measured) -> None:
     most = max(count for _, count in counts)
     for up_to, count in counts[used[0] : used[-1] + 1]:
         bar = "█" * max(1 if count else 0, round(BAR_WIDTH * count / most))
-        console.print(f"  ≤ {up_to:>6,} ms {bar:<{BAR_WIDTH}} {count:>8,}", highlight=False)
+        console.print(f"  ≤ {up_to:>9,} ms {bar:<{BAR_WIDTH}} {count:>8,}", highlight=False)

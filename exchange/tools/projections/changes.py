@@ -18,7 +18,11 @@ from projections.stores.fingerprints import is_made_by
 # What readers have of a live generation that is not kept up.
 AS_OF_NOW: Final = "Queries read it as of now."
 TOO_OLD: Final = "When it is 3 s old, queries of it are answered 503."
-STANDS: Final = {"book": TOO_OLD, "ticker": TOO_OLD}
+FROM_THE_LOG: Final = "The stream reads the log instead."
+STANDS: Final = {"book": TOO_OLD, "ticker": TOO_OLD, "feed": FROM_THE_LOG}
+
+# It may stop at the same event again, or at the next one.
+HOW_IT_GOES: Final = "To see how far it comes: make status"
 
 
 class Changed(Struct, frozen=True):
@@ -133,7 +137,8 @@ def retry(projection: str, generation: int | None, expect_live: int | None) -> C
     async def change(stores: Stores, by: By) -> Changed:
         place = (stores.connection, checked(projection), generation)
         number = await changes.retry(*place, by, expect_live=expect_live)
-        return Changed(projection, [number], f"Generation {number} of {projection} is tried again.")
+        told = f"Generation {number} of {projection} is tried again."
+        return Changed(projection, [number], f"{told} {HOW_IT_GOES}")
 
     return change
 
@@ -149,7 +154,7 @@ def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Chang
         gone_on = await skip_event(stores.connection, *place, at, by, expect_live=expect_live)
         numbers = ", ".join(map(str, gone_on))
         told = f"generation {numbers} goes" if len(gone_on) == 1 else f"generations {numbers} go"
-        message = f"{projection} passes over event {at[0]}:{at[1]}; {told} on."
+        message = f"{projection} passes over event {at[0]}:{at[1]}; {told} on. {HOW_IT_GOES}"
         return Changed(projection, gone_on, message)
 
     return change

@@ -384,7 +384,7 @@ def _left(one: GenerationView) -> str:
 
 
 def _notes(one: GenerationView, overview: Overview) -> Iterable[str]:
-    if one.build is not None or one.state == BUILDING:
+    if one.state == BUILDING or (one.build is not None and one.failure is None):
         yield _made(one)
     for held in overview.holding:
         if (held.projection, held.to_generation) == (one.projection, one.generation):
@@ -392,7 +392,8 @@ def _notes(one: GenerationView, overview: Overview) -> Iterable[str]:
     for shard, target in sorted(one.filling.items()):
         yield f"filling shard {shard}: at {one.positions[shard]:,} of {target:,}"
     if one.failure is not None:
-        yield one.failure
+        again = f"exchange retry {one.projection} --generation {one.generation}"
+        yield f"{one.failure} (once it is mended: {again})"
     if not one.fits:
         yield f"built by another definition ({one.fingerprint}): it stands as it is"
     elif one.changed:

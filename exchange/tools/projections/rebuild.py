@@ -366,7 +366,8 @@ def _told_end(generation: Generation, *, stay: bool) -> str | None:
     if state == FAILED:
         return (
             f"failed: {generation.failure}."
-            f"\n  The live one serves on. To try again: make retry {which}"
+            "\n  The live one serves on. Once the cause is mended: exchange retry"
+            f" {generation.projection} --generation {generation.generation}"
         )
     if state == KEPT:
         return f"was live, and is kept. To see who switched again: make operations {which}"

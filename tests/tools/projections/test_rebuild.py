@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.tools.projections import rebuild
+from exchange.tools.projections.changes import HOW_IT_GOES
 from exchange.tools.projections.overview import BuildProgress
 from exchange.tools.projections.rebuild import (
     TotalCost,
@@ -232,10 +233,13 @@ async def test_all_are_begun_at_once_and_one_that_is_refused_or_fails_stops_no_o
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("retry", "trades"), "Generation 2 of trades is tried again.\n"),
+        (
+            ("retry", "trades"),
+            f"Generation 2 of trades is tried again. {HOW_IT_GOES}\n",
+        ),
         (
             ("skip", "trades", "0:1", "--reason", "planted"),
-            "trades passes over event 0:1; generation 2 goes on.\n",
+            f"trades passes over event 0:1; generation 2 goes on. {HOW_IT_GOES}\n",
         ),
     ],
 )
