@@ -1,5 +1,6 @@
 """Market data: the book from Redis, trades from Postgres."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -110,15 +111,22 @@ async def get_trades(request: Request) -> Response:
             before=before[0] if before else None,
             limit=limit + 1,
         )
+    sequence = live.reached.get(listing.shard, 0)
+    return json_response(await trades_view(listing, rows, limit, sequence))
+
+
+async def trades_view(
+    listing: Listing, rows: Sequence[trades.Trade], limit: int, sequence: int
+) -> TradesView:
+    """Return a page; ``rows`` has one more than ``limit`` if there is another page."""
     more, rows = len(rows) > limit, rows[:limit]
-    view = TradesView(
+    return TradesView(
         instrument=listing.instrument,
         trades=await in_turns(lambda row: _trade(row, listing), rows),
         count=len(rows),
         next_cursor=cursor_text(rows[-1].position) if more else None,
-        sequence=live.reached.get(listing.shard, 0),
+        sequence=sequence,
     )
-    return json_response(view)
 
 
 def _trade(row: trades.Trade, listing: Listing) -> TradeView:

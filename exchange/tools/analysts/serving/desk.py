@@ -49,8 +49,10 @@ class ReplayHub(Hub):
     ``joining`` keeps a seek, which ends all streams, away from subscriptions that are under way.
     """
 
-    def __init__(self, engine: AsyncEngine, timeline: Timeline) -> None:
-        super().__init__(engine, Freshness(engine), Past(engine, timeline))
+    def __init__(
+        self, engine: AsyncEngine, freshness: Freshness, past: Past, timeline: Timeline
+    ) -> None:
+        super().__init__(engine, freshness, past)
         self.joining = asyncio.Lock()
         self._timeline = timeline
 

@@ -52,12 +52,12 @@ class Past:
     """The source of a hub that replays: books are folded from the log up to the time line."""
 
     def __init__(self, engine: AsyncEngine, timeline: Timeline) -> None:
-        self._engine = engine
+        self.engine = engine
         self._timeline = timeline
         self._folding = asyncio.Semaphore(FOLDS_AT_ONCE_MAX)
 
-    def feed(self, shard: int) -> ShardFeed:
-        """Return the events of a shard.
+    def told(self, shard: int) -> int:
+        """Return up to which position of a shard everything was told.
 
         Raises:
             Problem: 422, the replay is of other shards.
@@ -65,7 +65,16 @@ class Past:
         if shard not in self._timeline.positions:
             shards = ", ".join(map(str, sorted(self._timeline.positions)))
             raise invalid("instrument", f"is of shard {shard}; the replay is of {shards}")
-        return PastFeed(self._engine, shard, self._timeline)
+        return self._timeline.positions[shard]
+
+    def feed(self, shard: int) -> ShardFeed:
+        """Return the events of a shard.
+
+        Raises:
+            Problem: 422, the replay is of other shards.
+        """
+        self.told(shard)
+        return PastFeed(self.engine, shard, self._timeline)
 
     async def opened(self, listing: Listing) -> Opened:
         """Return the book where the time line is now.
@@ -76,7 +85,7 @@ class Past:
         shard = listing.shard
         names = (book.NAME, ticker.NAME)
         with answering():
-            async with self._folding, driver_connection(self._engine) as connection:
+            async with self._folding, driver_connection(self.engine) as connection:
                 position = self._timeline.positions[shard]
                 try:
                     at = (await moment_at(connection, {shard: position})).at(shard)

@@ -22,8 +22,9 @@ from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.metrics import Metrics
-from exchange.gateway.parts.reading import loaded, log_connection
+from exchange.gateway.parts.reading import Freshness, loaded, log_connection
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
 from exchange.gateway.stream.endpoint import Stream, refuse_plain_request
 from exchange.gateway.stream.protocol.messages import SPEED_MAX
@@ -33,7 +34,9 @@ from exchange.processes.pool import engine_of
 from exchange.processes.running import serve_until_stopped
 from exchange.tools.analysts.replay_page import spans_of
 from exchange.tools.analysts.serving.desk import ReplayDesk, ReplayHub
+from exchange.tools.analysts.serving.past import Past
 from exchange.tools.analysts.serving.timeline import MaxSpeed, Timeline
+from exchange.tools.analysts.serving.trades import get_trades
 from exchange.tools.telling import EVENTS, Display, Far
 from exchange.tools.terminal import ToolError, connect
 from exchange.waiting import any_set
@@ -42,6 +45,10 @@ POOL_MAX: Final = 8  # the time line, a fold, orders, two readers of history, a 
 GRACE_S: Final = 1.0  # for what is under way when it is told to stop
 SHOW_EVERY_S: Final = 0.5
 STEP: Final = "step"
+PLAIN: Final = (
+    Route("/market/trades", get_trades, methods=["GET"]),
+    Route("/stream", refuse_plain_request, methods=["GET"]),
+)
 NUMBER: Final = re.compile(r"[1-9][0-9]{0,6}")
 
 
@@ -68,18 +75,20 @@ class Replay:
         begins = {shard: begin for shard, (begin, _) in spans.items()}
         ends = {shard: end for shard, (_, end) in spans.items()}
         self.timeline = Timeline(engine, begins, ends, speed=speed, paused=paused)
-        hub = ReplayHub(engine, self.timeline)
+        past, freshness = Past(engine, self.timeline), Freshness(engine)
+        hub = ReplayHub(engine, freshness, past, self.timeline)
         desk = ReplayDesk(engine, self.timeline, hub, lambda: self.stream.sessions)
         self.timeline.connect(lambda: hub.is_followed, desk.settled, desk.end)
         self._engine, self._listings = engine, Listings(engine)
         host = Host(self._listings, Metrics())
         self.stream = Stream(host, hub, desk, origins)
-        plain = Route("/stream", refuse_plain_request, methods=["GET"])
         app = Starlette(
-            routes=[plain, WebSocketRoute("/stream", self.stream.connect)],
-            exception_handlers={Problem: lambda _, problem: problem.response()},
+            routes=[*PLAIN, WebSocketRoute("/stream", self.stream.connect)],
+            exception_handlers=exception_handlers(PLAIN),
         )
-        self.app = Edge(app, host.metrics, {refuse_plain_request: "/stream"}, origins)
+        app.router.redirect_slashes = False
+        app.state.listings, app.state.past, app.state.freshness = self._listings, past, freshness
+        self.app = Edge(app, host.metrics, {one.endpoint: one.path for one in PLAIN}, origins)
 
     @asynccontextmanager
     async def served(self, port: int) -> AsyncIterator[asyncio.Task[None]]:
