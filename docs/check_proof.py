@@ -21,8 +21,7 @@ def check(text: str, published: str) -> str:
     proof = json.loads(text)
     if proof.keys() != {*COLUMNS, "size", "root", "path"}:
         raise ValueError("the proof has other fields")
-    hashes = base64.b64decode(proof["path"], validate=True)
-    if base64.b64encode(hashes).decode() != proof["path"]:
+    if base64.b64encode(hashes := base64.b64decode(proof["path"])).decode() != proof["path"]:
         raise ValueError("the path is not as it is written")
     event = "\x1f".join(str(proof[column]) for column in COLUMNS)
     root = hashlib.sha256(b"\0" + event.encode()).digest()
@@ -45,6 +44,7 @@ def check(text: str, published: str) -> str:
 
 if __name__ == "__main__":
     try:
-        print("In the log:", check(Path(sys.argv[1]).read_text(), sys.argv[2]))
+        told = check(Path(sys.argv[1]).read_text("utf-8"), sys.argv[2])
+        print("In the log:", told.encode("ascii", "backslashreplace").decode())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
         sys.exit(f"NOT PROVED: {error}")

@@ -31,6 +31,7 @@ from exchange.analysis.models import (
     position_rows,
 )
 from exchange.analysis.sources import Source, Span, Unavailable, parts_in, scales_in
+from exchange.domain.values import Side
 from exchange.export.columns import EVENTS, INSTRUMENTS, TRADES
 from projections.book import BookFold
 from projections.folding import LogPart
@@ -283,11 +284,10 @@ class _Book:
         self.time_ms = part.events[-1].time_ms
 
     def rows(self, time_ms: int) -> pa.Table:
-        sides: dict[str, list[tuple[int, int]]] = {"buy": [], "sell": []}
-        for _, _, side, price, quantity in self._fold.rows()["book"]:
-            sides[str(side)].append((int(str(price)), int(str(quantity))))
-        bids = sorted(sides["buy"], reverse=True)[: self._levels]
-        asks = sorted(sides["sell"])[: self._levels]
+        bids, asks = (
+            self._fold.levels(self._shard, self._instrument, side)[: self._levels]
+            for side in (Side.BUY, Side.SELL)
+        )
         of = {"time": time_ms, "shard": self._shard, "position": self._position}
         return level_rows(bids, asks, self._instrument, self._scales, of)
 

@@ -17,7 +17,7 @@ def write_schemas(directory: Path) -> None:
         f"{path.name}: {why}"
         for path, schema in made.items()
         if path.exists()
-        for why in breaks(json.loads(path.read_text()), schema)
+        for why in breaks(json.loads(path.read_text("utf-8")), schema)
     ]
     if broken:
         raise ToolError(
@@ -25,5 +25,5 @@ def write_schemas(directory: Path) -> None:
             " Only optional fields may be added; anything else needs a type of event of its own."
         )
     for path, schema in made.items():
-        path.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", "utf-8")
     typer.echo(f"{len(made)} schemas are in {directory}.")

@@ -1,5 +1,6 @@
 """A proof is small, and the script in the docs accepts it and refuses it with any bit changed."""
 
+import hashlib
 import importlib.util
 import json
 import random
@@ -151,6 +152,26 @@ async def test_at_ten_million_events_a_proof_needs_the_kept_blocks_alone_and_les
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["proof", *map(str, arguments)])
+
+
+def test_a_name_of_any_script_is_proved_whatever_the_terminal_can_show(tmp_path: Path) -> None:
+    data = '{"type":"OrderCancelled","client_id":"zoë 株"}'
+    columns = [0, 1, "BTC-USD", "OrderCancelled", 1, "0" * 32, 5, data]
+    leaf = hashlib.sha256(b"\0" + "\x1f".join(map(str, columns)).encode()).hexdigest()
+    names = ("shard", "position", "instrument", "type", "version", "command_id", "kafka_offset")
+    proof = dict(zip((*names, "data"), columns, strict=True)) | {
+        "size": 1,
+        "root": leaf,
+        "path": "",
+    }
+    (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
+    command = [sys.executable, str(SCRIPT), "proof.json", f"0:1:{leaf}"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    told = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, check=False)
+
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.startswith(b"In the log: event 0:1 OrderCancelled ")
 
 
 async def test_a_proof_that_is_printed_is_checked_by_the_script_alone(
