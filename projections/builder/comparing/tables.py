@@ -11,6 +11,7 @@ from projections.builder.comparing.differences import (
     EXAMPLES_MAX,
     Comparison,
     Difference,
+    named,
     only_in_one,
 )
 from projections.builder.comparing.shadow import GiveWay, Progress, Shadow
@@ -131,10 +132,13 @@ class ComparedTables:
     async def _difference(
         self, table: Table, common: Sequence[str], row: asyncpg.Record
     ) -> Difference:
-        stored = {name: row[f"stored_{name}"] for name in common}
-        folded = {name: row[f"folded_{name}"] for name in common}
-        keys = key_columns(table)
-        key = {name: (stored if row["lacks_folded"] else folded)[name] for name in keys}
+        have, want = (
+            None if row[f"lacks_{side}"] else tuple(row[f"{side}_{name}"] for name in common)
+            for side in ("stored", "folded")
+        )
+        stored, folded = named(common, have), named(common, want)
+        known = folded or stored or {}
+        key = {name: known[name] for name in key_columns(table)}
         last = None
         if row["last_event"] is not None:
             place = (row["at_shard"], row["last_event"])
@@ -142,8 +146,8 @@ class ComparedTables:
         return Difference(
             str(table.name),
             key,
-            None if row["lacks_stored"] else stored,
-            None if row["lacks_folded"] else folded,
+            stored,
+            folded,
             last,
         )
 

@@ -126,6 +126,19 @@ async def test_a_wrong_row_is_printed_and_ends_the_command_with_1(
     assert cost in as_json.err
 
 
+async def test_the_figures_of_a_wrong_row_are_written_out(
+    trade: asyncpg.Record, connection: asyncpg.Connection, command: Command
+) -> None:
+    del trade
+    await connection.execute("update positions set net_quantity = 618700000")
+
+    told = await command("verify-projection", "positions")
+    (as_json,) = (await command("verify-projection", "positions", "--json")).lines
+
+    assert "net_quantity is 618700000, not " in told.out  # the driver reads 6.1870E+8
+    assert as_json["examples"][0]["stored"]["net_quantity"] == "618700000"
+
+
 async def test_a_generation_that_differs_says_so_and_is_not_switched_to_again(
     trade: asyncpg.Record,
     engine: AsyncEngine,
