@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -78,7 +78,8 @@ class BuildProgress(Struct, frozen=True):
 class GenerationView(Struct, frozen=True):
     """A generation as an operator sees it: positions and heads by shard, sizes in bytes.
 
-    ``filling`` has the positions from which on a model in Redis is complete again, by shard.
+    ``filling`` has the positions from which on a model in Redis is complete again, by shard. The
+    lag is None if its store does not tell where it is.
     """
 
     projection: str
@@ -88,8 +89,8 @@ class GenerationView(Struct, frozen=True):
     positions: dict[int, int]
     filling: dict[int, int]
     heads: dict[int, int]
-    lag_events: int
-    lag_seconds: float
+    lag_events: int | None
+    lag_seconds: float | None
     rate: float | None
     left_s: float | None
     falls_behind: bool
@@ -118,12 +119,16 @@ class Overview(Struct, frozen=True):
 
 
 class Moment(Struct, frozen=True):
-    """Where a generation and the log are, by shard, and up to where it is being filled."""
+    """Where a generation and the log are, by shard, and up to where it is being filled.
+
+    It ``is_known`` unless the store of the generation does not tell.
+    """
 
     at_s: float
     positions: dict[int, int]
     filling: dict[int, int]
     heads: dict[int, int]
+    is_known: bool = True
 
     @property
     def lag(self) -> int:
@@ -146,7 +151,7 @@ class Headway(Struct, frozen=True):
 def headway_between(first: Moment, second: Moment) -> Headway:
     """Return how fast a generation follows, from what was seen of it twice."""
     passed_s = second.at_s - first.at_s
-    if passed_s <= 0:
+    if passed_s <= 0 or not (first.is_known and second.is_known):
         return Headway()
     rate = (sum(second.positions.values()) - sum(first.positions.values())) / passed_s
     shrunk = first.lag - second.lag
@@ -217,18 +222,24 @@ async def _moments(
     found = [(one, time.monotonic(), await _places(stores, one, shards)) for one in generations]
     heads = await read_heads(stores.connection)
     return [
-        (one, Moment(at_s, positions, filling, heads)) for one, at_s, (positions, filling) in found
+        (one, Moment(at_s, {}, {}, heads, is_known=False))
+        if places is None
+        else (one, Moment(at_s, *places, heads))
+        for one, at_s, places in found
     ]
 
 
 async def _places(
     stores: Stores, generation: Generation, shards: Sequence[int]
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Return a generation's positions by shard, and the targets of those that are being filled."""
+) -> tuple[dict[int, int], dict[int, int]] | None:
+    """Return a generation's positions by shard, and the targets of those that are being filled.
+
+    None if its store does not tell.
+    """
     of_projection = stores.definitions.of_projection(generation.projection)
     definition = stores.definitions.of(generation) or next(iter(of_projection), None)
     if definition is None:
-        return {}, {}
+        return None
     try:
         positions = await definition.reached(generation.generation, shards)
         if not isinstance(definition, RedisProjection):
@@ -236,7 +247,7 @@ async def _places(
         place = (generation.projection, generation.generation, shards)
         filling = await read_filling(stores.redis, *place)
     except ReadModelUnavailable:
-        return {}, {}
+        return None
     targets = {shard: target for shard, (_, target) in filling.items()}
     return {**positions, **{shard: at for shard, (at, _) in filling.items()}}, targets
 
@@ -265,8 +276,8 @@ async def _view(
         positions=now.positions,
         filling=now.filling,
         heads=now.heads,
-        lag_events=now.lag,
-        lag_seconds=await _lag_seconds(stores.connection, now.positions, now.heads),
+        lag_events=now.lag if now.is_known else None,
+        lag_seconds=await _lag_seconds(stores.connection, now) if now.is_known else None,
         rate=headway.rate,
         left_s=headway.left_s,
         falls_behind=headway.falls_behind,
@@ -284,14 +295,12 @@ async def _view(
     )
 
 
-async def _lag_seconds(
-    connection: asyncpg.Connection, positions: Mapping[int, int], heads: Mapping[int, int]
-) -> float:
+async def _lag_seconds(connection: asyncpg.Connection, now: Moment) -> float:
     """Return the age of the oldest event that a generation has not seen."""
     next_ones = [
-        (shard, positions.get(shard, 0) + 1)
-        for shard, head in heads.items()
-        if positions.get(shard, 0) < head
+        (shard, now.positions.get(shard, 0) + 1)
+        for shard, head in now.heads.items()
+        if now.positions.get(shard, 0) < head
     ]
     if not next_ones:
         return 0.0
@@ -320,13 +329,12 @@ def generations_table(overview: Overview) -> Table:
             overflow="fold",
         )
     for one in overview.generations:
-        lag = "" if not one.lag_events else f"{one.lag_events:,} / {one.lag_seconds:.0f} s"
         table.add_row(
             one.projection,
             str(one.generation),
             _state(one),
-            f"{sum(one.positions.values()):,}",
-            lag or "0",
+            "?" if one.lag_events is None else f"{sum(one.positions.values()):,}",
+            _lag(one),
             _rate(one),
             _left(one),
             "" if one.size_bytes is None else sized(one.size_bytes),
@@ -367,6 +375,12 @@ def _state(one: GenerationView) -> str:
     colors = {LIVE: "green", KEPT: "dim", FAILED: "red", PAUSED: "yellow"}
     color = "yellow" if one.filling else colors.get(one.state, "cyan")
     return f"[{color}]{state}[/{color}]"
+
+
+def _lag(one: GenerationView) -> str:
+    if one.lag_events is None or one.lag_seconds is None:
+        return "?"
+    return f"{one.lag_events:,} / {one.lag_seconds:.0f} s" if one.lag_events else "0"
 
 
 def _rate(one: GenerationView) -> str:

@@ -96,7 +96,7 @@ def show(console: Console, seen: gateway_status.Status | None, inside: Inside | 
 def told_memory(memory: Memory | None) -> str:
     """Tell how much Redis stores, and how much it may."""
     if memory is None:
-        return "Redis does not say how much it takes"
+        return "Redis does not answer: where its models are is not known"
     limit = "" if memory.limit_bytes is None else f" of at most {sized(memory.limit_bytes)}"
     return f"Redis {sized(memory.used_bytes)}{limit}"
 

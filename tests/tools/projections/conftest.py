@@ -29,7 +29,7 @@ def command(database_url: str, redis_url: str) -> Command:
         "COLUMNS": str(WIDTH),
     }
 
-    def run(*arguments: str) -> Coroutine[None, None, Ended]:
-        return run_with(environment, *arguments)
+    def run(*arguments: str, **changed: str) -> Coroutine[None, None, Ended]:
+        return run_with({**environment, **changed}, *arguments)
 
     return run

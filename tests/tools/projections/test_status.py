@@ -15,7 +15,7 @@ from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import batch_of, projection_of
 from tests.projections.logs import LogWriter, registrations
 from tests.projections.models import read_log
-from tests.tools.projections.conftest import Command
+from tests.tools.projections.conftest import NOBODY, Command
 
 pytestmark = pytest.mark.anyio
 
@@ -81,3 +81,27 @@ async def test_a_model_that_is_being_filled_is_told_from_one_that_nobody_fills(
     assert "live, filling" in text.out
     assert document["memory"]["used_bytes"] > 0
     assert "\nRedis " in text.out
+
+
+async def test_a_model_whose_store_is_away_is_not_said_to_lag(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    command: Command,
+) -> None:
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await catch_up(engine, redis, connection)
+
+    nowhere = NOBODY.replace("http", "redis")
+    text = await command("status", REDIS_URL=nowhere)
+    document = await command("status", "--json", REDIS_URL=nowhere)
+
+    found = {one["projection"]: one for one in json.loads(document.out)["generations"]}
+    assert (found["book"]["lag_events"], found["book"]["lag_seconds"]) == (None, None)
+    assert found["orders"]["lag_events"] == 0
+    (book,) = (line for line in text.out.splitlines() if line.startswith("book "))
+    assert book.split() == ["book", "1", "live", "?", "?"]
+    assert "Redis does not answer: where its models are is not known" in text.out
