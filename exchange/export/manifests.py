@@ -7,13 +7,15 @@ time of its own: two exports of a range by the same versions have the same manif
 import hashlib
 import os
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 MANIFEST: Final = "manifest.json"
 FORMAT_VERSION: Final = 1
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class ShardRange(Struct, frozen=True):
@@ -25,8 +27,8 @@ class ShardRange(Struct, frozen=True):
     shard: int
     after: int
     up_to: int
-    chain_before: str
-    chain: str
+    chain_before: Hash
+    chain: Hash
 
 
 class FileEntry(Struct, frozen=True):
@@ -35,7 +37,7 @@ class FileEntry(Struct, frozen=True):
     path: str
     rows: int
     bytes: int
-    sha256: str
+    sha256: Hash
     shard: int | None = None
     first: int | None = None
     last: int | None = None

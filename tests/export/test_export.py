@@ -258,7 +258,7 @@ def swapped(rows: pa.Table) -> pa.Table:
 def with_other(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
     def changed(rows: pa.Table) -> pa.Table:
         values = rows[name].to_pylist()
-        values[5] = value
+        values[min(5, rows.num_rows - 1)] = value
         return rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), [values])
 
     return changed
@@ -277,6 +277,10 @@ def with_other(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
         ("events", lambda rows: rows.slice(0, 60), "does not follow|is missing|breaks"),
         ("trades", with_other("price_units", 77), "is not what the events of events/.* give"),
         ("trades", lambda rows: rows.slice(1), "is not what the events of events/.* give"),
+        ("instruments", with_other("price_scale", 7), "does not have the instruments that"),
+        ("events", lambda rows: rows.drop_columns("data"), "has other columns"),
+        ("events", with_other("command_id", "none"), "cannot be read: badly formed"),
+        ("events", with_other("data", None), "cannot be read"),
     ],
 )
 async def test_a_file_that_was_made_to_fit_its_manifest_is_named(

@@ -13,6 +13,7 @@ from exchange.domain.commands import CancelOrder, CloseSettlementCycle, PlaceOrd
 from exchange.domain.values import OrderType, Price, Quantity, Side
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, registration_command_id
+from exchange.tools.analysts import at_page
 from tests.projections.conftest import make_engine
 from tests.projections.logs import SMALL_TICK, LogWriter, registrations
 from tests.projections.models import read_log
@@ -38,7 +39,16 @@ async def told(*arguments: object) -> str:
 
 
 async def document(*arguments: object) -> dict[str, object]:
-    found: dict[str, object] = json.loads(await told(*arguments, "--json"))
+    found: dict[str, object] = json.loads(
+        await told(*arguments, "--json"), object_pairs_hook=without_twins
+    )
+    return found
+
+
+def without_twins(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the members of an object, of which none stands twice."""
+    found = dict(members)
+    assert len(found) == len(members), members
     return found
 
 
@@ -85,6 +95,9 @@ async def test_a_moment_is_told_as_tables_as_json_and_as_a_difference(
     places = Places(registered, resting, traded, head)
     await check_book(places)
     await check_others(places)
+    monkeypatch.setattr(at_page, "COMPARED_MAX", 1)
+    many = await asked(f"0:{resting}", "book", NAME, "--diff", f"0:{head}")
+    assert "More than 1 rows" in str(many.exception)
     await check_times_and_mistakes(places, max(json.loads(one.data)["time_ms"] for one in log))
 
 
@@ -133,6 +146,8 @@ async def check_others(at: Places) -> None:
     one = await document(f"0:{at.head}", "order", "o-2")
     assert (one["order"]["status"], one["count"]) == ("cancelled", 3)  # type: ignore[index]
     assert "OrderCancelled" in await told(f"0:{at.head}", "order", "o-2")
+    assert "There may be more" in await told(f"0:{at.traded}", "orders", "bob", "--limit", 1)
+    assert "There may be more" not in await told(f"0:{at.traded}", "orders", "bob")
     cycles = await document(f"0:{at.traded}", "settlement")
     assert [c["state"] for c in cycles["cycles"]] == ["open", "closed"]  # type: ignore[attr-defined]
     owed = await document(f"0:{at.traded}", "settlement", 1)

@@ -143,6 +143,8 @@ async def test_times_bound_what_is_exported(end: int, out: Path) -> None:
     assert (shard["after"], shard["up_to"]) == (up_to, end)
     assert shard["chain_before"] == half["shards"][0]["chain"]
     assert (await run("--check", out.with_name("rest"))).exit_code == 0
+    later = await run("--to", out.with_name("later"), "--until", "2099-01-01T00:00:00Z")
+    assert "Shard 0 has no event after --until: more may come of before it." in later.stderr
 
 
 @pytest.mark.parametrize(

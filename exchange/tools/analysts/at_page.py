@@ -45,6 +45,7 @@ Document = dict[str, Any]
 Row = dict[str, Any]
 
 _decoder: Final = msgspec.json.Decoder(Document, float_hook=str)
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Rows(Struct, frozen=True):
@@ -93,11 +94,14 @@ def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_j
         if as_json:
             typer.echo(first)
         else:
-            _print_answer(wide_console(), sequence, tables_of(what, _decoder.decode(first)))
+            answer, out = _decoder.decode(first), wide_console()
+            _print_answer(out, sequence, tables_of(what, answer))
+            if _has_more(answer, bound):
+                out.print("There may be more: --limit says how many.", soft_wrap=True)
         return
     ((_, other_sequence, second),) = others
     before, after = _decoder.decode(first), _decoder.decode(second)
-    if before.get("next_cursor") or after.get("next_cursor"):
+    if _has_more(before, bound) or _has_more(after, bound):
         raise ToolError(f"More than {COMPARED_MAX:,} rows would have to be compared.")
     changes = list(differences(tables_of(what, before), tables_of(what, after)))
     difference = Difference(sequence, other_sequence, changes)
@@ -159,7 +163,8 @@ async def _answer(asking: Asking, what: str, name: str) -> bytes:
         case "order":
             one = await answers.order(asking, {"order_id": name})
             events = await answers.order_events(asking, {"order_id": name})
-            return one[:-1] + b"," + events[1:]  # both have the same sequence
+            members = [_members.decode(text) for text in (one, events)]
+            return msgspec.json.encode(members[0] | members[1])  # both have the same sequence
         case _:
             if not name:
                 return await answers.cycles(asking, {})
@@ -204,6 +209,12 @@ def differences(before: Sequence[Rows], after: Sequence[Rows]) -> Iterator[Chang
             if first.get(key) != second.get(key):
                 named = dict(zip(earlier.key, key, strict=True))
                 yield Change(earlier.title, named, first.get(key), second.get(key))
+
+
+def _has_more(answer: Document, limit: int) -> bool:
+    """Tell whether an answer may lack rows: a page says so, and a side of a book may be full."""
+    sides = (answer.get(side, ()) for side in ("bids", "asks"))
+    return bool(answer.get("next_cursor")) or any(len(levels) >= limit for levels in sides)
 
 
 def _by_key(table: Rows) -> dict[tuple[Any, ...], Row]:

@@ -118,7 +118,7 @@ async def _export(
 ) -> Manifest:
     connection = await connect(Settings.load().analytics_database_url)
     try:
-        ranges = await _ranges(connection, shard, *moments)
+        ranges = await _ranges(connection, shard, *moments, console)
         with telling(console, EVENTS) as tell:
             return await export_folder(
                 connection,
@@ -159,7 +159,11 @@ async def _growth(manifest: Manifest, shard: int | None, every_s: int) -> None:
 
 
 async def _ranges(
-    connection: asyncpg.Connection, shard: int | None, begin_ms: int | None, until_ms: int | None
+    connection: asyncpg.Connection,
+    shard: int | None,
+    begin_ms: int | None,
+    until_ms: int | None,
+    console: Console,
 ) -> list[Range]:
     """Return what is to be exported of each shard: of a time to come, all there is by now.
 
@@ -178,6 +182,9 @@ async def _ranges(
         up_to = heads[one]
         if until_ms is not None:
             up_to = await position_at(connection, one, until_ms, heads[one])
+            if up_to == heads[one]:
+                told = f"Shard {one} has no event after --until: more may come of before it."
+                console.print(told, soft_wrap=True)
         ranges.append(Range(one, after, max(after, up_to)))
     if all(one.after == one.up_to for one in ranges):
         raise ToolError("There is no event to export.")
