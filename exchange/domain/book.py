@@ -74,6 +74,11 @@ class BookSide:
         sign = self._sign
         return (key * sign for key in reversed(self._keys))
 
+    def meets(self, limit: Price | None) -> bool:
+        """Tell whether a taker would meet an order, no worse for it than ``limit``."""
+        keys = self._keys
+        return bool(keys) and (limit is None or keys[-1] >= limit * self._sign)
+
     def orders(self, limit: Price | None) -> Iterator[RestingOrder]:
         """Yield the orders that a taker would meet, no worse for it than ``limit``."""
         worst = None if limit is None else limit * self._sign
@@ -113,14 +118,16 @@ class BookSide:
 class Book:
     """The two sides of an instrument and every resting order by its id.
 
-    ``unhashed`` has the orders that changed since the digest was last computed.
+    ``facing`` has for each side the other one, whose orders a taker meets. ``unhashed`` has the
+    orders that changed since the digest was last computed.
     """
 
-    __slots__ = ("instrument", "orders", "sides", "unhashed")
+    __slots__ = ("facing", "instrument", "orders", "sides", "unhashed")
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.sides = {side: BookSide(side) for side in Side}
+        self.facing = {side: self.sides[side.opposite] for side in Side}
         self.orders: dict[str, RestingOrder] = {}
         self.unhashed: dict[str, RestingOrder] = {}
 

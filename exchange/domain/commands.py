@@ -7,7 +7,7 @@ A field that has its default is not written. So a new field with a default does 
 of earlier requests, nor the hashes that their claims hold.
 """
 
-from typing import Annotated
+from typing import Annotated, final
 
 from msgspec import Meta, Struct
 
@@ -39,6 +39,7 @@ class RegisterInstrument(
     lot_size: QuantityUnits
 
 
+@final
 class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Trade what crosses; rest what is left of a limit order."""
 
@@ -51,6 +52,7 @@ class PlaceOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit
     quantity: QuantityUnits
 
 
+@final
 class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Take an order off the book; ``client_id``, when given, must own it."""
 

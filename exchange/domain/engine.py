@@ -13,11 +13,11 @@ hashing", 1997). An order that changed is hashed when the digest is next compute
 that has left the book by then is not hashed. So a replay hashes only the orders that it ends with.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
 from exchange.domain.commands import (
@@ -66,6 +66,12 @@ FIRST_CYCLE: Final = 1
 FILLS_MAX: Final = 10_000
 OPEN_ORDERS_MAX: Final = 100_000
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
+
+# The members that most commands need. To look one up in its enum takes as long as to make an event.
+_LIMIT, _MARKET = OrderType
+_NOT_OPEN: Final = RejectReason.ORDER_NOT_OPEN
+_REQUESTED: Final = CancelReason.REQUESTED
+_MARKET_REMAINDER: Final = CancelReason.MARKET_REMAINDER
 
 
 @dataclass(slots=True)
@@ -119,11 +125,12 @@ def decide(
         next command.
     """
     now_ms = max(time_ms, state.time_ms)
+    # Not by ``match``: a case that does not match costs as much as the check of an order.
+    if type(command) is PlaceOrder:
+        return _place(state, command, now_ms, order_id_taken)
+    if type(command) is CancelOrder:
+        return [_cancel(state, command, now_ms)]
     match command:
-        case PlaceOrder():
-            return _place(state, command, now_ms, order_id_taken)
-        case CancelOrder():
-            return [_cancel(state, command, now_ms)]
         case RegisterInstrument():
             return [_register(state, command, now_ms)]
         case CloseSettlementCycle():
@@ -155,35 +162,9 @@ def evolve(state: State, event: Event) -> None:
     """Apply one event: the only function that changes a state."""
     state.position += 1  # type: ignore[assignment]  # calling the type costs a tenth of this
     state.time_ms = event.time_ms
-    match event:  # the most frequent first: a replay is as fast as this
-        case OrderAccepted():
-            pass
-        case TradeExecuted():
-            _reduce(state, event.instrument, event.maker_order_id, event.quantity)
-        case OrderRested():
-            _rest(state, event)
-        case OrderCancelled():
-            if event.price is not None:
-                _reduce(state, event.instrument, event.order_id, event.quantity)
-        case InstrumentRegistered():
-            _open_book(state, event)
-        case SettlementCycleClosed():
-            _open_cycle(state, event.cycle + 1)
-        case OpenOrdersLimited():
-            _limit_open_orders(state, event.open_orders_max)
-        case (
-            OrderRejected()
-            | CancelRejected()
-            | InstrumentRejected()
-            | SettlementCycleRejected()
-            | ShardPlaced()
-            | RecordRejected()
-            | CommandQuarantined()
-            | CommandRetried()
-        ):
-            pass
-        case _:
-            assert_never(event)
+    change = _CHANGES[type(event)]  # a replay is as fast as this: a ``match`` takes twice as long
+    if change is not None:
+        change(state, event)
 
 
 def rebuild(
@@ -227,9 +208,11 @@ def _place(state: State, order: PlaceOrder, now_ms: int, order_id_taken: bool) -
         assert reason is not None
         return [_rejected(order, reason, now_ms)]
     events: list[Event] = [_accepted(order, now_ms)]
-    events += islice(_trades(book, order, now_ms), FILLS_MAX)
-    last = events[-1]
-    remaining = last.taker_remaining if isinstance(last, TradeExecuted) else order.quantity
+    remaining = order.quantity
+    if book.facing[order.side].meets(order.price):  # most orders meet nobody
+        events += islice(_trades(book, order, now_ms), FILLS_MAX)
+        last = events[-1]
+        remaining = last.taker_remaining if type(last) is TradeExecuted else remaining
     if remaining:
         events.append(_remainder(order, remaining, len(events) - 1, now_ms))
     return events
@@ -244,38 +227,39 @@ def _refusal(
         return RejectReason.UNKNOWN_INSTRUMENT
     if order.order_id in book.orders:
         return RejectReason.DUPLICATE_ORDER_ID
-    if order.order_type is OrderType.LIMIT and order.price is None:
-        return RejectReason.PRICE_REQUIRED
-    if order.order_type is OrderType.MARKET and order.price is not None:
+    price = order.price
+    if price is None:
+        if order.order_type is _LIMIT:
+            return RejectReason.PRICE_REQUIRED
+    elif order.order_type is _MARKET:
         return RejectReason.PRICE_NOT_ALLOWED
-    if order.price is not None and order.price % book.instrument.tick_size:
+    elif price % book.instrument.tick_size:
         return RejectReason.OFF_TICK
     if order.quantity % book.instrument.lot_size:
         return RejectReason.OFF_LOT
     # Also refused if it would not rest: a client with too many orders is told so early and always.
-    if order.price is not None and (
-        state.open_orders.get(order.client_id, 0) >= state.open_orders_max
-    ):
+    if price is not None and state.open_orders.get(order.client_id, 0) >= state.open_orders_max:
         return RejectReason.TOO_MANY_OPEN_ORDERS
     return None
 
 
 def _trades(book: Book, order: PlaceOrder, now_ms: int) -> Iterator[TradeExecuted]:
+    # Calling the type ``Quantity`` would cost as much as the event itself.
     remaining: int = order.quantity
-    for maker in book.sides[order.side.opposite].orders(order.price):
+    for maker in book.facing[order.side].orders(order.price):
         quantity = min(remaining, maker.remaining)
         remaining -= quantity
         yield TradeExecuted(
             instrument=order.instrument,
             price=maker.price,
-            quantity=Quantity(quantity),
+            quantity=quantity,  # type: ignore[arg-type]
             taker_side=order.side,
             taker_order_id=order.order_id,
             taker_client_id=order.client_id,
-            taker_remaining=Quantity(remaining),
+            taker_remaining=remaining,  # type: ignore[arg-type]
             maker_order_id=maker.order_id,
             maker_client_id=maker.client_id,
-            maker_remaining=Quantity(maker.remaining - quantity),
+            maker_remaining=maker.remaining - quantity,  # type: ignore[arg-type]
             time_ms=now_ms,
         )
         if not remaining:
@@ -319,7 +303,7 @@ def _remainder(order: PlaceOrder, remaining: Quantity, fills: int, now_ms: int) 
             side=order.side,
             price=None,
             quantity=remaining,
-            reason=CancelReason.FILLS_MAX if swept else CancelReason.MARKET_REMAINDER,
+            reason=CancelReason.FILLS_MAX if swept else _MARKET_REMAINDER,
             time_ms=now_ms,
         )
     return OrderRested(
@@ -339,7 +323,7 @@ def _cancel(state: State, command: CancelOrder, now_ms: int) -> Event:
         return _cancel_rejected(command, RejectReason.UNKNOWN_INSTRUMENT, now_ms)
     order = book.orders.get(command.order_id)
     if order is None:
-        return _cancel_rejected(command, RejectReason.ORDER_NOT_OPEN, now_ms)
+        return _cancel_rejected(command, _NOT_OPEN, now_ms)
     if command.client_id is not None and command.client_id != order.client_id:
         return _cancel_rejected(command, RejectReason.NOT_OWNER, now_ms)
     return OrderCancelled(
@@ -349,7 +333,7 @@ def _cancel(state: State, command: CancelOrder, now_ms: int) -> Event:
         side=order.side,
         price=order.price,
         quantity=Quantity(order.remaining),
-        reason=CancelReason.REQUESTED,
+        reason=_REQUESTED,
         time_ms=now_ms,
         asked_by=command.client_id,
     )
@@ -445,6 +429,43 @@ def _reduce(state: State, instrument: str, order_id: str, quantity: int) -> None
         state.open_orders[order.client_id] = count
     else:
         del state.open_orders[order.client_id]
+
+
+def _trade(state: State, event: TradeExecuted) -> None:
+    _reduce(state, event.instrument, event.maker_order_id, event.quantity)
+
+
+def _end(state: State, event: OrderCancelled) -> None:
+    if event.price is not None:  # else it never rested
+        _reduce(state, event.instrument, event.order_id, event.quantity)
+
+
+def _close(state: State, event: SettlementCycleClosed) -> None:
+    _open_cycle(state, event.cycle + 1)
+
+
+def _limit(state: State, event: OpenOrdersLimited) -> None:
+    _limit_open_orders(state, event.open_orders_max)
+
+
+# What each event changes. A test holds that every type of event is here.
+_CHANGES: Final[dict[type[Event], Callable[[State, Any], None] | None]] = {
+    OrderAccepted: None,
+    TradeExecuted: _trade,
+    OrderRested: _rest,
+    OrderCancelled: _end,
+    InstrumentRegistered: _open_book,
+    SettlementCycleClosed: _close,
+    OpenOrdersLimited: _limit,
+    OrderRejected: None,
+    CancelRejected: None,
+    InstrumentRejected: None,
+    SettlementCycleRejected: None,
+    ShardPlaced: None,
+    RecordRejected: None,
+    CommandQuarantined: None,
+    CommandRetried: None,
+}
 
 
 def _rehash(instrument: str, order: RestingOrder) -> int:

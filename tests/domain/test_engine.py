@@ -5,6 +5,8 @@ The expectation is always the whole list. ``test_engine_refusals`` has the refus
 an independent matcher.
 """
 
+from typing import get_args
+
 import pytest
 from msgspec import UNSET
 
@@ -257,6 +259,10 @@ def test_time_never_runs_backwards() -> None:
 
     assert [event.time_ms for event in early] == [TIME_MS, TIME_MS]
     assert [event.time_ms for event in late] == [TIME_MS + 1, TIME_MS + 1]
+
+
+def test_every_kind_of_event_is_known_to_change_something_or_nothing() -> None:
+    assert engine._CHANGES.keys() == set(get_args(Event))
 
 
 def test_every_kind_of_event_moves_the_position_by_one() -> None:

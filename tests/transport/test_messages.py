@@ -381,7 +381,7 @@ def test_the_body_hash_is_what_claims_already_hold(command: Command, hashed: str
     assert body_hash(command).hex() == hashed
 
 
-class LaterOrder(PlaceOrder, frozen=True, tag="PlaceOrder"):
+class LaterOrder(PlaceOrder, frozen=True, tag="PlaceOrder"):  # type: ignore[misc]
     """``PlaceOrder`` as a later build may have it."""
 
     display: int = 100_000
