@@ -355,7 +355,8 @@ def _made(one: GenerationView) -> str:
     """Return how far a build is and who asked for it; and if its builder may be gone."""
     by = f"begun by {printable(one.begun_by or '')}"
     if one.build is None:
-        return f"waits for a builder, {by}"
+        since = "" if one.begun_at is None else f" since {one.begun_at:%Y-%m-%d %H:%M:%SZ}"
+        return f"waits for a builder{since}, {by}"
     told = f"{one.build.doing}, {by}"
     if one.state != BUILDING or one.build.silent_s < SILENT_S:
         return told

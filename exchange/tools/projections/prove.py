@@ -24,7 +24,7 @@ from exchange.tools.projections.proving import (
 )
 from exchange.tools.projections.stores import Stores, answered
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import ToolError, wide_console
+from exchange.tools.terminal import ToolError, counted, wide_console
 
 
 def prove_log(at: str, *, only_decisions: bool, as_json: bool) -> None:
@@ -110,7 +110,7 @@ def _show_first(console: Console, decided: Decided, first: Otherwise) -> None:
 def _show_models(console: Console, models: Sequence[Model]) -> None:
     table = Table("read model", "definition", "rows", "digest", "verified there", box=None)
     for one in models:
-        passed = f", {one.skipped} events passed over" if one.skipped else ""
+        passed = f", {counted(one.skipped, 'event')} passed over" if one.skipped else ""
         digest = f"{one.digest}{passed}"
         table.add_row(one.projection, one.fingerprint, f"{one.rows:,}", digest, _beside(one))
     console.print(table)

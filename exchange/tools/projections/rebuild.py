@@ -341,6 +341,18 @@ def outcome_of(
     return Outcome(name, number, succeeded=stay and waits, message=message)
 
 
+def _told_switch(generation: Generation) -> str:
+    """Return what comes before the command that switches to a generation that waits."""
+    if generation.is_verified:
+        return "To let queries read it: "
+    verify = f"exchange verify-projection {_named(generation)}"
+    return f"To let queries read it, compare it first: {verify}\n  Then: "
+
+
+def _named(generation: Generation) -> str:
+    return f"{generation.projection} --generation {generation.generation}"
+
+
 def _told_former(name: str, live: int, keep_hours: int) -> str:
     """Return what becomes of the generation that was live before."""
     if not keep_hours:
@@ -355,19 +367,18 @@ def _told_end(generation: Generation, *, stay: bool) -> str | None:
     if state == BUILDING or (state == CATCHING_UP and generation.replaces is not None):
         return None
     if state == CATCHING_UP:
-        told = f"To let queries read it: make switch {which}"
+        told = f"is built, and kept up.\n  {_told_switch(generation)}make switch {which}"
         if stay:
-            return f"is built, and kept up. {told}"
+            return told
         return (
-            f"is built, and waits: its switch was not asked for, or given up.\n  To see which: make"
-            f" operations {which}. {told}\n  To give it up: exchange retire"
-            f" {generation.projection} --generation {generation.generation}"
+            f"{told}\n  It was not asked to switch, or gave up: make operations {which}"
+            f"\n  To give it up: exchange retire {_named(generation)}"
         )
     if state == FAILED:
         return (
             f"failed: {generation.failure}."
             "\n  The live one serves on. Once the cause is mended: exchange retry"
-            f" {generation.projection} --generation {generation.generation}"
+            f" {_named(generation)}"
         )
     if state == KEPT:
         return f"was live, and is kept. To see who switched again: make operations {which}"

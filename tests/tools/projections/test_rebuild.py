@@ -109,16 +109,23 @@ def test_the_way_back_is_told_only_if_there_is_one() -> None:
 
 def test_what_waits_for_a_switch_is_told_with_all_that_can_be_done() -> None:
     waiting = Generation("vwap", 4, CATCHING_UP, live=False)
+    compared = Generation("vwap", 4, CATCHING_UP, live=False, verified="0:9")
 
-    told = outcome_of(waiting, None, 1.0, stay=False, keep_hours=24)
+    first, second = (
+        outcome_of(one, None, 1.0, stay=False, keep_hours=24) for one in (waiting, compared)
+    )
 
-    assert told is not None
+    assert first is not None
+    assert second is not None
     for command in (
         "make switch PROJECTION=vwap",
         "make operations PROJECTION=vwap",
         "exchange retire vwap --generation 4",
     ):
-        assert command in told.message
+        assert command in first.message
+        assert command in second.message
+    assert "exchange verify-projection vwap --generation 4" in first.message
+    assert "verify-projection" not in second.message
 
 
 async def test_a_rebuild_that_is_refused_costs_and_retires_nothing(

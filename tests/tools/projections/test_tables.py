@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
 from exchange.tools.operators.status import UNHEALTHY, ShardStatus
 from exchange.tools.projections.operations import operations_table
-from exchange.tools.projections.overview import GenerationView, Overview, generations_table
+from exchange.tools.projections.overview import GenerationView, Overview, generations_table, notes
 from exchange.tools.projections.shards import ShardView, shard_notes, shards_table
 from projections.lifecycle.operations import OperationRow
 
@@ -97,3 +98,14 @@ def _far_behind(head: int) -> GenerationView:
         failed_at=None,
         size_bytes=3 * head,
     )
+
+
+def test_a_build_that_nobody_takes_up_says_since_when_it_waits() -> None:
+    begun_at = datetime(2026, 1, 1, tzinfo=UTC)
+    waiting = structs.replace(
+        _far_behind(9), state="building", live=False, begun_at=begun_at, lag_events=9
+    )
+
+    assert notes(Overview([waiting], [])) == [
+        "instruments 12: waits for a builder since 2026-01-01 00:00:00Z, begun by ann"
+    ]
