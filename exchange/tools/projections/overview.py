@@ -363,6 +363,15 @@ def _made(one: GenerationView) -> str:
     return f"{told}, nothing heard of it for {one.build.silent_s:,.0f} s"
 
 
+def _made_otherwise(one: GenerationView) -> str:
+    """Return what this build does with a generation that its present definition did not make."""
+    if not one.fits:
+        return f"built by another definition ({one.fingerprint}): it stands as it is"
+    if one.state == KEPT:
+        return f"by the definition before ({one.fingerprint})"
+    return "the code has changed since: rebuild"
+
+
 def _held(held: OperationRow) -> str:
     told = {PAUSE: "paused by", DIFFERS: "differs from the log, as was found by"}[held.action]
     why = f": {printable(held.reason)}" if held.reason else ""
@@ -409,10 +418,8 @@ def _notes(one: GenerationView, overview: Overview) -> Iterable[str]:
     if one.failure is not None:
         again = f"exchange retry {one.projection} --generation {one.generation}"
         yield f"{one.failure} (once it is mended: {again})"
-    if not one.fits:
-        yield f"built by another definition ({one.fingerprint}): it stands as it is"
-    elif one.changed:
-        yield "the code has changed since: rebuild"
+    if one.changed or not one.fits:
+        yield _made_otherwise(one)
     passed_over = [s for s in overview.skips if s.projection == one.projection]
     for skip in passed_over:
         if one.fingerprint in (None, skip.fingerprint):

@@ -109,3 +109,13 @@ def test_a_build_that_nobody_takes_up_says_since_when_it_waits() -> None:
     assert notes(Overview([waiting], [])) == [
         "instruments 12: waits for a builder since 2026-01-01 00:00:00Z, begun by ann"
     ]
+
+
+def test_only_a_model_that_is_read_is_to_be_rebuilt_for_its_code() -> None:
+    live = structs.replace(_far_behind(9), changed=True)
+    kept = structs.replace(live, state="kept", live=False)
+
+    assert notes(Overview([live, kept], [])) == [
+        "instruments 12: the code has changed since: rebuild",
+        "instruments 12: by the definition before (1-ab)",
+    ]
