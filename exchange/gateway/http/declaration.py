@@ -17,6 +17,7 @@ from exchange.gateway.http.problems import Code
 Handler = Callable[[Request], Awaitable[Response]]
 
 JSON: Final = "application/json"
+BODY_BYTES_MAX: Final = 16 * 1024  # the largest order has 600 bytes
 
 # The refusals of the edge, before any handler is called, and a crash: every endpoint may answer
 # them.
@@ -49,7 +50,8 @@ COMMANDING: Final = (
 class Operation(Struct, frozen=True, kw_only=True):
     """One endpoint. ``answers`` has the types of each status that is not a problem.
 
-    ``examples`` are request bodies by their names, ``headers`` are headers of the request.
+    ``examples`` are request bodies by their names, ``headers`` are headers of the request. A path
+    whose body may have more than ``BODY_BYTES_MAX`` has no parameters.
     """
 
     tag: str
@@ -60,6 +62,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     headers: tuple[Parameter, ...] = ()
     body: type[Struct] | None = None
     body_required: bool = False
+    body_bytes_max: int = BODY_BYTES_MAX
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     media_type: str = JSON
 

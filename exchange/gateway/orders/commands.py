@@ -7,9 +7,17 @@ from starlette.responses import Response
 
 from exchange.gateway.http.declaration import COMMANDING, Operation, operation
 from exchange.gateway.http.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
-from exchange.gateway.http.problems import Code
-from exchange.gateway.http.requests import check_id, decode, idempotency_key, query, wants_async
+from exchange.gateway.http.problems import Code, invalid
+from exchange.gateway.http.requests import (
+    check_id,
+    decode,
+    header_lines,
+    idempotency_key,
+    query,
+    wants_async,
+)
 from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.orders.batches import BATCH_BODY, BATCH_BYTES_MAX, BatchBody, BatchView, enter
 from exchange.gateway.orders.entry import (
     CANCEL_BODY,
     ORDER_BODY,
@@ -104,6 +112,45 @@ async def cancel_order(request: Request) -> Response:
     origin = origin_of(request, wait=not wants_async(request))
     entered = await cancel(gateway_of(request), order_id, body.client_id, key, origin)
     return _response(request, entered, 200, {})
+
+
+@operation(
+    Operation(
+        tag="trading",
+        headers=(PREFER,),
+        body=BatchBody,
+        body_required=True,
+        body_bytes_max=BATCH_BYTES_MAX,
+        examples={
+            "replace": {
+                "entries": [
+                    {"action": "cancel", "order_id": "order-1", "client_id": "client-A"},
+                    {
+                        "action": "place",
+                        "idempotency_key": "abc-124",
+                        "order_id": "order-2",
+                        "client_id": "client-A",
+                        "instrument": "BTC-USD",
+                        "side": "buy",
+                        "type": "limit",
+                        "price": 70150,
+                        "quantity": 0.25,
+                    },
+                ]
+            },
+        },
+        answers={200: (BatchView,)},
+        problems=(Code.MALFORMED, Code.READ_UNAVAILABLE, Code.BUSY),
+    )
+)
+async def enter_batch(request: Request) -> Response:
+    """``POST /orders/batch``."""
+    query(request)
+    if header_lines(request, b"idempotency-key"):
+        raise invalid("Idempotency-Key", "is not for a batch: each entry may have a key of its own")
+    body = decode(await request.body(), BATCH_BODY)
+    origin = origin_of(request, wait=not wants_async(request))
+    return json_response(await enter(gateway_of(request), body.entries, origin))
 
 
 def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:

@@ -131,7 +131,7 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
     with telling(outcome="none"):
         listing = await gateway.own_listings.get(body.instrument)
-    command = _place_command(body, listing)
+    command = place_command(body, listing)
     answer = await _enter(gateway, admitted, listing, command, command_id, origin)
     if isinstance(answer, Pending):
         return Entered(command_id, command.order_id, answer)
@@ -149,10 +149,7 @@ async def cancel(
     Raises:
         Problem: It was refused, or its outcome is not known; the field ``outcome`` says which.
     """
-    if key is not None and client_id is None:
-        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
-    if client_id is None and gateway.cancels_name_owner:
-        raise invalid("client_id", "is required here: a cancel names the order's owner")
+    check_cancel(gateway, client_id, key)
     command_id = command_id_for(client_id, key)
     admitted = await _admit(gateway, Kind.CANCELS, client_id, command_id, origin)
     with telling(outcome="none"):
@@ -163,6 +160,18 @@ async def cancel(
         return Entered(command_id, order_id, answer)
     view = await cancelled_view(gateway, listing, answer, command_id)
     return Entered(command_id, order_id, view, answer.resent)
+
+
+def check_cancel(gateway: Gateway, client_id: str | None, key: str | None) -> None:
+    """Refuse a cancel without a client where it needs one.
+
+    Raises:
+        Problem: 422, ``client_id`` is missing.
+    """
+    if key is not None and client_id is None:
+        raise invalid("client_id", "is needed with an idempotency key, which is the client's")
+    if client_id is None and gateway.cancels_name_owner:
+        raise invalid("client_id", "is required here: a cancel names the order's owner")
 
 
 def check_reachable(field: str, id_: str | None) -> None:
@@ -182,16 +191,23 @@ async def placed_view(
     Raises:
         Problem: The exchange refused the order.
     """
+    order, trades = await placed_order(listing, decision, command_id)
+    book = await book_of(gateway, listing, decision)
+    return PlacedView(order, trades, book, decision.sequence, str(command_id))
+
+
+async def placed_order(
+    listing: Listing, decision: Decision, command_id: UUID
+) -> tuple[OrderView, list[Raw]]:
+    """Return an order that was placed, and its trades as JSON.
+
+    Raises:
+        Problem: The exchange refused the order.
+    """
     check_accepted(decision, command_id)
     order = await fold(None, decision.events)
     assert order is not None, "an accepted order has an OrderAccepted event"
-    return PlacedView(
-        order_view(order, listing),
-        await _trades(decision, listing),
-        await _orderbook(gateway, listing, decision),
-        decision.sequence,
-        str(command_id),
-    )
+    return order_view(order, listing), await _trades(decision, listing)
 
 
 async def cancelled_view(
@@ -230,6 +246,17 @@ async def _admit(
         Problem: 429, no budget is left; 503, the gateway is stopping or the log cannot be read.
     """
     receipt = await admit(gateway, kind, client_id, origin)
+    return await receipt_or_claim(gateway, receipt, client_id, command_id, origin)
+
+
+async def receipt_or_claim(
+    gateway: Gateway, receipt: Receipt, client_id: str | None, command_id: UUID, origin: Origin
+) -> Receipt | Claim:
+    """Return the receipt, or the claim of the command's key if no budget was left for it.
+
+    Raises:
+        Problem: 429, no budget is left, and the command is no retry; 503, the log cannot be read.
+    """
     if not receipt.budget.wait_us:
         return receipt
     claim = await _earlier(gateway, client_id, command_id, origin)
@@ -263,9 +290,24 @@ async def _enter(
 ) -> Decision | Pending:
     if isinstance(admitted, Receipt):
         return await _submit(gateway, admitted, listing, command, command_id, origin)
-    first = (admitted.shard, admitted.kafka_offset)
+    return await outcome_of_claim(gateway, admitted, command, command_id, origin)
+
+
+async def outcome_of_claim(
+    gateway: Gateway,
+    claim: Claim,
+    command: PlaceOrder | CancelOrder,
+    command_id: UUID,
+    origin: Origin,
+) -> Decision | Pending:
+    """Return the outcome of the first command with a key, which is sent once more without budget.
+
+    Raises:
+        Problem: 409, the first command asked for something else; 503, the log cannot be read.
+    """
+    first = (claim.shard, claim.kafka_offset)
     asked = body_hash(command)
-    conflict = admitted.conflicts_with(asked)
+    conflict = claim.conflicts_with(asked)
     answer = await gateway.submitter.first_outcome(first, command_id, asked, conflict=conflict)
     return answer if origin.wait else Pending(*first)
 
@@ -285,20 +327,36 @@ async def _submit(
         wait=origin.wait,
         on_handed_over=origin.on_handed_over,
     )
+    await settle_account(gateway, receipt, answer, command.client_id, origin)
+    return answer
+
+
+async def settle_account(
+    gateway: Gateway,
+    receipt: Receipt,
+    answer: Decision | Pending,
+    client_id: str | None,
+    origin: Origin,
+) -> None:
+    """Count what was decided, and charge a retry as one."""
     if isinstance(answer, Pending):
-        return answer
+        return
     if answer.resent:
         # A retry is charged as one, and its order is given back. If the budget for retries is
         # spent, the charge for an order stays.
-        retry = await gateway.limiter.spend(Kind.RETRIES, command.client_id, origin.address)
+        retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
         if not retry.budget.wait_us:
             gateway.limiter.give_back(receipt)
     else:
         gateway.metrics.decided(answer.events)
-    return answer
 
 
-def _place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
+def place_command(body: OrderBody, listing: Listing) -> PlaceOrder:
+    """Return the command that a body asks for, in units of the listing.
+
+    Raises:
+        Problem: 422, the body does not fit the instrument or contradicts itself.
+    """
     return PlaceOrder(
         order_id=_order_id(body),
         client_id=body.client_id,
@@ -362,7 +420,8 @@ async def _trades(decision: Decision, listing: Listing) -> list[Raw]:
     return await in_turns(lambda decided: Raw(encoder.encode(trade_view(decided, listing))), trades)
 
 
-async def _orderbook(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
+async def book_of(gateway: Gateway, listing: Listing, decision: Decision) -> Raw | None:
+    """Return the book at or after a decision as JSON, None where it is not known yet."""
     if decision.book is not None:
         return Raw(f"{{{decision.book.text(listing)}}}".encode())
     return await book_after(gateway, listing, decision.sequence)

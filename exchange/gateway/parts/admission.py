@@ -67,10 +67,19 @@ async def admit(gateway: Gateway, kind: Kind, client_id: str | None, origin: Ori
     Raises:
         Problem: 503, the gateway is stopping.
     """
+    check_running(gateway)
+    return await _spend(gateway, kind, client_id, origin)
+
+
+def check_running(gateway: Gateway) -> None:
+    """Refuse a command while the gateway is stopping.
+
+    Raises:
+        Problem: 503, it is.
+    """
     if gateway.stopping.is_set():
         detail = "This gateway stops; nothing was sent. Send it to another one."
         raise Problem(Code.BUSY, detail, outcome="none")
-    return await _spend(gateway, kind, client_id, origin)
 
 
 async def admit_operation(request: Request) -> None:

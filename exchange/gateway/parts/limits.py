@@ -218,6 +218,19 @@ class RateLimiter:
 
     async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
         """Take a token from both buckets of a request, or from neither if one is empty."""
+        spent = self._begin_to_spend(kind, client_id, address)
+        return spent if isinstance(spent, Receipt) else await spent
+
+    async def spend_all(
+        self, kinds: Sequence[tuple[Kind, str | None]], address: str
+    ) -> list[Receipt]:
+        """Spend for requests of an address, each of a kind and a client, in one question."""
+        all_spent = [self._begin_to_spend(*kind, address) for kind in kinds]
+        return [spent if isinstance(spent, Receipt) else await spent for spent in all_spent]
+
+    def _begin_to_spend(
+        self, kind: Kind, client_id: str | None, address: str
+    ) -> "Receipt | asyncio.Future[Receipt]":
         buckets = self._buckets(kind, client_id, address)
         if not any(limit.per_second for limit in buckets.limits):
             return Receipt(UNLIMITED)
@@ -227,7 +240,7 @@ class RateLimiter:
         self._waiting.append((buckets, future))
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all())
-        return await future
+        return future
 
     def give_back(self, receipt: Receipt) -> None:
         """Return the tokens of a receipt, if it has any; Redis gets them with the next call."""

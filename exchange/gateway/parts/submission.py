@@ -26,8 +26,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
 from itertools import repeat
@@ -97,8 +97,8 @@ class _Way(Enum):
 _Answer = Decision | FoundOutcome | Pending | Delivery
 
 
-class _Waiter:
-    """One request that waits; the first answer wins."""
+class Waiter:
+    """One command that was sent and waits for its outcome; the first answer wins."""
 
     __slots__ = (
         "_future",
@@ -108,11 +108,14 @@ class _Waiter:
         "every_s",
         "location",
         "next_s",
+        "number",
         "wait",
         "way",
     )
 
-    def __init__(self, command: ClientCommand, command_id: UUID, now_s: float, wait: bool) -> None:
+    def __init__(self, number: int, command: ClientCommand, command_id: UUID, wait: bool) -> None:
+        now_s = time.monotonic()
+        self.number = number
         self.command = command
         self.command_id = command_id
         self.wait = wait
@@ -143,6 +146,11 @@ class _Waiter:
     async def result(self) -> _Answer:
         return await self._future
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the outcome has come whole, so that nothing is left to look up."""
+        return self._future.done() and isinstance(self._future.result(), Decision)
+
 
 class Submitter:
     """Sends commands and finds out what became of them."""
@@ -162,8 +170,9 @@ class Submitter:
         self._metrics = metrics
         self._backlog = backlog
         self._wait_s = wait_s
-        self._waiters: dict[int, _Waiter] = {}  # oldest first
+        self._waiters: dict[int, Waiter] = {}  # oldest first
         self._last_number = 0
+        self._places_kept = 0  # for commands that are about to be sent
         self._timer: asyncio.TimerHandle | None = None
         self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
         self._first_events = SharedByKey(self._read_first_events)
@@ -193,25 +202,65 @@ class Submitter:
             Problem: The command was not sent, it may or may not have been sent, Kafka has lost it,
                 or its key belongs to another request.
         """
-        await self._backlog.learn_bases()
-        if len(self._waiters) >= WAITERS_MAX:
-            raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
-        self._backlog.check_whole(shard)
-        self._backlog.check_readable(shard, command_version(command))
-        number = self._last_number = self._last_number + 1
-        waiter = _Waiter(command, command_id, time.monotonic(), wait)
-        self._produce(shard, waiter, number)
+        async with self.places_for(1):
+            waiter = self.send(shard, command, command_id, wait=wait)
         if on_handed_over is not None:
             on_handed_over()
-        self._waiters[number] = waiter
-        self._arm()
         try:
-            answer = await waiter.result()
+            return await self.outcome_of(waiter)
         finally:
-            del self._waiters[number]
+            self.forget(waiter)
+
+    @asynccontextmanager
+    async def places_for(self, commands: int) -> AsyncIterator[None]:
+        """Keep places for so many commands, which are sent inside: for all of them or for none.
+
+        Raises:
+            Problem: 503, too many commands wait for their outcomes here.
+        """
+        await self._backlog.learn_bases()
+        if len(self._waiters) + self._places_kept + commands > WAITERS_MAX:
+            raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+        self._places_kept += commands
+        try:
+            yield
+        finally:
+            self._places_kept -= commands
+
+    def send(
+        self, shard: int, command: ClientCommand, command_id: UUID, *, wait: bool = True
+    ) -> Waiter:
+        """Hand a command to Kafka's client, in a place that was kept; ``forget`` it in the end.
+
+        Raises:
+            Problem: The command was not sent.
+        """
+        self._backlog.check_whole(shard)
+        self._backlog.check_readable(shard, command_version(command))
+        self._last_number += 1
+        waiter = Waiter(self._last_number, command, command_id, wait)
+        self._produce(shard, waiter)
+        self._waiters[waiter.number] = waiter
+        self._arm()
+        return waiter
+
+    async def outcome_of(self, waiter: Waiter) -> Decision | Pending:
+        """Return the outcome of a command, or its location if it is not decided in time.
+
+        Raises:
+            Problem: It may or may not have been sent, Kafka has lost it, or its key belongs to
+                another request.
+        """
+        answer = await waiter.result()
+        self.forget(waiter)
         if isinstance(answer, Decision | FoundOutcome):
             self._metrics.order_seconds.observe(time.monotonic() - waiter.born_s)
         return await self._concluded(answer, waiter)
+
+    def forget(self, *waiters: Waiter) -> None:
+        """Wait no more for the outcomes of some commands; they may have come."""
+        for waiter in waiters:
+            self._waiters.pop(waiter.number, None)
 
     def heard(self, message: OutcomeMessage) -> None:
         """Answer the waiters whose outcomes are in a message from Redis."""
@@ -267,14 +316,14 @@ class Submitter:
         for lookup in self._lookups.values():
             lookup.cancel()
 
-    def _produce(self, shard: int, waiter: _Waiter, number: int) -> None:
+    def _produce(self, shard: int, waiter: Waiter) -> None:
         try:
             self._producer.produce(
                 shard,
                 key=_key_of(waiter.command),
                 value=encode_command(waiter.command),
                 command_id=waiter.command_id,
-                reply_to=reply_address(self.gateway_id, number),
+                reply_to=reply_address(self.gateway_id, waiter.number),
                 on_delivery=partial(self._delivered, waiter),
                 traceparent=tracing.current(),
                 version=command_version(waiter.command),
@@ -285,11 +334,11 @@ class Submitter:
                 Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {error}.", outcome="none"
             ) from error
 
-    def _delivered(self, waiter: _Waiter, delivery: Delivery) -> None:
+    def _delivered(self, waiter: Waiter, delivery: Delivery) -> None:
         offset = self._backlog.offset_of_log(delivery.shard, delivery.offset)
         waiter.delivered(delivery, Pending(delivery.shard, offset))
 
-    async def _concluded(self, answer: _Answer, waiter: _Waiter) -> Decision | Pending:
+    async def _concluded(self, answer: _Answer, waiter: Waiter) -> Decision | Pending:
         match answer:
             case Pending():
                 return _told_later(answer, waiter)
@@ -305,12 +354,12 @@ class Submitter:
                 return answer
 
     async def _first_outcome(
-        self, first: tuple[int, int], waiter: _Waiter, *, conflict: bool
+        self, first: tuple[int, int], waiter: Waiter, *, conflict: bool
     ) -> Decision | Pending:
         asked = body_hash(waiter.command)
         return await self.first_outcome(first, waiter.command_id, asked, conflict=conflict)
 
-    def _undelivered(self, delivery: Delivery, waiter: _Waiter) -> Problem:
+    def _undelivered(self, delivery: Delivery, waiter: Waiter) -> Problem:
         outcome = "none" if delivery.never_sent else "unknown"
         self._metrics.produce_failures[outcome].inc()
         return Problem(
@@ -329,7 +378,7 @@ class Submitter:
         """Answer the waiters whose time is over, and start a look-up for those that are due."""
         self._timer = None
         now_s = time.monotonic()
-        due: list[_Waiter] = []
+        due: list[Waiter] = []
         for waiter in self._waiters.values():
             if now_s - waiter.born_s < LOOKUP_AFTER_S:
                 break  # all after it are younger
@@ -343,7 +392,7 @@ class Submitter:
         if self._waiters:
             self._arm()
 
-    async def _look_up_by(self, way: _Way, due: Sequence[_Waiter]) -> None:
+    async def _look_up_by(self, way: _Way, due: Sequence[Waiter]) -> None:
         match way:
             case _Way.TOGETHER:
                 await self._look_up(due, TOGETHER_EVENTS_MAX)
@@ -352,7 +401,7 @@ class Submitter:
             case _Way.SETTLED:
                 await self._look_up_settled(due)
 
-    def _is_due(self, waiter: _Waiter, now_s: float) -> bool:
+    def _is_due(self, waiter: Waiter, now_s: float) -> bool:
         age_s = now_s - waiter.born_s
         if waiter.location is None:
             if age_s >= DELIVERY_WAIT_S:
@@ -363,12 +412,12 @@ class Submitter:
             return False
         return now_s >= waiter.next_s
 
-    async def _look_up_each(self, due: Sequence[_Waiter]) -> None:
+    async def _look_up_each(self, due: Sequence[Waiter]) -> None:
         for waiter in due:
             if not waiter.answered:
                 await self._look_up([waiter])
 
-    async def _look_up_settled(self, due: Sequence[_Waiter]) -> None:
+    async def _look_up_settled(self, due: Sequence[Waiter]) -> None:
         """Wait until all of Kafka is decided, then look the commands up: missing ones are lost."""
         try:
             await self._backlog.settle()
@@ -378,7 +427,7 @@ class Submitter:
             return
         await self._look_up(due)
 
-    async def _look_up(self, due: Sequence[_Waiter], events_max: int | None = None) -> None:
+    async def _look_up(self, due: Sequence[Waiter], events_max: int | None = None) -> None:
         self._metrics.lookups.inc(len(due))
         asked = [_located(waiter) for waiter in due]
         try:
@@ -387,7 +436,7 @@ class Submitter:
         except Problem as problem:
             logger.warning("Cannot look outcomes up in the log", extra={"error": str(problem)})
             found = {}
-        still: list[_Waiter] = []
+        still: list[Waiter] = []
         for waiter in due:
             assert waiter.location is not None
             answer = found.get((waiter.location.shard, waiter.location.offset))
@@ -418,7 +467,7 @@ def lost(command_id: UUID) -> Problem:
     )
 
 
-def _ask_later(waiters: Iterable[_Waiter]) -> None:
+def _ask_later(waiters: Iterable[Waiter]) -> None:
     now_s = time.monotonic()
     for waiter in waiters:
         waiter.every_s = min(2 * waiter.every_s, LOOKUP_EVERY_MAX_S)
@@ -426,7 +475,7 @@ def _ask_later(waiters: Iterable[_Waiter]) -> None:
 
 
 def _heard(
-    shard: int, outcome: Outcome, books: Mapping[str, RenderedBook], waiter: _Waiter
+    shard: int, outcome: Outcome, books: Mapping[str, RenderedBook], waiter: Waiter
 ) -> Decision | FoundOutcome:
     """Return an outcome as from the log, with the book after it if the command places an order."""
     if outcome.first is not None:
@@ -452,7 +501,7 @@ def _decided_events(shard: int, outcome: Outcome, command_id: UUID) -> list[Deci
     ]
 
 
-def _told_later(location: Pending, waiter: _Waiter) -> Pending:
+def _told_later(location: Pending, waiter: Waiter) -> Pending:
     if not is_keyed(waiter.command_id):
         return location
     return Pending(location.shard, location.offset, body_hash(waiter.command))
@@ -468,7 +517,7 @@ def _key_of(command: ClientCommand) -> str:
             assert_never(command)
 
 
-def _located(waiter: _Waiter) -> LocatedCommand:
+def _located(waiter: Waiter) -> LocatedCommand:
     assert waiter.location is not None
     return LocatedCommand(
         waiter.location.shard, waiter.location.offset, waiter.command_id, body_hash(waiter.command)

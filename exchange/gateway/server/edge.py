@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exchange.gateway.http.declaration import BODY_BYTES_MAX, OPERATIONS
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.responses import skips_text
 from exchange.gateway.parts.admission import BUDGET
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 URL_BYTES_MAX: Final = 2 * 1024
 HEADER_BYTES_MAX: Final = 16 * 1024
-BODY_BYTES_MAX: Final = 16 * 1024  # the largest request has 600 bytes
+LARGE_AT_ONCE: Final = 64  # bodies of more than ``BODY_BYTES_MAX`` that are read: 16 MB
 # Headers of which some readers take the first value and some the last, so two different values are
 # refused. ``requests`` does so for ``Idempotency-Key``, whose values may differ in quotes alone.
 COUNT_ONCE: Final = frozenset(
@@ -71,6 +72,12 @@ class Edge:
         self._origins = origins
         self._metrics = metrics
         self._routes = routes
+        self._large = {
+            path: OPERATIONS[endpoint].body_bytes_max
+            for endpoint, path in routes.items()
+            if endpoint in OPERATIONS and OPERATIONS[endpoint].body_bytes_max > BODY_BYTES_MAX
+        }
+        self._reading_large = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,7 +101,7 @@ class Edge:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _Head(scope["headers"])
         try:
-            body = await _body(scope, head, receive)
+            body = await self._body(scope, head, receive)
         except _Disconnected:
             return
         except Problem as problem:  # the body may not be read to its end
@@ -109,6 +116,20 @@ class Edge:
         if body is not None:
             receive = _whole(body, receive)
         await self._app(scope, receive, send)
+
+    async def _body(self, scope: Scope, head: "_Head", receive: Receive) -> bytes | None:
+        """Return the body of a request, None if it has none."""
+        most = self._large.get(scope["path"])
+        if most is None:
+            return await _body(scope, head, receive, BODY_BYTES_MAX)
+        if self._reading_large >= LARGE_AT_ONCE:
+            detail = f"{LARGE_AT_ONCE} large bodies are read already; nothing was done."
+            raise Problem(Code.BUSY, detail, outcome="none")
+        self._reading_large += 1
+        try:
+            return await _body(scope, head, receive, most)
+        finally:
+            self._reading_large -= 1
 
     def _check_origin(self, scope: Scope) -> None:
         """Refuse a command that a web page of another site makes a browser send."""
@@ -197,13 +218,12 @@ class _Head:
         return self.chunked != b"" or self.length not in (b"", b"0")
 
 
-async def _body(scope: Scope, head: _Head, receive: Receive) -> bytes | None:
-    """Return the body of a request, None if it has none."""
+async def _body(scope: Scope, head: _Head, receive: Receive, bytes_max: int) -> bytes | None:
     if scope["http_version"] not in ("1.1", "1.0"):
         raise Problem(Code.HTTP_VERSION, "Connect with HTTP/1.1.")
     if head.chunked and head.length:  # a proxy in front may see another end of the body
         raise Problem(Code.FRAMING, "Give Content-Length or Transfer-Encoding, not both.")
-    return await _read(receive, head.length) if head.has_body else None
+    return await _read(receive, head.length, bytes_max) if head.has_body else None
 
 
 def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
@@ -235,18 +255,18 @@ def _check_escapes(part: bytes) -> None:
         raise Problem(Code.FRAMING, detail) from None
 
 
-async def _read(receive: Receive, length: bytes) -> bytes:
-    if len(length) > LENGTH_DIGITS_MAX or int(length or 0) > BODY_BYTES_MAX:
-        raise _too_large()
+async def _read(receive: Receive, length: bytes, bytes_max: int) -> bytes:
+    if len(length) > LENGTH_DIGITS_MAX or int(length or 0) > bytes_max:
+        raise _too_large(bytes_max)
     try:
         async with asyncio.timeout(BODY_WAIT_S):
-            return await _read_all(receive)
+            return await _read_all(receive, bytes_max)
     except TimeoutError:
         detail = f"The body took longer than {BODY_WAIT_S:.0f} s; nothing was done."
         raise Problem(Code.SLOW_BODY, detail) from None
 
 
-async def _read_all(receive: Receive) -> bytes:
+async def _read_all(receive: Receive, bytes_max: int) -> bytes:
     chunks = []
     size_bytes = 0
     while True:
@@ -255,15 +275,15 @@ async def _read_all(receive: Receive) -> bytes:
             raise _Disconnected
         chunk = message.get("body", b"")
         size_bytes += len(chunk)
-        if size_bytes > BODY_BYTES_MAX:
-            raise _too_large()
+        if size_bytes > bytes_max:
+            raise _too_large(bytes_max)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
 
 
-def _too_large() -> Problem:
-    return Problem(Code.BODY_TOO_LARGE, f"A body may have {BODY_BYTES_MAX} bytes.")
+def _too_large(bytes_max: int) -> Problem:
+    return Problem(Code.BODY_TOO_LARGE, f"A body may have {bytes_max} bytes.")
 
 
 def _check_media_type(head: _Head) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from exchange.gateway.http.declaration import BODY_BYTES_MAX
 from exchange.gateway.server import edge
 from tests.gateway.conftest import order, register
 
@@ -283,7 +284,7 @@ async def test_large_headers_are_431(http: httpx.AsyncClient, size: int) -> None
     check(response, 431, "request.headers_too_large")
 
 
-@pytest.mark.parametrize("size", [edge.BODY_BYTES_MAX + 1, 100_000, 3_000_000])
+@pytest.mark.parametrize("size", [BODY_BYTES_MAX + 1, 100_000, 3_000_000])
 async def test_a_large_body_is_413_and_the_connection_ends(
     http: httpx.AsyncClient, size: int
 ) -> None:

@@ -22,10 +22,10 @@ from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import Data, Event, StreamClosed
 from wsproto.connection import Connection, ConnectionType
 
+from exchange.gateway.http.declaration import BODY_BYTES_MAX
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.http.requests import decode
 from exchange.gateway.orders.entry import ORDER_BODY
-from exchange.gateway.server.edge import BODY_BYTES_MAX
 from exchange.gateway.server.heads import CHUNK_HEADER, HEADER_FIELD, bound_heads
 from exchange.gateway.server.streams import MESSAGE_BYTES_MAX, BoundedStream
 from exchange.gateway.stream.protocol.messages import decode_message, echo_of
