@@ -15,6 +15,7 @@ from projections import book, positions, settlement, ticker, vwap
 from projections.folding import Fold, LogPart
 from projections.lifecycle.skips import read_skips, skipped
 from projections.past.states import STATE_EVENTS, Folded, keep_state, newest_state
+from projections.stores.checkpoints import note_skips
 
 Tell = Callable[[int, int], None]
 """Is told how many events have been folded, and of how many."""
@@ -63,6 +64,8 @@ async def fold_up_to(
 ) -> dict[str, Fold]:
     """Return folds of a shard up to a position, by projection; the events are read once.
 
+    What they skip up to there is noted, as reading a live model does.
+
     Raises:
         LogCorrupt: An event between the two is missing.
         Undecodable: One was written by another version of the software, and a fold does not skip
@@ -89,7 +92,9 @@ async def _begin(connection: asyncpg.Connection, folded: Folded, shard: int, up_
     skips = skipped(
         await read_skips(connection, folded.projection), folded.projection, folded.fingerprint
     )
-    return _Begun(folded, fold, after, frozenset(at for of, at in skips if of == shard))
+    mine = frozenset(at for of, at in skips if of == shard)
+    note_skips(f"{shard}:{at}" for at in mine if at <= up_to)
+    return _Begun(folded, fold, after, mine)
 
 
 def _without(part: LogPart, skips: frozenset[int]) -> list[LogPart]:

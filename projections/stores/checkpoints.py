@@ -9,7 +9,7 @@ unavailable, which is not the same as empty.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -123,6 +123,11 @@ def noting_skips() -> Iterator[set[str]]:
         _noted.reset(token)
 
 
+def note_skips(skipped: Iterable[str]) -> None:
+    """Note what a model lacks that was read, for whoever collects it."""
+    _noted.get(set()).update(skipped)
+
+
 async def read_live(connection: AsyncConnection, projection: str) -> Live:
     """Return the generation that a query is to read.
 
@@ -134,7 +139,7 @@ async def read_live(connection: AsyncConnection, projection: str) -> Live:
         raise ReadModelUnavailable(f"{projection} has no live generation yet")
     generation, fingerprint, shards, positions, times_ms, skipped = row
     if skipped:
-        _noted.get(set()).update(skipped)
+        note_skips(skipped)
     return Live(
         projection,
         generation,

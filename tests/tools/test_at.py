@@ -14,6 +14,7 @@ from exchange.domain.values import OrderType, Price, Quantity, Side
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, registration_command_id
 from exchange.tools.analysts import at_page
+from projections.past.folded import FOLDED
 from tests.projections.conftest import make_engine
 from tests.projections.logs import SMALL_TICK, LogWriter, registrations
 from tests.projections.models import read_log
@@ -95,6 +96,7 @@ async def test_a_moment_is_told_as_tables_as_json_and_as_a_difference(
     places = Places(registered, resting, traded, head)
     await check_book(places)
     await check_others(places)
+    await check_skips(database_url, places)
     monkeypatch.setattr(at_page, "COMPARED_MAX", 1)
     many = await asked(f"0:{resting}", "book", NAME, "--diff", f"0:{head}")
     assert "More than 1 rows" in str(many.exception)
@@ -154,6 +156,18 @@ async def check_others(at: Places) -> None:
     assert [c["client_id"] for c in owed["clients"]] == ["ann", "bob"]  # type: ignore[attr-defined]
     figures = await document(f"0:{at.traded}", "analytics", NAME)
     assert figures["overall_vwap"] == 0.15
+
+
+async def check_skips(database_url: str, at: Places) -> None:
+    connection = await asyncpg.connect(database_url)
+    add = "insert into skips values ('book', $1, 0, $2, 'it is poison', 'a test')"
+    await connection.execute(add, FOLDED["book"].fingerprint, at.head)
+    await connection.close()
+    before = await asked(f"0:{at.traded}", "book", NAME, "--json")
+    after = await asked(f"0:{at.head}", "book", NAME, "--json")
+    assert before.stderr == ""
+    assert f"pass over events: 0:{at.head} are not in it" in after.stderr
+    assert json.loads(after.stdout)["bids"] == json.loads(before.stdout)["bids"]
 
 
 async def check_times_and_mistakes(at: Places, newest: int) -> None:

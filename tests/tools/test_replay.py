@@ -1,6 +1,7 @@
 """``exchange replay``: the events of two shards in order, those that are asked, and mistakes."""
 
 import json
+import pathlib
 import random
 import subprocess
 import sys
@@ -96,6 +97,16 @@ async def test_lines_fit_and_mistakes_and_closed_pipes_end_in_words(log: Log) ->
     piped = await anyio.to_thread.run_sync(_into_a_closed_pipe)
     assert b"Traceback" not in piped
     assert b"Error" not in piped
+    full = await anyio.to_thread.run_sync(_onto_a_full_disk)
+    assert full.startswith(b"The replay ends here: "), full
+    assert b"Traceback" not in full
+
+
+def _onto_a_full_disk() -> bytes:
+    """Return what a replay says that cannot be written."""
+    command = [sys.executable, "-m", "exchange", "replay", "--json"]
+    with pathlib.Path("/dev/full").open("wb") as disk:
+        return subprocess.run(command, stdout=disk, stderr=subprocess.PIPE, check=False).stderr
 
 
 def _into_a_closed_pipe() -> bytes:

@@ -23,6 +23,7 @@ from exchange.config import Settings
 from exchange.domain.values import Id
 from exchange.gateway.http.parameters import INTERVAL
 from exchange.gateway.http.problems import Problem
+from exchange.gateway.http.responses import skips_text
 from exchange.gateway.parts.listings import Listings
 from exchange.log.events import UnknownEvent
 from exchange.log.moments import Moment
@@ -32,7 +33,7 @@ from exchange.tools.moments import moment_of
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import ToolError, connect, wide_console
 from projections.past.past import Past
-from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable
+from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable, noting_skips
 
 MODELS: Final = ("book", "ticker", "positions", "orders", "order", "settlement", "analytics")
 INTERVAL_MINUTES: Final = 60  # the hours of a day fit a terminal
@@ -89,7 +90,7 @@ def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_j
     moments = [text] if other is None else [text, other]
     bound = limit if other is None else COMPARED_MAX
     console = Console(stderr=True, quiet=as_json)
-    (_, sequence, first), *others = asyncio.run(_ask(moments, what, name, bound, console))
+    (_, sequence, first), *others = _asked(moments, what, name, bound, console)
     if not others:
         if as_json:
             typer.echo(first)
@@ -109,6 +110,18 @@ def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_j
         typer.echo(msgspec.json.encode(difference).decode())
     else:
         _print_difference(wide_console(), difference)
+
+
+def _asked(
+    moments: Sequence[str], what: str, name: str, limit: int, console: Console
+) -> list[tuple[Moment, str, str]]:
+    """Return what ``_ask`` does, and say what the answers lack."""
+    with noting_skips() as skipped:
+        found = asyncio.run(_ask(moments, what, name, limit, console))
+    if skipped:
+        told = f"An operator had read models pass over events: {skips_text(skipped)} are not in it."
+        Console(stderr=True).print(told, style="yellow", soft_wrap=True)
+    return found
 
 
 async def _ask(

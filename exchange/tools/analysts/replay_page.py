@@ -33,8 +33,13 @@ def show_replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_js
     """Print the wanted events after one moment up to another."""
     if wanted.type not in (None, *TYPES):
         raise typer.BadParameter(f"{wanted.type} is no type of event: {', '.join(TYPES)}.")
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_replay(begin, to, shard, wanted, as_json=as_json))
+    try:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_replay(begin, to, shard, wanted, as_json=as_json))
+    except BrokenPipeError:  # nobody reads any more
+        raise
+    except OSError as error:  # a disk is full, say
+        raise ToolError(f"The replay ends here: {error}.") from error
 
 
 async def _replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_json: bool) -> None:

@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from projections.orders import QUERIES
+from projections.past.folded import FOLDED
 from tests.gateway.conftest import Place, Venue
+from tests.gateway.resources.test_past import analyst_at
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +52,34 @@ async def test_answers_of_a_read_model_name_what_it_passes_over(
     for path in ("/market/trades", "/market/orderbook", "/market/ticker", "/settlement/cycles"):
         answer = await http.get(path)
         assert (answer.status_code, answer.headers.get(HEADER)) == (200, None), path
+
+
+async def test_answers_about_the_past_name_what_their_folds_pass_over(
+    skipped: None, venue: Venue, instrument: str, place: Place
+) -> None:
+    """A position is answered without its mark where the only trade is not in the ticker."""
+    del skipped
+    await place(client_id="skipper", side="sell")
+    traded = (await place(client_id="other")).json()["sequence"]
+    moment = {"as_of_sequence": f"0:{traded}", "instrument": instrument}
+    connection = await asyncpg.connect(venue.database_url)
+    trade = await connection.fetchval(
+        "select max(position) from events where type = 'TradeExecuted' and position <= $1", traded
+    )
+    for name in ("book", "ticker"):
+        for position in (trade, traded + 1_000):
+            made_by = FOLDED[name].fingerprint
+            await connection.execute(ADD.replace("orders", name), made_by, position)
+    await connection.close()
+
+    async with analyst_at(venue) as analyst, httpx.AsyncClient(base_url=analyst.url) as past:
+        book = await past.get("/market/orderbook", params=moment)
+        held = await past.get("/market/positions/skipper", params={"as_of_sequence": f"0:{traded}"})
+        figures = await past.get("/market/analytics", params=moment)
+
+    assert book.headers[HEADER] == held.headers[HEADER] == f"0:{trade}"
+    assert [one["mark_price"] for one in held.json()["positions"]] == [None]
+    assert (figures.status_code, figures.headers.get(HEADER)) == (200, None)
 
 
 async def test_without_skips_there_is_no_header(http: httpx.AsyncClient, place: Place) -> None:
