@@ -11,10 +11,12 @@ import httpx
 import pytest
 
 from exchange.ports import StoredEvent
+from exchange.tools.analysts.serving import past
 from exchange.tools.market import tape
 from exchange.tools.market.following import Refused
 from exchange.tools.market.ladder import Ladder
 from exchange.tools.market.tape import Tape
+from projections.past.folded import fold_up_to
 from tests.projections.conftest import make_engine
 from tests.projections.folds import fold_book, fold_orders
 from tests.projections.models import read_log
@@ -124,6 +126,43 @@ def check_orders(updates: Sequence[dict[str, Any]], log: Sequence[StoredEvent], 
             assert Decimal(order[name]).scaleb(3) == row[name], (name, one)
 
 
+async def test_books_at_one_place_are_folded_once_whoever_asks(
+    database_url: str, log: list[StoredEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded: list[tuple[int, int]] = []
+
+    async def counted(
+        connection: asyncpg.Connection, names: Sequence[str], shard: int, position: int, **more: Any
+    ) -> Any:
+        folded.append((shard, position))
+        return await fold_up_to(connection, names, shard, position, **more)
+
+    monkeypatch.setattr(past, "fold_up_to", counted)
+    spans = spans_of(log)
+    instruments = [f"{size}-{shard}" for size in ("SMALL", "LARGE") for shard in (0, 1)]
+    async with (
+        served(database_url, spans, 1, paused=True) as url,
+        client_of(url) as client,
+        client_of(url) as other,
+    ):
+        for one in (client, other):
+            for instrument in instruments:
+                message = {"instrument": instrument, "channels": ["orderbook"]}
+                await one.ask("subscribed", type="subscribe", **message)
+        begins = [(shard, begin) for shard, (begin, _) in spans.items()]
+        assert sorted(folded) == begins
+        places = [(shard, begin + 9) for shard, begin in begins]
+        to = ",".join(f"{shard}:{position}" for shard, position in places)
+        await client.ask("replay", type="seek", to=to)
+        ladder = Ladder(INSTRUMENTS[0])
+        for message in client.passed:
+            if message.get("instrument") == INSTRUMENTS[0]:
+                ladder.take(message)
+    assert sorted(folded) == sorted(begins + places)
+    mine = [one for one in log if one.shard == 0 and one.position <= places[0][1]]
+    assert ladder.sides == book_of(mine, INSTRUMENTS[0])
+
+
 async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
     database_url: str, log: list[StoredEvent]
 ) -> None:
@@ -134,9 +173,9 @@ async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
         served(database_url, spans, "max", paused=True) as url,
         client_of(url) as client,
     ):
-        past, sequence = await tape.newest(url, instrument, 5)
+        before, sequence = await tape.newest(url, instrument, 5)
         assert sequence == begin
-        assert [one["sequence"] for one in past] == trades_of(mine[:begin], instrument)[-5:]
+        assert [one["sequence"] for one in before] == trades_of(mine[:begin], instrument)[-5:]
 
         shown: list[int] = []
         following = Tape(instrument, sequence, lambda trade: shown.append(trade["sequence"]))
@@ -155,7 +194,7 @@ async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
         assert [one["sequence"] for one in every] == trades_of(mine, instrument)
         await client.ask("replay", type="seek", to=f"1:{begin}")
         again, sequence = await tape.newest(url, instrument, 5)
-        assert (again, sequence) == (past, begin)
+        assert (again, sequence) == (before, begin)
 
 
 async def test_trades_of_a_replay_are_paged_and_what_it_has_not_is_refused(

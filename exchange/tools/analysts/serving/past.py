@@ -3,6 +3,8 @@
 import asyncio
 from typing import Final
 
+import asyncpg
+from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.gateway.http.problems import Code, Problem, invalid
@@ -11,7 +13,7 @@ from exchange.gateway.parts.reading import answering
 from exchange.gateway.stream.feed.shard_feed import ShardFeed
 from exchange.gateway.stream.feed.source import Opened
 from exchange.log.events import DecidedEvent, UnknownEvent
-from exchange.log.moments import moment_at
+from exchange.log.moments import Place, moment_at
 from exchange.ports import LogCorrupt
 from exchange.tools.analysts.serving.timeline import Timeline
 from exchange.waiting import is_set_within
@@ -49,12 +51,16 @@ class PastFeed(ShardFeed):
 
 
 class Past:
-    """The source of a hub that replays: books are folded from the log up to the time line."""
+    """The source of a hub that replays: books are folded from the log up to the time line.
+
+    The last folds of a shard are kept: after a seek, everybody begins again at the same place.
+    """
 
     def __init__(self, engine: AsyncEngine, timeline: Timeline) -> None:
         self.engine = engine
         self._timeline = timeline
         self._folding = asyncio.Semaphore(FOLDS_AT_ONCE_MAX)
+        self._folded: dict[int, _Folded] = {}
 
     def told(self, shard: int) -> int:
         """Return up to which position of a shard everything was told.
@@ -83,22 +89,41 @@ class Past:
             Problem: 503, the log cannot be read.
         """
         shard = listing.shard
-        names = (book.NAME, ticker.NAME)
         with answering():
             async with self._folding, driver_connection(self.engine) as connection:
                 position = self._timeline.positions[shard]
                 try:
-                    at = (await moment_at(connection, {shard: position})).at(shard)
-                    folds = await fold_up_to(connection, names, shard, position, every=NEVER)
+                    folded = await self._folded_at(connection, shard, position)
                 except (LogCorrupt, UnknownEvent) as error:
                     raise Problem(
                         Code.READ_UNAVAILABLE, f"The replay ends here: {error}"
                     ) from error
+        last = folded.trades.last_trade(listing.instrument)
+        return Opened(
+            book.book_as_of(folded.books, folded.at, listing.instrument, ALL_LEVELS),
+            None if last is None else (last.price, last.quantity),
+        )
+
+    async def _folded_at(
+        self, connection: asyncpg.Connection, shard: int, position: int
+    ) -> "_Folded":
+        kept = self._folded.get(shard)
+        if kept is not None and kept.at.position == position:
+            return kept
+        self._folded.pop(shard, None)  # one at a time in memory
+        at = (await moment_at(connection, {shard: position})).at(shard)
+        names = (book.NAME, ticker.NAME)
+        folds = await fold_up_to(connection, names, shard, position, every=NEVER)
         books, trades = folds[book.NAME], folds[ticker.NAME]
         assert isinstance(books, book.BookFold)
         assert isinstance(trades, ticker.TickerFold)
-        last = trades.last_trade(listing.instrument)
-        return Opened(
-            book.book_as_of(books, at, listing.instrument, ALL_LEVELS),
-            None if last is None else (last.price, last.quantity),
-        )
+        self._folded[shard] = _Folded(at, books, trades)
+        return self._folded[shard]
+
+
+class _Folded(Struct, frozen=True):
+    """The books and last trades of a shard at a place."""
+
+    at: Place
+    books: book.BookFold
+    trades: ticker.TickerFold
