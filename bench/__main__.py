@@ -18,7 +18,16 @@ from rich.console import Console
 from bench.runner import Where, here, parser_of
 from exchange.config import PROJECT
 
-SPEED: Final = ("engine", "orders", "stream_orders", "gateways", "shards", "fan_out", "lag")
+SPEED: Final = (
+    "engine",
+    "orders",
+    "stream_orders",
+    "batches",
+    "gateways",
+    "shards",
+    "fan_out",
+    "lag",
+)
 LONG: Final = ("restore", "rebuild", "rebuild_beside", "publishing", "as_of", "export", "replay")
 PAGE: Final = PROJECT / "docs" / "benchmarks.md"
 COLUMNS: Final = "100"

@@ -39,17 +39,14 @@ async def begin_load(
     rate: float = 0,
     connections: int = CONNECTIONS,
     instrument: str = INSTRUMENT_DEFAULT,
+    batch: int = 1,
 ) -> asyncio.subprocess.Process:
     """Start the load, which ends after some seconds, or when it is interrupted."""
     argv = [sys.executable, "-m", "exchange", "load", "--json", "--base-url", base_url]
     argv += ["--total", "0", "--duration", str(seconds), "--connections", str(connections)]
-    argv += [
-        "--instrument",
-        instrument,
-        "--rate",
-        str(rate),
-        *(["--websocket"] if websocket else []),
-    ]
+    argv += ["--instrument", instrument, "--rate", str(rate), "--batch", str(batch)]
+    if websocket:
+        argv.append("--websocket")
     return await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, cwd=PROJECT)
 
 

@@ -53,15 +53,22 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(*, gateways: int = 1, shards: int = 1) -> AsyncIterator[Bench]:
-    """Start an exchange with BTC-USD, and delete it afterwards; each shard has a matcher."""
+async def running(*, gateways: int = 1, shards: int = 1, **changes: Any) -> AsyncIterator[Bench]:
+    """Start an exchange with BTC-USD, and delete it afterwards; each shard has a matcher.
+
+    ``changes`` are settings other than the default ones.
+    """
     run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
     ports = free_ports(5)
     services = local_services(run, ports)
     settings = replace(
-        settings_for(services, ports[4]), gateways=gateways, shards=shards, matchers=shards
+        settings_for(services, ports[4]),
+        gateways=gateways,
+        shards=shards,
+        matchers=shards,
+        **changes,
     )
     tiers = exchange_processes(settings, run)
     supervisor = Supervisor(services, tiers, report)

@@ -45,14 +45,17 @@ async def measure(given: Plan, orders: Iterator[dict[str, Any]]) -> Measured:
     return measured
 
 
-@pytest.mark.parametrize("websocket", [False, True], ids=["http", "stream"])
+@pytest.mark.parametrize(
+    ("websocket", "batch"), [(False, 1), (True, 1), (False, 25)], ids=["http", "stream", "batches"]
+)
 async def test_every_order_of_a_load_is_in_the_exchange(
-    exchange: Exchange, websocket: bool
+    exchange: Exchange, websocket: bool, batch: int
 ) -> None:
-    prefix = f"tools-{websocket}"
+    prefix = f"tools-{websocket}-{batch}"
     orders = list(islice(Mix(1, "BTC-USD", prefix).orders(), 60))
 
-    measured = await measure(plan(exchange.urls[0], websocket=websocket), iter(orders))
+    ways = {"websocket": websocket, "batch": batch}
+    measured = await measure(plan(exchange.urls[0], **ways), iter(orders))
     again = await measure(plan(exchange.urls[-1], websocket=not websocket), iter(orders))
 
     assert (measured.accepted, measured.answered, measured.sent) == (60, 60, 60)
@@ -86,7 +89,7 @@ async def test_a_stream_that_does_not_answer_is_closed(monkeypatch: pytest.Monke
     async with serve(say_nothing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         sender = StreamSender(f"http://127.0.0.1:{port}")
-        assert await sender.send({"type": "limit"}) == ("TimeoutError", False)
+        assert await sender.send([{"type": "limit"}]) == [("TimeoutError", False)]
         async with asyncio.timeout(30):
             await closed.wait()
 

@@ -13,9 +13,10 @@ import json
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Any, Final, Protocol, Self
 
 import httpx
@@ -31,6 +32,9 @@ DIGITS: Final = 3
 REPORT_EVERY_S: Final = 0.5
 
 
+Order = dict[str, Any]  # a body of ``POST /orders``
+
+
 class Unreachable(Exception):
     """Nobody answers at the address; the message is one line."""
 
@@ -38,7 +42,8 @@ class Unreachable(Exception):
 class Plan(Struct, frozen=True):
     """What to send: up to ``total`` orders (0: any number) in up to ``duration_s`` seconds.
 
-    ``rate`` is in orders a second; 0 sends as fast as ``connections`` get answers.
+    ``rate`` is in orders a second; 0 sends as fast as ``connections`` get answers. With a ``batch``
+    of more than 1 each request has so many orders, and all wait from when the first is due.
     """
 
     base_url: str
@@ -47,6 +52,7 @@ class Plan(Struct, frozen=True):
     duration_s: float
     rate: float
     websocket: bool
+    batch: int = 1
 
 
 @dataclass
@@ -86,17 +92,17 @@ class Measured:
 
 
 class Sender(Protocol):
-    """One connection; ``send`` returns how an order ended, and whether it was accepted."""
+    """One connection; ``send`` returns how each order ended, and whether it was accepted."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *error: object) -> None: ...
 
-    async def send(self, order: dict[str, Any]) -> tuple[str, bool]: ...
+    async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]: ...
 
 
 async def run_load(
-    plan: Plan, orders: Iterator[dict[str, Any]], measured: Measured, tell: Callable[[], None]
+    plan: Plan, orders: Iterator[Order], measured: Measured, tell: Callable[[], None]
 ) -> None:
     """Send orders as planned, filling ``measured``; call ``tell`` from time to time.
 
@@ -118,38 +124,46 @@ async def run_load(
 
 
 class _Pace:
-    """Which order is next, and when it is due."""
+    """Which orders are next, and when they are due."""
 
     def __init__(
-        self, plan: Plan, orders: Iterator[dict[str, Any]], measured: Measured, started_s: float
+        self, plan: Plan, orders: Iterator[Order], measured: Measured, started_s: float
     ) -> None:
         self._plan = plan
         self._orders = orders
         self._measured = measured
         self._started_s = started_s
 
-    async def next(self) -> tuple[dict[str, Any], float] | None:
-        """Wait until the next order is due; return it and its intended time, None at the end."""
+    async def next(self) -> tuple[list[Order], float] | None:
+        """Wait until orders are due; return them and their intended time, None at the end."""
         plan, number = self._plan, self._measured.sent
         due_s = self._started_s + number / plan.rate if plan.rate else time.perf_counter()
         late = due_s - self._started_s >= plan.duration_s
         if late or (plan.total and number >= plan.total):
             return None
-        order = next(self._orders, None)
-        if order is None:
+        left = min(plan.batch, plan.total - number) if plan.total else plan.batch
+        orders = list(islice(self._orders, left))
+        if not orders:
             return None
-        self._measured.sent += 1
+        self._measured.sent += len(orders)
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-        return order, due_s
+        return orders, due_s
 
 
 async def _work(plan: Plan, pace: _Pace, measured: Measured) -> None:
-    sender: Sender = StreamSender(plan.base_url) if plan.websocket else HttpSender(plan.base_url)
-    async with sender:
+    async with _sender_of(plan) as sender:
         while (due := await pace.next()) is not None:
-            order, intended_s = due
-            outcome, accepted = await sender.send(order)
-            measured.note(outcome, time.perf_counter() - intended_s, accepted=accepted)
+            orders, intended_s = due
+            answers = await sender.send(orders)
+            waited_s = time.perf_counter() - intended_s
+            for outcome, accepted in answers:
+                measured.note(outcome, waited_s, accepted=accepted)
+
+
+def _sender_of(plan: Plan) -> Sender:
+    if plan.websocket:
+        return StreamSender(plan.base_url)
+    return BatchSender(plan.base_url) if plan.batch > 1 else HttpSender(plan.base_url)
 
 
 class HttpSender:
@@ -168,14 +182,30 @@ class HttpSender:
     async def __aexit__(self, *error: object) -> None:
         await self._http.aclose()
 
-    async def send(self, order: dict[str, Any]) -> tuple[str, bool]:
+    async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
+        return [await self._send(order) for order in orders]
+
+    async def _send(self, order: Order) -> tuple[str, bool]:
         try:
             response = await self._http.post("/orders", json=order)
         except httpx.HTTPError as error:
             return type(error).__name__, False
-        if response.is_success:
-            return str(response.status_code), True
-        return f"{response.status_code} {_code(response)}".strip(), False
+        return _ended(response.status_code, _code(response))
+
+
+class BatchSender(HttpSender):
+    """Orders over HTTP, many in a request."""
+
+    async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
+        entries = [{"action": "place", **order} for order in orders]
+        try:
+            response = await self._http.post("/orders/batch", json={"entries": entries})
+        except httpx.HTTPError as error:
+            return [(type(error).__name__, False)] * len(orders)
+        if not response.is_success:
+            return [_ended(response.status_code, _code(response))] * len(orders)
+        told = response.json()["entries"]
+        return [_ended(one["status"], one["body"].get("code", "")) for one in told]
 
 
 class StreamSender:
@@ -192,7 +222,10 @@ class StreamSender:
     async def __aexit__(self, *error: object) -> None:
         await self._close()
 
-    async def send(self, order: dict[str, Any]) -> tuple[str, bool]:
+    async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
+        return [await self._send(order) for order in orders]
+
+    async def _send(self, order: Order) -> tuple[str, bool]:
         try:
             async with asyncio.timeout(REQUEST_S):
                 answer = await self._ask({**order, "id": self._next_id()})
@@ -251,7 +284,13 @@ async def _tell(measured: Measured, started_s: float, tell: Callable[[], None]) 
         tell()
 
 
+def _ended(status: int, code: str) -> tuple[str, bool]:
+    return f"{status} {code}".strip(), 200 <= status < 300
+
+
 def _code(response: httpx.Response) -> str:
+    if response.is_success:
+        return ""
     try:
         return str(response.json().get("code", ""))
     except ValueError:

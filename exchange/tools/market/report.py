@@ -56,6 +56,7 @@ def document(plan: Plan, measured: Measured) -> dict[str, Any]:
         "base_url": plan.base_url,
         "connections": plan.connections,
         "websocket": plan.websocket,
+        "batch": plan.batch,
         "intended_rate": plan.rate or None,
         "seconds": round(measured.seconds, 3),
         "orders": measured.answered,
