@@ -10,11 +10,12 @@ import httpx
 import pytest
 
 from exchange.analyst import asking
-from exchange.analyst.app import create_app
+from exchange.analyst.app import ROUTES, create_app
 from exchange.analyst.asking import Analyst as Answering
 from exchange.analyst.event_log import EventLog
 from exchange.gateway.app import serve
 from exchange.gateway.http.analyst import Analyst
+from exchange.gateway.http.declaration import OPERATIONS
 from exchange.gateway.parts.limits import NO_LIMITS, Limit, Limits
 from tests.conftest import free_ports
 from tests.gateway.conftest import HOST, Place, Venue, gateway_at
@@ -240,3 +241,22 @@ async def test_more_questions_than_can_wait_are_refused_at_once(
     told = {one.status_code: one for one in answered}
     assert told.keys() == {200, 503}
     assert told[503].json()["code"] == "gateway.busy"
+
+
+async def test_no_parameter_makes_the_process_crash(
+    venue: Venue, instrument: str, place: Place
+) -> None:
+    """Each that is declared is given what nobody means, beside others that are right."""
+    placed = (await place()).json()
+    order_id, fitting = placed["order"]["order_id"], {"instrument": instrument, "client_id": "ann"}
+    fitting["as_of_sequence"] = f"0:{placed['sequence']}"
+    async with analyst_at(venue) as analyst, httpx.AsyncClient(base_url=analyst.url) as past:
+        for route in ROUTES:
+            declared = [one.name for one in OPERATIONS[route.endpoint].query]
+            usual = {name: value for name, value in fitting.items() if name in declared}
+            path = route.path.format(client_id="ann", order_id=order_id, cycle_id="1")
+            assert (await past.get(path, params=usual)).status_code == 200, path
+            for name in declared:
+                for value in ("", "-1", "9" * 40, "0:1,0:2", "é株", "1e3"):
+                    answer = await past.get(path, params=usual | {name: value})
+                    assert answer.status_code < 500, (path, name, value, answer.text)
