@@ -14,6 +14,7 @@ from exchange.domain.values import OrderType, Price, Quantity, Side
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, registration_command_id
 from exchange.tools.analysts import at_page
+from exchange.tools.analysts.differences import Change, pictures_of
 from projections.past.folded import FOLDED
 from tests.projections.conftest import make_engine
 from tests.projections.logs import SMALL_TICK, LogWriter, registrations
@@ -129,7 +130,8 @@ async def check_book(at: Places) -> None:
         },
     ]
     page = await told(f"0:{at.resting}", "book", NAME, "--diff", f"0:{at.head}")
-    assert [word for word in ("~", "quantity 0.04", "quantity 0.01") if word not in page] == []
+    words = ("~", "quantity 0.04", "quantity 0.01", "█ stayed", "██████░")
+    assert [word for word in words if word not in page] == []
     same = await told(f"0:{at.head}", "ticker", NAME, "--diff", f"0:{at.head}")
     assert "Nothing differs." in same
 
@@ -196,3 +198,22 @@ async def check_times_and_mistakes(at: Places, newest: int) -> None:
 async def add_claim(connection: asyncpg.Connection, name: str) -> None:
     insert = "insert into claims (name, shard, kafka_offset, body_hash) values ($1, 0, 0, $2)"
     await connection.execute(insert, name, b"\0" * 32)
+
+
+def test_a_difference_is_drawn_to_one_scale() -> None:
+    def level(quantity: str | None) -> dict[str, str] | None:
+        return None if quantity is None else {"price": "1", "quantity": quantity}
+
+    changes = [
+        Change("BTC-USD", {"price": "1"}, level(before), level(after))
+        for before, after in (("2.4", "1.2"), ("0.1", "0.3"), (None, "0.6"), ("0.0001", None))
+    ]
+    other = Change("order", {"figure": "status"}, {"value": "open"}, {"value": "filled"})
+
+    assert pictures_of([*changes, other]) == [
+        "█" * 12 + "░" * 12,
+        "█▒▒",
+        "▒▒▒▒▒▒",
+        "░",
+        "",
+    ]

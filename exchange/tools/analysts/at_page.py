@@ -5,13 +5,12 @@ of them has, and in the values of those that both have.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 import typer
-from msgspec import Struct
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,6 +28,15 @@ from exchange.log.events import UnknownEvent
 from exchange.log.moments import Moment
 from exchange.ports import LogCorrupt
 from exchange.processes.pool import engine_of
+from exchange.tools.analysts.differences import (
+    LEGEND,
+    Difference,
+    Row,
+    Rows,
+    differences,
+    pictures_of,
+    without,
+)
 from exchange.tools.moments import moment_of
 from exchange.tools.telling import EVENTS, telling
 from exchange.tools.terminal import ToolError, connect, wide_console
@@ -43,35 +51,8 @@ COMPARED_MAX: Final = 10_000  # rows; a difference of parts would name rows that
 Document = dict[str, Any]
 """An answer as JSON has it, with decimals as their text."""
 
-Row = dict[str, Any]
-
 _decoder: Final = msgspec.json.Decoder(Document, float_hook=str)
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class Rows(Struct, frozen=True):
-    """A table of an answer; a row is known by the values of the columns ``key``."""
-
-    title: str
-    key: tuple[str, ...]
-    rows: list[Row]
-
-
-class Change(Struct, frozen=True):
-    """A row that differs between two moments; None where it is not there."""
-
-    table: str
-    key: Row
-    before: Row | None
-    after: Row | None
-
-
-class Difference(Struct, frozen=True):
-    """The rows that differ between two moments."""
-
-    as_of_sequence: str
-    other_sequence: str
-    changes: list[Change]
 
 
 def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_json: bool) -> None:
@@ -193,7 +174,7 @@ def tables_of(what: str, answer: Document) -> list[Rows]:
             return [Rows(answer["instrument"], ("side", "price"), asks + bids)]
         case "positions" | "orders":
             key = "instrument" if what == "positions" else "order_id"
-            rows = [_without(row, "client_id") for row in answer[what]]
+            rows = [without(row, "client_id") for row in answer[what]]
             return [Rows(f"{answer['client_id']}: {what}", (key,), rows)]
         case "order":
             events = [_event_row(event) for event in answer["events"]]
@@ -211,30 +192,13 @@ def tables_of(what: str, answer: Document) -> list[Rows]:
         case "analytics":
             return [Rows(answer["instrument"], ("time_bucket",), answer["aggregates"])]
         case _:
-            return [_figures(answer["instrument"], _without(answer, "as_of_sequence"))]
-
-
-def differences(before: Sequence[Rows], after: Sequence[Rows]) -> Iterator[Change]:
-    """Yield the rows that differ, in the order of the tables, those of the first moment first."""
-    for earlier, later in zip(before, after, strict=True):
-        first, second = _by_key(earlier), _by_key(later)
-        for key in {**first, **second}:
-            if first.get(key) != second.get(key):
-                named = dict(zip(earlier.key, key, strict=True))
-                yield Change(earlier.title, named, first.get(key), second.get(key))
+            return [_figures(answer["instrument"], without(answer, "as_of_sequence"))]
 
 
 def _has_more(answer: Document, limit: int) -> bool:
     """Tell whether an answer may lack rows: a page says so, and a side of a book may be full."""
     sides = (answer.get(side, ()) for side in ("bids", "asks"))
     return bool(answer.get("next_cursor")) or any(len(levels) >= limit for levels in sides)
-
-
-def _by_key(table: Rows) -> dict[tuple[Any, ...], Row]:
-    """Return rows by their keys; what is added up over rows is no difference of one of them."""
-    return {
-        tuple(row[name] for name in table.key): _without(row, "cumulative") for row in table.rows
-    }
 
 
 def _figures(title: str, members: Mapping[str, Any]) -> Rows:
@@ -250,10 +214,6 @@ def _event_row(event: Row) -> Row:
     named = {"sequence": event["sequence"], "timestamp": event["timestamp"], "type": event["type"]}
     rest = (f"{name} {value}" for name, value in event.items() if name not in named)
     return {**named, "what": ", ".join(rest)}
-
-
-def _without(row: Mapping[str, Any], name: str) -> Row:
-    return {key: value for key, value in row.items() if key != name}
 
 
 def _print_answer(console: Console, sequence: str, tables: Sequence[Rows]) -> None:
@@ -279,8 +239,9 @@ def _print_difference(console: Console, difference: Difference) -> None:
     if not difference.changes:
         console.print("Nothing differs.")
         return
-    table = Table("", "row", "before", "after", box=None)
-    for change in difference.changes:
+    pictures = pictures_of(difference.changes)
+    table = Table("", "row", "before", "after", *([LEGEND] if any(pictures) else []), box=None)
+    for change, picture in zip(difference.changes, pictures, strict=True):
         before, after = change.before or {}, change.after or {}
         names = [
             name
@@ -295,7 +256,7 @@ def _print_difference(console: Console, difference: Difference) -> None:
             "\n".join(f"{name} {_cell(side.get(name))}" for name in names if name in side)
             for side in (before, after)
         )
-        table.add_row(mark, row, *sides, style=style)
+        table.add_row(mark, row, *sides, *([picture] if any(pictures) else []), style=style)
     console.print(table)
 
 
