@@ -14,8 +14,10 @@ from exchange.analyst.app import ROUTES, create_app
 from exchange.analyst.asking import Analyst as Answering
 from exchange.analyst.event_log import EventLog
 from exchange.gateway.app import serve
+from exchange.gateway.http import analyst as gateway_analyst
 from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.http.declaration import OPERATIONS
+from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.limits import NO_LIMITS, Limit, Limits
 from tests.conftest import free_ports
 from tests.gateway.conftest import HOST, Place, Venue, gateway_at
@@ -213,6 +215,34 @@ async def test_without_the_process_the_past_cannot_be_asked(
         assert why in refused.json()["detail"]
         assert refused.headers["retry-after"] == "1"
     assert now.status_code == 200
+
+
+async def test_a_question_that_gets_no_turn_is_not_told_that_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_analyst, "QUESTIONS_MAX", 1)
+    monkeypatch.setattr(gateway_analyst, "TURN_S", 0.1)
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        left.set()
+
+    (port,) = free_ports(1)
+    analyst = Analyst(f"http://{HOST}:{port}")
+    async with await asyncio.start_server(never_answer, HOST, port):
+        first = asyncio.create_task(analyst.ask("/orders", []))
+        await asked.wait()
+        with pytest.raises(Problem) as refused:
+            await analyst.ask("/orders", [])
+        first.cancel()
+        await asyncio.wait({first})
+        await analyst.close()
+        await left.wait()
+    assert refused.value.code == Code.BUSY
 
 
 async def test_questions_about_the_past_have_a_budget(venue: Venue) -> None:
