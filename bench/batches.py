@@ -7,9 +7,9 @@ off, since one address sends everything. An answer means that all orders of a ba
 durable. The lag of each live read model is sampled meanwhile.
 
 In turns with it the same generator sends single orders over 100 connections, so the ratio is what
-batches save.
+batches save, and the same batches over the stream.
 
-Not included: TLS, a network, more than one gateway, cancels, batches over the stream.
+Not included: TLS, a network, more than one gateway, cancels.
 """
 
 import asyncio
@@ -48,34 +48,37 @@ class Measured:
 
     single: Way
     batch: Way
+    stream: Way
     lag: Lag = field(default_factory=Lag)
 
 
 async def measure(rounds: int, seconds: int) -> Measured:
     """Measure both ways in turns, after a warm-up that does not count."""
     async with running(**UNLIMITED) as bench:
-        measured = Measured(Way(Spent(bench.processes)), Way(Spent(bench.processes)))
+        single, batch, stream = (Way(Spent(bench.processes)) for _ in range(3))
+        measured = Measured(single, batch, stream)
         await load(bench.url, WARM_UP_S, websocket=False)
-        await batches(bench, WARM_UP_S)
+        await batches(bench, WARM_UP_S, websocket=False)
         async with sampler(bench.settings, measured.lag) as sampling:
             for _ in range(rounds):
                 measured.single.spent.begin()
                 found = await load(bench.url, seconds, websocket=False)
                 measured.single.spent.end(found["orders"])
                 measured.single.rounds.append(found)
-                sampling.set()
-                measured.batch.spent.begin()
-                found = await batches(bench, seconds)
-                measured.batch.spent.end(found["orders"])
-                measured.batch.rounds.append(found)
-                sampling.clear()
+                for way in (measured.batch, measured.stream):
+                    sampling.set()
+                    way.spent.begin()
+                    found = await batches(bench, seconds, websocket=way is measured.stream)
+                    way.spent.end(found["orders"])
+                    way.rounds.append(found)
+                    sampling.clear()
     return measured
 
 
-async def batches(bench: Bench, seconds: int) -> Found:
+async def batches(bench: Bench, seconds: int, *, websocket: bool) -> Found:
     """Send batches, and return what the load reports."""
     loading = await begin_load(
-        bench.url, seconds, websocket=False, connections=BATCH_CONNECTIONS, batch=BATCH
+        bench.url, seconds, websocket=websocket, connections=BATCH_CONNECTIONS, batch=BATCH
     )
     return await report_of(loading)
 
@@ -85,9 +88,11 @@ def document(measured: Measured) -> dict[str, Any]:
     return {
         "single": measured.single.rounds,
         "batches": measured.batch.rounds,
+        "stream": measured.stream.rounds,
         "lag_s": {name: p99(values) for name, values in measured.lag.seconds.items()},
         "single_us_per_order": measured.single.spent.us_per_order(),
         "batch_us_per_order": measured.batch.spent.us_per_order(),
+        "stream_us_per_order": measured.stream.spent.us_per_order(),
     }
 
 
@@ -98,29 +103,35 @@ def findings(measured: Measured) -> Findings:
     for name, way in (
         (f"single, {CONNECTIONS} connections", measured.single),
         (f"batches of {BATCH}, {BATCH_CONNECTIONS} connections", measured.batch),
+        (f"the same over the stream, {BATCH_CONNECTIONS} connections", measured.stream),
     ):
         rates = each(way.rounds, "orders_per_second")
         times = [f"{median(each(way.rounds, 'latency_ms', p)):.0f}" for p in ("p50", "p99")]
         lost = sum(one["orders"] * (1 - one["success_rate"]) for one in way.rounds)
         table.add_row(name, spread(rates), f"{median(rates) / base:.2f}", *times, f"{lost:.0f}")
-    costs = table_of("cpu us per order", "single", "in batches")
-    single, batch = measured.single.spent.us_per_order(), measured.batch.spent.us_per_order()
-    for name, us in single.items():
-        costs.add_row(name, f"{us:,.0f}", f"{batch[name]:,.0f}")
-    costs.add_row("all", f"{sum(single.values()):,.0f}", f"{sum(batch.values()):,.0f}")
+    costs = table_of("cpu us per order", "single", "in batches", "over the stream")
+    ways = (measured.single, measured.batch, measured.stream)
+    spent = [way.spent.us_per_order() for way in ways]
+    for name in spent[0]:
+        costs.add_row(name, *(f"{us[name]:,.0f}" for us in spent))
+    costs.add_row("all", *(f"{sum(us.values()):,.0f}" for us in spent))
     slowest = max(p99(seconds) for seconds in measured.lag.seconds.values())
     return Findings(
         f"{len(measured.batch.rounds)} rounds in turns",
         [table, costs],
         [
-            Goal(
-                "orders/s in batches",
-                median(each(measured.batch.rounds, "orders_per_second")),
-                WANTED,
+            *(
+                Goal(f"orders/s in batches over {name}", rate_of(way), WANTED)
+                for name, way in (("HTTP", measured.batch), ("the stream", measured.stream))
             ),
             Goal("p99 of the slowest projection's lag, s", slowest, 1, at_most=True),
         ],
     )
+
+
+def rate_of(way: Way) -> float:
+    """Return the median of the rounds."""
+    return median(each(way.rounds, "orders_per_second"))
 
 
 def main() -> None:

@@ -57,9 +57,7 @@ def load(
         Path | None, typer.Option(help="Orders of `exchange fixtures`, in place of random ones.")
     ] = None,
     websocket: Annotated[bool, typer.Option("--websocket", help="Over the stream.")] = False,
-    batch: Annotated[
-        int, typer.Option(min=1, max=500, help="Orders in a request (POST /orders/batch).")
-    ] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=500, help="Orders in a request or message.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Send orders and measure how many are taken and how long each waits."""
@@ -68,8 +66,6 @@ def load(
         fixed = read_fixtures(file) if file else None
         planned = planned_total(total, fixed, timed=duration is not None)
         duration_s = DURATION_S if duration is None else duration
-        if websocket and batch > 1:
-            raise ToolError("--batch is for HTTP: leave out --websocket.")
         plan = Plan(address(base_url), connections, planned, duration_s, rate, websocket, batch)
         measured = Measured()
         _run(plan, mix.orders() if fixed is None else iter(fixed), measured, quiet=as_json)

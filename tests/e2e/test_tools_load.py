@@ -46,7 +46,9 @@ async def measure(given: Plan, orders: Iterator[dict[str, Any]]) -> Measured:
 
 
 @pytest.mark.parametrize(
-    ("websocket", "batch"), [(False, 1), (True, 1), (False, 25)], ids=["http", "stream", "batches"]
+    ("websocket", "batch"),
+    [(False, 1), (True, 1), (False, 25), (True, 25)],
+    ids=["http", "stream", "batches", "batches over the stream"],
 )
 async def test_every_order_of_a_load_is_in_the_exchange(
     exchange: Exchange, websocket: bool, batch: int

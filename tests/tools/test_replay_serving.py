@@ -248,6 +248,7 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
     refused: list[tuple[Message, str]] = [
         ({"type": "limit", **order}, "replay.read_only"),
         ({"type": "cancel", "order_id": "x"}, "replay.read_only"),
+        ({"type": "batch", "entries": [{}]}, "replay.read_only"),
         ({"type": "step", "events": 0}, "request.invalid"),
         ({"type": "speed", "speed": 0}, "request.invalid"),
         ({"type": "speed", "speed": "fast"}, "request.invalid"),
@@ -262,7 +263,7 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
             assert (answer["code"], answer["id"]) == (code, "1"), message
         assert (await client.ask("pong", type="ping"))["type"] == "pong"
     for kind in CONTROLS:
-        with pytest.raises(Problem, match="Known types are cancel, limit"):
+        with pytest.raises(Problem, match="Known types are batch, cancel, limit"):
             decode_message(json.dumps({"type": kind}).encode())
 
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from exchange.gateway.description.schemas import portable, schemas_of
 from exchange.gateway.http.responses import BookView
+from exchange.gateway.orders import batches
 from exchange.gateway.stream.protocol import frames
 from exchange.gateway.stream.protocol.messages import CONTROLS, MESSAGES
 
@@ -25,7 +26,7 @@ SENT: Final[tuple[type[Struct], ...]] = tuple(
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    schemas, components = schemas_of((*RECEIVED.values(), *SENT, BookView))
+    schemas, components = schemas_of((*RECEIVED.values(), *SENT, BookView, *batches.NAMED))
     received = {
         f"client.{kind}": _received(kind, message, schema)
         for (kind, message), schema in zip(RECEIVED.items(), schemas, strict=False)

@@ -16,14 +16,8 @@ from exchange.gateway.description.schemas import portable, schema_of, schemas_of
 from exchange.gateway.http.declaration import EVERYWHERE, JSON, OPERATIONS, Operation
 from exchange.gateway.http.parameters import Parameter, WholeNumber
 from exchange.gateway.http.problems import PROBLEM_MEDIA_TYPE, Code, ProblemView
-from exchange.gateway.http.responses import BookView, PendingView
-from exchange.gateway.orders.batches import (
-    CancelEntry,
-    EntryView,
-    PlacedEntryView,
-    PlaceEntry,
-)
-from exchange.gateway.orders.entry import CancelledView
+from exchange.gateway.http.responses import BookView
+from exchange.gateway.orders import batches
 from exchange.gateway.orders.queries import EVENT_VIEWS
 
 TITLE: Final = "Exchange"
@@ -33,17 +27,7 @@ ABOUT: Final = (
 )
 
 # Types that other schemas name in encoded or dynamic parts, where msgspec does not find them.
-NAMED: Final = (
-    ProblemView,
-    BookView,
-    PlaceEntry,
-    CancelEntry,
-    EntryView,
-    PlacedEntryView,
-    CancelledView,
-    PendingView,
-    *EVENT_VIEWS.values(),
-)
+NAMED: Final = (ProblemView, BookView, *batches.NAMED, *EVENT_VIEWS.values())
 
 _MEANINGS: Final = {
     200: "Done",

@@ -16,11 +16,12 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import Id
-from exchange.gateway.http.problems import Problem, telling
+from exchange.gateway.http.problems import Problem, ProblemView, telling
 from exchange.gateway.http.requests import read_checked
 from exchange.gateway.http.responses import OrderView, PendingView, encoder
 from exchange.gateway.orders.entry import (
     Book,
+    CancelledView,
     OrderBody,
     Trade,
     book_of,
@@ -82,10 +83,13 @@ RawEntry = Annotated[
 ]
 
 
+Entries = Annotated[list[RawEntry], Meta(min_length=1, max_length=ENTRIES_MAX)]
+
+
 class BatchBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``POST /orders/batch``."""
 
-    entries: Annotated[list[RawEntry], Meta(min_length=1, max_length=ENTRIES_MAX)]
+    entries: Entries
 
 
 BATCH_BODY: Final = msgspec.json.Decoder(BatchBody)
@@ -130,6 +134,18 @@ class BatchView(Struct, frozen=True):
 
     entries: list[EntryText]
     books: dict[str, Book | None]
+
+
+# The types that the schemas of batches name, where msgspec does not find them.
+NAMED: Final = (
+    PlaceEntry,
+    CancelEntry,
+    EntryView,
+    PlacedEntryView,
+    CancelledView,
+    PendingView,
+    ProblemView,
+)
 
 
 class _Entry:

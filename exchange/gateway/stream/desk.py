@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.orders.batches import enter
 from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
 from exchange.gateway.parts.admission import Origin, charge
 from exchange.gateway.parts.context import Gateway
@@ -21,12 +22,14 @@ from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.stream.protocol.frames import (
     HEARTBEAT_MS,
+    BatchAnswer,
     CancelAnswer,
     Connected,
     OrderAnswer,
     OrderPending,
 )
 from exchange.gateway.stream.protocol.messages import (
+    BatchMessage,
     CancelMessage,
     Channel,
     Control,
@@ -35,7 +38,7 @@ from exchange.gateway.stream.protocol.messages import (
     decode_message,
 )
 
-EnteredAnswer = OrderAnswer | CancelAnswer | OrderPending
+EnteredAnswer = OrderAnswer | CancelAnswer | OrderPending | BatchAnswer
 
 
 class Host(Protocol):
@@ -72,6 +75,10 @@ class Desk(Protocol):
 
     async def cancel(self, message: CancelMessage, origin: Origin) -> EnteredAnswer:
         """Enter a cancel and return its outcome."""
+        ...
+
+    async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
+        """Enter many orders and cancels and return their outcomes."""
         ...
 
     async def steer(self, message: Control) -> Struct:
@@ -113,6 +120,10 @@ class LiveDesk:
                 origin,
             )
         )
+
+    async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
+        view = await enter(self._gateway, message.entries, origin)
+        return BatchAnswer(view.entries, view.books)
 
     async def steer(self, message: Control) -> Struct:
         raise Problem(Code.STREAM_TYPE, f"{message.type} steers replays alone.", field="type")

@@ -39,6 +39,7 @@ from exchange.gateway.stream.protocol.frames import (
     texts_of,
 )
 from exchange.gateway.stream.protocol.messages import (
+    BatchMessage,
     CancelMessage,
     Channel,
     Message,
@@ -205,6 +206,8 @@ class Session:
                 await self._enter(partial(self._desk.place, message), echo)
             case CancelMessage():
                 await self._enter(partial(self._desk.cancel, message), echo)
+            case BatchMessage():
+                await self._enter(partial(self._desk.batch, message), echo)
             case Pause() | Resume() | Step() | Speed() | Seek():
                 answer = await self._desk.steer(message)
                 self.tell(msgspec.structs.replace(answer, **_id(message.id)))

@@ -197,19 +197,17 @@ class BatchSender(HttpSender):
     """Orders over HTTP, many in a request."""
 
     async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
-        entries = [{"action": "place", **order} for order in orders]
         try:
-            response = await self._http.post("/orders/batch", json={"entries": entries})
+            response = await self._http.post("/orders/batch", json={"entries": _entries(orders)})
         except httpx.HTTPError as error:
             return [(type(error).__name__, False)] * len(orders)
         if not response.is_success:
             return [_ended(response.status_code, _code(response))] * len(orders)
-        told = response.json()["entries"]
-        return [_ended(one["status"], one["body"].get("code", "")) for one in told]
+        return _ended_each(response.json()["entries"])
 
 
 class StreamSender:
-    """Orders over the stream, one at a time; connects again after it was cut."""
+    """Orders over the stream, one message at a time; connects again after it was cut."""
 
     def __init__(self, base_url: str) -> None:
         self._url = f"{base_url.replace('http', 'ws', 1).rstrip('/')}/stream"
@@ -223,19 +221,23 @@ class StreamSender:
         await self._close()
 
     async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
-        return [await self._send(order) for order in orders]
-
-    async def _send(self, order: Order) -> tuple[str, bool]:
+        is_batch = len(orders) > 1
+        message = {"type": "batch", "entries": _entries(orders)} if is_batch else orders[0]
         try:
             async with asyncio.timeout(REQUEST_S):
-                answer = await self._ask({**order, "id": self._next_id()})
+                answer = await self._ask({**message, "id": self._next_id()})
+                told = answer.get("entries", [])
+                while answer.get("part", 1) < answer.get("parts", 1):  # nothing comes in between
+                    assert self._socket is not None
+                    answer = json.loads(await self._socket.recv())
+                    told += answer["entries"]
         except (OSError, TimeoutError, WebSocketException) as error:
             await self._close()
-            return type(error).__name__, False
+            return [(type(error).__name__, False)] * len(orders)
         kind = str(answer["type"])
         if kind == "error":
-            return f"{answer['status']} {answer['code']}", False
-        return kind, True
+            return [_ended(answer["status"], answer["code"])] * len(orders)
+        return _ended_each(told) if is_batch else [(kind, True)]
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._socket is None:
@@ -282,6 +284,14 @@ async def _tell(measured: Measured, started_s: float, tell: Callable[[], None]) 
         await asyncio.sleep(REPORT_EVERY_S)
         measured.seconds = time.perf_counter() - started_s
         tell()
+
+
+def _entries(orders: Sequence[Order]) -> list[Order]:
+    return [{"action": "place", **order} for order in orders]
+
+
+def _ended_each(entries: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
+    return [_ended(one["status"], one["body"].get("code", "")) for one in entries]
 
 
 def _ended(status: int, code: str) -> tuple[str, bool]:

@@ -191,6 +191,8 @@ async def test_real_messages_fit_their_schemas(http: httpx.AsyncClient, instrume
         await client.send(**entry)
         await client.send(**{**entry, "price": 9, "order_id": f"rests-{instrument}"})
         await client.send(type="cancel", order_id=f"rests-{instrument}")
+        batch = [{"action": "place", **order(instrument)}, {"action": "cancel", "order_id": "no"}]
+        await client.send(type="batch", entries=batch)
         await client.send(type="ping", id="2")
         await client.send(type="unknown")
         await client.send(type="unsubscribe", channels=["ticker"], instrument=instrument)

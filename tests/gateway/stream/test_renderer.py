@@ -20,6 +20,7 @@ from exchange.gateway.stream.feed.books import LiveBook
 from exchange.gateway.stream.feed.renderer import EVERYBODY, Renderer
 from exchange.gateway.stream.protocol.frames import (
     MESSAGE_BYTES_MAX,
+    BatchAnswer,
     Frame,
     OrderAnswer,
     RateLimitView,
@@ -219,6 +220,29 @@ def test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together()
         assert part["id"] == part["idempotency_key"] == LONG
         assert part["order"] == parts[0]["order"]
     (whole,) = texts_of(answer_with(trades=1))
+    assert not {"part", "parts"} & set(json.loads(whole))
+
+
+def test_an_answer_to_a_large_batch_comes_in_parts() -> None:
+    entries = [
+        msgspec.Raw(json.dumps({"status": 201, "body": n, "x": LONG}).encode())
+        for n in range(5_000)
+    ]
+    book = msgspec.Raw(json.dumps({"bids": [LONG] * 40, "asks": []}).encode())
+    books = {f"I{n}-USD": book if n else None for n in range(100)}
+    answer = BatchAnswer(entries, books, id=LONG)
+
+    texts = list(texts_of(answer))
+
+    parts = [json.loads(text) for text in texts]
+    assert max(len(text.encode()) for text in texts) <= MESSAGE_BYTES_MAX
+    assert [(p["part"], p["parts"]) for p in parts] == [
+        (n, len(parts)) for n in range(1, len(parts) + 1)
+    ]
+    assert [e["body"] for p in parts for e in p["entries"]] == list(range(5_000))
+    assert [name for p in parts for name in p["books"]] == list(books)
+    assert {p["id"] for p in parts} == {LONG}
+    (whole,) = texts_of(BatchAnswer(entries[:3], {"I1-USD": book}))
     assert not {"part", "parts"} & set(json.loads(whole))
 
 

@@ -403,6 +403,39 @@ async def test_a_cancel_right_behind_its_order_finds_it(
     assert answers == ["order_accepted", "order_cancelled"]
 
 
+async def test_a_batch_is_answered_entry_by_entry(
+    client: Client, http: httpx.AsyncClient, instrument: str
+) -> None:
+    mine = f"batched-{instrument}"
+    entries = [
+        {"action": "place", **order(instrument, order_id=mine)},
+        {"action": "cancel", "order_id": mine, "client_id": "alice"},
+        {"action": "cancel", "order_id": "nobody"},
+        {"action": "place", **order(instrument, price=9)},
+    ]
+    answer = await client.ask(type="batch", entries=entries, id="b")
+    empty = await client.ask(type="batch", entries=[], id="e")
+    over_http = (await http.post("/orders/batch", json={"entries": entries})).json()
+
+    assert (answer["type"], answer["id"]) == ("batch", "b")
+    assert [entry["status"] for entry in answer["entries"]] == [201, 200, 404, 201]
+    assert [level["price"] for level in answer["books"][instrument]["bids"]] == [9]
+    assert answer["entries"][3]["body"].keys() == over_http["entries"][3]["body"].keys()
+    assert (empty["type"], empty["id"], empty["status"]) == ("error", "e", 422)
+    assert "part" not in answer
+
+
+async def test_an_order_behind_a_batch_comes_after_it(client: Client, instrument: str) -> None:
+    mine = f"before-{instrument}"
+    entries = [{"action": "place", **order(instrument, order_id=mine)}]
+    await client.send(type="batch", entries=entries, id="batch")
+    await client.send(type="cancel", order_id=mine, client_id="alice", id="cancel")
+    answers = {answer["id"]: answer for answer in [await client.next(), await client.next()]}
+
+    assert answers["batch"]["entries"][0]["status"] == 201
+    assert answers["cancel"]["type"] == "order_cancelled"
+
+
 async def test_an_order_is_cancelled(client: Client, place: Place) -> None:
     placed = (await place()).json()["order"]
 

@@ -9,10 +9,10 @@ No message is longer than ``MESSAGE_BYTES_MAX``. Trades and orders are cut betwe
 message has a sequence of its own. A snapshot or an answer that is too long comes in numbered parts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
@@ -20,6 +20,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.problems import ProblemMembers
 from exchange.gateway.http.responses import DepthView, OrderView, TradeView, encoder
+from exchange.gateway.orders.batches import BatchView
 from exchange.gateway.orders.entry import CancelledView, PlacedView
 from exchange.gateway.parts.limits import Budget
 from exchange.gateway.parts.listings import Listing
@@ -236,6 +237,18 @@ class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=Tr
     rate_limit: RateLimitView | UnsetType = UNSET
 
 
+class BatchAnswer(BatchView, frozen=True, tag="batch", kw_only=True):
+    """The answers to the entries of a batch, and the books after it.
+
+    A long answer comes in ``parts`` numbered from 1, each with some of the entries or books.
+    """
+
+    part: int | UnsetType = UNSET
+    parts: int | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
 class OrderPending(Struct, frozen=True, tag="order_pending"):
     """An order or cancel was not decided in time; ``location`` is where to ask."""
 
@@ -262,6 +275,7 @@ def text_of(message: Struct) -> str:
 
 
 Item = TypeVar("Item", TradeView, OrderUpdate)
+Part = TypeVar("Part")
 
 
 def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
@@ -285,29 +299,53 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     yield piece
 
 
-def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending) -> Iterator[str]:
-    """Yield the text of an answer, in parts if it has very many trades."""
-    parts = _parts_of(answer.trades) if isinstance(answer, OrderAnswer) else []
+def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending | BatchAnswer) -> Iterator[str]:
+    """Yield the text of an answer, in parts if it has very many trades, or entries."""
+    match answer:
+        case OrderAnswer():
+            parts = [{"trades": trades} for trades in _cut(answer.trades, _bytes_of)]
+        case BatchAnswer():
+            parts = _parts_of_batch(answer)
+        case _:
+            parts = []
     if len(parts) <= 1:
         yield text_of(answer)
         return
-    for part, trades in enumerate(parts, 1):
-        numbered = {"trades": trades, "part": part, "parts": len(parts)}
-        yield text_of(msgspec.structs.replace(answer, **numbered))
+    for part, some in enumerate(parts, 1):
+        yield text_of(msgspec.structs.replace(answer, **some, part=part, parts=len(parts)))
 
 
-def _parts_of(trades: Sequence[Raw]) -> list[list[Raw]]:
-    """Cut trades in JSON so that each part fits into a message."""
-    parts: list[list[Raw]] = [[]]
+def _parts_of_batch(answer: BatchAnswer) -> list[dict[str, Any]]:
+    """Cut a batch's entries and books so that each part fits into a message."""
+    books = list(answer.books.items())
+    all_bytes = sum(map(_bytes_of, answer.entries)) + sum(map(_bytes_of_book, books))
+    if all_bytes <= PIECE_BYTES_MAX:
+        return []
+    parts = [{"entries": some, "books": {}} for some in _cut(answer.entries, _bytes_of)]
+    return parts + [{"entries": [], "books": dict(some)} for some in _cut(books, _bytes_of_book)]
+
+
+def _cut(items: Sequence[Part], bytes_of: Callable[[Part], int]) -> list[list[Part]]:
+    """Cut what is in JSON so that each part fits into a message."""
+    parts: list[list[Part]] = [[]]
     part_bytes = 0
-    for trade in trades:
-        size_bytes = memoryview(trade).nbytes + 1  # and a comma
+    for item in items:
+        size_bytes = bytes_of(item)
         if parts[-1] and part_bytes + size_bytes > PIECE_BYTES_MAX:
             parts.append([])
             part_bytes = 0
-        parts[-1].append(trade)
+        parts[-1].append(item)
         part_bytes += size_bytes
     return parts
+
+
+def _bytes_of(text: Raw) -> int:
+    return memoryview(text).nbytes + 1  # and a comma
+
+
+def _bytes_of_book(book: tuple[str, Raw | None]) -> int:
+    name, text = book
+    return len(name) + (4 if text is None else memoryview(text).nbytes) + len('"":,')
 
 
 def levels(changed: Mapping[int, int], listing: Listing, *, descending: bool) -> list[LevelView]:

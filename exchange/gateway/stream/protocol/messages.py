@@ -15,6 +15,7 @@ from exchange.domain.values import INSTRUMENT_DEFAULT, Id, InstrumentName, Order
 from exchange.gateway.http.amounts import AmountIn, PriceIn, null
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import check_json, read_checked
+from exchange.gateway.orders.batches import Entries
 from exchange.gateway.orders.entry import OrderBody
 
 REPEATABLE: Final = frozenset(("type",))
@@ -107,6 +108,14 @@ class CancelMessage(Struct, frozen=True, forbid_unknown_fields=True):
     id: Id | None = None
 
 
+class BatchMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Place and cancel many orders; the entries are those of ``POST /orders/batch``."""
+
+    type: str
+    entries: Entries
+    id: Id | None = None
+
+
 class Ping(Struct, frozen=True, forbid_unknown_fields=True):
     """Ask for a pong."""
 
@@ -156,7 +165,9 @@ class Seek(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Control = Pause | Resume | Step | Speed | Seek
-Message = Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | Ping | Control
+Message = (
+    Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | BatchMessage | Ping | Control
+)
 
 
 class _Kind(Struct, frozen=True):
@@ -171,6 +182,7 @@ MESSAGES: Final[dict[str, type[Message]]] = {
     "limit": PlaceOrderMessage,
     "market": PlaceOrderMessage,
     "cancel": CancelMessage,
+    "batch": BatchMessage,
     "ping": Ping,
 }
 CONTROLS: Final[dict[str, type[Message]]] = {

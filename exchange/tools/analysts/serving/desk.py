@@ -23,6 +23,7 @@ from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.subscriptions import Outlet
 from exchange.gateway.stream.protocol.frames import Connected, ReplayChanged, Replayed
 from exchange.gateway.stream.protocol.messages import (
+    BatchMessage,
     CancelMessage,
     Channel,
     Control,
@@ -111,6 +112,10 @@ class ReplayDesk:
         raise _read_only()
 
     async def cancel(self, message: CancelMessage, origin: Origin) -> EnteredAnswer:
+        del message, origin
+        raise _read_only()
+
+    async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
         raise _read_only()
 
