@@ -7,6 +7,8 @@ The log is the truth and append-only: a trigger refuses anything else. ``claims`
 that its commands took, kept in the same transactions.
 """
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -27,6 +29,27 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 
 metadata = MetaData()
+
+
+def upkeep(rows: int) -> dict[str, int]:
+    """Return the settings of a table that only grows: vacuum and analyze it after so many rows.
+
+    By default both wait for a share of the table, which after a year is hundreds of millions of
+    rows at once. Its rows never change, so the first vacuum freezes them: no later one, not even
+    that against the wraparound of transaction ids, reads those pages again.
+    """
+    return {
+        "autovacuum_vacuum_insert_scale_factor": 0,
+        "autovacuum_vacuum_insert_threshold": rows,
+        "autovacuum_analyze_scale_factor": 0,
+        "autovacuum_analyze_threshold": rows,
+        "autovacuum_freeze_min_age": 0,
+    }
+
+
+EVENTS_UPKEEP: Final = upkeep(1_000_000)  # some 400 MB of new pages, an hour at 300 events/s
+CLAIMS_UPKEEP: Final = upkeep(1_000_000)
+BATCHES_UPKEEP: Final = upkeep(100_000)  # a quarter of an hour at 100 batches/s
 
 EVENTS = Table(
     "events",
@@ -49,6 +72,7 @@ EVENTS = Table(
         "command_id",
         postgresql_where=text("substr(command_id::text, 15, 1) = '7'"),
     ),
+    postgresql_with=EVENTS_UPKEEP,
 )
 
 BATCHES = Table(
@@ -63,6 +87,7 @@ BATCHES = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     # The first bytes of the chain after each event: they tell which event was changed.
     Column("links", LargeBinary),
+    postgresql_with=BATCHES_UPKEEP,
 )
 
 HEAD = Table(
@@ -123,6 +148,7 @@ CLAIMS = Table(
     Column("shard", SmallInteger, nullable=False),
     Column("kafka_offset", BigInteger, nullable=False),
     Column("body_hash", LargeBinary, nullable=False),
+    postgresql_with=CLAIMS_UPKEEP,
 )
 
 # The roots of whole blocks of each shard's tree over its events, block 0 first; deleting them all

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import projections.projector.projector  # noqa: F401  registers the tables of every projection
-from exchange.log.schema import metadata
+from exchange.log.schema import BATCHES_UPKEEP, CLAIMS_UPKEEP, EVENTS_UPKEEP, metadata
 from exchange.stack.migrations import MIGRATIONS, migrate
 from projections.lifecycle.changes import retry
 from projections.lifecycle.generations import generations_of
@@ -30,6 +30,19 @@ pytestmark = pytest.mark.anyio
 READ_PARTITIONED = """
 select relname, pg_get_partkeydef(oid) from pg_class where relkind = 'p' order by relname
 """
+
+READ_UPKEEP = """
+select split_part(setting, '=', 1) as name, split_part(setting, '=', 2)::int as value
+from pg_class, unnest(reloptions) as setting
+where oid = $1::regclass
+"""
+
+# The file of a table changes if it is rewritten, and the row's transaction if the row is.
+READ_FILE_AND_ROW = """
+select pg_relation_filenode('claims') as file, xmin::text, name, body_hash from claims
+"""
+
+ADD_CLAIM = "insert into claims values ('order:old', 0, 7, '\\x01')"
 
 # A former one, the live one, and one that stopped before it was live.
 ADD_OF_BEFORE = """
@@ -49,6 +62,31 @@ def differences(connection: Connection) -> list[object]:
 async def test_the_database_has_the_tables_of_the_code(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "upkeep"),
+    [("events", EVENTS_UPKEEP), ("claims", CLAIMS_UPKEEP), ("batches", BATCHES_UPKEEP)],
+)
+async def test_upkeep_of_what_only_grows_waits_for_no_share_of_it(
+    connection: asyncpg.Connection, table: str, upkeep: dict[str, int]
+) -> None:
+    assert dict(await connection.fetch(READ_UPKEEP, table)) == upkeep
+
+
+async def test_upkeep_is_set_without_touching_old_rows(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    await asyncio.to_thread(command.downgrade, configuration(url), "0015")
+    assert await connection.fetch(READ_UPKEEP, "claims") == []
+    await connection.execute(ADD_CLAIM)
+    before = await connection.fetch(READ_FILE_AND_ROW)
+
+    await migrate(url)
+
+    assert await connection.fetch(READ_FILE_AND_ROW) == before
+    assert dict(await connection.fetch(READ_UPKEEP, "claims")) == CLAIMS_UPKEEP
 
 
 async def test_read_models_are_partitioned_by_generation(engine: AsyncEngine) -> None:

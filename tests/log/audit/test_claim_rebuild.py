@@ -26,8 +26,8 @@ select name, shard, kafka_offset, body_hash from claims where not exists (
         and (events.shard, events.kafka_offset) = (claims.shard, claims.kafka_offset)
 ) order by name
 """
-READ_RIGHTS = """
-select relowner::regrole::text as owner,
+READ_RIGHTS_AND_UPKEEP = """
+select relowner::regrole::text as owner, reloptions as upkeep,
     (select array_agg(acl::text order by acl::text) from unnest(relacl) as acl) as of_table,
     (select array_agg(attname || ' ' || attacl::text order by attname)
         from pg_attribute where attrelid = pg_class.oid and attacl is not null) as of_columns
@@ -135,7 +135,7 @@ async def test_what_an_older_log_does_not_tell_is_believed_or_unknown(
     }
 
 
-async def test_who_may_write_claims_may_do_so_after_the_swap(
+async def test_the_swap_keeps_who_may_write_claims_and_their_upkeep(
     connection: asyncpg.Connection,
 ) -> None:
     await connection.execute(
@@ -147,13 +147,13 @@ async def test_who_may_write_claims_may_do_so_after_the_swap(
         alter default privileges grant delete on tables to pg_monitor;
         """
     )
-    before = await connection.fetchrow(READ_RIGHTS)
+    before = await connection.fetchrow(READ_RIGHTS_AND_UPKEEP)
     rebuild = ClaimRebuild(connection)
     await rebuild.build()
 
     await rebuild.swap()
 
-    assert await connection.fetchrow(READ_RIGHTS) == before
+    assert await connection.fetchrow(READ_RIGHTS_AND_UPKEEP) == before
     await connection.execute("set role pg_monitor")
     await connection.execute("insert into claims values ('order:new', 0, 1, '')")
 
