@@ -76,7 +76,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Return what is told of a folder's files.
 
     Raises:
-        NoManifest: There is none, or it is of another version.
+        NoManifest: There is none, it is of another version, or it names files that are elsewhere.
     """
     path = directory / MANIFEST
     try:
@@ -90,6 +90,9 @@ def read_manifest(directory: Path) -> Manifest:
     if manifest.format_version != FORMAT_VERSION:
         known = f"this build reads {FORMAT_VERSION}"
         raise NoManifest(f"{path} has format {manifest.format_version}, and {known}")
+    for entry in manifest.files:
+        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
+            raise NoManifest(f"{path} names {entry.path}, which is no file of this folder")
     return manifest
 
 

@@ -235,8 +235,11 @@ async def test_a_derived_file_that_was_made_to_fit_its_manifest_is_named(
         key=lambda entry: entry.rows,
     )
     path = tmp_path / forged.path
-    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
-    fitting = msgspec.structs.replace(forged, sha256=sha256_of(path), bytes=path.stat().st_size)
+    rows = change(pq.read_table(path, partitioning=None))
+    pq.write_table(rows, path)
+    fitting = msgspec.structs.replace(
+        forged, sha256=sha256_of(path), bytes=path.stat().st_size, rows=rows.num_rows
+    )
     files = [fitting if entry == forged else entry for entry in manifest.files]
     write_manifest(tmp_path, msgspec.structs.replace(manifest, files=files))
 

@@ -312,6 +312,22 @@ async def test_a_file_that_was_made_to_fit_its_manifest_is_named(
     assert data_set in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("path", "../x.parquet"), ("path", "/x.parquet"), ("sha256", "0"), ("sha256", 0)],
+)
+def test_a_manifest_that_none_would_write_is_refused(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    entry = {"path": "x.parquet", "rows": 0, "bytes": 0, "sha256": "0" * 64} | {name: value}
+    manifest = Manifest(1, "log", BUILD, {}, [], [], [])
+    text = msgspec.to_builtins(manifest) | {"files": [entry]}
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(text))
+
+    with pytest.raises(NoManifest, match=r"names .* no file of this folder|cannot be read"):
+        checked(tmp_path)
+
+
 async def test_a_killed_first_export_leaves_nothing_behind_when_it_goes_further(
     connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
 ) -> None:
