@@ -15,7 +15,7 @@ A refused order has a row too, unless its id was taken: the id then belongs to a
 the refusal does not change.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, Self, assert_never
 from uuid import UUID
@@ -84,7 +84,8 @@ class OrderStatus(StrEnum):
 
 # To look up a member of an enum takes as long as to make a small struct.
 _OPEN, _PARTIALLY_FILLED, _FILLED, _CANCELLED, _REJECTED = OrderStatus
-OPEN_STATUSES: Final = (_OPEN, _PARTIALLY_FILLED)
+ALL_STATUSES: Final = frozenset(OrderStatus)
+WORKING_STATUSES: Final = frozenset((_OPEN, _PARTIALLY_FILLED))
 FINAL_STATUSES: Final = (_FILLED, _CANCELLED, _REJECTED)  # in a set each look-up would hash a name
 
 ORDERS = Table(
@@ -186,7 +187,7 @@ from unnest($2::text[], $3::smallint[], $4::bigint[]) as new (order_id, shard, p
 
 # The same words as the index's predicate, so that the planner uses the index even in a generic
 # plan.
-_IS_OPEN = text("orders.status in ('open', 'partially_filled')")
+_IS_WORKING = text("orders.status in ('open', 'partially_filled')")
 
 READ_ORDERS = select(
     ORDERS.c.order_id,
@@ -382,7 +383,7 @@ async def list_orders(
     live: Live,
     client_id: str,
     *,
-    status: OrderStatus | None = None,
+    statuses: Collection[OrderStatus] = ALL_STATUSES,
     instrument: str | None = None,
     before: OrderCursor | None = None,
     limit: int,
@@ -393,16 +394,17 @@ async def list_orders(
         connection: Any connection to the database.
         live: The generation to read.
         client_id: The client.
-        status: Only orders with this status.
+        statuses: Only orders with one of these.
         instrument: Only orders of this instrument.
         before: The cursor of the last order of the page before.
         limit: How many at most.
     """
     query = _of(live).where(ORDERS.c.client_id == client_id)
-    if status is not None:
-        query = query.where(ORDERS.c.status == status.value)
-    if status in OPEN_STATUSES:
-        query = query.where(_IS_OPEN)
+    wanted = frozenset(statuses)
+    if wanted != ALL_STATUSES and wanted != WORKING_STATUSES:
+        query = query.where(ORDERS.c.status.in_(sorted(wanted)))
+    if wanted <= WORKING_STATUSES:
+        query = query.where(_IS_WORKING)
     if instrument is not None:
         query = query.where(ORDERS.c.instrument == instrument)
     newest_first = (ORDERS.c.created_ms, ORDERS.c.shard, ORDERS.c.position)
@@ -470,7 +472,7 @@ async def list_orders_as_of(
     positions: Mapping[int, int],
     client_id: str,
     *,
-    status: OrderStatus | None = None,
+    statuses: Collection[OrderStatus] = ALL_STATUSES,
     instrument: str | None = None,
     before: OrderCursor | None = None,
     limit: int,
@@ -489,7 +491,7 @@ async def list_orders_as_of(
         by_then = [one for one in page if one.position <= positions.get(one.shard, 0)]
         made = await _as_of(connection, live, positions, by_then)
         orders = [made[one.order_id] for one in by_then if one.order_id in made]
-        found += [one for one in orders if status in (None, one.status)]
+        found += [one for one in orders if one.status in statuses]
         if len(page) < asked:
             break
         before = page[-1].cursor

@@ -22,7 +22,7 @@ from exchange.gateway.orders.queries import (
     order_events_view,
     orders_view,
     owner_of,
-    status_of,
+    statuses_of,
 )
 from exchange.gateway.orders.states import order_view
 from exchange.gateway.parts.listings import Listing, Listings
@@ -136,7 +136,7 @@ async def orders(asking: Asking, asked: Parameters) -> bytes:
         await asking.listing(asked)
     found = await asking.past.orders(
         client_id,
-        status=status_of(asked),
+        statuses=statuses_of(asked),
         instrument=instrument,
         before=OrderCursor(*before) if before else None,
         limit=limit + 1,

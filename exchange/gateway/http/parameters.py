@@ -56,7 +56,13 @@ INSTRUMENT: Final = Parameter("instrument", Id, "which instrument", default=INST
 ONLY_INSTRUMENT: Final = Parameter("instrument", Id, "only orders of this instrument")
 OWNER: Final = Parameter("client_id", Id, "whose orders", required=True, example="client-A")
 ONLY_CLIENT: Final = Parameter("client_id", Id, "only this client's")
-STATUS: Final = Parameter("status", OrderStatus, "only orders with this status")
+WORKING: Final = "working"
+STATUSES_ASKED: Final = (WORKING, *OrderStatus)
+STATUS: Final = Parameter(
+    "status",
+    Annotated[str, Meta(extra_json_schema={"enum": [str(name) for name in STATUSES_ASKED]})],
+    "only orders with this status; working: open or partially_filled, in one list",
+)
 LEVELS: Final = WholeNumber(
     name="levels", meaning="how many levels of each side", default=20, least=1, most=100
 )

@@ -30,6 +30,8 @@ from exchange.gateway.http.parameters import (
     ORDER_ID,
     OWNER,
     STATUS,
+    STATUSES_ASKED,
+    WORKING,
 )
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, invalid, order_not_found
@@ -60,8 +62,9 @@ from exchange.log.documents.text import timestamp
 from exchange.log.events import DecidedEvent
 from exchange.ports import StoredEvent
 from projections.orders import (
+    ALL_STATUSES,
     NAME,
-    OPEN_STATUSES,
+    WORKING_STATUSES,
     Order,
     OrderCursor,
     OrderStatus,
@@ -195,9 +198,9 @@ async def get_orders(request: Request) -> Response:
     instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")
-    before, status = cursor(parameters, 3, shard_at=1), status_of(parameters)
-    # Closed orders have no index by status, so a query for one status may read all of the client's.
-    if before or (status is not None and status not in OPEN_STATUSES):
+    before, statuses = cursor(parameters, 3, shard_at=1), statuses_of(parameters)
+    # Final statuses have no index, so a query for one of them may read all orders of the client.
+    if before or not (statuses == ALL_STATUSES or statuses <= WORKING_STATUSES):
         await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, await _wanted(gateway, parameters, instrument))
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
@@ -206,7 +209,7 @@ async def get_orders(request: Request) -> Response:
             connection,
             live,
             client_id,
-            status=status,
+            statuses=statuses,
             instrument=instrument,
             before=OrderCursor(*before) if before else None,
             limit=limit + 1,
@@ -310,19 +313,21 @@ def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struc
     return view(sequence=decided.position, timestamp=time, **fields)
 
 
-def status_of(parameters: Mapping[str, str]) -> OrderStatus | None:
-    """Return the status that is asked for.
+def statuses_of(parameters: Mapping[str, str]) -> frozenset[OrderStatus]:
+    """Return the statuses that are asked for: all of them if none is named.
 
     Raises:
         Problem: 422, there is no such status.
     """
     text = parameters.get("status")
     if text is None:
-        return None
+        return ALL_STATUSES
+    if text == WORKING:
+        return WORKING_STATUSES
     try:
-        return OrderStatus(text)
+        return frozenset((OrderStatus(text),))
     except ValueError:
-        raise invalid("status", f"must be one of {', '.join(OrderStatus)}") from None
+        raise invalid("status", f"must be one of {', '.join(STATUSES_ASKED)}") from None
 
 
 async def _wanted_of(

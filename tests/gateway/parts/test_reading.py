@@ -82,6 +82,27 @@ async def test_orders_are_filtered_by_status_and_instrument(
     assert await ids(instrument="BTC-USD") == []
 
 
+async def test_working_orders_are_one_list_page_by_page(
+    http: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    client = {"client_id": f"working-{instrument}"}
+    cancelled, filled, partly, untouched = [
+        (await place(**client, price=price)).json()["order"]["order_id"] for price in (1, 8, 7, 6)
+    ]
+    await place(side="sell", type="market", price=..., quantity="1.5", client_id="bob")
+    last = (await http.post(f"/orders/{cancelled}/cancel")).json()
+    wanted = {**client, "status": "working", "min_sequence": f"0:{last['sequence']}"}
+
+    whole = (await http.get("/orders", params=wanted)).json()
+    first = (await http.get("/orders", params={**wanted, "limit": "1"})).json()
+    rest = await http.get("/orders", params={**wanted, "cursor": first["next_cursor"]})
+
+    told = [(one["order_id"], one["status"]) for one in whole["orders"]]
+    assert told == [(untouched, "open"), (partly, "partially_filled")]
+    assert [*first["orders"], *rest.json()["orders"]] == whole["orders"]
+    assert filled not in {one["order_id"] for one in whole["orders"]}
+
+
 async def test_the_history_of_an_order_tells_each_event(
     http: httpx.AsyncClient, place: Place
 ) -> None:
