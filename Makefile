@@ -27,7 +27,7 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help operators setup run stop load fixtures snapshot status rebuild rebuild-all verify-projection dry-run switch rollback pause \
 	resume retry skip retire operations verify prove upgrade-check backup restore trim test test-long simulate mutants faults check fmt lint \
-	types imports bench bench-all bench-compare lock clean reset
+	types imports bench bench-all bench-growth bench-compare lock clean reset
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -146,6 +146,9 @@ bench: setup ## measure how fast orders are taken, each beside its limit
 
 bench-all: setup ## measure that and rebuilds, exports, replays ...
 	@$(PY) -m bench --all
+
+bench-growth: setup ## measure what a log that has grown costs
+	@$(PY) -m bench.growth
 
 bench-compare: setup ## say whether an order costs more than at BASE
 	@$(PY) -m bench.compare $(or $(BASE),main)

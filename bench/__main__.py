@@ -29,6 +29,7 @@ SPEED: Final = (
     "lag",
 )
 LONG: Final = ("restore", "rebuild", "rebuild_beside", "publishing", "as_of", "export", "replay")
+ALONE: Final = ("growth",)  # keeps gigabytes below .run, which it makes first
 PAGE: Final = PROJECT / "docs" / "benchmarks.md"
 COLUMNS: Final = "100"
 HEAD: Final = """# Benchmarks
@@ -38,8 +39,9 @@ HEAD: Final = """# Benchmarks
 ports, measures and deletes it. `.venv/bin/python -m bench.orders` asks one of them; `--help` lists
 its options, `--json` prints everything measured. Figures are medians over the rounds, with the
 least and the most in brackets where there are several. A run that began on a busy machine gives no
-verdict. `make bench-compare BASE=main` runs two commits in turns and compares the processor time
-of an order.
+verdict. `make bench-growth` asks about a log that has grown; it makes its claims once and keeps
+them below `.run/growth`. `make bench-compare BASE=main` runs two commits in turns and compares the
+processor time of an order.
 
 This page was written by `.venv/bin/python -m bench --all --write` on
 {machine}.
@@ -49,7 +51,9 @@ This page was written by `.venv/bin/python -m bench --all --write` on
 def main() -> None:
     """Ask, and write if told to."""
     parser = parser_of(__doc__)
-    parser.add_argument("question", nargs="*", choices=[[], *SPEED, *LONG], help="only these")
+    parser.add_argument(
+        "question", nargs="*", choices=[[], *SPEED, *LONG, *ALONE], help="only these"
+    )
     parser.add_argument("--all", action="store_true", help="those of long work too")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(PROJECT)}")
     options = parser.parse_args()

@@ -90,9 +90,17 @@ async def running(*, gateways: int = 1, shards: int = 1, **changes: Any) -> Asyn
         shutil.rmtree(run.path)
 
 
-def on_services(work: Callable[[Settings], Coroutine[Any, Any, T]], *, kafka: bool = True) -> T:
-    """Run ``work`` on services of its own, with nothing else of an exchange, and delete them."""
-    run = RunDirectory(Path(tempfile.mkdtemp(prefix="exchange-bench-")))
+def on_services(
+    work: Callable[[Settings], Coroutine[Any, Any, T]],
+    *,
+    kafka: bool = True,
+    kept: Path | None = None,
+) -> T:
+    """Run ``work`` on services of its own, with nothing else of an exchange.
+
+    They are deleted then, unless they are ``kept`` in a directory.
+    """
+    run = RunDirectory(kept or Path(tempfile.mkdtemp(prefix="exchange-bench-")))
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
     ports = free_ports(5)
@@ -106,8 +114,9 @@ def on_services(work: Callable[[Settings], Coroutine[Any, Any, T]], *, kafka: bo
             return uvloop.run(work(settings))
         finally:
             portal.call(started.stop)
-            remove(run)
-            shutil.rmtree(run.path)
+            if kept is None:
+                remove(run)
+                shutil.rmtree(run.path)
 
 
 def local_services(run: RunDirectory, ports: list[int]) -> LocalServices:

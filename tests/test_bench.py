@@ -1,11 +1,11 @@
-"""The benchmarks: each question is asked by ``make bench-all``, and says what it measures."""
+"""The benchmarks: each question is asked by a target of make, and says what it measures."""
 
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from bench.__main__ import LONG, SPEED, opening, page
+from bench.__main__ import ALONE, LONG, SPEED, opening, page
 from bench.compare import Compared
 from bench.runner import BUSY_SHARE, Goal, Where, spread
 from exchange.config import PROJECT
@@ -19,10 +19,10 @@ FILES: Final = {
 
 
 def test_each_file_that_opens_with_a_question_is_asked() -> None:
-    assert set(SPEED + LONG) == FILES - {"compare"}
+    assert set(SPEED + LONG + ALONE) == FILES - {"compare"}
 
 
-@pytest.mark.parametrize("name", SPEED + LONG)
+@pytest.mark.parametrize("name", SPEED + LONG + ALONE)
 def test_a_question_says_its_workload_and_what_it_leaves_out(name: str) -> None:
     question, text = opening(name)
 
