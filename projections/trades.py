@@ -119,6 +119,53 @@ async def list_trades(
     return [Trade(*row) for row in rows]
 
 
+class ClientTrades(Struct, frozen=True):
+    """A client's trades among those that were looked at."""
+
+    trades: list[Trade]
+    looked_to: int | None
+    """The position of the oldest trade looked at; None if the instrument has none before it."""
+
+
+@QUERIES.query
+async def list_client_trades(
+    connection: AsyncConnection,
+    live: Live,
+    instrument: str,
+    client_id: str,
+    *,
+    before: int | None = None,
+    limit: int,
+    looked_at: int,
+) -> ClientTrades:
+    """Return a client's trades of an instrument, newest first.
+
+    Args:
+        connection: A connection that sees one moment.
+        live: The generation to read.
+        instrument: Its name.
+        client_id: Who bought or sold.
+        before: Only trades below this position.
+        limit: How many at most.
+        looked_at: How many trades of the instrument are looked through.
+    """
+    query = READ_TRADES.where(
+        TRADES.c.generation == live.generation, TRADES.c.instrument == instrument
+    )
+    if before is not None:
+        query = query.where(TRADES.c.position < before)
+    places = query.with_only_columns(TRADES.c.position).order_by(TRADES.c.position.desc())
+    ends = await connection.execute(places.offset(looked_at - 1).limit(2))
+    oldest, *older = ends.scalars().all() or (None,)
+    if oldest is not None:
+        query = query.where(TRADES.c.position >= oldest)
+    mine = (TRADES.c.buyer_client_id == client_id) | (TRADES.c.seller_client_id == client_id)
+    rows = await connection.execute(
+        query.where(mine).order_by(TRADES.c.position.desc()).limit(limit)
+    )
+    return ClientTrades([Trade(*row) for row in rows], oldest if older else None)
+
+
 class TradesFold:
     """The trades in memory; each is finished at once."""
 

@@ -31,6 +31,7 @@ from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.parts.submission import Submitter
 from exchange.gateway.resources.analytics import get_analytics
 from exchange.gateway.resources.commands import get_command
+from exchange.gateway.resources.fills import get_fills
 from exchange.gateway.resources.instruments import get_instruments, register_instrument
 from exchange.gateway.resources.market import get_orderbook, get_trades
 from exchange.gateway.resources.positions import get_positions
@@ -60,6 +61,7 @@ INTERFACE: Final = (
     Route("/orders/{order_id}", get_order, methods=["GET"]),
     Route("/market/orderbook", get_orderbook, methods=["GET"]),
     Route("/market/trades", get_trades, methods=["GET"]),
+    Route("/market/fills", get_fills, methods=["GET"]),
     Route("/market/positions/{client_id}", get_positions, methods=["GET"]),
     Route("/market/ticker", get_ticker, methods=["GET"]),
     Route("/market/analytics", get_analytics, methods=["GET"]),

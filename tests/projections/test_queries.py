@@ -24,7 +24,7 @@ from projections.orders import (
 )
 from projections.positions import list_positions
 from projections.stores.checkpoints import read_live
-from projections.trades import Trade, list_trades
+from projections.trades import Trade, list_client_trades, list_trades
 from tests.conftest import Services, drop_database, new_database, new_redis_database
 from tests.projections.conftest import catch_up, make_engine, projecting
 from tests.projections.folds import (
@@ -164,6 +164,28 @@ async def test_trades_page_by_page(log: list[StoredEvent], reader: AsyncConnecti
     assert [msgspec.structs.asdict(trade) for trade in found] == trades[::-1]
     assert len(trades) > 10
     assert found[0].trade_id == f"0-{trades[-1]['position']}"
+
+
+async def test_a_clients_trades_page_by_page(
+    log: list[StoredEvent], reader: AsyncConnection
+) -> None:
+    newest = [t for t in fold_trades(log).values() if t["instrument"] == "SMALL-0"][::-1]
+    live = await read_live(reader, "trades")
+    for client, looked_at in itertools.product(("ann", "nobody"), (1, 3, len(newest), 1_000)):
+        found: list[Trade] = []
+        before, pages = None, 0
+        while True:
+            page = await list_client_trades(
+                reader, live, "SMALL-0", client, before=before, limit=1_000, looked_at=looked_at
+            )
+            found, before, pages = found + page.trades, page.looked_to, pages + 1
+            if before is None:
+                break
+
+        mine = [t for t in newest if client in (t["buyer_client_id"], t["seller_client_id"])]
+        assert [msgspec.structs.asdict(trade) for trade in found] == mine
+        assert bool(mine) is (client == "ann")
+        assert pages == -(-len(newest) // looked_at)
 
 
 async def test_positions_of_a_client(log: list[StoredEvent], reader: AsyncConnection) -> None:

@@ -147,6 +147,9 @@ async def test_real_answers_fit_their_schemas(http: httpx.AsyncClient, instrumen
         "/orders get": [await http.get("/orders", params={"client_id": "alice", **fresh})],
         "/market/orderbook get": [await http.get("/market/orderbook", params={**name, **fresh})],
         "/market/trades get": [await http.get("/market/trades", params={**name, **fresh})],
+        "/market/fills get": [
+            await http.get("/market/fills", params={"client_id": "alice", **name, **fresh})
+        ],
         "/market/ticker get": [await http.get("/market/ticker", params={**name, **fresh})],
         "/market/analytics get": [await http.get("/market/analytics", params={**name, **fresh})],
         "/market/positions/{client_id} get": [

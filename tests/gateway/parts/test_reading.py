@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from exchange.gateway.parts import health, submission
+from exchange.gateway.resources import fills
 from projections.projector.projector import run_projector
 from tests.gateway.conftest import (
     PATIENCE_S,
@@ -149,6 +150,52 @@ async def test_trades_come_in_pages_newest_first(
     assert (first["count"], rest["count"], rest["next_cursor"]) == (2, 1, None)
     assert (full["count"], full["next_cursor"]) == (3, None)
     assert first["trades"] + rest["trades"] == [m["trades"][0] for m in reversed(made)]
+
+
+async def test_fills_are_the_clients_own_side_of_its_trades(
+    http: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    me, other = f"me-{instrument}", f"other-{instrument}"
+    resting = (await place(side="sell", quantity=3, client_id=me)).json()["order"]["order_id"]
+    await place(client_id=other)
+    own = (await place(client_id=me)).json()
+    last = (await place(client_id=other)).json()
+    wanted = {"client_id": me, "instrument": instrument, "min_sequence": last["sequence"]}
+
+    whole = (await http.get("/market/fills", params=wanted)).json()
+    newest = (await http.get("/market/fills", params={**wanted, "limit": 1})).json()
+    rest = await http.get("/market/fills", params={**wanted, "cursor": newest["next_cursor"]})
+    others = (await http.get("/market/fills", params={**wanted, "client_id": other})).json()
+
+    told = [(one["order_id"], one["side"], one["role"]) for one in whole["fills"]]
+    maker = (resting, "sell", "maker")
+    assert told == [maker, (own["order"]["order_id"], "buy", "taker"), maker, maker]
+    assert (whole["count"], whole["next_cursor"]) == (4, None)
+    assert newest["fills"] + rest.json()["fills"] == whole["fills"]
+    assert [(one["side"], one["role"]) for one in others["fills"]] == [("buy", "taker")] * 2
+
+
+async def test_fills_go_on_where_a_page_looked_no_further(
+    http: httpx.AsyncClient,
+    instrument: str,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fills, "TRADES_LOOKED_AT", 2)
+    me = f"me-{instrument}"
+    await place(side="sell", quantity=4)
+    mine = (await place(client_id=me)).json()
+    last = [(await place(client_id="bob")).json() for _ in range(3)][-1]
+    wanted = {"client_id": me, "instrument": instrument, "min_sequence": last["sequence"]}
+
+    first = (await http.get("/market/fills", params=wanted)).json()
+    rest = (
+        await http.get("/market/fills", params={**wanted, "cursor": first["next_cursor"]})
+    ).json()
+
+    assert first["fills"] == []
+    assert [one["order_id"] for one in rest["fills"]] == [mine["order"]["order_id"]]
+    assert rest["next_cursor"] is None
 
 
 async def test_the_book_is_cut_to_the_levels_asked_for(

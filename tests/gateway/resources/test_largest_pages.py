@@ -175,6 +175,7 @@ async def fill(venue: Venue) -> None:
         (f"/orders?client_id={CLIENT}&limit=1000", "orders", 1_000),
         (f"/orders/{CLIENT}/events?limit=1000", "events", 1_000),
         (f"/market/trades?instrument={NAME}&limit=1000", "trades", 1_000),
+        (f"/market/fills?client_id={CLIENT}&instrument={NAME}&limit=1000", "fills", 2_000),
         (f"/market/analytics?instrument={NAME}&{SPAN}", "aggregates", BUCKETS_MAX),
         (f"/market/positions/{CLIENT}?limit=1000", "positions", 1_000),
         ("/instruments?limit=1000", "instruments", 1_000),
