@@ -47,6 +47,11 @@ def upkeep(rows: int) -> dict[str, int]:
     }
 
 
+def settings_of(upkeep: dict[str, int]) -> str:
+    """Return the settings as the text of a statement."""
+    return ", ".join(f"{name} = {value}" for name, value in upkeep.items())
+
+
 EVENTS_UPKEEP: Final = upkeep(1_000_000)  # some 400 MB of new pages, an hour at 300 events/s
 CLAIMS_UPKEEP: Final = upkeep(1_000_000)
 BATCHES_UPKEEP: Final = upkeep(100_000)  # a quarter of an hour at 100 batches/s

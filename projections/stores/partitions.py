@@ -10,6 +10,13 @@ from typing import Final
 
 import asyncpg
 
+from exchange.log.schema import settings_of, upkeep
+
+# Their rows never change, so they are kept up as the log is; PostgreSQL allows such settings on
+# partitions only.
+ONLY_GROWING: Final = frozenset({"order_events", "trades"})
+GROWING_UPKEEP: Final = upkeep(1_000_000)
+
 # DDL takes no parameters, so the names, which come from the code, are put into the text.
 READ_INDEXES: Final = """
 select pg_get_indexdef(i.indexrelid) as text, i.indisprimary as is_primary,
@@ -104,7 +111,9 @@ async def drop_partition(connection: asyncpg.Connection, table: str, generation:
 
 
 async def _attach(connection: asyncpg.Connection, table: str, generation: int) -> None:
+    name = partition(table, generation)
+    if table in ONLY_GROWING:
+        await connection.execute(f"alter table {name} set ({settings_of(GROWING_UPKEEP)})")
     await connection.execute(
-        f"alter table {table} attach partition {partition(table, generation)}"
-        f" for values in ({generation})"
+        f"alter table {table} attach partition {name} for values in ({generation})"
     )

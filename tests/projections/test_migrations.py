@@ -19,7 +19,7 @@ from projections.lifecycle.changes import retry
 from projections.lifecycle.generations import generations_of
 from projections.lifecycle.retiring import droppable
 from projections.registry import READ_MODELS, all_projections
-from projections.stores.partitions import create_partitions
+from projections.stores.partitions import GROWING_UPKEEP, create_partitions
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR
 from tests.projections.logs import LogWriter, registrations
@@ -87,6 +87,24 @@ async def test_upkeep_is_set_without_touching_old_rows(
 
     assert await connection.fetch(READ_FILE_AND_ROW) == before
     assert dict(await connection.fetch(READ_UPKEEP, "claims")) == CLAIMS_UPKEEP
+
+
+async def test_generations_that_only_grow_are_kept_up_as_the_log(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    tables = ["order_events", "orders", "trades"]
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    await asyncio.to_thread(command.downgrade, configuration(url), "0016")
+    for table in tables:  # as an older build made them
+        await connection.execute(f"create table {table}_g8 partition of {table} for values in (8)")
+
+    await migrate(url)
+    await create_partitions(connection, tables, 9)
+
+    for generation in (8, 9):
+        made = [f"{table}_g{generation}" for table in tables]
+        found = [dict(await connection.fetch(READ_UPKEEP, name)) for name in made]
+        assert found == [GROWING_UPKEEP, {}, GROWING_UPKEEP]
 
 
 async def test_read_models_are_partitioned_by_generation(engine: AsyncEngine) -> None:

@@ -17,7 +17,7 @@ from exchange.log.audit.claims import UNDECIDED_OFFSETS_MAX, ExpectedClaim, clai
 from exchange.log.events import decode_event
 from exchange.log.identity import retry_body_hash
 from exchange.log.reader import read_events, read_heads
-from exchange.log.schema import CLAIMS_UPKEEP
+from exchange.log.schema import CLAIMS_UPKEEP, settings_of
 from exchange.ports import StoredEvent
 
 READ_EVENTS_MAX: Final = 2_000  # bounds the memory of one read
@@ -27,7 +27,7 @@ LOCK_TIMEOUT_S: Final = 10  # for a matcher's batch to end; each takes milliseco
 MAKE_TABLE = f"""
 drop table if exists claims_rebuilt;
 create table claims_rebuilt (like claims including all)
-    with ({", ".join(f"{name} = {value}" for name, value in CLAIMS_UPKEEP.items())});
+    with ({settings_of(CLAIMS_UPKEEP)});
 """
 
 # Where events do not tell the whole request, its hash is taken from the old claim, if that is at
