@@ -473,11 +473,25 @@ MUTANTS = [
     Mutant(
         "a long answer comes without its trades",
         "exchange/gateway/stream/protocol/frames.py",
-        'numbered = {"trades": trades, "part": part,',
-        'numbered = {"trades": [], "part": part,',
+        'parts = [{"trades": trades} for trades in',
+        'parts = [{"trades": []} for trades in',
         (
             "tests/gateway/stream/test_renderer.py::test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together",
         ),
+    ),
+    Mutant(
+        "fills end where a page looked no further",
+        "projections/trades.py",
+        "ClientTrades([Trade(*row) for row in rows], oldest if older else None)",
+        "ClientTrades([Trade(*row) for row in rows], None)",
+        ("tests/projections/test_queries.py::test_a_clients_trades_page_by_page",),
+    ),
+    Mutant(
+        "working orders leave out those filled in part",
+        "exchange/gateway/orders/queries.py",
+        "        return WORKING_STATUSES",
+        "        return frozenset((OrderStatus.OPEN,))",
+        ("tests/gateway/parts/test_reading.py::test_working_orders_are_one_list_page_by_page",),
     ),
     Mutant(
         "what the adopted topic still has is told lost",
