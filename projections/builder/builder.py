@@ -196,7 +196,13 @@ class Builder:
         The next try would meet it at once, and no other model would be built.
         """
         fields = {**_fields(generation), "error": str(error)}
-        if isinstance(error, CannotFold | Undecodable):
+        now = await self._read_again(connection, generation)
+        if generation.state == BUILDING != now.state:
+            # Another builder has brought it on, after this one's lock was lost: its tables are not
+            # ours any more, and to write to them fails in one way or another.
+            reason = f"it is {now.state} by now"
+            logger.info("A build was stopped", extra={**fields, "reason": reason})
+        elif isinstance(error, CannotFold | Undecodable):
             # If the event was skipped since the build began, the next try passes over it.
             why, at = f"shard {error.shard}: {error}", (error.shard, error.position)
             if await self._mark_failed(connection, generation, why, at):

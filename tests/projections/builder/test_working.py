@@ -127,3 +127,33 @@ async def test_two_builders_that_both_believe_to_be_alone_double_no_row(
         vars(one).get("reason") for one in caplog.records
     ]
     await assert_models_equal_folds(connection, redis)
+
+
+async def test_what_fails_after_another_builder_has_gone_on_is_no_failure(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = building.Build.run
+
+    async def end_too_late(build: building.Build) -> None:
+        await run(build)  # as the other builder does meanwhile
+        raise asyncpg.NotNullViolationError("a row of a table that is attached by now")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(building.Build, "run", end_too_late)
+    async with projector():
+        await write_two_shards(database_url, random.Random(63), batches=4)
+        await catch_up(engine, redis, connection)
+        async with building_in(connect, engine, redis):
+            number = await begin(connection, engine, redis, "trades")
+            generation = await until(connection, "trades", number, lambda g: g.live)
+
+    assert generation.failure is None
+    reasons = [vars(one).get("reason") for one in caplog.records]
+    assert "it is catching-up by now" in reasons
