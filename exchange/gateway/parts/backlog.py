@@ -10,6 +10,9 @@ matcher could not read.
 partition that ends before its decided offset has lost commands, and cannot tell which commands are
 on their way. It takes no new command: one would wait until the topic is adopted.
 
+``check_room`` refuses what a shard's matcher is too far behind for, by the last measurement. It
+takes cancels longer than orders.
+
 All waiting requests share their questions: however many they are, they hold one thread and one
 connection, and the health probe does not wait behind them.
 
@@ -26,6 +29,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from exchange.domain.commands import ClientCommand, PlaceOrder
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import log_connection
@@ -39,6 +43,8 @@ LOST: Final = (
     "Kafka has lost commands that were decided: an operator restores the topic, or goes on without"
     " them by `exchange adopt-topic`."
 )
+UNDECIDED_ORDERS_MAX: Final = 5_000  # a matcher decides so many in less than a second
+UNDECIDED_MAX: Final = 10_000  # anything but orders: a cancel lowers a risk, so it is taken longer
 STALLED_AFTER_S: Final = 3.0  # a batch takes milliseconds, a restart about two seconds
 SETTLE_WAIT_S: Final = 1.0
 SETTLE_POLL_S: Final = 0.02
@@ -62,6 +68,7 @@ class Backlog:
         self._standing: dict[int, tuple[int, float]] = {}  # by shard: next offset, unchanged since
         self.stalled: dict[int, bool] = {}
         self._reads: Mapping[int, int] = {}
+        self._undecided: dict[int, int] = {}  # by shard; empty while nothing is known
 
     async def measure(self) -> None:
         """Find out which shards stand still although they have commands to decide.
@@ -80,10 +87,11 @@ class Backlog:
             self._learn_nothing()
             raise
         self._cut = _cut(ends, decided)
+        self._undecided = {s: end - _following(decided, s) for s, end in ends.items()}
         now_s = time.monotonic()
         for shard, end in ends.items():
             following = _following(decided, shard)
-            self._metrics.undecided.labels(str(shard)).set(end - following)
+            self._metrics.undecided.labels(str(shard)).set(self._undecided[shard])
             stands_s = self._stands_for_s(shard, following, end, now_s)
             if end < following and not self.stalled.get(shard):
                 logger.error(
@@ -110,6 +118,7 @@ class Backlog:
         """Drop all measurements: with a service away, nothing is known of the matchers."""
         self._standing.clear()
         self.stalled.clear()
+        self._undecided.clear()
 
     async def settle(self) -> None:
         """Wait until every command that is in Kafka now, or on its way from here, is decided.
@@ -188,6 +197,17 @@ class Backlog:
         if shard in self._cut:
             raise Problem(Code.KAFKA_UNAVAILABLE, f"Nothing was sent: {LOST}", outcome="none")
 
+    def check_room(self, shard: int, command: ClientCommand) -> None:
+        """Refuse a command for a matcher that, when last asked, had too many to decide.
+
+        Raises:
+            Problem: 503; nothing was sent.
+        """
+        undecided = self._undecided.get(shard, 0)
+        if undecided > (UNDECIDED_ORDERS_MAX if isinstance(command, PlaceOrder) else UNDECIDED_MAX):
+            detail = f"{undecided:,} commands of shard {shard} wait already; nothing was sent."
+            raise Problem(Code.BUSY, detail, outcome="none")
+
     def offset_of_log(self, shard: int, offset: int) -> int:
         """Return the log's offset of a record in Kafka; ``learn_bases`` was called before."""
         assert self._bases is not None, "a location would be told with an unknown base"
@@ -213,6 +233,7 @@ class Backlog:
 
     def _learn_nothing(self) -> None:
         """Let all shards count as standing still: Kafka answers the probe but reports no ends."""
+        self._undecided.clear()
         now_s = time.monotonic()
         for shard in self._shards:
             _, since_s = self._standing.setdefault(shard, (-1, now_s))

@@ -14,6 +14,9 @@ the ``reply_to`` header, and waits for the first of
 
 Always holds: a refusal with outcome "none" is given only if the command is certainly not in Kafka.
 
+A matcher that cannot keep up gets no more: an order is refused while one that Kafka has waits for
+longer than ``ORDERS_BEHIND_S``, and anything else after ``BEHIND_S``.
+
 A waiter costs no task and no timer of its own. One timer walks over all waiters, and one query at a
 time asks for all that are due. Both exist only while somebody waits.
 
@@ -83,6 +86,9 @@ LOOKUP_AFTER_S: Final = 0.1  # an outcome takes 30 ms under load, so its message
 LOOKUP_EVERY_MAX_S: Final = 0.8
 TOGETHER_EVENTS_MAX: Final = 100  # read of each outcome when many are asked for; an order has a few
 TOGETHER_MAX: Final = 200  # first outcomes in one query: some 10 ms of the server's time
+# An outcome that Redis loses is found within half a second; who waits longer waits for a matcher.
+ORDERS_BEHIND_S: Final = 1.0
+BEHIND_S: Final = 1.8  # a cancel is taken for as long as it may be decided within the usual wait
 DELIVERY_WAIT_S: Final = 1.8  # longer than the producer's own timeout, for an answer within 2 s
 
 
@@ -147,6 +153,11 @@ class Waiter:
         return await self._future
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether the matcher is waited for, and not the reading of what it decided."""
+        return not self._future.done() and self.way is _Way.TOGETHER
+
+    @property
     def is_decided(self) -> bool:
         """Whether the outcome has come whole, so that nothing is left to look up."""
         return self._future.done() and isinstance(self._future.result(), Decision)
@@ -173,6 +184,7 @@ class Submitter:
         self._waiters: dict[int, Waiter] = {}  # oldest first
         self._last_number = 0
         self._places_kept = 0  # for commands that are about to be sent
+        self._behind_s: dict[int, float] = {}  # by shard: the age of the oldest undecided command
         self._timer: asyncio.TimerHandle | None = None
         self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
         self._first_events = SharedByKey(self._read_first_events)
@@ -237,12 +249,20 @@ class Submitter:
         """
         self._backlog.check_whole(shard)
         self._backlog.check_readable(shard, command_version(command))
+        self._backlog.check_room(shard, command)
+        self._check_pace(shard, command)
         self._last_number += 1
         waiter = Waiter(self._last_number, command, command_id, wait)
         self._produce(shard, waiter)
         self._waiters[waiter.number] = waiter
         self._arm()
         return waiter
+
+    def _check_pace(self, shard: int, command: ClientCommand) -> None:
+        behind_s = self._behind_s.get(shard, 0.0)
+        if behind_s > (ORDERS_BEHIND_S if isinstance(command, PlaceOrder) else BEHIND_S):
+            detail = f"A command of shard {shard} waits for {behind_s:.1f} s: nothing was sent."
+            raise Problem(Code.BUSY, detail, outcome="none")
 
     async def outcome_of(self, waiter: Waiter) -> Decision | Pending:
         """Return the outcome of a command, or its location if it is not decided in time.
@@ -379,11 +399,14 @@ class Submitter:
         self._timer = None
         now_s = time.monotonic()
         due: list[Waiter] = []
+        self._behind_s = {}
         for waiter in self._waiters.values():
             if now_s - waiter.born_s < LOOKUP_AFTER_S:
                 break  # all after it are younger
             if not waiter.answered and self._is_due(waiter, now_s):
                 due.append(waiter)
+            if waiter.location is not None and waiter.is_undecided:
+                self._behind_s.setdefault(waiter.location.shard, now_s - waiter.born_s)
         for way in _Way:
             some = [waiter for waiter in due if waiter.way is way]
             before = self._lookups.get(way)

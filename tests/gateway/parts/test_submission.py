@@ -483,6 +483,71 @@ async def test_there_is_a_bound_on_those_who_wait(
     assert (response.json()["code"], response.json()["outcome"]) == ("gateway.busy", "none")
 
 
+async def test_orders_are_refused_before_cancels_while_a_command_waits_for_long(
+    idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "ORDERS_BEHIND_S", 0.3)
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+        resting = await http.post("/orders", json=order("BTC-USD"))
+    async with gateway_at(idle_venue, order_wait_ms=10_000) as http:
+        waiting = asyncio.create_task(http.post("/orders", json=order("BTC-USD")))
+        await asyncio.sleep(0.6)
+        refused = await http.post("/orders", json=order("BTC-USD"))
+        order_id = resting.json()["order"]["order_id"]
+        cancel = asyncio.create_task(http.post(f"/orders/{order_id}/cancel"))
+        await asyncio.sleep(0.1)
+        is_taken = not cancel.done()
+        monkeypatch.setattr(submission, "BEHIND_S", 0.4)
+        late = await http.post(f"/orders/{order_id}/cancel")
+        async with matching(idle_venue):
+            answers = [(await waiting).status_code, (await cancel).status_code]
+            again = await until_taken(http)
+
+    assert is_taken
+    for response in (refused, late):
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+        assert (response.json()["code"], response.json()["outcome"]) == ("gateway.busy", "none")
+    assert answers == [201, 200]
+    assert again.status_code == 201
+
+
+async def test_orders_are_refused_before_cancels_while_many_commands_wait(
+    idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog_module, "UNDECIDED_ORDERS_MAX", 1)
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+        resting = await http.post("/orders", json=order("BTC-USD"))
+    async with gateway_at(idle_venue, order_wait_ms=100) as http:
+        taken = [await http.post("/orders", json=order("BTC-USD")) for _ in range(2)]
+        refused = await until_refused(http)
+        order_id = resting.json()["order"]["order_id"]
+        cancel = await http.post(f"/orders/{order_id}/cancel")
+        async with matching(idle_venue):
+            again = await until_taken(http)
+
+    assert [response.status_code for response in taken] == [202, 202]
+    assert refused.headers["Retry-After"] == "1"
+    assert (refused.json()["code"], refused.json()["outcome"]) == ("gateway.busy", "none")
+    assert cancel.status_code == 202
+    assert again.status_code in {201, 202}
+
+
+async def until_refused(http: httpx.AsyncClient) -> httpx.Response:
+    async with asyncio.timeout(PATIENCE_S):
+        while (response := await http.post("/orders", json=order("BTC-USD"))).status_code != 503:
+            await asyncio.sleep(0.1)
+    return response
+
+
+async def until_taken(http: httpx.AsyncClient) -> httpx.Response:
+    async with asyncio.timeout(PATIENCE_S):
+        while (response := await http.post("/orders", json=order("BTC-USD"))).status_code == 503:
+            await asyncio.sleep(0.1)
+    return response
+
+
 async def test_a_stop_finishes_what_is_under_way(idle_venue: Venue) -> None:
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
