@@ -6,7 +6,7 @@ exchange ends after its last test: five idle processes would cost the tests of o
 of a core.
 
 On a busy machine an order may take long, so tests wait longer for it than production does, and
-repeat a read that answers 503.
+repeat a read that answers 503, and an order for which the matcher is too busy.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def exchange(
 
 
 class Careful(httpx.AsyncHTTPTransport):
-    """Asks again, for a while, where a read model is not as far as it was asked to be.
+    """Asks again, for a while, where a read model or a matcher is not as far as it has to be.
 
     Nothing is encrypted here, and to load the certificates takes 40 ms for each client.
     """
@@ -96,10 +96,11 @@ class Careful(httpx.AsyncHTTPTransport):
         deadline_s = time.monotonic() + COME_AGAIN_S
         while True:
             response = await super().handle_async_request(request)
-            is_read = request.method == "GET"
-            if not is_read or response.status_code != 503 or time.monotonic() > deadline_s:
+            if response.status_code != 503 or time.monotonic() > deadline_s:
                 return response
-            await response.aclose()
+            await response.aread()
+            if request.method != "GET" and response.json()["code"] != "gateway.busy":
+                return response
             await asyncio.sleep(COME_AGAIN_PAUSE_S)
 
 
