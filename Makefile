@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
 EXCHANGE := .venv/bin/exchange
+BIOME := .venv/bin/biome
 INSTALLED := .venv/.installed
 # Each package has to have the hash that the lock names. uv takes a tenth of the time, but does not
 # know the registry that somebody wrote into a pip.conf: then pip does it all.
@@ -130,10 +131,12 @@ check: lint types imports test ## everything that CI checks
 fmt: $(INSTALLED) ## format and fix the code
 	$(PY) -m ruff check --fix-only -q .
 	$(PY) -m ruff format -q .
+	$(BIOME) check --write exchange/pages
 
 lint: $(INSTALLED) ## check format and style, change nothing
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(BIOME) ci --colors=off exchange/pages
 
 types: $(INSTALLED) ## check the types
 	$(PY) -m mypy $(wildcard exchange projections tests bench)

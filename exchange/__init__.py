@@ -9,6 +9,7 @@ In reading order:
 * ``transport``: the ways between gateway and matcher, Kafka and Redis.
 * ``matcher``: the single writer of a shard.
 * ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.
+* ``pages``: what people look at in a browser.
 * ``analysis``: the log as columns, for programs of analysts.
 * ``analyst``: the process that answers what the gateway answered at a moment.
 * ``processes``: what each process is made of.

@@ -36,12 +36,14 @@ from exchange.stack.migrations import migrate
 from exchange.stack.services import jars
 from exchange.stack.services.kafka import ensure_topic
 from exchange.stack.services.services import LocalServices, kafka_in, postgres_in, remove, valkey_in
+from tests.browser import LEFT_OUT
 
 # Below the range that systems take outgoing ports from, so that no connection can take one first.
 PORTS = range(20_000, 32_000)
-# Valkey has 16. What outlives a test has one of its own: the end-to-end exchange and the
-# gateways' venue; two projectors of different logs would fight over one.
+# Valkey has 16. What outlives a test has one of its own: the end-to-end exchange, that of the
+# pages, and the gateways' venue; two projectors of different logs would fight over one.
 E2E_REDIS_DATABASE = 0
+PAGES_REDIS_DATABASE = 14
 VENUE_REDIS_DATABASE = 15
 DIRECTORY_PREFIX = "exchange-test-"
 MEMORY = Path("/dev/shm")
@@ -57,6 +59,7 @@ LONGEST = (
     "tests/projections/test_models.py",
     "tests/gateway/parts/test_submission.py",
     "tests/e2e",
+    "tests/pages",
     "tests/telemetry/test_observability.py",
 )
 
@@ -112,13 +115,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByExchange(LoadScopeScheduling):
-    """Gives a worker a whole module, or all that one end-to-end exchange is shared by."""
+    """Gives a worker a whole module, or all that one running exchange is shared by."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/pages"):
+            return "tests/pages"
         if nodeid.startswith("tests/e2e"):
             # The topology comes first, whatever other parameters a test has.
             return nodeid.partition("[")[2].rstrip("]").partition("-")[0]
         return super()._split_scope(nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a line that the pages were left out."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if any(report.nodeid.startswith("tests/pages") for report in skipped):
+        terminalreporter.write_line(LEFT_OUT)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByExchange:
@@ -264,7 +276,7 @@ def database_url(make_database: Callable[[], str]) -> str:
     return make_database()
 
 
-_redis_databases = itertools.cycle(range(1, VENUE_REDIS_DATABASE))
+_redis_databases = itertools.cycle(range(1, PAGES_REDIS_DATABASE))
 
 
 def new_redis_database(services: Services) -> str:

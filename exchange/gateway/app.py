@@ -46,6 +46,8 @@ from exchange.gateway.stream.desk import LiveDesk
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.source import Live
+from exchange.pages.routes import page_routes
+from exchange.pages.site import MARKET
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import any_set
 from projections.stores.redis import ModelWaits
@@ -80,8 +82,13 @@ INTERFACE: Final = (
     Route("/metrics", get_metrics, methods=["GET"]),
 )
 ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
-# The last route is in no description: it only tells a plain GET that the stream is a WebSocket.
-SERVED: Final = (*ROUTES, Route("/stream", refuse_plain_request, methods=["GET"]))
+# These are in no description: pages are for people, and the route of the stream only tells a plain
+# GET that it is a WebSocket.
+SERVED: Final = (
+    *ROUTES,
+    *page_routes({"/": MARKET}),
+    Route("/stream", refuse_plain_request, methods=["GET"]),
+)
 
 
 def create_app(

@@ -1,0 +1,80 @@
+"""The pages, what each consists of, and what it may do in a browser.
+
+All files of a page have one name in front, made of the bytes of all of them, and caches keep them
+for a year: another build has other names. In ``index.html`` that name is written ``./-/``; modules
+name each other by relative paths, so they need no other change.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from typing import Final
+
+from exchange.pages.files import File, Foreign, PageBroken, as_file, foreign, index, own
+
+logger = logging.getLogger(__name__)
+
+SHARED: Final = "shared"
+PLACE: Final = "./-/"  # of the files, in an index
+NAME_CHARACTERS: Final = 20  # 80 bits: two builds with one name are not to be expected
+
+# Nothing inline, nothing of another host, nobody may put the page into a frame. Scripts cannot
+# make markup of text at all: a page that asks for Trusted Types and allows none has no way.
+_STRICT: Final = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+)
+POLICY: Final = "; ".join([*_STRICT, "require-trusted-types-for 'script'", "trusted-types 'none'"])
+# For a page whose scripts are of others and make markup by policies of their own.
+FOREIGN_POLICY: Final = "; ".join(_STRICT)
+
+CHARTS: Final = Foreign(
+    "lightweight-charts.js",
+    "litecharts",
+    "litecharts/js/lightweight-charts.js",
+    "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: the folder that it is made of, the files of others, and its policy."""
+
+    folder: str
+    foreign: tuple[Foreign, ...] = ()
+    policy: str = POLICY
+
+
+MARKET: Final = Page("market", (CHARTS,))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A page as it is served: its HTML, and the files that it loads by their whole paths."""
+
+    html: File
+    files: Mapping[str, File]
+
+
+@cache
+def built(page: Page) -> Built | PageBroken:
+    """Return a page with everything that it loads, or why it cannot be had. Reads it once."""
+    try:
+        files = own(SHARED) | own(page.folder)
+        files |= {f"foreign/{file.name}": foreign(file) for file in page.foreign}
+    except PageBroken as broken:
+        logger.error("A page is not served", extra={"page": page.folder, "why": str(broken)})
+        return broken
+    html = index(page.folder)
+    name = sha256(html.encode() + b"".join(file.digest for file in files.values()))
+    place = f"pages/{name.hexdigest()[:NAME_CHARACTERS]}/"
+    whole = as_file("index.html", html.replace(PLACE, f"./{place}").encode())
+    return Built(whole, {place + path: file for path, file in files.items()})

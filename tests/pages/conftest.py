@@ -1,0 +1,138 @@
+"""A real browser, and one running exchange, shared by the tests of this folder.
+
+These tests are synchronous: Playwright's browser has an event loop of its own, and the exchange
+lives on that of the services. ``page`` fails its test for whatever a person would not see but the
+browser tells: an error on the console, a breach of the content policy, a request to another host.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    Request,
+    ViewportSize,
+    sync_playwright,
+)
+
+from exchange.config import Settings
+from tests.browser import LEFT_OUT, chromium, flags, is_required
+from tests.conftest import (
+    PAGES_REDIS_DATABASE,
+    Services,
+    drop_database,
+    free_ports,
+    new_database,
+    new_topic,
+)
+from tests.running import Exchange, running
+
+ORDER_WAIT_MS = 20_000  # a busy machine
+PAGE_TIMEOUT_MS = 20_000
+SIZE: ViewportSize = {"width": 1280, "height": 800}
+
+
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    """Playwright, whose loop must have ended before any asynchronous test runs in this thread."""
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Chromium. Without one these tests are left out, but never where changes are checked."""
+    path = chromium()
+    if path is None:
+        assert not is_required(), LEFT_OUT
+        pytest.skip(LEFT_OUT)
+    with playwright.chromium.launch(executable_path=path, args=flags()) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="package")
+def exchange(
+    services: Services,
+    template_database: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Exchange]:
+    """A running exchange, one of each process, with BTC-USD and ETH-EUR."""
+    database_url = new_database(services, template_database)
+    settings = replace(
+        Settings.load({}, dotenv=None),
+        port=free_ports(1)[0],
+        analyst_port=free_ports(1)[0],
+        metrics_port=0,
+        order_wait_ms=ORDER_WAIT_MS,
+        kafka_topic=new_topic(services, 1),
+        kafka_bootstrap_servers=services.kafka_bootstrap_servers,
+        database_url=database_url,
+        redis_url=services.redis_database(PAGES_REDIS_DATABASE),
+        kafka_is_local=False,
+        database_is_local=False,
+        redis_is_local=False,
+    )
+    directory: Path = tmp_path_factory.mktemp("pages")
+    with services.portal.wrap_async_context_manager(running(settings, directory)) as exchange:
+        yield exchange
+    drop_database(services, database_url)
+
+
+@pytest.fixture
+def http(exchange: Exchange) -> Iterator[httpx.Client]:
+    """What others do meanwhile."""
+    with httpx.Client(base_url=exchange.urls[0], timeout=30, verify=False) as client:
+        yield client
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the browser told that no page may cause. A test that causes one takes it out."""
+    return []
+
+
+@pytest.fixture
+def open_context(
+    browser: Browser, exchange: Exchange, faults: list[str]
+) -> Iterator[Callable[..., BrowserContext]]:
+    """Make contexts (each like a browser of its own) with options of Playwright."""
+    contexts: list[BrowserContext] = []
+    own = urlsplit(exchange.urls[0]).hostname
+
+    def asked(request: Request) -> None:
+        url = urlsplit(request.url)
+        if url.scheme not in ("data", "blob") and url.hostname != own:
+            faults.append(f"a request to {request.url}")
+
+    def said(message: ConsoleMessage) -> None:
+        if message.type == "error":  # breaches of the content policy are told of here too
+            faults.append(f"on the console: {message.text}")
+
+    def make(**options: Any) -> BrowserContext:
+        context = browser.new_context(**{"viewport": SIZE, "base_url": exchange.urls[0], **options})
+        contexts.append(context)
+        context.set_default_timeout(PAGE_TIMEOUT_MS)
+        context.on("request", asked)
+        context.on("console", said)
+        context.on("weberror", lambda error: faults.append(f"an exception: {error.error}"))
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(open_context: Callable[..., BrowserContext], faults: list[str]) -> Iterator[Page]:
+    """An empty page. At the end of its test the browser must have told of no fault."""
+    yield open_context().new_page()
+    assert faults == []

@@ -1,0 +1,88 @@
+"""What all pages share, called in the browser."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from exchange.pages.site import MARKET, Built, built
+
+
+def module(path: str) -> str:
+    """Return the address of a module as a page loads it."""
+    whole = built(MARKET)
+    assert isinstance(whole, Built)
+    return next(f"/{file}" for file in whole.files if file.endswith(path))
+
+
+def call(page: Page, path: str, body: str, *arguments: Any) -> Any:
+    """Return what a function over a module (``m``) and arguments (``a``) returns."""
+    if page.url == "about:blank":
+        page.goto("/")
+    script = f"async ([path, a]) => {{ const m = await import(path); {body} }}"
+    return page.evaluate(script, [module(path), list(arguments)])
+
+
+@pytest.mark.parametrize(
+    ("amount", "scale", "units"),
+    [
+        ("70150.5", 2, "7015050"),
+        ("0.1", 1, "1"),
+        ("-0.00000001", 8, "-1"),
+        ("123456789012345678.123456789012", 12, "123456789012345678123456789012"),
+        ("5", 0, "5"),
+        ("1.500", 1, "15"),
+    ],
+)
+def test_amounts_are_exact_both_ways(page: Page, amount: str, scale: int, units: str) -> None:
+    found = call(
+        page,
+        "shared/amounts.js",
+        "const u = m.toUnits(a[0], a[1]); return [String(u), String(m.toUnits(m.fromUnits(u, a[1]),"
+        " a[1]))]",
+        amount,
+        scale,
+    )
+
+    assert found == [units, units]
+
+
+@pytest.mark.parametrize("amount", ["", "1e5", "0x10", "1,5", ".5", "Infinity", "1.001", "--1"])
+def test_what_is_no_amount_is_refused(page: Page, amount: str) -> None:
+    refused = call(
+        page,
+        "shared/amounts.js",
+        "try { m.toUnits(a[0], 2); return null } catch (error) { return error.message }",
+        amount,
+    )
+
+    assert refused is not None
+    assert amount in refused
+
+
+def test_no_digit_of_an_answer_is_lost(page: Page) -> None:
+    text = '{"price": 123456789012345678.123456789012, "sequence": 9007199254740993, "count": 3}'
+
+    assert call(page, "shared/amounts.js", "return m.parseExact(a[0])", text) == {
+        "price": "123456789012345678.123456789012",
+        "sequence": "9007199254740993",
+        "count": 3,
+    }
+
+
+def test_rows_are_found_again_by_their_keys(page: Page) -> None:
+    kept = call(
+        page,
+        "shared/dom.js",
+        """
+        const list = m.element("ul");
+        const draw = (items) => m.keyed(list, items, (i) => i, (i) => m.element("li"),
+          (row, i) => m.setText(row, i));
+        draw(["a", "b", "c"]);
+        const b = list.children[1];
+        draw(["c", "b", "d"]);
+        return [list.textContent, list.children[1] === b, list.children.length];
+        """,
+    )
+
+    assert kept == ["cbd", True, 3]
