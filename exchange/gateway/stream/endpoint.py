@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Final
 
 from starlette.requests import Request
@@ -21,6 +22,9 @@ from exchange.gateway.stream.session import Session
 
 UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade"}
 CONNECTIONS_MAX: Final = 2_000  # each may queue some megabytes
+# Parts of the connections that get their heartbeats one after the other. Heartbeats of 2,000
+# connections at once hold the event loop, and so every order, for 180 to 240 ms of each second.
+BEAT_PARTS: Final = 20
 
 
 async def refuse_plain_request(_request: Request) -> Response:
@@ -41,7 +45,8 @@ class Stream:
     origins: Sequence[str] = ()
     connections_per_address: int = CONNECTIONS_MAX
     by_address: Counter[str] = field(default_factory=Counter)
-    sessions: set[Session] = field(default_factory=set)
+    sessions: dict[Session, int] = field(default_factory=dict)  # each with its part
+    parts: Iterator[int] = field(default_factory=lambda: cycle(range(BEAT_PARTS)))
     stopping: bool = False
 
     async def connect(self, websocket: WebSocket) -> None:
@@ -52,24 +57,24 @@ class Stream:
             await websocket.send_denial_response(refusal)
             return
         session = Session(websocket, self.host, self.hub, self.desk)
-        self.sessions.add(session)
+        self.sessions[session] = next(self.parts)
         self.by_address[address] += 1
         self.host.metrics.stream_clients.inc()
         try:
             await session.run()
         finally:
-            self.sessions.discard(session)
+            del self.sessions[session]
             self.by_address[address] -= 1
             if not self.by_address[address]:
                 del self.by_address[address]
             self.host.metrics.stream_clients.dec()
 
     async def beat(self) -> None:
-        """Send heartbeats for ever."""
-        while True:
-            await asyncio.sleep(HEARTBEAT_MS / 1000)
+        """Send heartbeats for ever, to one part of the connections at a time."""
+        for part in cycle(range(BEAT_PARTS)):
+            await asyncio.sleep(HEARTBEAT_MS / 1000 / BEAT_PARTS)
             now_s = time.monotonic()
-            for session in list(self.sessions):
+            for session in [s for s, mine in self.sessions.items() if mine == part]:
                 session.beat(now_s)
 
     async def close(self, wait_s: float) -> None:

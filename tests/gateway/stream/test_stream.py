@@ -15,6 +15,7 @@ from websockets.typing import Origin
 
 from exchange.gateway.server.streams import MESSAGE_BYTES_MAX
 from exchange.gateway.stream import session
+from exchange.gateway.stream.endpoint import BEAT_PARTS
 from exchange.gateway.stream.feed import order_updates
 from exchange.gateway.stream.feed.history import SLICES_AT_ONCE_MAX, History, HistoryTurns
 from exchange.gateway.stream.feed.hub import Hub
@@ -36,6 +37,13 @@ class Client:
 
     async def send(self, **message: Any) -> None:
         await self.socket.send(json.dumps(message))
+
+    async def next_heartbeat(self) -> dict[str, Any]:
+        """Return the next heartbeat, where nothing else comes."""
+        async with asyncio.timeout(WAIT_S):
+            message: dict[str, Any] = json.loads(await self.socket.recv())
+        assert message["type"] == "heartbeat"
+        return message
 
     async def next(self) -> dict[str, Any]:
         """Return the next message that is no heartbeat."""
@@ -349,6 +357,18 @@ async def test_heartbeats_tell_how_far_everything_was_sent(
                 break
 
     assert beat["type"] == "heartbeat"
+
+
+async def test_connections_get_their_heartbeats_one_part_after_the_other(
+    http: httpx.AsyncClient, instrument: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(http)) for _ in range(10)]
+        for client in clients:
+            await client.ask(type="subscribe", channels=["trades"], instrument=instrument)
+        beats = await asyncio.gather(*(client.next_heartbeat() for client in clients))
+
+    assert len({beat["timestamp"] for beat in beats}) == len(clients) < BEAT_PARTS
 
 
 @pytest.mark.parametrize(
