@@ -5,8 +5,10 @@ lives on that of the services. ``page`` fails its test for whatever a person wou
 browser tells: an error on the console, a breach of the content policy, a request to another host.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +23,11 @@ from playwright.sync_api import (
     Playwright,
     Request,
     ViewportSize,
+    expect,
     sync_playwright,
 )
 
-from exchange.config import Settings
+from exchange.config import PROJECT, Settings
 from tests.browser import LEFT_OUT, chromium, flags, is_required
 from tests.conftest import (
     PAGES_REDIS_DATABASE,
@@ -136,3 +139,67 @@ def page(open_context: Callable[..., BrowserContext], faults: list[str]) -> Iter
     """An empty page. At the end of its test the browser must have told of no fault."""
     yield open_context().new_page()
     assert faults == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Callable[[Page, str], None]:
+    """Take a picture of a page; with PICTURES=1 it is the one of the documentation."""
+    folder = PROJECT / "docs" / "pictures" if os.environ.get("PICTURES") else tmp_path
+
+    def taken(page: Page, name: str) -> None:
+        page.screenshot(path=folder / f"{name}.png", animations="disabled")
+
+    return taken
+
+
+numbers = count(1)
+Place = Callable[..., Any]
+
+
+@pytest.fixture
+def instrument(http: httpx.Client) -> str:
+    """An instrument of this test's own: prices of 0.01, quantities of 0.001."""
+    name = f"T{next(numbers)}-USD"
+    definition = {
+        "instrument": name,
+        "base": name.partition("-")[0],
+        "quote": "USD",
+        "price_scale": 2,
+        "quantity_scale": 3,
+        "tick_size": 0.01,
+        "lot_size": 0.001,
+    }
+    answer = http.post("/instruments", json=definition)
+    assert answer.status_code == 201, answer.text
+    return name
+
+
+@pytest.fixture
+def place(http: httpx.Client, instrument: str) -> Place:
+    """Place an order of somebody else; at the market without a price."""
+
+    def placed(side: str, quantity: str, price: str | None = None, client: str = "other") -> Any:
+        body = {
+            "client_id": client,
+            "instrument": instrument,
+            "side": side,
+            "type": "market" if price is None else "limit",
+            "quantity": quantity,
+        }
+        answer = http.post("/orders", json=body if price is None else {**body, "price": price})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    return placed
+
+
+@pytest.fixture
+def market(page: Page, instrument: str) -> Page:
+    """The page of the instrument, live."""
+    page.goto(f"/?instrument={instrument}")
+    until_live(page)
+    return page
+
+
+def until_live(page: Page) -> None:
+    expect(page.locator("#line [data-part=state]")).to_have_text("● live")

@@ -1,22 +1,112 @@
-// The market page begins here.
+// The market page begins here: what is read once, what the stream then changes, what is drawn.
 
-import { parseExact } from "../shared/amounts.js";
-import { element, keyed } from "../shared/dom.js";
+import { setAttribute } from "../shared/dom.js";
+import { ask } from "./ask.js";
+import { Connection } from "./connection.js";
+import { choose } from "./instruments.js";
+import * as settingsOf from "./settings.js";
+import * as books from "./state/book.js";
+import * as candles from "./state/candles.js";
+import { at, BEGIN } from "./state/line.js";
+import * as tapes from "./state/trades.js";
+import { storeOf } from "./store.js";
+import { mountAll } from "./views/all.js";
 
-const response = await fetch("./instruments");
-const { instruments } = parseExact(await response.text());
+const DAY_EVERY_MS = 30_000; // the figures of 24 hours, which the stream does not have
+const RECENT = 2_000; // trades kept until the candles have come: ten seconds of 200 a second
 
-keyed(
-  /** @type {Element} */ (document.getElementById("instruments")),
-  instruments,
-  (instrument) => instrument.instrument,
-  (instrument) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, instrument.instrument),
-      element("td", {}, String(instrument.tick_size)),
-      element("td", {}, String(instrument.lot_size)),
-    ),
-  () => {},
+const settings = settingsOf.load();
+settingsOf.show(settings);
+const instrument = await choose();
+/** @type {any[]} */
+let recent = [];
+
+const store = storeOf(
+  {
+    instrument,
+    settings,
+    line: BEGIN,
+    book: books.EMPTY,
+    tape: /** @type {tapes.Tape} */ ([]),
+    ticker: { live: null, day: null },
+    candles: /** @type {candles.Candles | null} */ (null),
+    orders: { open: /** @type {any[]} */ ([]) },
+  },
+  (state) => {
+    const nowMs = Date.now();
+    const line = at(state.line, nowMs);
+    for (const part of document.querySelectorAll(".market-data"))
+      setAttribute(part, "data-stale", line.word !== "live");
+    for (const draw of views) draw({ ...state, line }, nowMs);
+  },
 );
+
+const actions = {
+  /** @param {Record<string, unknown>} changes */
+  settings(changes) {
+    const after = { ...store.get().settings, ...changes };
+    settingsOf.save(after);
+    settingsOf.show(after);
+    store.set({ settings: after });
+  },
+  /** @param {number} minutes */
+  interval(minutes) {
+    actions.settings({ minutes });
+    readCandles();
+  },
+  /** @param {number} grouping */
+  group: (grouping) => actions.settings({ grouping }),
+  /** Put a level into the form of an order. */
+  pick: (
+    /** @type {bigint} */ price,
+    /** @type {bigint | null} */ quantity,
+    /** @type {string} */ side,
+  ) => {
+    document.dispatchEvent(new CustomEvent("pick", { detail: { price, quantity, side } }));
+  },
+  cancel: (/** @type {string[]} */ ids) => {
+    document.dispatchEvent(new CustomEvent("cancel", { detail: { ids } }));
+  },
+};
+const views = mountAll(actions);
+
+const connection = new Connection(instrument.name, {
+  line: (line) => store.set({ line }),
+  resumed: (sequence) => store.set({ tape: tapes.resumed(store.get().tape, sequence) }),
+  message(message) {
+    const state = store.get();
+    if (message.type === "orderbook")
+      store.set({ book: books.fold(state.book, message, instrument) });
+    else if (message.type === "ticker") store.set({ ticker: { ...state.ticker, live: message } });
+    else if (message.type === "trades") {
+      recent = recent.concat(message.trades).slice(-RECENT);
+      store.set({
+        tape: tapes.fold(state.tape, message.trades, instrument),
+        candles: state.candles && candles.fold(state.candles, message.trades, instrument),
+      });
+    }
+  },
+});
+
+async function readCandles() {
+  const { minutes } = store.get().settings;
+  const told = await ask("./market/analytics", {
+    instrument: instrument.name,
+    interval: minutes,
+    start_time: new Date(Date.now() - candles.SHOWN * minutes * 60_000).toISOString(),
+  });
+  if (store.get().settings.minutes !== minutes) return; // another was chosen meanwhile
+  store.set({ candles: candles.fold(candles.begin(told, instrument), recent, instrument) });
+}
+
+async function readDay() {
+  if (document.visibilityState === "hidden") return;
+  const told = await ask("./market/ticker", { instrument: instrument.name });
+  store.set({ ticker: { ...store.get().ticker, day: told.day } });
+}
+
+const told = await ask("./market/trades", { instrument: instrument.name, limit: tapes.KEPT });
+store.set({ tape: tapes.fold([], told.trades.reverse(), instrument) });
+connection.start({ trades: told.sequence });
+await Promise.all([readCandles(), readDay()]);
+setInterval(readDay, DAY_EVERY_MS);

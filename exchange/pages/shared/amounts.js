@@ -55,3 +55,16 @@ export function grouped(decimal) {
   const parted = whole.replace(/\B(?=(\d{3})+$)/g, "\u202f");
   return fraction === undefined ? parted : `${parted}.${fraction}`;
 }
+
+/**
+ * Write a decimal without the zeros at its end, but with some places, so that columns line up.
+ * @param {string} decimal
+ * @param {number} places That stay even if they are zeros.
+ * @returns {string}
+ */
+export function trimmed(decimal, places) {
+  const [whole, fraction] = decimal.split(".");
+  if (fraction === undefined) return decimal;
+  const kept = fraction.slice(0, places) + fraction.slice(places).replace(/0+$/, "");
+  return kept ? `${whole}.${kept}` : whole;
+}

@@ -1,0 +1,200 @@
+// The stream: one connection that is resumed where it ended, and says what it knows of itself.
+//
+// Trades and a client's orders are asked for from the last sequence that was seen. Book and ticker
+// begin anew. A message that does not follow the one before is a gap: counted, mended by resuming.
+
+import { parseExact } from "../shared/amounts.js";
+import { answered, BEGIN, STALE_MS, whyEnded } from "./state/line.js";
+import { after, beaten, isResumed, kept, verdict } from "./state/sequences.js";
+
+const CHANNELS = new Set(["trades", "orders", "orderbook", "ticker"]);
+const TICK_MS = 250;
+const PING_EVERY_MS = 5_000;
+const SILENT_MS = 2 * STALE_MS; // a connection that says nothing for so long is given up
+const CONNECT_MS = 5_000;
+const RETRY_FIRST_MS = 250;
+const RETRY_MAX_MS = 5_000;
+
+export class Connection {
+  /** @type {WebSocket | null} */
+  #socket = null;
+  #line = BEGIN;
+  /** @type {import("./state/sequences.js").Seen} */
+  #seen = {};
+  /** @type {string | null} */
+  #client = null;
+  #attempts = 0;
+  #retryAtMs = 0;
+  #openedMs = 0;
+  #pingedMs = 0;
+  #tickedMs = Date.now();
+
+  /**
+   * @param {string} instrument
+   * @param {{message: (message: any) => void, line: (line: import("./state/line.js").Line) => void,
+   *   resumed: (sequence: number) => void}} listener
+   */
+  constructor(instrument, listener) {
+    this.instrument = instrument;
+    this.listener = listener;
+  }
+
+  /** @param {Record<string, number>} seen Sequences that the page has already, by channel. */
+  start(seen) {
+    this.#seen = { ...seen };
+    setInterval(() => this.#tick(), TICK_MS);
+    for (const name of ["online", "pageshow"]) addEventListener(name, () => this.#wake());
+    for (const name of ["visibilitychange", "resume"])
+      document.addEventListener(name, () => this.#wake());
+    this.#open();
+  }
+
+  /**
+   * Follow the orders of another client, or of none.
+   * @param {string | null} client
+   * @param {number} sequence Up to which the page has its orders.
+   */
+  follow(client, sequence) {
+    if (this.#client !== null && this.#isOpen()) this.#send("unsubscribe", ["orders"], {});
+    this.#client = client;
+    this.#seen = { ...this.#seen, orders: sequence };
+    if (client !== null && this.#isOpen()) this.#subscribeOrders();
+  }
+
+  /** @param {number} latencyMs From sending an order to its answer. */
+  answered(latencyMs) {
+    this.#tell(answered(this.#line, latencyMs));
+  }
+
+  #isOpen() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  #open() {
+    this.#retryAtMs = 0;
+    this.#openedMs = Date.now();
+    const url = new URL("./stream", document.baseURI);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(url);
+    this.#socket = socket;
+    socket.addEventListener("message", (event) => {
+      if (socket === this.#socket) this.#hear(parseExact(event.data));
+    });
+    socket.addEventListener("close", (event) => {
+      if (socket === this.#socket) this.#lost(event.reason, event.code);
+    });
+  }
+
+  #subscribe() {
+    this.#send("subscribe", ["trades"], { from_sequence: this.#seen.trades });
+    this.#send("subscribe", ["orderbook", "ticker"], {});
+    if (this.#client !== null) this.#subscribeOrders();
+  }
+
+  #subscribeOrders() {
+    this.#send("subscribe", ["orders"], {
+      client_id: this.#client,
+      from_sequence: this.#seen.orders,
+    });
+  }
+
+  /**
+   * @param {"subscribe" | "unsubscribe"} type
+   * @param {string[]} channels
+   * @param {Record<string, unknown>} more
+   */
+  #send(type, channels, more) {
+    this.#socket?.send(JSON.stringify({ type, channels, instrument: this.instrument, ...more }));
+  }
+
+  /** @param {any} message */
+  #hear(message) {
+    const nowMs = Date.now();
+    this.#line = { ...this.#line, heardMs: nowMs };
+    if (message.type === "connected") {
+      if (this.#line.reconnects) this.listener.resumed(this.#seen.trades);
+      this.#subscribe();
+    } else if (message.type === "pong") this.#tell({ pingMs: nowMs - this.#pingedMs });
+    else if (message.type === "heartbeat") this.#beat(message.sequences[this.instrument] ?? 0);
+    else if (message.type === "error") this.#lost(message.detail ?? message.title, 0);
+    else if (CHANNELS.has(message.type)) this.#take(message);
+  }
+
+  /** @param {number} sequence Up to which everything was sent. */
+  #beat(sequence) {
+    this.#attempts = 0;
+    this.#seen = beaten(this.#seen, sequence);
+    this.#tell({ word: "live", why: "", sequence: Math.max(this.#line.sequence, sequence) });
+  }
+
+  /** @param {any} message Of a channel. */
+  #take(message) {
+    const { type, sequence } = message;
+    const found = verdict(this.#seen, message);
+    if (found === "gap") {
+      this.#line = { ...this.#line, gaps: this.#line.gaps + 1 };
+      this.#lost(`${type} after ${this.#seen[type]} are missing`, 0);
+    }
+    if (found !== "news") return;
+    this.#seen = after(this.#seen, message);
+    this.listener.message(message);
+    const again = this.#line.word === "resuming" && isResumed(type) ? 1 : 0;
+    const furthest = Math.max(this.#line.sequence, sequence);
+    this.#tell({ sequence: furthest, resumed: this.#line.resumed + again });
+  }
+
+  /**
+   * @param {string} reason
+   * @param {number} code
+   */
+  #lost(reason, code) {
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+    const waitMs = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** this.#attempts);
+    this.#attempts += 1;
+    this.#retryAtMs = Date.now() + waitMs * (0.5 + Math.random() / 2);
+    this.#seen = kept(this.#seen);
+    this.#tell({
+      word: "resuming",
+      why: whyEnded(code, reason),
+      reconnects: this.#line.reconnects + 1,
+    });
+  }
+
+  #tick() {
+    const nowMs = Date.now();
+    const slept = nowMs - this.#tickedMs > STALE_MS;
+    this.#tickedMs = nowMs;
+    if (slept) this.#wake();
+    else if (this.#socket === null) {
+      if (nowMs >= this.#retryAtMs) this.#open();
+    } else if (!this.#isOpen()) {
+      if (nowMs - this.#openedMs > CONNECT_MS) this.#lost("the gateway does not answer", 0);
+    } else if (nowMs - (this.#line.heardMs ?? this.#openedMs) > SILENT_MS)
+      this.#lost("the gateway says nothing", 0);
+    else if (nowMs - this.#pingedMs > PING_EVERY_MS) {
+      this.#pingedMs = nowMs;
+      this.#socket.send('{"type":"ping"}');
+    }
+    this.listener.line(this.#line); // its age moved
+  }
+
+  /** Look at once after a sleep, and do not trust a connection that was silent meanwhile. */
+  #wake() {
+    if (document.visibilityState === "hidden") return;
+    const silentMs = Date.now() - (this.#line.heardMs ?? 0);
+    if (this.#socket === null) this.#open();
+    else if (this.#isOpen() && silentMs > STALE_MS) {
+      this.#lost("this page was asleep", 0);
+      this.#open();
+    }
+    this.listener.line(this.#line);
+  }
+
+  /** @param {Partial<import("./state/line.js").Line>} changes */
+  #tell(changes) {
+    this.#line = { ...this.#line, ...changes };
+    this.listener.line(this.#line);
+  }
+}

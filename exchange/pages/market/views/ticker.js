@@ -1,0 +1,49 @@
+// The ticker: the last price, what the day did, and the best of both sides.
+
+import { grouped } from "../../shared/amounts.js";
+import { element, setAttribute, setText } from "../../shared/dom.js";
+
+/** @param {Element} root */
+export function mount(root) {
+  const last = element("strong", { "data-part": "last" });
+  const names = ["change", "high", "low", "volume", "bid", "ask"];
+  const parts = Object.fromEntries(
+    names.map((name) => [name, element("span", { "data-part": name })]),
+  );
+  root.append(last, ...Object.values(parts));
+
+  /** @param {any} state */
+  return ({ ticker, instrument }) => {
+    const { live, day } = ticker;
+    const price = live?.last_price ?? null;
+    setText(last, price === null ? "no trade yet" : `${text(price)} ${instrument.quote}`);
+    setText(
+      parts.change,
+      day?.change_percent == null ? "" : `24 h ${signed(day.change_percent)} %`,
+    );
+    setAttribute(parts.change, "class", direction(day?.change_percent));
+    setText(parts.high, day?.high == null ? "" : `high ${text(day.high)}`);
+    setText(parts.low, day?.low == null ? "" : `low ${text(day.low)}`);
+    setText(parts.volume, day ? `volume ${text(day.quantity)} ${instrument.base}` : "");
+    setText(parts.bid, `bid ${text(live?.best_bid)}`);
+    setText(parts.ask, `ask ${text(live?.best_ask)}`);
+    const title = price === null ? instrument.name : `${text(price)} ${instrument.name}`;
+    if (document.title !== title) document.title = title;
+  };
+}
+
+/** @param {unknown} amount */
+function text(amount) {
+  return amount === null || amount === undefined ? "–" : grouped(String(amount));
+}
+
+/** @param {unknown} percent */
+function signed(percent) {
+  const digits = String(percent);
+  return digits.startsWith("-") ? `▼ ${digits}` : `▲ +${digits}`;
+}
+
+/** @param {unknown} percent */
+function direction(percent) {
+  return String(percent ?? "").startsWith("-") ? "sell" : "buy";
+}

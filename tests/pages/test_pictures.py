@@ -1,0 +1,55 @@
+"""Pictures of the pages as people see them; `PICTURES=1` keeps them for the documentation."""
+
+import random
+from collections.abc import Callable
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.pages.conftest import until_live
+
+MIDDLE = 70_150
+Picture = Callable[[Page, str], None]
+
+
+def fill(http: httpx.Client) -> None:
+    """Let a few clients trade BTC-USD, so that there is something to see."""
+    chance = random.Random(7)
+    entries = []
+    for number in range(400):
+        side = chance.choice(("buy", "sell"))
+        away = abs(chance.gauss(0, 40)) * (-1 if side == "buy" else 1)
+        entries.append(
+            {
+                "action": "place",
+                "client_id": f"client-{number % 5}",
+                "instrument": "BTC-USD",
+                "side": side,
+                "quantity": f"{chance.uniform(0.01, 2):.3f}",
+                **(
+                    {"type": "market"}
+                    if number > 150 and chance.random() < 0.3
+                    else {"type": "limit", "price": f"{MIDDLE + away:.2f}"}
+                ),
+            }
+        )
+    for begin in range(0, len(entries), 50):
+        answer = http.post("/orders/batch", json={"entries": entries[begin : begin + 50]})
+        assert answer.status_code == 200, answer.text
+
+
+def test_the_market(page: Page, http: httpx.Client, picture: Picture) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.goto("/?instrument=BTC-USD")
+    until_live(page)
+    fill(http)
+    page.reload()
+    until_live(page)
+    expect(page.locator("#tape tbody tr")).not_to_have_count(0)
+    expect(page.locator("#candles canvas").first).to_be_visible()
+
+    picture(page, "market")
+
+    page.get_by_label("Theme").select_option("light")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    picture(page, "market-light")
