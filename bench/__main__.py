@@ -26,6 +26,7 @@ SPEED: Final = (
     "gateways",
     "shards",
     "fan_out",
+    "quiet",
     "lag",
 )
 LONG: Final = ("restore", "rebuild", "rebuild_beside", "publishing", "as_of", "export", "replay")
