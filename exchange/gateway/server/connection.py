@@ -47,7 +47,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import AppWrapper, ConnectionState
 
-from exchange.gateway.server.streams import BoundedStream
+from exchange.gateway.server.streams import WIRE, BoundedStream, Carrier, Wire
 
 READ_BYTES_MAX: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 75.0  # longer than common client pools keep an idle connection
@@ -89,8 +89,9 @@ class Incoming(h11.Connection):
 class Http(H11Protocol):
     """HTTP/1.1 on one connection."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, carrier: Carrier, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._carrier = carrier
         self.connection = Incoming(h11.SERVER, self.config.h11_max_incomplete_size)
 
     def stop(self) -> None:
@@ -108,11 +109,13 @@ class Http(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         target, headers = _origin_form(request)
+        state = self.connection_state
         if request.method == b"GET" and _asks_for_websocket(headers):
             assert isinstance(self.connection, Incoming)
             self.connection = H11WSConnection(self.connection)
             headers = _upgrade_headers(headers)
             self.stream = BoundedStream(*self._stream_arguments())
+            state = ConnectionState({**state, WIRE: Wire(self._carrier, self.stream)})
         else:
             self.stream = HTTPStream(*self._stream_arguments())
         await self.stream.handle(
@@ -122,7 +125,7 @@ class Http(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=target,
-                state=self.connection_state,
+                state=state,
             )
         )
         self.keep_alive_requests += 1
@@ -211,6 +214,7 @@ class Connection:
         try:
             async with Tasks(self._loop) as tasks:
                 self._http = Http(
+                    self,
                     self._app,
                     self._config,
                     self._context,
@@ -253,18 +257,25 @@ class Connection:
     async def _send(self, event: Event) -> None:
         """Carry out an event of ``Http``."""
         if isinstance(event, RawData):
-            await self._write(event.data)
+            self.write(event.data)
+            await self.room()
         elif isinstance(event, Updated):
             self._set_idle(event.idle)
         elif isinstance(event, Closed):
             self._finish()
             await self._http.can_read.set()
 
-    async def _write(self, data: bytes) -> None:
-        if self._is_over:
-            return
-        self._writer.write(data)
-        if self._writer.transport.get_write_buffer_size() <= self._unsent_bytes_max:
+    @property
+    def has_room(self) -> bool:
+        unsent_bytes = self._writer.transport.get_write_buffer_size()
+        return self._is_over or unsent_bytes <= self._unsent_bytes_max
+
+    def write(self, data: bytes) -> None:
+        if not self._is_over:
+            self._writer.write(data)
+
+    async def room(self) -> None:
+        if self.has_room:
             return
         try:
             async with asyncio.timeout(WRITE_S):

@@ -9,9 +9,14 @@ Hypercorn 0.18 has no settings for these of its behaviours:
 * It ends a connection with a broken frame without a Close frame.
 
 So ``connection`` makes a ``BoundedStream`` where Hypercorn would make its own.
+
+A message to the client would pass seven coroutines on its way to the socket. ``Wire`` writes frames
+that are ready (``ready``), which all their receivers share, to the socket at once.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from struct import Struct
+from typing import Any, Final, Protocol
 
 from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import EndBody, Response, StreamClosed
@@ -33,6 +38,69 @@ FRAMES_BURST_MAX: Final = 1_000
 
 BAD_REQUEST: Final = 400
 UPGRADE_REQUIRED: Final = 426
+
+WIRE: Final = "wire"  # where the state of a WebSocket's scope has its ``Wire``
+
+# Heads of frames from a server that carry a whole text (RFC 6455, 5.2).
+WHOLE_TEXT: Final = 0x81
+SHORT_BYTES_MAX: Final = 125
+MEDIUM_BYTES_MAX: Final = 2**16 - 1
+SHORT: Final = Struct(">BB")
+MEDIUM: Final = Struct(">BBH")
+LONG: Final = Struct(">BBQ")
+
+
+def ready(text: bytes) -> bytes:
+    """Return the frame that carries a text in UTF-8 to a client."""
+    size = len(text)
+    if size <= SHORT_BYTES_MAX:
+        return SHORT.pack(WHOLE_TEXT, size) + text
+    if size <= MEDIUM_BYTES_MAX:
+        return MEDIUM.pack(WHOLE_TEXT, 126, size) + text
+    return LONG.pack(WHOLE_TEXT, 127, size) + text
+
+
+class Carrier(Protocol):
+    """A connection, as its WebSocket sees it."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client has taken so much that more may be written."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Write bytes; none once the connection is over."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until there is room, or the connection is over."""
+        ...
+
+
+class Wire:
+    """Writes ready frames between those that Hypercorn writes."""
+
+    def __init__(self, carrier: Carrier, stream: "BoundedStream") -> None:
+        self._carrier = carrier
+        self._stream = stream
+
+    @property
+    def has_room(self) -> bool:
+        return self._carrier.has_room
+
+    def write(self, frame: bytes) -> None:
+        """Write a frame; nothing may follow a Close frame."""
+        if self._stream.state is ASGIWebsocketState.CONNECTED and not self._stream.closed:
+            self._carrier.write(frame)
+
+    async def room(self) -> None:
+        await self._carrier.room()
+
+
+def wire_of(scope: Mapping[str, Any]) -> Wire:
+    """Return how to write to a WebSocket that was accepted."""
+    wire: Wire = scope["state"][WIRE]
+    return wire
 
 
 class BoundedStream(ws_stream.WSStream):

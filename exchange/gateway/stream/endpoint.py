@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Final
@@ -17,6 +17,7 @@ from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.server.origins import FOREIGN_PAGE, may_act
 from exchange.gateway.stream.desk import Desk, Host
 from exchange.gateway.stream.feed.hub import Hub
+from exchange.gateway.stream.heartbeats import Heartbeats
 from exchange.gateway.stream.protocol.frames import HEARTBEAT_MS
 from exchange.gateway.stream.session import Session
 
@@ -32,6 +33,10 @@ async def refuse_plain_request(_request: Request) -> Response:
     raise Problem(Code.UPGRADE, "Connect to /stream with a WebSocket client.", headers=UPGRADE)
 
 
+def _parts() -> list[set[Session]]:
+    return [set() for _ in range(BEAT_PARTS)]
+
+
 @dataclass(eq=False)
 class Stream:
     """The connections of one gateway, or of a replay.
@@ -45,9 +50,12 @@ class Stream:
     origins: Sequence[str] = ()
     connections_per_address: int = CONNECTIONS_MAX
     by_address: Counter[str] = field(default_factory=Counter)
-    sessions: dict[Session, int] = field(default_factory=dict)  # each with its part
-    parts: Iterator[int] = field(default_factory=lambda: cycle(range(BEAT_PARTS)))
+    parts: list[set[Session]] = field(default_factory=_parts)
     stopping: bool = False
+
+    @property
+    def sessions(self) -> list[Session]:
+        return [session for part in self.parts for session in part]
 
     async def connect(self, websocket: WebSocket) -> None:
         """``/stream``: serve one connection."""
@@ -57,13 +65,14 @@ class Stream:
             await websocket.send_denial_response(refusal)
             return
         session = Session(websocket, self.host, self.hub, self.desk)
-        self.sessions[session] = next(self.parts)
+        part = min(self.parts, key=len)
+        part.add(session)
         self.by_address[address] += 1
         self.host.metrics.stream_clients.inc()
         try:
             await session.run()
         finally:
-            del self.sessions[session]
+            part.discard(session)
             self.by_address[address] -= 1
             if not self.by_address[address]:
                 del self.by_address[address]
@@ -71,22 +80,23 @@ class Stream:
 
     async def beat(self) -> None:
         """Send heartbeats for ever, to one part of the connections at a time."""
-        for part in cycle(range(BEAT_PARTS)):
-            await asyncio.sleep(HEARTBEAT_MS / 1000 / BEAT_PARTS)
-            now_s = time.monotonic()
-            for session in [s for s, mine in self.sessions.items() if mine == part]:
-                session.beat(now_s)
+        pause_s = HEARTBEAT_MS / 1000 / BEAT_PARTS
+        next_s = time.monotonic()
+        for part in cycle(self.parts):
+            next_s = max(next_s + pause_s, time.monotonic())  # after a stall, none is made up for
+            await asyncio.sleep(next_s - time.monotonic())
+            heartbeats = Heartbeats()
+            for session in list(part):
+                session.beat(heartbeats)
 
     async def close(self, wait_s: float) -> None:
         """Close all connections with 1012; orders under way are answered first."""
         self.stopping = True
-        if self.sessions:
-            ends = [session.restart(wait_s) for session in self.sessions]
-            await asyncio.gather(*ends)
+        await asyncio.gather(*(session.restart(wait_s) for session in self.sessions))
         await self.hub.stop()
 
     def _refusal(self, websocket: WebSocket, address: str) -> Response | None:
-        if self.stopping or len(self.sessions) >= CONNECTIONS_MAX:
+        if self.stopping or sum(map(len, self.parts)) >= CONNECTIONS_MAX:
             return Problem(Code.BUSY, "No more connections are taken here.").response()
         if not may_act(websocket.scope, self.origins):
             return Problem(Code.ORIGIN, FOREIGN_PAGE).response()

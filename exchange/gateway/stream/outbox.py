@@ -35,20 +35,20 @@ class Beginning(Struct, frozen=True, gc=False):
     instrument: str
     channels: frozenset[Channel]
     sequence: int
-    text: str
+    text: bytes
 
 
 class Beat(Struct, frozen=True, gc=False):
     """A heartbeat, and the sequences up to which it says that all was sent."""
 
     sequences: dict[str, int]
-    text: str
+    text: bytes
 
 
 class Answer(Struct, frozen=True, gc=False):
     """An answer to a client's message, in one or more parts."""
 
-    texts: tuple[str, ...]
+    texts: tuple[bytes, ...]
 
 
 Message = Frame | Beginning | Beat | Answer
@@ -60,8 +60,7 @@ class Outbox:
     def __init__(self) -> None:
         self._queue: deque[Message] = deque()
         self._bytes = 0
-        self._parts: deque[str] = deque()  # of the message that is being sent
-        self._news = asyncio.Event()
+        self._parts: deque[bytes] = deque()  # of the message that is being sent
         self._room = asyncio.Event()
         self._room.set()
         self._is_released = False
@@ -86,18 +85,22 @@ class Outbox:
             self._drop_books()
             if self._is_full():
                 raise Overflow
-        self._news.set()
 
-    async def take(self) -> str:
-        """Return the next text to send, waiting for one."""
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether everything that was put was taken, or dropped."""
+        return not (self._queue or self._parts)
+
+    def take(self) -> bytes:
+        """Return the next text to send; there must be one."""
         if not self._parts:
-            await self._begin_next()
-        return self._parts.popleft()
+            self._begin_next()
+        text = self._parts.popleft()
+        if self.has_sent_all:
+            self._drained.set()
+        return text
 
-    async def _begin_next(self) -> None:
-        while not self._queue:
-            self._news.clear()
-            await self._news.wait()
+    def _begin_next(self) -> None:
         message = self._queue.popleft()
         self._bytes -= _size(message)
         self._parts.extend(_texts(message))
@@ -112,11 +115,6 @@ class Outbox:
             if key in self._sent:
                 found[key[0]] = min(self._sent[key], found.get(key[0], self._sent[key]))
         return found
-
-    def settle(self) -> None:
-        """Note that the text that was taken last has been sent."""
-        if not (self._queue or self._parts):
-            self._drained.set()
 
     async def drained(self) -> None:
         """Wait until everything has been sent."""
@@ -176,9 +174,11 @@ class Outbox:
                 kept.append(message)
         self._queue = kept
         self._bytes = sum(map(_size, kept))
+        if self.has_sent_all:
+            self._drained.set()
 
 
-def _texts(message: Message) -> tuple[str, ...]:
+def _texts(message: Message) -> tuple[bytes, ...]:
     match message:
         case Frame() | Answer():
             return message.texts

@@ -22,15 +22,16 @@ from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.admission import Origin
 from exchange.gateway.parts.limits import Budget
+from exchange.gateway.server.streams import wire_of
 from exchange.gateway.server.token_bucket import TokenBucket
 from exchange.gateway.stream.desk import Desk, EnteredAnswer, Host
 from exchange.gateway.stream.feed.hub import Hub
-from exchange.gateway.stream.outbox import Answer, Beat, Beginning, Outbox, Overflow
+from exchange.gateway.stream.heartbeats import Heartbeats
+from exchange.gateway.stream.outbox import Answer, Beginning, Outbox, Overflow
 from exchange.gateway.stream.outbox import Message as Queued
 from exchange.gateway.stream.protocol.frames import (
     Error,
     Frame,
-    Heartbeat,
     Pong,
     Subscribed,
     Unsubscribed,
@@ -89,7 +90,9 @@ class Session:
         self._host = host
         self._desk = desk
         self._hub = hub
+        self._wire = wire_of(websocket.scope)
         self._outbox = Outbox()
+        self._is_held_up = asyncio.Event()  # something is queued, and the client reads too slowly
         self._address = address_of(websocket.scope, host.proxies)
         self._orders: set[asyncio.Task[None]] = set()
         self._subscriptions: set[tuple[str, Channel]] = set()
@@ -156,16 +159,16 @@ class Session:
         await self._drained()
         self.close(RESTART, self._sequences("restart"))
 
-    def beat(self, now_s: float) -> None:
+    def beat(self, heartbeats: Heartbeats) -> None:
         """Send a heartbeat if the client follows something; end the connection if it is unused."""
-        reached = self._hub.reached(self)
+        reached = self._hub.reached(self, {name for name, _ in self._subscriptions})
         for instrument in self._outbox.stale_books:
             reached.pop(instrument, None)
         if reached:
-            self._put(Beat(reached, text_of(Heartbeat(reached, _now()))))
+            self._put(heartbeats.of(reached))
         if self._subscriptions or self._orders:
-            self._heard_s = now_s
-        elif now_s - self._heard_s > SILENT_S:
+            self._heard_s = heartbeats.now_s
+        elif heartbeats.now_s - self._heard_s > SILENT_S:
             self.close(POLICY, f"nothing was subscribed to in {SILENT_S:.0f} s")
 
     async def _read(self) -> None:
@@ -300,17 +303,26 @@ class Session:
 
         return Origin(self._address, tell, on_handed_over=on_handed_over)
 
+    def _pour(self) -> None:
+        """Write what is queued for as long as there is room; ``_write`` goes on from there."""
+        while not self._outbox.has_sent_all:
+            if not self._wire.has_room:
+                self._is_held_up.set()
+                return
+            self._wire.write(self._outbox.take())
+
     async def _write(self) -> None:
         while True:
-            text = await self._outbox.take()
+            await self._is_held_up.wait()
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await self._websocket.send_text(text)
+                    await self._wire.room()
             except TimeoutError:
                 self.close(TRY_AGAIN, self._sequences("slow"))
                 return
-            self._outbox.settle()
-            if not len(self._outbox):
+            self._is_held_up.clear()
+            self._pour()
+            if self._outbox.has_sent_all:
                 await self._refresh_books()
 
     async def _refresh_books(self) -> None:
@@ -325,14 +337,17 @@ class Session:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._outbox.drained()
 
-    def _put(self, message: Queued | str) -> None:
+    def _put(self, message: Queued | bytes) -> None:
         if self._closing.done():
             return
         try:
-            self._outbox.put(Answer((message,)) if isinstance(message, str) else message)
+            self._outbox.put(Answer((message,)) if isinstance(message, bytes) else message)
         except Overflow:
             self._host.metrics.stream_slow.inc()
             self.close(TRY_AGAIN, self._sequences("slow"))
+            return
+        if not self._is_held_up.is_set():
+            self._pour()
 
     def _refuse(self, problem: Problem, echo: _Echo) -> None:
         self._put(text_of(Error(**{**problem.members(), **echo})))

@@ -28,6 +28,7 @@ from exchange.log.events import DecidedEvent
 from projections.orders import Order, begun
 from tests.builders import BTC_USD, accepted, trade
 from tests.gateway.stream.test_renderer import decided
+from tests.gateway.stream.texts import payload_of
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +90,7 @@ async def read_all(history: History, feed: LongFeed, chapter: Chapter = TRADES) 
     while after < feed.position:
         told = await history.slice(chapter, after, sequence)
         for frame in told.frames:
-            message = read(frame.text)
+            message = read(payload_of(frame.text))
             assert message["prev_sequence"] == sequence
             sequence = message["sequence"]
             found += [entry["sequence"] for entry in message[chapter.channel]]

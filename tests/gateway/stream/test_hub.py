@@ -30,6 +30,7 @@ from exchange.waiting import AT_ONCE
 from projections.feed import READ_EVENTS_MAX
 from projections.orders import Order
 from projections.projector.projector import run_projector
+from tests.gateway.stream.texts import message_of
 from tests.projections.folds import fold_book, fold_histories, fold_trades
 from tests.projections.logs import LogWriter, registrations
 
@@ -56,7 +57,7 @@ class Follower:
 
     def offer(self, frame: Frame) -> None:
         for text in frame.texts:
-            self._take(frame, json.loads(text))
+            self._take(frame, message_of(text))
 
     def _take(self, frame: Frame, message: dict[str, Any]) -> None:
         if frame.snapshot and message.get("part", 1) == 1:
@@ -184,7 +185,7 @@ async def follow_at_random(
 
 async def until_all_is_told(hub: Hub, followers: list[Follower], position: int) -> None:
     async with asyncio.timeout(SETTLE_S):
-        while any(hub.reached(f).get(INSTRUMENT, 0) < position for f in followers):
+        while any(hub.reached(f, [INSTRUMENT]).get(INSTRUMENT, 0) < position for f in followers):
             assert [f.failure for f in followers if f.failure] == []
             await asyncio.sleep(0.02)
 
@@ -273,7 +274,7 @@ async def test_orders_that_must_be_asked_for_hold_nothing_else_up(
                 await until_all_is_told(hub, [trades], writer.position)
         log += await writer.append_random(chance, 50)
         await until_all_is_told(hub, [trades], writer.position)
-        assert hub.reached(orders)[INSTRUMENT] < writer.position
+        assert hub.reached(orders, [INSTRUMENT])[INSTRUMENT] < writer.position
         await join(hub, late, Channel.ORDERS)
         released.set()
         await until_all_is_told(hub, [orders, late], writer.position)
@@ -309,7 +310,7 @@ async def test_an_event_of_a_later_version_ends_only_what_may_show_it(
         await append_unknown(writer, first, kind, instrument)
         log = await writer.append_random(chance, 200)
         async with asyncio.timeout(SETTLE_S):
-            while hub.reached(large)["LARGE-0"] < writer.position:
+            while hub.reached(large, ["LARGE-0"])["LARGE-0"] < writer.position:
                 await asyncio.sleep(0.02)
     traded = [t["position"] for t in fold_trades(log).values() if t["instrument"] == "LARGE-0"]
     assert large.failure is None

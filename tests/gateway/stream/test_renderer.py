@@ -40,6 +40,7 @@ from tests.builders import (
     rested,
     trade,
 )
+from tests.gateway.stream.texts import message_of
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +81,7 @@ def open_renderer(book: LiveBook) -> Renderer:
 
 
 def told(frames: Iterable[Frame]) -> list[Any]:
-    return [json.loads(text) for frame in frames for text in frame.texts]
+    return [message_of(text) for frame in frames for text in frame.texts]
 
 
 def with_long_ids(event: TradeExecuted, number: int) -> TradeExecuted:
@@ -209,8 +210,8 @@ def test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together()
 
     texts = tuple(texts_of(answer))
 
-    parts = [json.loads(text) for text in texts]
-    assert max(len(text.encode()) for text in texts) <= MESSAGE_BYTES_MAX
+    parts = [message_of(text) for text in texts]
+    assert max(len(text) for text in texts) <= MESSAGE_BYTES_MAX
     assert len(parts) > 2
     assert [(p["part"], p["parts"]) for p in parts] == [
         (n, len(parts)) for n in range(1, len(parts) + 1)
@@ -220,7 +221,7 @@ def test_an_answer_with_very_many_trades_comes_in_parts_that_are_sent_together()
         assert part["id"] == part["idempotency_key"] == LONG
         assert part["order"] == parts[0]["order"]
     (whole,) = texts_of(answer_with(trades=1))
-    assert not {"part", "parts"} & set(json.loads(whole))
+    assert not {"part", "parts"} & set(message_of(whole))
 
 
 def test_an_answer_to_a_large_batch_comes_in_parts() -> None:
@@ -234,8 +235,8 @@ def test_an_answer_to_a_large_batch_comes_in_parts() -> None:
 
     texts = list(texts_of(answer))
 
-    parts = [json.loads(text) for text in texts]
-    assert max(len(text.encode()) for text in texts) <= MESSAGE_BYTES_MAX
+    parts = [message_of(text) for text in texts]
+    assert max(len(text) for text in texts) <= MESSAGE_BYTES_MAX
     assert [(p["part"], p["parts"]) for p in parts] == [
         (n, len(parts)) for n in range(1, len(parts) + 1)
     ]
@@ -243,11 +244,11 @@ def test_an_answer_to_a_large_batch_comes_in_parts() -> None:
     assert [name for p in parts for name in p["books"]] == list(books)
     assert {p["id"] for p in parts} == {LONG}
     (whole,) = texts_of(BatchAnswer(entries[:3], {"I1-USD": book}))
-    assert not {"part", "parts"} & set(json.loads(whole))
+    assert not {"part", "parts"} & set(message_of(whole))
 
 
 def check_cut(frames: list[Frame]) -> None:
-    assert max(len(frame.text.encode()) for frame in frames) <= MESSAGE_BYTES_MAX
+    assert max(len(frame.text) for frame in frames) <= MESSAGE_BYTES_MAX
     assert len(frames) > 2
     for before, after in pairwise(told(frames)):
         assert before["prev_sequence"] < before["sequence"] == after["prev_sequence"]

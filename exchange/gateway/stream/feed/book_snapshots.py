@@ -68,7 +68,7 @@ class BookSnapshots:
     def _is_small(self) -> bool:
         return len(self._book) <= LEVELS_MAX
 
-    def _texts(self) -> Iterator[str]:
+    def _texts(self) -> Iterator[bytes]:
         """Yield the parts of the book as it is now; changes between the parts do not show."""
         book, name = self._book, self._listing.instrument
         position, time = book.position, timestamp(book.time_ms)
@@ -83,7 +83,7 @@ class BookSnapshots:
                 BookSnapshot("snapshot", name, some_bids, some_asks, time, position, *numbers)
             )
 
-    def _frame(self, texts: list[str], position: int) -> Frame:
+    def _frame(self, texts: list[bytes], position: int) -> Frame:
         name, first, more = self._listing.instrument, texts[0], tuple(texts[1:])
         return Frame(Channel.ORDERBOOK, name, position, first, snapshot=True, more=more)
 

@@ -1,7 +1,7 @@
 """Subscriptions to instruments, each served by the stream of its shard."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -72,12 +72,15 @@ class Hub:
         for shard in list(self._shards.values()):
             await shard.refresh_book(outlet, instrument)
 
-    def reached(self, outlet: Outlet) -> dict[str, int]:
-        """Return up to which sequence a connection was offered everything, by instrument."""
+    def reached(self, outlet: Outlet, names: Collection[str]) -> dict[str, int]:
+        """Return up to which sequence a connection was offered everything, by instrument.
+
+        ``names`` are the instruments that it follows, if it does.
+        """
         return {
             name: sequence
             for shard in self._shards.values()
-            for name, sequence in shard.reached(outlet)
+            for name, sequence in shard.reached(outlet, names)
         }
 
     async def settled(self) -> None:

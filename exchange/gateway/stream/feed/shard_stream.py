@@ -186,12 +186,13 @@ class ShardStream:
         if outlet in instrument.followers(Channel.ORDERBOOK):
             self._offer_state(outlet, instrument, (Channel.ORDERBOOK,))
 
-    def reached(self, outlet: Outlet) -> list[tuple[str, int]]:
+    def reached(self, outlet: Outlet, names: Iterable[str]) -> list[tuple[str, int]]:
         """Return by instrument up to where a connection was offered all, unless it catches up."""
         return [
             (name, self._reached(instrument, found))
-            for name, instrument in self._instruments.items()
-            if (found := instrument.subscriptions.get(outlet)) is not None
+            for name in names
+            if (instrument := self._instruments.get(name)) is not None
+            and (found := instrument.subscriptions.get(outlet)) is not None
             and found.channels
             and not found.catching_up
         ]

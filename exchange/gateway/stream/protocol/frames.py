@@ -1,5 +1,7 @@
 """Messages to clients: their types, and their texts, encoded once for all subscribers.
 
+A text is the WebSocket frame that carries the message, so that sending it is to write its bytes.
+
 ``sequence`` is the position of the last event that a message includes, ``prev_sequence`` the
 ``sequence`` of the message before it on the same channel and instrument. So for a subscriber that
 has seen S, a message with ``sequence <= S`` is a repetition, and one with ``prev_sequence > S``
@@ -24,6 +26,7 @@ from exchange.gateway.orders.batches import BatchView
 from exchange.gateway.orders.entry import CancelledView, PlacedView
 from exchange.gateway.parts.limits import Budget
 from exchange.gateway.parts.listings import Listing
+from exchange.gateway.server.streams import ready
 from exchange.gateway.stream.protocol.messages import Channel
 
 HEARTBEAT_MS: Final = 1_000
@@ -43,12 +46,12 @@ class Frame(Struct, frozen=True, gc=False):
     channel: Channel
     instrument: str
     sequence: int
-    text: str
+    text: bytes
     snapshot: bool = False
-    more: tuple[str, ...] = ()
+    more: tuple[bytes, ...] = ()
 
     @property
-    def texts(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[bytes, ...]:
         return (self.text, *self.more)
 
 
@@ -269,9 +272,9 @@ class Error(ProblemMembers, frozen=True, tag="error", kw_only=True):
     rate_limit: RateLimitView | UnsetType = UNSET
 
 
-def text_of(message: Struct) -> str:
+def text_of(message: Struct) -> bytes:
     """Encode a message."""
-    return encoder.encode(message).decode()
+    return ready(encoder.encode(message))
 
 
 Item = TypeVar("Item", TradeView, OrderUpdate)
@@ -299,7 +302,7 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     yield piece
 
 
-def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending | BatchAnswer) -> Iterator[str]:
+def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending | BatchAnswer) -> Iterator[bytes]:
     """Yield the text of an answer, in parts if it has very many trades, or entries."""
     match answer:
         case OrderAnswer():
