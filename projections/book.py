@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -392,6 +393,7 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
         case (
             OrderRejected()
             | CancelRejected()
+            | CancelAllAccepted()
             | InstrumentRegistered()
             | InstrumentRejected()
             | SettlementCycleClosed()

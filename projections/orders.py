@@ -42,6 +42,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -330,6 +331,7 @@ def changes(event: Event) -> tuple[Change, ...]:
             return (Change(event.order_id, event.quantity, _REJECTED, event.reason.value),)
         case (
             CancelRejected()
+            | CancelAllAccepted()
             | InstrumentRegistered()
             | InstrumentRejected()
             | SettlementCycleClosed()

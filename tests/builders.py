@@ -11,6 +11,7 @@ from uuid import UUID
 from msgspec import UNSET, UnsetType
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -20,6 +21,7 @@ from exchange.domain.commands import (
 )
 from exchange.domain.engine import State, check_state, decide, evolve
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     Event,
     InstrumentRegistered,
@@ -147,6 +149,31 @@ def cancel(order: int, *, client: int | None = None, instrument: str = BTC_USD) 
     """Ask for the end of an order, for ``client`` or, by default, for nobody in particular."""
     return CancelOrder(
         order_name(order), instrument, None if client is None else client_name(client)
+    )
+
+
+def cancel_all(
+    client: int,
+    *,
+    instrument: str | None = None,
+    side: Side | None = None,
+    up_to: int | None = None,
+) -> CancelAllOrders:
+    return CancelAllOrders(client_name(client), instrument, side, up_to)
+
+
+def all_cancelled(
+    command: CancelAllOrders, *, cancelled: int, remaining: int = 0
+) -> CancelAllAccepted:
+    """Say how many orders a command cancels; the cancels of these follow."""
+    return CancelAllAccepted(
+        command.client_id,
+        command.instrument,
+        command.side,
+        command.up_to,
+        cancelled,
+        remaining,
+        time_ms=TIME_MS,
     )
 
 

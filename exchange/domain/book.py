@@ -10,7 +10,8 @@ Invariants, checked by ``check_invariants`` in tests and after every replay:
 
 * the best bid is below the best ask (the book is never crossed);
 * every resting order has ``remaining > 0``;
-* ``orders`` and the price levels hold the same orders, and no level is empty;
+* ``orders``, the price levels and the orders by client are the same orders, and no level is empty;
+* a client's orders of a side are in the order in which they came to rest;
 * a level's ``quantity`` is the sum of what its orders have left.
 """
 
@@ -60,14 +61,20 @@ class Level(Struct):
 
 
 class BookSide:
-    """The bids or the asks."""
+    """The bids or the asks.
 
-    __slots__ = ("_keys", "_sign", "levels")
+    ``of_clients`` has each client's orders by their ids, oldest first. It is a plain ``dict``: only
+    a cancel of all orders reads it from its first order on, and passes over the gaps of 100,000
+    orders that left before in a tenth of a millisecond.
+    """
+
+    __slots__ = ("_keys", "_sign", "levels", "of_clients")
 
     def __init__(self, side: Side) -> None:
         self._sign = 1 if side is Side.BUY else -1
         self._keys: list[int] = []  # price times sign, ascending: the best price is last
         self.levels: dict[int, Level] = {}
+        self.of_clients: dict[str, dict[str, RestingOrder]] = {}
 
     def prices(self) -> Iterator[int]:
         """Yield the prices, best first."""
@@ -100,6 +107,10 @@ class BookSide:
             insort(self._keys, order.price * self._sign)
         level.orders[order.order_id] = order
         level.quantity += order.remaining
+        own = self.of_clients.get(order.client_id)
+        if own is None:
+            own = self.of_clients[order.client_id] = {}
+        own[order.order_id] = order
 
     def reduce(self, order: RestingOrder, quantity: int) -> None:
         """Take ``quantity`` from an order, which leaves the book if nothing remains."""
@@ -113,6 +124,10 @@ class BookSide:
         if not level.orders:
             del self.levels[order.price]
             del self._keys[bisect_left(self._keys, order.price * self._sign)]
+        own = self.of_clients[order.client_id]
+        del own[order.order_id]
+        if not own:
+            del self.of_clients[order.client_id]
 
 
 class Book:
@@ -154,11 +169,16 @@ def check_invariants(book: Book) -> None:
     assert asks == sorted(asks), asks
     assert not (bids and asks) or bids[0] < asks[0], f"crossed: {bids[0]} >= {asks[0]}"
     resting: dict[str, RestingOrder] = {}
+    owned: dict[str, RestingOrder] = {}
     for side in Side:
         for price, level in book.sides[side].levels.items():
             _check_level(side, price, level)
             resting.update(level.orders)
+        for client_id, orders in book.sides[side].of_clients.items():
+            _check_client(side, client_id, orders)
+            owned.update(orders)
     assert resting == book.orders, "levels and orders differ"
+    assert owned == book.orders, "orders by client and orders differ"
 
 
 def _check_level(side: Side, price: int, level: Level) -> None:
@@ -169,3 +189,11 @@ def _check_level(side: Side, price: int, level: Level) -> None:
     assert level.quantity == sum(order.remaining for order in orders), price
     priorities = [order.priority for order in orders]
     assert priorities == sorted(priorities), f"priority broken at {price}: {priorities}"
+
+
+def _check_client(side: Side, client_id: str, own: dict[str, RestingOrder]) -> None:
+    orders = list(own.values())
+    assert orders, f"{client_id} is kept without an order"
+    assert all(order.client_id == client_id and order.side is side for order in orders), orders
+    priorities = [order.priority for order in orders]
+    assert priorities == sorted(priorities), f"not oldest first: {client_id} at {priorities}"

@@ -16,6 +16,7 @@ from exchange.domain.values import (
     CycleNumber,
     Id,
     InstrumentName,
+    LogPosition,
     OpenOrdersMax,
     OrderType,
     PriceUnits,
@@ -59,6 +60,21 @@ class CancelOrder(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omi
     order_id: Id
     instrument: InstrumentName
     client_id: Id | None
+
+
+class CancelAllOrders(
+    Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Take a client's orders off the books of the shard that receives this, oldest first.
+
+    ``instrument`` and ``side`` narrow it to these. ``up_to`` narrows it to the orders that came to
+    rest at or before this position. One command takes ``CANCEL_ALL_MAX`` orders at most.
+    """
+
+    client_id: Id
+    instrument: InstrumentName | None = None
+    side: Side | None = None
+    up_to: LogPosition | None = None
 
 
 class CloseSettlementCycle(
@@ -143,6 +159,7 @@ ClientCommand = (
     RegisterInstrument
     | PlaceOrder
     | CancelOrder
+    | CancelAllOrders
     | CloseSettlementCycle
     | LimitOpenOrders
     | PlaceShard

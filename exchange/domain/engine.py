@@ -16,11 +16,13 @@ that has left the book by then is not hashed. So a replay hashes only the orders
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
+from heapq import merge
+from itertools import islice, takewhile
 from typing import Any, Final, assert_never
 
 from exchange.domain.book import Book, Instrument, RestingOrder, check_invariants
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -33,6 +35,7 @@ from exchange.domain.commands import (
     RetriedRecord,
 )
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -56,14 +59,16 @@ from exchange.domain.values import (
     Position,
     Quantity,
     RejectReason,
+    Side,
 )
 
 DIGEST_BYTES: Final = 32
 FIRST_CYCLE: Final = 1
-# Both change decisions, so they are no settings: whoever decides again must decide alike. The first
-# bounds one transaction, message and answer. The second bounds a client's share of memory; a log
+# All change decisions, so they are no settings: whoever decides again must decide alike. The first
+# two bound one transaction, message and answer. The last bounds a client's share of memory; a log
 # begins with it, and ``LimitOpenOrders`` changes it.
 FILLS_MAX: Final = 10_000
+CANCEL_ALL_MAX: Final = 1_000  # some 10 ms, in which nobody else's command is decided
 OPEN_ORDERS_MAX: Final = 100_000
 _DIGEST_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
 
@@ -121,8 +126,9 @@ def decide(
         At least one event. For an accepted ``PlaceOrder``: ``OrderAccepted``; one ``TradeExecuted``
         per maker, best price first, oldest first within a price; then ``OrderRested`` or
         ``OrderCancelled`` if quantity remains. There are at most ``FILLS_MAX`` trades; a quantity
-        that remains after them is cancelled. Apply all events with ``evolve`` before deciding the
-        next command.
+        that remains after them is cancelled. For ``CancelAllOrders``: ``CancelAllAccepted``, then
+        ``OrderCancelled`` of the oldest orders, at most ``CANCEL_ALL_MAX``. Apply all events with
+        ``evolve`` before deciding the next command.
     """
     now_ms = max(time_ms, state.time_ms)
     # Not by ``match``: a case that does not match costs as much as the check of an order.
@@ -131,6 +137,8 @@ def decide(
     if type(command) is CancelOrder:
         return [_cancel(state, command, now_ms)]
     match command:
+        case CancelAllOrders():
+            return _cancel_all(state, command, now_ms)
         case RegisterInstrument():
             return [_register(state, command, now_ms)]
         case CloseSettlementCycle():
@@ -139,16 +147,8 @@ def decide(
             return [OpenOrdersLimited(command.open_orders_max, time_ms=now_ms)]
         case PlaceShard():
             return [ShardPlaced(command.shard, state.settlement_cycle, time_ms=now_ms)]
-        case MalformedRecord():
-            return [
-                RecordRejected(command.reason, command.sha256, command.size_bytes, time_ms=now_ms)
-            ]
-        case QuarantinedRecord():
-            return [
-                CommandQuarantined(
-                    command.sha256, command.size_bytes, command.crashes, time_ms=now_ms
-                )
-            ]
+        case MalformedRecord() | QuarantinedRecord():
+            return [_passed_over(command, now_ms)]
         case RetriedRecord(offset, digest, body_hash):
             return [
                 *decide(state, command.command, time_ms=now_ms, order_id_taken=order_id_taken),
@@ -326,17 +326,75 @@ def _cancel(state: State, command: CancelOrder, now_ms: int) -> Event:
         return _cancel_rejected(command, _NOT_OPEN, now_ms)
     if command.client_id is not None and command.client_id != order.client_id:
         return _cancel_rejected(command, RejectReason.NOT_OWNER, now_ms)
+    return _cancelled(order, command.instrument, command.client_id, now_ms)
+
+
+def _cancelled(
+    order: RestingOrder, instrument: str, asked_by: str | None, now_ms: int
+) -> OrderCancelled:
     return OrderCancelled(
         order_id=order.order_id,
         client_id=order.client_id,
-        instrument=command.instrument,
+        instrument=instrument,
         side=order.side,
         price=order.price,
         quantity=Quantity(order.remaining),
         reason=_REQUESTED,
         time_ms=now_ms,
-        asked_by=command.client_id,
+        asked_by=asked_by,
     )
+
+
+def _cancel_all(state: State, command: CancelAllOrders, now_ms: int) -> list[Event]:
+    """Cancel the oldest of the orders that are asked for.
+
+    It costs a look-up for each side of each book, and then what this client's orders cost.
+    """
+    up_to = state.position if command.up_to is None else command.up_to
+    queues = _queues(state, command)
+    aged = [_aged(name, orders, up_to) for name, orders in queues]
+    oldest = list(islice(merge(*aged), CANCEL_ALL_MAX))
+    asked = sum(len(orders) - _younger(orders, up_to) for _, orders in queues)
+    accepted = CancelAllAccepted(
+        client_id=command.client_id,
+        instrument=command.instrument,
+        side=command.side,
+        up_to=command.up_to,
+        cancelled_orders=len(oldest),
+        remaining_orders=asked - len(oldest),
+        time_ms=now_ms,
+    )
+    cancelled = [_cancelled(order, name, command.client_id, now_ms) for _, name, order in oldest]
+    return [accepted, *cancelled]
+
+
+def _queues(state: State, command: CancelAllOrders) -> list[tuple[str, dict[str, RestingOrder]]]:
+    """Return the client's orders of each side that is asked for, oldest first, by instrument."""
+    names = state.books if command.instrument is None else (command.instrument,)
+    sides = tuple(Side) if command.side is None else (command.side,)
+    return [
+        (name, orders)
+        for name in names
+        if name in state.books
+        for side in sides
+        if (orders := state.books[name].sides[side].of_clients.get(command.client_id))
+    ]
+
+
+def _aged(
+    name: str, orders: dict[str, RestingOrder], up_to: int
+) -> Iterator[tuple[int, str, RestingOrder]]:
+    """Yield the orders that rested at or before ``up_to``; no two have one priority."""
+    for order in orders.values():
+        if order.priority > up_to:
+            return
+        yield order.priority, name, order
+
+
+def _younger(orders: dict[str, RestingOrder], up_to: int) -> int:
+    """Count the orders that came to rest after ``up_to``."""
+    newest_first = reversed(orders.values())
+    return sum(1 for _ in takewhile(lambda order: order.priority > up_to, newest_first))
 
 
 def _cancel_rejected(command: CancelOrder, reason: RejectReason, now_ms: int) -> CancelRejected:
@@ -383,6 +441,12 @@ def _close_cycle(state: State, command: CloseSettlementCycle, now_ms: int) -> Ev
     if command.cycle < state.settlement_cycle:
         return SettlementCycleRejected(command.cycle, RejectReason.CYCLE_CLOSED, time_ms=now_ms)
     return SettlementCycleClosed(command.cycle, time_ms=now_ms)
+
+
+def _passed_over(record: MalformedRecord | QuarantinedRecord, now_ms: int) -> Event:
+    if isinstance(record, MalformedRecord):
+        return RecordRejected(record.reason, record.sha256, record.size_bytes, time_ms=now_ms)
+    return CommandQuarantined(record.sha256, record.size_bytes, record.crashes, time_ms=now_ms)
 
 
 def _open_cycle(state: State, cycle: int) -> None:
@@ -459,6 +523,7 @@ _CHANGES: Final[dict[type[Event], Callable[[State, Any], None] | None]] = {
     OpenOrdersLimited: _limit,
     OrderRejected: None,
     CancelRejected: None,
+    CancelAllAccepted: None,
     InstrumentRejected: None,
     SettlementCycleRejected: None,
     ShardPlaced: None,

@@ -141,6 +141,22 @@ class CancelRejected(Struct, frozen=True, tag=True, gc=False):
     asked_by: str | UnsetType | None = UNSET
 
 
+class CancelAllAccepted(Struct, frozen=True, tag=True, gc=False):
+    """So many orders of a client are cancelled by the events that follow, oldest first.
+
+    Others that were asked for, ``remaining_orders``, are still open: one command cancels only so
+    many. ``instrument``, ``side`` and ``up_to`` are None where the command did not name them.
+    """
+
+    client_id: str
+    instrument: str | None
+    side: Side | None
+    up_to: int | None
+    cancelled_orders: int
+    remaining_orders: int
+    time_ms: int
+
+
 class SettlementCycleClosed(Struct, frozen=True, tag=True, gc=False):
     """Settlement cycle ``cycle``, and all before it, take no more of the shard's trades."""
 
@@ -211,6 +227,7 @@ Event = (
     | OrderRested
     | OrderCancelled
     | CancelRejected
+    | CancelAllAccepted
     | SettlementCycleClosed
     | SettlementCycleRejected
     | OpenOrdersLimited

@@ -40,6 +40,7 @@ QuantityUnits = Annotated[Quantity, Meta(gt=0, lt=UNITS_LIMIT)]
 
 CycleNumber = Annotated[int, Meta(gt=0, lt=2**31)]
 OpenOrdersMax = Annotated[int, Meta(gt=0, le=OPEN_ORDERS_LIMIT)]
+LogPosition = Annotated[int, Meta(gt=0, le=2**63 - 1)]  # as a bigint of PostgreSQL
 AddedShard = Annotated[int, Meta(gt=0, lt=SHARDS_MAX)]  # the first one is never added
 
 EXCHANGE_ORDER_ID: Final = re.compile(r"[0-9a-f]{32}-([A-Z0-9][A-Z0-9._-]{0,30})", re.ASCII)

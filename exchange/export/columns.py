@@ -56,6 +56,9 @@ NUMBERS: Final = (
     "open_orders_max",
     "size_bytes",
     "crashes",
+    "up_to",
+    "cancelled_orders",
+    "remaining_orders",
 )
 
 # What the JSON of an event may have; a field that is not here is of a newer build.

@@ -15,6 +15,7 @@ LATER_COMMANDS: Final[dict[str, int]] = {
     "LimitOpenOrders": 2,
     "PlaceShard": 2,
     "RetryQuarantined": 2,
+    "CancelAllOrders": 3,
 }
 """What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
 

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -113,6 +114,7 @@ def body_hash(command: Command) -> bytes:
         case (
             PlaceOrder()
             | CancelOrder()
+            | CancelAllOrders()
             | RegisterInstrument()
             | CloseSettlementCycle()
             | LimitOpenOrders()

@@ -15,8 +15,11 @@ Message = dict[str, Any]
 class Oracle:
     """All instruments, and all resting orders, oldest first."""
 
-    def __init__(self, fills_max: int = 10_000) -> None:
+    def __init__(self, fills_max: int = 10_000, cancel_all_max: int = 1_000) -> None:
         self.fills_max = fills_max
+        self.cancel_all_max = cancel_all_max
+        self.position = 0
+        self.rested_at: dict[tuple[str, str], int] = {}  # by instrument and order
         self.open_orders_max = 100_000
         self.instruments: dict[str, Message] = {}
         self.resting: list[Message] = []
@@ -31,6 +34,8 @@ class Oracle:
             events = self._place(command, order_id_taken)
         elif command["type"] == "CancelOrder":
             events = [self._cancel(command)]
+        elif command["type"] == "CancelAllOrders":
+            events = self._cancel_all(command)
         elif command["type"] == "RegisterInstrument":
             events = [self._register(command)]
         elif command["type"] == "CloseSettlementCycle":
@@ -40,10 +45,11 @@ class Oracle:
             events = [{**command, "type": "OpenOrdersLimited"}]
         elif command["type"] == "PlaceShard":
             events = [{**command, "type": "ShardPlaced", "cycle": self.open_cycle}]
-        elif command["type"] == "QuarantinedRecord":
-            events = [{**command, "type": "CommandQuarantined"}]
         else:
-            events = [{**command, "type": "RecordRejected"}]
+            quarantined = command["type"] == "QuarantinedRecord"
+            kind = "CommandQuarantined" if quarantined else "RecordRejected"
+            events = [{**command, "type": kind}]
+        self._note(events)
         return [{**event, "time_ms": self.time_ms} for event in events]
 
     def depth(self, instrument: str, side: str) -> list[tuple[int, int]]:
@@ -58,6 +64,12 @@ class Oracle:
             (price, sum(order["quantity"] for order in orders if order["price"] == price))
             for price in prices
         ]
+
+    def _note(self, events: list[Message]) -> None:
+        for event in events:
+            self.position += 1
+            if event["type"] == "OrderRested":
+                self.rested_at[event["instrument"], event["order_id"]] = self.position
 
     def _place(self, order: Message, order_id_taken: bool) -> list[Message]:
         reason = self._why_not(order, order_id_taken)
@@ -144,6 +156,26 @@ class Oracle:
         self.resting.remove(order)
         asked_by = command["client_id"]
         return {"type": "OrderCancelled", **order, "reason": "requested", "asked_by": asked_by}
+
+    def _cancel_all(self, command: Message) -> list[Message]:
+        asked = {name: command.get(name) for name in ("client_id", "instrument", "side", "up_to")}
+        found = [order for order in self.resting if self._is_asked(order, asked)]
+        gone = found[: self.cancel_all_max]
+        for order in gone:
+            self.resting.remove(order)
+        counts = {"cancelled_orders": len(gone), "remaining_orders": len(found) - len(gone)}
+        how = {"reason": "requested", "asked_by": command["client_id"]}
+        return [
+            {"type": "CancelAllAccepted", **asked, **counts},
+            *({"type": "OrderCancelled", **order, **how} for order in gone),
+        ]
+
+    def _is_asked(self, order: Message, asked: Message) -> bool:
+        for name in ("client_id", "instrument", "side"):
+            if asked[name] is not None and order[name] != asked[name]:
+                return False
+        rested_at = self.rested_at[order["instrument"], order["order_id"]]
+        return asked["up_to"] is None or rested_at <= asked["up_to"]
 
     def _register(self, command: Message) -> Message:
         if command["instrument"] in self.instruments:

@@ -5,7 +5,7 @@ The expectation is always the whole list. ``test_engine_refusals`` has the refus
 an independent matcher.
 """
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from msgspec import UNSET
@@ -19,7 +19,9 @@ from tests.builders import (
     TIME_MS,
     accepted,
     accepted_market,
+    all_cancelled,
     cancel,
+    cancel_all,
     cancel_rejected,
     cancelled,
     depth,
@@ -325,3 +327,104 @@ def test_a_client_with_too_many_open_orders_may_only_take() -> None:
     assert isinstance(when(state, market)[0], OrderAccepted)
     evolve_all(state, when(state, cancel(1)))
     assert isinstance(when(state, second)[0], OrderAccepted)
+
+
+# Cancelling all
+
+
+def mine(order: int, side: Side, instrument: str = BTC_USD) -> Event:
+    """Rest an order of client 1."""
+    price = 1001 if side is SELL else 999
+    return rested(order, side, price=price, quantity=10, client=1, instrument=instrument)
+
+
+def gone(order: int, side: Side, instrument: str = BTC_USD) -> Event:
+    """Cancel an order of client 1, who asked for it."""
+    price = 1001 if side is SELL else 999
+    return cancelled(
+        order, side, price=price, quantity=10, client=1, asked_by=1, instrument=instrument
+    )
+
+
+# Positions of the orders are 3 to 7: two instruments were registered before.
+HELD = [
+    registered(ETH_EUR),
+    mine(1, SELL),
+    mine(2, BUY),
+    mine(3, BUY, ETH_EUR),
+    rested(4, BUY, price=999, quantity=10),
+    mine(5, BUY),
+]
+
+
+def test_all_orders_of_a_client_are_cancelled_oldest_first_and_nobody_elses() -> None:
+    state, command = given(*HELD), cancel_all(1)
+
+    events = when(state, command)
+
+    assert events == [
+        all_cancelled(command, cancelled=4),
+        gone(1, SELL),
+        gone(2, BUY),
+        gone(3, BUY, ETH_EUR),
+        gone(5, BUY),
+    ]
+    evolve_all(state, events)
+    check_state(state)
+    assert state.open_orders == {"client-4": 1}
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "orders"),
+    [
+        ({"instrument": BTC_USD}, [gone(1, SELL), gone(2, BUY), gone(5, BUY)]),
+        ({"side": BUY}, [gone(2, BUY), gone(3, BUY, ETH_EUR), gone(5, BUY)]),
+        ({"instrument": BTC_USD, "side": SELL}, [gone(1, SELL)]),
+        ({"up_to": 5}, [gone(1, SELL), gone(2, BUY), gone(3, BUY, ETH_EUR)]),
+        ({"instrument": "UNHEARD"}, []),
+    ],
+    ids=str,
+)
+def test_a_cancel_of_all_may_be_narrowed(narrowed: dict[str, Any], orders: list[Event]) -> None:
+    command = cancel_all(1, **narrowed)
+
+    events = when(given(*HELD), command)
+
+    assert events == [all_cancelled(command, cancelled=len(orders)), *orders]
+
+
+def test_a_client_without_orders_has_nothing_to_cancel() -> None:
+    command = cancel_all(2)
+
+    assert when(given(*HELD), command) == [all_cancelled(command, cancelled=0)]
+
+
+def test_one_command_cancels_only_so_many_and_tells_how_many_remain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "CANCEL_ALL_MAX", 2)
+    state = given(*HELD)
+    first, next_ = cancel_all(1), cancel_all(1, up_to=state.position)
+
+    events = when(state, first)
+    evolve_all(state, [*events, mine(6, BUY)])
+    events += when(state, next_)
+
+    assert events == [
+        all_cancelled(first, cancelled=2, remaining=2),
+        gone(1, SELL),
+        gone(2, BUY),
+        all_cancelled(next_, cancelled=2),
+        gone(3, BUY, ETH_EUR),
+        gone(5, BUY),
+    ]
+
+
+def test_what_is_left_of_an_order_is_cancelled() -> None:
+    state, command = given(*HELD), cancel_all(1, side=SELL)
+    evolve_all(state, when(state, place(7, BUY, price=1001, quantity=4)))
+
+    events = when(state, command)
+
+    left = cancelled(1, SELL, price=1001, quantity=6, client=1, asked_by=1)
+    assert events == [all_cancelled(command, cancelled=1), left]

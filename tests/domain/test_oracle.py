@@ -25,13 +25,15 @@ STEPS_PER_SWARM = 1_000
 LONG_SEED = 1_000  # the fast share has the seeds below
 LONG_SWARMS = 5_000
 LONG_TIMEOUT_S = 3_600
-SMALL_FILLS_MAX = 3  # so that the swarms meet the bound
+SMALL_FILLS_MAX = 3  # so that the swarms meet the bounds
+SMALL_CANCEL_ALL_MAX = 2
 STEPS_PER_CHECK = 25  # comparing whole books at each step would take most of the time
 
 
 @pytest.fixture(autouse=True)
-def few_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "FILLS_MAX", SMALL_FILLS_MAX)
+    monkeypatch.setattr(engine, "CANCEL_ALL_MAX", SMALL_CANCEL_ALL_MAX)
 
 
 def ask(oracle: Oracle, step: Step) -> list[Message]:
@@ -48,7 +50,7 @@ def assert_same_books(state: State, oracle: Oracle) -> None:
 
 
 def assert_agree(swarm: Swarm, steps: int) -> None:
-    state, oracle = State(), Oracle(SMALL_FILLS_MAX)
+    state, oracle = State(), Oracle(SMALL_FILLS_MAX, SMALL_CANCEL_ALL_MAX)
     for number, step in enumerate(islice(swarm, steps)):
         events = msgspec.to_builtins(take(state, step))
         assert events == ask(oracle, step), f"step {number}: {step}"
@@ -62,7 +64,7 @@ def assert_agree(swarm: Swarm, steps: int) -> None:
 @PROPERTY
 @given(step_lists)
 def test_the_engine_and_the_oracle_tell_the_same(steps: list[Step]) -> None:
-    state, oracle = State(), Oracle(SMALL_FILLS_MAX)
+    state, oracle = State(), Oracle(SMALL_FILLS_MAX, SMALL_CANCEL_ALL_MAX)
 
     told = [msgspec.to_builtins(take(state, step)) for step in steps]
 
@@ -108,6 +110,7 @@ def test_the_engine_and_the_oracle_agree_on_five_million_commands(
 def failure_of(seed: int) -> str | None:
     """Return how engine and oracle differ on a swarm."""
     engine.FILLS_MAX = SMALL_FILLS_MAX  # type: ignore[misc]  # in a process of its own
+    engine.CANCEL_ALL_MAX = SMALL_CANCEL_ALL_MAX  # type: ignore[misc]
     try:
         assert_agree(Swarm(seed), STEPS_PER_SWARM)
     except AssertionError as error:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -35,6 +36,7 @@ ETH_JPY: Final = RegisterInstrument("ETH-JPY", "ETH", "JPY", 0, 3, Price(1), Qua
 LATE: Final = RegisterInstrument("LATE-X", "LATE", "X", 12, 0, Price(10), Quantity(5))
 
 Terms = tuple[OrderType, Price | None]
+Narrowing = tuple[bool, bool, int | None]  # by instrument, by side, by position
 
 INSTRUMENTS: Final = ["BTC-USD"] * 10 + ["ETH-JPY"] * 4 + ["LATE-X"]
 ORDER_IDS: Final = [f"order-{number}" for number in range(30)]
@@ -55,10 +57,16 @@ CANCELLERS: Final = [None, *CLIENTS]
 REGISTRATIONS: Final = [BTC_USD, ETH_JPY, LATE]
 TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is the usual case
 TAKEN: Final = [False] * 19 + [True]
-CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21]
-ODD_SHAPES: Final = ["register", "malformed", "close", "quarantine", "limit", "shard"]
-SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ODD_SHAPES
+CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21, 34, 55]
+ODD_SHAPES: Final = ["register", "malformed", "close", "close", "quarantine", "limit", "shard"]
+SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["cancel all"] * 2 + ODD_SHAPES
 OPEN_ORDERS: Final = [4, 10, 30]
+NARROWINGS: Final[list[Narrowing]] = [
+    (False, False, None),
+    (True, False, None),
+    (False, True, 40),
+    (True, True, 400),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ def make_command(
     canceller: str | None,
     registration: RegisterInstrument,
     cycle: int,
+    narrowing: Narrowing,
 ) -> Command:
     """Use of these what the shape needs: always drawing all lets Hypothesis shrink faster."""
     match shape:
@@ -91,6 +100,10 @@ def make_command(
             return PlaceOrder(order_id, client_id, instrument, side, terms[0], terms[1], quantity)
         case "cancel":
             return CancelOrder(order_id, instrument, canceller)
+        case "cancel all":
+            by_instrument, by_side, up_to = narrowing
+            only = instrument if by_instrument else None
+            return CancelAllOrders(client_id, only, side if by_side else None, up_to)
         case "register":
             return registration
         case "close":
@@ -117,6 +130,7 @@ commands: Final = st.builds(
     st.sampled_from(CANCELLERS),
     st.sampled_from(REGISTRATIONS),
     st.sampled_from(CYCLES),
+    st.sampled_from(NARROWINGS),
 )
 steps: Final = st.builds(Step, commands, st.sampled_from(TIMES_MS), st.sampled_from(TAKEN))
 step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + drawn)
@@ -166,6 +180,7 @@ class Swarm:
             choose(CANCELLERS),
             choose(REGISTRATIONS),
             choose(CYCLES),
+            choose(NARROWINGS),
         )
 
 

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from exchange.domain.commands import MalformedRecord
 from exchange.domain.events import (
+    CancelAllAccepted,
     CommandQuarantined,
     CommandRetried,
     Event,
@@ -184,6 +185,14 @@ LATER_TEXTS: list[tuple[Event, str]] = [
     (
         ShardPlaced(1, 7, time_ms=TIME_MS),
         '{"type":"ShardPlaced","shard":1,"cycle":7,"time_ms":1700000000000}',
+    ),
+    (
+        CancelAllAccepted("client-1", "BTC-USD", Side.BUY, 7, 1_000, 2, time_ms=TIME_MS),
+        (
+            '{"type":"CancelAllAccepted","client_id":"client-1","instrument":"BTC-USD",'
+            '"side":"buy","up_to":7,"cancelled_orders":1000,"remaining_orders":2,'
+            '"time_ms":1700000000000}'
+        ),
     ),
 ]
 

@@ -16,7 +16,7 @@ from exchange.log import snapshot_store
 from exchange.log.events import decode_event
 from exchange.log.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
 from exchange.ports import StoredSnapshot
-from tests.builders import TIME_MS, closed, evolve_all, given, rested
+from tests.builders import TIME_MS, cancel_all, closed, evolve_all, given, rested, when
 from tests.domain.worlds import PROPERTY, Step, run, step_lists, take
 from tests.projections.logs import LogWriter, registrations
 
@@ -180,3 +180,16 @@ def test_a_changed_bound_on_open_orders_is_kept_and_an_unchanged_one_not_written
 
     assert len(before) == 4, "an earlier build reads it"
     assert (kept.open_orders_max, kept.open_orders) == (7, {"client-1": 1})
+
+
+def test_a_clients_orders_are_found_again_by_age_and_the_bytes_do_not_name_them() -> None:
+    """The index is made anew, so a snapshot of a build without it gives it too."""
+    orders = [(2, Side.SELL, 1002), (1, Side.BUY, 999), (3, Side.SELL, 1001)]
+    state = given(*(rested(n, side, price=at, quantity=10, client=1) for n, side, at in orders))
+    written = msgspec.msgpack.decode(zlib.decompress(encode(state)))
+
+    kept = restored(state)
+
+    assert [len(order) for order in written[3][0][7]] == [6, 6, 6], "as an earlier build writes"
+    cancels = when(kept, cancel_all(1))[1:]
+    assert [event.order_id for event in cancels] == ["order-2", "order-1", "order-3"]  # type: ignore[union-attr]

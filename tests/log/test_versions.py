@@ -56,7 +56,7 @@ def record(version: bytes | None) -> CommandRecord:
 
 def test_a_new_version_of_commands_has_a_build_of_its_own() -> None:
     """Who meets a newer command is told the build that reads it, by its name alone."""
-    assert (command_form.commands_version(), BUILD) == (2, "exchange 0.2.0")
+    assert (command_form.commands_version(), BUILD) == (3, "exchange 0.3.0")
 
 
 def test_a_command_has_the_lowest_version_whose_readers_read_it(

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -228,6 +229,9 @@ def _random_command(
     if kind < 0.036:
         return PlaceShard(chance.randrange(1, SHARDS_MAX))
     small, large = instruments_of(shard)
+    if 0.041 <= kind < 0.05:  # no command of the sample is one of these, so it stays as it is
+        side = chance.choice((None, *Side))
+        return CancelAllOrders(chance.choice(CLIENTS), chance.choice((None, small, large)), side)
     instrument = chance.choice((small, small, large))
     if kind < 0.25:
         order_id = chance.choice(open_ids) if open_ids else _order_id(chance, shard)

@@ -13,6 +13,7 @@ from random import Random
 from uuid import UUID
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     ClientCommand,
     CloseSettlementCycle,
@@ -169,8 +170,9 @@ def _command(client: str, chance: Random) -> ClientCommand:
         _cancel,
         _close_cycle,
         _limit,
+        _cancel_all,
     ]
-    return chance.choices(makers, [20, 6, 2, 1])[0](client, chance)
+    return chance.choices(makers, [20, 5, 2, 1, 1])[0](client, chance)
 
 
 def _place(client: str, chance: Random) -> PlaceOrder:
@@ -200,3 +202,8 @@ def _close_cycle(_client: str, chance: Random) -> CloseSettlementCycle:
 
 def _limit(_client: str, chance: Random) -> LimitOpenOrders:
     return LimitOpenOrders(chance.choice([1, 3, 100]))
+
+
+def _cancel_all(client: str, chance: Random) -> CancelAllOrders:
+    side = chance.choice([None, Side.BUY, Side.SELL])
+    return CancelAllOrders(client, chance.choice([None, "BTC-USD"]), side, chance.choice([None, 9]))

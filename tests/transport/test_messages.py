@@ -51,6 +51,7 @@ from tests.builders import (
     OFFSET,
     TIME_MS,
     cancel,
+    cancel_all,
     close,
     malformed,
     place,
@@ -73,6 +74,8 @@ COMMANDS: list[ClientCommand] = [
     place_market(1, SELL, quantity=10),
     cancel(1),
     cancel(1, client=1),
+    cancel_all(1),
+    cancel_all(1, instrument="BTC-USD", side=SELL, up_to=2**63 - 1),
 ]
 
 
@@ -158,6 +161,9 @@ def test_what_is_no_json_of_a_command_is_refused(value: bytes, problem: str) -> 
         (register(), "base", ""),
         (cancel(1), "client_id", ""),
         (cancel(1), "order_id", None),
+        (cancel_all(1), "client_id", None),
+        (cancel_all(1), "instrument", "btc"),
+        (cancel_all(1), "up_to", 0),
     ],
 )
 def test_a_field_that_breaks_a_bound_is_refused_and_named(
@@ -351,6 +357,11 @@ def test_the_body_hash_covers_every_field_and_the_kind() -> None:
         place_market(1, BUY, quantity=10),
         cancel(1),
         cancel(1, client=1),
+        cancel_all(1),
+        cancel_all(2),
+        cancel_all(1, instrument="BTC-USD"),
+        cancel_all(1, side=BUY),
+        cancel_all(1, up_to=7),
         register(),
         register(tick=2),
         malformed(),
@@ -371,6 +382,11 @@ def test_the_body_hash_covers_every_field_and_the_kind() -> None:
         ),
         (cancel(1), "7da76922444828164c50c412e01e2423"),
         (cancel(1, client=1), "bc1d131bdbfa87c27cc59befbc94e28b"),
+        (cancel_all(1), "5bb43723b1447962b87d37ebcdca7b26"),
+        (
+            cancel_all(1, instrument="BTC-USD", side=BUY, up_to=7),
+            "25e6c377de5ef6ab31774dd76198d5a6",
+        ),
         (close(7), "97b2fee8a12e4b7255004d8c8356b730"),
         (malformed(), "6bf2192898667346cfb9650bef07c2d0"),
         (QuarantinedRecord("ab", 7, 3), "9b3b835579bdd110da1eabac0db35308"),

@@ -40,6 +40,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     ClientCommand,
     CloseSettlementCycle,
@@ -534,6 +535,8 @@ def _key_of(command: ClientCommand) -> str:
     match command:
         case PlaceOrder() | CancelOrder() | RegisterInstrument():
             return command.instrument
+        case CancelAllOrders():
+            return command.client_id
         case CloseSettlementCycle() | LimitOpenOrders() | PlaceShard():
             return "settlement"
         case _:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -229,8 +230,8 @@ async def _outcome(
             return registered(decision, command_id)
         case SettlementCycleClosed() | SettlementCycleRejected():
             return cut(decision, command_id)
-        case OpenOrdersLimited() | ShardPlaced():
-            detail = "It was an operator's and has no answer here."
+        case OpenOrdersLimited() | ShardPlaced() | CancelAllAccepted():
+            detail = "It has no answer here."
             raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)

@@ -13,6 +13,7 @@ import asyncpg
 from msgspec import UNSET, Struct, structs
 
 from exchange.domain.commands import (
+    CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
@@ -22,6 +23,7 @@ from exchange.domain.commands import (
     RegisterInstrument,
 )
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -198,6 +200,27 @@ class ClaimsCheck:
             self.held += not one.elsewhere
 
 
+def plain_command(
+    event: CancelAllAccepted
+    | SettlementCycleClosed
+    | SettlementCycleRejected
+    | OpenOrdersLimited
+    | ShardPlaced,
+) -> Command:
+    """Return the command of an event that tells all of it."""
+    match event:
+        case CancelAllAccepted():
+            return CancelAllOrders(event.client_id, event.instrument, event.side, event.up_to)
+        case SettlementCycleClosed() | SettlementCycleRejected():
+            return CloseSettlementCycle(event.cycle)
+        case OpenOrdersLimited():
+            return LimitOpenOrders(event.open_orders_max)
+        case ShardPlaced():
+            return PlaceShard(event.shard)
+        case _:
+            assert_never(event)
+
+
 def _located(row: asyncpg.Record, shard: int) -> str:
     return f"the claim {row['name']!r} is at offset {row['kafka_offset']} of shard {shard}"
 
@@ -255,12 +278,14 @@ def _possible_commands(event: Event) -> list[Command]:
                     Quantity(event.lot_size),
                 )
             ]
-        case SettlementCycleClosed() | SettlementCycleRejected():
-            return [CloseSettlementCycle(event.cycle)]
-        case OpenOrdersLimited():
-            return [LimitOpenOrders(event.open_orders_max)]
-        case ShardPlaced():
-            return [PlaceShard(event.shard)]
+        case (
+            CancelAllAccepted()
+            | SettlementCycleClosed()
+            | SettlementCycleRejected()
+            | OpenOrdersLimited()
+            | ShardPlaced()
+        ):
+            return [plain_command(event)]
         case (
             InstrumentRejected()
             | RecordRejected()

@@ -10,7 +10,7 @@ refused it as a duplicate, and as free elsewhere. ``verify`` compares claims wit
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, assert_never
+from typing import Final
 
 import asyncpg
 from msgspec import UNSET, Struct, UnsetType
@@ -18,18 +18,16 @@ from msgspec.structs import replace
 
 from exchange.domain.commands import (
     CancelOrder,
-    CloseSettlementCycle,
     Command,
-    LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
-    PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
     RetriedRecord,
 )
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
@@ -54,6 +52,7 @@ from exchange.domain.values import (
     Quantity,
     RejectReason,
 )
+from exchange.log.audit.claims import plain_command
 from exchange.log.replay import replay
 
 READ_COMMAND_END: Final = """
@@ -272,10 +271,15 @@ def command_of(events: Sequence[Event]) -> tuple[Command, bool]:
 def commands_in(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     """Split events into those of each command; the last one's may go on behind them."""
     begin = 0
+    following = 0  # where the next command may begin
     for index, event in enumerate(events):
-        if index > begin and _begins(event):
+        if index < following or not _begins(event):
+            continue
+        if index > begin:
             yield events[begin:index]
-            begin = index
+        begin, following = index, index + 1
+        if isinstance(event, CancelAllAccepted):
+            following += event.cancelled_orders
     yield events[begin:]
 
 
@@ -335,7 +339,8 @@ def _registration(event: InstrumentRegistered | InstrumentRejected) -> RegisterI
 
 
 def _plain(
-    event: SettlementCycleClosed
+    event: CancelAllAccepted
+    | SettlementCycleClosed
     | SettlementCycleRejected
     | OpenOrdersLimited
     | ShardPlaced
@@ -344,18 +349,12 @@ def _plain(
 ) -> Command:
     """Return the command of an event that tells all of it."""
     match event:
-        case SettlementCycleClosed() | SettlementCycleRejected():
-            return CloseSettlementCycle(event.cycle)
-        case OpenOrdersLimited():
-            return LimitOpenOrders(event.open_orders_max)
-        case ShardPlaced():
-            return PlaceShard(event.shard)
         case RecordRejected():
             return MalformedRecord(event.reason, event.sha256, event.size_bytes)
         case CommandQuarantined():
             return QuarantinedRecord(event.sha256, event.size_bytes, event.crashes)
         case _:
-            assert_never(event)
+            return plain_command(event)
 
 
 def _tells_who_asked(_: State, decision: Decision) -> bool:

@@ -15,14 +15,16 @@ from msgspec.structs import replace
 from exchange.config import PROJECT
 from exchange.domain import engine
 from exchange.domain.commands import (
+    CancelAllOrders,
     CloseSettlementCycle,
     Command,
     LimitOpenOrders,
     PlaceOrder,
     PlaceShard,
 )
-from exchange.domain.engine import FILLS_MAX, State
+from exchange.domain.engine import CANCEL_ALL_MAX, FILLS_MAX, State
 from exchange.domain.events import (
+    CancelAllAccepted,
     CancelRejected,
     CommandRetried,
     Event,
@@ -32,7 +34,14 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.log.audit import deciding
-from exchange.log.audit.deciding import Again, Comparison, NoCommand, commands_in, decide_again
+from exchange.log.audit.deciding import (
+    Again,
+    Comparison,
+    NoCommand,
+    command_of,
+    commands_in,
+    decide_again,
+)
 from exchange.log.events import decode_event
 from exchange.ports import StoredEvent
 from tests.mutants.catalogue import MUTANTS, Mutant
@@ -82,7 +91,11 @@ def log() -> list[Event]:
     events += decided(state, [PlaceShard(1), LimitOpenOrders(3)], 20_000)
     for number in range(20):
         events += decided(state, random_commands(state, SHARD, chance, 30), 30_000 + 30 * number)
-    events += decided(state, [LimitOpenOrders(2 * FILLS_MAX), *_sweep(FILLS_MAX + 500)], 40_000)
+    events += decided(state, [LimitOpenOrders(2 * FILLS_MAX), *_sweep(FILLS_MAX + 1_500)], 40_000)
+    up_to = state.position
+    younger = _order("younger", "maker", Side.SELL, 10)
+    cancels = [CancelAllOrders("maker", up_to=at) for at in (None, up_to, None)]
+    events += decided(state, [younger, *cancels], 80_000)
     return events
 
 
@@ -125,6 +138,19 @@ def test_a_changed_rule_names_a_command(
         monkeypatch.setattr(deciding, name, getattr(planted, name))
 
     assert (_named(log) is None) == (mutant.name in UNSEEN)
+
+
+def test_cancels_that_follow_a_cancel_of_all_are_no_commands(log: list[Event]) -> None:
+    whole, rest, last = [
+        (one, one[0].cancelled_orders, one[0].remaining_orders)
+        for one in commands_in(log)
+        if isinstance(one[0], CancelAllAccepted)
+    ][-3:]
+
+    assert [len(one) - cancelled for one, cancelled, _ in (whole, rest, last)] == [1, 1, 1]
+    assert (whole[1], whole[2]) == (CANCEL_ALL_MAX, rest[1] + last[1])
+    assert (rest[2], last[1:]) == (0, (1, 0))
+    assert command_of(whole[0]) == (CancelAllOrders("maker"), False)
 
 
 def _named(log: Sequence[Event]) -> int | None:
