@@ -20,6 +20,7 @@ from exchange.config import PROJECT
 
 SPEED: Final = (
     "engine",
+    "matcher",
     "orders",
     "stream_orders",
     "batches",

@@ -177,14 +177,16 @@ def p99(values: Sequence[float]) -> float:
     return float(statistics.quantiles(values, n=100, method="inclusive")[98])
 
 
-def rates_table(events: int, seconds_of: Mapping[str, Sequence[float]]) -> Table:
+def rates_table(
+    count: int, seconds_of: Mapping[str, Sequence[float]], *, of: str = "events"
+) -> Table:
     """Return a table of how long each took for so many events, in several rounds.
 
     The ratio is that of the rate to the first one's, which is the limit.
     """
-    table = table_of("", "seconds", "events/s", "ratio")
+    table = table_of("", "seconds", f"{of}/s", "ratio")
     limit = statistics.median(next(iter(seconds_of.values())))
     for name, seconds in seconds_of.items():
         median = statistics.median(seconds)
-        table.add_row(name, spread(seconds, 2), f"{events / median:,.0f}", f"{limit / median:.2f}")
+        table.add_row(name, spread(seconds, 2), f"{count / median:,.0f}", f"{limit / median:.2f}")
     return table
