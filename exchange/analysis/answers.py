@@ -38,8 +38,14 @@ class Rows:
         return frame
 
     def to_pandas(self) -> Any:
-        """Return all rows as a data frame of pandas, if that is installed, with exact decimals."""
-        return self.to_arrow().to_pandas()
+        """Return all rows as a data frame of pandas, if that is installed.
+
+        Its columns keep their Arrow types. As objects of Python, sums of decimals would be rounded
+        to the 28 digits of Python's default context.
+        """
+        import pandas  # noqa: PLC0415  no part of the extra
+
+        return self.to_arrow().to_pandas(types_mapper=pandas.ArrowDtype)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """Return what DuckDB answers of ``rows``: these, held by DuckDB, which may use the disk."""

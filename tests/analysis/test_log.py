@@ -165,7 +165,7 @@ def answer(rows: Rows) -> Any:
 
 
 def assert_totals(log: Log, traded: list[tuple[Any, ...]]) -> None:
-    """DuckDB and Polars add up to what the read model has, to the last digit."""
+    """DuckDB, Polars and pandas add up to what the read model has, to the last digit."""
     by_duckdb = log.sql(
         "select instrument, count(*), sum(quantity_units), sum(notional_units) from trades"
         " group by instrument order by instrument"
@@ -176,6 +176,10 @@ def assert_totals(log: Log, traded: list[tuple[Any, ...]]) -> None:
     assert [tuple(map(int_of, row)) for row in by_duckdb] == [tuple(map(int_of, r)) for r in traded]
     assert frame["quantity_units"].to_list() == [int(row[2]) for row in traded]
     assert [int(total) for total in frame["notional_units"]] == [int(row[3]) for row in traded]
+    sums = log.trades().to_pandas().groupby("instrument")[list(units)].sum()
+    assert [tuple(map(int, row)) for row in sums.itertuples(index=False)] == [
+        (int(row[2]), int(row[3])) for row in traded
+    ]
     twice = log.sql("select count(*) from trades a join trades b using (trade_id)").fetchall()
     assert twice == [(sum(row[1] for row in traded),)], "a stream that is read twice"
 
