@@ -26,6 +26,7 @@ SPEED: Final = (
     "batches",
     "gateways",
     "shards",
+    "stream_out",
     "fan_out",
     "quiet",
     "lag",

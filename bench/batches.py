@@ -27,7 +27,7 @@ BATCH: Final = 100
 BATCH_CONNECTIONS: Final = 8  # enough that the matcher always has work
 WARM_UP_S: Final = 4
 WANTED: Final = 10_000
-UNLIMITED: Final = {
+UNLIMITED: Final[dict[str, Any]] = {
     "rate_limit_orders_per_second": 0,
     "rate_limit_cancels_per_second": 0,
     "rate_limit_address_per_second": 0,

@@ -5,7 +5,7 @@ keep up with on this machine; 200 connections follow the trades of BTC-USD, and 
 to everything with a small buffer and read nothing. One process reads all of them. A delivery is
 one trade that one subscriber has read; its latency counts from the trade's time, which is when
 Kafka took its order, so it includes deciding, committing and the projector. Every subscriber must
-have got the same trades.
+have got the same trades. The gateway's processor time includes its part in the orders.
 
 Not included: TLS, a network, more than one gateway, books (their deltas are larger and more), the
 time before Kafka took the order. The reader shares the machine.
@@ -29,6 +29,7 @@ from websockets.exceptions import ConnectionClosed
 
 from bench.load import Found, load
 from bench.runner import Findings, Goal, ask, parser_of, table_of
+from bench.spent import cpu_s
 from bench.venue import running
 from exchange.tools.market.following import stream_url
 
@@ -38,6 +39,7 @@ SMALL_BUFFER: Final = 4_096  # bytes; a small one fills soon, so the gateway soo
 SUBSCRIBE_ALL: Final = (
     '{"type": "subscribe", "channels": ["trades", "orders", "orderbook"], "instrument": "BTC-USD"}'
 )
+COLUMNS: Final = ("p50 ms", "p95 ms", "p99 ms", "reader cpu", "gateway cpu")
 SUBSCRIBE: Final = '{"type": "subscribe", "channels": ["trades"], "instrument": "BTC-USD"}'
 
 
@@ -61,9 +63,10 @@ async def measure(subscribers: int, slow: int, rate: float, seconds: float) -> d
             asyncio.create_task(read(number, connection, delivered))
             for number, connection in enumerate(following)
         ]
-        before_s = time.process_time()
+        before_s, gateway_before_s = time.process_time(), cpu_s(bench.gateway_pid)
         loaded = await load(bench.url, seconds, websocket=True, rate=rate)
         reader_cpu = (time.process_time() - before_s) / loaded["seconds"]
+        gateway_cpu = (cpu_s(bench.gateway_pid) - gateway_before_s) / loaded["seconds"]
         await asyncio.sleep(SETTLE_S)
         slow_cut = sum(await asyncio.gather(*map(was_cut, idle)))
         for reader in readers:
@@ -76,6 +79,7 @@ async def measure(subscribers: int, slow: int, rate: float, seconds: float) -> d
         "slow": slow,
         "slow_cut": slow_cut,
         "reader_cpu": reader_cpu,
+        "gateway_cpu": gateway_cpu,
         **of_deliveries(delivered, loaded),
     }
 
@@ -146,14 +150,12 @@ def of_deliveries(delivered: Delivered, loaded: Found) -> dict[str, Any]:
 
 def findings(found: dict[str, Any]) -> Findings:
     """Return what the subscribers got."""
-    table = table_of(
-        "orders/s", "trades of each", "deliveries/s", "p50 ms", "p95 ms", "p99 ms", "reader cpu"
-    )
+    table = table_of("orders/s", "trades each", "deliveries/s", *COLUMNS)
     latency = found["latency_ms"]
     each = " or ".join(f"{count:,}" for count in found["trades_of_each"])
     times = [f"{latency[p]:.0f}" for p in ("p50", "p95", "p99")]
     rates = f"{found['orders_per_second']:,.0f}", each, f"{found['deliveries_per_second']:,.0f}"
-    table.add_row(*rates, *times, f"{found['reader_cpu']:.0%}")
+    table.add_row(*rates, *times, f"{found['reader_cpu']:.0%}", f"{found['gateway_cpu']:.0%}")
     cut = f"cut: {found['cut']} who read, {found['slow_cut']} of the slow ones"
     return Findings(
         f"{found['subscribers']} subscribers, {found['slow']} slow",

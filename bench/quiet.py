@@ -109,7 +109,7 @@ async def read(connection: ClientConnection, heard: Heard) -> None:
 
 async def used(bench: Bench, seconds: float) -> tuple[float, int]:
     """Return how much of a core the gateway uses for some time, and the memory it has then."""
-    (pid,) = [process.pid for process in bench.processes if process.name.startswith("gateway")]
+    pid = bench.gateway_pid
     before_s = cpu_s(pid)
     await asyncio.sleep(seconds)
     return (cpu_s(pid) - before_s) / seconds, psutil.Process(pid).memory_full_info().uss

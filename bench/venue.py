@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,13 +47,21 @@ class Bench:
         return self.urls[0]
 
     @property
+    def gateway_pid(self) -> int:
+        """Of the only gateway."""
+        (pid,) = [process.pid for process in self.processes if process.name.startswith("gateway")]
+        return pid
+
+    @property
     def urls(self) -> list[str]:
         """Of each gateway."""
         return [gateway.url for gateway in gateways_of(self.settings)]
 
 
 @asynccontextmanager
-async def running(*, gateways: int = 1, shards: int = 1, **changes: Any) -> AsyncIterator[Bench]:
+async def running(
+    *, gateways: int = 1, shards: int = 1, postgres_options: Sequence[str] = (), **changes: Any
+) -> AsyncIterator[Bench]:
     """Start an exchange with BTC-USD, and delete it afterwards; each shard has a matcher.
 
     ``changes`` are settings other than the default ones.
@@ -62,7 +70,7 @@ async def running(*, gateways: int = 1, shards: int = 1, **changes: Any) -> Asyn
     run.path.chmod(0o755)  # root's PostgreSQL runs as another user
     run.prepare()
     ports = free_ports(5)
-    services = local_services(run, ports)
+    services = local_services(run, ports, postgres_options)
     settings = replace(
         settings_for(services, ports[4]),
         gateways=gateways,
@@ -119,13 +127,15 @@ def on_services(
                 shutil.rmtree(run.path)
 
 
-def local_services(run: RunDirectory, ports: list[int]) -> LocalServices:
+def local_services(
+    run: RunDirectory, ports: list[int], postgres_options: Sequence[str] = ()
+) -> LocalServices:
     """Return the three services on the first four ports."""
     cache = PROJECT / ".run"
     kafka_jars = jars.find(cache, Settings.load().kafka_home) or jars.fetch(cache)
     return LocalServices(
         kafka_in(run, jars=kafka_jars, port=ports[0], controller_port=ports[1]),
-        postgres_in(run, port=ports[2], connections_max=CONNECTIONS_MAX),
+        postgres_in(run, port=ports[2], connections_max=CONNECTIONS_MAX, options=postgres_options),
         valkey_in(run, port=ports[3]),
     )
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,11 @@ class Postgres:
         log_path: Path,
         pid_path: Path,
         connections_max: int = CONNECTIONS_MAX,
+        options: Sequence[str] = (),
     ) -> "Postgres":
         """Find the data, programs and user of the server of ``directory``; blocks for a moment.
+
+        ``options`` are further settings of the server, each as ``name=value``.
 
         Raises:
             StackError: The disk of the data is full.
@@ -97,10 +101,10 @@ class Postgres:
         check_space(home)
         programs = _programs(home, account)
         own = (f"port={port}", f"max_connections={connections_max}")
-        options = [word for option in (*own, *OPTIONS) for word in ("-c", option)]
+        words = [word for option in (*own, *OPTIONS, *options) for word in ("-c", option)]
         process = ManagedProcess(
             "PostgreSQL",
-            (str(programs / "postgres"), "-D", str(home / "data"), *options),
+            (str(programs / "postgres"), "-D", str(home / "data"), *words),
             log_path=log_path,
             pid_path=pid_path,
             cwd=home,

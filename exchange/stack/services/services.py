@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +76,11 @@ def kafka_in(
 
 
 def postgres_in(
-    run: RunDirectory, *, port: int, connections_max: int = CONNECTIONS_MAX
+    run: RunDirectory,
+    *,
+    port: int,
+    connections_max: int = CONNECTIONS_MAX,
+    options: Sequence[str] = (),
 ) -> Postgres:
     """Return the PostgreSQL whose data, log and pid are in ``run``."""
     return Postgres.at(
@@ -85,6 +89,7 @@ def postgres_in(
         connections_max=connections_max,
         log_path=run.log_of("postgres"),
         pid_path=run.pid_of("postgres"),
+        options=options,
     )
 
 
