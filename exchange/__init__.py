@@ -15,6 +15,7 @@ In reading order:
 * ``processes``: what each process is made of.
 * ``stack``: the services and processes of ``exchange run`` on one machine.
 * ``tools``: what people run against an exchange.
+* ``operator``: the operators' desk, a page in a process of its own.
 * ``cli``: the command line, which ``__main__`` calls.
 * ``config``: the settings. ``durability``: settings of Kafka and PostgreSQL that can lose data.
 * ``healthy``: the check that containers run.

@@ -26,7 +26,7 @@ from exchange.stack.host.errors import StackError
 from exchange.telemetry import logs
 from exchange.tools.analysts.commands import commands as analysts
 from exchange.tools.projections.commands import commands as projections
-from exchange.tools.terminal import AsJson, ToolError
+from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
 RUN_DIRECTORY = RunDirectory(PROJECT / ".run")
 
@@ -233,6 +233,26 @@ def analyst() -> None:
     from exchange.processes.analyst import run_analyst
 
     _process(run_analyst)
+
+
+@app.command("operator")
+def serve_operators(
+    base_url: BaseUrl = "",
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Let the page change read models.")
+    ] = False,
+) -> None:
+    """Serve the operators' desk, a page that shows the exchange, and changes nothing by default."""
+    from exchange.operator.process import run_operator
+
+    _process(
+        lambda settings, stopping: run_operator(
+            settings,
+            address(base_url),
+            stopping,
+            allows_changes=allow_changes or settings.operator_allow_changes,
+        )
+    )
 
 
 @app.command()

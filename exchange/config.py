@@ -62,6 +62,9 @@ BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1
 # The analysts': each of two questions folds over one and reads rows over another, two send lines
 # of events, one keeps states, one listens.
 ANALYST_CONNECTIONS: Final = 8
+# The operators' desk: one looks, over a pool of 2; one change at a time and one comparison have as
+# many and two more; one checks the chain, two read of take-overs.
+OPERATOR_CONNECTIONS: Final = 14
 PUBLISHER_CONNECTIONS: Final = 4  # one listens; over the others shards read and tell, in turns
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
@@ -108,6 +111,11 @@ class Variables:
     analyst_host: str = LOOPBACK
     analyst_port: Port = 3900
     analyst_url: str = ""
+    # Loopback alone as well: whoever reaches it sees everything, and may change read models if that
+    # is allowed.
+    operator_host: str = LOOPBACK
+    operator_port: Port = 3950
+    operator_allow_changes: bool = False
     kafka_topic: str = "exchange.commands"
     kafka_events_topic: str = "exchange.events"
     kafka_bootstrap_servers: str = ""
@@ -248,6 +256,11 @@ class Settings(Variables):
         return self.analyst_url or reachable_url(self.analyst_host, self.analyst_port)
 
     @property
+    def operator_address(self) -> str:
+        """Where the operators' desk is."""
+        return reachable_url(self.operator_host, self.operator_port)
+
+    @property
     def projector_metrics_port(self) -> int:
         """Where the projector's metrics are read; 0 is nowhere."""
         return self.metrics_port
@@ -299,7 +312,7 @@ class Settings(Variables):
         """How many connections a database must allow for all of our processes and for people."""
         gateways = self.gateways * (self.gateway_connections + OWN_CONNECTIONS)
         projector = self.projector_connections + BUILDER_CONNECTIONS + PUBLISHER_CONNECTIONS
-        projector += ANALYST_CONNECTIONS
+        projector += ANALYST_CONNECTIONS + OPERATOR_CONNECTIONS
         writers = self.shards * (1 + self.standbys) * SHARD_CONNECTIONS
         return gateways + projector + writers + OTHER_CONNECTIONS
 

@@ -314,6 +314,8 @@ def settings(
     return replace(
         Settings.load({}, dotenv=None),
         port=free_ports(1)[0],
+        analyst_port=free_ports(1)[0],
+        operator_port=free_ports(1)[0],
         metrics_port=0,
         kafka_topic=make_topic(1),
         kafka_bootstrap_servers=services.kafka_bootstrap_servers,

@@ -48,8 +48,8 @@ class Exchange:
         run.prepare()
         tiers = exchange_processes(settings, run)
         self.gateways, self.standbys, self.matchers, readers = tiers
-        # Publisher and analyst are started by the tests that ask them.
-        self.projector, self.builder, self.publisher, self.analyst = readers
+        # Publisher, analyst and operators' desk are started by the tests that ask them.
+        self.projector, self.builder, self.publisher, self.analyst, self.operator = readers
         self._publishers = [self.publisher] if publishing else []
         self.urls = [gateway.url for gateway in gateways_of(settings)]
 
@@ -65,7 +65,7 @@ class Exchange:
 
     async def stop(self) -> None:
         by_a_test = [] if self._publishers else [self.publisher]
-        every = [*reversed(self.processes), *by_a_test, self.analyst]
+        every = [*reversed(self.processes), *by_a_test, self.analyst, self.operator]
         await asyncio.gather(*(process.stop() for process in every))
 
     async def kill_and_restart(self, process: ManagedProcess) -> None:

@@ -16,12 +16,12 @@ from exchange.healthy import PARTS
 
 ENDING = ("prepare", "register")
 # They end when they fail, and nobody waits for their health.
-WITHOUT_CHECK = (*ENDING, "builder", "publisher", "analyst")
+WITHOUT_CHECK = (*ENDING, "builder", "publisher", "analyst", "operator")
 STORES = ("kafka", "postgres", "valkey")
 WATCHERS = ("prometheus", "grafana")
 OURS = (
     *("prepare", "matcher", "standby", "projector", "builder"),
-    *("publisher", "analyst", "gateway", "register"),
+    *("publisher", "analyst", "operator", "gateway", "register"),
 )
 COMPOSE = PROJECT / "compose.yaml"
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()

@@ -147,7 +147,8 @@ def exchange_processes(
     )
     # The standbys before the matchers, or they would take over.
     tiers = tuple(gateways), tuple(standbys), tuple(matchers)
-    readers = (process(name, name) for name in ("projector", "builder", "publisher", "analyst"))
+    names = ("projector", "builder", "publisher", "analyst", "operator")
+    readers = (process(name, name) for name in names)
     return *tiers, tuple(readers)
 
 
@@ -201,6 +202,7 @@ class Screen:
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{url}/healthz    metrics: {url}/metrics",
             "Analysts": f"{settings.analyst_address}    as_of_sequence, as_of_time",
+            "Operators": f"{settings.operator_address}    {_told_changes(settings)}",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",
             "Kafka": f"{settings.kafka_bootstrap_servers}    commands: {settings.kafka_topic}"
@@ -219,6 +221,12 @@ class Screen:
 def _metrics_urls(settings: Settings) -> list[str]:
     """Return where projector and matchers are scraped."""
     return [f"http://{settings.host}:{port}/metrics" for port in settings.metrics_ports]
+
+
+def _told_changes(settings: Settings) -> str:
+    if settings.operator_allow_changes:
+        return "may change read models"
+    return "read-only: OPERATOR_ALLOW_CHANGES=yes allows changes"
 
 
 def _psql() -> str:

@@ -52,7 +52,7 @@ async def test_it_starts_mends_what_dies_and_stops_everything(
     await running
 
     assert [entry["instrument"] for entry in answer.json()["instruments"]] == ["BTC-USD"]
-    assert len(ours) == 6
+    assert len(ours) == 7
     assert shown.getvalue().endswith("Stopped.\n")
     assert list(directory.pids.iterdir()) == []
     assert not any(child.is_running() for child in ours)

@@ -50,7 +50,7 @@ def directory(run_directory: RunDirectory) -> Iterator[RunDirectory]:
 def local() -> Settings:
     """Settings that name no service, on ports that nobody has."""
     names = [
-        *("PORT", "ANALYST_PORT", "METRICS_PORT"),
+        *("PORT", "ANALYST_PORT", "OPERATOR_PORT", "METRICS_PORT"),
         *("LOCAL_KAFKA_PORT", "LOCAL_POSTGRES_PORT", "LOCAL_REDIS_PORT"),
     ]
     while True:

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import quote
 
 import httpx
+from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.problems import Code, Problem
@@ -46,6 +48,16 @@ class Analyst:
             raise _unavailable(f"{type(error).__name__} from {self.url}") from error
         finally:
             self._turns.release()
+
+    async def pass_on(self, request: Request) -> Response:
+        """Return its answer to the question that a request is.
+
+        Raises:
+            Problem: As ``ask``.
+        """
+        # A dot stays within its segment: a client of HTTP takes a segment of two for a step up.
+        path = quote(request.scope["path"], safe="/").replace(".", "%2E")
+        return await self.ask(path, request.query_params.multi_items())
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -46,6 +46,7 @@ class Code(Enum):
     MEDIA_TYPE = "request.media_type", 415, "The body is not plain application/json"
     HEADERS_TOO_LARGE = "request.headers_too_large", 431, "The headers are too large"
     FOREIGN_ORIGIN = "request.origin", 403, "Pages of this origin may not act here"
+    HOST = "request.host", 421, "This host name may be a stranger's"
     HTTP_VERSION = "request.http_version", 505, "Only HTTP/1.1 is spoken here"
 
     ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"
@@ -82,6 +83,8 @@ class Code(Enum):
         "Too many of something at once",
     )
 
+    READ_ONLY = "operator.read_only", 403, "The desk only shows"
+    REFUSED = "operator.refused", 409, "The change does not fit what is there"
     REPLAY_READ_ONLY = "replay.read_only", 409, "A replay takes no orders"
 
     KAFKA_UNAVAILABLE = "kafka.unavailable", 503, "The command could not be handed to Kafka"

@@ -6,7 +6,6 @@ only checks the parameters, spends the budget, and hands the question on.
 
 from functools import wraps
 from typing import Final
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,6 +34,4 @@ def or_as_of(handler: Handler) -> Handler:
 async def _as_of(request: Request) -> Response:
     query(request)
     await charge_history(request)
-    # A dot stays within its segment: a client of HTTP takes a segment of two for a step up.
-    path = quote(request.scope["path"], safe="/").replace(".", "%2E")
-    return await gateway_of(request).analyst.ask(path, request.query_params.multi_items())
+    return await gateway_of(request).analyst.pass_on(request)

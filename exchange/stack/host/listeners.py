@@ -29,6 +29,9 @@ def listeners(settings: Settings) -> list[Listener]:
     found.append(
         Listener(settings.analyst_host, settings.analyst_port, "ANALYST_PORT", "ANALYST_HOST")
     )
+    found.append(
+        Listener(settings.operator_host, settings.operator_port, "OPERATOR_PORT", "OPERATOR_HOST")
+    )
     ports = settings.metrics_ports
     found += [Listener(settings.host, port, "METRICS_PORT", "HOST") for port in ports]
     if settings.kafka_is_local:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
-from exchange.tools.projections.overview import Overview, generations_table, look, notes
+from exchange.tools.projections.overview import Overview, SizeOf, generations_table, look, notes
 from exchange.tools.projections.shards import (
     Disk,
     Memory,
@@ -39,7 +39,7 @@ def tell_status(base_url: str, *, as_json: bool) -> None:
     seen, unseen = _asked(address(base_url))
     inside, outside = None, ""
     try:
-        inside = answered(_look_inside)
+        inside = answered(look_inside)
     except ToolError as error:
         outside = str(error)
         if seen is None:
@@ -108,7 +108,8 @@ def _asked(url: str) -> tuple[gateway_status.Status | None, str]:
         return None, str(error)
 
 
-async def _look_inside(stores: Stores) -> Inside:
+async def look_inside(stores: Stores, size_of: SizeOf | None = None) -> Inside:
+    """Return what the stores say; ``size_of`` as for ``look``."""
     shards = await read_shards(stores.connection)
-    overview, disk = await look(stores), await read_disk(stores.connection)
+    overview, disk = await look(stores, size_of), await read_disk(stores.connection)
     return Inside(shards, overview, disk, await read_memory(stores.redis))

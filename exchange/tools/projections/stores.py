@@ -4,8 +4,8 @@ import asyncio
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -56,13 +56,13 @@ class Stores:
 
 
 @asynccontextmanager
-async def stores() -> AsyncIterator[Stores]:
-    """Connect to the stores of the settings.
+async def stores(settings: Settings | None = None) -> AsyncIterator[Stores]:
+    """Connect to the stores of the settings, by default those of the environment.
 
     Raises:
         ToolError: PostgreSQL does not answer.
     """
-    settings = Settings.load()
+    settings = settings or Settings.load()
     async with AsyncExitStack() as opened:
         connection = await connect(settings.database_url)
         opened.callback(connection.terminate)
@@ -78,8 +78,19 @@ def answered(work: Callable[[Stores], Awaitable[Answer]]) -> Answer:
         async with stores() as opened:
             return await work(opened)
 
-    try:
+    with telling_failures():
         return asyncio.run(run())
+
+
+@contextmanager
+def telling_failures() -> Iterator[None]:
+    """Turn what stands against work on the stores into an error of one line.
+
+    Raises:
+        ToolError: A change was refused, a store failed, or the log is damaged.
+    """
+    try:
+        yield
     except Refused as error:
         raise ToolError(refusal(error)) from error
     except (ReadModelUnavailable, TooManyRows, Undecodable) as error:
@@ -120,13 +131,13 @@ def checked(name: str) -> str:
     return name
 
 
-def operator(reason: str = "") -> By:
-    """Return who gives the command: ``OPERATOR``, or the user on this machine; and why.
+def operator(reason: str = "", name: str = "") -> By:
+    """Return who gives the command, and why: by default ``OPERATOR``, or the user on this machine.
 
     Raises:
         ToolError: One of them cannot be shown in a line of a table for ever.
     """
-    name = os.environ.get("OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
+    name = name or os.environ.get("OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
     _check_kept("OPERATOR", name, OPERATOR_MAX)
     _check_kept("REASON", reason, REASON_MAX)
     return By(name, reason or None)

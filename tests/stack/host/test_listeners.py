@@ -36,11 +36,15 @@ def test_a_host_of_another_machine_is_one_clear_line() -> None:
 def test_every_gateway_and_every_local_service_listens() -> None:
     ports = [listener.port for listener in listeners(replace(DEFAULTS, gateways=2))]
 
-    assert ports == [3000, 3001, 3900, 9464, 9465, 9467, 9468, 29092, 29093, 25432, 26379]
+    assert ports == [3000, 3001, 3900, 3950, 9464, 9465, 9467, 9468, 29092, 29093, 25432, 26379]
 
 
 def test_a_service_elsewhere_needs_no_port_here() -> None:
     environ = {"KAFKA_BROKERS": "k:1", "POSTGRES_HOST": "p", "REDIS_HOST": "r"}
     environ["METRICS_PORT"] = "0"
 
-    assert [entry.port for entry in listeners(Settings.load(environ, dotenv=None))] == [3000, 3900]
+    assert [entry.port for entry in listeners(Settings.load(environ, dotenv=None))] == [
+        3000,
+        3900,
+        3950,
+    ]

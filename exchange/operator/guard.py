@@ -1,0 +1,52 @@
+"""Who may ask the desk for what, before any handler is called.
+
+There is no login and there are no cookies, so whoever reaches the port may look. What is refused is
+a page of a stranger: one that reached the desk under a name of its own (the ``Host``), or that
+makes a browser send a change (``Origin``, which ``Edge`` checks, and ``Sec-Fetch-Site``). A change
+is a POST of JSON, which no form can send, and only a desk that allows changes takes it.
+"""
+
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from exchange.gateway.http.declaration import JSON
+from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.server.origins import SAFE_METHODS, is_named_directly
+
+SITE: Final = b"sec-fetch-site"  # a browser says whose page asks; programs say nothing
+OWN_SITES: Final = (b"same-origin", b"none")
+CONTENT_TYPE: Final = b"content-type"
+READ_ONLY: Final = (
+    "This desk was started to look: `exchange operator --allow-changes`, or"
+    " OPERATOR_ALLOW_CHANGES=yes, starts one that may change read models."
+)
+
+
+class Guard:
+    """Refuses what may not be asked, and hands on the rest."""
+
+    def __init__(self, app: ASGIApp, *, allows_changes: bool) -> None:
+        self._app, self._allows_changes = app, allows_changes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+        except Problem as problem:
+            await problem.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        if not is_named_directly(scope):
+            detail = "Name the desk by its address or as localhost. Nothing was done."
+            raise Problem(Code.HOST, detail)
+        if scope["method"] in SAFE_METHODS:
+            return
+        if not self._allows_changes:
+            raise Problem(Code.READ_ONLY, READ_ONLY)
+        headers = dict(scope["headers"])
+        if headers.get(SITE, OWN_SITES[0]) not in OWN_SITES:
+            raise Problem(Code.FOREIGN_ORIGIN, "Only the desk's own page may change anything.")
+        if headers.get(CONTENT_TYPE, b"").partition(b";")[0].strip().lower() != JSON.encode():
+            raise Problem(Code.MEDIA_TYPE, f"A change is {JSON}.")

@@ -1,0 +1,78 @@
+"""Where each generation was in the last fifteen minutes, whoever looked then."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from exchange.tools.projections.overview import Moment
+from projections.lifecycle.generations import Generation
+
+EVERY_S: Final = 5.0
+SAMPLES_MAX: Final = 180  # fifteen minutes; with twenty generations a page gets some 40 kB of them
+
+Line = list[int | None]
+
+
+class Lines(Struct, frozen=True):
+    """A generation's position and lag, summed over shards; None where they were not known."""
+
+    position: Line
+    lag: Line
+
+
+class Told(Struct, frozen=True):
+    """All samples, oldest first: their times in ms, the sum of heads, and lines by generation."""
+
+    every_s: float
+    at_ms: list[int]
+    head: list[int]
+    generations: dict[str, Lines]
+
+
+class _Sample(Struct, frozen=True):
+    at_ms: int
+    head: int
+    generations: dict[str, tuple[int, int] | None]
+
+
+class Trends:
+    """Samples, of which the oldest are dropped."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque(maxlen=SAMPLES_MAX)
+        self._taken_s = float("-inf")
+
+    @property
+    def left_s(self) -> float:
+        """How long it is until the next sample is due."""
+        return max(0.0, self._taken_s + EVERY_S - time.monotonic())
+
+    def add(self, seen: Iterable[tuple[Generation, Moment]]) -> None:
+        """Keep what was seen now."""
+        self._taken_s = time.monotonic()
+        places, head = {}, 0
+        for generation, now in seen:
+            name = f"{generation.projection} {generation.generation}"
+            places[name] = (sum(now.positions.values()), now.lag) if now.is_known else None
+            head = sum(now.heads.values())
+        self._samples.append(_Sample(time.time_ns() // 1_000_000, head, places))
+
+    def told(self) -> Told:
+        """Return all samples of the generations that are there now."""
+        samples = list(self._samples)
+        names = samples[-1].generations if samples else ()
+        return Told(
+            EVERY_S,
+            [one.at_ms for one in samples],
+            [one.head for one in samples],
+            {name: _lines(samples, name) for name in names},
+        )
+
+
+def _lines(samples: list[_Sample], name: str) -> Lines:
+    places = [one.generations.get(name) for one in samples]
+    position = [None if place is None else place[0] for place in places]
+    return Lines(position, [None if place is None else place[1] for place in places])
