@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -13,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from exchange.gateway.server.connection import Connection
 from exchange.gateway.server.streams import MESSAGE_BYTES_MAX
 from exchange.gateway.stream import session
 from exchange.gateway.stream.endpoint import BEAT_PARTS
@@ -27,6 +29,7 @@ from tests.gateway.conftest import Place, Venue, gateway_at, order
 pytestmark = pytest.mark.anyio
 
 WAIT_S = 30.0  # a busy machine may take long over anything
+SMALL_BYTES = 4_096  # of a socket's buffer, so that it is soon full
 
 
 class Client:
@@ -529,6 +532,38 @@ async def test_who_is_being_cut_cannot_subscribe_any_more(
 
     assert (await client.closed())[0] == 1008
     assert inside == set()
+
+
+async def test_who_reads_late_gets_everything_in_its_order(
+    http: httpx.AsyncClient, instrument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Connection.run
+
+    async def run_with_a_small_buffer(self: Connection) -> None:
+        own = self._writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
+        await run(self)
+
+    monkeypatch.setattr(Connection, "run", run_with_a_small_buffer)
+    levels = [{"action": "place", **order(instrument, price=n)} for n in range(1, 401)]
+    assert (await http.post("/orders/batch", json={"entries": levels})).status_code == 200
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
+        plain.connect((http.base_url.host, http.base_url.port))
+        async with connected(http, sock=plain, max_queue=1, compression=None) as client:
+            asked = [str(n) for n in range(50)]
+            for id_ in asked:
+                await client.send(
+                    type="subscribe", channels=["orderbook"], instrument=instrument, id=id_
+                )
+            async with asyncio.timeout(WAIT_S):
+                while "exchange_stream_queue 0.0" in (await http.get("/metrics")).text:
+                    await asyncio.sleep(0.01)
+
+            told = [(await client.next(), await client.next()) for _ in asked]
+
+    assert [subscribed["id"] for subscribed, _ in told] == asked
+    assert {(book["kind"], len(book["bids"])) for _, book in told} == {("snapshot", 400)}
 
 
 async def test_who_talks_too_fast_is_told_and_cut(client: Client) -> None:
