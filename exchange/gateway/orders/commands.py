@@ -148,6 +148,7 @@ async def enter_batch(request: Request) -> Response:
     query(request)
     if header_lines(request, b"idempotency-key"):
         raise invalid("Idempotency-Key", "is not for a batch: each entry may have a key of its own")
+    gateway_of(request).submitter.check_open()
     body = decode(await request.body(), BATCH_BODY)
     origin = origin_of(request, wait=not wants_async(request))
     return json_response(await enter(gateway_of(request), body.entries, origin))

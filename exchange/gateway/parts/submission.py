@@ -15,7 +15,8 @@ the ``reply_to`` header, and waits for the first of
 Always holds: a refusal with outcome "none" is given only if the command is certainly not in Kafka.
 
 A matcher that cannot keep up gets no more: an order is refused while one that Kafka has waits for
-longer than ``ORDERS_BEHIND_S``, and anything else after ``BEHIND_S``.
+longer than ``ORDERS_BEHIND_S``, and anything else after ``BEHIND_S``. Nor does a gateway that
+cannot keep up itself: its timer comes late by what every request has to wait for its turn.
 
 A waiter costs no task and no timer of its own. One timer walks over all waiters, and one query at a
 time asks for all that are due. Both exist only while somebody waits.
@@ -90,6 +91,9 @@ TOGETHER_MAX: Final = 200  # first outcomes in one query: some 10 ms of the serv
 # An outcome that Redis loses is found within half a second; who waits longer waits for a matcher.
 ORDERS_BEHIND_S: Final = 1.0
 BEHIND_S: Final = 1.8  # a cancel is taken for as long as it may be decided within the usual wait
+# Of the event loop. A request has a few turns, so it takes several times as long.
+ORDERS_LATE_S: Final = 0.5
+LATE_S: Final = 1.0
 DELIVERY_WAIT_S: Final = 1.8  # longer than the producer's own timeout, for an answer within 2 s
 
 
@@ -185,7 +189,8 @@ class Submitter:
         self._waiters: dict[int, Waiter] = {}  # oldest first
         self._last_number = 0
         self._places_kept = 0  # for commands that are about to be sent
-        self._behind_s: dict[int, float] = {}  # by shard: the age of the oldest undecided command
+        self._oldest: dict[int, Waiter] = {}  # by shard: what waited longest at the last sweep
+        self._late_s = 0.0  # how late the timer was when it came last
         self._timer: asyncio.TimerHandle | None = None
         self._lookups: dict[_Way, asyncio.Task[None]] = {}  # the last one of each way
         self._first_events = SharedByKey(self._read_first_events)
@@ -224,6 +229,16 @@ class Submitter:
         finally:
             self.forget(waiter)
 
+    def check_open(self) -> None:
+        """Refuse many orders before they are read, where none of them would be sent.
+
+        Raises:
+            Problem: 503, too many commands wait here, or the gateway cannot keep up.
+        """
+        if len(self._waiters) + self._places_kept >= WAITERS_MAX:
+            raise _no_places()
+        self._check_turns(ORDERS_LATE_S)
+
     @asynccontextmanager
     async def places_for(self, commands: int) -> AsyncIterator[None]:
         """Keep places for so many commands, which are sent inside: for all of them or for none.
@@ -233,7 +248,7 @@ class Submitter:
         """
         await self._backlog.learn_bases()
         if len(self._waiters) + self._places_kept + commands > WAITERS_MAX:
-            raise Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
+            raise _no_places()
         self._places_kept += commands
         try:
             yield
@@ -260,9 +275,20 @@ class Submitter:
         return waiter
 
     def _check_pace(self, shard: int, command: ClientCommand) -> None:
-        behind_s = self._behind_s.get(shard, 0.0)
+        self._check_turns(ORDERS_LATE_S if isinstance(command, PlaceOrder) else LATE_S)
+        oldest = self._oldest.get(shard)
+        if oldest is None or not oldest.is_undecided:
+            return
+        behind_s = time.monotonic() - oldest.born_s
         if behind_s > (ORDERS_BEHIND_S if isinstance(command, PlaceOrder) else BEHIND_S):
             detail = f"A command of shard {shard} waits for {behind_s:.1f} s: nothing was sent."
+            raise Problem(Code.BUSY, detail, outcome="none")
+
+    def _check_turns(self, late_s: float) -> None:
+        if self._late_s > late_s:
+            detail = (
+                f"Requests wait for {self._late_s:.1f} s for their turn here: nothing was sent."
+            )
             raise Problem(Code.BUSY, detail, outcome="none")
 
     async def outcome_of(self, waiter: Waiter) -> Decision | Pending:
@@ -393,21 +419,24 @@ class Submitter:
 
     def _arm(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SWEEP_S, self._sweep, loop.time() + SWEEP_S)
 
-    def _sweep(self) -> None:
+    def _sweep(self, due_s: float) -> None:
         """Answer the waiters whose time is over, and start a look-up for those that are due."""
         self._timer = None
+        # With nobody who waits no timer would find out that it is over.
+        self._late_s = asyncio.get_running_loop().time() - due_s if self._waiters else 0.0
         now_s = time.monotonic()
         due: list[Waiter] = []
-        self._behind_s = {}
+        self._oldest = {}
         for waiter in self._waiters.values():
             if now_s - waiter.born_s < LOOKUP_AFTER_S:
                 break  # all after it are younger
             if not waiter.answered and self._is_due(waiter, now_s):
                 due.append(waiter)
             if waiter.location is not None and waiter.is_undecided:
-                self._behind_s.setdefault(waiter.location.shard, now_s - waiter.born_s)
+                self._oldest.setdefault(waiter.location.shard, waiter)
         for way in _Way:
             some = [waiter for waiter in due if waiter.way is way]
             before = self._lookups.get(way)
@@ -478,6 +507,10 @@ class Submitter:
 def _goes_on(events: Sequence[StoredEvent]) -> bool:
     """Tell whether a command has more events than are read together, or a retry has its own."""
     return len(events) > TOGETHER_EVENTS_MAX or events[0].type == CommandQuarantined.__name__
+
+
+def _no_places() -> Problem:
+    return Problem(Code.BUSY, "Nothing was sent; try again.", outcome="none")
 
 
 def lost(command_id: UUID) -> Problem:

@@ -512,6 +512,50 @@ async def test_orders_are_refused_before_cancels_while_a_command_waits_for_long(
     assert again.status_code == 201
 
 
+async def test_orders_are_refused_while_the_gateway_itself_cannot_keep_up(
+    idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "SWEEP_S", 1.0)  # what it finds lasts until it looks again
+    async with matching(idle_venue), gateway_at(idle_venue) as http:
+        await register(http, "BTC-USD")
+    async with gateway_at(idle_venue, order_wait_ms=60_000) as http:
+        waiting = asyncio.create_task(http.post("/orders", json=order("BTC-USD")))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                time.sleep(2.0)  # noqa: ASYNC251  so that its timer comes a second late
+                await asyncio.sleep(0)
+                unwaited = {"Prefer": "respond-async"}
+                refused = await http.post("/orders", json=order("BTC-USD"), headers=unwaited)
+                if refused.status_code == 503 and "for their turn" in refused.json()["detail"]:
+                    break
+        async with matching(idle_venue):
+            assert (await waiting).status_code == 201
+            again = await until_taken(http)
+
+    assert refused.headers["Retry-After"] == "1"
+    assert (refused.json()["code"], refused.json()["outcome"]) == ("gateway.busy", "none")
+    assert again.status_code == 201
+
+
+async def test_a_late_gateway_takes_cancels_longer_than_orders(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway_at(venue) as http:
+        resting = await http.post("/orders", json=order("BTC-USD"))
+        monkeypatch.setattr(submission, "ORDERS_LATE_S", -1.0)  # later than this at any time
+        entries = {"entries": [{"action": "place", **order("BTC-USD")}]}
+        refused = [
+            await http.post("/orders", json=order("BTC-USD")),
+            await http.post("/orders/batch", json=entries),
+        ]
+        cancel = await http.post(f"/orders/{resting.json()['order']['order_id']}/cancel")
+
+    assert [response.status_code for response in refused] == [503, 503]
+    assert {response.json()["code"] for response in refused} == {"gateway.busy"}
+    assert cancel.status_code == 200
+
+
 async def test_orders_are_refused_before_cancels_while_many_commands_wait(
     idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
