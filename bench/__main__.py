@@ -31,7 +31,16 @@ SPEED: Final = (
     "quiet",
     "lag",
 )
-LONG: Final = ("restore", "rebuild", "rebuild_beside", "publishing", "as_of", "export", "replay")
+LONG: Final = (
+    "overload",
+    "restore",
+    "rebuild",
+    "rebuild_beside",
+    "publishing",
+    "as_of",
+    "export",
+    "replay",
+)
 ALONE: Final = ("growth",)  # keeps gigabytes below .run, which it makes first
 PAGE: Final = PROJECT / "docs" / "benchmarks.md"
 COLUMNS: Final = "100"
