@@ -20,6 +20,8 @@ from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
+from exchange.pages.routes import page_routes
+from exchange.pages.site import API, prepare
 
 TITLE: Final = "Exchange: the analysts' process"
 ABOUT: Final = "What the API answered at a moment (name one), and the events of the log."
@@ -39,12 +41,15 @@ INTERFACE: Final = (
     Route("/livez", get_liveness),
     Route("/metrics", get_metrics),
 )
+PAGES: Final = {"/docs": API}
 ROUTES: Final = (*INTERFACE, *openapi_routes(INTERFACE, TITLE, ABOUT))
+SERVED: Final = (*ROUTES, *page_routes(PAGES))
 
 
 def create_app(analyst: Analyst, events: EventLog) -> Edge:
     """Return the application that answers by ``analyst``, and tells ``events``."""
-    app = Starlette(routes=ROUTES, exception_handlers=exception_handlers(ROUTES))
+    prepare(PAGES.values())
+    app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False
     app.state.analyst, app.state.events = analyst, events
-    return Edge(app, events.metrics, {route.endpoint: route.path for route in ROUTES})
+    return Edge(app, events.metrics, {route.endpoint: route.path for route in SERVED})

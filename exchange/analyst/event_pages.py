@@ -77,7 +77,7 @@ class Page(Struct, frozen=True):
     )
 )
 async def get_events(request: Request) -> Response:
-    """``GET /events``: by shard and position; lines if ``application/x-ndjson`` is accepted."""
+    """``GET /events``: the log by shard and position; lines to who accepts NDJSON."""
     log: EventLog = request.app.state.events
     asked = query(request)
     limit, wait_s, wanted = integer(asked, LIMIT), integer(asked, WAIT), wanted_of(asked)

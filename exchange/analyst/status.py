@@ -35,7 +35,7 @@ class HealthView(Struct, frozen=True):
 
 @operation(Operation(tag="operating", answers={200: (HealthView,), 503: (HealthView,)}))
 async def get_health(request: Request) -> Response:
-    """``GET /healthz``: 503 while the log cannot be read."""
+    """``GET /healthz``: what works; 503 while the log cannot be read."""
     query(request)
     log: EventLog = request.app.state.events
     analyst: Analyst = request.app.state.analyst

@@ -4,5 +4,5 @@ In reading order: ``app`` (the routes), ``http`` (how any request is read and an
 ``orders`` (placing, cancelling, asking for orders), ``parts`` (what lives as long as the
 process), ``resources`` (all other endpoints, a file for each), ``stream`` (the WebSocket
 stream), ``server`` (what happens before a handler is called), ``background`` (what belongs to
-no request), ``description`` (OpenAPI, AsyncAPI and their page).
+no request), ``description`` (OpenAPI and AsyncAPI).
 """

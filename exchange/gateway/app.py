@@ -47,7 +47,7 @@ from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_pla
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.feed.source import Live
 from exchange.pages.routes import page_routes
-from exchange.pages.site import MARKET
+from exchange.pages.site import API, MARKET, prepare
 from exchange.transport.commands import CommandProducer
 from exchange.waiting import any_set
 from projections.stores.redis import ModelWaits
@@ -81,12 +81,13 @@ INTERFACE: Final = (
     Route("/livez", get_liveness, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),
 )
+PAGES: Final = {"/": MARKET, "/docs": API}
 ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
 # These are in no description: pages are for people, and the route of the stream only tells a plain
 # GET that it is a WebSocket.
 SERVED: Final = (
     *ROUTES,
-    *page_routes({"/": MARKET}),
+    *page_routes(PAGES),
     Route("/stream", refuse_plain_request, methods=["GET"]),
 )
 
@@ -125,6 +126,7 @@ def create_app(
         own_redis: A Redis client for health, outcomes, limits and feeds. By default ``redis``.
         analyst: Who answers questions about the past; closed by the caller. By default nobody.
     """
+    prepare(PAGES.values())
     # A transaction would cost two more trips to the database. Every query here only reads, and
     # those that must see the same moment use ``moment_connection``.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -6,7 +6,7 @@ name each other by relative paths, so they need no other change.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -42,6 +42,26 @@ CHARTS: Final = Foreign(
     "litecharts/js/lightweight-charts.js",
     "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52",
 )
+SWAGGER_UI: Final = (
+    Foreign(
+        "swagger-ui-bundle.js",
+        "offapi",
+        "offapi/swagger_bundle.js",
+        "050bc415ee7048dcd881682678f720264e7da5e373f7461d7c58c755305255f7",
+    ),
+    Foreign(
+        "swagger-ui.css",
+        "offapi",
+        "offapi/swagger_style.css",
+        "1ac324f7dcd27e4b9386b4bd6421271ec147e922a22c05ba24b11515e9aa6321",
+    ),
+)
+ASYNCAPI_VIEWER: Final = Foreign(
+    "asyncapi-viewer.js",
+    "asyncapi-viewer",
+    "asyncapi_viewer/static/asyncapi-viewer.iife.js",
+    "1fdf8ecec0e4ce462c83fdbb606bfddf06cd57568042c1cc6264ab52a4f59f10",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,7 @@ class Page:
 
 
 MARKET: Final = Page("market", (CHARTS,))
+API: Final = Page("api", (*SWAGGER_UI, ASYNCAPI_VIEWER), FOREIGN_POLICY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,16 @@ class Built:
 
     html: File
     files: Mapping[str, File]
+
+
+def prepare(pages: Iterable[Page]) -> None:
+    """Read and check the files of pages when a process starts.
+
+    Whoever asks first would wait for it, and all others with him: to compress the files of ``API``
+    takes 0.1 s.
+    """
+    for page in pages:
+        built(page)
 
 
 @cache

@@ -12,7 +12,17 @@ from starlette.applications import Starlette
 
 from exchange.pages.files import FOLDER, PageBroken, foreign
 from exchange.pages.routes import page_routes
-from exchange.pages.site import CHARTS, MARKET, PLACE, Built, Page, built
+from exchange.pages.site import (
+    API,
+    ASYNCAPI_VIEWER,
+    CHARTS,
+    MARKET,
+    PLACE,
+    SWAGGER_UI,
+    Built,
+    Page,
+    built,
+)
 from tests.conftest import Services
 
 BROKEN = replace(MARKET, foreign=(replace(CHARTS, sha256="0" * 64),))
@@ -119,9 +129,24 @@ def test_a_missing_file_is_named() -> None:
         foreign(replace(CHARTS, path="litecharts/none.js"))
 
 
-def test_the_package_of_the_charts_is_used_as_a_folder_of_files() -> None:
-    """Whoever raises its version looks at the file, and at its licence, again."""
-    assert distribution(CHARTS.package).version == "0.2.0"
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        (CHARTS.package, "0.2.0"),
+        (SWAGGER_UI[0].package, "0.1.4"),
+        (ASYNCAPI_VIEWER.package, "2.1.1"),
+    ],
+)
+def test_a_package_is_used_as_a_folder_of_files(package: str, version: str) -> None:
+    """Whoever raises its version looks at the files, and at their licence, again."""
+    assert distribution(package).version == version
+
+
+def test_the_api_page_is_whole_and_may_not_more_than_its_viewers_need() -> None:
+    files = {path.split("/", 2)[2] for path in whole(API).files}
+
+    assert {f"foreign/{file.name}" for file in API.foreign} <= files
+    assert MARKET.policy.startswith(f"{API.policy}; require-trusted-types-for")
 
 
 def test_a_change_of_any_file_gives_all_of_them_another_name() -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from exchange.gateway.description.schemas import portable, schemas_of
+from exchange.gateway.description.schemas import portable, schemas_of, told
 from exchange.gateway.http.responses import BookView
 from exchange.gateway.orders import batches
 from exchange.gateway.stream.protocol import frames
@@ -46,17 +46,18 @@ def document() -> dict[str, Any]:
             "defaultContentType": "application/json",
             "channels": {CHANNEL: {"address": "/stream", "messages": {**received, **sent}}},
             "operations": {
-                "ask": _operation("receive", received),
-                "tell": _operation("send", sent),
+                "ask": _operation("receive", "What clients send", received),
+                "tell": _operation("send", "What clients get", sent),
             },
             "components": {"schemas": components},
         }
     )
 
 
-def _operation(action: str, messages: dict[str, Any]) -> dict[str, Any]:
+def _operation(action: str, title: str, messages: dict[str, Any]) -> dict[str, Any]:
     return {
         "action": action,
+        "title": title,
         "channel": {"$ref": f"#/channels/{CHANNEL}"},
         "messages": [{"$ref": REF + name} for name in messages],
     }
@@ -64,9 +65,9 @@ def _operation(action: str, messages: dict[str, Any]) -> dict[str, Any]:
 
 def _received(kind: str, message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
     payload = {"allOf": [schema, {"properties": {"type": {"const": kind}}}]}
-    return {"name": kind, "summary": getdoc(message), "payload": payload}
+    return {"name": kind, **told(getdoc(message) or ""), "payload": payload}
 
 
 def _sent(message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
     name = message.__struct_config__.tag
-    return {"name": name, "summary": getdoc(message), "payload": schema}
+    return {"name": name, **told(getdoc(message) or ""), "payload": schema}

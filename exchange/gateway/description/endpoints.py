@@ -1,6 +1,6 @@
 """The endpoints of the descriptions. Each description is made at its first request, and kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -10,15 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exchange.gateway.description import asyncapi, openapi
-from exchange.gateway.description.page import POLICY, page
 from exchange.gateway.description.requests_file import requests_file
 from exchange.gateway.http.declaration import JSON, Handler, Operation, operation
 from exchange.gateway.http.requests import query
 
-HTML = "text/html"
 PLAIN = "text/plain"
 KEPT: Final = {"Cache-Control": "max-age=300"}  # seconds; only a new build changes them
-PAGE_HEADERS: Final = {**KEPT, "Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
 
 def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
@@ -34,16 +31,12 @@ def description_routes(interface: tuple[Route, ...]) -> tuple[Route, ...]:
     def asyncapi_json() -> bytes:
         return msgspec.json.encode(asyncapi.document())
 
-    def html() -> bytes:
-        return page(openapi.document(whole()), asyncapi.document()).encode()
-
     def requests_http() -> bytes:
         return requests_file(interface).encode()
 
     routes += [
         _route("/openapi.json", "get_openapi", "the interface over HTTP", JSON, openapi_json),
         _route("/asyncapi.json", "get_asyncapi", "the stream", JSON, asyncapi_json),
-        _route("/docs", "get_docs", "both, to read", HTML, html, PAGE_HEADERS),
         _route("/requests.http", "get_requests", "requests for an editor", PLAIN, requests_http),
     ]
     return tuple(routes)
@@ -69,13 +62,12 @@ def _route(
     meaning: str,
     media_type: str,
     make: Callable[[], bytes],
-    headers: Mapping[str, str] = KEPT,
 ) -> Route:
     content = cache(make)
 
     async def answer(request: Request) -> Response:
         query(request)
-        return Response(content(), headers=headers, media_type=media_type)
+        return Response(content(), headers=KEPT, media_type=media_type)
 
     answer.__name__ = name
     answer.__doc__ = f"``GET {path}``: {meaning}."

@@ -12,11 +12,11 @@ from typing import Any, Final
 from msgspec import Struct
 from starlette.routing import Route
 
-from exchange.gateway.description.schemas import portable, schema_of, schemas_of
+from exchange.gateway.description.schemas import portable, reached, schema_of, schemas_of, told
 from exchange.gateway.http.declaration import EVERYWHERE, JSON, OPERATIONS, Operation
 from exchange.gateway.http.parameters import Parameter, WholeNumber
 from exchange.gateway.http.problems import PROBLEM_MEDIA_TYPE, Code, ProblemView
-from exchange.gateway.http.responses import BookView
+from exchange.gateway.http.responses import BookView, TradeView
 from exchange.gateway.orders import batches
 from exchange.gateway.orders.queries import EVENT_VIEWS
 
@@ -27,7 +27,7 @@ ABOUT: Final = (
 )
 
 # Types that other schemas name in encoded or dynamic parts, where msgspec does not find them.
-NAMED: Final = (ProblemView, BookView, *batches.NAMED, *EVENT_VIEWS.values())
+NAMED: Final = (ProblemView, BookView, TradeView, *batches.NAMED, *EVENT_VIEWS.values())
 
 _MEANINGS: Final = {
     200: "Done",
@@ -51,17 +51,17 @@ def document(routes: Sequence[Route], *, title: str = TITLE, about: str = ABOUT)
     """Return the OpenAPI document of these routes."""
     types = [NAMED, *(_types(OPERATIONS[route.endpoint]) for route in routes)]
     _, components = schemas_of(dict.fromkeys(kind for some in types for kind in some))
-    paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    paths: dict[str, Any] = {}
     for route in routes:
         (method,) = (route.methods or set()) - {"HEAD"}
-        paths[route.path][method.lower()] = _operation(route)
+        paths.setdefault(route.path, {})[method.lower()] = _operation(route)
     return portable(
         {
             "openapi": "3.1.0",
             "info": {"title": title, "version": VERSION, "description": about},
             "servers": [{"url": "/"}],
-            "paths": dict(paths),
-            "components": {"schemas": components},
+            "paths": paths,
+            "components": {"schemas": reached(paths, components)},
         }
     )
 
@@ -83,7 +83,7 @@ def _operation(route: Route) -> dict[str, Any]:
     declared = OPERATIONS[route.endpoint]
     operation: dict[str, Any] = {
         "operationId": route.endpoint.__name__,
-        "summary": _summary(route),
+        **_told(route),
         "tags": [declared.tag],
         "parameters": [
             *(_parameter(p, "path") for p in declared.path),
@@ -105,10 +105,10 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def _summary(route: Route) -> str:
-    """Return the text after the path in the handler's docstring, or the handler's name."""
+def _told(route: Route) -> dict[str, str]:
+    """Return what the handler's docstring says after the path."""
     _, _, text = (getdoc(route.endpoint) or "").partition("``: ")
-    return text.rstrip(".") or route.endpoint.__name__.replace("_", " ")
+    return told(text[:1].upper() + text[1:])
 
 
 def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:

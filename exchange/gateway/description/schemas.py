@@ -1,6 +1,7 @@
 """Types to JSON Schema 2020-12, in a form that readers other than Python understand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,28 @@ def schemas_of(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, An
     return list(schemas), components
 
 
+def reached(part: Any, components: dict[str, Any]) -> dict[str, Any]:
+    """Return those components that a part of a document refers to, directly or by others."""
+    names: set[str] = set()
+    waiting = [part]
+    while waiting:
+        for name in _references(waiting.pop()):
+            if name not in names:
+                names.add(name)
+                waiting.append(components[name])
+    return {name: schema for name, schema in components.items() if name in names}
+
+
+def _references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"].rpartition("/")[2]
+        part = [*part.values()]
+    if isinstance(part, list):
+        for one in part:
+            yield from _references(one)
+
+
 def schema_of(kind: Any) -> dict[str, Any]:
     """Return the schema of a type in one piece, without references."""
     schema = msgspec.json.schema(kind)
@@ -28,12 +51,19 @@ def schema_of(kind: Any) -> dict[str, Any]:
     return found
 
 
+def told(docstring: str) -> dict[str, str]:
+    """Return what a docstring says: its first paragraph as a summary, the rest as a description."""
+    first, _, rest = cleandoc(docstring).partition("\n\n")
+    summary = " ".join(first.split()).rstrip(".")
+    return {"summary": summary, "description": rest} if rest else {"summary": summary}
+
+
 def portable(document: dict[str, Any]) -> dict[str, Any]:
     """Return a document as readers other than Python understand it."""
-    return {name: _portable(value) for name, value in document.items()}
+    return {name: _portable(value, name) for name, value in document.items()}
 
 
-def _portable(part: Any) -> Any:
+def _portable(part: Any, name: str = "") -> Any:
     if isinstance(part, dict):
         return portable(part)
     if isinstance(part, list):
@@ -41,4 +71,9 @@ def _portable(part: Any) -> Any:
     if isinstance(part, str):
         for python, everywhere in _ONLY_PYTHON:
             part = part.replace(python, everywhere)
+        # A description is Markdown, in which an indented line is code. A summary is plain text.
+        if name == "description":
+            return cleandoc(part)
+        if name == "summary":
+            return part.replace("`", "")
     return part

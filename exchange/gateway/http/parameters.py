@@ -113,6 +113,4 @@ CYCLE_ID: Final = Parameter("cycle_id", Digits, "which cycle", required=True, ex
 IDEMPOTENCY_KEY: Final = Parameter(
     "Idempotency-Key", Id, "makes a retry safe; bare or as a quoted string"
 )
-PREFER: Final = Parameter(
-    "Prefer", str, "respond-async: do not wait for the outcome", example="respond-async"
-)
+PREFER: Final = Parameter("Prefer", str, "respond-async: do not wait for the outcome")

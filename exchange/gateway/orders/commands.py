@@ -75,7 +75,7 @@ from exchange.gateway.parts.decisions import Pending, pending_response, resent_h
     )
 )
 async def place_order(request: Request) -> Response:
-    """``POST /orders``."""
+    """``POST /orders``: place an order, and hear what became of it."""
     query(request)
     body = decode(await request.body(), ORDER_BODY)
     key = idempotency_key(request, body.idempotency_key)
@@ -103,7 +103,7 @@ async def place_order(request: Request) -> Response:
     )
 )
 async def cancel_order(request: Request) -> Response:
-    """``POST /orders/{order_id}/cancel``."""
+    """``POST /orders/{order_id}/cancel``: cancel what is left of an order."""
     query(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
     text = await request.body()
@@ -144,7 +144,7 @@ async def cancel_order(request: Request) -> Response:
     )
 )
 async def enter_batch(request: Request) -> Response:
-    """``POST /orders/batch``."""
+    """``POST /orders/batch``: place and cancel many orders by one request."""
     query(request)
     if header_lines(request, b"idempotency-key"):
         raise invalid("Idempotency-Key", "is not for a batch: each entry may have a key of its own")

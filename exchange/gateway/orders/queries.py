@@ -161,7 +161,7 @@ class OrderEventsView(Struct, frozen=True):
 )
 @or_as_of
 async def get_order(request: Request) -> Response:
-    """``GET /orders/{order_id}``."""
+    """``GET /orders/{order_id}``: an order, and what is left of it."""
     gateway = gateway_of(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
     order, reached = await _find(gateway, order_id, query(request))

@@ -73,7 +73,7 @@ class AnalyticsView(Struct, frozen=True):
 )
 @or_as_of
 async def get_analytics(request: Request) -> Response:
-    """``GET /market/analytics``."""
+    """``GET /market/analytics``: candles, volumes and average prices by interval."""
     gateway = gateway_of(request)
     parameters = query(request)
     interval = integer(parameters, INTERVAL)

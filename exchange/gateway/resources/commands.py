@@ -124,8 +124,9 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     )
 )
 async def get_command(request: Request) -> Response:
-    """``GET /commands/{command_id}``; ``at`` tells an undecided command from an unknown one.
+    """``GET /commands/{command_id}``: what became of a command.
 
+    ``at`` tells an undecided command from an unknown one.
     ``body`` tells the first command with a key from a later one that asked for something else.
     """
     gateway = gateway_of(request)

@@ -114,7 +114,7 @@ class InstrumentsView(Struct, frozen=True):
     )
 )
 async def register_instrument(request: Request) -> Response:
-    """``POST /instruments``: 201 if it is new, 200 if an earlier request registered the same."""
+    """``POST /instruments``: register an instrument; 200 if an earlier request did."""
     gateway = gateway_of(request)
     query(request)
     body = decode(await request.body(), INSTRUMENT_BODY)
@@ -142,7 +142,7 @@ async def register_instrument(request: Request) -> Response:
     )
 )
 async def get_instruments(request: Request) -> Response:
-    """``GET /instruments``: by name."""
+    """``GET /instruments``: all instruments, by name."""
     gateway = gateway_of(request)
     parameters = query(request)
     limit, after = integer(parameters, INSTRUMENTS_LIMIT), id_cursor(parameters)

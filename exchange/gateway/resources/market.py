@@ -65,7 +65,7 @@ class TradesView(Struct, frozen=True):
 )
 @or_as_of
 async def get_orderbook(request: Request) -> Response:
-    """``GET /market/orderbook``."""
+    """``GET /market/orderbook``: the best levels of both sides."""
     gateway = gateway_of(request)
     parameters = query(request)
     levels = integer(parameters, LEVELS)
@@ -92,7 +92,7 @@ def orderbook_text(listing: Listing, view: StoredBook) -> str:
     )
 )
 async def get_trades(request: Request) -> Response:
-    """``GET /market/trades``: newest first."""
+    """``GET /market/trades``: an instrument's trades, newest first."""
     gateway = gateway_of(request)
     parameters = query(request)
     limit = integer(parameters, TRADES_LIMIT)

@@ -72,7 +72,7 @@ class PositionsView(Struct, frozen=True):
 )
 @or_as_of
 async def get_positions(request: Request) -> Response:
-    """``GET /market/positions/{client_id}``: by instrument."""
+    """``GET /market/positions/{client_id}``: what a client holds, by instrument."""
     gateway = gateway_of(request)
     client_id = check_id(request.path_params["client_id"], "client_id")
     parameters = query(request)

@@ -148,7 +148,7 @@ class ClosedView(Struct, frozen=True):
     )
 )
 async def close_cycle(request: Request) -> Response:
-    """``POST /settlement/cycles/close``: 201 if this request closed it, 200 if an earlier one."""
+    """``POST /settlement/cycles/close``: close the open cycle; 200 if it is closed already."""
     gateway = gateway_of(request)
     query(request)
     if header_lines(request, b"idempotency-key"):
@@ -180,7 +180,7 @@ async def close_cycle(request: Request) -> Response:
 )
 @or_as_of
 async def get_cycles(request: Request) -> Response:
-    """``GET /settlement/cycles``."""
+    """``GET /settlement/cycles``: all cycles, newest first."""
     gateway = gateway_of(request)
     parameters = query(request)
     limit = integer(parameters, CYCLES_LIMIT)
@@ -215,7 +215,7 @@ def cycles_view(cycles: Sequence[Cycle], first: int, sequence: str) -> CyclesVie
 )
 @or_as_of
 async def get_cycle(request: Request) -> Response:
-    """``GET /settlement/cycles/{cycle_id}``: who owes what; in the open cycle, so far."""
+    """``GET /settlement/cycles/{cycle_id}``: who owes what in a cycle; in the open one, so far."""
     gateway = gateway_of(request)
     parameters = query(request)
     limit = integer(parameters, CLIENTS_LIMIT)

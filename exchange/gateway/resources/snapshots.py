@@ -82,7 +82,7 @@ class TakenView(Struct, frozen=True):
     )
 )
 async def take_snapshot(request: Request) -> Response:
-    """``POST /market/orderbook/snapshot``: 201, or 202 if it takes longer; ask again then."""
+    """``POST /market/orderbook/snapshot``: store the state of a shard; 202 if it takes long."""
     gateway = gateway_of(request)
     parameters = query(request)
     text = await request.body()

@@ -58,7 +58,7 @@ async def get_liveness(request: Request) -> Response:
 
 @operation(Operation(tag="operating", answers={200: (HealthView,), 503: (HealthView,)}))
 async def get_health(request: Request) -> Response:
-    """``GET /healthz``: 503 while orders cannot be taken or are not decided."""
+    """``GET /healthz``: what works; 503 while orders cannot be taken or are not decided."""
     query(request)
     health = gateway_of(request).health
     view = HealthView(
@@ -75,9 +75,9 @@ async def get_health(request: Request) -> Response:
 
 @operation(Operation(tag="operating", answers={200: (ReadinessView,), 503: (ReadinessView,)}))
 async def get_readiness(request: Request) -> Response:
-    """``GET /readyz``: 503 while this gateway can take no order of any shard.
+    """``GET /readyz``: for load balancers; 503 while this gateway takes no order of any shard.
 
-    A load balancer asks this. A shard that stands still does not take the gateway out of service,
+    A shard that stands still does not take the gateway out of service,
     since the other shards can still be traded.
     """
     query(request)

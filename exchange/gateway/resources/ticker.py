@@ -86,7 +86,7 @@ class TickerView(Struct, frozen=True):
 )
 @or_as_of
 async def get_ticker(request: Request) -> Response:
-    """``GET /market/ticker``."""
+    """``GET /market/ticker``: the last trade, the best bid and the best ask."""
     gateway = gateway_of(request)
     parameters = query(request)
     listing = await listing_of(gateway, parameters)

@@ -8,9 +8,8 @@ const NAME = "instrument";
 
 /**
  * Fill the list of instruments and return the chosen one, which is the first unless the address
- * names another, and the shard of each.
- * @returns {Promise<{instrument: import("./instrument.js").Instrument,
- *   shards: Map<string, number>}>}
+ * names another.
+ * @returns {Promise<import("./instrument.js").Instrument>}
  */
 export async function choose() {
   const { instruments } = await ask("./instruments");
@@ -29,8 +28,7 @@ export async function choose() {
     query.set(NAME, select.value);
     location.search = query.toString();
   });
-  const shards = instruments.map((/** @type {any} */ one) => [one.instrument, one.shard]);
-  return { instrument: chosen, shards: new Map(shards) };
+  return chosen;
 }
 
 /**

@@ -270,6 +270,9 @@ async def test_health_and_a_description_are_told(events: httpx.AsyncClient, plac
     Draft202012Validator(schema).validate(await get(events, limit=2))
     names = [item["get"]["operationId"] for item in described["paths"].values()]
     assert len(set(names)) == len(names)
+    shown = await events.get("/docs")
+    assert shown.headers["content-type"].startswith("text/html")
+    assert "unsafe" not in shown.headers["content-security-policy"]
 
 
 async def test_a_log_without_an_event_can_be_asked(database_url: str) -> None:

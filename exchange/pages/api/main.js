@@ -1,0 +1,82 @@
+// The page of the interface begins here: one document over HTTP, and beside it that of the stream.
+// Both are shown by programs of others; what is ours is which of them is seen, and the search.
+
+import { element, setText } from "../shared/dom.js";
+import { links } from "./links.js";
+import { found } from "./search.js";
+
+// No element has the id of an address: Swagger UI would scroll there in place of the browser.
+const HTTP = "#/";
+const STREAM = "#stream";
+const OPENAPI = "./openapi.json";
+const ASYNCAPI = "./asyncapi.json";
+
+/** @param {string} id */
+const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function colour() {
+  document.documentElement.classList.toggle("dark-mode", dark.matches);
+}
+
+/** Show the document that the address names: all anchors of the stream's begin alike. */
+function show() {
+  const tabs = [...byId("documents").children];
+  const streamed = tabs.length > 1 && location.hash.startsWith(STREAM);
+  byId("over-http").hidden = streamed;
+  byId("over-stream").hidden = !streamed;
+  for (const tab of tabs) {
+    const current = tab.getAttribute("href") === (streamed ? STREAM : HTTP);
+    tab.setAttribute("aria-current", String(current));
+  }
+  if (streamed && byId("over-stream").childElementCount === 0) byId("over-stream").append(viewer());
+}
+
+/** @returns {Element} what draws the document of the stream */
+function viewer() {
+  return element("asyncapi-viewer", {
+    id: "stream-document", // its anchors begin with it
+    src: ASYNCAPI,
+    sidebar: true,
+    "send-label": "GET",
+    "receive-label": "SEND",
+  });
+}
+
+function started() {
+  const described = ui.specSelectors.specJson().toJS();
+  if (!described.info) return; // it could not be had, which its place tells
+  setText(byId("title"), described.info.title);
+  document.title = described.info.title;
+  document
+    .querySelector(".operation-filter-input")
+    ?.setAttribute("placeholder", "Search: words of path, method, name or summary");
+  const streamed = "/asyncapi.json" in described.paths;
+  byId("documents").append(
+    element("a", { href: HTTP }, "HTTP"),
+    ...(streamed ? [element("a", { href: STREAM }, "Stream")] : []),
+  );
+  show();
+}
+
+colour();
+dark.addEventListener("change", colour);
+addEventListener("hashchange", () => {
+  show();
+  ui.layoutActions.parseDeepLinkHash(location.hash);
+});
+
+// @ts-expect-error: a script before this one defines it.
+const ui = globalThis.SwaggerUIBundle({
+  domNode: byId("over-http"),
+  url: new URL(OPENAPI, document.baseURI).href,
+  deepLinking: true,
+  displayOperationId: true,
+  displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
+  filter: true,
+  plugins: [{ fn: { opsFilter: found } }, links],
+  validatorUrl: null, // it would be another host
+  onComplete: started,
+});

@@ -1,0 +1,196 @@
+"""The page of the interface: both documents, as somebody sees them who writes a client."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, Response, expect
+
+from exchange.analyst import app as analyst
+from exchange.gateway.app import ROUTES
+from exchange.gateway.description import asyncapi, openapi
+from tests.conftest import Services
+from tests.running import Exchange
+
+OPENAPI = openapi.document(ROUTES)
+ASYNCAPI = asyncapi.document()
+ANALYSTS = openapi.document(analyst.ROUTES, title=analyst.TITLE, about=analyst.ABOUT)
+CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
+
+
+def opened(page: Page, operation: str) -> Locator:
+    """Return the place of an endpoint, shown in full by its address."""
+    (tag,) = {
+        described["tags"][0]
+        for item in OPENAPI["paths"].values()
+        for described in item.values()
+        if described["operationId"] == operation
+    }
+    page.goto(f"/docs#/{tag}/{operation}")
+    place = page.locator(f"#operations-{tag}-{operation}")
+    expect(place.get_by_role("button", name="Try it out")).to_be_visible()
+    return place
+
+
+def tried(page: Page, place: Locator, path: str) -> Any:
+    """Return what the exchange answers to the request that "Execute" sends."""
+
+    def is_it(response: Response) -> bool:
+        return response.url.split("?")[0].endswith(path)
+
+    with page.expect_response(is_it) as answer:
+        place.get_by_role("button", name="Execute", exact=True).click()
+    shown = place.locator(".live-responses-table tbody .response-col_status").first
+    expect(shown).to_contain_text(str(answer.value.status))
+    return answer.value.json()
+
+
+def test_every_endpoint_is_shown_with_what_it_is_for(page: Page) -> None:
+    page.goto("/docs")
+
+    for path, item in OPENAPI["paths"].items():
+        for described in item.values():
+            name = described["operationId"]
+            place = page.locator(f"#operations-{described['tags'][0]}-{name}")
+            expect(place).to_contain_text(described["summary"])
+            expect(place.locator(".opblock-summary-path")).to_have_text(
+                path.replace("/", "\u200b/"), use_inner_text=False
+            )
+    expect(page).to_have_title(OPENAPI["info"]["title"])
+
+
+def test_every_endpoint_opens_without_an_error(page: Page) -> None:
+    page.goto("/docs")
+    places = page.locator(".opblock")
+    expect(places).to_have_count(sum(len(item) for item in OPENAPI["paths"].values()))
+
+    for place in places.all():
+        place.locator(".opblock-summary-control").click()
+        expect(place.locator(".responses-wrapper")).to_be_visible()
+
+    assert page.locator(".errors-wrapper").count() == 0
+    assert page.get_by_text("Could not resolve reference").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        ("orderbook", ["/market/orderbook", "/market/orderbook/snapshot"]),
+        ("post cancel left", ["/orders/{order_id}/cancel"]),
+        ("BEST bid", ["/market/ticker"]),
+        ("register_instrument", ["/instruments"]),
+        ("nothing has this", []),
+    ],
+)
+def test_a_search_finds_endpoints_by_all_of_its_words(
+    page: Page, words: str, paths: list[str]
+) -> None:
+    page.goto("/docs")
+    page.get_by_placeholder("Search: words of path").fill(words)
+
+    expect(page.locator(".opblock-summary-path")).to_have_count(len(paths))
+    shown = page.locator(".opblock-summary-path").all()
+    assert [place.get_attribute("data-path") for place in shown] == paths
+
+
+def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(page: Page) -> None:
+    place = opened(page, "place_order")
+    place.get_by_role("button", name="Try it out").click()
+    body = {
+        "client_id": "reader",
+        "instrument": "ETH-EUR",
+        "side": "buy",
+        "type": "limit",
+        "price": 1.25,
+        "quantity": 0.5,
+    }
+    place.locator("textarea.body-param__text").fill(json.dumps(body))
+    placed = tried(page, place, "/orders")
+    assert placed["order"]["status"] == "open"
+
+    place = opened(page, "get_orderbook")
+    place.get_by_role("button", name="Try it out").click()
+    place.locator("tr[data-param-name=instrument] input").fill("ETH-EUR")
+    place.locator("tr[data-param-name=min_sequence] input").fill(str(placed["sequence"]))
+    book = tried(page, place, "/market/orderbook")
+
+    assert {"price": 1.25, "quantity": 0.5}.items() <= book["bids"][-1].items()
+    expect(place.locator(".live-responses-table")).to_contain_text('"price": 1.25')
+
+
+def test_a_refusal_is_shown_with_its_reason(page: Page, faults: list[str]) -> None:
+    place = opened(page, "get_ticker")
+    place.get_by_role("button", name="Try it out").click()
+    place.locator("tr[data-param-name=instrument] input").fill("NONE-SUCH")
+
+    assert tried(page, place, "/market/ticker")["code"] == "instrument.not_found"
+
+    expect(place.locator(".live-responses-table")).to_contain_text("instrument.not_found")
+    (refused,) = faults  # Chromium itself tells of any answer above 399
+    assert "404" in refused
+    faults.clear()
+
+
+def test_every_message_of_the_stream_is_beside_it(page: Page) -> None:
+    page.goto("/docs")
+    page.get_by_role("link", name="Stream", exact=True).click()
+
+    viewer = page.locator("asyncapi-viewer")
+    expect(viewer.get_by_role("heading", name="What clients send").first).to_be_visible()
+    expect(page.locator("#over-http")).to_be_hidden()
+    for name in ASYNCAPI["channels"]["stream"]["messages"]:
+        tab = viewer.get_by_role("tab", name=name, exact=True)
+        tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
+
+    page.get_by_role("link", name="HTTP", exact=True).click()
+    expect(viewer).to_be_hidden()
+
+
+def test_the_streams_document_can_be_searched(page: Page) -> None:
+    page.goto("/docs#stream")
+    viewer = page.locator("asyncapi-viewer")
+    found = viewer.get_by_role("navigation").get_by_role("link")
+    expect(found.filter(has_text="What clients send")).to_be_visible()
+
+    viewer.get_by_role("searchbox").fill("get")
+
+    expect(found.filter(has_text="What clients send")).to_be_hidden()
+    expect(found.filter(has_text="What clients get")).to_be_visible()
+
+
+def test_it_is_dark_where_the_system_is(page: Page) -> None:
+    ground = "getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"
+    page.emulate_media(color_scheme="dark")
+    page.goto("/docs")
+
+    expect(page.locator(".swagger-ui").first).to_be_visible()
+    assert page.evaluate(ground) == "rgb(28, 32, 34)"
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(ground) != "rgb(28, 32, 34)"
+
+
+def test_the_analyst_shows_its_own_document(
+    page: Page, exchange: Exchange, services: Services
+) -> None:
+    url = f"http://127.0.0.1:{exchange.settings.analyst_port}"
+    services.portal.call(exchange.analyst.start)
+    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+    with httpx.Client(base_url=url, transport=transport) as client:
+        assert client.get("/livez").status_code == 200
+
+    page.goto(f"{url}/docs")
+
+    expect(page).to_have_title(analyst.TITLE)
+    endpoints = sum(len(item) for item in ANALYSTS["paths"].values())
+    expect(page.locator(".opblock")).to_have_count(endpoints)
+    expect(page.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="Stream", exact=True)).to_have_count(0)
+
+
+@pytest.mark.parametrize("anchor", ["#/nowhere/nothing", "#!", "#/", "#streamer"])
+def test_any_anchor_leads_to_the_page(page: Page, anchor: str) -> None:
+    page.goto(f"/docs{anchor}")
+
+    expect(page.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
