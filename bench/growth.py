@@ -78,8 +78,8 @@ select (select count(*) from claims) as claims,
 
 BEGIN_MOVES = """
 insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-values (0, 1, 0, 'bench', 0, decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'))
-on conflict do nothing;
+select 0, 1, 0, 'bench', 0, decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex')
+where not exists (select from head);
 insert into checkpoints (projection, generation, shard, position, time_ms)
 values ('bench', 1, 0, 0, 0)
 on conflict do nothing;

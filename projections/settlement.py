@@ -103,7 +103,7 @@ shards as (
     select shard, coalesce(placed.cycle, {FIRST_CYCLE}) as first
     from (
         select generate_series(0, CAST(:shards AS integer) - 1) as shard
-        union select shard from head where position > 0
+        union select shard from heads() where position > 0
         union select shard from placed
     ) as known
     left join placed using (shard)

@@ -83,14 +83,15 @@ READ_HEADS = """
 select shard, position, next_offset, offset_base,
     coalesce((select max(first_offset) from topic_lives where shard = head.shard), 0)
         as first_offset
-from head
+from heads() as head
 order by shard
 """
 
 # A writer that is older than the column leaves its predecessor's ``reads`` under a lower epoch; it
 # reads the first version of commands, as every writer does.
 READ_READABLE = """
-select shard, case when reads_epoch = epoch then reads else 1 end as reads from head
+select shard, case when reads_epoch = epoch then reads else 1 end as reads
+from heads()
 """
 
 READ_RECORDED_CHAIN = """

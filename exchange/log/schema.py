@@ -95,14 +95,18 @@ BATCHES = Table(
     postgresql_with=BATCHES_UPKEEP,
 )
 
+# One row for each shard, which a trigger sees to. Its key has all that a move changes, so each
+# former version has an entry of its own in the index. A transaction that stays open keeps them all,
+# and a look-up by the whole key still passes none. The function ``heads`` reads each shard's last
+# entry.
 HEAD = Table(
     "head",
     metadata,
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("position", BigInteger, nullable=False),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("topic_id", Text, nullable=False),
-    Column("next_offset", BigInteger, nullable=False),
+    Column("next_offset", BigInteger, primary_key=True, autoincrement=False),
     Column("chain", LargeBinary, nullable=False),
     Column("state_digest", LargeBinary, nullable=False),
     # The version of commands that the writer of ``reads_epoch`` reads; it says so at its take-over.

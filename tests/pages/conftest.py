@@ -58,6 +58,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     if path is None:
         assert not is_required(), LEFT_OUT
         pytest.skip(LEFT_OUT)
+    expect.set_options(timeout=PAGE_TIMEOUT_MS)
     with playwright.chromium.launch(executable_path=path, args=flags()) as browser:
         yield browser
 

@@ -21,7 +21,7 @@ ROOT_BYTES: Final = 32
 
 READ_UNKEPT = f"""
 select shard, kept, position / {BLOCK_EVENTS} as whole
-from head
+from heads() as head
 cross join lateral (
     select coalesce(max(block) + 1, 0) as kept from tree_blocks where shard = head.shard
 ) as blocks
@@ -51,7 +51,7 @@ select block, root from tree_blocks where shard = $1 and block >= $2 and block <
 
 # In one statement: a builder may add blocks of events that a matcher appends meanwhile.
 READ_BEYOND = f"""
-select min(block) from tree_blocks join head using (shard)
+select min(block) from tree_blocks join heads() as head using (shard)
 where shard = $1 and block >= head.position / {BLOCK_EVENTS}
 """
 

@@ -65,7 +65,7 @@ where made.shard = $1 and made.kafka_offset = $2 and starts_with(made.name, 'ord
 # which has not decided it yet, or has quarantined it.
 KEEP_LEFT = """
 insert into claims_rebuilt
-select claims.* from claims join head using (shard)
+select claims.* from claims join heads() as head using (shard)
 where claims.kafka_offset between head.next_offset and head.next_offset + $1 - 1
 union all
 select claims.* from claims join events using (shard, kafka_offset)

@@ -80,7 +80,7 @@ limit 1
 # In one statement, since a matcher commits the head and the claims of its batch together.
 READ_CLAIM_OF_NO_TIME = """
 select claims.name, claims.kafka_offset, head.next_offset
-from claims join head using (shard)
+from claims join heads() as head using (shard)
 where shard = $1 and claims.kafka_offset >= head.next_offset + $2
 order by claims.kafka_offset, claims.name
 limit 1

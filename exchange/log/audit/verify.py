@@ -54,7 +54,7 @@ select position, epoch, next_offset, chain, state_digest, topic_id, offset_base,
         where topic_lives.shard = head.shard
         order by first_offset
     ) as lives
-from head
+from heads() as head
 where shard = $1
 """
 
@@ -79,13 +79,13 @@ READ_STRAY = """
 select
     (select min(position) from events where shard = $1 and position > head.position) as event,
     (select min(position) from batches where shard = $1 and position > head.position) as batch
-from head
+from heads() as head
 where shard = $1
 """
 
 # One statement: a matcher may begin the shard meanwhile.
 IS_WITHOUT_HEAD = """
-select not exists (select from head where shard = $1) and (
+select not exists (select from heads() where shard = $1) and (
     exists (select from events where shard = $1) or exists (select from batches where shard = $1)
     or exists (select from claims where shard = $1)
 )
@@ -102,7 +102,7 @@ with recursive logged as (
 )
 select shard from logged where shard is not null
 union select shard from batches
-union select shard from head
+union select shard from heads()
 union select shard from claims
 order by shard
 """

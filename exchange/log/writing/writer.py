@@ -84,7 +84,7 @@ NAME_SESSION = "select set_config('application_name', $1, false)"
 
 READ_LEASE = "select beat from leases where shard = $1"
 
-READ_POSITION = "select position from head where shard = $1"
+READ_POSITION = "select position from heads() where shard = $1"
 
 # By name, and by the lock: a session may freeze after it got the lock and before it set its name.
 TERMINATE_EARLIER_WRITERS = """
@@ -109,8 +109,7 @@ select
 
 CREATE_HEAD = """
 insert into head (shard, epoch, position, topic_id, next_offset, chain, state_digest)
-values ($1, 0, 0, $2, 0, $3, $4)
-on conflict (shard) do nothing
+select $1, 0, 0, $2, 0, $3, $4 where not exists (select from heads() where shard = $1)
 """
 
 # A new head begins the first life of its topic, and the first head makes the log's id. A build that

@@ -41,7 +41,7 @@ export class Connection {
 
   /** @param {Record<string, number>} seen Sequences that the page has already, by channel. */
   start(seen) {
-    this.#seen = { ...seen };
+    this.#seen = { ...this.#seen, ...seen };
     setInterval(() => this.#tick(), TICK_MS);
     for (const name of ["online", "pageshow"]) addEventListener(name, () => this.#wake());
     for (const name of ["visibilitychange", "resume"])

@@ -11,6 +11,7 @@ import { fromUnits, grouped, toUnits, trimmed } from "../shared/amounts.js";
  * @property {number} quantityScale Decimal places of a quantity.
  * @property {bigint} tick The price step in units of 10^-priceScale.
  * @property {bigint} lot The quantity step in units of 10^-quantityScale.
+ * @property {number} shard Whose log has its events.
  */
 
 /**
@@ -26,6 +27,7 @@ export function instrumentOf(told) {
     quantityScale: told.quantity_scale,
     tick: toUnits(told.tick_size, told.price_scale),
     lot: toUnits(told.lot_size, told.quantity_scale),
+    shard: told.shard,
   };
 }
 

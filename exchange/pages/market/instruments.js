@@ -8,8 +8,9 @@ const NAME = "instrument";
 
 /**
  * Fill the list of instruments and return the chosen one, which is the first unless the address
- * names another.
- * @returns {Promise<import("./instrument.js").Instrument>}
+ * names another, and the shard of each.
+ * @returns {Promise<{instrument: import("./instrument.js").Instrument,
+ *   shards: Map<string, number>}>}
  */
 export async function choose() {
   const { instruments } = await ask("./instruments");
@@ -28,7 +29,8 @@ export async function choose() {
     query.set(NAME, select.value);
     location.search = query.toString();
   });
-  return chosen;
+  const shards = instruments.map((/** @type {any} */ one) => [one.instrument, one.shard]);
+  return { instrument: chosen, shards: new Map(shards) };
 }
 
 /**

@@ -10,6 +10,7 @@ import * as candles from "./state/candles.js";
 import { at, BEGIN } from "./state/line.js";
 import * as tapes from "./state/trades.js";
 import { storeOf } from "./store.js";
+import { trading } from "./trading.js";
 import { mountAll } from "./views/all.js";
 
 const DAY_EVERY_MS = 30_000; // the figures of 24 hours, which the stream does not have
@@ -17,7 +18,7 @@ const RECENT = 2_000; // trades kept until the candles have come: ten seconds of
 
 const settings = settingsOf.load();
 settingsOf.show(settings);
-const instrument = await choose();
+const { instrument, shards } = await choose();
 /** @type {any[]} */
 let recent = [];
 
@@ -30,14 +31,15 @@ const store = storeOf(
     tape: /** @type {tapes.Tape} */ ([]),
     ticker: { live: null, day: null },
     candles: /** @type {candles.Candles | null} */ (null),
-    orders: { open: /** @type {any[]} */ ([]) },
   },
   (state) => {
     const nowMs = Date.now();
     const line = at(state.line, nowMs);
     for (const part of document.querySelectorAll(".market-data"))
       setAttribute(part, "data-stale", line.word !== "live");
-    for (const draw of views) draw({ ...state, line }, nowMs);
+    const orders = { open: desk.open() };
+    for (const draw of views) draw({ ...state, line, orders }, nowMs);
+    desk.draw();
   },
 );
 
@@ -60,13 +62,9 @@ const actions = {
   pick: (
     /** @type {bigint} */ price,
     /** @type {bigint | null} */ quantity,
-    /** @type {string} */ side,
-  ) => {
-    document.dispatchEvent(new CustomEvent("pick", { detail: { price, quantity, side } }));
-  },
-  cancel: (/** @type {string[]} */ ids) => {
-    document.dispatchEvent(new CustomEvent("cancel", { detail: { ids } }));
-  },
+    /** @type {"bids" | "asks"} */ side,
+  ) => desk.pick(price, quantity, side),
+  cancel: (/** @type {string[]} */ ids) => desk.cancel(ids),
 };
 const views = mountAll(actions);
 
@@ -75,6 +73,7 @@ const connection = new Connection(instrument.name, {
   resumed: (sequence) => store.set({ tape: tapes.resumed(store.get().tape, sequence) }),
   message(message) {
     const state = store.get();
+    desk.heard(message);
     if (message.type === "orderbook")
       store.set({ book: books.fold(state.book, message, instrument) });
     else if (message.type === "ticker") store.set({ ticker: { ...state.ticker, live: message } });
@@ -85,6 +84,21 @@ const connection = new Connection(instrument.name, {
         candles: state.candles && candles.fold(state.candles, message.trades, instrument),
       });
     }
+  },
+});
+
+const desk = trading({
+  instrument,
+  shardOf: (name) => shards.get(name),
+  book: () => store.get().book,
+  settings: () => store.get().settings,
+  choose: actions.settings,
+  changed: () => store.set({}),
+  follow: (client, sequence) => connection.follow(client, sequence),
+  answered: (ms) => connection.answered(ms),
+  why() {
+    const line = at(store.get().line, Date.now());
+    return line.word === "live" ? "" : line.why;
   },
 });
 

@@ -24,7 +24,7 @@ select head.shard, head.epoch, head.position, head.next_offset,
     snapshot.position as snapshot_position, snapshot.taken_at as snapshot_at,
     (select failure from snapshot_failures where shard = head.shard) as snapshot_failure,
     published.position as published, published.failure as publishing_failure
-from head
+from heads() as head
 left join lateral (
     select position, taken_at from snapshots
     where shard = head.shard order by position desc limit 1

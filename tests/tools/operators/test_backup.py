@@ -195,7 +195,7 @@ async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> No
 async def test_a_database_without_a_log_is_told(
     chosen: Settings, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    await connection.execute("drop table head")
+    await connection.execute("drop table head cascade")
 
     with pytest.raises(ToolError, match="has no log of an exchange"):
         await take(tmp_path)

@@ -383,7 +383,7 @@ async def sleeper(connection: asyncpg.Connection) -> int | None:
 
 async def test_a_database_of_somebody_else_is_left_alone(empty: Settings, taken: Backup) -> None:
     async with connected(empty.database_url) as connection:
-        await connection.execute("drop table events cascade; drop table head")
+        await connection.execute("drop table events cascade; drop table head cascade")
 
         with pytest.raises(ToolError, match="tables and no log of an exchange"):
             await put_back(empty, taken.dump, replace=True)

@@ -1,0 +1,103 @@
+// What a person does to the market: send an order, cancel one, cancel all.
+
+import { commands, newKey } from "../requests.js";
+import { bodyOf, judge, wordsOf } from "../state/entry.js";
+import { confirmed } from "../views/ask.js";
+import { browserStorage } from "./kept.js";
+
+/** @typedef {import("./kept.js").Command} Command */
+/** @typedef {import("../state/entry.js").Entry} Entry */
+
+/**
+ * @param {object} given
+ * @param {import("../trading.js").Market} given.market
+ * @param {() => Record<string, string>} given.headers
+ * @param {import("./lists.js").Lists} given.listed
+ */
+export function clicks({ market, headers, listed }) {
+  let answer = { text: "", isBad: false };
+  /** @type {Entry | null} */
+  let last = null;
+  const storage = browserStorage();
+  const sent = commands({ storage, headers, settled, changed: market.changed });
+
+  /** Say why no order can be sent; "" if one can. */
+  function whyNot() {
+    if (!market.settings().client) return "Choose a client id first";
+    return market.why() || sent.why();
+  }
+
+  /** @param {Entry} order */
+  async function send(order) {
+    const { instrument } = market;
+    const isReady = () => !whyNot() && judge(order, instrument, market.book()).isReady;
+    if (!isReady()) return;
+    const words = wordsOf(order, instrument.name);
+    if (market.settings().confirm && !(await confirmed(`${words}?`, "Send"))) return;
+    if (!isReady()) return; // the market went on while somebody was asked
+    last = order;
+    answer = { text: "", isBad: false };
+    const key = newKey();
+    const body = bodyOf(order, instrument.name, market.settings().client, key);
+    sent.send({ key, what: "place", path: "./orders", words, body });
+  }
+
+  /** @param {any} order */
+  function cancel(order) {
+    if (cancelling().has(order.order_id)) return;
+    const key = newKey();
+    const path = `./orders/${encodeURIComponent(order.order_id)}/cancel`;
+    const words = `Cancel: ${wordsOf(order, order.instrument)}`;
+    const body = { client_id: market.settings().client, idempotency_key: key };
+    sent.send({ key, what: "cancel", path, words, body });
+  }
+
+  async function cancelAll() {
+    const orders = listed.orders();
+    if (orders.length === 0) return;
+    const question = `Cancel all ${orders.length} orders listed, of ${market.settings().client}?`;
+    if (await confirmed(question, "Cancel all")) for (const order of orders) cancel(order);
+  }
+
+  /** @returns {Set<string>} The orders whose cancels are under way. */
+  function cancelling() {
+    const cancels = sent.pending().filter(({ what }) => what === "cancel");
+    return new Set(cancels.map(({ path }) => decodeURIComponent(path.split("/")[2])));
+  }
+
+  /**
+   * @param {Command} command
+   * @param {import("../state/outcome.js").Known} outcome
+   */
+  function settled(command, outcome) {
+    if (outcome.done) {
+      if (!command.inDoubt) market.answered(Date.now() - command.since);
+      listed.answered(outcome.body);
+      const { status = "done" } = outcome.body.order ?? {};
+      answer = { text: `${command.words}: ${status.replace("_", " ")}.`, isBad: false };
+    } else {
+      answer = { text: `${command.words}: not done. ${outcome.detail}`, isBad: true };
+      listed.refused(answer.text);
+    }
+    market.changed();
+  }
+
+  return {
+    send: (/** @type {Entry} */ order) => void send(order),
+    cancel,
+    cancelAll: () => void cancelAll(),
+    cancelLast: () => listed.orders().slice(0, 1).forEach(cancel),
+    again: sent.again,
+    forget: sent.forget,
+    resume: sent.resume,
+    shown: () => ({
+      answer,
+      last,
+      why: whyNot(),
+      pending: sent.pending(),
+      cancelling: cancelling(),
+    }),
+    /** The order that was sent last, to be sent again. */
+    last: () => last,
+  };
+}

@@ -1,0 +1,70 @@
+// A question that is asked again and again: one at a time, not too often, and until it is answered.
+
+import { parseExact } from "../../shared/amounts.js";
+
+const PAUSE_MS = 300; // between two answers: a program may trade for the client that is looked at
+const RETRY_MS = 2_000; // a gateway that does not say when to come again
+const RETRY_MS_MAX = 10_000;
+const ANSWER_MS_MAX = 10_000;
+
+/**
+ * @param {object} given
+ * @param {() => string} given.question What to ask now; "" if there is nothing to ask.
+ * @param {() => string} given.after The positions that the answer must have seen; "" for any.
+ * @param {(body: any) => void} given.take
+ * @param {() => Record<string, string>} given.headers
+ * @param {() => void} given.changed
+ */
+export function reader({ question, after, take, headers, changed }) {
+  let isAsking = false;
+  let isWanted = false;
+  let why = "";
+
+  async function ask() {
+    isWanted = true;
+    if (isAsking) return;
+    isAsking = true;
+    while (isWanted && question()) {
+      isWanted = false;
+      const pauseMs = await once();
+      changed();
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    }
+    isAsking = false;
+  }
+
+  /** @returns {Promise<number>} How long to wait until the next question. */
+  async function once() {
+    const asked = question();
+    const least = after();
+    const path = least ? `${asked}&min_sequence=${encodeURIComponent(least)}` : asked;
+    try {
+      const signal = AbortSignal.timeout(ANSWER_MS_MAX);
+      const response = await fetch(path, { headers: headers(), cache: "no-store", signal });
+      const body = parseExact(await response.text());
+      if (asked !== question()) {
+        isWanted = true; // somebody looks at something else by now
+        return 0;
+      }
+      if (response.ok) {
+        why = "";
+        take(body);
+        return PAUSE_MS;
+      }
+      why = String(body.detail ?? body.title);
+      isWanted = response.status === 429 || response.status >= 500; // it may be told another time
+      const seconds = Number(response.headers.get("retry-after")) || RETRY_MS / 1000;
+      return Math.min(seconds * 1000, RETRY_MS_MAX);
+    } catch {
+      why = "The exchange does not answer.";
+      isWanted = true;
+      return RETRY_MS;
+    }
+  }
+
+  return {
+    ask: () => void ask(),
+    /** Say why there is no newer answer; "" if there is one. */
+    why: () => why,
+  };
+}

@@ -1,0 +1,61 @@
+// A client's positions, with profit and loss.
+
+import { trimmed } from "../../shared/amounts.js";
+import { setAttribute } from "../../shared/dom.js";
+import { fill, row, section, shown } from "./tables.js";
+
+const HEADS = ["Instrument", "Net", "Average", "Mark", "Unrealised", "Realised"];
+
+/** @param {Element} root */
+export function mount(root) {
+  const table = section(root, "positions-title", HEADS);
+
+  /** @param {any} state */
+  return function draw({ positions, settings, whyOld }) {
+    const isKnown = !settings.client || positions.isKnown;
+    table.draw(positions.rows, {
+      keyOf: (/** @type {any} */ { instrument }) => instrument,
+      make: () => row(HEADS.length),
+      change(element, position) {
+        const { instrument, net_quantity, avg_price, mark_price } = position;
+        const { unrealised_pnl, realised_pnl } = position;
+        const cells = [instrument, holding(net_quantity), shown(avg_price), shown(mark_price)];
+        fill(element, [...cells, gain(unrealised_pnl), gain(realised_pnl)]);
+        setAttribute(element.children[4], "data-side", sideOfGain(unrealised_pnl));
+        setAttribute(element.children[5], "data-side", sideOfGain(realised_pnl));
+      },
+      empty: isKnown ? "No positions." : "Asking for positions…",
+      old: whyOld.positions && `These may be old: ${whyOld.positions}`,
+    });
+  };
+}
+
+/** @param {string | number} net */
+function holding(net) {
+  const text = String(net);
+  if (text === "0") return "0";
+  return text.startsWith("-") ? `${shown(text)} short` : `${shown(text)} long`;
+}
+
+/**
+ * A sign beside the colour, for who sees no colours.
+ * @param {string | number | null} money
+ */
+function gain(money) {
+  const text = short(money);
+  if (text === "–" || text === "0") return text;
+  return text.startsWith("-") ? `−${shown(text.slice(1))}` : `+${shown(text)}`;
+}
+
+/** @param {string | number | null} money */
+function sideOfGain(money) {
+  const text = short(money);
+  if (text === "–" || text === "0") return false;
+  return text.startsWith("-") ? "sell" : "buy";
+}
+
+/** @param {string | number | null} money */
+function short(money) {
+  if (money === null || money === undefined) return "–";
+  return trimmed(String(money), 0);
+}
