@@ -4,7 +4,8 @@
 // begin anew. A message that does not follow the one before is a gap: counted, mended by resuming.
 
 import { parseExact } from "../shared/amounts.js";
-import { answered, BEGIN, STALE_MS, whyEnded } from "./state/line.js";
+import { Following } from "./following.js";
+import { answered, BEGIN, ended, STALE_MS } from "./state/line.js";
 import { after, beaten, isResumed, kept, verdict } from "./state/sequences.js";
 
 const CHANNELS = new Set(["trades", "orders", "orderbook", "ticker"]);
@@ -21,10 +22,9 @@ export class Connection {
   #line = BEGIN;
   /** @type {import("./state/sequences.js").Seen} */
   #seen = {};
-  /** @type {string | null} */
-  #client = null;
   #attempts = 0;
   #retryAtMs = 0;
+  #isGreeted = false; // nothing may be sent before
   #openedMs = 0;
   #pingedMs = 0;
   #tickedMs = Date.now();
@@ -37,6 +37,7 @@ export class Connection {
   constructor(instrument, listener) {
     this.instrument = instrument;
     this.listener = listener;
+    this.following = new Following(instrument);
   }
 
   /** @param {Record<string, number>} seen Sequences that the page has already, by channel. */
@@ -55,10 +56,8 @@ export class Connection {
    * @param {number} sequence Up to which the page has its orders.
    */
   follow(client, sequence) {
-    if (this.#client !== null && this.#isOpen()) this.#send("unsubscribe", ["orders"], {});
-    this.#client = client;
     this.#seen = { ...this.#seen, orders: sequence };
-    if (client !== null && this.#isOpen()) this.#subscribeOrders();
+    this.following.follow(this.#isGreeted ? this.#socket : null, client, this.#seen);
   }
 
   /** @param {number} latencyMs From sending an order to its answer. */
@@ -85,51 +84,44 @@ export class Connection {
     });
   }
 
-  #subscribe() {
-    this.#send("subscribe", ["trades"], { from_sequence: this.#seen.trades });
-    this.#send("subscribe", ["orderbook", "ticker"], {});
-    if (this.#client !== null) this.#subscribeOrders();
-  }
-
-  #subscribeOrders() {
-    this.#send("subscribe", ["orders"], {
-      client_id: this.#client,
-      from_sequence: this.#seen.orders,
-    });
-  }
-
-  /**
-   * @param {"subscribe" | "unsubscribe"} type
-   * @param {string[]} channels
-   * @param {Record<string, unknown>} more
-   */
-  #send(type, channels, more) {
-    this.#socket?.send(JSON.stringify({ type, channels, instrument: this.instrument, ...more }));
-  }
-
   /** @param {any} message */
   #hear(message) {
     const nowMs = Date.now();
     this.#line = { ...this.#line, heardMs: nowMs };
-    if (message.type === "connected") {
-      if (this.#line.reconnects) this.listener.resumed(this.#seen.trades);
-      this.#subscribe();
-    } else if (message.type === "pong") this.#tell({ pingMs: nowMs - this.#pingedMs });
-    else if (message.type === "heartbeat") this.#beat(message.sequences[this.instrument] ?? 0);
+    if (message.type === "connected") this.#greeted();
+    else if (message.type === "subscribed") this.following.confirmed(message.id);
+    else if (message.type === "pong") this.#tell({ pingMs: nowMs - this.#pingedMs });
+    else if (message.type === "heartbeat") this.#beat(message.sequences[this.instrument], nowMs);
     else if (message.type === "error") this.#lost(message.detail ?? message.title, 0);
     else if (CHANNELS.has(message.type)) this.#take(message);
   }
 
-  /** @param {number} sequence Up to which everything was sent. */
-  #beat(sequence) {
+  #greeted() {
+    if (!this.#socket) return;
+    this.#isGreeted = true;
+    if (this.#line.reconnects) {
+      this.listener.resumed(this.#seen.trades);
+      this.#tell({ word: "resuming", why: "the rest is being read" });
+    }
+    this.following.begin(this.#socket, this.#seen);
+  }
+
+  /**
+   * @param {number | undefined} reached Up to which all was sent; without it something is missing.
+   * @param {number} nowMs
+   */
+  #beat(reached, nowMs) {
+    if (reached === undefined || !this.following.isWhole) return;
     this.#attempts = 0;
-    this.#seen = beaten(this.#seen, sequence);
-    this.#tell({ word: "live", why: "", sequence: Math.max(this.#line.sequence, sequence) });
+    this.#seen = beaten(this.#seen, reached);
+    const sequence = Math.max(this.#line.sequence, reached);
+    this.#tell({ word: "live", why: "", sequence, beatMs: nowMs });
   }
 
   /** @param {any} message Of a channel. */
   #take(message) {
     const { type, sequence } = message;
+    if (!this.following.has(type)) return;
     const found = verdict(this.#seen, message);
     if (found === "gap") {
       this.#line = { ...this.#line, gaps: this.#line.gaps + 1 };
@@ -150,16 +142,13 @@ export class Connection {
   #lost(reason, code) {
     const socket = this.#socket;
     this.#socket = null;
+    this.#isGreeted = false;
     socket?.close();
     const waitMs = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** this.#attempts);
     this.#attempts += 1;
     this.#retryAtMs = Date.now() + waitMs * (0.5 + Math.random() / 2);
     this.#seen = kept(this.#seen);
-    this.#tell({
-      word: "resuming",
-      why: whyEnded(code, reason),
-      reconnects: this.#line.reconnects + 1,
-    });
+    this.#tell(ended(this.#line, code, reason, this.#attempts, navigator.onLine));
   }
 
   #tick() {

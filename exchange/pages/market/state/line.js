@@ -2,6 +2,7 @@
 
 export const STALE_MS = 2_500; // two heartbeats and a half
 const LATENCIES_KEPT = 1_000;
+const AWAY_ATTEMPTS = 4; // in a row that failed, which take some two seconds
 
 /**
  * @typedef {"connecting" | "resuming" | "live" | "stale" | "away"} Word
@@ -10,6 +11,7 @@ const LATENCIES_KEPT = 1_000;
  * @property {string} why Of a state that is not live.
  * @property {number} sequence Of the last message.
  * @property {number | null} heardMs When the last message came, by this machine's clock.
+ * @property {number | null} beatMs When the gateway last said that everything had been sent.
  * @property {number | null} pingMs
  * @property {number} reconnects
  * @property {number} resumed Messages that a former connection would have brought.
@@ -33,6 +35,7 @@ export const BEGIN = {
   why: "connecting",
   sequence: 0,
   heardMs: null,
+  beatMs: null,
   pingMs: null,
   reconnects: 0,
   resumed: 0,
@@ -41,16 +44,36 @@ export const BEGIN = {
 };
 
 /**
- * Return the line at a time: what is live but silent is stale.
+ * Return the line at a time: what is live is stale when nothing says any more that all was sent.
  * @param {Line} line
  * @param {number} nowMs
  * @returns {Line}
  */
 export function at(line, nowMs) {
-  if (line.word !== "live" || line.heardMs === null) return line;
-  const ageMs = nowMs - line.heardMs;
-  if (ageMs <= STALE_MS) return line;
-  return { ...line, word: "stale", why: `nothing was heard for ${(ageMs / 1000).toFixed(1)} s` };
+  if (line.word !== "live" || line.heardMs === null || line.beatMs === null) return line;
+  if (nowMs - line.beatMs <= STALE_MS) return line;
+  const seconds = (/** @type {number} */ ms) => ((nowMs - ms) / 1000).toFixed(1);
+  const why =
+    nowMs - line.heardMs > STALE_MS
+      ? `nothing was heard for ${seconds(line.heardMs)} s`
+      : `what comes is not all there is, for ${seconds(line.beatMs)} s`;
+  return { ...line, word: "stale", why };
+}
+
+/**
+ * Return the line after a connection ended, or could not be made.
+ * @param {Line} line
+ * @param {number} code Of the WebSocket, 0 if this page ended it.
+ * @param {string} reason
+ * @param {number} attempts That failed in a row.
+ * @param {boolean} isOnline Whether this machine has a network.
+ * @returns {Line}
+ */
+export function ended(line, code, reason, attempts, isOnline) {
+  const reconnects = line.reconnects + 1;
+  if (!isOnline) return { ...line, word: "away", why: "this machine has no network", reconnects };
+  const word = attempts > AWAY_ATTEMPTS ? "away" : "resuming";
+  return { ...line, word, why: whyEnded(code, reason), reconnects };
 }
 
 /**

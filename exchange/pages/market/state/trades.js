@@ -37,16 +37,17 @@ export function fold(tape, trades, instrument) {
 }
 
 /**
- * Return the tape with a line where a connection went on.
+ * Return the tape with a line where a connection went on; one that brought nothing has none.
  * @param {Tape} tape
  * @param {number} sequence
  * @returns {Tape}
  */
 export function resumed(tape, sequence) {
-  if (tape.length === 0) return tape;
+  const prints = "resumed" in (tape[0] ?? {}) ? tape.slice(1) : tape;
+  if (prints.length === 0) return tape;
   /** @type {Seam} */
-  const seam = { key: `resumed-${sequence}-${tape[0].key}`, resumed: sequence };
-  return [seam, ...tape].slice(0, KEPT);
+  const seam = { key: `resumed-${sequence}-${prints[0].key}`, resumed: sequence };
+  return [seam, ...prints].slice(0, KEPT);
 }
 
 /**

@@ -115,8 +115,8 @@ function drawRow(row, level, most, instrument, own) {
   setText(row.total, level ? quantityText(level.total, instrument) : "");
   setText(row.mark, own.length ? `◆ ${own.length} ✕` : "");
   setAttribute(row.mark, "aria-label", own.length ? `cancel ${own.length} own orders` : false);
-  /** @type {HTMLButtonElement} */ for (const button of [row.mark, row.price, row.size])
-    button.disabled = button.textContent === "";
+  for (const button of [row.mark, row.price, row.size])
+    setAttribute(button, "hidden", button.textContent === "");
   const share = level ? Number((level.quantity * 1000n) / most) / 10 : 0;
   row.line.style.setProperty("--size", `${share}%`);
 }
@@ -165,7 +165,7 @@ function move(event) {
   );
   do {
     if (step) line = (step < 0 ? line?.previousElementSibling : line?.nextElementSibling) ?? null;
-    const found = line?.children[column]?.querySelector("button:enabled");
+    const found = line?.children[column]?.querySelector("button:not([hidden])");
     if (found) {
       /** @type {HTMLElement} */ (found).focus();
       return;

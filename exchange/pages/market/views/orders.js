@@ -5,7 +5,7 @@ import { wordsOf } from "../state/entry.js";
 import { rows } from "../state/orders.js";
 import { fill, pager, row, section, shown, sideOf, timeOf } from "./tables.js";
 
-const HEADS = ["Time", "Instrument", "Side", "Price", "Quantity", "Filled", "Status", ""];
+const HEADS = ["Time", "Instrument", "Side", "Price", "Quantity", "Filled", "Status", "Action"];
 
 /**
  * @param {Element} root

@@ -11,7 +11,7 @@ const SAYS = { sending: "sending", pending: "pending", unknown: "not known yet" 
  */
 export function mount(root, actions) {
   const title = element("h3", { id: "pending-title" }, "Not known yet");
-  const table = section(root, "pending-title", ["Command", "State", "Why", ""], title);
+  const table = section(root, "pending-title", ["Command", "State", "Why", "Action"], title);
 
   /** @param {{pending: import("../trading/kept.js").Command[]}} state */
   return function draw({ pending }) {
