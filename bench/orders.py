@@ -19,6 +19,7 @@ the highest latency but weighs less in the percentiles than an open loop would g
 import argparse
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -39,6 +40,7 @@ from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import LOOPBACK, PROJECT, Settings
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.errors import StackError
+from exchange.tools.market.waits import Wait, buckets, picture
 
 CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
 WARM_UP_S: Final = 3
@@ -57,6 +59,7 @@ class Measured:
     orders: list[Round] = field(default_factory=list)
     few: list[Round] = field(default_factory=list)
     alone: list[Found] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)  # of orders over 100 connections
 
     @property
     def ratio(self) -> float:
@@ -76,7 +79,9 @@ async def measure(rounds: int, seconds: int) -> Measured:
             for number in range(1, rounds + 1):
                 measured.floor.append(await wrk(floor_url, f"floor-{number}", seconds))
                 measured.spent.begin()
-                loaded = await counted(bench, f"orders-{number}", seconds, CONNECTIONS)
+                loaded = await counted(
+                    bench, f"orders-{number}", seconds, CONNECTIONS, measured.waits
+                )
                 measured.spent.end(loaded.requests)
                 measured.orders.append(loaded)
                 few = await counted(bench, f"few-{number}", seconds, FEW_CONNECTIONS)
@@ -87,14 +92,16 @@ async def measure(rounds: int, seconds: int) -> Measured:
     return measured
 
 
-async def counted(bench: Bench, run: str, seconds: int, connections: int) -> Round:
+async def counted(
+    bench: Bench, run: str, seconds: int, connections: int, waits: list[Wait] | None = None
+) -> Round:
     """Send orders, and count those in the log against the answers.
 
     Raises:
         StackError: Fewer are decided than were answered.
     """
     before = await count_decided(bench.settings)
-    loaded = await wrk(bench.url, run, seconds, connections)
+    loaded = await wrk(bench.url, run, seconds, connections, waits=waits)
     decided = await count_decided(bench.settings) - before
     if decided < loaded.requests:
         raise StackError(f"{loaded.requests} answers, but only {decided} orders decided.")
@@ -160,7 +167,21 @@ def findings(measured: Measured) -> Findings:
             Goal("p50 of an order alone, ms", alone_p50, 4, at_most=True),
             Goal("p99 of an order alone, ms", alone_p99, 15, at_most=True),
         ],
+        [
+            picture(
+                buckets(measured.waits), f"How long orders over {CONNECTIONS} connections waited"
+            ),
+            picture(alone_rows(measured.alone), f"How long orders at {ALONE_RATE} a second waited"),
+        ],
     )
+
+
+def alone_rows(rounds: list[Found]) -> list[Wait]:
+    """Return how long the orders waited that were alone, by the bounds that a load reports."""
+    orders: Counter[float] = Counter()
+    for found in rounds:
+        orders.update({bucket["up_to"]: bucket["orders"] for bucket in found["histogram_ms"]})
+    return sorted(orders.items())
 
 
 def latencies_table(measured: Measured) -> Table:

@@ -70,11 +70,12 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What there is to print: a line on the workload, tables and lines, and what was wanted."""
+    """What there is to print: the workload in a line, tables, what was wanted, and pictures."""
 
     workload: str
     parts: Sequence[Table | str]
     goals: Sequence[Goal] = ()
+    pictures: Sequence[Table] = ()
 
 
 def ask(
@@ -108,6 +109,9 @@ def ask(
         console.print(goal.told(where), highlight=False)
     if found.goals and not where.is_quiet:
         console.print("No verdict: the machine was busy when this began.", highlight=False)
+    for picture in found.pictures:
+        console.print()
+        console.print(picture)
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:

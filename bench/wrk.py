@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from exchange.tools.market.waits import Wait
+
 CONNECTIONS = 100
 LUA = Path(__file__).with_name("orders.lua")
 
@@ -36,7 +38,13 @@ def require_wrk() -> None:
 
 
 async def wrk(
-    url: str, run: str, seconds: int, connections: int = CONNECTIONS, *, drawn_from: int = 0
+    url: str,
+    run: str,
+    seconds: int,
+    connections: int = CONNECTIONS,
+    *,
+    drawn_from: int = 0,
+    waits: list[Wait] | None = None,
 ) -> Round:
     """Run the generator once.
 
@@ -46,6 +54,7 @@ async def wrk(
         seconds: How long.
         connections: At once; each has one order under way.
         drawn_from: Send orders of that run again, drawn from as many of its first ones; 0: no.
+        waits: Gets how long the requests waited, in parts of half a percent.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
@@ -54,6 +63,9 @@ async def wrk(
     output, _ = await process.communicate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = msgspec.json.decode(output.splitlines()[-1])
+    if waits is not None:
+        told = found["waits_us"]
+        waits.extend((wait_us / 1e3, found["requests"] / len(told)) for wait_us in told)
     elapsed_s = found["duration_us"] / 1e6
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Round(

@@ -1,5 +1,6 @@
 """What a load came to: numbers, and a picture of how long orders waited."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from rich.console import Console
@@ -8,10 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from exchange.tools.market.load import Measured, Plan
+from exchange.tools.market.waits import buckets, picture
 
 PERCENTS: Final = (50, 95, 99)
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 60_000, 3_600_000)
-BAR_WIDTH: Final = 40
 TARGET_RATE: Final = 2_000  # what the load test of this exchange is to reach
 TARGET_P50_MS: Final = 100
 
@@ -74,11 +75,16 @@ def document(plan: Plan, measured: Measured) -> dict[str, Any]:
 def histogram(measured: Measured) -> list[tuple[int, int]]:
     """Return how many orders waited up to each bound, but longer than the one before it."""
     counts = dict.fromkeys(BUCKETS_MS, 0)
-    for item in measured.latencies.get_recorded_iterator():
-        waited_ms = item.value_iterated_to / 1000
+    for waited_ms, orders in waits(measured):
         bound = next((b for b in BUCKETS_MS if waited_ms <= b), BUCKETS_MS[-1])
-        counts[bound] += item.count_added_in_this_iter_step
+        counts[bound] += orders
     return list(counts.items())
+
+
+def waits(measured: Measured) -> Iterator[tuple[float, int]]:
+    """Yield each latency in milliseconds, and how many orders had it."""
+    for item in measured.latencies.get_recorded_iterator():
+        yield item.value_iterated_to / 1000, item.count_added_in_this_iter_step
 
 
 def show(console: Console, plan: Plan, measured: Measured) -> None:
@@ -92,7 +98,6 @@ def show(console: Console, plan: Plan, measured: Measured) -> None:
     longest = f"{measured.latencies.get_max_value() / 1000:.0f} ms"
     table.add_row(f"{measured.rate:,.0f}", f"{measured.success:.2%}", *latencies, longest)
     console.print(table)
-    _show_histogram(console, measured)
     for outcome, count in measured.answers.most_common():
         console.print(f"  answered {outcome}: {count:,}", highlight=False)
     since = "its intended time" if plan.rate else "sending it"
@@ -102,14 +107,6 @@ def show(console: Console, plan: Plan, measured: Measured) -> None:
         f" {TARGET_P50_MS} ms: {'reached' if met else 'not reached'}.",
         highlight=False,
     )
-
-
-def _show_histogram(console: Console, measured: Measured) -> None:
-    counts = histogram(measured)
-    used = [at for at, (_, count) in enumerate(counts) if count]
-    if not used:
-        return
-    most = max(count for _, count in counts)
-    for up_to, count in counts[used[0] : used[-1] + 1]:
-        bar = "█" * max(1 if count else 0, round(BAR_WIDTH * count / most))
-        console.print(f"  ≤ {up_to:>9,} ms {bar:<{BAR_WIDTH}} {count:>8,}", highlight=False)
+    if measured.accepted:
+        console.print()
+        console.print(picture(buckets(waits(measured)), "How long accepted orders waited"))
