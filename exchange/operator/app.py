@@ -12,22 +12,36 @@ from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.operator.chain import get_chain
+from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
 from exchange.operator.past import PAST
 from exchange.operator.watching import Watch, get_state
+from exchange.pages.routes import page_routes
+from exchange.pages.site import OPERATOR
 
 ROUTES: Final = (
     Route("/state", get_state, methods=["GET"]),
+    Route("/projections/{projection}/cost", get_cost, methods=["GET"]),
+    Route("/projections/{projection}/{change}", make_change, methods=["POST"]),
     Route("/chain", get_chain, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
     *PAST,
 )
+SERVED: Final = (*ROUTES, *page_routes({"/": OPERATOR}))
 
 
-def create_app(settings: Settings, watch: Watch, analyst: Analyst, *, allows_changes: bool) -> Edge:
-    """Return the application that shows what ``watch`` sees."""
-    app = Starlette(routes=ROUTES, exception_handlers=exception_handlers(ROUTES))
+def create_app(
+    settings: Settings,
+    watch: Watch,
+    analyst: Analyst,
+    changes: Changes,
+    *,
+    allows_changes: bool,
+) -> Edge:
+    """Return the application that shows what ``watch`` sees, and makes changes if it may."""
+    app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False
     app.state.settings, app.state.watch, app.state.analyst = settings, watch, analyst
+    app.state.changes = changes
     guarded = Guard(app, allows_changes=allows_changes)
-    return Edge(guarded, Metrics(), {route.endpoint: route.path for route in ROUTES})
+    return Edge(guarded, Metrics(), {route.endpoint: route.path for route in SERVED})

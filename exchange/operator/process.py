@@ -8,6 +8,8 @@ from exchange.config import Settings
 from exchange.gateway.app import serve
 from exchange.gateway.http.analyst import Analyst
 from exchange.operator.app import create_app
+from exchange.operator.changing import Changes
+from exchange.operator.comparing import Comparisons
 from exchange.operator.watching import Watch
 from exchange.tools.projections.stores import operator
 
@@ -19,10 +21,20 @@ async def run_operator(
 ) -> None:
     """Serve the desk until asked to stop; ``base_url`` is a gateway."""
     os.nice(NICENESS)
-    extra = {"allows_changes": allows_changes, "operator": operator().operator}
-    watch = Watch(settings, base_url, lambda: extra)
+    comparisons = Comparisons(settings)
+    who = operator().operator
+
+    def extra() -> dict[str, object]:
+        return {
+            "allows_changes": allows_changes,
+            "operator": who,
+            "comparison": comparisons.told,
+        }
+
+    watch = Watch(settings, base_url, extra)
     analyst = Analyst(settings.analyst_address)
-    app = create_app(settings, watch, analyst, allows_changes=allows_changes)
+    changes = Changes(settings, watch, comparisons)
+    app = create_app(settings, watch, analyst, changes, allows_changes=allows_changes)
     watching = asyncio.create_task(watch.run())
     serving = asyncio.create_task(
         serve(app, settings.operator_host, settings.operator_port, stopping)
@@ -36,4 +48,5 @@ async def run_operator(
         for task in (watching, serving):
             task.cancel()
         await asyncio.gather(watching, serving, return_exceptions=True)
+        await comparisons.close()
         await analyst.close()

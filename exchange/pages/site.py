@@ -75,6 +75,7 @@ class Page:
 
 MARKET: Final = Page("market", (CHARTS,))
 API: Final = Page("api", (*SWAGGER_UI, ASYNCAPI_VIEWER), FOREIGN_POLICY)
+OPERATOR: Final = Page("operator")
 
 
 @dataclass(frozen=True, slots=True)

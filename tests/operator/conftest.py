@@ -12,6 +12,7 @@ from exchange.config import LOOPBACK, Settings
 from exchange.operator.process import run_operator
 from tests.conftest import free_ports
 from tests.projections.conftest import (  # noqa: F401  fixtures
+    connect,
     connection,
     engine,
     projector,
@@ -35,7 +36,8 @@ async def desk_at(settings: Settings, *, allows_changes: bool) -> AsyncIterator[
     async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
         try:
             async with asyncio.timeout(START_S):
-                while not running.done() and not await _answers(client):
+                while not await _answers(client):
+                    assert not running.done(), running
                     await asyncio.sleep(0.02)
             yield client
         finally:
@@ -54,6 +56,7 @@ async def _answers(client: httpx.AsyncClient) -> bool:
 def desk(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """Run a desk on this test's own stores; no gateway and no analysts' process answers it."""
     monkeypatch.setattr("exchange.operator.process.NICENESS", 0)
+    monkeypatch.setattr("exchange.operator.comparing.NICENESS", "0")
     settings = replace(
         Settings.load({}, dotenv=None),
         database_url=database_url,

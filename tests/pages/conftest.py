@@ -76,6 +76,7 @@ def exchange(
         port=free_ports(1)[0],
         analyst_port=free_ports(1)[0],
         operator_port=free_ports(1)[0],
+        operator_allow_changes=True,
         metrics_port=0,
         order_wait_ms=ORDER_WAIT_MS,
         kafka_topic=new_topic(services, 1),

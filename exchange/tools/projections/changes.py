@@ -10,7 +10,7 @@ from msgspec import Struct, to_builtins
 from exchange.tools.projections.stores import Stores, answered, checked, operator
 from exchange.tools.terminal import ToolError
 from projections.lifecycle import changes, switching
-from projections.lifecycle.changes import By, Life
+from projections.lifecycle.changes import By, Life, begin_rebuild
 from projections.lifecycle.generations import CATCHING_UP, Generation, generations_of
 from projections.lifecycle.skips import skip_event
 from projections.stores.fingerprints import is_made_by
@@ -41,6 +41,25 @@ def make(change: Change, reason: str, *, as_json: bool) -> None:
     """Make a change and say so."""
     told = answered(lambda stores: change(stores, operator(reason)))
     typer.echo(json.dumps(to_builtins(told)) if as_json else told.message)
+
+
+def rebuild(projection: str, expect_live: int | None, *, stay: bool) -> Change:
+    """Return the begin of a rebuild, which the builder takes up; nobody waits for its end."""
+
+    async def change(stores: Stores, by: By) -> Changed:
+        fingerprint = stores.definitions.of_projection(checked(projection))[0].fingerprint
+        number = await begin_rebuild(
+            stores.connection,
+            projection,
+            fingerprint,
+            by,
+            goes_live=not stay,
+            expect_live=expect_live,
+        )
+        told = f"Generation {number} of {projection} is being built. {HOW_IT_GOES}"
+        return Changed(projection, [number], told)
+
+    return change
 
 
 def switch(

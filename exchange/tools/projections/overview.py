@@ -82,6 +82,7 @@ class BuildProgress(Struct, frozen=True):
 class GenerationView(Struct, frozen=True):
     """A generation as an operator sees it: positions and heads by shard, sizes in bytes.
 
+    ``replaces`` is the live generation from which it takes over by itself when it is verified.
     ``filling`` has the positions from which on a model in Redis is complete again, by shard. The
     lag is None if its store does not tell where it is.
     """
@@ -109,6 +110,7 @@ class GenerationView(Struct, frozen=True):
     failed_at: str | None
     size_bytes: int | None
     build: BuildProgress | None = None
+    replaces: int | None = None
 
 
 class Overview(Struct, frozen=True):
@@ -304,6 +306,7 @@ async def _view(
         failed_at=failed_at,
         size_bytes=await size_of(stores, name, number),
         build=build,
+        replaces=generation.replaces,
     )
 
 

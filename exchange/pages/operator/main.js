@@ -1,0 +1,64 @@
+// The operators' desk begins here: what is watched, what is drawn, and which part is shown.
+
+import { setAttribute, setText } from "../shared/dom.js";
+import { watch } from "./connection.js";
+import { confirmIn } from "./views/confirm.js";
+import * as health from "./views/health.js";
+import * as models from "./views/models.js";
+import * as operations from "./views/operations.js";
+import * as shards from "./views/shards.js";
+
+const STALE_MS = 6_000; // a look takes a second or two while a model is behind
+
+/** @param {string} id */
+const by = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+/** @type {any} */
+let seen = null;
+let why = "it was not asked yet";
+let heardMs = 0;
+let isDue = false;
+
+const act = confirmIn(/** @type {HTMLDialogElement} */ (by("confirm")), () => seen?.operator ?? "");
+const views = [
+  health.mount(by("health")),
+  models.mount(by("models"), { act }),
+  shards.mount(by("shards")),
+  operations.mount(by("operations")),
+];
+
+function paint() {
+  isDue = false;
+  const ageMs = Date.now() - heardMs;
+  const isStale = seen === null || why !== "" || ageMs > STALE_MS;
+  setAttribute(document.documentElement, "data-stale", isStale);
+  if (seen === null) setText(by("line"), `Nothing is known yet: ${why}.`);
+  else if (isStale) setText(by("line"), `STALE: as of ${Math.round(ageMs / 1000)} s ago. ${why}`);
+  else setText(by("line"), `live; the exchange is ${seen.status ?? "not seen by a gateway"}`);
+  if (seen !== null) for (const draw of views) draw({ seen });
+}
+
+function due() {
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(paint);
+}
+
+/** Show the part that the address names, in the words after `#`. */
+function route() {
+  const part = location.hash.slice(1).split("?")[0] || "status";
+  /** @type {HTMLElement} */ for (const one of document.querySelectorAll("[data-part]"))
+    one.hidden = one.id !== part;
+  for (const link of document.querySelectorAll("nav a"))
+    setAttribute(link, "aria-current", link.getAttribute("href") === `#${part}` ? "page" : false);
+}
+
+watch((state, reason) => {
+  if (state) seen = state;
+  if (state !== null) heardMs = Date.now();
+  why = reason;
+  due();
+});
+setInterval(due, 1_000);
+addEventListener("hashchange", route);
+route();

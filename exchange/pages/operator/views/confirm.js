@@ -1,0 +1,75 @@
+// Before a change: what it will do, who asks for it, and why. After it: what was done.
+
+import { element } from "../../shared/dom.js";
+import { ask, change } from "../requests.js";
+
+const NAME_KEPT = "operator";
+
+/**
+ * @param {HTMLDialogElement} dialog
+ * @param {() => string} defaultName Who started the desk.
+ */
+export function confirmIn(dialog, defaultName) {
+  /** @param {import("../state/actions.js").Action} action */
+  return function confirm(action) {
+    const name = /** @type {HTMLInputElement} */ (
+      element("input", { maxlength: "100", autocomplete: "off" })
+    );
+    name.value = localStorage.getItem(NAME_KEPT) || defaultName();
+    const reason = /** @type {HTMLInputElement} */ (
+      element("input", {
+        maxlength: "1000",
+        autocomplete: "off",
+        required: action.needsReason ?? false,
+      })
+    );
+    const told = element("p", { role: "status" });
+    const cost = element("p", { class: "quiet" });
+    const go = /** @type {HTMLButtonElement} */ (
+      element("button", { type: "submit" }, action.label)
+    );
+    const close = element("button", { type: "button", click: () => dialog.close() }, "Leave");
+    const form = element(
+      "form",
+      { submit: make },
+      element("label", {}, "Who (no login: a name that is kept for ever)", name),
+      element(
+        "label",
+        {},
+        action.needsReason ? "Why (it is kept for ever)" : "Why (if you like; it is kept for ever)",
+        reason,
+      ),
+      element("div", { class: "buttons" }, go, close),
+    );
+    const title = element("h2", { id: "confirm-title" }, `${action.label}: ${action.projection}`);
+    dialog.replaceChildren(title, element("p", {}, action.will), cost, form, told);
+    if (action.hasCost)
+      ask(`/projections/${action.projection}/cost`).then(
+        (found) => cost.append(found.message),
+        (error) => cost.append(error.message),
+      );
+    dialog.showModal();
+    reason.focus();
+
+    /** @param {Event} event */
+    async function make(event) {
+      event.preventDefault();
+      go.disabled = true;
+      localStorage.setItem(NAME_KEPT, name.value);
+      told.textContent = "Asked …";
+      const who = { operator: name.value, reason: reason.value };
+      try {
+        const made = await change(`/projections/${action.projection}/${action.action}`, {
+          ...action.body,
+          ...who,
+        });
+        told.textContent = made.message;
+        form.remove();
+        dialog.append(element("button", { type: "button", click: () => dialog.close() }, "Close"));
+      } catch (error) {
+        told.textContent = /** @type {Error} */ (error).message;
+        go.disabled = false;
+      }
+    }
+  };
+}

@@ -1,0 +1,64 @@
+// Who writes each shard, who stands by, and who took over when.
+
+import { tone } from "../state/advice.js";
+import { figure, moment, tableOf, toned } from "./cells.js";
+
+const HEADINGS = [
+  "shard",
+  "matcher",
+  "epoch",
+  "standbys",
+  "head",
+  "offset",
+  "undecided",
+  "snapshot at",
+  "published",
+];
+
+/** @param {Element} root */
+export function mount(root) {
+  const shards = tableOf("Shards", HEADINGS);
+  const takeovers = tableOf("Take-overs: the first batch of each epoch", [
+    "shard",
+    "epoch",
+    "first batch ends at",
+    "when",
+  ]);
+  root.append(shards.table, takeovers.table);
+
+  /** @param {any} state */
+  return function draw({ seen }) {
+    shards.draw(
+      (seen.logs ?? []).map((/** @type {any} */ one) => {
+        const byGateway = (seen.shards ?? []).find(
+          (/** @type {any} */ other) => other.shard === one.shard,
+        );
+        const is = !one.matcher
+          ? "none"
+          : byGateway?.matcher === "unhealthy"
+            ? "unhealthy"
+            : "running";
+        return {
+          key: String(one.shard),
+          cells: [
+            String(one.shard),
+            toned(is, tone(is)),
+            figure(one.epoch),
+            one.standbys ? figure(one.standbys) : "none",
+            figure(one.position),
+            figure(one.next_offset),
+            figure(byGateway?.undecided),
+            one.snapshot_failure ?? figure(one.snapshot_position),
+            one.publishing_failure ?? figure(one.published),
+          ],
+        };
+      }),
+    );
+    takeovers.draw(
+      (seen.takeovers ?? []).map((/** @type {any} */ one) => ({
+        key: `${one.shard} ${one.epoch}`,
+        cells: [String(one.shard), figure(one.epoch), figure(one.position), moment(one.at)],
+      })),
+    );
+  };
+}

@@ -1,0 +1,154 @@
+"""Changes at the desk: who made them and why stays for ever, and a stale one changes nothing."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from exchange.operator.comparing import ended
+from tests.operator.conftest import Desk
+from tests.projections.conftest import RunProjector, catch_up
+from tests.projections.logs import LogWriter, registrations
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(
+    database_url: str,
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    desk: Desk,
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A desk that allows changes, with a log and models that are kept up."""
+    async with LogWriter.open(database_url) as writer, projector():
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(42), 30)
+        await catch_up(engine, redis, connection)
+        async with desk(allows_changes=True) as client:
+            yield client
+
+
+async def change(client: httpx.AsyncClient, what: str, **body: Any) -> httpx.Response:
+    return await client.post(f"/projections/{what}", json={"expect_live": 1, **body})
+
+
+async def test_a_change_is_made_by_somebody_who_says_why(client: httpx.AsyncClient) -> None:
+    paused = await change(client, "orders/pause", operator="ada", reason="to look at its rows")
+    resumed = await change(client, "orders/resume", operator="ada")
+    found = (await client.get("/state")).json()
+
+    assert (paused.status_code, paused.json()["generations"]) == (200, [1]), paused.text
+    assert paused.json()["message"].startswith("Generation 1 of orders is paused.")
+    assert resumed.status_code == 200
+    newest = [(one["operator"], one["action"], one["reason"]) for one in found["operations"][:2]]
+    assert newest == [("ada", "resume", None), ("ada", "pause", "to look at its rows")]
+
+
+async def test_a_stale_change_is_refused_and_changes_nothing(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    before = await connection.fetchval("select count(*) from operations")
+    for stale in (2, None):
+        answer = await change(client, "book/pause", expect_live=stale)
+        assert (answer.status_code, answer.json()["code"]) == (409, "operator.refused"), answer.text
+        assert "Generation 1 of book is live" in answer.json()["detail"].replace("gen", "Gen")
+    without = await client.post("/projections/book/pause", json={})
+
+    assert (without.status_code, without.json()["field"]) == (422, "expect_live")
+    assert await connection.fetchval("select count(*) from operations") == before
+
+
+REFUSED: list[tuple[str, dict[str, Any], int]] = [
+    ("book/explode", {}, 404),
+    ("nothing/pause", {}, 404),
+    ("book/rollback", {}, 409),  # no former generation is kept
+    ("book/skip", {}, 422),
+    ("book/skip", {"at": "0:0x1", "reason": "x"}, 422),
+    ("book/skip", {"at": "0:3", "reason": "none failed there"}, 409),
+    ("book/retry", {"generation": 7}, 409),
+    ("book/verify", {"generation": 7}, 409),
+    ("book/pause", {"operator": "a\u202eb"}, 422),
+    ("book/pause", {"reason": "x" * 1_001}, 422),
+    ("book/pause", {"expect_live": "1"}, 422),
+    ("book/pause", {"more": 1}, 422),
+]
+
+
+async def test_what_does_not_fit_is_refused_with_a_reason(client: httpx.AsyncClient) -> None:
+    for what, body, status in REFUSED:
+        answer = await change(client, what, **body)
+
+        assert answer.status_code == status, (what, body, answer.text)
+        assert answer.json()["detail"]
+
+
+STRANGERS = [
+    ({"Origin": "https://stranger.example"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": "http://127.0.0.1:1"}, 403),
+    ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Sec-Fetch-Site": "same-site"}, 403),
+    ({"Content-Type": "text/plain"}, 415),
+    ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ({"Host": "rebound.example"}, 421),
+]
+
+
+async def test_no_page_of_a_stranger_changes_anything(
+    client: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    for headers, status in STRANGERS:
+        sent = {"Content-Type": "application/json", **headers}
+        answer = await client.post(
+            "/projections/book/pause", content='{"expect_live": 1}', headers=sent
+        )
+        assert answer.status_code == status, (headers, answer.text)
+
+    assert await connection.fetchval("select count(*) from generations where state='paused'") == 0
+
+
+async def test_the_desks_own_page_may(client: httpx.AsyncClient) -> None:
+    own = f"http://{client.base_url.host}:{client.base_url.port}"
+    answer = await client.post(
+        "/projections/book/pause",
+        json={"expect_live": 1},
+        headers={"Origin": own, "Sec-Fetch-Site": "same-origin"},
+    )
+
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_rebuild_is_told_what_it_costs_and_is_a_row_for_the_builder(
+    client: httpx.AsyncClient,
+) -> None:
+    cost = (await client.get("/projections/trades/cost")).json()
+    begun = await change(client, "trades/rebuild", operator="ada", stays=True)
+    again = await change(client, "trades/rebuild", operator="bob")
+    found = (await client.get("/state")).json()
+
+    assert cost["message"].startswith("trades: ")
+    assert begun.json()["generations"] == [2], begun.text
+    assert again.status_code == 409
+    assert "ada" in again.json()["detail"]
+    (made,) = [
+        g for g in found["generations"] if (g["projection"], g["generation"]) == ("trades", 2)
+    ]
+    assert (made["state"], made["begun_by"], made["replaces"]) == ("building", "ada", None)
+
+
+def test_a_comparison_that_found_something_says_how_much() -> None:
+    out = b'{"different": 2, "rows": 1000, "at": "0:7", "digest": "d"}'
+
+    assert ended(out, 1, []) == {
+        "same": False,
+        "message": "At 0:7: 2 of 1,000 rows differ from the log.",
+    }
+    assert ended(b"", 1, ["PostgreSQL does not answer"])["same"] is None

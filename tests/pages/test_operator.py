@@ -1,0 +1,144 @@
+"""The operators' desk, as an operator sees it."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.conftest import Services
+from tests.running import Exchange
+
+CONNECT_RETRIES = 8
+
+
+@pytest.fixture(scope="module")
+def desk(exchange: Exchange, services: Services) -> Iterator[str]:
+    """Where the desk is that allows changes, with an analysts' process behind it."""
+    settings = exchange.settings
+    for process in (exchange.analyst, exchange.operator):
+        services.portal.call(process.start)
+    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+    with httpx.Client(base_url=settings.operator_address, transport=transport, timeout=30) as http:
+        assert http.get("/livez").status_code == 200
+        assert http.get("/state").status_code == 200
+    yield settings.operator_address
+    services.portal.call(exchange.operator.stop)
+
+
+def place(http: httpx.Client, **fields: object) -> httpx.Response:
+    order = {"client_id": "ada", "instrument": "BTC-USD", "side": "buy", "type": "limit"}
+    response = http.post("/orders", json={**order, "price": 10, "quantity": 1, **fields})
+    assert response.status_code in (200, 201), response.text
+    return response
+
+
+def test_the_status_is_live_with_trends_matchers_and_what_was_changed(
+    page: Page, desk: str
+) -> None:
+    page.goto(f"{desk}/")
+
+    expect(page.get_by_role("status").first).to_contain_text("live")
+    expect(page.get_by_role("row", name="read model book")).to_contain_text("healthy")
+    expect(page.get_by_role("img", name="lag of book 1")).to_be_visible()
+    expect(page.get_by_role("table", name="Shards")).to_contain_text("running")
+    expect(page.get_by_role("table", name="Take-overs")).to_contain_text("1")
+    expect(page.get_by_role("table", name="The newest changes")).to_contain_text("switch")
+
+
+def test_a_pause_says_what_it_will_do_who_does_it_and_why_and_is_taken_back_by_keyboard(
+    page: Page, desk: str
+) -> None:
+    page.goto(f"{desk}/")
+
+    page.get_by_role("button", name="Pause vwap 1").focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("is not kept up any more; queries read it as it stands")
+    dialog.get_by_label("Who").fill("grace")
+    dialog.get_by_label("Why").fill("to see a pause")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("Generation 1 of vwap is paused.")
+    dialog.get_by_role("button", name="Close").press("Enter")
+
+    expect(page.get_by_role("row", name=re.compile("vwap 1 live, paused"))).to_be_visible()
+    changes = page.get_by_role("table", name="The newest changes")
+    expect(changes.get_by_role("row", name=re.compile("grace pause vwap"))).to_contain_text(
+        "to see a pause"
+    )
+    page.get_by_role("button", name="Resume vwap 1").press("Enter")
+    dialog.get_by_role("button", name="Resume").press("Enter")
+    expect(dialog).to_contain_text("goes on")
+    dialog.get_by_role("button", name="Close").press("Enter")
+    expect(page.get_by_role("button", name="Pause vwap 1")).to_be_visible()
+
+
+def test_a_model_is_rebuilt_and_taken_back_from_the_page_alone(page: Page, desk: str) -> None:
+    page.goto(f"{desk}/")
+
+    page.get_by_role("button", name="Rebuild trades 1").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("events to read")
+    dialog.get_by_role("button", name="Rebuild").click()
+    expect(dialog).to_contain_text("Generation 2 of trades is being built")
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("row", name=re.compile("^trades 2 live"))).to_be_visible(timeout=60_000)
+
+    page.get_by_role("button", name="Roll back trades 1").click()
+    expect(dialog).to_contain_text("Queries go back from generation 2")
+    dialog.get_by_role("button", name="Roll back").click()
+    expect(dialog).to_contain_text("Generation 1 of trades is live again")
+
+
+def test_a_stale_page_is_refused_in_words(page: Page, desk: str, faults: list[str]) -> None:
+    page.goto(f"{desk}/")
+    page.get_by_role("button", name="Verify orders 1").wait_for()
+    page.route(
+        "**/projections/orders/pause", lambda route: route.continue_(post_data='{"expect_live": 7}')
+    )
+
+    page.get_by_role("button", name="Pause orders 1").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Pause").click()
+
+    expect(dialog).to_contain_text("Generation 1 of orders is live, not 7 as was expected")
+    (told,) = faults  # the browser tells of each refusal
+    assert "409" in told
+    faults.clear()
+
+
+def test_while_hidden_it_asks_nothing(page: Page, desk: str) -> None:
+    page.goto(f"{desk}/")
+    page.get_by_role("button", name="Verify orders 1").wait_for()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(
+        "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
+    )
+    page.wait_for_timeout(500)
+    asked.clear()
+
+    page.wait_for_timeout(2_500)
+
+    assert asked == []
+    page.evaluate(
+        "delete document.visibilityState; document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.wait_for_timeout(500)
+    assert asked != []
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_everybody_can_read_it(
+    open_context: Callable[..., BrowserContext], desk: str, scheme: str, faults: list[str]
+) -> None:
+    page = open_context(color_scheme=scheme).new_page()
+    page.goto(f"{desk}/")
+    page.get_by_role("button", name="Verify orders 1").wait_for()
+
+    found = Axe().run(page)
+
+    assert found.violations_count == 0, found.generate_report()
+    assert faults == []
