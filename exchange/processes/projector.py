@@ -10,19 +10,26 @@ from projections.projector.metrics import ProjectorMetrics
 from projections.projector.projector import run_projector
 from projections.projector.snapshotter import SnapshotPace
 
+PROJECTOR_SETTINGS: Final = {
+    # See projections/stores/postgres.py for why these sessions need not wait for the disk.
+    "synchronous_commit": "off",
+    # Every statement of a projector has an index. A plan that was made while a table was small must
+    # not go on reading all of it when it is large, or has many former versions of its rows.
+    "enable_seqscan": "off",
+}
+
 # With many shards and generations followers take turns: that is no outage of the store.
 TURN_S: Final = 20.0
 
 
 async def run_projections(settings: Settings) -> None:
     """Keep every read model up to date."""
-    # See projections/stores/postgres.py for why these sessions need not wait for the disk.
     metrics = ProjectorMetrics()
     serve_metrics(metrics.registry, settings.host, settings.projector_metrics_port)
     with tracing_as("projector", settings):
         async with (
             engine_of(
-                settings, settings.projector_connections, TURN_S, synchronous_commit="off"
+                settings, settings.projector_connections, TURN_S, **PROJECTOR_SETTINGS
             ) as engine,
             redis_client(settings) as redis,
         ):

@@ -32,10 +32,13 @@ INDEX_MEMORY: Final = "set maintenance_work_mem = '256MB'"
 ONE_PROCESSOR: Final = "set max_parallel_maintenance_workers = 0"
 
 PUT_CHECKPOINT: Final = """
+with moved as (
+    update checkpoints set position = $4, time_ms = $5
+    where projection = $1 and generation = $2 and shard = $3
+    returning shard
+)
 insert into checkpoints (projection, generation, shard, position, time_ms)
-values ($1, $2, $3, $4, $5)
-on conflict (projection, generation, shard) do update set
-    position = excluded.position, time_ms = excluded.time_ms
+select $1, $2, $3, $4, $5 where not exists (select from moved)
 """
 
 Positions = Mapping[int, int]  # by shard

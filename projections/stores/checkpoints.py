@@ -9,7 +9,7 @@ unavailable, which is not the same as empty.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -18,7 +18,7 @@ from msgspec import Struct
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from projections.stores.schema import CHECKPOINTS, GENERATIONS, LIVE
+from projections.stores.schema import GENERATIONS, LIVE
 from projections.stores.waits import PositionWaits, has_reached
 
 QUERY_TIMEOUT_S: Final = 2  # all waiters share the query: a connection that hangs holds all of them
@@ -33,8 +33,7 @@ cross join lateral (
     select array_agg(shard order by shard) as shards,
         array_agg(position order by shard) as positions,
         array_agg(time_ms order by shard) as times_ms
-    from checkpoints as one
-    where one.projection = live.projection and one.generation = live.generation
+    from checkpoints_of(live.projection, live.generation)
 ) as reached
 cross join lateral (
     select array_agg(shard || ':' || position order by shard, position) as events
@@ -47,14 +46,13 @@ cross join lateral (
 where live.projection = :projection
 """)
 
-READ_LIVE_CHECKPOINTS = select(
-    LIVE.c.projection, CHECKPOINTS.c.shard, CHECKPOINTS.c.position
-).outerjoin_from(
-    LIVE,
-    CHECKPOINTS,
-    (CHECKPOINTS.c.projection == LIVE.c.projection)
-    & (CHECKPOINTS.c.generation == LIVE.c.generation),
-)
+# Null as the names stands for all.
+READ_LIVE_CHECKPOINTS = text("""
+select live.projection, reached.shard, reached.position
+from live
+left join lateral checkpoints_of(live.projection, live.generation) as reached on true
+where live.projection = any(coalesce(cast(:projections as text[]), array[live.projection]))
+""")
 
 READ_LIVE_GENERATIONS = select(
     LIVE.c.projection, LIVE.c.generation, GENERATIONS.c.state, GENERATIONS.c.failure
@@ -158,10 +156,15 @@ async def read_live_generations(connection: AsyncConnection) -> dict[str, LiveGe
     }
 
 
-async def read_all_checkpoints(connection: AsyncConnection) -> dict[str, dict[int, int]]:
-    """Return the positions of every live projection in Postgres, by name and shard."""
+async def read_live_checkpoints(
+    connection: AsyncConnection, projections: Sequence[str] | None = None
+) -> dict[str, dict[int, int]]:
+    """Return the positions of live projections in Postgres, all or these, by name and shard."""
     reached: dict[str, dict[int, int]] = {}
-    for name, shard, position in await connection.execute(READ_LIVE_CHECKPOINTS):
+    names = None if projections is None else list(projections)
+    for name, shard, position in await connection.execute(
+        READ_LIVE_CHECKPOINTS, {"projections": names}
+    ):
         positions = reached.setdefault(name, {})
         if shard is not None:
             positions[shard] = position
@@ -203,6 +206,6 @@ class SequenceWaits:
 
     async def _ask(self, parts: Set[tuple[str, int]]) -> dict[tuple[str, int], int]:
         async with asyncio.timeout(QUERY_TIMEOUT_S), self._engine.connect() as connection:
-            reached = await read_all_checkpoints(connection)
+            reached = await read_live_checkpoints(connection, sorted({name for name, _ in parts}))
         # A shard of which the live generation has seen nothing yet has no checkpoint.
         return {(name, s): reached[name].get(s, 0) for name, s in parts if name in reached}

@@ -31,16 +31,12 @@ where projection = $1 and generation = $2 and shard = $3 and position = $4
 CREATE_CHECKPOINT = """
 insert into checkpoints (projection, generation, shard, position, time_ms)
 values ($1, $2, $3, 0, 0)
-on conflict (projection, generation, shard) do nothing
+on conflict do nothing
 """
 
-READ_CHECKPOINT = """
-select position from checkpoints where projection = $1 and generation = $2 and shard = $3
-"""
+READ_CHECKPOINT = "select position from checkpoints_of($1, $2) where shard = $3"
 
-READ_CHECKPOINTS = """
-select shard, position from checkpoints where projection = $1 and generation = $2
-"""
+READ_CHECKPOINTS = "select shard, position from checkpoints_of($1, $2)"
 
 HOLD_CHECKPOINTS = """
 select shard, position from checkpoints where projection = $1 and generation = $2

@@ -113,13 +113,17 @@ LIVE = Table(
     Column("generation", Integer, nullable=False),
 )
 
+# One row for each part, which a trigger sees to. Its key has the position too, so each former
+# version has an entry of its own in the index. A transaction that stays open keeps them all, and a
+# move by the whole key still passes none. The function ``checkpoints_of`` reads each shard's last
+# entry.
 CHECKPOINTS = Table(
     "checkpoints",
     metadata,
     Column("projection", Text, primary_key=True),
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("time_ms", BigInteger, nullable=False),
 )
 

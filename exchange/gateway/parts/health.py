@@ -33,7 +33,7 @@ from projections.registry import IN_REDIS, READ_MODELS
 from projections.stores.checkpoints import (
     LiveGeneration,
     ReadModelUnavailable,
-    read_all_checkpoints,
+    read_live_checkpoints,
     read_live_generations,
 )
 from projections.stores.redis import reached_model
@@ -186,7 +186,7 @@ class Health:
     async def _measure_lag(self) -> None:
         async with model_connection(self._engine) as connection:
             live = await read_live_generations(connection)
-            stored = await read_all_checkpoints(connection)
+            stored = await read_live_checkpoints(connection)
         async with log_connection(self._engine) as driver:
             heads = await read_heads(driver)
             stopped = await read_failures(driver)
