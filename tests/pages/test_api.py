@@ -1,6 +1,7 @@
 """The page of the interface: both documents, as somebody sees them who writes a client."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -99,7 +100,9 @@ def test_a_search_finds_endpoints_by_all_of_its_words(
     assert [place.get_attribute("data-path") for place in shown] == paths
 
 
-def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(page: Page) -> None:
+def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
+    page: Page, picture: Callable[[Page, str], None]
+) -> None:
     place = opened(page, "place_order")
     place.get_by_role("button", name="Try it out").click()
     body = {
@@ -121,7 +124,11 @@ def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(page: Page) -> 
     book = tried(page, place, "/market/orderbook")
 
     assert {"price": 1.25, "quantity": 0.5}.items() <= book["bids"][-1].items()
-    expect(place.locator(".live-responses-table")).to_contain_text('"price": 1.25')
+    answer = place.locator(".live-responses-table")
+    expect(answer).to_contain_text('"price": 1.25')
+    place.get_by_role("button", name="Execute", exact=True).scroll_into_view_if_needed()
+    answer.scroll_into_view_if_needed()
+    picture(page, "api")
 
 
 def test_a_refusal_is_shown_with_its_reason(page: Page, faults: list[str]) -> None:
@@ -137,7 +144,9 @@ def test_a_refusal_is_shown_with_its_reason(page: Page, faults: list[str]) -> No
     faults.clear()
 
 
-def test_every_message_of_the_stream_is_beside_it(page: Page) -> None:
+def test_every_message_of_the_stream_is_beside_it(
+    page: Page, picture: Callable[[Page, str], None]
+) -> None:
     page.goto("/docs")
     page.get_by_role("link", name="Stream", exact=True).click()
 
@@ -148,6 +157,8 @@ def test_every_message_of_the_stream_is_beside_it(page: Page) -> None:
         tab = viewer.get_by_role("tab", name=name, exact=True)
         tab.click()
         expect(tab).to_have_attribute("aria-selected", "true")
+    viewer.get_by_role("tab", name="client.limit", exact=True).click()
+    picture(page, "api-stream")
 
     page.get_by_role("link", name="HTTP", exact=True).click()
     expect(viewer).to_be_hidden()
