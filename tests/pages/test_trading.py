@@ -4,14 +4,16 @@ import json
 import re
 import signal
 import time
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import httpx
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.pages.conftest import Place
+from tests.conftest import Services
+from tests.pages.conftest import Place, until_live
+from tests.pages.test_accessible import found_by_axe
 from tests.running import Exchange
 
 MODEL_S = 1.0  # the read model of orders is a tenth of a second behind, on a busy machine more
@@ -509,3 +511,49 @@ def test_while_the_market_is_stale_nothing_is_sent_and_the_button_says_why(
         gateway.signal(signal.SIGCONT)
 
     expect(button).to_have_text(re.compile(r"^Buy T\d+$"))
+
+
+def test_own_orders_are_right_after_the_gateway_was_killed(
+    trader: Page, exchange: Exchange, services: Services, place: Place, faults: list[str]
+) -> None:
+    for price in ("100", "101"):
+        fill(trader, price, "1")
+        send(trader)
+    expect(orders(trader)).to_have_count(2)
+    (gateway,) = exchange.gateways
+
+    services.portal.call(exchange.kill_and_restart, gateway)
+    services.portal.call(exchange.until_healthy)
+    place("sell", "1.5", "100")
+
+    until_live(trader)
+    expect(orders(trader)).to_have_count(1)
+    expect(orders(trader)).to_contain_text("partially filled")
+    expect(fills(trader)).to_have_count(2)
+    expect(trader.locator("#line [data-part=gaps]")).to_have_text("gaps 0")
+    faults.clear()  # the browser tells of every broken connection
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_axe_finds_nothing_in_warnings_keys_and_questions(
+    trader: Page, place: Place, scheme: Literal["dark", "light"], faults: list[str]
+) -> None:
+    trader.emulate_media(color_scheme=scheme)
+    place("sell", "1", "100")
+    place("sell", "1", "130")
+    fill(trader, "90", "1")
+    send(trader)
+    expect(orders(trader)).to_have_count(1)
+    trader.route("**/orders", lambda route: route.abort("connectionreset"))
+    send(trader)
+    expect(pending(trader)).to_contain_text("not known yet")
+    fill(trader, "140", "2")
+    expect(trader.locator("#entry-expected")).to_contain_text("Far away!")
+    assert found_by_axe(trader) == []
+
+    trader.get_by_role("button", name="Keys (?)").click()
+    assert found_by_axe(trader) == []
+    trader.keyboard.press("Escape")
+    trader.get_by_role("button", name="Cancel all").click()
+    assert found_by_axe(trader) == []
+    faults.clear()  # the browser tells of every broken connection

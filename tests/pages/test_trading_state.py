@@ -93,6 +93,7 @@ def test_an_answer_is_known_only_if_nothing_can_change_it(page: Page) -> None:
         quarantined: of(500, {code: "command.quarantined"}),
         notThere: of(404, {code: "order.not_found"}, old),
         cancelled: of(404, {code: "order.not_found"}, {what: "cancel"}),
+        cancelling: of(202, {pending: [0]}, {what: "cancel_all"}),
         gone: of(404, {code: "command.not_found"}, {location: "/commands/1", ...old}),
       };
     """
@@ -117,6 +118,7 @@ def test_an_answer_is_known_only_if_nothing_can_change_it(page: Page) -> None:
         "quarantined": "not done",
         "notThere": "unknown",
         "cancelled": "not done",
+        "cancelling": "pending",
         "gone": "unknown",
     }
 

@@ -5,10 +5,11 @@
 // forgotten when its outcome is known: a page that is closed meanwhile asks again when it is opened.
 //
 // An outcome that is not known is no failure. For half a minute the command is sent again: who
-// clicked still means it. Later, only a cancel of one order is; an order is asked for by its id.
+// clicked still means it. Later, only a cancel is that touches no newer order; an order is asked for
+// by its id.
 
 import { parseExact } from "../shared/amounts.js";
-import { outcomeOf } from "./state/outcome.js";
+import { outcomeOf, unknown } from "./state/outcome.js";
 import { drop, keep, kept } from "./trading/kept.js";
 
 /** @typedef {import("./trading/kept.js").Command} Command */
@@ -64,9 +65,11 @@ export function commands({ storage, headers, settled, changed }) {
     if (command.location) return tell(command, `.${command.location}`, {});
     const age = Date.now() - command.since;
     const isMeant = age >= 0 && age < MEANT_MS;
-    if (isMeant || command.what === "cancel" || !command.inDoubt) return post(command);
+    // A cancel of all that the exchange has taken up goes on with the orders that were open then.
+    const isOld = command.what === "cancel_all" && command.says === "pending";
+    if (isMeant || isOld || command.what === "cancel" || !command.inDoubt) return post(command);
     if (command.what === "place") return tell(command, `./orders/${command.key}`, {});
-    return Promise.resolve(outcomeOf(0, null, command, "", 0));
+    return Promise.resolve(unknown("Newer orders would be cancelled too.", "", 0));
   }
 
   /** @param {Command} command */

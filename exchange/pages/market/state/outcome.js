@@ -46,7 +46,7 @@ function waits(location, pauseMs) {
 }
 
 /** @param {string} detail @param {string} location @param {number} pauseMs @returns {NotKnown} */
-function unknown(detail, location, pauseMs) {
+export function unknown(detail, location, pauseMs) {
   return { known: false, says: "unknown", location, detail, pauseMs };
 }
 

@@ -58,7 +58,8 @@ export function kept(storage, most) {
   const found = [];
   for (const name of Object.keys(storage).filter((name) => name.startsWith(KEPT_AS))) {
     const command = read(storage.getItem(name) ?? "");
-    if (command) found.push({ ...command, says: "unknown", inDoubt: true });
+    const says = command?.says === "pending" ? "pending" : "unknown";
+    if (command) found.push({ ...command, says, inDoubt: true });
     else storage.removeItem(name);
   }
   return found.sort((one, other) => one.since - other.since).slice(0, most);

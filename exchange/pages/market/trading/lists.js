@@ -23,6 +23,8 @@ export function lists({ market, headers, client }) {
   let state = begin;
   let news = { text: "", count: 0 };
   let isFollowed = false;
+  /** @type {string | number | null} */
+  let price = null; // of the last trade of the instrument, which the stream has sooner
 
   const asked = questions({
     client,
@@ -40,7 +42,7 @@ export function lists({ market, headers, client }) {
     },
     positions(body) {
       const page = positions.fold(state.positions, { ...body, type: "page" });
-      state = { ...state, positions: page };
+      state = { ...state, positions: mark(page) };
     },
   });
 
@@ -67,6 +69,11 @@ export function lists({ market, headers, client }) {
     if (state.orders.isOverrun) asked.orders.ask();
     if (own.length > 0) asked.positions.ask();
     if (isHere && fresh.length > 0) say(fills.wordsOf(fresh, name));
+  }
+
+  /** @param {positions.Positions} known */
+  function mark(known) {
+    return positions.fold(known, { type: "marked", instrument: market.instrument, price });
   }
 
   /** @param {string} text */
@@ -97,10 +104,8 @@ export function lists({ market, headers, client }) {
      */
     heard(message) {
       if (message.type === "ticker") {
-        const { last_price: price } = message;
-        const marked = { type: /** @type {const} */ ("marked"), instrument: market.instrument };
-        const after = positions.fold(state.positions, { ...marked, price });
-        state = { ...state, positions: after };
+        price = message.last_price;
+        state = { ...state, positions: mark(state.positions) };
       } else if (message.type === "orders") {
         /** @type {any[]} */
         const own = message.orders.filter((/** @type {any} */ told) => isOwn(told.order));
@@ -114,7 +119,8 @@ export function lists({ market, headers, client }) {
      * An own command was done.
      * @param {any} body Its answer.
      */
-    answered({ order, trades = [], sequence }) {
+    answered({ order, trades = [], sequence, shards }) {
+      if (shards) return cancelled(shards);
       if (!order || !isOwn(order)) return;
       const shard = market.shardOf(order.instrument);
       if (shard === undefined) return asked.orders.ask();
@@ -133,6 +139,12 @@ export function lists({ market, headers, client }) {
 
     shown: () => ({ ...state, news, whyOld: asked.why() }),
   };
+
+  /** @param {{shard: number, sequence: number}[]} shards Where all orders were cancelled. */
+  function cancelled(shards) {
+    for (const { shard, sequence } of shards) asked.saw(shard, sequence);
+    asked.orders.ask();
+  }
 
   /** @param {any} order Somebody may have chosen another client meanwhile. */
   function isOwn(order) {
