@@ -124,7 +124,7 @@ def test_the_ticker_tells_last_best_and_day(market: Page, place: Place) -> None:
 
     ticker = market.locator("#ticker")
     expect(ticker.locator("[data-part=last]")).to_have_text("1\u202f234\u202f567.89 USD")
-    expect(ticker.locator("[data-part=bid]")).to_have_text("bid 1")
+    expect(ticker.locator("[data-part=bid]")).to_have_text("bid 1.00")
     expect(market).to_have_title(re.compile("567.89"))
 
 

@@ -557,3 +557,30 @@ def test_axe_finds_nothing_in_warnings_keys_and_questions(
     trader.get_by_role("button", name="Cancel all").click()
     assert found_by_axe(trader) == []
     faults.clear()  # the browser tells of every broken connection
+
+
+def test_own_orders_and_the_typed_price_are_marked_on_the_depth(
+    trader: Page, place: Place, client: str
+) -> None:
+    place("sell", "1", "101.00")
+    place("buy", "2", "99.00", client=client)
+    fill(trader, "99.5", "1")
+
+    marks = trader.locator("#depth [data-part=marks]")
+    expect(marks).to_have_text("■ own orders: 99.00 · ▼ typed: buy at 99.50")
+
+
+def test_the_ladder_is_entered_by_keyboard_though_nothing_is_offered(
+    trader: Page, place: Place, client: str
+) -> None:
+    place("buy", "2", "99.00", client=client)
+    expect(trader.locator("#ladder .own:not([hidden])")).to_have_count(1)
+
+    trader.get_by_label("Group by").focus()
+    trader.keyboard.press("Tab")
+    expect(trader.locator("#ladder button:focus")).to_have_text("99.00")
+    trader.keyboard.press("ArrowLeft")
+    trader.keyboard.press("Enter")
+
+    expect(trader.locator("#ladder .own:not([hidden])")).to_have_count(0)
+    expect(trader.locator("#ladder tr.bids:not([data-empty])")).to_have_count(0)

@@ -37,11 +37,23 @@ const store = storeOf(
     const line = at(state.line, nowMs);
     for (const part of document.querySelectorAll(".market-data"))
       setAttribute(part, "data-stale", line.word !== "live");
-    const orders = { open: desk.open() };
-    for (const draw of views) draw({ ...state, line, orders }, nowMs);
-    desk.draw();
+    const orders = { open: desk.open(), typed: desk.typed() };
+    for (const draw of views) attempt(() => draw({ ...state, line, orders }, nowMs));
+    attempt(() => desk.draw());
   },
 );
+
+/**
+ * Draw a part. One that fails must not stop the others: above all, the line would not say so.
+ * @param {() => void} draw
+ */
+function attempt(draw) {
+  try {
+    draw();
+  } catch (error) {
+    reportError(error); // on the console
+  }
+}
 
 const actions = {
   /** @param {Record<string, unknown>} changes */

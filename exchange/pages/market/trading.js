@@ -119,6 +119,8 @@ export function trading(market) {
         return { id, side, price: toUnits(price, instrument.priceScale) };
       });
     },
+    /** The price that stands in the form, for the depth chart. */
+    typed: () => entries.typed(entry, instrument),
     /** @param {readonly string[]} ids */
     cancel(ids) {
       for (const order of listed.orders()) if (ids.includes(order.order_id)) clicked.cancel(order);

@@ -61,6 +61,40 @@ export function fold(state, trades, instrument) {
 }
 
 /**
+ * Return all intervals up to now, those without a trade with a time alone. Of a market where days
+ * pass between trades, as many as are kept.
+ * @param {Candles} state
+ * @param {number} nowMs
+ * @returns {(Candle | {time: number})[]}
+ */
+export function filled({ candles, minutes }, nowMs) {
+  if (candles.length === 0) return [];
+  const step = minutes * 60;
+  const last = Math.max(bucket(nowMs, minutes), candles[candles.length - 1].time);
+  const found = new Map(candles.map((candle) => [candle.time, candle]));
+  const whole = [];
+  for (let time = Math.max(candles[0].time, last - (KEPT - 1) * step); time <= last; time += step)
+    whole.push(found.get(time) ?? { time });
+  return whole;
+}
+
+/**
+ * Return the candles that are not drawn yet; null if all must be drawn again: others changed, there
+ * is a hole between, or an empty interval is drawn after the last one.
+ * @param {Candles | null} drawn
+ * @param {Candles} state
+ * @param {number} until The last interval that is drawn.
+ * @returns {Candle[] | null}
+ */
+export function news(drawn, state, until) {
+  const last = drawn?.candles.at(-1);
+  if (!drawn || !last || drawn.minutes !== state.minutes || last.time < until) return null;
+  const fresh = state.candles.slice(drawn.candles.length - 1);
+  const isNext = fresh.every(({ time }, place) => time === last.time + place * state.minutes * 60);
+  return fresh.length > 0 && isNext ? fresh : null;
+}
+
+/**
  * Return when the interval of a time begins, in seconds since 1970.
  * @param {number} timeMs
  * @param {number} minutes

@@ -56,6 +56,17 @@ export function fold(entry, change) {
 }
 
 /**
+ * Return the price of a limit order as it stands, null while it is none.
+ * @param {Entry} entry
+ * @param {Instrument} instrument
+ */
+export function typed(entry, { priceScale, tick }) {
+  if (entry.type !== "limit") return null;
+  const { units } = amount(entry.price, priceScale, tick, "price", "tick");
+  return units === null ? null : { side: entry.side, price: units };
+}
+
+/**
  * Say what an order would be, and what is wrong with it.
  * @param {Entry} entry
  * @param {Instrument} instrument

@@ -1,11 +1,11 @@
-// Candles and volume on a canvas, a sentence for those who cannot see it, and the same as a table.
+// Candles and volume on a canvas, and a sentence for those who cannot see it.
 
 import { fromUnits } from "../../shared/amounts.js";
-import { element, keyed, setAttribute, setText } from "../../shared/dom.js";
-import { bucket, INTERVALS } from "../state/candles.js";
+import { element, setAttribute } from "../../shared/dom.js";
+import { bucket, filled, INTERVALS, news } from "../state/candles.js";
+import { candleTable } from "./candle_table.js";
 import { coloursOf, themed } from "./charting.js";
 
-const TABLE_ROWS = 20;
 const SPOKEN_EVERY_MS = 60_000;
 const LABELS = { 1: "1 m", 5: "5 m", 15: "15 m", 60: "1 h", 240: "4 h", 1440: "1 d" };
 
@@ -21,34 +21,17 @@ export function mount(root, actions) {
       /** @type {Record<number, string>} */ (LABELS)[minutes],
     ),
   );
-  const canvas = element("div", { class: "canvas", role: "img" });
-  const body = element("tbody");
-  const heads = ["From", "Open", "High", "Low", "Close", "Volume"];
-  const table = element(
-    "details",
-    {},
-    element("summary", {}, "As a table"),
-    element(
-      "table",
-      {},
-      element("caption", { class: "spoken" }, "Candles, newest first"),
-      element(
-        "thead",
-        {},
-        element("tr", {}, ...heads.map((h) => element("th", { scope: "col" }, h))),
-      ),
-      body,
-    ),
-  );
+  const canvas = element("div", { class: "canvas", role: "img", "aria-label": "Chart" });
+  const table = candleTable();
   root.append(
     element("div", { class: "choices", role: "group", "aria-label": "Interval" }, ...buttons),
     canvas,
-    table,
+    table.root,
   );
   const { chart, candles, volume } = chartIn(canvas);
   /** @type {any} */
-  let [drawn, tabled] = [null, null];
-  let spokenMs = 0;
+  let drawn = null;
+  let [shownMinutes, until, spokenMs] = [0, 0, 0];
 
   /**
    * @param {any} state
@@ -63,24 +46,27 @@ export function mount(root, actions) {
       candles.applyOptions(candleColours());
       drawn = null; // each bar of volume has a colour of its own
     });
-    if (/** @type {HTMLDetailsElement} */ (table).open && state.candles !== tabled) {
-      tabled = state.candles;
-      if (tabled !== null) drawTable(body, state);
-    }
-    if (state.candles === drawn || state.candles === null) return;
+    if (state.candles === null) return;
+    table.draw(state);
+    const { minutes } = state.candles;
+    const now = bucket(nowMs, minutes);
+    if (state.candles === drawn && now === until) return;
     const point = pointOf(instrument);
-    if (drawn?.minutes === state.candles.minutes && isNext(drawn, state.candles))
-      for (const candle of state.candles.candles.slice(drawn.candles.length - 1)) {
-        candles.update(point.candle(candle));
-        volume.update(point.volume(candle));
-      }
-    else {
+    const fresh = now === until ? news(drawn, state.candles, until) : null;
+    for (const candle of fresh ?? []) {
+      candles.update(point.candle(candle));
+      volume.update(point.volume(candle));
+    }
+    if (!fresh) {
       const whole = filled(state.candles, nowMs);
       candles.setData(whole.map((one) => ("open" in one ? point.candle(one) : one)));
       volume.setData(whole.map((one) => ("open" in one ? point.volume(one) : one)));
+    }
+    if (minutes !== shownMinutes) {
+      candles.applyOptions({ priceFormat: formatOf(instrument) });
       chart.timeScale().scrollToRealTime();
     }
-    drawn = state.candles;
+    [drawn, until, shownMinutes] = [state.candles, now, minutes];
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {
       spokenMs = nowMs;
       setAttribute(canvas, "aria-label", sentence(state));
@@ -114,6 +100,11 @@ function candleColours() {
   return Object.fromEntries([...parts, ...downs]);
 }
 
+/** @param {import("../instrument.js").Instrument} instrument */
+function formatOf({ priceScale }) {
+  return { type: "price", precision: priceScale, minMove: 10 ** -priceScale };
+}
+
 /**
  * Return how candles become places on the screen: here alone amounts become floats.
  * @param {import("../instrument.js").Instrument} instrument
@@ -134,56 +125,6 @@ function pointOf(instrument) {
       color: coloursOf()[one.close >= one.open ? "buyBar" : "sellBar"],
     }),
   };
-}
-
-/**
- * Tell whether candles only went on where others ended.
- * @param {any} before
- * @param {any} after
- */
-function isNext(before, after) {
-  const last = before.candles.at(-1);
-  return last !== undefined && after.candles[before.candles.length - 1]?.time === last.time;
-}
-
-/**
- * Return all intervals up to now, those without a trade with a time alone.
- * @param {import("../state/candles.js").Candles} state
- * @param {number} nowMs
- * @returns {any[]}
- */
-function filled({ candles, minutes }, nowMs) {
-  if (candles.length === 0) return [];
-  const found = new Map(candles.map((candle) => [candle.time, candle]));
-  const whole = [];
-  for (let time = candles[0].time; time <= bucket(nowMs, minutes); time += minutes * 60)
-    whole.push(found.get(time) ?? { time });
-  return whole;
-}
-
-/**
- * @param {Element} body
- * @param {any} state
- */
-function drawTable(body, { candles, instrument }) {
-  const price = (/** @type {bigint} */ units) => fromUnits(units, instrument.priceScale);
-  keyed(
-    body,
-    candles.candles.slice(-TABLE_ROWS).reverse(),
-    (one) => String(one.time),
-    () => element("tr", {}, ...Array.from({ length: 6 }, () => element("td"))),
-    (row, one) => {
-      const texts = [new Date(one.time * 1000).toLocaleString(), price(one.open), price(one.high)];
-      texts.push(
-        price(one.low),
-        price(one.close),
-        fromUnits(one.quantity, instrument.quantityScale),
-      );
-      texts.forEach((text, number) => {
-        setText(row.children[number], text);
-      });
-    },
-  );
 }
 
 /** @param {any} state */

@@ -1,7 +1,16 @@
 // What both charts have in common: the page's colours, which a canvas cannot inherit.
 
-/** @returns {Record<string, string>} */
+/** @type {Record<string, string> | null} */
+let known = null;
+
+/** @returns {Record<string, string>} Reading them costs a layout, so it is done once for a theme. */
 export function coloursOf() {
+  known ??= read();
+  return known;
+}
+
+/** @returns {Record<string, string>} */
+function read() {
   const probe = document.createElement("span");
   document.body.append(probe);
   const names = {
@@ -35,6 +44,7 @@ export function themed(chart, settings, also) {
   const name = `${settings.theme} ${settings.colours} ${isDark}`;
   if (shown.get(chart) === name) return;
   shown.set(chart, name);
+  known = null;
   const { text, line, ground } = coloursOf();
   chart.applyOptions({
     layout: { background: { type: "solid", color: ground }, textColor: text },

@@ -1,7 +1,8 @@
 // The depth: how much rests up to each price, in even steps of price around the middle.
 
 import { fromUnits } from "../../shared/amounts.js";
-import { element, setAttribute } from "../../shared/dom.js";
+import { element, setAttribute, setText } from "../../shared/dom.js";
+import { priceText } from "../instrument.js";
 import { coloursOf, themed } from "./charting.js";
 
 const STEPS = 50; // of each side
@@ -12,12 +13,15 @@ const SPOKEN_EVERY_MS = 60_000;
 /** @param {Element} root */
 export function mount(root) {
   const canvas = element("div", { class: "canvas", role: "img", "aria-label": "Depth" });
-  root.append(canvas);
-  const { createOptionsChart, AreaSeries } = /** @type {any} */ (globalThis).LightweightCharts;
+  const legend = element("p", { class: "quiet", "data-part": "marks" });
+  root.append(canvas, legend);
+  const charts = /** @type {any} */ (globalThis).LightweightCharts;
+  const { createOptionsChart, createSeriesMarkers, AreaSeries } = charts;
   const chart = createOptionsChart(canvas, { autoSize: true, layout: { attributionLogo: false } });
   const plain = { lastValueVisible: false, priceLineVisible: false, lineType: 1 };
   const bids = chart.addSeries(AreaSeries, plain);
   const asks = chart.addSeries(AreaSeries, plain);
+  const marks = { buy: createSeriesMarkers(bids), sell: createSeriesMarkers(asks) };
   /** @type {any} */
   let drawn = null;
   let drawnMs = 0;
@@ -27,13 +31,18 @@ export function mount(root) {
    * @param {any} state
    * @param {number} nowMs
    */
-  return ({ book, instrument, settings }, nowMs) => {
+  return ({ book, instrument, settings, orders }, nowMs) => {
     themed(chart, settings, () => {
       bids.applyOptions(areaOf("buy"));
       asks.applyOptions(areaOf("sell"));
+      chart.applyOptions({ localization: { precision: instrument.priceScale } });
+      drawn = null;
     });
-    if (book === drawn || !book.whole || nowMs - drawnMs < EVERY_MS) return;
+    const marked = marksOf(orders, instrument);
+    const isSame = book === drawn && marked.text === legend.textContent;
+    if (isSame || !book.whole || nowMs - drawnMs < EVERY_MS) return;
     [drawn, drawnMs] = [book, nowMs];
+    setText(legend, marked.text);
     const step = stepOf(book, instrument.tick);
     const point = (/** @type {[bigint, bigint]} */ [price, total]) => ({
       time: Number(fromUnits(price, instrument.priceScale)),
@@ -41,12 +50,43 @@ export function mount(root) {
     });
     bids.setData(totals(book.bids, step, -1n).reverse().map(point));
     asks.setData(totals(book.asks, step, 1n).map(point));
+    marks.buy.setMarkers(marked.buy);
+    marks.sell.setMarkers(marked.sell);
     chart.timeScale().fitContent();
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {
       spokenMs = nowMs;
       setAttribute(canvas, "aria-label", sentence(book, instrument));
     }
   };
+}
+
+/**
+ * Return the marks of own orders and of the price that is typed, and what they are in words.
+ * @param {{open: {side: "buy" | "sell", price: bigint}[],
+ *   typed: {side: "buy" | "sell", price: bigint} | null}} orders
+ * @param {import("../instrument.js").Instrument} instrument
+ */
+function marksOf({ open, typed }, instrument) {
+  const colour = coloursOf().text;
+  /** @type {{buy: object[], sell: object[], text: string}} */
+  const found = { buy: [], sell: [], text: "" };
+  const mark = (/** @type {bigint} */ price, /** @type {object} */ how) => ({
+    time: Number(fromUnits(price, instrument.priceScale)),
+    color: colour,
+    ...how,
+  });
+  for (const { side, price } of open)
+    found[side].push(mark(price, { position: "inBar", shape: "square" }));
+  if (typed) {
+    const arrow = { position: "aboveBar", shape: "arrowDown" };
+    found[typed.side].push(mark(typed.price, arrow));
+  }
+  const texts = [
+    open.length &&
+      `■ own orders: ${open.map(({ price }) => priceText(price, instrument)).join(", ")}`,
+    typed && `▼ typed: ${typed.side} at ${priceText(typed.price, instrument)}`,
+  ];
+  return { ...found, text: texts.filter(Boolean).join(" · ") };
 }
 
 /** @param {"buy" | "sell"} side */

@@ -42,7 +42,6 @@ export function mount(root, actions) {
     ),
   );
   root.append(element("label", {}, "Group by ", select), table);
-  rows.asks[0].price.tabIndex = 0; // one stop for the tab key; arrows move from there
 
   /** @param {any} state */
   return (state) => {
@@ -63,6 +62,10 @@ export function mount(root, actions) {
         );
       });
     });
+    // One stop for the tab key, where there is something; arrows move from there.
+    const isAsk = shown[0].length > 0;
+    rows.asks[0].price.tabIndex = isAsk ? 0 : -1;
+    rows.bids[0].price.tabIndex = isAsk ? -1 : 0;
     setText(spread, spreadText(book, instrument));
   };
 }

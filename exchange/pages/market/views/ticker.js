@@ -1,7 +1,8 @@
 // The ticker: the last price, what the day did, and the best of both sides.
 
-import { grouped } from "../../shared/amounts.js";
+import { grouped, toUnits } from "../../shared/amounts.js";
 import { element, setAttribute, setText } from "../../shared/dom.js";
+import { priceText } from "../instrument.js";
 
 /** @param {Element} root */
 export function mount(root) {
@@ -15,6 +16,8 @@ export function mount(root) {
   /** @param {any} state */
   return ({ ticker, instrument }) => {
     const { live, day } = ticker;
+    const text = (/** @type {any} */ price) =>
+      price == null ? "–" : priceText(toUnits(price, instrument.priceScale), instrument);
     const price = live?.last_price ?? null;
     setText(last, price === null ? "no trade yet" : `${text(price)} ${instrument.quote}`);
     setText(
@@ -24,17 +27,12 @@ export function mount(root) {
     setAttribute(parts.change, "class", direction(day?.change_percent));
     setText(parts.high, day?.high == null ? "" : `high ${text(day.high)}`);
     setText(parts.low, day?.low == null ? "" : `low ${text(day.low)}`);
-    setText(parts.volume, day ? `volume ${text(day.quantity)} ${instrument.base}` : "");
+    setText(parts.volume, day ? `volume ${grouped(String(day.quantity))} ${instrument.base}` : "");
     setText(parts.bid, `bid ${text(live?.best_bid)}`);
     setText(parts.ask, `ask ${text(live?.best_ask)}`);
     const title = price === null ? instrument.name : `${text(price)} ${instrument.name}`;
     if (document.title !== title) document.title = title;
   };
-}
-
-/** @param {unknown} amount */
-function text(amount) {
-  return amount === null || amount === undefined ? "–" : grouped(String(amount));
 }
 
 /** @param {unknown} percent */
