@@ -112,7 +112,8 @@ def ended(out: bytes, code: int, lines: list[str]) -> dict[str, Any]:
         told = f"{found['different']:,} of {found['rows']:,} rows differ from the log"
     else:
         told = f"all {found['rows']:,} rows are as the log gives them, digest {found['digest']}"
-    return {"same": not found["different"], "message": f"At {found['at']}: {told}."}
+    at = ",".join(f"{shard}:{position}" for shard, position in sorted(found["positions"].items()))
+    return {"same": not found["different"], "message": f"At {at}: {told}."}
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -1,7 +1,8 @@
 """Changes at the desk: who made them and why stays for ever, and a stale one changes nothing."""
 
+import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
@@ -11,7 +12,9 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.operator.comparing import ended
+from projections.builder.working import Connect
 from tests.operator.conftest import Desk
+from tests.projections.builder.test_builder import building_in
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.logs import LogWriter, registrations
 
@@ -144,8 +147,51 @@ async def test_a_rebuild_is_told_what_it_costs_and_is_a_row_for_the_builder(
     assert (made["state"], made["begun_by"], made["replaces"]) == ("building", "ada", None)
 
 
+async def test_a_model_is_built_compared_switched_and_taken_back(
+    client: httpx.AsyncClient,
+    engine: AsyncEngine,
+    redis: Redis,
+    connect: Connect,
+) -> None:
+    begun = await change(client, "trades/rebuild", operator="ada", stays=True)
+    async with building_in(connect, engine, redis):
+        await until(client, lambda found: state_of(found, "trades", 2) == "catching-up")
+        compared = await change(client, "trades/verify", generation=2, operator="ada")
+        second = await change(client, "trades/verify", generation=1)
+        found = await until(client, lambda found: found["comparison"]["ended"])
+        switched = await change(client, "trades/switch", generation=2, reason="it is the same")
+        back = await change(client, "trades/rollback", expect_live=2)
+
+    assert begun.status_code == 200, begun.text
+    assert compared.status_code == 200, compared.text
+    assert second.status_code == 409
+    assert "one at a time" in second.json()["detail"]
+    assert found["comparison"]["ended"]["same"] is True, found["comparison"]
+    assert switched.status_code == 200, switched.text
+    assert back.json()["generations"] == [1], back.text
+
+
+def state_of(found: dict[str, Any], projection: str, generation: int) -> str | None:
+    place = (projection, generation)
+    every = found["generations"]
+    return next(
+        (one["state"] for one in every if (one["projection"], one["generation"]) == place), None
+    )
+
+
+async def until(
+    client: httpx.AsyncClient, is_so: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    async with asyncio.timeout(50):
+        while True:
+            found: dict[str, Any] = (await client.get("/state")).json()
+            if is_so(found):
+                return found
+            await asyncio.sleep(0.2)
+
+
 def test_a_comparison_that_found_something_says_how_much() -> None:
-    out = b'{"different": 2, "rows": 1000, "at": "0:7", "digest": "d"}'
+    out = b'{"different": 2, "rows": 1000, "positions": {"0": 7}, "digest": "d"}'
 
     assert ended(out, 1, []) == {
         "same": False,
