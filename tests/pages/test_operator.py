@@ -130,6 +130,59 @@ def test_while_hidden_it_asks_nothing(page: Page, desk: str) -> None:
     assert asked != []
 
 
+def test_the_log_is_browsed_by_what_it_says_and_the_page_shown_is_verified(
+    page: Page, desk: str, http: httpx.Client
+) -> None:
+    order = place(http, client_id="browser").json()["order"]["order_id"]
+    page.goto(f"{desk}/#log")
+    page.get_by_role("textbox", name="Client").fill("browser")
+    page.get_by_role("button", name="Show").click()
+
+    events = page.get_by_role("table", name="Events")
+    expect(events).to_contain_text("OrderAccepted")
+    expect(events).to_contain_text("OrderRested")
+    expect(page.get_by_text("Chain verified: shard 0 is as it was written")).to_be_visible()
+    assert "client_id=browser" in page.url
+    events.get_by_role("link", name=order).first.click()
+    expect(page.get_by_text("buy 1 BTC-USD at 10 of browser: open")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("OrderAccepted, OrderRested"))).to_be_visible()
+
+
+def test_the_log_is_followed(page: Page, desk: str, http: httpx.Client) -> None:
+    page.goto(f"{desk}/#log?client_id=follower")
+    expect(page.get_by_text("the end of the log")).to_be_visible()
+    page.get_by_label("Follow").check()
+
+    place(http, client_id="follower")
+
+    expect(page.get_by_role("table", name="Events")).to_contain_text("follower")
+
+
+def test_time_travel_shows_the_book_then_by_field_step_and_slider(
+    page: Page, desk: str, http: httpx.Client
+) -> None:
+    before = place(http, price=7, quantity=3).json()["sequence"]
+    after = place(http, price=8, quantity=5).json()["sequence"]
+    page.goto(f"{desk}/#time?at=0:{before}&instrument=BTC-USD")
+
+    bids = page.get_by_role("table", name="Bids")
+    expect(page.get_by_text(f"NOT LIVE: as of 0:{before}")).to_be_visible()
+    expect(bids.get_by_role("row", name=re.compile("^7 "))).to_be_visible()
+    expect(bids.get_by_role("row", name=re.compile("^8 "))).to_have_count(0)
+    page.get_by_label("Compare with").fill(f"0:{after}")
+    page.get_by_role("button", name="Go").click()
+    expect(page.get_by_role("row", name="bid 8 – 5")).to_be_visible()
+    for _ in range(after - before):
+        page.get_by_role("button", name="+1 event").press("Enter")
+    expect(bids.get_by_role("row", name=re.compile("^8 "))).to_be_visible()
+    page.get_by_role("slider").press("Home")
+    expect(
+        page.get_by_text("There was no instrument").or_(page.get_by_text("NOT LIVE: "))
+    ).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("table", name="Shards")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_everybody_can_read_it(
     open_context: Callable[..., BrowserContext], desk: str, scheme: str, faults: list[str]

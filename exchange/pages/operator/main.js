@@ -2,11 +2,16 @@
 
 import { setAttribute, setText } from "../shared/dom.js";
 import { watch } from "./connection.js";
+import { ask } from "./requests.js";
+import { readPlaces, told } from "./state/places.js";
 import { confirmIn } from "./views/confirm.js";
 import * as health from "./views/health.js";
+import * as log from "./views/log.js";
 import * as models from "./views/models.js";
 import * as operations from "./views/operations.js";
+import * as order from "./views/order.js";
 import * as shards from "./views/shards.js";
+import * as time from "./views/time.js";
 
 const STALE_MS = 6_000; // a look takes a second or two while a model is behind
 
@@ -27,6 +32,22 @@ const views = [
   operations.mount(by("operations")),
 ];
 
+/** Where the logs ended when they were last looked at, by shard. */
+const heads = () =>
+  new Map((seen?.logs ?? []).map((/** @type {any} */ one) => [one.shard, one.position]));
+
+/** Ask where the logs end now: an order may be newer than the last look. */
+async function ends() {
+  const found = await ask("/events", { limit: 1, after: told(heads()) });
+  return readPlaces(found.sequence);
+}
+/** @type {Record<string, (query: URLSearchParams) => unknown>} */
+const parts = {
+  log: log.mount(by("log")),
+  order: order.mount(by("order"), ends),
+  time: time.mount(by("time"), ends),
+};
+
 function paint() {
   isDue = false;
   const ageMs = Date.now() - heardMs;
@@ -46,18 +67,22 @@ function due() {
 
 /** Show the part that the address names, in the words after `#`. */
 function route() {
-  const part = location.hash.slice(1).split("?")[0] || "status";
+  const [name, query] = location.hash.slice(1).split("?");
+  const part = name in parts ? name : "status";
   /** @type {HTMLElement} */ for (const one of document.querySelectorAll("[data-part]"))
     one.hidden = one.id !== part;
   for (const link of document.querySelectorAll("nav a"))
     setAttribute(link, "aria-current", link.getAttribute("href") === `#${part}` ? "page" : false);
+  if (seen !== null) parts[part]?.(new URLSearchParams(query));
 }
 
 watch((state, reason) => {
+  const isFirst = seen === null;
   if (state) seen = state;
   if (state !== null) heardMs = Date.now();
   why = reason;
   due();
+  if (isFirst && state) route(); // other parts ask about where the logs end
 });
 setInterval(due, 1_000);
 addEventListener("hashchange", route);
