@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from exchange.analysis.sources import Span, Unavailable
-from exchange.export.columns import TIME, trade_rows
+from exchange.export.columns import TIME, trade_rows, with_later
 from exchange.export.folder import INSTRUMENTS_PATH
 from exchange.export.layout import EVENTS_SET, TRADES_SET, shard_folder
 from exchange.export.manifests import FileEntry, NoManifest, read_manifest
@@ -57,7 +57,7 @@ class Folder:
 
     def events(self, shard: int, span: Span) -> Iterator[pa.Table]:
         for entry in self._files(shard, span):
-            yield from self._groups(entry.path, span)
+            yield from map(with_later, self._groups(entry.path, span))
 
     def trades(self, shard: int, span: Span, instrument: str | None) -> Iterator[pa.Table]:
         if instrument is None or TRADES_SET not in self._manifest.data_sets:

@@ -66,6 +66,7 @@ class Log:
         self, instrument: str | None = None, start: Moment = None, end: Moment = None
     ) -> Rows:
         """Return events after ``start`` up to ``end``, shard by shard, each in order."""
+        _check_moments(start, end)
 
         def make() -> Iterator[pa.Table]:
             for shard, span in self._spans(start, end).items():
@@ -78,6 +79,7 @@ class Log:
         self, instrument: str | None = None, start: Moment = None, end: Moment = None
     ) -> Rows:
         """Return trades after ``start`` up to ``end``, shard by shard, each in order."""
+        _check_moments(start, end)
 
         def make() -> Iterator[pa.Table]:
             for shard, span in self._spans(start, end).items():
@@ -87,6 +89,7 @@ class Log:
 
     def orders(self, instrument: str | None = None, at: Moment = None) -> Rows:
         """Return every order as it was at a moment: as they became final, then the open ones."""
+        _check_moments(at)
 
         def make() -> Iterator[pa.Table]:
             scales = scales_in(self._source.instruments())
@@ -100,6 +103,7 @@ class Log:
 
     def positions(self, instrument: str | None = None, at: Moment = None) -> Rows:
         """Return what each client held of each instrument at a moment."""
+        _check_moments(at)
 
         def make() -> Iterator[pa.Table]:
             rows = self.fold(PositionsFold(), at).rows()[POSITIONS.name]
@@ -109,6 +113,7 @@ class Log:
 
     def book(self, instrument: str, at: Moment = None, *, levels: int = LEVELS) -> Rows:
         """Return the best levels of each side of a book at a moment."""
+        _check_moments(at)
 
         def make() -> Iterator[pa.Table]:
             shard = self._shard_of(instrument)
@@ -188,7 +193,7 @@ class Log:
             paths = source.paths(name) if isinstance(source, Folder) and name in FILES else []
             if paths:
                 listed = ", ".join("'{}'".format(path.replace("'", "''")) for path in paths)
-                read = f"read_parquet([{listed}], hive_partitioning = false)"
+                read = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
                 connection.execute(f"create view {name} as select * from {read}")
             else:
                 make: Callable[[], Rows] = getattr(self, name)
@@ -306,6 +311,17 @@ def open_log(source: str | Path) -> Log:
     return Log(Folder(Path(source)))
 
 
+def _check_moments(*moments: Moment) -> None:
+    """Refuse a time that cannot be read, where it is said and not where rows are read.
+
+    Raises:
+        ValueError: It is no time, or has no zone.
+    """
+    for moment in moments:
+        if isinstance(moment, datetime | str):
+            _ms(moment)
+
+
 def _check_shards(moment: Moment, spans: Mapping[int, Span]) -> None:
     unknown = sorted(moment.keys() - spans.keys()) if isinstance(moment, Mapping) else []
     if unknown:
@@ -323,7 +339,11 @@ def _slice(part: LogPart, begin: int, end: int) -> LogPart:
 
 def _ms(moment: datetime | str) -> int:
     if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            text = f"{moment!r} is no ISO 8601 time with a date, such as 2026-11-27T02:11:30Z"
+            raise ValueError(text) from None
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no zone: say {moment.isoformat()}Z if it is in UTC")
     return (moment - EPOCH) // timedelta(milliseconds=1)

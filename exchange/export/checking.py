@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from exchange.export.columns import (
-    EVENTS,
     INSTRUMENTS,
     Unreadable,
     event_rows,
     instrument_rows,
+    is_of_events,
     stored_events,
     trade_rows,
 )
@@ -260,7 +260,7 @@ class _Walk:
 
     def _check_file(self, entry: FileEntry) -> None:
         file = pq.ParquetFile(self._directory / entry.path)
-        if not file.schema_arrow.equals(EVENTS):
+        if not is_of_events(file.schema_arrow):
             raise _Wrong(f"{entry.path} has other columns than an export of events")
         told = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
         if told.get("chain_before") != self._chain.hex():
@@ -297,12 +297,12 @@ class _Walk:
     ) -> None:
         """Compare each column with what the event's text gives."""
         try:
-            again = event_rows(events, self._scales)
+            again = event_rows(events, self._scales).select(rows.column_names)
         except Unreadable as error:
             raise _Wrong(f"{entry.path}: {error}") from error
         if again.equals(rows):
             return
-        for name in EVENTS.names:
+        for name in rows.column_names:
             for index, (was, now) in enumerate(zip(rows[name], again[name], strict=True)):
                 if not was.equals(now):
                     where = self._name(events[index].position)

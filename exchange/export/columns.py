@@ -56,16 +56,18 @@ NUMBERS: Final = (
     "open_orders_max",
     "size_bytes",
     "crashes",
-    "up_to",
-    "cancelled_orders",
-    "remaining_orders",
 )
+# Columns that later builds added stand at the end: files of earlier builds end before them.
+LATER_NUMBERS: Final = ("up_to", "cancelled_orders", "remaining_orders")
 
 # What the JSON of an event may have; a field that is not here is of a newer build.
 _JSON: Final = pa.schema(
     [
         *((name, pa.string()) for name in ("type", "instrument", *TEXTS)),
-        *((name, pa.int64()) for name in ("time_ms", *PRICES, *QUANTITIES, *NUMBERS, *RENAMED)),
+        *(
+            (name, pa.int64())
+            for name in ("time_ms", *PRICES, *QUANTITIES, *NUMBERS, *RENAMED, *LATER_NUMBERS)
+        ),
     ]
 )
 _BLOCK_BYTES: Final = 1 << 26  # more than a group of events has: Arrow ends where a line is longer
@@ -89,6 +91,7 @@ EVENTS: Final = pa.schema(
         ),
         *((name, pa.int64()) for name in (*NUMBERS, *RENAMED.values())),
         ("data", pa.string()),
+        *((name, pa.int64()) for name in LATER_NUMBERS),
     ]
 )
 """``data`` is the event's text, byte for byte what the hash chain is computed over."""
@@ -171,7 +174,7 @@ def event_rows(events: Sequence[StoredEvent], scales: Scales) -> pa.Table:
         "kafka_offset": pa.array([event.kafka_offset for event in events], pa.int64()),
         "data": pa.array([event.data for event in events], pa.string()),
     }
-    columns |= {name: fields[name] for name in (*TEXTS, *NUMBERS)}
+    columns |= {name: fields[name] for name in (*TEXTS, *NUMBERS, *LATER_NUMBERS)}
     columns |= {column: fields[name] for name, column in RENAMED.items()}
     price_factors, quantity_factors = _factors(fields, scales)
     for names, factors in ((PRICES, price_factors), (QUANTITIES, quantity_factors)):
@@ -179,6 +182,19 @@ def event_rows(events: Sequence[StoredEvent], scales: Scales) -> pa.Table:
             columns[name] = _amounts(fields[name], factors)
             columns[f"{name}_units"] = fields[name]
     return pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
+
+
+def is_of_events(schema: pa.Schema) -> bool:
+    """Tell whether columns are those of ``EVENTS``, now or in an earlier build."""
+    least = len(EVENTS) - len(LATER_NUMBERS)
+    return len(schema) >= least and bool(schema.equals(pa.schema([*EVENTS][: len(schema)])))
+
+
+def with_later(rows: pa.Table) -> pa.Table:
+    """Return events of a file with the columns that it lacks, if an earlier build wrote it."""
+    for field in [*EVENTS][rows.num_columns :]:
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def stored_events(rows: pa.Table) -> list[StoredEvent]:

@@ -82,6 +82,8 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
+        if not directory.is_dir():
+            raise NoManifest(f"{directory} is no folder.") from None
         raise NoManifest(
             f"{path} is missing: the export did not end, or this is none. Run it again to finish."
         ) from None

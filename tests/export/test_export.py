@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import exchange.analysis
 from exchange.export import exporting, layout
 from exchange.export.checking import Checked, check_folder
+from exchange.export.columns import EVENTS, LATER_NUMBERS
 from exchange.export.folder import OtherExport, Range, export_folder
 from exchange.export.layout import spans_on_disk
 from exchange.export.manifests import (
@@ -310,6 +312,30 @@ async def test_a_file_that_was_made_to_fit_its_manifest_is_named(
 
     assert re.search(told, problem)
     assert data_set in problem
+
+
+async def test_files_of_a_build_that_had_fewer_columns_are_proved_and_read(
+    connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
+) -> None:
+    manifest = await exported(connection, tmp_path, ends)
+    files = []
+    for entry in manifest.files:
+        path = tmp_path / entry.path
+        if entry.path.startswith("events/"):
+            metadata = pq.read_metadata(path).metadata
+            rows = pq.read_table(path, partitioning=None).drop_columns([*LATER_NUMBERS])
+            pq.write_table(rows.replace_schema_metadata(metadata), path, row_group_size=64)
+            size = path.stat().st_size
+            entry = msgspec.structs.replace(entry, sha256=sha256_of(path), bytes=size)
+        files.append(entry)
+    write_manifest(tmp_path, msgspec.structs.replace(manifest, files=files))
+
+    assert checked(tmp_path).problems == []
+    with exchange.analysis.open(tmp_path) as log:
+        read = log.events().to_arrow()
+        (count,) = log.sql("select count(*) from events where data is not null").fetchall()[0]
+    assert read.schema.equals(EVENTS)
+    assert read.num_rows == count == sum(ends.values())
 
 
 @pytest.mark.parametrize(
