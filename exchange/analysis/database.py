@@ -4,21 +4,25 @@ So a role of ``exchange analytics-role`` can do it. Pages are bounded by positio
 in a thread of its own, so that a notebook, whose thread has a loop already, can ask too.
 """
 
+import asyncio
+import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import pyarrow as pa
-from anyio.from_thread import start_blocking_portal
 
 from exchange.analysis.sources import Span, Unavailable, scales_in
 from exchange.export.columns import INSTRUMENTS, event_rows, trade_rows
 from exchange.log.reader import READ_EVENTS_MAX
 from exchange.ports import StoredEvent
 
+T = TypeVar("T")
+
 CONNECT_S: Final = 10.0
+NO_CONNECTION: Final = (OSError, ValueError, TypeError)  # nobody is there, or the address is none
 
 # Amounts need the instrument, and trades are found by their read model.
 READ_SPANS: Final = """
@@ -70,13 +74,14 @@ class Database:
             Unavailable: The database does not answer, or refuses.
         """
         self._held = ExitStack()
-        self._portal = self._held.enter_context(start_blocking_portal())
+        self._thread = _Thread()
+        self._held.callback(self._thread.stop)
         try:
-            self._connection = self._portal.call(_connect, url)
-        except (asyncpg.PostgresError, OSError, ValueError, TypeError) as error:
+            self._connection = self._thread.call(_connect(url))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, *NO_CONNECTION) as error:
             self._held.close()
             raise Unavailable(f"PostgreSQL does not answer: {error}") from error
-        self._held.callback(self._portal.call, self._connection.close)
+        self._held.callback(lambda: self._thread.call(self._connection.close()))
 
     def spans(self) -> dict[int, Span]:
         return {shard: Span(0, up_to) for shard, up_to in self._fetch(READ_SPANS)}
@@ -120,10 +125,31 @@ class Database:
 
     def _fetch(self, query: str, *arguments: object) -> list[Any]:
         try:
-            rows: list[Any] = self._portal.call(self._connection.fetch, query, *arguments)
+            rows: list[Any] = self._thread.call(self._connection.fetch(query, *arguments))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise Unavailable(f"PostgreSQL refuses, or is away: {error}") from error
         return rows
+
+
+class _Thread:
+    """A thread with an event loop. One that nobody stops does not hold up the end of Python."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="exchange-analysis", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the thread, and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
 
 async def _connect(url: str) -> asyncpg.Connection:

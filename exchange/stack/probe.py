@@ -127,7 +127,7 @@ async def _last_answer(
             break
         if now_s - said_s >= PATIENCE_S:
             said_s = now_s
-            say(f"Still waiting for {wait.what}: {answer}")
+            say(f"Still waiting for {wait.what} ({answer})")
         await asyncio.sleep(wait.pause_s)
     return answer
 

@@ -3,6 +3,7 @@
 ``exchange.log.moments`` says what a time means.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import typer
 from exchange.log.moments import Moment, NotReached, moment_at, moment_at_time
 from exchange.tools.terminal import PLACE, ToolError, place_of
 
+CLOCK: Final = re.compile(r"[0-2]\d:[0-5]\d")  # which is also how a shard's position is written
 EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -46,7 +48,7 @@ async def positions_of(connection: asyncpg.Connection, places: str) -> dict[int,
         ToolError: A shard or a position is not there.
     """
     asked = dict(place_of(one) for one in filter(None, places.split(",")))
-    with reached():
+    with reached(places):
         return (await moment_at(connection, asked)).positions
 
 
@@ -56,15 +58,15 @@ async def moment_of(connection: asyncpg.Connection, text: str, option: str) -> M
     Raises:
         ToolError: A shard has not passed the time, or a position is not there.
     """
-    with reached():
+    with reached(text):
         if not _has_places(text):
             return await moment_at_time(connection, time_ms_of(text, option))
         return await moment_at(connection, dict(place_of(one) for one in text.split(",")))
 
 
 @contextmanager
-def reached() -> Iterator[None]:
-    """Tell a person of a moment that the log has not reached.
+def reached(text: str = "") -> Iterator[None]:
+    """Tell a person of a moment, which they wrote as ``text``, that the log has not reached.
 
     Raises:
         ToolError: The log has not.
@@ -72,7 +74,8 @@ def reached() -> Iterator[None]:
     try:
         yield
     except NotReached as error:
-        raise ToolError(str(error)) from error
+        meant = " A time needs its date: 2026-11-27T02:11Z." if CLOCK.fullmatch(text) else ""
+        raise ToolError(f"{error}{meant}") from error
 
 
 def _has_places(text: str) -> bool:

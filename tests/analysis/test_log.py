@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from datetime import timedelta
@@ -36,6 +37,7 @@ EXAMPLE = "\n".join(
     )
 )
 INSTRUMENT = "SMALL-0"
+ENDS_S = 60.0  # a start takes a second or two, on a busy machine more
 
 READ_TRADED = """
 select instrument, count(*), sum(quantity) as quantity, sum(price::numeric * quantity) as notional
@@ -234,7 +236,20 @@ async def test_what_is_not_there_is_told(
     with pytest.raises(Unavailable, match=f"no instrument BTC; there are: LARGE-0, {INSTRUMENT}"):
         log.book("BTC").to_arrow()
     with pytest.raises(ValueError, match="has no zone"):
-        log.trades(start="2026-11-25T10:00:00").to_arrow()
+        log.trades(start="2026-11-25T10:00:00")
+    with pytest.raises(ValueError, match="'10:00' is no ISO 8601 time with a date"):
+        log.book(INSTRUMENT, "10:00")
     with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
         await anyio.to_thread.run_sync(exchange.analysis.open, f"{database_url}_not")
     assert log.trades(INSTRUMENT).to_arrow().num_rows > 0
+
+
+async def test_a_program_that_does_not_close_the_log_ends(database_url: str) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+    program = f"import exchange.analysis as a; print(a.open({database_url!r}).events())"
+
+    with anyio.fail_after(ENDS_S):
+        ended = await anyio.run_process([sys.executable, "-c", program], cwd=PROJECT)
+
+    assert ended.returncode == 0

@@ -56,7 +56,7 @@ async def test_a_folder_is_written_told_and_proved(end: int, out: Path) -> None:
     assert told[0] == f"shard 0: events 1 to {end:,}"
     assert expect[0] == "--expect"
     assert proved.exit_code == 0, proved.output
-    assert "fit what was kept of 1 positions" in proved.stdout
+    assert "fit each of 1 values that were kept" in proved.stdout
     assert "Give --expect" in (await run("--check", out)).stdout
 
 
@@ -172,7 +172,7 @@ async def test_what_is_not_there_is_told(end: int, out: Path) -> None:
     for arguments, told in (
         (("--to", out, "--shard", 7), "There is no shard 7; there are: 0"),
         (("--to", out, "--from", "2030-01-01"), "There is no event to export"),
-        (("--check", out), "manifest.json is missing"),
+        (("--check", out), "out is no folder"),
     ):
         result = await run(*arguments)
         assert isinstance(result.exception, ToolError)

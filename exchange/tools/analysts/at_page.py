@@ -220,7 +220,7 @@ def _print_answer(console: Console, sequence: str, tables: Sequence[Rows]) -> No
     console.print(f"As of {sequence}", markup=False, soft_wrap=True)
     for one in tables:
         if not one.rows:
-            console.print(f"{one.title}: none", markup=False, soft_wrap=True)
+            console.print(f"{one.title}: nothing yet", markup=False, soft_wrap=True)
             continue
         columns = list(dict.fromkeys(name for row in one.rows for name in row))
         table = Table(*columns, title=escape(one.title), title_justify="left", box=None)

@@ -234,7 +234,7 @@ def _show_check(console: Console, directory: Path, found: Checked) -> None:
     for problem in found.problems:
         console.print(problem, style="red", markup=False, soft_wrap=True)
     if found.problems:
-        told = f"{directory} is not what was exported."
+        told = f"{directory} is not what was exported, or not what was expected."
     elif not found.events:
         told = (
             f"{found.files} files are as they were written (SHA-256). The folder has no events, so"
@@ -245,7 +245,7 @@ def _show_check(console: Console, directory: Path, found: Checked) -> None:
         if found.derived:
             told += f" ({found.derived} files were made again from the events)"
         told += (
-            f", and fit what was kept of {found.compared} positions."
+            f", and fit each of {found.compared} values that were kept."
             if found.compared
             else ". Give --expect a chain that was kept elsewhere: this one is from the folder."
         )

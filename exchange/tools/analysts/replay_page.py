@@ -124,9 +124,9 @@ def _table_line() -> Callable[[Document], str]:
 
     def line(document: Document) -> str:
         place = f"{document['shard']}:{document['position']}"
-        told = " ".join(
-            f"{name}={_word(value)}" for name, value in document.items() if _is_told(name)
-        )
+        # A reason is what one looks for in a line that has it, so it is not the part that is cut.
+        fields = sorted(document.items(), key=lambda field: field[0] != "reason")
+        told = " ".join(f"{name}={_word(value)}" for name, value in fields if _is_told(name))
         whole = (
             f"{place:<12} {document['time']} {document['type']:<{TYPE_WIDE}}"
             f" {document['instrument'] or '-':<12} {told}"

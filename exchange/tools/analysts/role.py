@@ -18,6 +18,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from exchange.config import Settings
+from exchange.tools.operators.backups.programs import without_password
 from exchange.tools.terminal import ToolError, connect
 
 SCHEMA: Final = "analytics"
@@ -92,7 +93,9 @@ def make_role(name: str, *, only_print: bool) -> None:
 
 
 async def _make(name: str, *, only_print: bool) -> None:
-    connection = await connect(Settings.load().database_url)
+    database_url = Settings.load().database_url
+    place, _ = without_password(database_url)
+    connection = await connect(database_url)
     try:
         row = await connection.fetchrow(READ_PLACE, name)
         if row is None:
@@ -121,7 +124,7 @@ async def _make(name: str, *, only_print: bool) -> None:
             soft_wrap=True,
         )
         console.print(f"{REVOKE_LARGE_OBJECTS};", soft_wrap=True)
-    console.print(f"Give it a password: psql -c '\\password {name}'", soft_wrap=True)
+    console.print(f"Give it a password: psql {place} -c '\\password {name}'", soft_wrap=True)
 
 
 def statements_for(name: str, place: Place) -> list[str]:
