@@ -19,7 +19,12 @@ from exchange.gateway.background import Background
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.analyst import Analyst
-from exchange.gateway.orders.commands import cancel_order, enter_batch, place_order
+from exchange.gateway.orders.commands import (
+    cancel_all_orders,
+    cancel_order,
+    enter_batch,
+    place_order,
+)
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
 from exchange.gateway.parts.backlog import Backlog
 from exchange.gateway.parts.context import Gateway, heavy_reads_of
@@ -59,6 +64,7 @@ ANSWER_S: Final = 3.0  # what an answer may take beyond the wait for its outcome
 INTERFACE: Final = (
     Route("/orders", place_order, methods=["POST"]),
     Route("/orders/batch", enter_batch, methods=["POST"]),
+    Route("/orders/cancel-all", cancel_all_orders, methods=["POST"]),
     Route("/orders/{order_id}/cancel", cancel_order, methods=["POST"]),
     Route("/orders/{order_id}", get_order, methods=["GET"]),
     Route("/market/orderbook", get_orderbook, methods=["GET"]),

@@ -54,6 +54,7 @@ class Background:
             logger.info("Gateway is ready", extra={"gateway": submitter.gateway_id})
             yield
         finally:
+            await _cancelled(self._gateway.going_on)
             submitter.stop()
             for task in tasks:
                 task.cancel()
@@ -66,3 +67,9 @@ class Background:
         self.failure = self.failure or task.exception()
         logger.critical("Work in the background died", exc_info=task.exception())
         self.failed.set()
+
+
+async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -70,6 +70,14 @@ def cycle_command_id(shard: int, cycle: int) -> UUID:
     return _hash_uuid("settlement cycle", str(shard), str(cycle))
 
 
+def cancel_all_command_id(client_id: str, key: str, shard: int, part: int) -> UUID:
+    """Return the id of a part of what cancels a client's orders on a shard; the first is part 0.
+
+    The client's keys for orders are others, so one key may be used for both.
+    """
+    return _hash_uuid("cancel all", client_id, key, str(shard), str(part))
+
+
 def retry_command_id(shard: int, offset: int) -> UUID:
     """Return the id of the retry of a quarantined record: its location is the idempotency key."""
     return _hash_uuid("retry", str(shard), str(offset))

@@ -139,6 +139,27 @@ MUTANTS = [
         ("tests/log/audit/test_deciding.py",),
     ),
     Mutant(
+        "later parts of a cancel of all take orders that came meanwhile",
+        "exchange/gateway/orders/cancelling.py",
+        "replace(self.command, up_to=decision.events[0].position)",
+        "replace(self.command, up_to=None)",
+        ("tests/gateway/orders/test_cancelling.py",),
+    ),
+    Mutant(
+        "all parts of a cancel of all are one command",
+        "exchange/gateway/orders/cancelling.py",
+        "self.key, self.shard, self.parts)",
+        "self.key, self.shard, 0)",
+        ("tests/gateway/orders/test_cancelling.py",),
+    ),
+    Mutant(
+        "a cancel of all forgets keys of other shards",
+        "exchange/gateway/orders/cancelling.py",
+        "    if any(claim.conflicts_with(asked) for claim in claims):\n",
+        "    if not claims and any(claim.conflicts_with(asked) for claim in claims):\n",
+        ("tests/gateway/orders/test_cancelling.py",),
+    ),
+    Mutant(
         "time goes backwards",
         "exchange/domain/engine.py",
         "now_ms = max(time_ms, state.time_ms)",

@@ -26,6 +26,7 @@ from exchange.log.events import load_event
 from exchange.log.identity import (
     BODY_HASH_BYTES,
     body_hash,
+    cancel_all_command_id,
     command_claim,
     is_keyed,
     keyed_command_id,
@@ -295,6 +296,9 @@ def test_ids_differ_with_client_key_and_where_one_ends_and_the_other_begins() ->
         keyed_command_id("BTC-USD", ""),
         registration_command_id("BTC-USD"),
         registration_command_id("ETH-USD"),
+        cancel_all_command_id("anna", "key", 0, 0),
+        cancel_all_command_id("anna", "key", 1, 0),
+        cancel_all_command_id("anna", "key", 0, 1),
     ]
 
     assert len(set(ids)) == len(ids)
@@ -319,6 +323,9 @@ def test_every_keyed_id_is_well_formed(client_id: str, key: str) -> None:
 def test_ids_and_claims_are_what_the_store_already_holds() -> None:
     assert keyed_command_id("anna", "key") == UUID("b9a1e463-6a96-8a7b-97cf-258b2c2c3e6f")
     assert registration_command_id("BTC-USD") == UUID("d5ce275c-5ae4-86a2-b8ec-8d44bb67bcc7")
+    assert cancel_all_command_id("anna", "key", 1, 2) == UUID(
+        "16e60b62-f0dd-812f-be38-d5e4848d663a"
+    )
     assert command_claim(COMMAND_ID) == "command:018f0000000070008000000000000001"
     assert order_claim("order-1") == "order:order-1"
 

@@ -18,6 +18,12 @@ from exchange.gateway.http.requests import (
 )
 from exchange.gateway.http.responses import PendingView, json_response
 from exchange.gateway.orders.batches import BATCH_BODY, BATCH_BYTES_MAX, BatchBody, BatchView, enter
+from exchange.gateway.orders.cancelling import (
+    CANCEL_ALL_BODY,
+    AllCancelledView,
+    CancelAllBody,
+    cancel_all,
+)
 from exchange.gateway.orders.entry import (
     CANCEL_BODY,
     ORDER_BODY,
@@ -152,6 +158,35 @@ async def enter_batch(request: Request) -> Response:
     body = decode(await request.body(), BATCH_BODY)
     origin = origin_of(request, wait=not wants_async(request))
     return json_response(await enter(gateway_of(request), body.entries, origin))
+
+
+@operation(
+    Operation(
+        tag="trading",
+        headers=(IDEMPOTENCY_KEY, PREFER),
+        body=CancelAllBody,
+        body_required=True,
+        examples={
+            "all": {"client_id": "client-A", "idempotency_key": "abc-125"},
+            "one side": {"client_id": "client-A", "instrument": "BTC-USD", "side": "buy"},
+        },
+        answers={200: (AllCancelledView,), 202: (AllCancelledView,)},
+        problems=(*COMMANDING, Code.INSTRUMENT_NOT_FOUND, Code.RATE_LIMITED),
+    )
+)
+async def cancel_all_orders(request: Request) -> Response:
+    """``POST /orders/cancel-all``: cancel a client's orders; 202 while some may be open."""
+    query(request)
+    body = decode(await request.body(), CANCEL_ALL_BODY)
+    key = idempotency_key(request, body.idempotency_key)
+    origin = origin_of(request, wait=not wants_async(request))
+    entered = await cancel_all(gateway_of(request), body, key, origin)
+    headers = resent_headers(entered.resent)
+    if not entered.view.pending:
+        return json_response(entered.view, 200, headers)
+    if not origin.wait:
+        headers["Preference-Applied"] = "respond-async"
+    return json_response(entered.view, 202, headers)
 
 
 def _response(request: Request, entered: Entered, status: int, headers: dict[str, str]) -> Response:

@@ -32,7 +32,8 @@ class Gateway:
 
     ``proxies`` are trusted: their ``X-Forwarded-For`` is believed. ``cancels_name_owner`` makes
     every cancel name the owner of its order. Once ``stopping`` is set, no command is taken any
-    more. ``analyst`` answers questions about the past.
+    more. ``analyst`` answers questions about the past. ``going_on`` has what goes on after its
+    request was answered.
 
     ``engine``, ``redis`` and ``listings`` serve what clients read. ``own_engine``, ``own_redis``
     and ``own_listings`` serve commands and the gateway itself: however much is read, commands and
@@ -58,6 +59,7 @@ class Gateway:
     proxies: Sequence[Network] = ()
     cancels_name_owner: bool = False
     books: dict[str, Shared[BookNow]] = field(default_factory=dict)  # one for each instrument
+    going_on: set[asyncio.Task[None]] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tail_scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TAIL_SCANS_MAX))
 

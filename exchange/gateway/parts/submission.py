@@ -201,6 +201,11 @@ class Submitter:
         return len(self._waiters)
 
     @property
+    def wait_s(self) -> float:
+        """How long a command waits for its outcome before it is "pending"."""
+        return self._wait_s
+
+    @property
     def longest_wait_s(self) -> float:
         """How long a command may wait for its outcome, or for Kafka to have it."""
         return max(self._wait_s, DELIVERY_WAIT_S)

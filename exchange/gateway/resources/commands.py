@@ -37,6 +37,7 @@ from exchange.gateway.http.parameters import AT, BODY, COMMAND_ID
 from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
 from exchange.gateway.http.requests import body_hash, location, query
 from exchange.gateway.http.responses import PendingView, json_response
+from exchange.gateway.orders.cancelling import PartCancelledView, part_view
 from exchange.gateway.orders.entry import CancelledView, PlacedView, cancelled_view, placed_view
 from exchange.gateway.parts.admission import charge, charge_history, origin_of
 from exchange.gateway.parts.context import Gateway, gateway_of
@@ -67,6 +68,12 @@ class AcceptedOrder(PlacedView, frozen=True):
 
 class AcceptedCancel(CancelledView, frozen=True):
     """The outcome of a cancel, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedPart(PartCancelledView, frozen=True):
+    """What one of the commands of a cancel of all did."""
 
     status: Literal["accepted"]
 
@@ -103,6 +110,7 @@ class LostView(Struct, frozen=True):
 ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     PlacedView: AcceptedOrder,
     CancelledView: AcceptedCancel,
+    PartCancelledView: AcceptedPart,
     RegisteredView: AcceptedInstrument,
     CutView: AcceptedCut,
 }
@@ -222,7 +230,7 @@ async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, as
 
 async def _outcome(
     gateway: Gateway, decision: Decision, command_id: UUID
-) -> PlacedView | CancelledView | RegisteredView | CutView:
+) -> PlacedView | CancelledView | PartCancelledView | RegisteredView | CutView:
     event = decision.first
     match event:
         case (
@@ -231,8 +239,10 @@ async def _outcome(
             return registered(decision, command_id)
         case SettlementCycleClosed() | SettlementCycleRejected():
             return cut(decision, command_id)
-        case OpenOrdersLimited() | ShardPlaced() | CancelAllAccepted():
-            detail = "It has no answer here."
+        case CancelAllAccepted():
+            return part_view(decision, command_id)
+        case OpenOrdersLimited() | ShardPlaced():
+            detail = "It was an operator's and has no answer here."
             raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():
             listing = await gateway.listings.get(event.instrument)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from exchange.gateway.http.addresses import Network
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.orders.batches import enter
+from exchange.gateway.orders.cancelling import cancel_all
 from exchange.gateway.orders.entry import Entered, PlacedView, cancel, place
 from exchange.gateway.parts.admission import Origin, charge
 from exchange.gateway.parts.context import Gateway
@@ -22,6 +23,7 @@ from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.stream.protocol.frames import (
     HEARTBEAT_MS,
+    AllCancelledAnswer,
     BatchAnswer,
     CancelAnswer,
     Connected,
@@ -30,6 +32,7 @@ from exchange.gateway.stream.protocol.frames import (
 )
 from exchange.gateway.stream.protocol.messages import (
     BatchMessage,
+    CancelAllMessage,
     CancelMessage,
     Channel,
     Control,
@@ -38,7 +41,7 @@ from exchange.gateway.stream.protocol.messages import (
     decode_message,
 )
 
-EnteredAnswer = OrderAnswer | CancelAnswer | OrderPending | BatchAnswer
+EnteredAnswer = OrderAnswer | CancelAnswer | OrderPending | AllCancelledAnswer | BatchAnswer
 
 
 class Host(Protocol):
@@ -75,6 +78,10 @@ class Desk(Protocol):
 
     async def cancel(self, message: CancelMessage, origin: Origin) -> EnteredAnswer:
         """Enter a cancel and return its outcome."""
+        ...
+
+    async def cancel_all(self, message: CancelAllMessage, origin: Origin) -> EnteredAnswer:
+        """Cancel a client's orders and return what was cancelled, and where some remain."""
         ...
 
     async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
@@ -120,6 +127,11 @@ class LiveDesk:
                 origin,
             )
         )
+
+    async def cancel_all(self, message: CancelAllMessage, origin: Origin) -> EnteredAnswer:
+        entered = await cancel_all(self._gateway, message, message.idempotency_key, origin)
+        fields = msgspec.structs.asdict(entered.view)
+        return AllCancelledAnswer(**fields, replayed=entered.resent)
 
     async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
         view = await enter(self._gateway, message.entries, origin)

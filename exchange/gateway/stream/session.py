@@ -41,6 +41,7 @@ from exchange.gateway.stream.protocol.frames import (
 )
 from exchange.gateway.stream.protocol.messages import (
     BatchMessage,
+    CancelAllMessage,
     CancelMessage,
     Channel,
     Message,
@@ -209,6 +210,8 @@ class Session:
                 await self._enter(partial(self._desk.place, message), echo)
             case CancelMessage():
                 await self._enter(partial(self._desk.cancel, message), echo)
+            case CancelAllMessage():
+                await self._enter(partial(self._desk.cancel_all, message), echo)
             case BatchMessage():
                 await self._enter(partial(self._desk.batch, message), echo)
             case Pause() | Resume() | Step() | Speed() | Seek():

@@ -77,7 +77,7 @@ def test_every_message_of_the_stream_is_in_the_document() -> None:
     assert {message["name"] for message in messages} == {*MESSAGES, *CONTROLS} | {
         "connected", "subscribed", "unsubscribed", "trades", "orders", "orderbook", "ticker",
         "heartbeat", "pong", "order_accepted", "order_cancelled", "order_pending", "error",
-        "replay", "replayed",
+        "all_cancelled", "replay", "replayed",
     }  # fmt: skip
 
 
@@ -154,6 +154,10 @@ async def test_real_answers_fit_their_schemas(http: httpx.AsyncClient, instrumen
             await http.post(f"/orders/{order_id}/cancel"),
             await http.post(f"/orders/{order_id}/cancel"),
         ],
+        "/orders/cancel-all post": [
+            await http.post("/orders/cancel-all", json={"client_id": "alice", **name}),
+            await http.post("/orders/cancel-all", json={}),
+        ],
         "/orders/{order_id}/events get": [await http.get(f"/orders/{order_id}/events")],
         "/commands/{command_id} get": [await http.get(f"/commands/{command_id}")],
         "/settlement/cycles get": [await http.get("/settlement/cycles", params=fresh)],
@@ -184,6 +188,7 @@ async def test_real_messages_fit_their_schemas(http: httpx.AsyncClient, instrume
         await client.send(type="cancel", order_id=f"rests-{instrument}")
         batch = [{"action": "place", **order(instrument)}, {"action": "cancel", "order_id": "no"}]
         await client.send(type="batch", entries=batch)
+        await client.send(type="cancel_all", client_id="alice", instrument=instrument)
         await client.send(type="ping", id="2")
         await client.send(type="unknown")
         await client.send(type="unsubscribe", channels=["ticker"], instrument=instrument)

@@ -23,6 +23,7 @@ from exchange.gateway.http.amounts import Amount
 from exchange.gateway.http.problems import ProblemMembers
 from exchange.gateway.http.responses import DepthView, OrderView, TradeView, encoder
 from exchange.gateway.orders.batches import BatchView
+from exchange.gateway.orders.cancelling import AllCancelledView
 from exchange.gateway.orders.entry import CancelledView, PlacedView
 from exchange.gateway.parts.limits import Budget
 from exchange.gateway.parts.listings import Listing
@@ -240,6 +241,14 @@ class CancelAnswer(CancelledView, frozen=True, tag="order_cancelled", kw_only=Tr
     rate_limit: RateLimitView | UnsetType = UNSET
 
 
+class AllCancelledAnswer(AllCancelledView, frozen=True, tag="all_cancelled", kw_only=True):
+    """The answer to a cancel of all; on ``pending`` shards orders may still be open."""
+
+    replayed: bool
+    id: str | UnsetType = UNSET
+    rate_limit: RateLimitView | UnsetType = UNSET
+
+
 class BatchAnswer(BatchView, frozen=True, tag="batch", kw_only=True):
     """The answers to the entries of a batch, and the books after it.
 
@@ -302,7 +311,9 @@ def pieces(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     yield piece
 
 
-def texts_of(answer: OrderAnswer | CancelAnswer | OrderPending | BatchAnswer) -> Iterator[bytes]:
+def texts_of(
+    answer: OrderAnswer | CancelAnswer | OrderPending | AllCancelledAnswer | BatchAnswer,
+) -> Iterator[bytes]:
     """Yield the text of an answer, in parts if it has very many trades, or entries."""
     match answer:
         case OrderAnswer():

@@ -16,6 +16,7 @@ from exchange.gateway.http.amounts import AmountIn, PriceIn, null
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import check_json, read_checked
 from exchange.gateway.orders.batches import Entries
+from exchange.gateway.orders.cancelling import CancelAllBody
 from exchange.gateway.orders.entry import OrderBody
 
 REPEATABLE: Final = frozenset(("type",))
@@ -108,6 +109,13 @@ class CancelMessage(Struct, frozen=True, forbid_unknown_fields=True):
     id: Id | None = None
 
 
+class CancelAllMessage(CancelAllBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Cancel all orders of a client; the fields are those of ``POST /orders/cancel-all``."""
+
+    type: str
+    id: Id | None = None
+
+
 class BatchMessage(Struct, frozen=True, forbid_unknown_fields=True):
     """Place and cancel many orders; the entries are those of ``POST /orders/batch``."""
 
@@ -166,7 +174,14 @@ class Seek(Struct, frozen=True, forbid_unknown_fields=True):
 
 Control = Pause | Resume | Step | Speed | Seek
 Message = (
-    Subscribe | Unsubscribe | PlaceOrderMessage | CancelMessage | BatchMessage | Ping | Control
+    Subscribe
+    | Unsubscribe
+    | PlaceOrderMessage
+    | CancelMessage
+    | CancelAllMessage
+    | BatchMessage
+    | Ping
+    | Control
 )
 
 
@@ -182,6 +197,7 @@ MESSAGES: Final[dict[str, type[Message]]] = {
     "limit": PlaceOrderMessage,
     "market": PlaceOrderMessage,
     "cancel": CancelMessage,
+    "cancel_all": CancelAllMessage,
     "batch": BatchMessage,
     "ping": Ping,
 }

@@ -24,6 +24,7 @@ from exchange.gateway.stream.feed.subscriptions import Outlet
 from exchange.gateway.stream.protocol.frames import Connected, ReplayChanged, Replayed
 from exchange.gateway.stream.protocol.messages import (
     BatchMessage,
+    CancelAllMessage,
     CancelMessage,
     Channel,
     Control,
@@ -112,6 +113,10 @@ class ReplayDesk:
         raise _read_only()
 
     async def cancel(self, message: CancelMessage, origin: Origin) -> EnteredAnswer:
+        del message, origin
+        raise _read_only()
+
+    async def cancel_all(self, message: CancelAllMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
         raise _read_only()
 
