@@ -405,19 +405,25 @@ def test_everything_is_done_by_keyboard_alone(market: Page, client: str) -> None
     expect(orders(market)).to_have_count(0)
 
 
-def test_cancel_all_asks_first(trader: Page, place: Place, client: str) -> None:
-    for price in ("50", "51", "52"):
-        place("buy", "1", price, client=client)
-    expect(orders(trader)).to_have_count(3)
+def test_cancel_all_asks_first_and_cancels_what_is_not_listed_too(
+    trader: Page, http: httpx.Client, client: str, instrument: str
+) -> None:
+    order = {"action": "place", "client_id": client, "side": "buy", "type": "limit", "quantity": 1}
+    names = [instrument] * 59 + ["ETH-EUR"]
+    entries = [{**order, "instrument": name, "price": 10} for name in names]
+    assert http.post("/orders/batch", json={"entries": entries}).status_code == 200
+    trader.reload()
+    expect(orders(trader)).to_have_count(50)
 
     trader.get_by_role("button", name="Cancel all").click()
     question = trader.get_by_role("dialog")
-    expect(question).to_contain_text(client)
+    expect(question).to_contain_text(f"Cancel all open orders of {client}, of every instrument?")
     question.get_by_role("button", name="Back").click()
-    expect(orders(trader)).to_have_count(3)
+    expect(orders(trader)).to_have_count(50)
 
     trader.get_by_role("button", name="Cancel all").click()
     question.get_by_role("button", name="Cancel all").click()
+    expect(trader.locator("#entry-answer")).to_contain_text("60 cancelled")
     expect(orders(trader)).to_have_count(0)
 
 

@@ -53,10 +53,12 @@ export function clicks({ market, headers, listed }) {
   }
 
   async function cancelAll() {
-    const orders = listed.orders();
-    if (orders.length === 0) return;
-    const question = `Cancel all ${orders.length} orders listed, of ${market.settings().client}?`;
-    if (await confirmed(question, "Cancel all")) for (const order of orders) cancel(order);
+    const { client } = market.settings();
+    const words = `Cancel all open orders of ${client}`;
+    if (!client || !(await confirmed(`${words}, of every instrument?`, "Cancel all"))) return;
+    const key = newKey();
+    const body = { client_id: client, idempotency_key: key };
+    sent.send({ key, what: "cancel_all", path: "./orders/cancel-all", words, body });
   }
 
   /** @returns {Set<string>} The orders whose cancels are under way. */
@@ -73,8 +75,7 @@ export function clicks({ market, headers, listed }) {
     if (outcome.done) {
       if (!command.inDoubt) market.answered(Date.now() - command.since);
       listed.answered(outcome.body);
-      const { status = "done" } = outcome.body.order ?? {};
-      answer = { text: `${command.words}: ${status.replace("_", " ")}.`, isBad: false };
+      answer = { text: `${command.words}: ${doneIn(outcome.body)}.`, isBad: false };
     } else {
       answer = { text: `${command.words}: not done. ${outcome.detail}`, isBad: true };
       listed.refused(answer.text);
@@ -100,4 +101,12 @@ export function clicks({ market, headers, listed }) {
     /** The order that was sent last, to be sent again. */
     last: () => last,
   };
+}
+
+/**
+ * Say what was done.
+ * @param {any} body The answer.
+ */
+function doneIn({ order, cancelled_orders: cancelled }) {
+  return order ? order.status.replace("_", " ") : `${cancelled} cancelled`;
 }
