@@ -206,3 +206,21 @@ def market(page: Page, instrument: str) -> Page:
 
 def until_live(page: Page) -> None:
     expect(page.locator("#line [data-part=state]")).to_have_text("● live")
+
+
+CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
+
+
+@pytest.fixture(scope="package")
+def desk(exchange: Exchange, services: Services) -> Iterator[str]:
+    """Where the desk is that allows changes, with an analysts' process behind it."""
+    settings = exchange.settings
+    for process in (exchange.analyst, exchange.operator):
+        services.portal.call(process.start)
+    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+    with httpx.Client(base_url=settings.operator_address, transport=transport, timeout=30) as http:
+        assert http.get("/livez").status_code == 200
+        assert http.get("/state").status_code == 200
+    yield settings.operator_address
+    for process in (exchange.operator, exchange.analyst):
+        services.portal.call(process.stop)

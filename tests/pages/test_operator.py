@@ -1,31 +1,12 @@
 """The operators' desk, as an operator sees it."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
-
-from tests.conftest import Services
-from tests.running import Exchange
-
-CONNECT_RETRIES = 8
-
-
-@pytest.fixture(scope="module")
-def desk(exchange: Exchange, services: Services) -> Iterator[str]:
-    """Where the desk is that allows changes, with an analysts' process behind it."""
-    settings = exchange.settings
-    for process in (exchange.analyst, exchange.operator):
-        services.portal.call(process.start)
-    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
-    with httpx.Client(base_url=settings.operator_address, transport=transport, timeout=30) as http:
-        assert http.get("/livez").status_code == 200
-        assert http.get("/state").status_code == 200
-    yield settings.operator_address
-    services.portal.call(exchange.operator.stop)
 
 
 def place(http: httpx.Client, **fields: object) -> httpx.Response:

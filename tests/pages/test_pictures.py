@@ -1,6 +1,7 @@
 """Pictures of the pages as people see them; `PICTURES=1` keeps them for the documentation."""
 
 import random
+import re
 from collections.abc import Callable
 
 import httpx
@@ -43,13 +44,27 @@ def test_the_market(page: Page, http: httpx.Client, picture: Picture) -> None:
     page.goto("/?instrument=BTC-USD")
     until_live(page)
     fill(http)
+    page.get_by_label("Client id").fill("client-1")
+    page.get_by_role("button", name="Use").click()
     page.reload()
     until_live(page)
+    expect(page.get_by_role("table", name="My open orders").locator("tbody tr")).not_to_have_count(
+        0
+    )
     expect(page.locator("#tape tbody tr")).not_to_have_count(0)
     expect(page.locator("#candles canvas").first).to_be_visible()
 
     picture(page, "market")
 
-    page.get_by_label("Theme").select_option("light")
-    expect(page.locator("html")).to_have_attribute("data-theme", "light")
-    picture(page, "market-light")
+
+def test_the_desk(page: Page, http: httpx.Client, desk: str, picture: Picture) -> None:
+    fill(http)
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{desk}/")
+    page.get_by_role("button", name="Rebuild settlement 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Rebuild").click()
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("row", name=re.compile("^settlement 2 live"))).to_be_visible(timeout=60_000)
+
+    page.evaluate("scrollTo(0, 0)")
+    picture(page, "desk")
