@@ -78,6 +78,7 @@ def trade(place: Place, quantity: str) -> None:
     place("buy", quantity)
 
 
+@pytest.mark.long
 def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     assert prints(distant) == ["2.000", "1.000"]
 
 
+@pytest.mark.long
 def test_a_link_that_is_cut_is_resumed(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_link_that_is_cut_is_resumed(
     faults.clear()
 
 
+@pytest.mark.long
 def test_a_slow_link_shows_everything_in_its_order(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -137,6 +140,7 @@ def frozen(page: Page) -> CDPSession:
     return session
 
 
+@pytest.mark.long
 def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) -> None:
     trade(place, "1")
     expect(market.locator("#tape tbody tr")).to_have_count(1)
@@ -149,6 +153,7 @@ def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) 
     live_again(market)
 
 
+@pytest.mark.long
 def test_a_machine_that_slept_ten_minutes_resumes_at_once(
     page: Page, place: Place, instrument: str
 ) -> None:
@@ -207,6 +212,7 @@ def test_a_projection_that_is_switched_is_not_seen(
     live_again(market)
 
 
+@pytest.mark.long
 def test_a_gateway_that_flaps_leaves_one_line_on_the_tape(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:

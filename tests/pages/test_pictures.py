@@ -64,7 +64,9 @@ def test_the_desk(page: Page, http: httpx.Client, desk: str, picture: Picture) -
     page.get_by_role("button", name="Rebuild settlement 1").click()
     page.get_by_role("dialog").get_by_role("button", name="Rebuild").click()
     page.get_by_role("dialog").get_by_role("button", name="Close").click()
-    expect(page.get_by_role("row", name=re.compile("^settlement 2 live"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("row", name=re.compile("^settlement 2 live"))).to_be_visible(
+        timeout=60_000
+    )
 
     page.evaluate("scrollTo(0, 0)")
     picture(page, "desk")
