@@ -212,15 +212,26 @@ CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
 
 
 @pytest.fixture(scope="package")
-def desk(exchange: Exchange, services: Services) -> Iterator[str]:
-    """Where the desk is that allows changes, with an analysts' process behind it."""
-    settings = exchange.settings
-    for process in (exchange.analyst, exchange.operator):
-        services.portal.call(process.start)
+def analyst_url(exchange: Exchange, services: Services) -> Iterator[str]:
+    """Where the analysts' process is."""
+    url = exchange.settings.analyst_address
+    services.portal.call(exchange.analyst.start)
     transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
-    with httpx.Client(base_url=settings.operator_address, transport=transport, timeout=30) as http:
+    with httpx.Client(base_url=url, transport=transport, timeout=30) as http:
+        assert http.get("/livez").status_code == 200
+    yield url
+    services.portal.call(exchange.analyst.stop)
+
+
+@pytest.fixture(scope="package")
+def desk(exchange: Exchange, analyst_url: str, services: Services) -> Iterator[str]:
+    """Where the desk is that allows changes, with an analysts' process behind it."""
+    del analyst_url
+    url = exchange.settings.operator_address
+    services.portal.call(exchange.operator.start)
+    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+    with httpx.Client(base_url=url, transport=transport, timeout=30) as http:
         assert http.get("/livez").status_code == 200
         assert http.get("/state").status_code == 200
-    yield settings.operator_address
-    for process in (exchange.operator, exchange.analyst):
-        services.portal.call(process.stop)
+    yield url
+    services.portal.call(exchange.operator.stop)

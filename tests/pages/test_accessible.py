@@ -8,6 +8,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.pages.conftest import Place, until_live
 
+pytestmark = pytest.mark.long  # axe reads the whole page each time
+
 
 def found_by_axe(page: Page) -> list[str]:
     """Return the rules that are broken, and where."""

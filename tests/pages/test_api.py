@@ -4,15 +4,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Locator, Page, Response, expect
 
 from exchange.analyst import app as analyst
 from exchange.gateway.app import ROUTES
 from exchange.gateway.description import asyncapi, openapi
-from tests.conftest import Services
-from tests.running import Exchange
+
+pytestmark = pytest.mark.long  # Swagger UI takes seconds to draw
 
 OPENAPI = openapi.document(ROUTES)
 ASYNCAPI = asyncapi.document()
@@ -62,7 +61,6 @@ def test_every_endpoint_is_shown_with_what_it_is_for(page: Page) -> None:
     expect(page).to_have_title(OPENAPI["info"]["title"])
 
 
-@pytest.mark.long  # each draws examples of some fifteen answers
 @pytest.mark.timeout(600)
 def test_every_endpoint_opens_without_an_error(page: Page) -> None:
     page.goto("/docs")
@@ -187,16 +185,8 @@ def test_it_is_dark_where_the_system_is(page: Page) -> None:
     expect(ground).not_to_have_css("background-color", DARK)
 
 
-def test_the_analyst_shows_its_own_document(
-    page: Page, exchange: Exchange, services: Services
-) -> None:
-    url = f"http://127.0.0.1:{exchange.settings.analyst_port}"
-    services.portal.call(exchange.analyst.start)
-    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
-    with httpx.Client(base_url=url, transport=transport) as client:
-        assert client.get("/livez").status_code == 200
-
-    page.goto(f"{url}/docs")
+def test_the_analyst_shows_its_own_document(page: Page, analyst_url: str) -> None:
+    page.goto(f"{analyst_url}/docs")
 
     expect(page).to_have_title(analyst.TITLE)
     endpoints = sum(len(item) for item in ANALYSTS["paths"].values())

@@ -17,6 +17,8 @@ from tests.faults.proxy import Proxy
 from tests.pages.conftest import Place, until_live
 from tests.running import Exchange
 
+pytestmark = pytest.mark.long  # each is silent for seconds on purpose
+
 AWAY_MS = 20_000  # until a page that was left alone is live again, on a busy machine
 SLEPT_MS = 10 * 60 * 1000
 
@@ -78,7 +80,6 @@ def trade(place: Place, quantity: str) -> None:
     place("buy", quantity)
 
 
-@pytest.mark.long
 def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -100,7 +101,6 @@ def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     assert prints(distant) == ["2.000", "1.000"]
 
 
-@pytest.mark.long
 def test_a_link_that_is_cut_is_resumed(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:
@@ -120,7 +120,6 @@ def test_a_link_that_is_cut_is_resumed(
     faults.clear()
 
 
-@pytest.mark.long
 def test_a_slow_link_shows_everything_in_its_order(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -140,7 +139,6 @@ def frozen(page: Page) -> CDPSession:
     return session
 
 
-@pytest.mark.long
 def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) -> None:
     trade(place, "1")
     expect(market.locator("#tape tbody tr")).to_have_count(1)
@@ -153,7 +151,6 @@ def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) 
     live_again(market)
 
 
-@pytest.mark.long
 def test_a_machine_that_slept_ten_minutes_resumes_at_once(
     page: Page, place: Place, instrument: str
 ) -> None:
@@ -212,7 +209,6 @@ def test_a_projection_that_is_switched_is_not_seen(
     live_again(market)
 
 
-@pytest.mark.long
 def test_a_gateway_that_flaps_leaves_one_line_on_the_tape(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:

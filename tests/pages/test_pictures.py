@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable
 
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.pages.conftest import until_live
+
+pytestmark = pytest.mark.long  # pictures, and what is in them
 
 MIDDLE = 70_150
 Picture = Callable[[Page, str], None]

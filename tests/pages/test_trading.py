@@ -16,6 +16,8 @@ from tests.pages.conftest import Place, until_live
 from tests.pages.test_accessible import found_by_axe
 from tests.running import Exchange
 
+pytestmark = pytest.mark.long  # a minute and a half in a browser
+
 MODEL_S = 1.0  # the read model of orders is a tenth of a second behind, on a busy machine more
 
 

@@ -55,7 +55,7 @@ async def test_it_waits_for_the_matcher_and_says_so(monkeypatch: pytest.MonkeyPa
         await register_first_instrument(gateway, said.append)
 
     (sentence,) = said
-    assert sentence.startswith("Still waiting for the matcher to register BTC-USD: ")
+    assert sentence.startswith("Still waiting for the matcher to register BTC-USD (")
     assert len(asked_s) == 4
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(asked_s))
 

@@ -263,7 +263,7 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
             assert (answer["code"], answer["id"]) == (code, "1"), message
         assert (await client.ask("pong", type="ping"))["type"] == "pong"
     for kind in CONTROLS:
-        with pytest.raises(Problem, match="Known types are batch, cancel, limit"):
+        with pytest.raises(Problem, match="Known types are batch, cancel, cancel_all"):
             decode_message(json.dumps({"type": kind}).encode())
 
 
