@@ -112,6 +112,7 @@ class Watch:
 
     async def _follow(self, opened: Stores) -> None:
         while True:
+            heed_cancellation()
             self._wanted.clear()
             self._changed.clear()
             if not self._trends.left_s:

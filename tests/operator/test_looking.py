@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +91,25 @@ async def test_while_nobody_watches_nothing_is_looked_at(
         seen = looks
         await asyncio.sleep(1.5)
         assert looks == seen >= 1
+
+
+async def test_a_desk_ends_though_a_store_drops_the_cancellation(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = asyncio.Event()
+    look = status.look_inside
+
+    async def dropping(*arguments: Any) -> Any:
+        looking.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return await look(*arguments)
+
+    monkeypatch.setattr(watching, "look_inside", dropping)
+    async with asyncio.timeout(20), desk() as client:
+        asking = asyncio.create_task(client.get("/state"))
+        await looking.wait()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
