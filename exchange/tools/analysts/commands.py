@@ -131,12 +131,15 @@ def proof(
             metavar="SHARD:POSITION", help="Of which the root was published; by default the head."
         ),
     ] = None,
+    to: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The file to write the proof to.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that an event is in the log, by a proof that needs nothing of the exchange to check."""
     from exchange.tools.analysts.proof import show_proof
 
-    show_proof(place_of(event), None if at is None else place_of(at), as_json=as_json)
+    show_proof(place_of(event), None if at is None else place_of(at), to, as_json=as_json)
 
 
 @commands.command()

@@ -1,6 +1,7 @@
 """What ``exchange proof`` does: prove that one event is in the log at a published root."""
 
 import asyncio
+from pathlib import Path
 
 import asyncpg
 import msgspec
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from exchange.config import Settings
 from exchange.log.audit.blocks import WrongBlocks
-from exchange.log.audit.proof import Proof, prove_event
+from exchange.log.audit.proof import Proof, pack, prove_event
 from exchange.log.moments import check_place
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
@@ -20,17 +21,28 @@ from exchange.tools.terminal import ToolError, connect
 Place = tuple[int, int]
 
 
-def show_proof(event: Place, at: Place | None, *, as_json: bool) -> None:
-    """Print the proof of an event in the tree at another position, by default the head.
+def show_proof(event: Place, at: Place | None, to: Path | None, *, as_json: bool) -> None:
+    """Tell the proof of an event in the tree at another position, by default the head.
+
+    Args:
+        event: The event.
+        at: The tree's last event.
+        to: The file that the proof is packed into.
+        as_json: Whether the proof is printed, as JSON.
 
     Raises:
-        ToolError: The log does not have one of the two, or is damaged.
+        ToolError: The log does not have one of the two, or is damaged; the file cannot be written.
     """
     proof = asyncio.run(_prove(event, at, Console(stderr=True, quiet=as_json)))
+    if to is not None:
+        try:
+            to.write_bytes(pack(proof))
+        except OSError as error:
+            raise ToolError(f"The proof cannot be written: {error}") from error
     if as_json:
         typer.echo(msgspec.json.encode(proof).decode())
     else:
-        _show(Console(highlight=False), proof)
+        _show(Console(highlight=False), proof, to)
 
 
 async def _prove(event: Place, at: Place | None, console: Console) -> Proof:
@@ -63,7 +75,7 @@ async def _prove(event: Place, at: Place | None, console: Console) -> Proof:
         await connection.close()
 
 
-def _show(console: Console, proof: Proof) -> None:
+def _show(console: Console, proof: Proof, to: Path | None) -> None:
     event, at = f"{proof.shard}:{proof.position}", f"{proof.shard}:{proof.size}"
     pinned = f"{at}:{proof.root}"
     lines = (
@@ -71,8 +83,8 @@ def _show(console: Console, proof: Proof) -> None:
         f"is one of the {proof.size:,} events whose root is",
         pinned,
         "Where that root was published, anybody can check it with Python alone:",
-        f"  exchange proof {event} --at {at} --json > proof.json",
-        f"  python docs/check_proof.py proof.json {pinned}",
+        *([] if to else [f"  exchange proof {event} --at {at} --to event.proof"]),
+        f"  python docs/check_proof.py {to or 'event.proof'} {pinned}",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
