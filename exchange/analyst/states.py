@@ -6,6 +6,7 @@ done before somebody waits for it, and for the whole of a log that an earlier bu
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,7 +32,7 @@ class StateKeeper:
 
     def __init__(self, engine: AsyncEngine, analyst: Analyst, every: int = STATE_EVENTS) -> None:
         self._engine, self._analyst, self._every = engine, analyst, every
-        self._kept: dict[int, int] = {}  # by shard
+        self._damaged_until_s: dict[int, float] = {}  # by shard
 
     async def run(self) -> None:
         """Keep states until cancelled, and wait while the database is away."""
@@ -41,9 +42,6 @@ class StateKeeper:
                 await self.keep()
                 outage.over()
                 await asyncio.sleep(LOOK_S)
-            except (UnknownEvent, LogCorrupt) as error:
-                logger.error("States of the past end at an event", extra={"error": str(error)})
-                await asyncio.sleep(DAMAGED_S)
             except Exception as error:
                 if not is_store_failure(error):
                     raise
@@ -51,19 +49,38 @@ class StateKeeper:
             heed_cancellation()
 
     async def keep(self) -> None:
-        """Keep the states that are missing at the newest end of each shard's log."""
-        async with driver_connection(self._engine) as connection:
-            heads = await read_heads(connection)
-            for shard in heads.keys() - self._kept.keys():
-                newest = [await newest_position(connection, f, shard) for f in FOLDED.values()]
-                self._kept[shard] = min(newest)
-        for shard, head in sorted(heads.items()):
-            while self._kept[shard] + self._every <= head:
-                await self._analyst.nobody_asks.wait()
-                await self._keep_next(shard)
+        """Keep the states that are missing at the newest end of each shard's log.
 
-    async def _keep_next(self, shard: int) -> None:
-        position = self._kept[shard] + self._every
+        Which those are is read again each time: a skip deletes states.
+        """
+        for shard, head in sorted((await self._heads()).items()):
+            now_s = asyncio.get_running_loop().time()
+            if now_s < self._damaged_until_s.get(shard, 0):
+                continue
+            try:
+                await self._keep_up(shard, head)
+            except (UnknownEvent, LogCorrupt) as error:  # which holds up no other shard
+                fields = {"shard": shard, "error": str(error)}
+                logger.error("States of the past end at an event", extra=fields)
+                self._damaged_until_s[shard] = now_s + DAMAGED_S
+
+    async def _keep_up(self, shard: int, head: int) -> None:
+        kept = await self._kept(shard)
+        while kept + self._every <= head:
+            await self._analyst.nobody_asks.wait()
+            kept = await self._keep_next(shard, kept)
+
+    async def _heads(self) -> Mapping[int, int]:
+        async with driver_connection(self._engine) as connection:
+            return await read_heads(connection)
+
+    async def _kept(self, shard: int) -> int:
+        """Return up to where every fold has a state."""
+        async with driver_connection(self._engine) as connection:
+            return min([await newest_position(connection, one, shard) for one in FOLDED.values()])
+
+    async def _keep_next(self, shard: int, kept: int) -> int:
+        position = kept + self._every
         async with driver_connection(self._engine) as connection:
             await fold_up_to(connection, list(FOLDED), shard, position, every=self._every)
-        self._kept[shard] = position
+        return position
