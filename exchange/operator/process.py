@@ -11,9 +11,13 @@ from exchange.operator.app import create_app
 from exchange.operator.changing import Changes
 from exchange.operator.comparing import Comparisons
 from exchange.operator.watching import Watch
+from exchange.tools.projections.changes import AS_OF_NOW, STANDS
 from exchange.tools.projections.stores import operator
+from projections.registry import READ_MODELS
 
 NICENESS: Final = 10
+# What readers have of a live generation that stands still.
+READERS: Final = {name: STANDS.get(name, AS_OF_NOW) for name in READ_MODELS}
 
 
 async def run_operator(
@@ -29,6 +33,7 @@ async def run_operator(
             "allows_changes": allows_changes,
             "operator": who,
             "comparison": comparisons.told,
+            "readers": READERS,
         }
 
     watch = Watch(settings, base_url, extra)

@@ -22,18 +22,26 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
+async def writer(database_url: str) -> AsyncIterator[LogWriter]:
+    """A log of some events."""
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(42), 30)
+        yield writer
+
+
+@pytest.fixture
 async def client(
-    database_url: str,
+    writer: LogWriter,
     engine: AsyncEngine,
     redis: Redis,
     connection: asyncpg.Connection,
     projector: RunProjector,
     desk: Desk,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A desk that allows changes, with a log and models that are kept up."""
-    async with LogWriter.open(database_url) as writer, projector():
-        await writer.append(registrations(0))
-        await writer.append_random(random.Random(42), 30)
+    """A desk that allows changes, with the log's models, which are kept up."""
+    del writer
+    async with projector():
         await catch_up(engine, redis, connection)
         async with desk(allows_changes=True) as client:
             yield client
@@ -198,3 +206,51 @@ def test_a_comparison_that_found_something_says_how_much() -> None:
         "message": "At 0:7: 2 of 1,000 rows differ from the log.",
     }
     assert ended(b"", 1, ["PostgreSQL does not answer"])["same"] is None
+
+
+# What PostgreSQL says of a value that a table cannot take: that stops a model at its event.
+REFUSE_ORDERS = "alter table orders_g1 add constraint refused check (false) not valid"
+TAKE_ORDERS = "alter table orders_g1 drop constraint refused"
+
+
+async def test_a_model_that_stopped_is_tried_again_or_goes_on_without_the_event(
+    client: httpx.AsyncClient, connection: asyncpg.Connection, writer: LogWriter
+) -> None:
+    await connection.execute(REFUSE_ORDERS)
+    await writer.append_random(random.Random(43), 30)
+    found = await until(client, lambda found: state_of(found, "orders", 1) == "failed")
+    (stopped,) = [one for one in found["generations"] if one["projection"] == "orders"]
+    at = stopped["failed_at"]
+
+    stale = [
+        await change(client, f"orders/{what}", expect_live=7, **more)
+        for what, more in (("retry", {}), ("skip", {"at": at, "reason": "?"}))
+    ]
+    elsewhere = await change(client, "orders/skip", at="0:1", reason="it did not fail there")
+    silent = await change(client, "orders/skip", at=at)
+    retried = await change(client, "orders/retry", generation=1, operator="ada")
+    again = await until(
+        client, lambda found: [one["action"] for one in found["operations"][:2]] == FAILED_AGAIN
+    )
+    await connection.execute(TAKE_ORDERS)
+    skipped = await change(client, "orders/skip", at=at, operator="ada", reason="it is refused")
+    gone_on = await until(client, lambda found: has_caught_up(found, "orders", writer.position))
+
+    assert found["readers"]["orders"] == "Queries read it as of now."
+    assert [answer.status_code for answer in stale] == [409, 409]
+    assert (elsewhere.status_code, silent.status_code) == (409, 409)
+    assert "why" in silent.json()["detail"].lower()
+    assert retried.status_code == 200, retried.text
+    assert state_of(again, "orders", 1) == "failed"
+    assert skipped.status_code == 200, skipped.text
+    (passed,) = gone_on["skips"]
+    place = f"{passed['shard']}:{passed['position']}"
+    assert (place, passed["skipped_by"], passed["reason"]) == (at, "ada", "it is refused")
+
+
+FAILED_AGAIN = ["failed", "retry"]
+
+
+def has_caught_up(found: dict[str, Any], projection: str, position: int) -> bool:
+    (one,) = [one for one in found["generations"] if one["projection"] == projection]
+    return bool(one["state"] == "live" and one["positions"] == {"0": position})

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Callable
 
+import asyncpg
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.conftest import Services
+from tests.running import Exchange
 
 
 def place(http: httpx.Client, **fields: object) -> httpx.Response:
@@ -37,7 +41,8 @@ def test_a_pause_says_what_it_will_do_who_does_it_and_why_and_is_taken_back_by_k
     page.get_by_role("button", name="Pause vwap 1").focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("is not kept up any more; queries read it as it stands")
+    expect(dialog).to_contain_text("is not kept up any more, until somebody presses Resume.")
+    expect(dialog).to_contain_text("Queries read it as of now.")
     dialog.get_by_label("Who").fill("grace")
     dialog.get_by_label("Why").fill("to see a pause")
     page.keyboard.press("Enter")
@@ -56,7 +61,14 @@ def test_a_pause_says_what_it_will_do_who_does_it_and_why_and_is_taken_back_by_k
     expect(page.get_by_role("button", name="Pause vwap 1")).to_be_visible()
 
 
-def test_a_model_is_rebuilt_and_taken_back_from_the_page_alone(page: Page, desk: str) -> None:
+def forgive(faults: list[str], *statuses: int) -> None:
+    """Take out what the browser tells of answers that a machine with other work may give."""
+    faults[:] = [one for one in faults if not any(f"status of {it}" in one for it in statuses)]
+
+
+def test_a_model_is_rebuilt_and_taken_back_from_the_page_alone(
+    page: Page, desk: str, faults: list[str]
+) -> None:
     page.goto(f"{desk}/")
 
     page.get_by_role("button", name="Rebuild trades 1").click()
@@ -69,8 +81,15 @@ def test_a_model_is_rebuilt_and_taken_back_from_the_page_alone(page: Page, desk:
 
     page.get_by_role("button", name="Roll back trades 1").click()
     expect(dialog).to_contain_text("Queries go back from generation 2")
-    dialog.get_by_role("button", name="Roll back").click()
-    expect(dialog).to_contain_text("Generation 1 of trades is live again")
+    back = dialog.get_by_text("Generation 1 of trades is live again")
+    busy = dialog.get_by_text("could not be held for long enough")
+    for _ in range(3):  # a machine with other work may say so, and to try again
+        dialog.get_by_role("button", name="Roll back").click()
+        expect(back.or_(busy)).to_be_visible()
+        if back.is_visible():
+            break
+    expect(back).to_be_visible()
+    forgive(faults, 409)
 
 
 def test_a_stale_page_is_refused_in_words(page: Page, desk: str, faults: list[str]) -> None:
@@ -88,6 +107,63 @@ def test_a_stale_page_is_refused_in_words(page: Page, desk: str, faults: list[st
     (told,) = faults  # the browser tells of each refusal
     assert "409" in told
     faults.clear()
+
+
+# A value that the table cannot take stops the model at its event: of the trades at this price.
+PRICE = 666
+REFUSE = "alter table {table} add constraint refused check (price <> {units}) not valid"
+TAKE = "alter table {table} drop constraint refused"
+
+
+def test_a_model_that_stopped_shows_its_event_and_goes_on_without_it(
+    page: Page,
+    desk: str,
+    http: httpx.Client,
+    exchange: Exchange,
+    services: Services,
+    faults: list[str],
+) -> None:
+    def run(statement: str) -> None:
+        url = exchange.settings.database_url
+        services.portal.call(executed, url, statement.format(table="trades_g1", units=PRICE * 100))
+
+    run(REFUSE)
+    place(http, side="sell", price=PRICE, client_id="maker")
+    place(http, price=PRICE, client_id="taker")
+    page.goto(f"{desk}/")
+    card = page.get_by_role("article", name="Generation 1 of trades failed")
+    expect(card).to_contain_text("refused")
+    expect(card).to_contain_text("It is the live one and stands still. Queries read it as of now.")
+    expect(card.locator("pre")).to_contain_text('"taker_client_id": "taker"')
+
+    dialog = page.get_by_role("dialog")
+    card.get_by_role("button", name="Retry trades 1").click()
+    expect(dialog).to_contain_text("Mend the cause first: else it stops there again.")
+    dialog.get_by_role("button", name="Retry").click()
+    expect(dialog).to_contain_text("Generation 1 of trades is tried again.")
+    dialog.get_by_role("button", name="Close").click()
+    expect(card).to_contain_text("and it stopped once more")
+
+    card.get_by_role("button", name="Skip trades 1").click()
+    expect(dialog).to_contain_text("for ever: its figures lack what the event did")
+    dialog.get_by_role("button", name="Skip").click()  # without a reason nothing is sent
+    dialog.get_by_label("Why").fill("the table refuses it")
+    dialog.get_by_role("button", name="Skip").click()
+    expect(dialog).to_contain_text("trades passes over event 0:")
+    dialog.get_by_role("button", name="Close").click()
+    expect(card).to_have_count(0)
+    expect(page.get_by_role("table", name="Events that definitions pass over")).to_contain_text(
+        "the table refuses it"
+    )
+    expect(page.get_by_role("row", name=re.compile("^trades 1 live"))).to_be_visible()
+    run(TAKE)
+    forgive(faults, 503)  # the analysts' process goes last, and the event is asked for again
+
+
+async def executed(database_url: str, statement: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(statement)
+    await connection.close()
 
 
 def test_while_hidden_it_asks_nothing(page: Page, desk: str) -> None:

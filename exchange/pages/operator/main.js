@@ -5,6 +5,7 @@ import { watch } from "./connection.js";
 import { ask } from "./requests.js";
 import { readPlaces, told } from "./state/places.js";
 import { confirmIn } from "./views/confirm.js";
+import * as failures from "./views/failures.js";
 import * as health from "./views/health.js";
 import * as log from "./views/log.js";
 import * as models from "./views/models.js";
@@ -27,6 +28,7 @@ let isDue = false;
 const act = confirmIn(/** @type {HTMLDialogElement} */ (by("confirm")), () => seen?.operator ?? "");
 const views = [
   health.mount(by("health")),
+  failures.mount(by("failures"), { act }),
   models.mount(by("models"), { act }),
   shards.mount(by("shards")),
   operations.mount(by("operations")),

@@ -26,11 +26,15 @@ HOW_IT_GOES: Final = "To see how far it comes: make status"
 
 
 class Changed(Struct, frozen=True):
-    """What was changed: in which model, which generations, and in words."""
+    """What was changed: in which model, which generations, and in words.
+
+    ``then`` is what to type next on a command line.
+    """
 
     projection: str
     generations: list[int]
     message: str
+    then: str = ""
 
 
 Change = Callable[[Stores, By], Awaitable[Changed]]
@@ -40,7 +44,8 @@ Change = Callable[[Stores, By], Awaitable[Changed]]
 def make(change: Change, reason: str, *, as_json: bool) -> None:
     """Make a change and say so."""
     told = answered(lambda stores: change(stores, operator(reason)))
-    typer.echo(json.dumps(to_builtins(told)) if as_json else told.message)
+    words = f"{told.message} {told.then}".rstrip()
+    typer.echo(json.dumps(to_builtins(told)) if as_json else words)
 
 
 def rebuild(projection: str, expect_live: int | None, *, stay: bool) -> Change:
@@ -56,8 +61,8 @@ def rebuild(projection: str, expect_live: int | None, *, stay: bool) -> Change:
             goes_live=not stay,
             expect_live=expect_live,
         )
-        told = f"Generation {number} of {projection} is being built. {HOW_IT_GOES}"
-        return Changed(projection, [number], told)
+        told = f"Generation {number} of {projection} is being built."
+        return Changed(projection, [number], told, HOW_IT_GOES)
 
     return change
 
@@ -85,10 +90,10 @@ def switch(
             expect_live=expect_live,
             unverified=unverified,
         )
-        told = f"Generation {number} of {projection} is live."
+        told, then = f"Generation {number} of {projection} is live.", ""
         if (await _life(stores, projection)).kept is not None:
-            told += f" To go back: make rollback PROJECTION={projection} EXPECT_LIVE={number}"
-        return Changed(projection, [number], told)
+            then = f"To go back: make rollback PROJECTION={projection} EXPECT_LIVE={number}"
+        return Changed(projection, [number], told, then)
 
     return change
 
@@ -116,8 +121,8 @@ def rollback(projection: str, expect_live: int | None) -> Change:
         return Changed(
             projection,
             [number],
-            f"Generation {number} of {projection} is live again, instead of {expect_live}."
-            f" To go forward again: make rollback PROJECTION={projection} EXPECT_LIVE={number}",
+            f"Generation {number} of {projection} is live again, instead of {expect_live}.",
+            f"To go forward again: make rollback PROJECTION={projection} EXPECT_LIVE={number}",
         )
 
     return change
@@ -132,9 +137,8 @@ def pause(projection: str, generation: int | None, expect_live: int | None) -> C
         told = f"Generation {number} of {projection} is paused."
         if (await _life(stores, projection)).get(number).live:
             told += f" {STANDS.get(projection, AS_OF_NOW)}"
-        return Changed(
-            projection, [number], f"{told} To go on: make resume PROJECTION={projection}"
-        )
+        then = f"To go on: make resume PROJECTION={projection}"
+        return Changed(projection, [number], told, then)
 
     return change
 
@@ -157,7 +161,7 @@ def retry(projection: str, generation: int | None, expect_live: int | None) -> C
         place = (stores.connection, checked(projection), generation)
         number = await changes.retry(*place, by, expect_live=expect_live)
         told = f"Generation {number} of {projection} is tried again."
-        return Changed(projection, [number], f"{told} {HOW_IT_GOES}")
+        return Changed(projection, [number], told, HOW_IT_GOES)
 
     return change
 
@@ -173,8 +177,8 @@ def skip(projection: str, at: tuple[int, int], expect_live: int | None) -> Chang
         gone_on = await skip_event(stores.connection, *place, at, by, expect_live=expect_live)
         numbers = ", ".join(map(str, gone_on))
         told = f"generation {numbers} goes" if len(gone_on) == 1 else f"generations {numbers} go"
-        message = f"{projection} passes over event {at[0]}:{at[1]}; {told} on. {HOW_IT_GOES}"
-        return Changed(projection, gone_on, message)
+        message = f"{projection} passes over event {at[0]}:{at[1]}; {told} on."
+        return Changed(projection, gone_on, message, HOW_IT_GOES)
 
     return change
 

@@ -1,17 +1,32 @@
-// What can be done to a generation now, and in words what will be then.
+// What can be done to a generation now, in words what will be then, and where it is seen.
 
 /**
  * @typedef {{label: string, projection: string, action: string, will: string,
  *   body: Record<string, unknown>, needsReason?: boolean, hasCost?: boolean}} Action
  */
 
+/** What happens next, and where on this page. */
+export const NEXT = {
+  rebuild:
+    "Its steps are in a row of its own. It goes live by itself when all its rows are as the log gives them; nothing more is to be done.",
+  verify: "How far it is, and what was found, is told above the table of read models.",
+  switch: "If it was wrong: Roll back, in the row of the generation that is kept.",
+  rollback: "To go forward again: Roll back, in the row of the other generation.",
+  pause: "To go on: Resume, in its row.",
+  resume: "Its lag falls to 0.",
+  retry: "If it stops again, that is told under What stopped.",
+  skip: "Events that are passed over are listed under What was changed.",
+  retire: "Its row is gone; its rows are deleted within a minute.",
+};
+
 /**
  * Return the actions on a generation.
  * @param {any} one A generation as `/state` tells it.
  * @param {any[]} all All generations.
+ * @param {Record<string, string>} [readers] What readers have of a live one that stands still.
  * @returns {Action[]}
  */
-export function actionsOn(one, all) {
+export function actionsOn(one, all, readers = {}) {
   const mine = all.filter((other) => other.projection === one.projection);
   const live = mine.find((other) => other.live) ?? null;
   const isMaking = mine.some(
@@ -66,21 +81,21 @@ export function actionsOn(one, all) {
     add(
       "Pause",
       "pause",
-      `${name} is not kept up any more${one.live ? "; queries read it as it stands" : ""}.`,
+      `${name} is not kept up any more, until somebody presses Resume. ${one.live ? (readers[one.projection] ?? "") : ""}`.trim(),
       generation,
     );
   if (one.state === "failed") {
     add(
       "Retry",
       "retry",
-      `${name} is tried again from ${one.failed_at ?? "where it stopped"}.`,
+      `${name} is tried again from ${one.failed_at ?? "where it stopped"}, and goes on if it can. Mend the cause first: else it stops there again. Nothing is lost by trying.`,
       generation,
     );
     if (one.failed_at)
       add(
         "Skip",
         "skip",
-        `The definition of ${name} passes over event ${one.failed_at}, for ever. Its answers say so, for ever.`,
+        `${one.projection} goes on without event ${one.failed_at}, for ever: its figures lack what the event did, and each answer says so. The log keeps the event. Only a later definition of ${one.projection} may count it again.`,
         { at: one.failed_at },
         { needsReason: true },
       );

@@ -2,6 +2,7 @@
 
 import { element } from "../../shared/dom.js";
 import { ask, change } from "../requests.js";
+import { NEXT } from "../state/actions.js";
 
 const NAME_KEPT = "operator";
 
@@ -63,7 +64,8 @@ export function confirmIn(dialog, defaultName) {
           ...action.body,
           ...who,
         });
-        told.textContent = made.message;
+        const next = NEXT[/** @type {keyof typeof NEXT} */ (action.action)] ?? "";
+        told.textContent = `${made.message} ${next}`;
         form.remove();
         dialog.append(element("button", { type: "button", click: () => dialog.close() }, "Close"));
       } catch (error) {

@@ -32,9 +32,9 @@ export function mount(root, actions) {
   /** @type {Map<string, {key: string, cell: Element}>} */
   const kept = new Map();
 
-  /** @param {any} one @param {any[]} all @param {boolean} mayChange */
-  function todo(one, all, mayChange) {
-    const found = mayChange ? actionsOn(one, all) : [];
+  /** @param {any} one @param {any} seen */
+  function todo(one, seen) {
+    const found = seen.allows_changes ? actionsOn(one, seen.generations, seen.readers) : [];
     const steps = flowOf(one);
     const key = JSON.stringify([found, steps, one.failure, one.changed]);
     const name = `${one.projection} ${one.generation}`;
@@ -113,7 +113,7 @@ export function mount(root, actions) {
             told(pace),
             spark(lag, `lag of ${name}: now ${behind}`),
             sized(one.size_bytes),
-            todo(one, all, seen.allows_changes),
+            todo(one, seen),
           ],
         };
       }),
