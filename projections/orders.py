@@ -472,6 +472,7 @@ async def list_orders_as_of(
     connection: AsyncConnection,
     live: Live,
     positions: Mapping[int, int],
+    latest_ms: int,
     client_id: str,
     *,
     statuses: Collection[OrderStatus] = ALL_STATUSES,
@@ -482,8 +483,11 @@ async def list_orders_as_of(
     """Return what ``list_orders`` said at a moment that the live model has passed.
 
     An order that has changed since is made again from its events up to the moment. One of an older
-    log that began twice is listed once its second beginning is reached.
+    log that began twice is listed once its second beginning is reached. Orders after ``latest_ms``,
+    the time of the moment's newest event, are not looked at: there may be millions.
     """
+    end = OrderCursor(latest_ms + 1, 0, 0)
+    before = end if before is None else min(before, end, key=astuple)
     found: list[Order] = []
     asked = max(limit, ORDERS_AT_ONCE)
     while len(found) < limit:

@@ -126,9 +126,10 @@ class Past:
 
     async def orders(self, client_id: str, **asked: Any) -> list[Order]:
         """Return what ``list_orders`` said; ``asked`` is what it takes."""
+        latest_ms = max((place.time_ms for place in self.moment.places.values()), default=0)
         async with self._rows(orders.NAME) as (connection, live):
             return await orders.list_orders_as_of(
-                connection, live, self.moment.positions, client_id, **asked
+                connection, live, self.moment.positions, latest_ms, client_id, **asked
             )
 
     async def order_history(self, order: Order, *, after: int = 0, limit: int) -> list[StoredEvent]:

@@ -90,6 +90,36 @@ async def test_a_moment_that_the_log_or_the_model_has_not_reached_is_refused(
         await Past(engine, await moment_at(connection, {}), SHARDS).order("any")
 
 
+async def test_a_clients_orders_of_later_are_not_looked_at(
+    database_url: str,
+    engine: AsyncEngine,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await write_two_shards(database_url, random.Random(5), batches=20)
+    log = await read_log(connection)
+    await follow(engine, connection, log)
+    heads = await read_heads(connection)
+    early = await moment_at(connection, {shard: head // 10 for shard, head in heads.items()})
+    before = [one for one in log if one.position <= early.at(one.shard).position]
+    mine = [row for row in fold_orders(before).values() if row["client_id"] == CLIENTS[0]]
+    pages = 0
+    list_orders = orders.list_orders
+
+    async def counted(*place: Any, **asked: Any) -> list[orders.Order]:
+        nonlocal pages
+        pages += 1
+        return await list_orders(*place, **asked)
+
+    monkeypatch.setattr(orders, "list_orders", counted)
+    monkeypatch.setattr(orders, "ORDERS_AT_ONCE", 1)
+    every = sum(row["client_id"] == CLIENTS[0] for row in fold_orders(log).values())
+    found = await Past(engine, early, SHARDS).orders(CLIENTS[0], limit=len(mine))
+
+    assert sorted(one.order_id for one in found) == sorted(row["order_id"] for row in mine)
+    assert pages < every // len(mine) // 2
+
+
 async def follow(
     engine: AsyncEngine, connection: asyncpg.Connection, log: Sequence[StoredEvent]
 ) -> None:
@@ -204,10 +234,10 @@ async def check_settlement(past: Past, before: Sequence[StoredEvent]) -> None:
         some = [owed[key] for key in sorted(owed) if key[0] == cycle]
         found = await past.obligations(cycle, limit=ALL)
         assert [{"cycle": cycle, **asdict(one)} for one in found] == some
-    clients = sorted({client for _, client, _ in owed if client in CLIENTS})[:2]
-    for client in clients:
+    for client in CLIENTS[:2]:
         found = await past.obligations(1, client_id=client, limit=1)
-        assert {one.client_id for one in found} <= {client}
+        mine = [owed[key] for key in sorted(owed) if key[:2] == (1, client)]
+        assert [{"cycle": 1, **asdict(one)} for one in found] == mine
 
 
 def cut_of(cuts: dict[int, int | None], cycle: int) -> int | None:
