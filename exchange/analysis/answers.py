@@ -49,12 +49,17 @@ class Rows:
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """Return what DuckDB answers of ``rows``: these, held by DuckDB, which may use the disk."""
-        connection = duckdb.connect()
+        connection = connected()
         hold(connection, "rows", self)
         return connection.sql(query)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.reader().__arrow_c_stream__(requested_schema)
+
+
+def connected() -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB that has what it is given, and takes no variable of ours for a table."""
+    return duckdb.connect(config={"python_enable_replacements": False})
 
 
 def hold(connection: duckdb.DuckDBPyConnection, name: str, rows: Rows) -> None:

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exchange.analysis.answers import Rows, hold
+from exchange.analysis.answers import Rows, connected, hold
 from exchange.analysis.database import Database
 from exchange.analysis.folder import Folder
 from exchange.analysis.models import (
@@ -185,9 +185,9 @@ class Log:
         events and trades are read from its files. All else that the query names is held by DuckDB
         first, which may use the disk.
         """
-        connection = duckdb.connect()
+        connection = connected()
         for name in NAMES:
-            if not re.search(rf"\b{name}\b", query):
+            if not re.search(rf"\b{name}\b", query, re.IGNORECASE):
                 continue
             source = self._source
             paths = source.paths(name) if isinstance(source, Folder) and name in FILES else []

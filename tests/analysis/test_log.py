@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import asyncpg
+import duckdb
 import pytest
 from redis.asyncio import Redis
 
@@ -182,6 +183,10 @@ def assert_totals(log: Log, traded: list[tuple[Any, ...]]) -> None:
     assert [tuple(map(int, row)) for row in sums.itertuples(index=False)] == [
         (int(row[2]), int(row[3])) for row in traded
     ]
+    assert log.sql("SELECT count(*) FROM TRADES").fetchall() == [(sum(row[1] for row in traded),)]
+    for ask in (log.sql, log.trades().sql):
+        with pytest.raises(duckdb.CatalogException, match="connection does not exist"):
+            ask("select * from connection")
     twice = log.sql("select count(*) from trades a join trades b using (trade_id)").fetchall()
     assert twice == [(sum(row[1] for row in traded),)], "a stream that is read twice"
 
