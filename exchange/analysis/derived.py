@@ -1,9 +1,12 @@
 """What an export has besides the log: orders, books, positions and settlement, made of its events.
 
 Read ``derive``. Each data set is folded from the exported events, from the first one on, by the
-rules of its read model; so a check makes it again. A file has what became known within one file of
-events and never changes after; so where an export paused changes nothing. What may still change
-stands apart: in files that end with ``-open``, and in the positions of the last day.
+rules of its read model; so a check makes it again. No kept state of a fold stands in for events:
+nothing would prove it, and it lacks those that an operator had the live model pass over.
+
+A file has what became known within one file of events and never changes after; so where an export
+paused changes nothing. What may still change stands apart: in files that end with ``-open``, and in
+the positions of the last day.
 
 Held are the open orders, the levels of the books, the positions, the obligations of the open cycle
 and one group of rows.
