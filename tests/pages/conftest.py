@@ -7,7 +7,7 @@ browser tells: an error on the console, a breach of the content policy, a reques
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from tests.running import Exchange, running
 
 ORDER_WAIT_MS = 20_000  # a busy machine
 PAGE_TIMEOUT_MS = 20_000
+BLANK = '<!doctype html><link rel="icon" href="data:,">'  # a browser would ask for an icon
 SIZE: ViewportSize = {"width": 1280, "height": 800}
 
 
@@ -100,18 +101,17 @@ def http(exchange: Exchange) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def faults() -> list[str]:
-    """What the browser told that no page may cause. A test that causes one takes it out."""
-    return []
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A context, which is like a browser of its own, and what it told that no page may cause."""
+
+    context: BrowserContext
+    faults: list[str]
 
 
-@pytest.fixture
-def open_context(
-    browser: Browser, exchange: Exchange, faults: list[str]
-) -> Iterator[Callable[..., BrowserContext]]:
-    """Make contexts (each like a browser of its own) with options of Playwright."""
-    contexts: list[BrowserContext] = []
+def new_window(browser: Browser, exchange: Exchange) -> Window:
+    """Make a context, and note what it tells."""
+    faults: list[str] = []
     own = urlsplit(exchange.urls[0]).hostname
 
     def asked(request: Request) -> None:
@@ -123,25 +123,65 @@ def open_context(
         if message.type == "error":  # breaches of the content policy are told of here too
             faults.append(f"on the console: {message.text}")
 
-    def make(**options: Any) -> BrowserContext:
-        context = browser.new_context(**{"viewport": SIZE, "base_url": exchange.urls[0], **options})
-        contexts.append(context)
-        context.set_default_timeout(PAGE_TIMEOUT_MS)
-        context.on("request", asked)
-        context.on("console", said)
-        context.on("weberror", lambda error: faults.append(f"an exception: {error.error}"))
-        return context
+    context = browser.new_context(viewport=SIZE, base_url=exchange.urls[0])
+    context.set_default_timeout(PAGE_TIMEOUT_MS)
+    context.on("request", asked)
+    context.on("console", said)
+    context.on("weberror", lambda error: faults.append(f"an exception: {error.error}"))
+    return Window(context, faults)
 
-    yield make
-    for context in contexts:
-        context.close()
+
+@pytest.fixture(scope="package")
+def shared_window(browser: Browser, exchange: Exchange) -> Iterator[Window]:
+    """The window of all tests: it loads the sixty files of a page once."""
+    window = new_window(browser, exchange)
+    with window.context:
+        yield window
+
+
+@pytest.fixture(scope="package")
+def shared_blank(shared_window: Window) -> Page:
+    """A page of the gateway's origin on which nothing runs."""
+    page = shared_window.context.new_page()
+    page.route("**/blank", lambda route: route.fulfill(body=BLANK, content_type="text/html"))
+    page.goto("/blank")
+    return page
 
 
 @pytest.fixture
-def page(open_context: Callable[..., BrowserContext], faults: list[str]) -> Iterator[Page]:
-    """An empty page. At the end of its test the browser must have told of no fault."""
-    yield open_context().new_page()
+def faults(shared_window: Window) -> list[str]:
+    """What the browser told that no page may cause. A test that causes one takes it out."""
+    shared_window.faults.clear()
+    return shared_window.faults
+
+
+@pytest.fixture
+def blank(shared_blank: Page, faults: list[str]) -> Iterator[Page]:
+    """Where pure modules are called; all tests have one, since these keep nothing."""
+    yield shared_blank
     assert faults == []
+
+
+@pytest.fixture
+def page(shared_window: Window, blank: Page) -> Iterator[Page]:
+    """An empty page of a browser that keeps nothing of former ones but their files.
+
+    At the end of its test the browser must have told of no fault.
+    """
+    blank.evaluate("localStorage.clear()")
+    with shared_window.context.new_page() as page:
+        yield page
+
+
+@pytest.fixture
+def sleeper(browser: Browser, exchange: Exchange) -> Iterator[Page]:
+    """A page whose clock tests may move. A window has one clock, so it is in one of its own."""
+    window = new_window(browser, exchange)
+    with window.context:
+        page = window.context.new_page()
+        page.clock.install()
+        yield page
+        assert window.faults == []
 
 
 @pytest.fixture
@@ -155,6 +195,13 @@ def picture(tmp_path: Path) -> Callable[[Page, str], None]:
     return taken
 
 
+UNTIL_LIVE = """timeoutMs => new Promise((resolve) => {
+  const line = document.getElementById("line");
+  const look = () => { if (line.dataset.state === "live") resolve(); };
+  new MutationObserver(look).observe(line, {attributeFilter: ["data-state"]});
+  setTimeout(resolve, timeoutMs);
+  look();
+})"""
 numbers = count(1)
 Place = Callable[..., Any]
 
@@ -205,6 +252,8 @@ def market(page: Page, instrument: str) -> Page:
 
 
 def until_live(page: Page) -> None:
+    """Wait for the heartbeat that says so; ``expect`` would look once a second."""
+    page.evaluate(UNTIL_LIVE, PAGE_TIMEOUT_MS)
     expect(page.locator("#line [data-part=state]")).to_have_text("● live")
 
 

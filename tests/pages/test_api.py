@@ -1,7 +1,10 @@
-"""The page of the interface: both documents, as somebody sees them who writes a client."""
+"""The page of the interface: both documents, as somebody sees them who writes a client.
+
+Swagger UI takes seconds to draw it, so all tests but one look at a page that is loaded once.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,17 +13,37 @@ from playwright.sync_api import Locator, Page, Response, expect
 from exchange.analyst import app as analyst
 from exchange.gateway.app import ROUTES
 from exchange.gateway.description import asyncapi, openapi
-
-pytestmark = pytest.mark.long  # Swagger UI takes seconds to draw
+from tests.pages.conftest import Window
 
 OPENAPI = openapi.document(ROUTES)
 ASYNCAPI = asyncapi.document()
 ANALYSTS = openapi.document(analyst.ROUTES, title=analyst.TITLE, about=analyst.ABOUT)
 DARK = "rgb(28, 32, 34)"  # Swagger UI's own
-CONNECT_RETRIES = 8  # the wait doubles each time; a minute in all
+COUNT = sum(len(item) for item in OPENAPI["paths"].values())
 
 
-def opened(page: Page, operation: str) -> Locator:
+@pytest.fixture(scope="module")
+def loaded(shared_window: Window) -> Iterator[Page]:
+    """The page, loaded by an address that leads to no endpoint."""
+    shared_window.faults.clear()
+    with shared_window.context.new_page() as page:
+        page.goto("/docs#/nowhere/nothing")
+        expect(page.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
+        assert shared_window.faults == []
+        yield page
+
+
+@pytest.fixture
+def docs(loaded: Page, faults: list[str]) -> Iterator[Page]:
+    """The page with all endpoints; the browser told of no fault."""
+    loaded.goto("/docs#/")
+    loaded.get_by_placeholder("Search: words of path").fill("")
+    expect(loaded.locator(".opblock")).to_have_count(COUNT)
+    yield loaded
+    assert faults == []
+
+
+def opened(docs: Page, operation: str) -> Locator:
     """Return the place of an endpoint, shown in full by its address."""
     (tag,) = {
         described["tags"][0]
@@ -28,53 +51,35 @@ def opened(page: Page, operation: str) -> Locator:
         for described in item.values()
         if described["operationId"] == operation
     }
-    page.goto(f"/docs#/{tag}/{operation}")
-    place = page.locator(f"#operations-{tag}-{operation}")
+    docs.goto(f"/docs#/{tag}/{operation}")
+    place = docs.locator(f"#operations-{tag}-{operation}")
     expect(place.get_by_role("button", name="Try it out")).to_be_visible()
     return place
 
 
-def tried(page: Page, place: Locator, path: str) -> Any:
+def tried(docs: Page, place: Locator, path: str) -> Any:
     """Return what the exchange answers to the request that "Execute" sends."""
 
     def is_it(response: Response) -> bool:
         return response.url.split("?")[0].endswith(path)
 
-    with page.expect_response(is_it) as answer:
+    with docs.expect_response(is_it) as answer:
         place.get_by_role("button", name="Execute", exact=True).click()
     shown = place.locator(".live-responses-table tbody .response-col_status").first
     expect(shown).to_contain_text(str(answer.value.status))
     return answer.value.json()
 
 
-def test_every_endpoint_is_shown_with_what_it_is_for(page: Page) -> None:
-    page.goto("/docs")
-
+def test_every_endpoint_is_shown_with_what_it_is_for(docs: Page) -> None:
     for path, item in OPENAPI["paths"].items():
         for described in item.values():
             name = described["operationId"]
-            place = page.locator(f"#operations-{described['tags'][0]}-{name}")
+            place = docs.locator(f"#operations-{described['tags'][0]}-{name}")
             expect(place).to_contain_text(described["summary"])
             expect(place.locator(".opblock-summary-path")).to_have_text(
                 path.replace("/", "\u200b/"), use_inner_text=False
             )
-    expect(page).to_have_title(OPENAPI["info"]["title"])
-
-
-@pytest.mark.timeout(600)
-def test_every_endpoint_opens_without_an_error(page: Page) -> None:
-    page.goto("/docs")
-    places = page.locator(".opblock")
-    expect(places).to_have_count(sum(len(item) for item in OPENAPI["paths"].values()))
-
-    for place in places.all():
-        place.locator(".opblock-summary-control").click()
-        expect(place.locator(".responses-wrapper")).to_be_visible()
-        assert page.get_by_text("Could not resolve reference").count() == 0
-        place.locator(".opblock-summary-control").click()
-        expect(place.locator(".responses-wrapper")).to_be_hidden()
-
-    assert page.locator(".errors-wrapper").count() == 0
+    expect(docs).to_have_title(OPENAPI["info"]["title"])
 
 
 @pytest.mark.parametrize(
@@ -88,20 +93,19 @@ def test_every_endpoint_opens_without_an_error(page: Page) -> None:
     ],
 )
 def test_a_search_finds_endpoints_by_all_of_its_words(
-    page: Page, words: str, paths: list[str]
+    docs: Page, words: str, paths: list[str]
 ) -> None:
-    page.goto("/docs")
-    page.get_by_placeholder("Search: words of path").fill(words)
+    docs.get_by_placeholder("Search: words of path").fill(words)
 
-    expect(page.locator(".opblock-summary-path")).to_have_count(len(paths))
-    shown = page.locator(".opblock-summary-path").all()
+    expect(docs.locator(".opblock-summary-path")).to_have_count(len(paths))
+    shown = docs.locator(".opblock-summary-path").all()
     assert [place.get_attribute("data-path") for place in shown] == paths
 
 
 def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
-    page: Page, picture: Callable[[Page, str], None]
+    docs: Page, picture: Callable[[Page, str], None]
 ) -> None:
-    place = opened(page, "place_order")
+    place = opened(docs, "place_order")
     place.get_by_role("button", name="Try it out").click()
     body = {
         "client_id": "reader",
@@ -112,29 +116,29 @@ def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
         "quantity": 0.5,
     }
     place.locator("textarea.body-param__text").fill(json.dumps(body))
-    placed = tried(page, place, "/orders")
+    placed = tried(docs, place, "/orders")
     assert placed["order"]["status"] == "open"
 
-    place = opened(page, "get_orderbook")
+    place = opened(docs, "get_orderbook")
     place.get_by_role("button", name="Try it out").click()
     place.locator("tr[data-param-name=instrument] input").fill("ETH-EUR")
     place.locator("tr[data-param-name=min_sequence] input").fill(str(placed["sequence"]))
-    book = tried(page, place, "/market/orderbook")
+    book = tried(docs, place, "/market/orderbook")
 
     assert {"price": 1.25, "quantity": 0.5}.items() <= book["bids"][-1].items()
     answer = place.locator(".live-responses-table")
     expect(answer).to_contain_text('"price": 1.25')
     place.get_by_role("button", name="Execute", exact=True).scroll_into_view_if_needed()
     answer.scroll_into_view_if_needed()
-    picture(page, "api")
+    picture(docs, "api")
 
 
-def test_a_refusal_is_shown_with_its_reason(page: Page, faults: list[str]) -> None:
-    place = opened(page, "get_ticker")
+def test_a_refusal_is_shown_with_its_reason(docs: Page, faults: list[str]) -> None:
+    place = opened(docs, "get_ticker")
     place.get_by_role("button", name="Try it out").click()
     place.locator("tr[data-param-name=instrument] input").fill("NONE-SUCH")
 
-    assert tried(page, place, "/market/ticker")["code"] == "instrument.not_found"
+    assert tried(docs, place, "/market/ticker")["code"] == "instrument.not_found"
 
     expect(place.locator(".live-responses-table")).to_contain_text("instrument.not_found")
     (refused,) = faults  # Chromium itself tells of any answer above 399
@@ -143,28 +147,27 @@ def test_a_refusal_is_shown_with_its_reason(page: Page, faults: list[str]) -> No
 
 
 def test_every_message_of_the_stream_is_beside_it(
-    page: Page, picture: Callable[[Page, str], None]
+    docs: Page, picture: Callable[[Page, str], None]
 ) -> None:
-    page.goto("/docs")
-    page.get_by_role("link", name="Stream", exact=True).click()
+    docs.get_by_role("link", name="Stream", exact=True).click()
 
-    viewer = page.locator("asyncapi-viewer")
+    viewer = docs.locator("asyncapi-viewer")
     expect(viewer.get_by_role("heading", name="What clients send").first).to_be_visible()
-    expect(page.locator("#over-http")).to_be_hidden()
+    expect(docs.locator("#over-http")).to_be_hidden()
     for name in ASYNCAPI["channels"]["stream"]["messages"]:
         tab = viewer.get_by_role("tab", name=name, exact=True)
         tab.click()
         expect(tab).to_have_attribute("aria-selected", "true")
     viewer.get_by_role("tab", name="client.limit", exact=True).click()
-    picture(page, "api-stream")
+    picture(docs, "api-stream")
 
-    page.get_by_role("link", name="HTTP", exact=True).click()
+    docs.get_by_role("link", name="HTTP", exact=True).click()
     expect(viewer).to_be_hidden()
 
 
-def test_the_streams_document_can_be_searched(page: Page) -> None:
-    page.goto("/docs#stream")
-    viewer = page.locator("asyncapi-viewer")
+def test_the_streams_document_can_be_searched(docs: Page) -> None:
+    docs.goto("/docs#stream")
+    viewer = docs.locator("asyncapi-viewer")
     found = viewer.get_by_role("navigation").get_by_role("link")
     expect(found.filter(has_text="What clients send")).to_be_visible()
 
@@ -174,13 +177,12 @@ def test_the_streams_document_can_be_searched(page: Page) -> None:
     expect(found.filter(has_text="What clients get")).to_be_visible()
 
 
-def test_it_is_dark_where_the_system_is(page: Page) -> None:
-    page.emulate_media(color_scheme="dark")
-    page.goto("/docs")
-    ground = page.locator(".swagger-ui").first
+def test_it_is_dark_where_the_system_is(docs: Page) -> None:
+    docs.emulate_media(color_scheme="dark")
+    ground = docs.locator(".swagger-ui").first
     expect(ground).to_have_css("background-color", DARK)
 
-    page.emulate_media(color_scheme="light")
+    docs.emulate_media(color_scheme="light")
 
     expect(ground).not_to_have_css("background-color", DARK)
 
@@ -195,8 +197,20 @@ def test_the_analyst_shows_its_own_document(page: Page, analyst_url: str) -> Non
     expect(page.get_by_role("link", name="Stream", exact=True)).to_have_count(0)
 
 
-@pytest.mark.parametrize("anchor", ["#/nowhere/nothing", "#!", "#/", "#streamer"])
-def test_any_anchor_leads_to_the_page(page: Page, anchor: str) -> None:
-    page.goto(f"/docs{anchor}")
+@pytest.mark.parametrize("anchor", ["#!", "#/", "#streamer", "#/trading/nothing"])
+def test_any_anchor_leads_to_the_page(docs: Page, anchor: str) -> None:
+    docs.goto(f"/docs{anchor}")
 
-    expect(page.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
+    expect(docs.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
+    expect(docs.locator(".opblock")).to_have_count(COUNT)
+
+
+@pytest.mark.long  # Swagger UI takes half a second for each
+def test_every_endpoint_opens_without_an_error(docs: Page) -> None:
+    docs.locator(".opblock:not(.is-open) .opblock-summary-control").evaluate_all(
+        "all => all.forEach(it => it.click())"
+    )
+
+    expect(docs.locator(".opblock .responses-wrapper")).to_have_count(COUNT)
+    assert docs.get_by_text("Could not resolve reference").count() == 0
+    assert docs.locator(".errors-wrapper").count() == 0

@@ -1,11 +1,9 @@
 """The market page, as a trader sees it."""
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.pages.conftest import Place, until_live
 from tests.running import Exchange
@@ -172,28 +170,15 @@ def test_the_line_tells_sequence_age_and_gaps(market: Page, place: Place) -> Non
     expect(line.locator("[data-part=ping]")).to_have_text(re.compile(r"ping \d+ ms"))
 
 
-@pytest.fixture
-def dark_and_light(
-    open_context: Callable[..., BrowserContext], faults: list[str]
-) -> Iterator[list[Page]]:
-    yield [open_context(color_scheme=scheme).new_page() for scheme in ("dark", "light")]
-    assert faults == []
+def test_it_is_dark_and_light_as_the_system_is_or_as_chosen(market: Page) -> None:
+    market.emulate_media(color_scheme="light")
+    light = ground(market)
+    market.emulate_media(color_scheme="dark")
+    assert ground(market) != light
 
+    market.get_by_label("Theme").select_option("light")
 
-def test_it_is_dark_and_light_as_the_system_is_or_as_chosen(
-    dark_and_light: list[Page], instrument: str
-) -> None:
-    grounds = []
-    for page in dark_and_light:
-        page.goto(f"/?instrument={instrument}")
-        until_live(page)
-        grounds.append(ground(page))
-
-    dark, _ = dark_and_light
-    dark.get_by_label("Theme").select_option("light")
-
-    assert grounds[0] != grounds[1]
-    assert ground(dark) == grounds[1]
+    assert ground(market) == light
 
 
 def ground(page: Page) -> Any:

@@ -4,11 +4,11 @@ It ends live, without a gap, and never shows an old price as the present one.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, CDPSession, Page, expect
+from playwright.sync_api import CDPSession, Page, expect
 from redis import Redis
 
 from tests.conftest import Services
@@ -16,8 +16,6 @@ from tests.e2e.operator_commands import run
 from tests.faults.proxy import Proxy
 from tests.pages.conftest import Place, until_live
 from tests.running import Exchange
-
-pytestmark = pytest.mark.long  # each is silent for seconds on purpose
 
 AWAY_MS = 20_000  # until a page that was left alone is live again, on a busy machine
 SLEPT_MS = 10 * 60 * 1000
@@ -49,12 +47,9 @@ def proxy(exchange: Exchange, services: Services) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def distant(
-    open_context: Callable[..., BrowserContext], proxy: Proxy, instrument: str
-) -> Iterator[Page]:
+def distant(page: Page, proxy: Proxy, instrument: str) -> Iterator[Page]:
     """The page, live, behind a link that tests may disturb."""
-    page = open_context(base_url=f"http://127.0.0.1:{proxy.port}").new_page()
-    page.goto(f"/?instrument={instrument}")
+    page.goto(f"http://127.0.0.1:{proxy.port}/?instrument={instrument}")
     until_live(page)
     page.evaluate(WATCH)
     yield page
@@ -80,6 +75,7 @@ def trade(place: Place, quantity: str) -> None:
     place("buy", quantity)
 
 
+@pytest.mark.long
 def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -101,6 +97,7 @@ def test_a_connection_that_is_open_but_silent_turns_grey_and_says_why(
     assert prints(distant) == ["2.000", "1.000"]
 
 
+@pytest.mark.long
 def test_a_link_that_is_cut_is_resumed(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:
@@ -120,6 +117,7 @@ def test_a_link_that_is_cut_is_resumed(
     faults.clear()
 
 
+@pytest.mark.long
 def test_a_slow_link_shows_everything_in_its_order(
     distant: Page, proxy: Proxy, place: Place, services: Services
 ) -> None:
@@ -139,6 +137,7 @@ def frozen(page: Page) -> CDPSession:
     return session
 
 
+@pytest.mark.long
 def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) -> None:
     trade(place, "1")
     expect(market.locator("#tape tbody tr")).to_have_count(1)
@@ -151,21 +150,21 @@ def test_a_tab_that_was_frozen_goes_on_where_it_was(market: Page, place: Place) 
     live_again(market)
 
 
+@pytest.mark.long
 def test_a_machine_that_slept_ten_minutes_resumes_at_once(
-    page: Page, place: Place, instrument: str
+    sleeper: Page, place: Place, instrument: str
 ) -> None:
-    page.clock.install()
-    page.goto(f"/?instrument={instrument}")
-    until_live(page)
+    sleeper.goto(f"/?instrument={instrument}")
+    until_live(sleeper)
     trade(place, "1")
-    expect(page.locator("#tape tbody tr")).to_have_count(1)
+    expect(sleeper.locator("#tape tbody tr")).to_have_count(1)
 
-    page.clock.fast_forward(SLEPT_MS)
+    sleeper.clock.fast_forward(SLEPT_MS)
     trade(place, "2")
 
-    live_again(page)
-    expect(part(page, "reconnects")).to_have_text("reconnects 1")
-    expect(page.locator("#tape tbody tr:not(.seam)")).to_have_count(2)
+    live_again(sleeper)
+    expect(part(sleeper, "reconnects")).to_have_text("reconnects 1")
+    expect(sleeper.locator("#tape tbody tr:not(.seam)")).to_have_count(2)
 
 
 def test_a_flushed_redis_leaves_the_book_right(
@@ -192,14 +191,13 @@ def test_a_flushed_redis_leaves_the_book_right(
     faults.clear()
 
 
-@pytest.mark.parametrize("projection", ["book", "trades"])
-def test_a_projection_that_is_switched_is_not_seen(
-    market: Page, place: Place, exchange: Exchange, services: Services, projection: str
+def test_a_book_that_is_switched_is_not_seen(
+    market: Page, place: Place, exchange: Exchange, services: Services
 ) -> None:
     trade(place, "1")
     expect(market.locator("#tape tbody tr")).to_have_count(1)
 
-    told = services.portal.call(run, exchange, "rebuild", projection)
+    told = services.portal.call(run, exchange, "rebuild", "book")
     assert told.code == 0, told
     trade(place, "2")
     place("buy", "3", "99.00")
@@ -209,6 +207,7 @@ def test_a_projection_that_is_switched_is_not_seen(
     live_again(market)
 
 
+@pytest.mark.long
 def test_a_gateway_that_flaps_leaves_one_line_on_the_tape(
     distant: Page, proxy: Proxy, place: Place, services: Services, faults: list[str]
 ) -> None:

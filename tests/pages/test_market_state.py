@@ -12,9 +12,9 @@ PLAIN = "const plain = (it) => JSON.parse(JSON.stringify(it, (k, v) => typeof v 
 PLAIN += "Number(v) : v));"
 
 
-def of_state(page: Page, name: str, body: str, *arguments: Any) -> Any:
+def of_state(blank: Page, name: str, body: str, *arguments: Any) -> Any:
     """Call a module of states; a[0] is an instrument, and ``plain`` makes numbers of BigInt."""
-    return call(page, f"market/state/{name}.js", PLAIN + body, SCALES, *arguments)
+    return call(blank, f"market/state/{name}.js", PLAIN + body, SCALES, *arguments)
 
 
 def snapshot(bids: list[Any], asks: list[Any], **more: Any) -> dict[str, Any]:
@@ -25,9 +25,9 @@ def snapshot(bids: list[Any], asks: list[Any], **more: Any) -> dict[str, Any]:
     return {"type": "orderbook", "kind": "snapshot", "sequence": 5, **sides, **more}
 
 
-def book_after(page: Page, *messages: dict[str, Any]) -> Any:
+def book_after(blank: Page, *messages: dict[str, Any]) -> Any:
     return of_state(
-        page,
+        blank,
         "book",
         "let b = m.EMPTY; for (const it of a[1]) b = m.fold(b, it, a[0]); return plain(b)",
         list(messages),
@@ -38,11 +38,11 @@ def levels(*found: tuple[int, int]) -> list[dict[str, int]]:
     return [{"price": price, "quantity": quantity} for price, quantity in found]
 
 
-def test_a_delta_changes_adds_and_takes_levels_in_their_order(page: Page) -> None:
+def test_a_delta_changes_adds_and_takes_levels_in_their_order(blank: Page) -> None:
     begin = snapshot([("99", "1"), ("98", "2")], [("101", "3"), ("102", "4")])
     told = snapshot([("98.5", "7"), ("98", "0")], [("101", "5"), ("100.5", "6")])
 
-    found = book_after(page, begin, {**told, "kind": "delta", "sequence": 6})
+    found = book_after(blank, begin, {**told, "kind": "delta", "sequence": 6})
 
     assert found == {
         "bids": levels((9900, 1000), (9850, 7000)),
@@ -52,12 +52,12 @@ def test_a_delta_changes_adds_and_takes_levels_in_their_order(page: Page) -> Non
     }
 
 
-def test_the_parts_of_a_snapshot_are_one_book_that_is_whole_at_its_end(page: Page) -> None:
+def test_the_parts_of_a_snapshot_are_one_book_that_is_whole_at_its_end(blank: Page) -> None:
     first = snapshot([("99", "1")], [], part=1, parts=2)
     last = snapshot([("98", "2")], [("101", "3")], part=2, parts=2)
 
-    assert book_after(page, first)["whole"] is False
-    assert book_after(page, first, last) == {
+    assert book_after(blank, first)["whole"] is False
+    assert book_after(blank, first, last) == {
         "bids": levels((9900, 1000), (9800, 2000)),
         "asks": levels((10100, 3000)),
         "sequence": 5,
@@ -65,10 +65,10 @@ def test_the_parts_of_a_snapshot_are_one_book_that_is_whole_at_its_end(page: Pag
     }
 
 
-def test_a_delta_before_any_snapshot_changes_nothing(page: Page) -> None:
+def test_a_delta_before_any_snapshot_changes_nothing(blank: Page) -> None:
     early = {**snapshot([("99", "1")], []), "kind": "delta"}
 
-    assert book_after(page, early)["bids"] == []
+    assert book_after(blank, early)["bids"] == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_delta_before_any_snapshot_changes_nothing(page: Page) -> None:
     ],
 )
 def test_a_message_is_news_a_repetition_or_after_a_gap(
-    page: Page, kind: str, sequence: int, prev_sequence: int, found: str
+    blank: Page, kind: str, sequence: int, prev_sequence: int, found: str
 ) -> None:
     message = {
         "type": "orderbook",
@@ -92,13 +92,13 @@ def test_a_message_is_news_a_repetition_or_after_a_gap(
     }
 
     body = "return m.verdict({orderbook: 10}, a[1])"
-    assert of_state(page, "sequences", body, message) == found
+    assert of_state(blank, "sequences", body, message) == found
 
 
-def test_book_and_ticker_are_forgotten_with_a_connection(page: Page) -> None:
+def test_book_and_ticker_are_forgotten_with_a_connection(blank: Page) -> None:
     body = "return m.kept({trades: 1, orders: 2, orderbook: 3, ticker: 4})"
 
-    assert of_state(page, "sequences", body) == {"trades": 1, "orders": 2}
+    assert of_state(blank, "sequences", body) == {"trades": 1, "orders": 2}
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_book_and_ticker_are_forgotten_with_a_connection(page: Page) -> None:
     ],
 )
 def test_live_is_only_what_a_heartbeat_said_lately(
-    page: Page, heard: int, beat: int, word: str, why: str
+    blank: Page, heard: int, beat: int, word: str, why: str
 ) -> None:
     body = (
         "const l = m.at({...m.BEGIN, word: 'live', why: '', heardMs: a[1], beatMs: a[2]}, 10000);"
     )
 
-    assert of_state(page, "line", body + "return [l.word, l.why]", heard, beat) == [word, why]
+    assert of_state(blank, "line", body + "return [l.word, l.why]", heard, beat) == [word, why]
 
 
 @pytest.mark.parametrize(
@@ -129,21 +129,21 @@ def test_live_is_only_what_a_heartbeat_said_lately(
     ],
 )
 def test_why_a_connection_ended_is_said_in_words(
-    page: Page, code: int, attempts: int, online: bool, found: list[str]
+    blank: Page, code: int, attempts: int, online: bool, found: list[str]
 ) -> None:
     body = "const l = m.ended(m.BEGIN, a[1], 'x', a[2], a[3]); return [l.word, l.why]"
 
-    assert of_state(page, "line", body, code, attempts, online) == found
+    assert of_state(blank, "line", body, code, attempts, online) == found
 
 
-def test_percentiles_are_those_of_the_last_thousand(page: Page) -> None:
+def test_percentiles_are_those_of_the_last_thousand(blank: Page) -> None:
     body = """
     let line = m.BEGIN;
     for (let ms = 1; ms <= 1100; ms += 1) line = m.answered(line, ms);
     return [line.latencies.length, m.percentile(line.latencies, 0.5), m.percentile([], 0.5)];
     """
 
-    assert of_state(page, "line", body) == [1000, 601, None]
+    assert of_state(blank, "line", body) == [1000, 601, None]
 
 
 def trades(*found: tuple[int, str, str]) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def trades(*found: tuple[int, str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def test_candles_count_each_trade_once_and_leave_a_hole_where_there_was_none(page: Page) -> None:
+def test_candles_count_each_trade_once_and_leave_a_hole_where_there_was_none(blank: Page) -> None:
     body = """
     const begin = {minutes: 1, sequence: 1, candles: []};
     const first = m.fold(begin, a[1], a[0]);
@@ -176,7 +176,7 @@ def test_candles_count_each_trade_once_and_leave_a_hole_where_there_was_none(pag
     then = trades((3, at.format(0), "99"), (4, at.format(3), "101"))
     touching = trades((4, at.format(1), "101"))
 
-    assert of_state(page, "candles", body, first, then, touching) == {
+    assert of_state(blank, "candles", body, first, then, touching) == {
         "candles": [[0, 10000, 10000, 9900, 9900, 2000], [180, 10100, 10100, 10100, 10100, 1000]],
         "filled": [[0, True], [60, False], [120, False], [180, True], [240, False], [300, False]],
         "isWhole": True,
@@ -185,7 +185,7 @@ def test_candles_count_each_trade_once_and_leave_a_hole_where_there_was_none(pag
     }
 
 
-def test_connections_that_brought_nothing_share_a_line_on_the_tape(page: Page) -> None:
+def test_connections_that_brought_nothing_share_a_line_on_the_tape(blank: Page) -> None:
     body = """
     let tape = m.fold([], a[1], a[0]);
     for (let n = 0; n < 100; n += 1) tape = m.resumed(tape, n);
@@ -194,6 +194,6 @@ def test_connections_that_brought_nothing_share_a_line_on_the_tape(page: Page) -
     """
     at = "1970-01-01T00:00:30.000Z"
 
-    keys = of_state(page, "trades", body, trades((1, at, "90")), trades((2, at, "91")))
+    keys = of_state(blank, "trades", body, trades((1, at, "90")), trades((2, at, "91")))
 
     assert keys == ["resumed-200-2", "2", "resumed-99-1", "1"]

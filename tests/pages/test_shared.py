@@ -15,15 +15,10 @@ def module(path: str) -> str:
     return next(f"/{file}" for file in whole.files if file.endswith(path))
 
 
-def call(page: Page, path: str, body: str, *arguments: Any) -> Any:
+def call(blank: Page, path: str, body: str, *arguments: Any) -> Any:
     """Return what a function over a module (``m``) and arguments (``a``) returns."""
-    if page.url == "about:blank":
-        # Of the same origin, and nothing else runs on it. A browser would ask for an icon.
-        blank = '<!doctype html><link rel="icon" href="data:,">'
-        page.route("**/blank", lambda route: route.fulfill(body=blank, content_type="text/html"))
-        page.goto("/blank")
     script = f"async ([path, a]) => {{ const m = await import(path); {body} }}"
-    return page.evaluate(script, [module(path), list(arguments)])
+    return blank.evaluate(script, [module(path), list(arguments)])
 
 
 @pytest.mark.parametrize(
@@ -37,9 +32,9 @@ def call(page: Page, path: str, body: str, *arguments: Any) -> Any:
         ("1.500", 1, "15"),
     ],
 )
-def test_amounts_are_exact_both_ways(page: Page, amount: str, scale: int, units: str) -> None:
+def test_amounts_are_exact_both_ways(blank: Page, amount: str, scale: int, units: str) -> None:
     found = call(
-        page,
+        blank,
         "shared/amounts.js",
         "const u = m.toUnits(a[0], a[1]); return [String(u), String(m.toUnits(m.fromUnits(u, a[1]),"
         " a[1]))]",
@@ -51,9 +46,9 @@ def test_amounts_are_exact_both_ways(page: Page, amount: str, scale: int, units:
 
 
 @pytest.mark.parametrize("amount", ["", "1e5", "0x10", "1,5", ".5", "Infinity", "1.001", "--1"])
-def test_what_is_no_amount_is_refused(page: Page, amount: str) -> None:
+def test_what_is_no_amount_is_refused(blank: Page, amount: str) -> None:
     refused = call(
-        page,
+        blank,
         "shared/amounts.js",
         "try { m.toUnits(a[0], 2); return null } catch (error) { return error.message }",
         amount,
@@ -63,19 +58,19 @@ def test_what_is_no_amount_is_refused(page: Page, amount: str) -> None:
     assert amount in refused
 
 
-def test_no_digit_of_an_answer_is_lost(page: Page) -> None:
+def test_no_digit_of_an_answer_is_lost(blank: Page) -> None:
     text = '{"price": 123456789012345678.123456789012, "sequence": 9007199254740993, "count": 3}'
 
-    assert call(page, "shared/amounts.js", "return m.parseExact(a[0])", text) == {
+    assert call(blank, "shared/amounts.js", "return m.parseExact(a[0])", text) == {
         "price": "123456789012345678.123456789012",
         "sequence": "9007199254740993",
         "count": 3,
     }
 
 
-def test_rows_are_found_again_by_their_keys(page: Page) -> None:
+def test_rows_are_found_again_by_their_keys(blank: Page) -> None:
     kept = call(
-        page,
+        blank,
         "shared/dom.js",
         """
         const list = m.element("ul");

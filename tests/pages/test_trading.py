@@ -3,8 +3,8 @@
 import json
 import re
 import signal
-import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -12,13 +12,9 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.conftest import Services
+from tests.pages.axe import found_by_axe
 from tests.pages.conftest import Place, until_live
-from tests.pages.test_accessible import found_by_axe
 from tests.running import Exchange
-
-pytestmark = pytest.mark.long  # a minute and a half in a browser
-
-MODEL_S = 1.0  # the read model of orders is a tenth of a second behind, on a busy machine more
 
 
 @pytest.fixture
@@ -57,11 +53,21 @@ def fills(page: Page) -> Locator:
     return page.get_by_role("table", name="My fills").locator("tbody tr")
 
 
-def of_exchange(http: httpx.Client, client: str) -> list[Any]:
-    """Return all orders of a client once its newest has been read."""
-    time.sleep(MODEL_S)
-    found: list[Any] = http.get("/orders", params={"client_id": client}).json()["orders"]
-    return found
+Told = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def of_exchange(http: httpx.Client, place: Place, client: str) -> Told:
+    """Ask for all orders of the client."""
+
+    def told() -> list[Any]:
+        newer = place("buy", "0.001", "0.01")["sequence"]  # than whatever the client did
+        answer = http.get("/orders", params={"client_id": client, "min_sequence": f"0:{newer}"})
+        assert answer.status_code == 200, answer.text
+        orders: list[Any] = answer.json()["orders"]
+        return orders
+
+    return told
 
 
 def test_a_client_id_is_chosen_and_said_loudly_to_be_no_login(market: Page) -> None:
@@ -85,7 +91,7 @@ def test_a_client_id_outlives_the_page(trader: Page, client: str) -> None:
 
 
 def test_an_order_is_placed_watched_and_cancelled(
-    trader: Page, client: str, http: httpx.Client, place: Place
+    trader: Page, of_exchange: Told, place: Place
 ) -> None:
     fill(trader, "100.5", "0.4")
     expect(trader.locator("#entry-total")).to_have_text("40.2 USD")
@@ -99,7 +105,7 @@ def test_an_order_is_placed_watched_and_cancelled(
     orders(trader).get_by_role("button", name="Cancel").click()
 
     expect(orders(trader)).to_have_count(0)
-    (order,) = of_exchange(http, client)
+    (order,) = of_exchange()
     assert (order["status"], order["filled_quantity"]) == ("cancelled", 0.1)
 
 
@@ -212,7 +218,7 @@ def test_a_refusal_says_why_and_is_read_out(trader: Page, faults: list[str]) -> 
 
 
 def test_a_202_is_shown_as_pending_and_outlives_the_page(
-    trader: Page, exchange: Exchange, http: httpx.Client, client: str
+    trader: Page, exchange: Exchange, of_exchange: Told
 ) -> None:
     def without_waiting(route: Route) -> None:
         route.continue_(headers={**route.request.headers, "prefer": "respond-async"})
@@ -232,11 +238,11 @@ def test_a_202_is_shown_as_pending_and_outlives_the_page(
 
     expect(orders(trader)).to_have_count(1)
     expect(pending(trader)).to_have_count(0)
-    assert [order["status"] for order in of_exchange(http, client)] == ["open"]
+    assert [order["status"] for order in of_exchange()] == ["open"]
 
 
 def test_an_order_whose_answer_is_lost_is_sent_again_under_its_key(
-    trader: Page, http: httpx.Client, client: str, faults: list[str]
+    trader: Page, of_exchange: Told, faults: list[str]
 ) -> None:
     sent: list[Any] = []
 
@@ -256,12 +262,12 @@ def test_an_order_whose_answer_is_lost_is_sent_again_under_its_key(
     expect(trader.locator("#entry-answer")).to_contain_text("open")
     assert len(sent) == 2
     assert sent[0] == sent[1]
-    assert len(of_exchange(http, client)) == 1
+    assert len(of_exchange()) == 1
     faults.clear()  # the browser tells of every broken connection
 
 
 def test_an_unknown_outcome_is_never_shown_as_a_failure(
-    trader: Page, http: httpx.Client, client: str, faults: list[str]
+    trader: Page, of_exchange: Told, faults: list[str]
 ) -> None:
     """The gateway says 503, unknown, until somebody looks; the page is closed meanwhile."""
     problem = {"code": "kafka.unavailable", "status": 503, "outcome": "unknown", "detail": "Away."}
@@ -283,7 +289,7 @@ def test_an_unknown_outcome_is_never_shown_as_a_failure(
 
     expect(orders(trader)).to_have_count(1)
     expect(pending(trader)).to_have_count(0)
-    assert len(of_exchange(http, client)) == 1
+    assert len(of_exchange()) == 1
     faults.clear()
 
 
@@ -342,7 +348,7 @@ def test_keys_are_off_until_somebody_switches_them_on_in_their_list(trader: Page
 
 
 def test_keys_place_and_cancel_and_never_act_while_somebody_types(
-    trader: Page, http: httpx.Client, client: str
+    trader: Page, of_exchange: Told
 ) -> None:
     switch_keys_on(trader)
     trader.keyboard.press("p")
@@ -369,7 +375,7 @@ def test_keys_place_and_cancel_and_never_act_while_somebody_types(
     trader.keyboard.press("Enter")
     expect(orders(trader)).to_have_count(0)
 
-    assert {order["status"] for order in of_exchange(http, client)} == {"cancelled"}
+    assert {order["status"] for order in of_exchange()} == {"cancelled"}
 
 
 def test_everything_is_done_by_keyboard_alone(market: Page, client: str) -> None:
@@ -542,11 +548,9 @@ def test_own_orders_are_right_after_the_gateway_was_killed(
     faults.clear()  # the browser tells of every broken connection
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_axe_finds_nothing_in_warnings_keys_and_questions(
-    trader: Page, place: Place, scheme: Literal["dark", "light"], faults: list[str]
+    trader: Page, place: Place, faults: list[str]
 ) -> None:
-    trader.emulate_media(color_scheme=scheme)
     place("sell", "1", "100")
     place("sell", "1", "130")
     fill(trader, "90", "1")

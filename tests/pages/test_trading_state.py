@@ -16,14 +16,14 @@ const book = {
 """
 
 
-def judged(page: Page, **entry: str) -> Any:
+def judged(blank: Page, **entry: str) -> Any:
     body = f"""
       {INSTRUMENT}
       const j = m.judge({{...m.EMPTY, ...a[0]}}, instrument, book);
       return [j.priceProblem, j.quantityProblem, j.total, String(j.expected?.slippage ?? ""),
         j.isReady];
     """
-    return call(page, "state/entry.js", body, entry)
+    return call(blank, "state/entry.js", body, entry)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,13 @@ def judged(page: Page, **entry: str) -> Any:
         ),
     ],
 )
-def test_an_order_is_judged_exactly(page: Page, entry: dict[str, str], expected: list[Any]) -> None:
-    assert judged(page, **entry)[: len(expected)] == expected
+def test_an_order_is_judged_exactly(
+    blank: Page, entry: dict[str, str], expected: list[Any]
+) -> None:
+    assert judged(blank, **entry)[: len(expected)] == expected
 
 
-def test_who_agreed_to_a_slippage_agreed_to_no_much_larger_one(page: Page) -> None:
+def test_who_agreed_to_a_slippage_agreed_to_no_much_larger_one(blank: Page) -> None:
     body = f"""
       {INSTRUMENT}
       book.asks[1].price = 11200n;
@@ -60,10 +62,10 @@ def test_who_agreed_to_a_slippage_agreed_to_no_much_larger_one(page: Page) -> No
         accepted: slippage}}, instrument, book).isReady;
       return [agreed(null), agreed(600n), agreed(500n), agreed(499n)];
     """
-    assert call(page, "state/entry.js", body) == [False, True, True, False]
+    assert call(blank, "state/entry.js", body) == [False, True, True, False]
 
 
-def test_an_answer_is_known_only_if_nothing_can_change_it(page: Page) -> None:
+def test_an_answer_is_known_only_if_nothing_can_change_it(blank: Page) -> None:
     body = """
       const fresh = {what: "place", location: "", inDoubt: false};
       const of = (status, body, more = {}, location = "") => {
@@ -97,7 +99,7 @@ def test_an_answer_is_known_only_if_nothing_can_change_it(page: Page) -> None:
         gone: of(404, {code: "command.not_found"}, {location: "/commands/1", ...old}),
       };
     """
-    assert call(page, "state/outcome.js", body) == {
+    assert call(blank, "state/outcome.js", body) == {
         "created": "done",
         "replayed": "done",
         "waits": "pending",
@@ -123,7 +125,7 @@ def test_an_answer_is_known_only_if_nothing_can_change_it(page: Page) -> None:
     }
 
 
-def test_no_old_page_brings_an_order_back(page: Page) -> None:
+def test_no_old_page_brings_an_order_back(blank: Page) -> None:
     body = """
       const order = (order_id, status = "open") => ({order_id, instrument: "BTC-USD", status});
       const page = (sequence, ...orders) =>
@@ -146,10 +148,10 @@ def test_no_old_page_brings_an_order_back(page: Page) -> None:
       return shown;
     """
     shown = ["ba", "cba", "cb", "cb", "cb", "dcb", "dcb"]
-    assert call(page, "state/orders.js", body) == shown
+    assert call(blank, "state/orders.js", body) == shown
 
 
-def test_only_fifty_orders_are_drawn_and_what_is_kept_has_an_end(page: Page) -> None:
+def test_only_fifty_orders_are_drawn_and_what_is_kept_has_an_end(blank: Page) -> None:
     body = """
       let state = m.NONE;
       for (let n = 1; n <= 600 && !state.isOverrun; n += 1) {
@@ -158,10 +160,10 @@ def test_only_fifty_orders_are_drawn_and_what_is_kept_has_an_end(page: Page) -> 
       }
       return [m.rows(state).length, state.news.size, state.isOverrun];
     """
-    assert call(page, "state/orders.js", body) == [50, 500, True]
+    assert call(blank, "state/orders.js", body) == [50, 500, True]
 
 
-def test_a_fill_is_listed_once_and_one_with_oneself_twice(page: Page) -> None:
+def test_a_fill_is_listed_once_and_one_with_oneself_twice(blank: Page) -> None:
     body = """
       const trade = {trade_id: "t1", price: 100, quantity: "0.5", taker_side: "sell",
         timestamp: "", sequence: 3};
@@ -174,10 +176,10 @@ def test_a_fill_is_listed_once_and_one_with_oneself_twice(page: Page) -> None:
         isFirst: true});
       return m.rows(state).map((fill) => [fill.order_id, fill.role]);
     """
-    assert call(page, "state/fills.js", body) == [["y", "taker"], ["x", "maker"]]
+    assert call(blank, "state/fills.js", body) == [["y", "taker"], ["x", "maker"]]
 
 
-def test_a_position_is_marked_exactly_at_the_last_price(page: Page) -> None:
+def test_a_position_is_marked_exactly_at_the_last_price(blank: Page) -> None:
     body = f"""
       {INSTRUMENT}
       const positions = [{{instrument: "BTC-USD", net_quantity: "-0.3", total_cost: "-30.03",
@@ -186,7 +188,7 @@ def test_a_position_is_marked_exactly_at_the_last_price(page: Page) -> None:
         {{type: "marked", instrument, price: "100.05"}});
       return [state.rows[0].mark_price, state.rows[0].unrealised_pnl];
     """
-    assert call(page, "state/positions.js", body) == ["100.05", "0.01500"]
+    assert call(blank, "state/positions.js", body) == ["100.05", "0.01500"]
 
 
 @pytest.mark.parametrize(
@@ -210,24 +212,24 @@ def test_a_position_is_marked_exactly_at_the_last_price(page: Page) -> None:
     ],
 )
 def test_keys_act_only_when_they_are_on_and_nobody_types(
-    page: Page, key: str, where: str, are_on: bool, act: str | None
+    blank: Page, key: str, where: str, are_on: bool, act: str | None
 ) -> None:
     pressed = {"key": key, "shiftKey": False, "isHeld": False}
 
-    assert call(page, "market/keys.js", "return m.actOf(...a)", pressed, where, are_on) == act
+    assert call(blank, "market/keys.js", "return m.actOf(...a)", pressed, where, are_on) == act
 
 
-def test_a_key_that_is_held_sends_nothing(page: Page) -> None:
+def test_a_key_that_is_held_sends_nothing(blank: Page) -> None:
     held = {"key": "Enter", "shiftKey": False, "isHeld": True}
     shifted = {"key": "X", "shiftKey": True, "isHeld": False}
 
-    assert call(page, "market/keys.js", "return m.actOf(...a)", held, "page", True) is None
-    assert call(page, "market/keys.js", "return m.actOf(...a)", shifted, "page", True) == (
+    assert call(blank, "market/keys.js", "return m.actOf(...a)", held, "page", True) is None
+    assert call(blank, "market/keys.js", "return m.actOf(...a)", shifted, "page", True) == (
         "cancel-all"
     )
 
 
-def test_what_somebody_else_kept_is_no_command(page: Page) -> None:
+def test_what_somebody_else_kept_is_no_command(blank: Page) -> None:
     body = """
       const right = {key: "k", what: "place", path: "./orders", body: "{}", words: "Buy",
         location: "", since: 5};
@@ -245,19 +247,19 @@ def test_what_somebody_else_kept_is_no_command(page: Page) -> None:
       const found = m.kept(localStorage, 200).map(({key, says, inDoubt}) => [key, says, inDoubt]);
       return [found, Object.keys(localStorage).sort()];
     """
-    assert call(page, "trading/kept.js", body) == [
+    assert call(blank, "trading/kept.js", body) == [
         [["k", "unknown", True]],
         ["exchange.pending.right", "other"],
     ]
 
 
-def test_settings_of_another_build_are_read_as_far_as_they_go(page: Page) -> None:
+def test_settings_of_another_build_are_read_as_far_as_they_go(blank: Page) -> None:
     body = """
       localStorage.setItem("exchange.market", JSON.stringify({client: "a/b", theme: "dark",
         colours: 7, hotkeys: "yes", sizes: {"BTC-USD": ["1", "2", "3", "4"], "ETH-EUR": ["1"]}}));
       return m.load();
     """
-    assert call(page, "market/settings.js", body) == {
+    assert call(blank, "market/settings.js", body) == {
         "client": "",
         "theme": "dark",
         "colours": "green-red",
