@@ -15,7 +15,6 @@ Not included: gateways, read models, a second shard at work, the start of the ma
 import argparse
 import asyncio
 import gc
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,9 +34,11 @@ from exchange.domain.commands import CancelOrder, ClientCommand, PlaceOrder, Reg
 from exchange.domain.values import Price, Quantity, Shard
 from exchange.log.command_form import command_version
 from exchange.log.identity import keyed_command_id
-from exchange.log.writing.batch import APPEND_BATCH, TAKE_CLAIMS, PostgresBatch
+from exchange.log.writing.appending import APPEND_BATCH
+from exchange.log.writing.claiming import TAKE_CLAIMS
 from exchange.log.writing.writer import WRITER_SETTINGS, PostgresEventStore
 from exchange.matcher.matcher import Matcher
+from exchange.ports import Head
 from exchange.processes.running import GARBAGE_OBJECTS_MAX, redis_client
 from exchange.stack.migrations import migrate
 from exchange.stack.services.kafka import ensure_topic
@@ -72,21 +73,17 @@ class Measured:
 
 
 class Watched:
-    """A connection that keeps the statements of a batch, and when its last one was answered."""
+    """A connection that keeps its statements, and when each append was answered."""
 
     def __init__(self, connection: asyncpg.Connection, kept: "Kept") -> None:
         self._connection = connection
         self._kept = kept
+        self.terminate = connection.terminate
 
     async def fetch(self, statement: str, *arguments: Any) -> Any:
         rows = await self._connection.fetch(statement, *arguments)
         self._kept.add(statement, arguments)
         return rows
-
-    async def execute(self, statement: str) -> None:
-        await self._connection.execute(statement)
-        if statement == "commit":
-            self._kept.ended()
 
 
 @dataclass(slots=True)
@@ -103,10 +100,8 @@ class Kept:
             self.claims.append(arguments)
         elif statement is APPEND_BATCH:
             self.appends.append(arguments)
-
-    def ended(self) -> None:
-        self.ends_s.append(time.perf_counter())
-        self.cpu_s.append(time.process_time())
+            self.ends_s.append(time.perf_counter())
+            self.cpu_s.append(time.process_time())
 
 
 class KeepingStore(PostgresEventStore):
@@ -116,23 +111,13 @@ class KeepingStore(PostgresEventStore):
         super().__init__(settings.database_url, shard, allow_unsafe=settings.allow_unsafe)
         self.kept = Kept()
 
-    async def begin(self) -> PostgresBatch:
-        batch = await super().begin()
-        connection = batch._connection
-        batch._connection = Watched(connection, self.kept)
-        batch._idle = _Unwrapping(batch._idle, connection)  # type: ignore[assignment]
-        return batch
-
-
-class _Unwrapping:
-    """Takes the connection itself back, when a batch gives what it was lent."""
-
-    def __init__(self, idle: asyncio.Queue[Any], connection: asyncpg.Connection) -> None:
-        self._idle = idle
-        self._connection = connection
-
-    def put_nowait(self, _lent: object) -> None:
-        self._idle.put_nowait(self._connection)
+    async def take_over(self, topic_id: str) -> Head:
+        head = await super().take_over(topic_id)
+        assert self._claiming is not None
+        assert self._appending is not None
+        self._claiming = Watched(self._claiming, self.kept)
+        self._appending = Watched(self._appending, self.kept)
+        return head
 
 
 def commands_of(shard: int, count: int) -> list[ClientCommand]:
@@ -200,44 +185,40 @@ async def repeat(settings: Settings, shard: int, kept: Kept) -> float:
 
     As with the matcher, the clock starts at the first commit.
     """
-    connections = [
-        await asyncpg.connect(settings.database_url, server_settings=WRITER_SETTINGS)
-        for _ in range(2)
-    ]
+    claiming = await asyncpg.connect(
+        settings.database_url, server_settings=WRITER_SETTINGS | {"synchronous_commit": "off"}
+    )
+    appending = await asyncpg.connect(settings.database_url, server_settings=WRITER_SETTINGS)
     claims = [_claims_for(shard, arguments) for arguments in kept.claims]
     appends = [(shard, *arguments[1:]) for arguments in kept.appends]
     _, epoch, position, offset = appends[0][:4]
     digest = bytes(32)
-    await connections[0].execute(BEGIN_HEAD, shard, epoch, position, offset, digest, digest)
+    await claiming.execute(BEGIN_HEAD, shard, epoch, position, offset, digest, digest)
     committing: asyncio.Task[None] | None = None
     begun_s = 0.0
 
-    async def commit(connection: asyncpg.Connection, arguments: tuple[Any, ...]) -> None:
-        assert await connection.fetch(APPEND_BATCH, *arguments), "the head did not move"
-        await connection.execute("commit")
+    async def append(arguments: tuple[Any, ...]) -> None:
+        assert await appending.fetch(APPEND_BATCH, *arguments), "the head did not move"
 
-    lent = itertools.cycle(connections)
     for taken, appended in zip(claims, appends, strict=True):
-        connection = next(lent)
-        await connection.execute("begin")
-        await connection.fetch(TAKE_CLAIMS, *taken)
+        await claiming.fetch(TAKE_CLAIMS, *taken)
         if committing is not None:
             await committing
             begun_s = begun_s or time.perf_counter()
-        committing = asyncio.create_task(commit(connection, appended))
+        committing = asyncio.create_task(append(appended))
     assert committing is not None
     await committing
     took_s = time.perf_counter() - begun_s
-    for connection in connections:
-        await connection.close()
+    await claiming.close()
+    await appending.close()
     return took_s
 
 
 def _claims_for(shard: int, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the same claims with names that nobody has, as evenly spread, and another shard."""
-    unkeyed, names, shards, *others = arguments
+    unkeyed, names, shards, *others, _, epoch = arguments
     renamed = [f"command:{name.removeprefix('command:').translate(HASH_DIGITS)}" for name in names]
-    return (unkeyed, renamed, [shard] * len(shards), *others)
+    return (unkeyed, renamed, [shard] * len(shards), *others, shard, epoch)
 
 
 async def _rounds(settings: Settings, commands: int, rounds: int, claims: int) -> Measured:

@@ -212,50 +212,6 @@ class CommandsCut(CommandLogLost):
     """The topic has lost commands that were decided; asking again does not help."""
 
 
-class Batch(Protocol):
-    """One transaction of the event store: the batch's claims, then its events and head."""
-
-    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
-        """Take names, waiting for other writers that are taking the same ones.
-
-        ``unkeyed`` are the ids of commands without a key. They take no name: their events hold
-        the id. Keys are taken first, then the names that are ``of`` a command; where several
-        commands want one name, the first command gets it.
-
-        Returns:
-            The holder of each name that another command took before; and for each of ``unkeyed``
-            that the log has, the location of the first such command, as a claim without a hash.
-
-        Raises:
-            UnstorableRows: One of the names cannot be stored.
-        """
-        ...
-
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        *,
-        expected: Head,
-        head: Head,
-        links: bytes,
-        traces: Sequence[Trace] = (),
-    ) -> None:
-        """Append ``events`` after ``expected``, move the head to ``head`` and commit.
-
-        ``links`` are the abridged hashes of the chain after each event. ``traces`` are stored with
-        the events, for the projectors to continue.
-
-        Raises:
-            StaleWriter: The stored head is not ``expected``; nothing was appended.
-            UnstorableRows: One of the events cannot be stored; nothing was appended.
-        """
-        ...
-
-    async def abandon(self) -> None:
-        """Roll back: neither claims nor events remain."""
-        ...
-
-
 class EventStore(Protocol):
     """The log of one shard, and the head that fences its writer."""
 
@@ -332,8 +288,42 @@ class EventStore(Protocol):
         """Return the hex digests of the records among ``offsets`` that were quarantined."""
         ...
 
-    async def begin(self) -> Batch:
-        """Open the next batch. At most two are open at once, and they commit in order."""
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        """Take names for ever, whatever becomes of the batch; one call at a time.
+
+        A name that this shard's command at the same offset has already is its own, so a command may
+        claim again. ``unkeyed`` are the ids of commands without a key. They take no name: their
+        events hold the id. Keys are taken first, then the names that are ``of`` a command; where
+        several commands want one name, the first command gets it.
+
+        Returns:
+            The holder of each name that was taken before; and for each of ``unkeyed`` that the log
+            has, the location of the first such command, as a claim without a hash.
+
+        Raises:
+            StaleWriter: Another writer took over; no name was taken.
+            UnstorableRows: One of the names cannot be stored; no name was taken.
+        """
+        ...
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        """Append ``events`` after ``expected`` and move the head to ``head``; one call at a time.
+
+        ``links`` are the abridged hashes of the chain after each event. ``traces`` are stored with
+        the events, for the projectors to continue.
+
+        Raises:
+            StaleWriter: The stored head is not ``expected``; nothing was appended.
+            UnstorableRows: One of the events cannot be stored; nothing was appended.
+        """
         ...
 
 

@@ -127,15 +127,13 @@ class MemoryCommandLog:
 
 @dataclass
 class MemoryDatabase:
-    """What is committed, and what open transactions hold: names, and heads about to move."""
+    """What is committed."""
 
     events: dict[int, list[StoredEvent]] = field(default_factory=dict)
     heads: dict[int, Head] = field(default_factory=dict)
     batches: dict[int, list[Head]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     traces: dict[int, list[Trace]] = field(default_factory=dict)
-    pending: dict[str, "MemoryBatch"] = field(default_factory=dict)
-    moving: dict[int, "MemoryBatch"] = field(default_factory=dict)
     writers: dict[int, "MemoryEventStore"] = field(default_factory=dict)
     links: dict[int, bytes] = field(default_factory=dict)
     snapshots: dict[int, list[StoredSnapshot]] = field(default_factory=dict)
@@ -145,7 +143,7 @@ class MemoryDatabase:
     _waiting: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def next_end(self) -> "asyncio.Future[None]":
-        """Return what is done when a transaction has ended, whichever is the next."""
+        """Return what is done when the next batch is appended, whoever's."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         return waiting
@@ -165,11 +163,11 @@ class MemoryEventStore:
         self.link = link or Link()
         self.shard = shard
         self.closed = False
-        self.open: list[MemoryBatch] = []
-        self._batches = asyncio.Semaphore(2)
+        self._ended = False
+        self._epoch = 0
 
     async def __aexit__(self, *error: object) -> None:
-        """End the connections, and with them the transactions that are open."""
+        """End the connections."""
         self.end()
 
     def close(self) -> None:
@@ -227,19 +225,26 @@ class MemoryEventStore:
                 raise LogCorrupt(f"an event after position {start} is missing")
             yield [decode_event(stored) for stored in part]
 
-    async def begin(self) -> "MemoryBatch":
-        await self._batches.acquire()
-        batch = self.make_batch(self._batches)
-        self.open.append(batch)
-        return batch
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        known = await self.link.call("look up", partial(self._known, unkeyed)) if unkeyed else []
+        if not claims:
+            return known
+        return known + await self.link.call("claim", partial(self._claim, claims, known))
 
-    def make_batch(self, batches: asyncio.Semaphore) -> "MemoryBatch":
-        return MemoryBatch(self, batches)
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        await self.link.call("append", partial(self._append, events, expected, head, links, traces))
 
     def end(self) -> None:
-        """Roll back what is open, as a server does when its client is gone or was ended."""
-        for batch in list(self.open):
-            batch.end()
+        """End the sessions, as a server does when its client is gone or was ended."""
+        self._ended = True
         if self.database.writers.get(self.shard) is self:
             del self.database.writers[self.shard]
 
@@ -306,7 +311,70 @@ class MemoryEventStore:
             raise ForeignTopic(f"{head.topic_id} is not {topic_id}")
         self.database.writers[self.shard] = self
         head = self.database.heads[self.shard] = msgspec.structs.replace(head, epoch=head.epoch + 1)
+        self._epoch = head.epoch
         return head
+
+    def _known(self, unkeyed: Sequence[UUID]) -> list[Claim]:
+        """Return the first event's place of each command that the log has."""
+        self._check_open()
+        places: dict[UUID, Claim] = {}
+        for _, events in sorted(self.database.events.items()):
+            for event in events:
+                if event.command_id in unkeyed:
+                    claim = unkeyed_claim(event.command_id, event.shard, event.kafka_offset)
+                    places.setdefault(event.command_id, claim)
+        return list(places.values())
+
+    def _claim(self, claims: Sequence[Claim], known: Sequence[Claim]) -> list[Claim]:
+        self._check_open()
+        if self.database.heads[self.shard].epoch != self._epoch:
+            raise StaleWriter(f"epoch {self._epoch} is over")
+        alone = [claim for claim in claims if claim.of is None]
+        holders = [holder for claim in alone if (holder := self._take(claim)) is not None]
+        resent = {claim.name for claim in known}
+        won = {claim.name for claim in alone} - {claim.name for claim in holders}
+        taken: set[str] = set()
+        for claim in sorted(claims, key=lambda claim: claim.kafka_offset):
+            if claim.of is None:
+                continue
+            name = command_claim(claim.of)
+            is_fresh = name in won if is_keyed(claim.of) else name not in resent
+            holder = self._take(claim) if is_fresh else self.database.claims.get(claim.name)
+            taken |= {claim.name} if is_fresh and holder is None else set()
+            if holder is not None and holder not in holders and claim.name not in taken:
+                holders.append(holder)
+        return holders
+
+    def _take(self, claim: Claim) -> Claim | None:
+        """Take a name, or return who has it."""
+        holder = self.database.claims.get(claim.name)
+        if holder is None:
+            self.database.claims[claim.name] = msgspec.structs.replace(claim, of=None)
+        return holder
+
+    def _append(
+        self,
+        events: Sequence[StoredEvent],
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace],
+    ) -> None:
+        self._check_open()
+        stored = self.database.heads.get(head.shard)
+        if stored != expected:
+            raise StaleWriter(f"{stored} is not {expected}")
+        self.database.links[head.shard] = self.database.links.get(head.shard, b"") + links
+        self.database.traces.setdefault(head.shard, []).extend(traces)
+        self.database.heads[head.shard] = head
+        self.database.batches.setdefault(head.shard, []).append(head)
+        self.database.events.setdefault(head.shard, []).extend(events)
+        self.database.tell_end()
+        self.database.on_commit(head)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ConnectionError("the server has ended this session")
 
     def _check_end(self, head: Head) -> None:
         if self.database.writers.get(self.shard) is not self:
@@ -323,144 +391,6 @@ class MemoryEventStore:
         events = self.database.events.get(self.shard, [])
         begin, behind = (bisect_right(events, at, key=lambda e: e.position) for at in (start, end))
         return events[begin:behind]
-
-
-class MemoryBatch:
-    """A ``Batch`` that keeps its claims to itself until it commits."""
-
-    def __init__(self, store: MemoryEventStore, batches: asyncio.Semaphore) -> None:
-        self._store = store
-        self._database = store.database
-        self._call = store.link.call
-        self._batches = batches
-        self._claims: dict[str, Claim] = {}
-        self._begun = False
-        self._ended = False
-
-    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
-        known = await self._call("look up", partial(self._known, unkeyed)) if unkeyed else []
-        holders = await self._claim([claim for claim in claims if claim.of is None])
-        resent = {claim.name for claim in known}
-        won = {claim.name for claim in claims} - {claim.name for claim in holders}
-        fresh = [
-            claim
-            for claim in sorted(claims, key=lambda claim: claim.kafka_offset)
-            if claim.of is not None
-            and (command_claim(claim.of) in won if is_keyed(claim.of) else True)
-            and command_claim(claim.of) not in resent
-        ]
-        first = {claim.name: claim for claim in reversed(fresh)}
-        holders += await self._claim(list(first.values()))
-        left = {claim.name for claim in claims if claim.of is not None} - first.keys()
-        holders += [c for name in left if (c := self._database.claims.get(name)) is not None]
-        return known + holders
-
-    async def _claim(self, claims: Sequence[Claim]) -> list[Claim]:
-        wanted = sorted(claims, key=lambda claim: claim.name)
-        holders: list[Claim] = []
-        while wanted:
-            ended = self._database.next_end()
-            taken = await self._call("claim", partial(self._take, wanted, holders))
-            wanted = wanted[taken:]
-            if wanted:
-                await ended
-        return holders
-
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        *,
-        expected: Head,
-        head: Head,
-        links: bytes,
-        traces: Sequence[Trace] = (),
-    ) -> None:
-        commit = partial(self._commit, events, head, links, traces)
-        if not self._begun:
-            await self._locked("append", lambda: self._move(expected) and commit())
-            return
-        await self._locked("insert", lambda: self._move(expected))
-        await self._call("commit", commit)
-
-    async def abandon(self) -> None:
-        await self._call("roll back", self.end)
-
-    def end(self) -> None:
-        """End the transaction; what it did not commit is gone."""
-        if self._ended:
-            return
-        self._ended = True
-        self._store.open.remove(self)
-        for name in self._claims:
-            del self._database.pending[name]
-        if self._database.moving.get(self._store.shard) is self:
-            del self._database.moving[self._store.shard]
-        self._batches.release()
-        self._database.tell_end()
-
-    async def _locked(self, what: str, effect: Callable[[], bool]) -> None:
-        """Try until no other transaction has the head's row locked."""
-        while True:
-            ended = self._database.next_end()
-            if await self._call(what, effect):
-                return
-            await ended
-
-    def _known(self, unkeyed: Sequence[UUID]) -> list[Claim]:
-        """Return the first event's place of each command that the log has."""
-        self._check_open()
-        places: dict[UUID, Claim] = {}
-        for _, events in sorted(self._database.events.items()):
-            for event in events:
-                if event.command_id in unkeyed:
-                    claim = unkeyed_claim(event.command_id, event.shard, event.kafka_offset)
-                    places.setdefault(event.command_id, claim)
-        return list(places.values())
-
-    def _take(self, wanted: Sequence[Claim], holders: list[Claim]) -> int:
-        """Take names up to the first that another transaction is about to take."""
-        self._check_open()
-        self._begun = True
-        for number, claim in enumerate(wanted):
-            if self._database.pending.get(claim.name) not in (None, self):
-                return number
-            holder = self._database.claims.get(claim.name) or self._claims.get(claim.name)
-            if holder is not None:
-                holders.append(holder)
-                continue
-            self._claims[claim.name] = msgspec.structs.replace(claim, of=None)
-            self._database.pending[claim.name] = self
-        return len(wanted)
-
-    def _move(self, expected: Head) -> bool:
-        self._check_open()
-        shard = self._store.shard
-        if self._database.moving.get(shard) not in (None, self):
-            return False
-        stored = self._database.heads.get(shard)
-        if stored != expected:
-            self.end()
-            raise StaleWriter(f"{stored} is not {expected}")
-        self._database.moving[shard] = self
-        return True
-
-    def _commit(
-        self, events: Sequence[StoredEvent], head: Head, links: bytes, traces: Sequence[Trace]
-    ) -> bool:
-        self._check_open()
-        self._database.links[head.shard] = self._database.links.get(head.shard, b"") + links
-        self._database.traces.setdefault(head.shard, []).extend(traces)
-        self._database.heads[head.shard] = head
-        self._database.batches.setdefault(head.shard, []).append(head)
-        self._database.events.setdefault(head.shard, []).extend(events)
-        self._database.claims |= self._claims
-        self.end()
-        self._database.on_commit(head)
-        return True
-
-    def _check_open(self) -> None:
-        if self._ended:
-            raise ConnectionError("the server has ended this session")
 
 
 class MemoryOutcomes:

@@ -5,7 +5,7 @@ Read ``step``; it is the whole write side. Per batch it
 1. takes the batch's claims, so that a resent command or a taken order id is known;
 2. decides every command in memory, each on the state the previous one left;
 3. waits until the batch before is durable, then appends this one's events and
-   moves the head in one transaction, while the next batch is already being read,
+   moves the head in one statement, while the next batch is already being read,
    claimed and decided;
 4. after the commit, and not before, tells the gateways.
 
@@ -49,7 +49,6 @@ from exchange.matcher.replica import Replica
 from exchange.matcher.replies import Message, Publisher, Reply, messages_of
 from exchange.ports import (
     UNKNOWN_BODY,
-    Batch,
     Claim,
     CommandLog,
     CommandRecord,
@@ -206,9 +205,8 @@ class Matcher:
             return
         suspect = records[0].offset if records[0].offset < self._suspects_end else None
         received = await self._receive(records[: self._readable(records)], suspect)
-        batch = await self._events.begin()
         async with self._blaming_rows(suspect):
-            verdicts = await self._claim(batch, received)
+            verdicts = await self._claim(received)
         if suspect is not None:
             await self._events.count_attempt(suspect)
         self._watch.deciding()
@@ -225,7 +223,7 @@ class Matcher:
             await self._events.forgive_attempt(suspect)
         await self._settle()
         append = Append(decided.events, self.head, head, links, suspect)
-        self._commit = tasks.create_task(self._append(watched, batch, append, messages))
+        self._commit = tasks.create_task(self._append(watched, append, messages))
         self.head = head
 
     def _readable(self, records: Sequence[CommandRecord]) -> int:
@@ -330,7 +328,7 @@ class Matcher:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._gather_until_s - loop.time()))
 
-    async def _claim(self, batch: Batch, received: Sequence[ReceivedCommand]) -> list[Verdict]:
+    async def _claim(self, received: Sequence[ReceivedCommand]) -> list[Verdict]:
         """Take the ids of the batch's commands, and the order ids of those that are fresh.
 
         A command that is resent must not take an order id. One without a key takes no name: its id
@@ -353,7 +351,9 @@ class Matcher:
                 unkeyed.append(r.command_id)
             if order_name is not None:
                 claims.append(Claim(order_name, self.shard, r.offset, body, of=r.command_id))
-        holders |= {claim.name: claim for claim in await batch.claim(claims, unkeyed=unkeyed)}
+        holders |= {
+            claim.name: claim for claim in await self._events.claim(claims, unkeyed=unkeyed)
+        }
         return [self._verdict(*one, holders) for one in named]
 
     def _verdict(
@@ -454,21 +454,19 @@ class Matcher:
     async def _pass_by(self) -> None:
         """Move the head past offsets that hold no command, so that nobody waits for them."""
         await self._settle()
-        batch = await self._events.begin()
         head = msgspec.structs.replace(self.head, next_offset=self._commands.next_offset)
-        await batch.append([], expected=self.head, head=head, links=b"")
+        await self._events.append([], expected=self.head, head=head, links=b"")
         self.head = head
 
     async def _append(
         self,
         watched: WatchedBatch,
-        batch: Batch,
         append: Append,
         messages: Sequence[Message],
     ) -> None:
         with watched:
             async with self._blaming_rows(append.suspect):
-                await batch.append(
+                await self._events.append(
                     append.events,
                     expected=append.expected,
                     head=append.head,

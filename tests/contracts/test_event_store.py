@@ -62,9 +62,8 @@ def moved(head: Head, events: list[StoredEvent], commands: int) -> Head:
 
 async def append(store: EventStore, head: Head, *positions: int) -> Head:
     events = [event(p, head.shard) for p in positions]
-    batch = await store.begin()
     after = moved(head, events, commands=max(1, len(events)))
-    await batch.append(events, expected=head, head=after, links=b"")
+    await store.append(events, expected=head, head=after, links=b"")
     return after
 
 
@@ -143,19 +142,15 @@ async def test_a_stale_writer_appends_nothing(stores: StoreWorld) -> None:
     assert await replayed(store, 0, 1) == happened(1)
 
 
-async def test_a_stale_writer_claims_nothing(stores: StoreWorld) -> None:
-    store = await stores.open()
-    old = await store.take_over(TOPIC)
-    head = await append(store, old, 1)
-    batch = await store.begin()
-    assert await batch.claim([claim("order:a", 0)]) == []
+async def test_a_writer_that_was_overtaken_claims_nothing(stores: StoreWorld) -> None:
+    first, second = await stores.open(), await stores.open()
+    await first.take_over(TOPIC)
+    await second.take_over(TOPIC)
 
-    with pytest.raises(StaleWriter):
-        await batch.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
+    with pytest.raises((StaleWriter, *SESSION_ENDED)):
+        await first.claim([claim("order:a", 0)])
 
-    after = await store.begin()
-    assert await after.claim([claim("order:a", 1)]) == []
-    await after.append([event(2)], expected=head, head=moved(head, [event(2)], 1), links=b"")
+    assert await second.claim([claim("order:a", 1)]) == []
 
 
 async def test_the_writer_of_an_earlier_epoch_is_stale(stores: StoreWorld) -> None:
@@ -180,32 +175,32 @@ async def test_a_topic_with_another_id_is_refused(stores: StoreWorld) -> None:
 
 async def test_a_name_is_claimed_once_and_its_holder_told(stores: StoreWorld) -> None:
     store = await stores.open()
-    head = await store.take_over(TOPIC)
-    first = await store.begin()
-    assert await first.claim([claim("order:b", 0), claim("order:a", 0)]) == []
-    head_after = moved(head, [event(1)], 1)
-    await first.append([event(1)], expected=head, head=head_after, links=b"")
+    await store.take_over(TOPIC)
+    assert await store.claim([claim("order:b", 0), claim("order:a", 0)]) == []
 
-    second = await store.begin()
-    holders = await second.claim([claim("order:a", 1, body=b"other"), claim("order:c", 1)])
+    holders = await store.claim([claim("order:a", 1, body=b"other"), claim("order:c", 1)])
 
     assert holders == [claim("order:a", 0)]
-    await second.append(
-        [event(2)], expected=head_after, head=moved(head_after, [event(2)], 1), links=b""
-    )
+
+
+async def test_a_claim_outlives_the_writer_that_did_not_append(stores: StoreWorld) -> None:
+    first, second = await stores.open(), await stores.open()
+    await first.take_over(TOPIC)
+    assert await first.claim([claim("order:a", 0)]) == []
+
+    await second.take_over(TOPIC)
+
+    assert await second.claim([claim("order:a", 0)]) == [claim("order:a", 0)]
 
 
 async def test_an_order_id_of_a_resent_command_stays_free(stores: StoreWorld) -> None:
     key, unkeyed = keyed_command_id("client", "key"), unkeyed_id(1)
     store = await stores.open()
     head = await store.take_over(TOPIC)
-    first = await store.begin()
-    assert await first.claim([claim(command_claim(key), 0)]) == []
+    assert await store.claim([claim(command_claim(key), 0)]) == []
     events = [msgspec.structs.replace(event(1), command_id=unkeyed)]
-    head_after = moved(head, events, 1)
-    await first.append(events, expected=head, head=head_after, links=b"")
+    await store.append(events, expected=head, head=moved(head, events, 1), links=b"")
 
-    second = await store.begin()
     wanted = [
         claim(command_claim(key), 1),
         claim("order:a", 1, of=key),
@@ -213,80 +208,65 @@ async def test_an_order_id_of_a_resent_command_stays_free(stores: StoreWorld) ->
         claim("order:b", 4, of=unkeyed_id(3)),
         claim("order:b", 5, of=unkeyed_id(4)),
     ]
-    holders = await second.claim(wanted, unkeyed=[unkeyed, unkeyed_id(3), unkeyed_id(4)])
-    await second.append(
-        [event(2)], expected=head_after, head=moved(head_after, [event(2)], 5), links=b""
-    )
+    holders = await store.claim(wanted, unkeyed=[unkeyed, unkeyed_id(3), unkeyed_id(4)])
 
     assert sorted(holders, key=lambda holder: holder.name) == sorted(
         [unkeyed_claim(unkeyed, 0, 0), claim(command_claim(key), 0)], key=lambda c: c.name
     )
-    third = await store.begin()
-    assert await third.claim([claim("order:a", 6), claim("order:b", 6)]) == [claim("order:b", 4)]
-    await third.abandon()
+    later = await store.claim([claim("order:a", 6), claim("order:b", 6)])
+    assert later == [claim("order:b", 4)]
+
+
+async def test_an_order_id_of_a_resent_command_may_be_all_that_is_missed(
+    stores: StoreWorld,
+) -> None:
+    key = keyed_command_id("client", "key")
+    store = await stores.open()
+    await store.take_over(TOPIC)
+    await store.claim([claim(command_claim(key), 0)])
+
+    holders = await store.claim([claim(command_claim(key), 1), claim("order:a", 1, of=key)])
+
+    assert holders == [claim(command_claim(key), 0)]
 
 
 async def test_a_command_without_a_key_is_found_by_its_id_for_ever(stores: StoreWorld) -> None:
     store, other = await stores.open(), await stores.open(shard=1)
     head = await store.take_over(TOPIC)
     await other.take_over(TOPIC)
-    first = await store.begin()
-    assert await first.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)]) == []
+    assert await store.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)]) == []
     events = [msgspec.structs.replace(event(p), command_id=unkeyed_id(1)) for p in (1, 2, 3)]
-    await first.append(events, expected=head, head=moved(head, events, 3), links=b"")
+    await store.append(events, expected=head, head=moved(head, events, 3), links=b"")
 
-    for batch in (await store.begin(), await other.begin()):
-        holders = await batch.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)])
+    for one in (store, other):
+        holders = await one.claim([], unkeyed=[unkeyed_id(1), unkeyed_id(2)])
         assert holders == [unkeyed_claim(unkeyed_id(1), 0, 0)]
-        await batch.abandon()
 
 
-async def test_a_claim_waits_for_the_batch_that_is_about_to_take_it(stores: StoreWorld) -> None:
-    store = await stores.open()
-    head = await store.take_over(TOPIC)
-    first, second = await store.begin(), await store.begin()
-    await first.claim([claim("order:a", 0)])
+async def test_two_writers_that_want_one_name_agree_who_has_it(stores: StoreWorld) -> None:
+    left, right = await stores.open(shard=0), await stores.open(shard=1)
+    await left.take_over(TOPIC)
+    await right.take_over(TOPIC)
+    names = [f"order:{number}" for number in range(50)]
 
-    async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(second.claim([claim("order:a", 1)]))
-        await asyncio.sleep(0.05)
-        assert not waiting.done()
-        await first.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
+    lefts, rights = await asyncio.gather(
+        left.claim([claim(name, 0, shard=0) for name in names]),
+        right.claim([claim(name, 0, shard=1) for name in reversed(names)]),
+    )
 
-    assert waiting.result() == [claim("order:a", 0)]
-    await second.abandon()
-
-
-async def test_an_abandoned_claim_is_free_again(stores: StoreWorld) -> None:
-    store = await stores.open()
-    await store.take_over(TOPIC)
-    first = await store.begin()
-    await first.claim([claim("order:a", 0)])
-    await first.abandon()
-
-    second = await store.begin()
-
-    assert await second.claim([claim("order:a", 1)]) == []
-    await second.abandon()
+    assert {holder.shard for holder in lefts} <= {1}
+    assert {holder.shard for holder in rights} <= {0}
+    assert sorted(holder.name for holder in [*lefts, *rights]) == sorted(names)
 
 
 async def test_two_shards_share_the_names_but_not_the_log(stores: StoreWorld) -> None:
     left, right = await stores.open(shard=0), await stores.open(shard=1)
     left_head, right_head = await left.take_over(TOPIC), await right.take_over(TOPIC)
-    batch = await left.begin()
-    await batch.claim([claim("order:a", 0, shard=0)])
-    await batch.append(
-        [event(1)], expected=left_head, head=moved(left_head, [event(1)], 1), links=b""
-    )
+    await left.claim([claim("order:a", 0, shard=0)])
+    await append(left, left_head, 1)
 
-    other = await right.begin()
-    holders = await other.claim([claim("order:a", 0, shard=1)])
-    await other.append(
-        [event(1, shard=1)],
-        expected=right_head,
-        head=moved(right_head, [event(1, shard=1)], 1),
-        links=b"",
-    )
+    holders = await right.claim([claim("order:a", 0, shard=1)])
+    await append(right, right_head, 1)
 
     assert holders == [claim("order:a", 0, shard=0)]
     assert await replayed(left, 0, 1) == happened(1, shard=0)
@@ -308,19 +288,15 @@ async def test_a_writer_that_lives_is_waited_for(stores: StoreWorld) -> None:
     assert await second.take_over(TOPIC) == msgspec.structs.replace(head, epoch=2)
 
 
-async def test_a_successor_ends_what_its_predecessor_left_open(stores: StoreWorld) -> None:
+async def test_a_successor_ends_the_sessions_of_its_predecessor(stores: StoreWorld) -> None:
     first, second = await stores.open(), await stores.open()
     old = await first.take_over(TOPIC)
-    left = await first.begin()
-    assert await left.claim([claim("order:a", 0)]) == []
 
     head = await second.take_over(TOPIC)
 
-    after = await second.begin()
-    assert await after.claim([claim("order:a", 1)]) == []
     with pytest.raises(SESSION_ENDED):
-        await left.append([event(1)], expected=old, head=moved(old, [event(1)], 1), links=b"")
-    await after.append([event(1)], expected=head, head=moved(head, [event(1)], 1), links=b"")
+        await append(first, old, 1)
+    await append(second, head, 1)
     assert await replayed(second, 0, 1) == happened(1)
 
 
@@ -396,8 +372,7 @@ async def test_a_quarantine_is_found_by_its_place(stores: StoreWorld) -> None:
         stored(CommandQuarantined("ab", 7, 3, time_ms=1), 1),
         msgspec.structs.replace(stored(closed(1), 2), kafka_offset=Offset(OFFSET + 1)),
     ]
-    batch = await store.begin()
-    await batch.append(events, expected=head, head=moved(head, events, OFFSET + 2), links=b"")
+    await store.append(events, expected=head, head=moved(head, events, OFFSET + 2), links=b"")
 
     found = await store.quarantined([Offset(OFFSET), Offset(OFFSET + 1), Offset(OFFSET + 2)])
 

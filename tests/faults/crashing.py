@@ -9,16 +9,14 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
 import asyncpg.transaction
 
 from exchange import cli
 from exchange.gateway.parts.submission import Submitter
-from exchange.log.writing.batch import PostgresBatch
+from exchange.log.writing.writer import PostgresEventStore
 from exchange.transport.commands import CommandProducer, KafkaCommandLog
 from exchange.transport.outcomes import RedisOutcomes
 from projections.projector.tail import ShardTail
@@ -28,24 +26,20 @@ from projections.stores.redis import RedisProjection
 
 @dataclass(frozen=True)
 class Point:
-    """A boundary: before or after a call, or when one that is awaited is under way.
-
-    ``query`` is the call's first argument, where only such calls count.
-    """
+    """A boundary: before or after a call, or when one that is awaited is under way."""
 
     owner: type
     method: str
     when: str
-    query: str | None = None
 
 
 MATCHER_POINTS = {
     "after poll": Point(KafkaCommandLog, "read", "after"),
-    "after claim": Point(PostgresBatch, "claim", "after"),
-    "after decide": Point(PostgresBatch, "append", "before"),
-    "after insert, before commit": Point(asyncpg.Connection, "execute", "before", "commit"),
-    "commit under way": Point(asyncpg.Connection, "execute", "under way", "commit"),
-    "after commit, before answering": Point(asyncpg.Connection, "execute", "after", "commit"),
+    "claim under way": Point(PostgresEventStore, "claim", "under way"),
+    "after claim": Point(PostgresEventStore, "claim", "after"),
+    "after decide": Point(PostgresEventStore, "append", "before"),
+    "append under way": Point(PostgresEventStore, "append", "under way"),
+    "after append, before answering": Point(PostgresEventStore, "append", "after"),
     "answer under way": Point(RedisOutcomes, "publish", "under way"),
     "after answering": Point(RedisOutcomes, "publish", "after"),
 }
@@ -73,25 +67,24 @@ def arm(point: Point, countdown: int) -> None:
     original = getattr(point.owner, point.method)
     left = countdown
 
-    def begin(args: Sequence[Any]) -> bool:
+    def begin() -> bool:
         """Count a call; die before it if it is time, or tell that it is and do so later."""
         nonlocal left
-        counts = point.query is None or args[1:2] == (point.query,)
-        left -= counts
-        dies = counts and left == 0
+        left -= 1
+        dies = left == 0
         if dies and point.when == "before":
             die()
         return dies
 
     def crashing(*args: Any, **options: Any) -> Any:
-        dies = begin(args)
+        dies = begin()
         result = original(*args, **options)
         if dies:
             die()
         return result
 
     async def crashing_awaited(*args: Any, **options: Any) -> Any:
-        dies = begin(args)
+        dies = begin()
         call = asyncio.ensure_future(original(*args, **options))
         if dies and point.when == "under way":
             await asyncio.sleep(0)  # it was begun; whether it is done, only the server knows

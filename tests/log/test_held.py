@@ -12,7 +12,7 @@ import pytest
 
 from exchange.domain.values import Shard
 from exchange.log.reader import READ_HEADS, READ_READABLE, read_heads
-from exchange.log.writing.batch import APPEND_BATCH
+from exchange.log.writing.appending import APPEND_BATCH
 from exchange.log.writing.writer import READ_POSITION, WRITER_SETTINGS, PostgresEventStore
 
 pytestmark = pytest.mark.anyio

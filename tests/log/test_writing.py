@@ -97,15 +97,14 @@ async def make_log(database_url: str) -> None:
     """Write a log: offset 0 was decided, 1 was a resend of it, 2 had no key and 3 was 2 again."""
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
-        batch = await store.begin()
-        await batch.claim(
+        await store.claim(
             [
                 Claim(command_claim(KEYED), Shard(0), Offset(0), b"body"),
                 Claim(order_claim("mine"), Shard(0), Offset(0), b"body"),
             ]
         )
         after = Head(Shard(0), head.epoch, Position(3), "topic", Offset(4), b"c", b"d")
-        await batch.append(EVENTS, expected=head, head=after, links=b"")
+        await store.append(EVENTS, expected=head, head=after, links=b"")
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +179,7 @@ async def test_of_a_command_that_an_older_log_has_twice_the_first_counts(
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         after = Head(Shard(0), head.epoch, Position(4), "topic", Offset(10), b"c", b"d")
-        await (await store.begin()).append(again, expected=head, head=after, links=b"")
+        await store.append(again, expected=head, head=after, links=b"")
     connection = await asyncpg.connect(database_url)
     command = await find_command(connection, UNKEYED)
     outcomes = await find_outcomes(connection, [LocatedCommand(0, 5, UNKEYED, b"body")])
@@ -208,9 +207,8 @@ async def test_a_shard_is_placed_by_the_retry_of_what_was_quarantined(database_u
     ]
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
-        batch = await store.begin()
         names = [(command_claim(command_id), Offset(at)) for at, command_id, _ in log]
-        await batch.claim([Claim(name, Shard(0), at, b"body") for name, at in names])
+        await store.claim([Claim(name, Shard(0), at, b"body") for name, at in names])
         rows = [
             events_module.store_event(
                 one,
@@ -222,7 +220,7 @@ async def test_a_shard_is_placed_by_the_retry_of_what_was_quarantined(database_u
             for position, (at, command_id, one) in enumerate(log, 1)
         ]
         after = Head(Shard(0), head.epoch, Position(5), "topic", Offset(1235), b"c", b"d")
-        await batch.append(rows, expected=head, head=after, links=b"")
+        await store.append(rows, expected=head, head=after, links=b"")
     connection = await asyncpg.connect(database_url)
 
     assert await read_placed_shards(connection) == {1: 4, 2: 3}
@@ -391,14 +389,14 @@ async def test_a_writer_that_froze_as_it_had_the_lock_is_overtaken(
     assert head.epoch == 1
 
 
-async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothing(
+async def test_a_writer_frozen_in_mid_batch_is_overtaken_and_appends_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quickly_overtaken(monkeypatch)
     async with PostgresEventStore(database_url, Shard(0)) as frozen:
         old = await frozen.take_over("topic")
-        batch = await frozen.begin()
-        await batch.claim([Claim(order_claim("mine"), Shard(0), Offset(0), b"body")])
+        mine = Claim(order_claim("mine"), Shard(0), Offset(0), b"body")
+        await frozen.claim([mine])
         assert frozen._lease is not None
         await frozen._lease.stop()  # a frozen process sends nothing, and holds what it held
 
@@ -408,15 +406,11 @@ async def test_a_writer_frozen_in_mid_transaction_is_overtaken_and_commits_nothi
             new = await successor.take_over("topic")
             after = msgspec.structs.replace(old, position=Position(1), next_offset=Offset(1))
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
-                await batch.append([event(1, KEYED, 0)], expected=old, head=after, links=b"")
-            rival = await successor.begin()
-            holders = await rival.claim(
-                [Claim(order_claim("mine"), Shard(0), Offset(1), b"other body")]
-            )
-            await rival.abandon()
+                await frozen.append([event(1, KEYED, 0)], expected=old, head=after, links=b"")
+            again = await successor.claim([mine])
 
     assert new.epoch == old.epoch + 1
-    assert holders == []
+    assert again == [mine]  # the command that it did not decide has its name still
 
 
 @pytest.mark.parametrize(
@@ -442,11 +436,10 @@ async def test_only_rows_that_cannot_be_stored_are_told_as_such(
         head = await store.take_over("topic")
         await plant_failures(empty_url, table, code)
         after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
-        batch = await store.begin()
 
         async def decide() -> None:
-            await batch.claim([Claim("name", Shard(0), Offset(0), b"body")])
-            await batch.append([event(1, KEYED, 0)], expected=head, head=after, links=b"")
+            await store.claim([Claim("name", Shard(0), Offset(0), b"body")])
+            await store.append([event(1, KEYED, 0)], expected=head, head=after, links=b"")
 
         with pytest.raises(error):
             await decide()
@@ -456,10 +449,9 @@ async def test_only_rows_that_cannot_be_stored_are_told_as_such(
 async def test_a_value_that_the_driver_cannot_send_is_told_as_such(database_url: str) -> None:
     async with PostgresEventStore(database_url, Shard(0)) as store:
         await store.take_over("topic")
-        batch = await store.begin()
 
         with pytest.raises(UnstorableRows, match="cannot store"):
-            await batch.claim([Claim("name", Shard(0), Offset(2**70), b"body")])
+            await store.claim([Claim("name", Shard(0), Offset(2**70), b"body")])
 
 
 async def test_followers_hear_of_a_commit_and_of_nothing_else(database_url: str) -> None:
@@ -472,17 +464,15 @@ async def test_followers_hear_of_a_commit_and_of_nothing_else(database_url: str)
         async with PostgresEventStore(database_url, Shard(0)) as store:
             head = await store.take_over("topic")
             passed = msgspec.structs.replace(head, next_offset=Offset(1))
-            batch = await store.begin()
-            await batch.append([], expected=head, head=passed, links=b"")  # no event
+            await store.append([], expected=head, head=passed, links=b"")  # no event
             for _ in range(2):  # the second after the waker's session is lost
                 after = msgspec.structs.replace(
                     passed,
                     position=Position(passed.position + 1),
                     next_offset=Offset(passed.next_offset + 1),
                 )
-                batch = await store.begin()
                 one = event(after.position, UNKEYED, passed.next_offset)
-                await batch.append([one], expected=passed, head=after, links=b"")
+                await store.append([one], expected=passed, head=after, links=b"")
                 async with asyncio.timeout(10):
                     assert await heard.get() == f"0:{after.position}"
                 await listener.execute(END_NOTIFIER)
@@ -555,8 +545,7 @@ async def test_a_text_with_line_breaks_is_one_event_all_the_same(database_url: s
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
-        batch = await store.begin()
-        await batch.append([broken], expected=head, head=after, links=b"")
+        await store.append([broken], expected=head, head=after, links=b"")
 
         (events,) = [part async for part in store.replay(after=Position(0), up_to=Position(1))]
 
@@ -575,8 +564,7 @@ async def test_events_of_older_forms_are_lifted_without_a_second_read(
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         after = Head(Shard(0), head.epoch, Position(4), "topic", Offset(1), b"c", b"d")
-        batch = await store.begin()
-        await batch.append([*old, new], expected=head, head=after, links=b"")
+        await store.append([*old, new], expected=head, head=after, links=b"")
 
         (events,) = [part async for part in store.replay(after=Position(1), up_to=Position(4))]
 
@@ -590,8 +578,7 @@ async def test_a_replay_names_an_event_that_is_newer_than_this_build(database_ur
     async with PostgresEventStore(database_url, Shard(0)) as store:
         head = await store.take_over("topic")
         after = Head(Shard(0), head.epoch, Position(1), "topic", Offset(1), b"c", b"d")
-        batch = await store.begin()
-        await batch.append([newer], expected=head, head=after, links=b"")
+        await store.append([newer], expected=head, head=after, links=b"")
 
         with pytest.raises(UnknownEvent, match="position 1 of shard 0: version 2 is not known"):
             await anext(aiter(store.replay(after=Position(0), up_to=Position(1))))

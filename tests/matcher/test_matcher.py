@@ -42,7 +42,6 @@ from exchange.transport.messages import (
 )
 from tests.fakes import (
     Link,
-    MemoryBatch,
     MemoryCommandLog,
     MemoryDatabase,
     MemoryEventStore,
@@ -305,7 +304,7 @@ class LateCommit(Link):
         self._looked_up = asyncio.Event()
 
     async def call(self, what: str, effect: Callable[[], T]) -> T:
-        if what in ("append", "commit"):
+        if what == "append":
             self._looked_up.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._looked_up.wait(), 0.2)
@@ -467,14 +466,14 @@ async def test_a_stop_lets_the_commit_under_way_end_and_tells_its_gateways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     committing, committed = asyncio.Event(), asyncio.Event()
-    append = MemoryBatch.append
+    append = MemoryEventStore.append
 
-    async def slow(batch: MemoryBatch, events: Sequence[StoredEvent], **places: Any) -> None:
+    async def slow(store: MemoryEventStore, events: Sequence[StoredEvent], **places: Any) -> None:
         committing.set()
         await committed.wait()
-        await append(batch, events, **places)
+        await append(store, events, **places)
 
-    monkeypatch.setattr(MemoryBatch, "append", slow)
+    monkeypatch.setattr(MemoryEventStore, "append", slow)
     world = World()
     world.send(place("o1"), unkeyed(1))
     running = asyncio.create_task(world.matcher(BatchedCommandLog(world.topic, [1])).run())
@@ -503,10 +502,10 @@ async def test_a_matcher_that_fails_does_not_wait_for_redis(
     running = asyncio.create_task(world.matcher().run())
     await world.decided(running)  # its outcome is on the way, and stays there
 
-    async def refuse(batch: MemoryBatch, events: Sequence[StoredEvent], **places: Any) -> None:  # noqa: ARG001
+    async def refuse(store: MemoryEventStore, events: Sequence[StoredEvent], **places: Any) -> None:  # noqa: ARG001
         raise StaleWriter("it is refused")
 
-    monkeypatch.setattr(MemoryBatch, "append", refuse)
+    monkeypatch.setattr(MemoryEventStore, "append", refuse)
     monkeypatch.setattr(replies, "PUBLISH_TIMEOUT_S", 600.0)
     monkeypatch.setattr(matcher_module, "STOP_S", 600.0)
     world.send(place("o1"), unkeyed(1))

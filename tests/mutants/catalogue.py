@@ -316,17 +316,24 @@ MUTANTS = [
     ),
     Mutant(
         "the head is not fenced by the epoch",
-        "exchange/log/writing/batch.py",
+        "exchange/log/writing/appending.py",
         "where shard = $1 and epoch = $2 and position = $3 and next_offset = $4",
         "where shard = $1 and epoch >= $2 - 1000 and position = $3 and next_offset = $4",
         STORE,
     ),
     Mutant(
         "a taken name is taken again",
-        "exchange/log/writing/batch.py",
-        "on conflict (name) do nothing\n    returning name\n), taken_with",
-        "on conflict (name) do update set shard = 0\n    returning name\n), taken_with",
+        "exchange/log/writing/claiming.py",
+        "    if not missed:\n",
+        "    if missed:\n",
         STORE,
+    ),
+    Mutant(
+        "a writer that was overtaken claims names",
+        "exchange/log/writing/claiming.py",
+        "    where exists (select from heads() as head where head.shard = $12 and epoch = $13)\n",
+        "    where exists (select from heads() as head where head.shard = $12 or epoch = $13)\n",
+        ("tests/tools/operators/test_adoption.py",),
     ),
     Mutant(
         "a replay reads past the head",
@@ -346,7 +353,7 @@ MUTANTS = [
     ),
     Mutant(
         "a full disk is the fault of the command that met it",
-        "exchange/log/writing/batch.py",
+        "exchange/log/writing/rows.py",
         '    return (error.sqlstate or "")[:2] in ROW_CLASSES\n',
         "    return bool(error.sqlstate)\n",
         LOG,

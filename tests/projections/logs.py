@@ -96,10 +96,12 @@ class LogWriter:
             chain=links[-1] if links else self._head.chain,
             state_digest=self.state.digest,
         )
-        batch = await self._store.begin()
-        await batch.claim(claims)
-        await batch.append(events, expected=self._head, head=head, links=abridge_links(links))
+        await self._store.claim(claims)
+        await self._store.append(events, expected=self._head, head=head, links=abridge_links(links))
         self._head = head
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Claim]:
+        return await self._store.claim(claims)
 
     async def begin_life(self, database_url: str, *, known: int) -> None:
         """Go on as after the topic was cut, and has so many records that the log knows."""
@@ -109,6 +111,7 @@ class LogWriter:
         await Adoption(connection, "", "", 1).adopt([life])
         await connection.close()
         self._head = after
+        self._store._epoch = after.epoch  # as the matcher has it that takes over then
 
     def random_commands(self, chance: random.Random, count: int) -> list[Command]:
         """Return commands of every kind, many of which will be refused."""

@@ -1,8 +1,8 @@
 """Kills at each boundary of the matcher's and the projector's loop, in the simulation.
 
 Nothing else goes wrong in these runs, so each tests one boundary. ``weather`` explains the points;
-together they are: before and after polling, claiming, inserting (which follows deciding),
-committing and answering, and the same of the projector's steps.
+together they are: before and after polling, claiming, appending (which follows deciding)
+and answering, and the same of the projector's steps.
 """
 
 import pytest
@@ -10,10 +10,10 @@ import pytest
 from tests.simulation.weather import Crash
 from tests.simulation.world import simulate
 
-MATCHER = ["take over", "poll", "claim", "insert", "commit", "append", "publish", "count start"]
+MATCHER = ["take over", "poll", "claim", "append", "publish", "count start"]
 PROJECTOR = ["resume", "fetch", "apply"]
 TIMES = [1, 4]  # the first batch, and one in the middle of the trade
-RARE = {"take over", "resume", "append", "count start"}  # little of it in a calm run
+RARE = {"take over", "resume", "count start"}  # little of it in a calm run
 POINTS = [
     f"{when} {what}"
     for what in [*MATCHER, *PROJECTOR]

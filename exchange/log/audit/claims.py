@@ -53,15 +53,16 @@ from exchange.ports import UNKNOWN_BODY, Claim, StoredEvent
 
 LOOK_UP_MAX: Final = 2_000  # names in one query; larger ones are no faster
 
-# A batch claims the names of 500 commands at most, and may leave some of them to the next batch.
-# Each may be followed by a transaction's marker, which takes an offset too.
-UNDECIDED_OFFSETS_MAX: Final = 1_000
+# A batch claims the names of 500 commands at most, while the one before it is appended, and may
+# leave some of them to the next. Each may be followed by a transaction's marker, which takes an
+# offset too.
+UNDECIDED_OFFSETS_MAX: Final = 2_000
 
 COUNT_CLAIMS = """
 select count(*) from claims where shard = $1 and kafka_offset >= $2 and kafka_offset < $3
 """
 
-# A quarantined order may have a claim: an earlier batch took its id and left the order to the next.
+# A quarantined order has the id that it took before it crashed, for its retry.
 READ_CLAIM_OF_NOBODY = """
 select name, kafka_offset from claims
 where shard = $1 and kafka_offset >= $2 and kafka_offset < $3 and not exists (
@@ -77,7 +78,7 @@ order by kafka_offset, name
 limit 1
 """
 
-# In one statement, since a matcher commits the head and the claims of its batch together.
+# In one statement, since a matcher goes on: what it claims is never far from its head.
 READ_CLAIM_OF_NO_TIME = """
 select claims.name, claims.kafka_offset, head.next_offset
 from claims join heads() as head using (shard)

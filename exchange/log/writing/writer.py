@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Final, Self
+from uuid import UUID
 
 import asyncpg
 
@@ -19,22 +20,25 @@ from exchange.durability import check_durable, unsafe_database
 from exchange.log.command_form import commands_version
 from exchange.log.replay import replay
 from exchange.log.snapshot_store import stored_snapshots
-from exchange.log.writing.batch import PostgresBatch
+from exchange.log.writing.appending import append_batch
+from exchange.log.writing.claiming import take_claims
 from exchange.log.writing.lease import Lease
 from exchange.log.writing.waking import Waker
 from exchange.ports import (
     EMPTY_CHAIN,
+    Claim,
     ForeignTopic,
     Head,
     LastRecord,
     LeaseLost,
     LogCorrupt,
+    StoredEvent,
     StoredSnapshot,
+    Trace,
 )
 
 logger = logging.getLogger(__name__)
 
-BATCH_CONNECTIONS: Final = 2  # one batch commits while the next one claims
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 30  # a batch takes milliseconds; beyond this the process should exit
 ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 10  # a live server reports its own timeout first
@@ -55,8 +59,7 @@ STORE_ERRORS: Final = (
 )
 
 # A writer that freezes inside a transaction would hold its locks for ever. A successor ends its
-# session; without a successor the server does, after this time. That is longer than a statement may
-# take, since a batch that has claimed its names waits in its transaction for the commit before it.
+# session; without a successor the server does, after this time.
 WRITER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_S + 5}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
@@ -201,14 +204,15 @@ class PostgresEventStore:
         self._pinned: dict[str, str] = {}  # settings of the first session, for all later ones
         self._application_name = f"exchange matcher shard {shard}"
         self._control: asyncpg.Connection
-        self._connections: list[asyncpg.Connection] = []
+        self._epoch: int
+        self._claiming: asyncpg.Connection | None = None  # while the batch before is appended
+        self._appending: asyncpg.Connection | None = None
         self._locked = False
         self._beat = -1  # of another writer, and when this beat was first seen
         self._beaten_s = 0.0
         self._lease: Lease | None = None
         self._waker: Waker | None = None
         self._forgiving: asyncio.Task[None] | None = None
-        self._idle: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
         waiting = f"{self._application_name} waiting"
@@ -236,8 +240,9 @@ class PostgresEventStore:
                 await self._lease.stop()
             if self._waker is not None:
                 self._waker.stop()
-        for connection in (*self._connections, self._control):
-            connection.terminate()
+        for connection in (self._claiming, self._appending, self._control):
+            if connection is not None:
+                connection.terminate()
 
     async def is_free(self) -> bool:
         self._locked = await self._control.fetchval(TRY_WRITER_LOCK, WRITER_LOCK_CLASS, self._shard)
@@ -274,10 +279,9 @@ class PostgresEventStore:
                 " that the log continues. Restore the topic, or go on with this one by"
                 " `exchange adopt-topic`; what was decided is whole."
             )
-        for _ in range(BATCH_CONNECTIONS):
-            connection = await self._connect()
-            self._connections.append(connection)
-            self._idle.put_nowait(connection)
+        self._claiming = await self._connect(synchronous_commit="off")  # ``claiming`` says why
+        self._appending = await self._connect()
+        self._epoch = row["epoch"]
         return head_of(row)
 
     async def check_end(self, head: Head) -> None:
@@ -330,9 +334,26 @@ class PostgresEventStore:
         rows = await self._control.fetch(READ_QUARANTINED, self._shard, offsets)
         return {row["kafka_offset"]: row["sha256"] for row in rows}
 
-    async def begin(self) -> "PostgresBatch":
+    async def claim(self, claims: Sequence[Claim], *, unkeyed: Sequence[UUID] = ()) -> list[Claim]:
+        assert self._claiming is not None, "the shard was taken over"
+        return await take_claims(self._claiming, self._shard, self._epoch, claims, unkeyed)
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        expected: Head,
+        head: Head,
+        links: bytes,
+        traces: Sequence[Trace] = (),
+    ) -> None:
+        assert self._appending is not None, "the shard was taken over"
         assert self._waker is not None, "the shard was taken over"
-        return PostgresBatch(await self._idle.get(), self._idle, self._waker)
+        await append_batch(
+            self._appending, events, expected=expected, head=head, links=links, traces=traces
+        )
+        if head.position > expected.position:
+            self._waker.wake(head.position)
 
     @property
     def _where(self) -> dict[str, object]:

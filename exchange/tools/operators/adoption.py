@@ -53,20 +53,22 @@ where exists (
 )
 """
 
-# Locked before the heads: a matcher's batch also takes its claims first, then moves the head.
 LOCK_CLAIMS = "lock table claims in share row exclusive mode"
 
+# With the claims locked, so that whoever claims after this finds its epoch over.
+END_EPOCH = "update head set epoch = $2 + 1 where shard = $1 and epoch = $2"
+
 # This reads all claims, for 40 s where there are 100 million. It runs before the lock, so that
-# matchers of healthy shards go on meanwhile. A claim that is made since then moves its shard's
-# head.
+# matchers of healthy shards go on meanwhile. Those of the others claim no more: their epoch is
+# over.
 FIND_LEFT_CLAIMS = """
 select name, shard, next_offset from claims
 join unnest($1::smallint[], $2::bigint[]) as decided (shard, next_offset) using (shard)
 where kafka_offset >= next_offset
 """
 
-# Claims of commands that a batch left to the next batch, which now never comes: their names become
-# free. Nothing else ever deletes claims; the transaction has the table locked.
+# Claims of commands that were not decided, and now never will be: their names become free. Nothing
+# else ever deletes claims; the transaction has the table locked.
 DROP_LEFT_CLAIMS = """
 delete from claims
 using unnest($1::text[], $2::smallint[], $3::bigint[]) as found (name, shard, next_offset)
@@ -75,7 +77,7 @@ where claims.name = found.name and claims.shard = found.shard
 """
 
 MOVE_HEAD = """
-update head set epoch = $2, topic_id = $3, offset_base = $4, next_offset = $5,
+update head set epoch = greatest(epoch, $2), topic_id = $3, offset_base = $4, next_offset = $5,
     last_offset = $6, last_epoch = $7, last_digest = $8
 where shard = $1
 """
@@ -218,15 +220,18 @@ class Adoption:
         """Begin all these lives, or none.
 
         Raises:
-            HeadsMoved: A head is not as it was planned for; nothing was changed.
+            HeadsMoved: A head is not as it was planned for; the log is as it was.
         """
         befores = [life.before for life in lives]
+        async with self._connection.transaction():
+            await self._lock_claims()
+            for before in befores:
+                await self._connection.execute(END_EPOCH, before.shard, before.epoch)
         left = await self._connection.fetch(
             FIND_LEFT_CLAIMS, [b.shard for b in befores], [b.next_offset for b in befores]
         )
         async with self._connection.transaction():
-            await self._connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
-            await self._connection.execute(LOCK_CLAIMS)
+            await self._lock_claims()
             rows = await self._connection.fetch(LOCK_HEADS, [b.shard for b in befores])
             heads = {row["shard"]: head_of(row) for row in rows}
             for life in lives:
@@ -284,6 +289,10 @@ class Adoption:
         offsets, ids = [r.offset for r in received], [r.command_id for r in received]
         rows = await self._connection.fetch(FIND_NAMELESS, shard, offsets, ids)
         return {row["kafka_offset"] for row in rows}
+
+    async def _lock_claims(self) -> None:
+        await self._connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
+        await self._connection.execute(LOCK_CLAIMS)
 
     async def _free(self, left: Sequence[asyncpg.Record]) -> None:
         if not left:

@@ -209,7 +209,7 @@ OF_CLAIMS: dict[str, tuple[str, str | None, str]] = {
         "the claim 'order:third' is at offset -1 of shard 0, where no command took it",
     ),
     "a claim of a command far beyond the head": (
-        "insert into claims select 'order:third', 0, next_offset + 1000, '' from head",
+        "insert into claims select 'order:third', 0, next_offset + 2000, '' from head",
         None,
         "the claim 'order:third' is at offset [0-9]+ of shard 0, and the log has decided only",
     ),

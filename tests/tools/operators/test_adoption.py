@@ -1,7 +1,7 @@
 """A log goes on with a topic that was cut or recreated: what is reported, kept and decided."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,15 @@ from exchange.log.audit.verify import verify
 from exchange.log.identity import command_claim, keyed_command_id, uuid7
 from exchange.log.writing.writer import PostgresEventStore
 from exchange.matcher.matcher import Matcher
-from exchange.ports import CommandLogLost, CommandsCut, ForeignTopic, Head, LastRecord, StaleWriter
+from exchange.ports import (
+    Claim,
+    CommandLogLost,
+    CommandsCut,
+    ForeignTopic,
+    Head,
+    LastRecord,
+    StaleWriter,
+)
 from exchange.processes.matcher import run_matcher
 from exchange.tools.operators.adopt_topic import adopt_topic, decided_up_to, unread
 from exchange.tools.operators.adoption import (
@@ -57,7 +65,12 @@ READ_DECIDED = "select next_offset from head where shard = $1"
 READ_COMMANDS = "select command_id, kafka_offset from events where shard = 0 order by position"
 READ_LIVES = "select shard, first_offset, topic_id, offset_base from topic_lives order by 1, 2"
 READ_ALL = """
-select (select array_agg(head order by shard) from head)::text,
+select (
+        select array_agg(
+            (shard, position, topic_id, next_offset, chain, offset_base) order by shard
+        )
+        from head
+    )::text,
     (select array_agg(topic_lives order by shard, first_offset) from topic_lives)::text,
     (select array_agg(claims order by name) from claims)::text,
     (select tgenabled::text from pg_trigger
@@ -220,39 +233,56 @@ async def test_a_writer_that_still_runs_appends_nothing_any_more(
 
 
 class Following:
-    """A connection of one that, once it knows what to free, lets a healthy shard take a claim."""
+    """A connection of one that lets others act once it knows what to free."""
 
-    def __init__(self, connection: asyncpg.Connection, database_url: str) -> None:
+    def __init__(self, connection: asyncpg.Connection, then: Callable[[], Awaitable[None]]) -> None:
         self._connection = connection
-        self._database_url = database_url
+        self._then = then
         self.transaction = connection.transaction
         self.execute = connection.execute
 
     async def fetch(self, query: str, *arguments: Any) -> Any:
         found = await self._connection.fetch(query, *arguments)
         if query == FIND_LEFT_CLAIMS:
-            other = await asyncpg.connect(self._database_url)
-            await other.execute(
-                """
-                set lock_timeout = '1s';
-                insert into claims values ('order:healthy', 2, 0, '');
-                alter table claims disable trigger refuse_changes;
-                update claims set kafka_offset = 0 where name = 'order:left-1';
-                alter table claims enable always trigger refuse_changes;
-                """
-            )
-            await other.close()
+            await self._then()
         return found
 
 
 async def test_healthy_shards_take_claims_while_those_to_free_are_looked_for(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
+    async def claim() -> None:
+        other = await asyncpg.connect(database_url)
+        await other.execute(
+            """
+            set lock_timeout = '1s';
+            insert into claims values ('order:healthy', 2, 0, '');
+            alter table claims disable trigger refuse_changes;
+            update claims set kafka_offset = 0 where name = 'order:left-1';
+            alter table claims enable always trigger refuse_changes;
+            """
+        )
+        await other.close()
+
     async with two_shards(database_url) as (_, lives):
-        await adoption_by(Following(connection, database_url)).adopt(lives)
+        await adoption_by(Following(connection, claim)).adopt(lives)
 
     names = await connection.fetch("select name from claims where name like 'order:%' order by 1")
     assert [row["name"] for row in names] == ["order:healthy", "order:left-1"]
+
+
+async def test_a_writer_that_still_runs_claims_nothing_while_names_are_freed(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    async with two_shards(database_url) as (writer, lives):
+
+        async def claim() -> None:
+            with pytest.raises(StaleWriter):
+                await writer.claim([Claim("order:late", Shard(0), writer.head.next_offset, b"")])
+
+        await adoption_by(Following(connection, claim)).adopt(lives)
+
+    assert not await connection.fetchval("select count(*) from claims where name = 'order:late'")
 
 
 async def test_a_head_that_moved_meanwhile_begins_nothing(
