@@ -515,6 +515,7 @@ async def test_orders_are_refused_before_cancels_while_a_command_waits_for_long(
 async def test_orders_are_refused_while_the_gateway_itself_cannot_keep_up(
     idle_venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(submission, "ORDERS_LATE_S", 0.5)
     monkeypatch.setattr(submission, "SWEEP_S", 1.0)  # what it finds lasts until it looks again
     async with matching(idle_venue), gateway_at(idle_venue) as http:
         await register(http, "BTC-USD")
