@@ -352,3 +352,25 @@ async def test_a_role_that_could_do_more_is_refused(
     granted = "select has_schema_privilege($1, 'analytics', 'usage')"
     assert not await connection.fetchval(granted, role)
     assert analytics_role("Ann; drop").exit_code == 2
+
+
+async def test_the_exchanges_own_role_is_refused_before_any_sql(
+    connection: asyncpg.Connection,
+    database_url: str,
+    role: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = await connection.fetchval("select current_user")
+    by_superuser = [await run(own), await run(own, "--sql")]
+    await connection.execute(f"create role {role} login password 'secret'")
+    url = re.sub(r"://[^@]+@", f"://{role}:secret@", database_url)
+    monkeypatch.setenv("DATABASE_URL", url)
+    by_another = [await run(own), await run(own, "--sql"), await run(role)]
+
+    for refused in by_superuser + by_another:
+        assert refused.stdout == ""
+        assert "choose a name that is not in use" in str(refused.exception)
+    assert "owner of a database" in str(by_another[0].exception)
+    assert "is the user of DATABASE_URL" in str(by_another[2].exception)
+    untouched = "select rolconnlimit from pg_roles where rolname = $1"
+    assert await connection.fetchval(untouched, own) == -1

@@ -1,8 +1,9 @@
 """What ``exchange analytics-role`` does: make a role that can only read the schema ``analytics``.
 
 Read ``statements_for``. The views run with their owner's rights, so the role needs none on what
-they read. Whatever else the role may reach in this database is found before the transaction ends,
-and ends it.
+they read. A role that is there already is looked at before any SQL is run or printed: the bounds
+would cripple the exchange's own. Whatever else the role may reach in this database is found before
+the transaction ends, and ends it.
 
 The bounds keep a forgotten query from holding back the deletion of retired rows and the cleaning
 of tables. They are defaults of the role: PostgreSQL lets a session change its own.
@@ -52,7 +53,12 @@ select array_remove(array[
     case when rolcreaterole then 'createrole' end,
     case when rolcreatedb then 'createdb' end,
     case when rolreplication then 'replication' end,
-    case when rolbypassrls then 'bypassrls' end
+    case when rolbypassrls then 'bypassrls' end,
+    case when rolname = current_user then 'the user of DATABASE_URL' end,
+    case when exists(
+        select from pg_shdepend
+        where refclassid = 'pg_authid'::regclass and refobjid = pg_roles.oid and deptype = 'o'
+    ) then 'owner of a database or of what is in one' end
 ], null) || array(
     select 'member of ' || pg_get_userbyid(roleid) from pg_auth_members where member = pg_roles.oid
 ) as powers
@@ -100,7 +106,10 @@ async def _make(name: str, *, only_print: bool) -> None:
         row = await connection.fetchrow(READ_PLACE, name)
         if row is None:
             raise ToolError("There are no views for analysts yet: run exchange migrate first.")
-        statements = statements_for(name, Place(**row))
+        place_there = Place(**row)
+        if place_there.role_exists:
+            await _refuse_more(connection, name)
+        statements = statements_for(name, place_there)
         if only_print:
             _print(statements)
             return
@@ -169,15 +178,24 @@ async def _execute(connection: asyncpg.Connection, name: str, statements: list[s
     async with connection.transaction():
         for statement in statements:
             await connection.execute(statement)
-        powers = await connection.fetchval(READ_POWERS, name)
-        if powers:
-            raise ToolError(f"{name} is {', '.join(powers)}: choose a name that is not in use.")
-        reached = [row[0] for row in await connection.fetch(READ_REACHED, name)]
-        if reached:
-            raise ToolError(
-                f"{name} could also reach {', '.join(reached)}: revoke that from it and from"
-                " public, or choose another name."
-            )
+        await _refuse_more(connection, name)
+
+
+async def _refuse_more(connection: asyncpg.Connection, name: str) -> None:
+    """Refuse a role that can do more than read the views.
+
+    Raises:
+        ToolError: It can.
+    """
+    powers = await connection.fetchval(READ_POWERS, name)
+    if powers:
+        raise ToolError(f"{name} is {', '.join(powers)}: choose a name that is not in use.")
+    reached = [row[0] for row in await connection.fetch(READ_REACHED, name)]
+    if reached:
+        raise ToolError(
+            f"{name} could also reach {', '.join(reached)}: revoke that from it and from"
+            " public, or choose another name."
+        )
 
 
 def _print(statements: list[str]) -> None:
