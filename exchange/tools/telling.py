@@ -90,12 +90,13 @@ class Display:
         self._last = ""
 
     def __enter__(self) -> "Display":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._live = Live(
                 get_renderable=self._line,
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,
+                redirect_stdout=False,  # which may be a file: its lines are no part of the display
             )
             self._live.start()
         return self

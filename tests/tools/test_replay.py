@@ -1,7 +1,9 @@
 """``exchange replay``: the events of two shards in order, those that are asked, and mistakes."""
 
 import json
+import os
 import pathlib
+import pty
 import random
 import subprocess
 import sys
@@ -100,6 +102,47 @@ async def test_lines_fit_and_mistakes_and_closed_pipes_end_in_words(log: Log) ->
     full = await anyio.to_thread.run_sync(_onto_a_full_disk)
     assert full.startswith(b"The replay ends here: "), full
     assert b"Traceback" not in full
+
+
+async def test_a_terminal_has_each_line_and_a_file_beside_it_too(
+    log: Log, tmp_path: pathlib.Path
+) -> None:
+    """The display of progress takes no line, wherever lines and display go."""
+    arguments = ["replay", "--from", "0:0", "--to", "0:9", "--shard", "0"]
+    places = [f"0:{one.position}" for one in log.events[0][:9]]
+    file = tmp_path / "lines"
+
+    shown = await anyio.to_thread.run_sync(_in_a_terminal, arguments, None)
+    await anyio.to_thread.run_sync(_in_a_terminal, arguments, file)
+
+    assert [line.split()[0] for line in shown.splitlines()] == places
+    assert [line.split()[0] for line in file.read_text().splitlines()] == places
+
+
+def _in_a_terminal(arguments: list[str], file: pathlib.Path | None) -> str:
+    """Return what a terminal shows of a command, whose output goes there too or into a file."""
+    terminal, end = pty.openpty()
+    with file.open("wb") if file else os.fdopen(os.dup(end), "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exchange", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=end,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        )
+    os.close(end)
+    shown = b""
+    with process, os.fdopen(terminal, "rb", buffering=0) as reader:
+        while True:
+            try:
+                read = reader.read(65_536)
+            except OSError:  # EIO: nobody has the other end any more
+                break
+            if not read:
+                break
+            shown += read
+    assert process.returncode == 0, shown
+    return shown.decode()
 
 
 def _onto_a_full_disk() -> bytes:
