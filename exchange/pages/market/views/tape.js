@@ -4,6 +4,7 @@ import { element, keyed } from "../../shared/dom.js";
 import { priceText, quantityText } from "../instrument.js";
 
 const SHOWN = 28;
+const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 /** @param {Element} root */
 export function mount(root) {
@@ -44,13 +45,12 @@ function lineOf(one, instrument) {
     const text = `resumed at ${one.resumed}, nothing missed`;
     return element("tr", { class: "seam" }, element("td", { colspan: "4" }, text));
   }
-  const time = new Date(one.time);
   const price = priceText(one.price, instrument);
   const size = quantityText(one.quantity, instrument);
   return element(
     "tr",
     { class: `${one.side}${one.large ? " large" : ""}` },
-    element("td", { title: one.time }, time.toLocaleTimeString()),
+    element("td", { title: one.time }, CLOCK.format(new Date(one.time))),
     element("td", {}, price),
     element("td", {}, one.large ? `${size} ★` : size),
     element("td", {}, one.side),

@@ -4,6 +4,8 @@ import { grouped, toUnits } from "../../shared/amounts.js";
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { priceText } from "../instrument.js";
 
+const TITLE_EVERY_MS = 1_000; // the browser draws a title outside of the page, which takes longer
+
 /** @param {Element} root */
 export function mount(root) {
   const last = element("strong", { "data-part": "last" });
@@ -13,8 +15,13 @@ export function mount(root) {
   );
   root.append(last, ...Object.values(parts));
 
-  /** @param {any} state */
-  return ({ ticker, instrument }) => {
+  let titledMs = 0;
+
+  /**
+   * @param {any} state
+   * @param {number} nowMs
+   */
+  return ({ ticker, instrument }, nowMs) => {
     const { live, day } = ticker;
     const text = (/** @type {any} */ price) =>
       price == null ? "–" : priceText(toUnits(price, instrument.priceScale), instrument);
@@ -31,7 +38,8 @@ export function mount(root) {
     setText(parts.bid, `bid ${text(live?.best_bid)}`);
     setText(parts.ask, `ask ${text(live?.best_ask)}`);
     const title = price === null ? instrument.name : `${text(price)} ${instrument.name}`;
-    if (document.title !== title) document.title = title;
+    if (document.title === title || nowMs - titledMs < TITLE_EVERY_MS) return;
+    [document.title, titledMs] = [title, nowMs];
   };
 }
 
