@@ -3,12 +3,13 @@
 It ends live, without a gap, and never shows an old price as the present one.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import CDPSession, Page, WebSocketRoute, expect
 from redis import Redis
 
 from tests.conftest import Services
@@ -165,6 +166,36 @@ def test_a_machine_that_slept_ten_minutes_resumes_at_once(
     live_again(sleeper)
     expect(part(sleeper, "reconnects")).to_have_text("reconnects 1")
     expect(sleeper.locator("#tape tbody tr:not(.seam)")).to_have_count(2)
+
+
+def test_a_subscription_that_is_refused_is_asked_for_again_and_the_others_go_on(
+    page: Page, place: Place, instrument: str
+) -> None:
+    is_away = [True]
+
+    def between(browser: WebSocketRoute) -> None:
+        server = browser.connect_to_server()
+
+        def sent(text: str | bytes) -> None:
+            told = json.loads(text)
+            if is_away[0] and "trades" in told.get("channels", ()):
+                answer = {"type": "error", "id": told["id"], "detail": "Trades are away."}
+                browser.send(json.dumps(answer))
+            else:
+                server.send(text)
+
+        browser.on_message(sent)
+
+    page.route_web_socket("**/stream", between)
+    page.goto(f"/?instrument={instrument}")
+    expect(part(page, "state")).to_have_text("■ stale: trades: Trades are away.")
+    place("sell", "1", "100.00")
+    expect(page.locator("#ladder tr.asks:not([data-empty])")).to_have_count(1)
+
+    is_away[0] = False
+
+    live_again(page)
+    expect(part(page, "reconnects")).to_have_text("reconnects 0")
 
 
 def test_a_flushed_redis_leaves_the_book_right(

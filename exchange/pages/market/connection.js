@@ -92,7 +92,7 @@ export class Connection {
     else if (message.type === "subscribed") this.following.confirmed(message.id);
     else if (message.type === "pong") this.#tell({ pingMs: nowMs - this.#pingedMs });
     else if (message.type === "heartbeat") this.#beat(message.sequences[this.instrument], nowMs);
-    else if (message.type === "error") this.#lost(message.detail ?? message.title, 0);
+    else if (message.type === "error") this.#refused(message);
     else if (CHANNELS.has(message.type)) this.#take(message);
   }
 
@@ -116,6 +116,13 @@ export class Connection {
     this.#seen = beaten(this.#seen, reached);
     const sequence = Math.max(this.#line.sequence, reached);
     this.#tell({ word: "live", why: "", sequence, beatMs: nowMs });
+  }
+
+  /** @param {any} message A subscription that is refused ends nothing: it is asked for again. */
+  #refused({ id, detail, title }) {
+    const channels = this.following.refused(id, Date.now());
+    if (channels === null) this.#lost(detail ?? title, 0);
+    else this.#tell({ word: "stale", why: `${channels.join(", ")}: ${detail ?? title}` });
   }
 
   /** @param {any} message Of a channel. */
@@ -162,9 +169,12 @@ export class Connection {
       if (nowMs - this.#openedMs > CONNECT_MS) this.#lost("the gateway does not answer", 0);
     } else if (nowMs - (this.#line.heardMs ?? this.#openedMs) > SILENT_MS)
       this.#lost("the gateway says nothing", 0);
-    else if (nowMs - this.#pingedMs > PING_EVERY_MS) {
-      this.#pingedMs = nowMs;
-      this.#socket.send('{"type":"ping"}');
+    else {
+      this.following.again(this.#socket, this.#seen, nowMs);
+      if (nowMs - this.#pingedMs > PING_EVERY_MS) {
+        this.#pingedMs = nowMs;
+        this.#socket.send('{"type":"ping"}');
+      }
     }
     this.listener.line(this.#line); // its age moved
   }

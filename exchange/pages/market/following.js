@@ -5,11 +5,17 @@
 
 /** @typedef {import("./state/sequences.js").Seen} Seen */
 
+const BOOK = ["orderbook", "ticker"];
+const AGAIN_MS = 2_000; // what was refused is asked for again: a store that is away comes back
+
 export class Following {
   /** @type {string | null} */
   #client = null;
   /** @type {Map<string, string[]>} Channels by the id of the message that asks for them. */
   #asked = new Map();
+  /** @type {string[]} Ids of the messages that were refused. */
+  #refused = [];
+  #againAtMs = 0;
   #number = 0;
 
   /** @param {string} instrument */
@@ -37,9 +43,8 @@ export class Following {
    */
   begin(socket, seen) {
     this.#asked.clear();
-    this.#subscribe(socket, ["trades"], { from_sequence: seen.trades });
-    this.#subscribe(socket, ["orderbook", "ticker"], {});
-    this.#orders(socket, seen);
+    this.#refused = [];
+    this.#ask(socket, ["trades", ...BOOK, "orders"], seen);
   }
 
   /**
@@ -59,6 +64,45 @@ export class Following {
   /** @param {string | undefined} id Of the message that the gateway has confirmed. */
   confirmed(id) {
     this.#asked.delete(id ?? "");
+  }
+
+  /**
+   * Return the channels that a refusal is about, null if it is about something else.
+   * @param {string | undefined} id
+   * @param {number} nowMs
+   */
+  refused(id, nowMs) {
+    const channels = this.#asked.get(id ?? "");
+    if (id === undefined || !channels) return null;
+    this.#refused.push(id);
+    this.#againAtMs = nowMs + AGAIN_MS;
+    return channels;
+  }
+
+  /**
+   * Ask again for what was refused, when it is time.
+   * @param {WebSocket} socket
+   * @param {Seen} seen
+   * @param {number} nowMs
+   */
+  again(socket, seen, nowMs) {
+    if (this.#refused.length === 0 || nowMs < this.#againAtMs) return;
+    const channels = this.#refused.flatMap((id) => this.#asked.get(id) ?? []);
+    for (const id of this.#refused) this.confirmed(id);
+    this.#refused = [];
+    this.#ask(socket, channels, seen);
+  }
+
+  /**
+   * @param {WebSocket} socket
+   * @param {string[]} channels
+   * @param {Seen} seen
+   */
+  #ask(socket, channels, seen) {
+    if (channels.includes("trades"))
+      this.#subscribe(socket, ["trades"], { from_sequence: seen.trades });
+    if (channels.includes("orderbook")) this.#subscribe(socket, BOOK, {});
+    if (channels.includes("orders")) this.#orders(socket, seen);
   }
 
   /**
