@@ -192,6 +192,20 @@ def test_a_click_on_a_level_fills_the_form(trader: Page, place: Place) -> None:
     expect(trader.get_by_role("radio", name="Buy")).to_be_checked()
 
 
+def test_a_click_on_a_ladder_that_moves_takes_what_the_pointer_went_down_on(
+    trader: Page, place: Place
+) -> None:
+    place("sell", "1", "101")
+    trader.locator("#ladder").get_by_role("button", name="101.00").hover()
+    trader.mouse.down()
+    place("sell", "1", "100")
+    expect(trader.locator("#ladder tr.asks:not([data-empty])")).to_have_count(2)
+
+    trader.mouse.up()
+
+    expect(trader.get_by_label("Price", exact=True)).to_have_value("101")
+
+
 def test_own_orders_are_marked_in_the_ladder_and_cancelled_there(trader: Page) -> None:
     fill(trader, "90", "1")
     send(trader)

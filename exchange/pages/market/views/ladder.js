@@ -75,24 +75,27 @@ export function mount(root, actions) {
  * @param {any} actions
  */
 function rowOf(side, actions) {
-  /** @type {{price: bigint, total: bigint, own: string[]} | null} */
+  /** @typedef {{price: bigint, total: bigint, own: string[]}} Shown */
+  /** @type {Shown | null} */
   let shown = null;
-  const mark = element("button", {
-    type: "button",
-    tabindex: "-1",
-    class: "own",
-    click: () => shown?.own.length && actions.cancel(shown.own),
-  });
-  const price = element("button", {
-    type: "button",
-    tabindex: "-1",
-    click: () => shown && actions.pick(shown.price, null, side),
-  });
-  const size = element("button", {
-    type: "button",
-    tabindex: "-1",
-    click: () => shown && actions.pick(shown.price, shown.total, side),
-  });
+  /** @type {Shown | null} */
+  let pressed = null; // what a pointer went down on: the ladder may move before it comes up
+  const button = (/** @type {string} */ name, /** @type {(level: Shown) => void} */ act) =>
+    element("button", {
+      type: "button",
+      tabindex: "-1",
+      class: name,
+      pointerdown: () => {
+        pressed = shown;
+      },
+      click: (event) => {
+        const level = /** @type {MouseEvent} */ (event).detail > 0 ? pressed : shown;
+        if (level) act(level);
+      },
+    });
+  const mark = button("own", ({ own }) => own.length && actions.cancel(own));
+  const price = button("price", (level) => actions.pick(level.price, null, side));
+  const size = button("size", (level) => actions.pick(level.price, level.total, side));
   const total = element("td");
   const cells = [mark, price, size].map((button) => element("td", {}, button));
   const line = element("tr", { class: side }, ...cells, total);
