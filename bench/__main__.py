@@ -30,6 +30,7 @@ SPEED: Final = (
     "fan_out",
     "quiet",
     "lag",
+    "page",
 )
 LONG: Final = (
     "overload",

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Final
 
+import msgspec
 import pytest
 
 from bench.__main__ import ALONE, LONG, SPEED, opening, page
 from bench.compare import Compared
 from bench.runner import BUSY_SHARE, Goal, Where, spread
+from bench.traced import FRAME, TASK, traced
 from exchange.config import PROJECT
 
 QUIET: Final = Where("2 cores, Python 3.11", 0.02)
@@ -62,3 +64,21 @@ def test_a_difference_within_the_spread_is_no_verdict() -> None:
 def test_several_rounds_show_their_spread() -> None:
     assert spread([1200.4]) == "1,200"
     assert spread([1.25, 1.75, 1.5], 2) == "1.50 (1.25-1.75)"
+
+
+def test_the_work_of_a_frame_is_that_of_the_tasks_since_the_one_before() -> None:
+    def event(name: str, begin_us: int, tid: int = 1, **more: int) -> dict[str, object]:
+        return {"name": name, "pid": 1, "tid": tid, "ts": begin_us, **more}
+
+    def task(begin_us: int, spent_us: int) -> dict[str, object]:
+        return event(TASK, begin_us, dur=2 * spent_us, tdur=spent_us)
+
+    tasks = [task(0, 1_000), task(4_000, 3_000), task(20_000, 500), task(30_000, 2_000)]
+    frames = [event(FRAME, 100), event(FRAME, 4_100), event(FRAME, 4_200), event(FRAME, 31_000)]
+    others = [event(FRAME, 50, tid=2), event(TASK, 0, tid=2, dur=90_000, tdur=90_000)]
+    trace = {"traceEvents": [*others, *reversed(tasks), *frames, {"name": "thread_name"}]}
+
+    found = traced(msgspec.json.encode(trace))
+
+    assert found.frames_ms == [3.0, 2.5]
+    assert sorted(found.tasks_ms) == [0.5, 1.0, 2.0, 3.0]
