@@ -12,7 +12,14 @@ from msgspec import Struct
 from exchange.export.columns import INSTRUMENTS
 from exchange.export.exporting import ShardExport, library_versions
 from exchange.export.files import DataFile
-from exchange.export.layout import DATA_SETS, DERIVED_SETS, is_written
+from exchange.export.layout import (
+    BOOK_SET,
+    DATA_SETS,
+    DERIVED_SETS,
+    EVENTS_SET,
+    SUFFIX,
+    is_written,
+)
 from exchange.export.manifests import (
     FORMAT_VERSION,
     MANIFEST,
@@ -59,8 +66,9 @@ async def export_folder(
 ) -> Manifest:
     """Export ranges into a folder, or go on with what an earlier run left there.
 
-    What an export wrote there and the present manifest does not tell of is deleted at the end: the
-    last files of a range that was shorter, and what a killed run left. Other files stay.
+    It has the data sets that were there too, also those that a killed run had begun. What an export
+    wrote there and the present manifest does not tell of is deleted at the end: the last files of a
+    range that was shorter, and what a killed run left of books. Other files stay.
 
     Args:
         connection: To the log, which is only read; the exchange may run meanwhile.
@@ -82,7 +90,9 @@ async def export_folder(
     log_id = await connection.fetchval(READ_LOG_ID)
     before = _before(directory, log_id, ranges)
     book = _sampling(directory, book, before)
-    data_sets = {*data_sets, *(before.data_sets if before else ())}
+    from_first = derive is not None and not any(one.after for one in ranges)
+    begun = before.data_sets if before else _begun(directory, derived=from_first)
+    data_sets = {*data_sets, *begun}
     files_before = {entry.path: entry for entry in before.files} if before else {}
     directory.mkdir(parents=True, exist_ok=True)
     shards, files, instruments = [], [], [INSTRUMENTS.empty_table()]
@@ -146,6 +156,21 @@ def _before(directory: Path, log_id: str, ranges: Sequence[Range]) -> Manifest |
     if begun:
         raise OtherExport(f"{directory} has shard {min(begun)} too: choose another folder.")
     return before
+
+
+def _begun(directory: Path, *, derived: bool) -> list[str]:
+    """Return the data sets of which a first export that was killed left whole files.
+
+    Of books it is not known how often they were taken: they are begun again if they are asked for.
+    """
+    known = (*DATA_SETS, *(one for one in DERIVED_SETS if derived and one != BOOK_SET))
+    found = [name for name in known if _has_written(directory, name)]
+    return [*found, *([EVENTS_SET] if {*found} & {*DERIVED_SETS} else [])]
+
+
+def _has_written(directory: Path, data_set: str) -> bool:
+    files = (directory / data_set).rglob(f"*{SUFFIX}")
+    return any(is_written(str(path.relative_to(directory))) for path in files)
 
 
 async def _texts(

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exchange.analysis
+from exchange.analysis.derived import derive
 from exchange.export import exporting, layout
 from exchange.export.checking import Checked, check_folder
 from exchange.export.columns import EVENTS, LATER_NUMBERS
@@ -23,6 +24,7 @@ from exchange.export.folder import OtherExport, Range, export_folder
 from exchange.export.layout import spans_on_disk
 from exchange.export.manifests import (
     MANIFEST,
+    BookSampling,
     Manifest,
     NoManifest,
     read_manifest,
@@ -366,6 +368,24 @@ async def test_a_killed_first_export_leaves_nothing_behind_when_it_goes_further(
 
     assert contents(further) == contents(at_once)
     assert checked(further).problems == []
+
+
+async def test_what_a_killed_first_export_had_begun_stays_though_not_named_again(
+    connection: asyncpg.Connection, ends: dict[int, int], tmp_path: Path
+) -> None:
+    sampling = BookSampling(5, 0)
+    whole = {*BOTH, "orders", "book"}
+    await exported(connection, tmp_path, ends, data_sets=whole, derive=derive, book=sampling)
+    (tmp_path / MANIFEST).unlink()  # is written last
+
+    again = await exported(connection, tmp_path, ends, data_sets={"positions"}, derive=derive)
+
+    assert again.data_sets == ["events", "orders", "positions", "trades"]
+    assert {path.partition("/")[0] for path in contents(tmp_path)} == {
+        *again.data_sets,
+        *("instruments.parquet", MANIFEST),
+    }
+    assert check_folder(tmp_path, {}, derive=derive).problems == []
 
 
 async def test_files_of_others_stay_in_the_folder(
