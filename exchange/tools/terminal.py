@@ -1,6 +1,7 @@
 """What the tools share: where the exchange is, how they fail, how they tell sizes."""
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
@@ -19,7 +20,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 CONNECT_S: Final = 5.0
 PLACE: Final = re.compile(r"([0-9]{1,5}):(0|[1-9][0-9]{0,17})")
-WIDE: Final = 160  # no row of a table is longer
+WIDE: Final = 10_000  # no row of a table is longer, so nothing is cut where there is no terminal
+TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d\.\d{3})Z")
+NOTHING: Final = "-"  # a cell without a value
+GAP: Final = 2  # between two columns
 
 
 async def connect(database_url: str) -> "asyncpg.Connection":
@@ -37,7 +41,7 @@ async def connect(database_url: str) -> "asyncpg.Connection":
 
 
 def wide_console() -> Console:
-    """Return a console for tables: as wide as the terminal, or wide enough if there is none."""
+    """Return a console for tables: as wide as the terminal, or as any row if there is none."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
@@ -50,6 +54,66 @@ def compact_table() -> "Table":
     from rich.table import Table
 
     return Table(box=None, pad_edge=False, collapse_padding=True)
+
+
+def print_rows(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Print rows with every value whole: an id that lacks its end is none.
+
+    Where they are too wide for the terminal, times of one day are told without it; then the columns
+    that have no room stand below their row, by name.
+    """
+    cells = [[NOTHING if one is None else printable(str(one)) for one in row] for row in rows]
+    wide = max((sum(_widths(columns, cells)) + GAP * (len(columns) - 1)), len(title))
+    if wide > console.width:
+        day, cells = _without_day(cells)
+        title += f" (times of {day}, UTC)" if day else ""
+    widths = _widths(columns, cells)
+    fitting, used = 0, 0
+    for width in widths:
+        used += width + GAP * bool(fitting)
+        if used > console.width:
+            break
+        fitting += 1
+    lead = max(1, fitting)
+    console.print(title, markup=False, soft_wrap=True, style="italic")
+    console.print(_line(columns[:lead], widths), markup=False, soft_wrap=True, style="bold")
+    for row in cells:
+        console.print(_line(row[:lead], widths), markup=False, soft_wrap=True)
+        rest = zip(columns[lead:], row[lead:], strict=True)
+        told = [f"{name} {cell}" for name, cell in rest if cell != NOTHING]
+        for line in _wrapped(told, console.width):
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+
+def _without_day(cells: list[list[str]]) -> tuple[str, list[list[str]]]:
+    """Return the day that all times have, and the cells without it; "" if they have several."""
+    days = {found[1] for row in cells for cell in row if (found := TIME.fullmatch(cell))}
+    if len(days) != 1:
+        return "", cells
+    return days.pop(), [[TIME.sub(r"\2", cell) for cell in row] for row in cells]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+    return (" " * GAP).join(padded).rstrip()
+
+
+def _wrapped(told: Sequence[str], width: int) -> Iterator[str]:
+    """Yield indented lines of what is told, which are broken between two of it only."""
+    line = ""
+    for one in told:
+        if line and len(line) + 2 + len(one) > width:
+            yield line
+            line = ""
+        line += f", {one}" if line else f"    {one}"
+    if line:
+        yield line
 
 
 def sized(size: int) -> str:

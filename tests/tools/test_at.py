@@ -6,6 +6,7 @@ from typing import NamedTuple
 import anyio
 import asyncpg
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from exchange.cli import app
@@ -14,7 +15,7 @@ from exchange.domain.values import OrderType, Price, Quantity, Side
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, registration_command_id
 from exchange.tools.analysts import at_page
-from exchange.tools.analysts.differences import Change, pictures_of
+from exchange.tools.analysts.differences import Change, Difference, pictures_of
 from projections.past.folded import FOLDED
 from tests.projections.conftest import make_engine
 from tests.projections.logs import SMALL_TICK, LogWriter, registrations
@@ -198,6 +199,28 @@ async def check_times_and_mistakes(at: Places, newest: int) -> None:
 async def add_claim(connection: asyncpg.Connection, name: str) -> None:
     insert = "insert into claims (name, shard, kafka_offset, body_hash) values ($1, 0, 0, $2)"
     await connection.execute(insert, name, b"\0" * 32)
+
+
+def test_a_difference_names_its_rows_whole_where_a_table_has_no_room() -> None:
+    name = "0190a4b2-7c1e-7d3a-9b5e-000000000001"
+    before = {"order_id": name, "status": "open", "filled_quantity": "0"}
+    after = {**before, "status": "partially_filled", "filled_quantity": "0.25"}
+    change = Change("client-of-the-house: orders", {"order_id": name}, before, after)
+    console = Console(width=100, highlight=False)
+
+    with console.capture() as captured:
+        at_page._print_difference(console, Difference("0:1", "0:2", [change]))
+
+    assert captured.get().splitlines() == [
+        "From 0:1 to 0:2",
+        f"~ client-of-the-house: orders {name}",
+        "    before status open",
+        "    before filled_quantity 0",
+        "    after  status partially_filled",
+        "    after  filled_quantity 0.25",
+        "    " + "▒" * 24,
+        "█ stayed ▒ came ░ went",
+    ]
 
 
 def test_a_difference_is_drawn_to_one_scale() -> None:

@@ -30,6 +30,7 @@ from exchange.ports import LogCorrupt
 from exchange.processes.pool import engine_of
 from exchange.tools.analysts.differences import (
     LEGEND,
+    Change,
     Difference,
     Row,
     Rows,
@@ -39,7 +40,15 @@ from exchange.tools.analysts.differences import (
 )
 from exchange.tools.moments import moment_of
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import ToolError, connect, wide_console
+from exchange.tools.terminal import (
+    NOTHING,
+    WIDE,
+    ToolError,
+    connect,
+    print_rows,
+    printable,
+    wide_console,
+)
 from projections.past.past import Past
 from projections.stores.checkpoints import ReadModelStale, ReadModelUnavailable, noting_skips
 
@@ -223,10 +232,8 @@ def _print_answer(console: Console, sequence: str, tables: Sequence[Rows]) -> No
             console.print(f"{one.title}: nothing yet", markup=False, soft_wrap=True)
             continue
         columns = list(dict.fromkeys(name for row in one.rows for name in row))
-        table = Table(*columns, title=escape(one.title), title_justify="left", box=None)
-        for row in one.rows:
-            table.add_row(*(_cell(row.get(name)) for name in columns))
-        console.print(table)
+        cells = [[row.get(name) for name in columns] for row in one.rows]
+        print_rows(console, one.title, columns, cells)
 
 
 def _print_difference(console: Console, difference: Difference) -> None:
@@ -242,23 +249,46 @@ def _print_difference(console: Console, difference: Difference) -> None:
     pictures = pictures_of(difference.changes)
     table = Table("", "row", "before", "after", *([LEGEND] if any(pictures) else []), box=None)
     for change, picture in zip(difference.changes, pictures, strict=True):
-        before, after = change.before or {}, change.after or {}
-        names = [
-            name
-            for name in {**before, **after}
-            if name not in change.key and before.get(name) != after.get(name)
-        ]
-        mark, style = "~", "yellow"
-        if change.before is None or change.after is None:
-            mark, style = ("+", "green") if change.before is None else ("-", "red")
-        row = " ".join(map(_cell, (change.table, *change.key.values())))
-        sides = (
-            "\n".join(f"{name} {_cell(side.get(name))}" for name in names if name in side)
-            for side in (before, after)
-        )
-        table.add_row(mark, row, *sides, *([picture] if any(pictures) else []), style=style)
-    console.print(table)
+        sides = ("\n".join(_values(change, side)) for side in (change.before, change.after))
+        mark, style = _mark(change)
+        drawn = [picture] if any(pictures) else []
+        table.add_row(mark, escape(_row(change)), *map(escape, sides), *drawn, style=style)
+    unbounded = console.options.update_width(WIDE)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    for change, picture in zip(difference.changes, pictures, strict=True):
+        mark, style = _mark(change)
+        lines = [f"{mark} {_row(change)}"]
+        for when, side in (("before", change.before), ("after", change.after)):
+            lines += [f"    {when:<6} {value}" for value in _values(change, side)]
+        if picture:
+            lines.append(f"    {picture}")
+        console.print("\n".join(lines), style=style, markup=False, soft_wrap=True)
+    if any(pictures):
+        console.print(LEGEND, markup=False, soft_wrap=True)
+
+
+def _mark(change: Change) -> tuple[str, str]:
+    """Return the sign of a change, and the style of its lines."""
+    if change.before is not None and change.after is not None:
+        return "~", "yellow"
+    return ("+", "green") if change.before is None else ("-", "red")
+
+
+def _row(change: Change) -> str:
+    return " ".join(map(_cell, (change.table, *change.key.values())))
+
+
+def _values(change: Change, side: Row | None) -> list[str]:
+    """Return the values of one side that the other does not have."""
+    before, after = change.before or {}, change.after or {}
+    return [
+        f"{name} {_cell(value)}"
+        for name, value in (side or {}).items()
+        if name not in change.key and before.get(name) != after.get(name)
+    ]
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else escape(str(value))
+    return NOTHING if value is None else printable(str(value))

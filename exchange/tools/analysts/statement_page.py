@@ -12,8 +12,6 @@ import typer
 from msgspec import Struct
 from msgspec.structs import asdict
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from exchange.config import Settings
 from exchange.domain.values import Id
@@ -21,7 +19,7 @@ from exchange.log.events import UnknownEvent
 from exchange.tools.analysts.statement import Statement, make_statement
 from exchange.tools.moments import positions_at
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import ToolError, connect, wide_console
+from exchange.tools.terminal import ToolError, connect, print_rows, wide_console
 
 SHOWN_FILLS_MAX: Final = 50  # the newest; CSV and JSON have all
 # Of every kind of row; a row leaves empty what it does not have.
@@ -133,13 +131,11 @@ def show(console: Console, found: Statement) -> None:
         ("Obligations by currency", found.currencies),
     )
     for title, some in kinds:
-        console.print(title if some else f"{title}: none", soft_wrap=True)
         if not some:
+            console.print(f"{title}: none", soft_wrap=True)
             continue
-        table = Table(*some[0].__struct_fields__, box=None)
-        for one in some:
-            table.add_row(*(escape(str(value)) for value in asdict(one).values()))
-        console.print(table)
+        rows = [[*asdict(one).values()] for one in some]
+        print_rows(console, title, some[0].__struct_fields__, rows)
 
 
 def _places(found: Statement) -> str:

@@ -10,6 +10,7 @@ from exchange.tools.operators.status import UNHEALTHY, ShardStatus
 from exchange.tools.projections.operations import operations_table
 from exchange.tools.projections.overview import GenerationView, Overview, generations_table, notes
 from exchange.tools.projections.shards import ShardView, shard_notes, shards_table
+from exchange.tools.terminal import WIDE, print_rows
 from projections.lifecycle.operations import OperationRow
 
 ODD = "as in [/runbook] of [red]"
@@ -119,3 +120,31 @@ def test_only_a_model_that_is_read_is_to_be_rebuilt_for_its_code() -> None:
         "instruments 12: the code has changed since: rebuild",
         "instruments 12: by the definition before (1-ab)",
     ]
+
+
+def test_rows_are_whole_at_any_width() -> None:
+    columns = ("order_id", "instrument", "price", "filled_quantity", "created_at", "updated_at")
+    ids = [f"0190a4b2-7c1e-7d3a-9b5e-{n:012}" for n in (1, 2)]
+    times = ["2026-11-25T10:00:00.123Z", "2026-11-25T11:00:00.456Z"]
+    rows = [[one, "BTC-USD", "70150.5", None, times[0], times[1]] for one in ids]
+
+    def lines(width: int) -> list[str]:
+        console = Console(width=width, highlight=False)
+        with console.capture() as captured:
+            print_rows(console, "ann: orders", columns, rows)
+        return captured.get().splitlines()
+
+    for width in (60, 80, 100, 120):
+        told = lines(width)
+        assert max(map(len, told)) <= width
+        for value in (*ids, "BTC-USD", "70150.5", "10:00:00.123", "11:00:00.456"):
+            assert any(value in line for line in told), (width, value)
+    assert lines(100) == [
+        "ann: orders (times of 2026-11-25, UTC)",
+        f"{'order_id':<36}  instrument  price    filled_quantity  created_at",
+        f"{ids[0]:<36}  BTC-USD     70150.5  -                10:00:00.123",
+        "    updated_at 11:00:00.456",
+        f"{ids[1]:<36}  BTC-USD     70150.5  -                10:00:00.123",
+        "    updated_at 11:00:00.456",
+    ]
+    assert lines(WIDE)[2].split() == [ids[0], "BTC-USD", "70150.5", "-", *times]
