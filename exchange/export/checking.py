@@ -235,7 +235,8 @@ class _Walk:
         except NotKept as error:
             raise _Wrong(
                 f"an event at or before {self._name(error.position)} is not what it was:"
-                f" {error.kept.hex()} was kept of it, and its chain is {error.chain.hex()}"
+                f" {error.kept.hex()} was kept of it, and its chain is {error.chain.hex()};"
+                " or what was kept is not what was printed of it"
             ) from error
         registered = pa.concat_tables(self._registered)
         if self._instruments.filter(pc.field("position") > self._shard.after) != registered:

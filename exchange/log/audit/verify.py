@@ -406,12 +406,13 @@ def _telling_of_kept() -> Iterator[None]:
         if error.root is None:
             problem = (
                 f"the chain up to it is {chain}, not {kept}: the log was written again from an"
-                " event at or before it, unless this is a root, which only a walk from the start"
-                " can compare"
+                " event at or before it, or the value is not what was printed of it, or it is a"
+                " root, which only a walk from the start can compare"
             )
         else:
             problem = (
                 f"{kept} was kept of it, and the chain up to it is {chain}, the root"
-                f" {error.root.hex()}: the log was written again from an event at or before it"
+                f" {error.root.hex()}: the log was written again from an event at or before it, or"
+                " the value is not what was printed of it (a digit may be mistyped)"
             )
         raise Differs(error.position, problem) from error

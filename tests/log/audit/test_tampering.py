@@ -465,6 +465,7 @@ async def test_a_log_that_was_written_anew_is_told_by_a_chain_that_was_kept(
     kept_at_event = {trade - 1: [bytes(32)], places["last"]: kept[places["last"]]}
     found = await verify(connection, Shard(0), expected=kept_at_event)
     assert found.problem_position == trade - 1
+    assert "or the value is not what was printed of it" in (found.problem or "")
 
 
 async def test_a_log_that_was_cut_is_told_by_a_chain_that_was_kept(
