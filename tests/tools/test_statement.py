@@ -18,6 +18,7 @@ from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, placing_command_id
 from exchange.ports import StoredEvent
 from exchange.tools.analysts import statement as statements
+from exchange.tools.analysts import statement_page
 from exchange.tools.analysts.statement import Statement, make_statement
 from exchange.tools.terminal import ToolError
 from tests.projections.folds import (
@@ -221,6 +222,18 @@ async def test_a_statement_is_told_as_of_a_moment(
         assert len(of_kind) == len(found[name])
         for row, one in zip(of_kind, found[name], strict=True):
             assert {column: row[column] for column in one} == one
+    assert "(the newest;" not in table
+    assert "nobody had never traded by then." in await told("nobody")
+    searched: list[tuple[int, int]] = []
+    await make_statement(
+        connection,
+        "ann",
+        {0: end},
+        None,
+        shards=1,
+        tell=lambda done, of: searched.append((done, of)),
+    )
+    assert searched == [(end // 2, end), (end, end)]
     nobody = json.loads(await told("nobody", "--json"))
     assert (nobody["positions"], nobody["fills"], nobody["obligations"]) == ([], [], [])
     for arguments, why in (
@@ -230,6 +243,20 @@ async def test_a_statement_is_told_as_of_a_moment(
         result = await anyio.to_thread.run_sync(run, *arguments)
         assert isinstance(result.exception, ToolError)
         assert why in str(result.exception)
+
+
+async def test_fills_that_are_not_shown_are_said_to_be_elsewhere(
+    database_url: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with LogWriter.open(database_url) as writer:
+        await writer.append(registrations(0))
+        await writer.append_random(random.Random(8), 200)
+    del connection
+    monkeypatch.setattr(statement_page, "SHOWN_FILLS_MAX", 1)
+
+    fills = json.loads(await told("ann", "--json"))["fills"]
+
+    assert f"1 of {len(fills)} (the newest; --json and --csv have all)" in await told("ann")
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,11 @@ class Progress:
 
     def __init__(self, tell: Tell, positions: Mapping[int, int]) -> None:
         self._tell = tell
-        self._done, self._all = 0, 2 * sum(positions.values())
+        self._searched, self._all = 0, sum(positions.values())
 
     def add(self, events: int) -> None:
-        self._done += events
-        self._tell(self._done, self._all)
+        self._searched += events
+        self._tell(self._searched // 2, self._all)
 
 
 async def make_statement(

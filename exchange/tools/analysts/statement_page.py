@@ -123,10 +123,15 @@ def show(console: Console, found: Statement) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if not found.positions:
+        console.print(f"{found.client_id} had never traded by then.", soft_wrap=True)
     newest = found.fills[-SHOWN_FILLS_MAX:]
+    fills = f"Fills of the cycle, {len(newest):,} of {len(found.fills):,}"
+    if len(newest) < len(found.fills):
+        fills += " (the newest; --json and --csv have all)"
     kinds: Sequence[tuple[str, Sequence[Struct]]] = (
         ("Positions", found.positions),
-        (f"Fills of the cycle, {len(newest):,} of {len(found.fills):,}", newest),
+        (fills, newest),
         ("Obligations of the cycle", found.obligations),
         ("Obligations by currency", found.currencies),
     )
