@@ -95,8 +95,7 @@ def prove(
 ) -> None:
     """Verify the log, decide its commands again by this build, and tell each read model's digest.
 
-    Exit with 1 if the log differs, a command would be decided otherwise than a release means, or a
-    generation was verified there with another digest.
+    Exit with 1 if the log, a decision (but as a release means) or a generation's digest differs.
     """
     from exchange.tools.projections.prove import prove_log
 

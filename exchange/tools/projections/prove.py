@@ -60,7 +60,9 @@ def show(console: Console, found: Proved) -> None:
     _show_decisions(console, found)
     if found.models:
         _show_models(console, found.models)
-    verdict = "All of it holds" if found.holds else "Not all of it holds"
+    compared = all(one.generation is not None for one in found.models)
+    whole = "All of it holds" if compared else "All that was compared holds"
+    verdict = whole if found.holds else "Not all of it holds"
     console.print(f"{verdict}, by {found.build}, at {found.at}.", soft_wrap=True)
 
 
@@ -108,17 +110,27 @@ def _show_first(console: Console, decided: Decided, first: Otherwise) -> None:
 
 
 def _show_models(console: Console, models: Sequence[Model]) -> None:
-    table = Table("read model", "definition", "rows", "digest", "verified there", box=None)
+    headings = ("read model", "definition", "rows of all its tables", "digest", "verified there")
+    table = Table(*headings, box=None)
     for one in models:
         passed = f", {counted(one.skipped, 'event')} passed over" if one.skipped else ""
         digest = f"{one.digest}{passed}"
         table.add_row(one.projection, one.fingerprint, f"{one.rows:,}", digest, _beside(one))
     console.print(table)
+    alone = [one.projection for one in models if one.generation is None]
+    if alone:
+        console.print(
+            f"Compared with nothing: {', '.join(alone)}. None of their generations was verified at"
+            " these positions, so their digests are only told: exchange verify-projection NAME"
+            " verifies one.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _beside(model: Model) -> str:
     if model.generation is None:
-        return "no generation"
+        return "none was"
     same = model.verified == model.digest
     told = f"generation {model.generation}"
     return f"{told}, the same" if same else f"[red]{told} had {model.verified}[/red]"

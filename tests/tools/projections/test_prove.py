@@ -72,6 +72,12 @@ async def test_what_is_proved_of_the_log_is_what_generations_were_verified_with(
     kept = [f"--expect=0:{heads[0] // 2}:{pins[what]}" for what in ("chain", "root")]
     assert (await command("verify", *kept)).code == 0
     assert {one["generation"] for one in before["models"]} == {None}
+    alone = await command("prove", "--at", f"0:{heads[0] // 2},1:0")
+    assert (
+        f"Compared with nothing: {', '.join(one['projection'] for one in before['models'])}."
+        in (alone.out)
+    )
+    assert "All that was compared holds, by exchange" in alone.out
     assert before["decisions"][1] == {
         "shard": 1, "up_to": 0, "commands": 0, "meant": {}, "otherwise": 0, "first": None,
         "broken": None,
