@@ -1,19 +1,10 @@
 // Questions over HTTP, asked again while the exchange says that it cannot answer yet.
 
-import { parseExact } from "../shared/amounts.js";
+import { Refused, request, withQuery } from "../shared/requests.js";
 
 const AGAIN_FIRST_MS = 300;
 const AGAIN_MAX_MS = 5_000;
 const TIMEOUT_MS = 10_000;
-
-/** A question that has no answer, with the exchange's reason. */
-export class Refused extends Error {
-  /** @param {any} problem */
-  constructor(problem) {
-    super(problem.detail || problem.title);
-    this.problem = problem;
-  }
-}
 
 /**
  * Return the answer to a GET. A 429, a 503 and a broken connection are asked again, for ever and
@@ -24,11 +15,8 @@ export class Refused extends Error {
  * @throws {Refused} Asking again would not help.
  */
 export async function ask(path, parameters = {}) {
-  const query = new URLSearchParams(
-    Object.entries(parameters).map(([name, value]) => [name, String(value)]),
-  );
   for (let waitMs = AGAIN_FIRST_MS; ; waitMs = Math.min(AGAIN_MAX_MS, 2 * waitMs)) {
-    const answer = await once(`${path}?${query}`);
+    const answer = await once(withQuery(path, parameters));
     if (answer !== null) return answer;
     await new Promise((done) => setTimeout(done, waitMs * (0.5 + Math.random() / 2)));
   }
@@ -39,14 +27,13 @@ export async function ask(path, parameters = {}) {
  * @returns {Promise<any>} The answer, null if it may be another one later.
  */
 async function once(url) {
+  let answer;
   try {
-    const response = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    const told = parseExact(await response.text());
-    if (response.ok) return told;
-    if (response.status === 503 || response.status === 429) return null;
-    throw new Refused(told);
-  } catch (error) {
-    if (error instanceof Refused) throw error;
+    answer = await request(url, {}, TIMEOUT_MS);
+  } catch {
     return null;
   }
+  if (answer.body === null || answer.status === 503 || answer.status === 429) return null;
+  if (answer.ok) return answer.body;
+  throw new Refused(answer.body, answer.status);
 }

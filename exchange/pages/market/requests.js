@@ -8,7 +8,7 @@
 // clicked still means it. Later, only a cancel is that touches no newer order; an order is asked for
 // by its id.
 
-import { parseExact } from "../shared/amounts.js";
+import { request } from "../shared/requests.js";
 import { outcomeOf, unknown } from "./state/outcome.js";
 import { drop, keep, kept } from "./trading/kept.js";
 
@@ -85,18 +85,12 @@ export function commands({ storage, headers, settled, changed }) {
    */
   async function tell(command, path, options) {
     try {
-      const response = await fetch(path, {
-        ...options,
-        headers: { ...options.headers, ...headers() },
-        cache: "no-store",
-        signal: AbortSignal.timeout(ANSWER_MS_MAX),
-      });
-      const text = await response.text();
-      const isJson = /[/+]json\b/.test(response.headers.get("content-type") ?? "");
-      const seconds = Number(response.headers.get("retry-after") ?? 0);
-      const location = response.status === 202 ? (response.headers.get("location") ?? "") : "";
-      const body = isJson ? parseExact(text) : null;
-      return outcomeOf(response.status, body, command, location, seconds * 1000 || 0);
+      const all = { ...options.headers, ...headers() };
+      const asked = { ...options, headers: all, cache: /** @type {const} */ ("no-store") };
+      const answer = await request(path, asked, ANSWER_MS_MAX);
+      const seconds = Number(answer.headers.get("retry-after") ?? 0);
+      const location = answer.status === 202 ? (answer.headers.get("location") ?? "") : "";
+      return outcomeOf(answer.status, answer.body, command, location, seconds * 1000 || 0);
     } catch {
       return outcomeOf(0, null, command, "", 0); // no connection, or no whole answer
     }

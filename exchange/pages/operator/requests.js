@@ -1,11 +1,8 @@
 // Questions and changes over HTTP. What was refused says why, in the server's words.
 
-import { parseExact } from "../shared/amounts.js";
+import { Refused, request, withQuery } from "../shared/requests.js";
 
 const TIMEOUT_MS = 30_000; // a change waits for another one of the model
-
-/** The server's refusal, or that there was no answer. */
-export class Refused extends Error {}
 
 /**
  * Return the answer to a question; amounts are the digits as they were sent.
@@ -14,11 +11,7 @@ export class Refused extends Error {}
  * @returns {Promise<any>}
  */
 export function ask(path, parameters = {}) {
-  const given = Object.entries(parameters).filter(
-    ([, value]) => value !== undefined && value !== "",
-  );
-  const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
-  return answered(given.length ? `.${path}?${query}` : `.${path}`, {});
+  return answered(withQuery(`.${path}`, parameters), {});
 }
 
 /**
@@ -40,20 +33,13 @@ export function change(path, body) {
  * @param {RequestInit} options
  */
 async function answered(url, options) {
-  let response;
-  let text;
+  let answer;
   try {
-    response = await fetch(url, { ...options, signal: AbortSignal.timeout(TIMEOUT_MS) });
-    text = await response.text();
+    answer = await request(url, options, TIMEOUT_MS);
   } catch (error) {
-    throw new Refused(`The desk does not answer (${error}). Look what was done before again.`);
+    const again = options.method === "POST" ? " Look what was done before you do it again." : "";
+    throw new Error(`The desk does not answer (${/** @type {Error} */ (error).message}).${again}`);
   }
-  let told;
-  try {
-    told = parseExact(text);
-  } catch {
-    throw new Refused(`The desk answered ${response.status} with what is no JSON.`);
-  }
-  if (!response.ok) throw new Refused(told.detail ?? told.title ?? String(response.status));
-  return told;
+  if (!answer.ok || answer.body === null) throw new Refused(answer.body, answer.status);
+  return answer.body;
 }

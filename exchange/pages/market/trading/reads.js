@@ -1,6 +1,6 @@
 // A question that is asked again and again: one at a time, not too often, and until it is answered.
 
-import { parseExact } from "../../shared/amounts.js";
+import { request } from "../../shared/requests.js";
 
 const PAUSE_MS = 300; // between two answers: a program may trade for the client that is looked at
 const RETRY_MS = 2_000; // a gateway that does not say when to come again
@@ -39,21 +39,20 @@ export function reader({ question, after, take, headers, changed }) {
     const least = after();
     const path = least ? `${asked}&min_sequence=${encodeURIComponent(least)}` : asked;
     try {
-      const signal = AbortSignal.timeout(ANSWER_MS_MAX);
-      const response = await fetch(path, { headers: headers(), cache: "no-store", signal });
-      const body = parseExact(await response.text());
+      const answer = await request(path, { headers: headers(), cache: "no-store" }, ANSWER_MS_MAX);
+      const { body } = answer;
       if (asked !== question()) {
         isWanted = true; // somebody looks at something else by now
         return 0;
       }
-      if (response.ok) {
+      if (answer.ok) {
         why = "";
         take(body);
         return PAUSE_MS;
       }
       why = String(body.detail ?? body.title);
-      isWanted = response.status === 429 || response.status >= 500; // it may be told another time
-      const seconds = Number(response.headers.get("retry-after")) || RETRY_MS / 1000;
+      isWanted = answer.status === 429 || answer.status >= 500; // it may be told another time
+      const seconds = Number(answer.headers.get("retry-after")) || RETRY_MS / 1000;
       return Math.min(seconds * 1000, RETRY_MS_MAX);
     } catch {
       why = "The exchange does not answer.";
