@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 from msgspec import Struct
@@ -17,7 +18,7 @@ from exchange.analyst.asking import Analyst, answering_all, check_one
 from exchange.analyst.events import TYPES, Span, Wanted
 from exchange.domain.values import Id
 from exchange.gateway.http.addresses import Network
-from exchange.gateway.http.parameters import Parameter, Sequences, Time
+from exchange.gateway.http.parameters import Parameter, Sequences, Time, Uuid
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import check_id, moment_ms
 from exchange.gateway.parts.limits import NO_LIMITS, Limits, RateLimiter
@@ -39,8 +40,9 @@ INSTRUMENT: Final = Parameter("instrument", Id, "only events of this instrument"
 TYPE: Final = Parameter("type", str, "only events of this type", example="TradeExecuted")
 CLIENT: Final = Parameter("client_id", Id, "only events that name this client")
 ORDER: Final = Parameter("order_id", Id, "only events that name this order")
+COMMAND: Final = Parameter("command_id", Uuid, "only events that this command caused")
 NAMES: Final = (INSTRUMENT, CLIENT, ORDER)
-CHOOSING: Final = (SHARD, AFTER, AFTER_TIME, UP_TO_TIME, TYPE, *NAMES)
+CHOOSING: Final = (SHARD, AFTER, AFTER_TIME, UP_TO_TIME, TYPE, COMMAND, *NAMES)
 
 
 class Ranges(Struct, frozen=True):
@@ -151,13 +153,26 @@ def wanted_of(asked: Mapping[str, str]) -> Wanted:
     """Return which events a query chooses of those that are read.
 
     Raises:
-        Problem: 422, a name can be none, or there is no such type.
+        Problem: 422, a name or a command can be none, or there is no such type.
     """
     for parameter in NAMES:
         if parameter.name in asked:
             check_id(asked[parameter.name], parameter.name)
     check_one(asked, TYPE.name, TYPES)
-    return Wanted(*(asked.get(one.name) for one in (INSTRUMENT, CLIENT, ORDER, TYPE)))
+    return Wanted(
+        instrument=asked.get(INSTRUMENT.name),
+        client=asked.get(CLIENT.name),
+        order=asked.get(ORDER.name),
+        type=asked.get(TYPE.name),
+        command=_command(asked.get(COMMAND.name)),
+    )
+
+
+def _command(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise invalid(COMMAND.name, "must be a UUID") from None
 
 
 async def ranges_of(

@@ -7,6 +7,7 @@ index by it, and the chain that a document tells goes over all of them.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, get_args
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -37,10 +38,13 @@ class Wanted(Struct, frozen=True):
     client: str | None = None
     order: str | None = None
     type: str | None = None
+    command: UUID | None = None
 
     def may_have(self, stored: StoredEvent) -> bool:
         """Tell, without decoding an event, whether it can be one of them."""
         if self.instrument not in (None, stored.instrument) or self.type not in (None, stored.type):
+            return False
+        if self.command not in (None, stored.command_id):
             return False
         names = (self.client, self.order)
         return all(msgspec.json.encode(n).decode() in stored.data for n in names if n is not None)

@@ -76,6 +76,7 @@ async def test_pages_have_every_event_once_and_filters_choose_of_them(
     trades = await every(events, instrument=instrument, type="TradeExecuted")
     sold = await every(events, client_id="seller", instrument=instrument)
     one = await every(events, order_id=last.json()["order"]["order_id"])
+    caused = await every(events, command_id=one[0]["command_id"], limit=1)
 
     assert places(whole) == list(range(1, head + 1))
     assert mine == [event for event in whole if event["instrument"] == instrument]
@@ -83,6 +84,7 @@ async def test_pages_have_every_event_once_and_filters_choose_of_them(
     assert len(trades) == 2
     assert {event["type"] for event in sold} == {"OrderAccepted", "OrderRested", "TradeExecuted"}
     assert places(one)[-2:] == places(trades)
+    assert caused == [event for event in whole if event["command_id"] == one[0]["command_id"]]
     since, until = mine[0]["time"], mine[-1]["time"]
     between = await every(events, after_time=since, up_to_time=until, instrument=instrument)
     assert between == [event for event in mine if event["time"] > since]
@@ -296,6 +298,7 @@ async def test_a_log_without_an_event_can_be_asked(database_url: str) -> None:
         {"wait_s": "31"},
         {"after_time": "noon"},
         {"client_id": ""},
+        {"command_id": "1"},
         {"from": "0:1"},
     ],
 )
