@@ -11,6 +11,7 @@ from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
+from exchange.operator.batches import get_batches
 from exchange.operator.chain import get_chain
 from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
@@ -24,6 +25,7 @@ ROUTES: Final = (
     Route("/projections/{projection}/cost", get_cost, methods=["GET"]),
     Route("/projections/{projection}/{change}", make_change, methods=["POST"]),
     Route("/chain", get_chain, methods=["GET"]),
+    Route("/batches", get_batches, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
     *PAST,
 )

@@ -14,14 +14,13 @@ from starlette.responses import Response
 
 from exchange.gateway.http.declaration import Operation, operation
 from exchange.gateway.http.parameters import WholeNumber
-from exchange.gateway.http.problems import Code, Problem, invalid
+from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import integer, query
 from exchange.gateway.http.responses import json_response
 from exchange.log.chain import chain_links
 from exchange.log.reader import READ_EVENTS_MAX, read_every_event, read_recorded_chain
+from exchange.operator.reading import log_for
 from exchange.ports import LogCorrupt
-from exchange.tools.projections.stores import POSTGRES_ERRORS, failure
-from exchange.tools.terminal import ToolError, connect
 
 EVENTS_MAX: Final = 1_000  # of a page
 SHARD_MAX: Final = 10**4
@@ -74,16 +73,8 @@ async def get_chain(request: Request) -> Response:
     shard, after, up_to = (integer(asked, one) for one in (SHARD, AFTER, UP_TO))
     if not after < up_to <= after + EVENTS_MAX:
         raise invalid("up_to", f"must be above after, by {EVENTS_MAX:,} at most")
-    try:
-        connection = await connect(request.app.state.settings.database_url)
-    except ToolError as error:
-        raise Problem(Code.READ_UNAVAILABLE, str(error)) from error
-    try:
+    async with log_for(request) as connection:
         return json_response(await _checked(connection, shard, after, up_to))
-    except (*POSTGRES_ERRORS, OSError) as error:
-        raise Problem(Code.READ_UNAVAILABLE, f"PostgreSQL: {failure(error)}") from error
-    finally:
-        connection.terminate()
 
 
 async def _checked(connection: asyncpg.Connection, shard: int, after: int, up_to: int) -> ChainView:

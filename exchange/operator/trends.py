@@ -1,10 +1,11 @@
-"""Where each generation was in the last fifteen minutes, whoever looked then."""
+"""Where generations and logs were in the last fifteen minutes, whoever looked then."""
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+import asyncpg
 from msgspec import Struct
 
 from exchange.tools.projections.overview import Moment
@@ -12,6 +13,8 @@ from projections.lifecycle.generations import Generation
 
 EVERY_S: Final = 5.0
 SAMPLES_MAX: Final = 180  # fifteen minutes; with twenty generations a page gets some 40 kB of them
+
+READ_OFFSETS: Final = "select shard, next_offset from heads()"
 
 Line = list[int | None]
 
@@ -24,18 +27,23 @@ class Lines(Struct, frozen=True):
 
 
 class Told(Struct, frozen=True):
-    """All samples, oldest first: their times in ms, the sum of heads, and lines by generation."""
+    """All samples, oldest first: their times in ms, the sum of heads, and lines by generation.
+
+    ``offsets`` is by shard: the next command that its matcher decides.
+    """
 
     every_s: float
     at_ms: list[int]
     head: list[int]
     generations: dict[str, Lines]
+    offsets: dict[int, Line]
 
 
 class _Sample(Struct, frozen=True):
     at_ms: int
     head: int
     generations: dict[str, tuple[int, int] | None]
+    offsets: Mapping[int, int]
 
 
 class Trends:
@@ -50,26 +58,33 @@ class Trends:
         """How long it is until the next sample is due."""
         return max(0.0, self._taken_s + EVERY_S - time.monotonic())
 
-    def add(self, seen: Iterable[tuple[Generation, Moment]]) -> None:
-        """Keep what was seen now."""
+    def add(self, seen: Iterable[tuple[Generation, Moment]], offsets: Mapping[int, int]) -> None:
+        """Keep what was seen now; ``offsets`` by shard."""
         self._taken_s = time.monotonic()
         places, head = {}, 0
         for generation, now in seen:
             name = f"{generation.projection} {generation.generation}"
             places[name] = (sum(now.positions.values()), now.lag) if now.is_known else None
             head = sum(now.heads.values())
-        self._samples.append(_Sample(time.time_ns() // 1_000_000, head, places))
+        self._samples.append(_Sample(time.time_ns() // 1_000_000, head, places, offsets))
 
     def told(self) -> Told:
         """Return all samples of the generations that are there now."""
         samples = list(self._samples)
         names = samples[-1].generations if samples else ()
+        shards = samples[-1].offsets if samples else ()
         return Told(
             EVERY_S,
             [one.at_ms for one in samples],
             [one.head for one in samples],
             {name: _lines(samples, name) for name in names},
+            {shard: [one.offsets.get(shard) for one in samples] for shard in shards},
         )
+
+
+async def read_offsets(connection: asyncpg.Connection) -> dict[int, int]:
+    """Return by shard which command its matcher decides next."""
+    return {row["shard"]: row["next_offset"] for row in await connection.fetch(READ_OFFSETS)}
 
 
 def _lines(samples: list[_Sample], name: str) -> Lines:

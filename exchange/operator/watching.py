@@ -18,7 +18,7 @@ from exchange.config import Settings
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.responses import JSONBytes, encoder
 from exchange.operator.takeovers import TakeOvers
-from exchange.operator.trends import Trends
+from exchange.operator.trends import Trends, read_offsets
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
 from exchange.tools.projections.overview import read_moments, read_size
@@ -95,15 +95,19 @@ class Watch:
         """Return the state now.
 
         Raises:
-            Problem: 503, nothing could be looked at yet.
+            Problem: 503, the stores do not answer: an old state is not told as the present one.
         """
         self._asked_s = time.monotonic()
         self._wanted.set()
-        if self._told is None or self._told.at_s < self._asked_s - FRESH_S:
+        if not self._is_fresh:
             await is_set_within(self._news, FIRST_LOOK_S)
-        if self._told is None:
+        if self._told is None or not self._is_fresh:
             raise Problem(Code.READ_UNAVAILABLE, "The stores have not answered yet; try again.")
         return self._told
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._told is not None and self._told.at_s >= self._asked_s - FRESH_S
 
     def look_again(self) -> None:
         """Let those who ask from now on see what is now."""
@@ -116,7 +120,7 @@ class Watch:
             self._wanted.clear()
             self._changed.clear()
             if not self._trends.left_s:
-                self._trends.add(await read_moments(opened))
+                self._trends.add(await read_moments(opened), await read_offsets(opened.connection))
             if time.monotonic() - self._asked_s < WATCHED_S:
                 await self._look(opened)
                 await is_set_within(self._changed, LOOK_S)

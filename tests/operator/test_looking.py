@@ -70,6 +70,29 @@ async def test_who_has_the_state_already_gets_none(desk: Desk) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
+async def test_an_old_state_is_not_told_as_the_present_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = asyncio.Event()
+    look = status.look_inside
+
+    async def looking(*arguments: Any) -> Any:
+        if silent.is_set():
+            await asyncio.sleep(60)
+        return await look(*arguments)
+
+    monkeypatch.setattr(watching, "look_inside", looking)
+    monkeypatch.setattr(watching, "FRESH_S", 0.5)
+    monkeypatch.setattr(watching, "FIRST_LOOK_S", 1.0)
+    async with desk() as client:
+        await state(client)
+        silent.set()
+        await asyncio.sleep(1.0)
+        answer = await client.get("/state")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "read.unavailable")
+
+
 async def test_while_nobody_watches_nothing_is_looked_at(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +171,10 @@ async def test_a_part_of_the_log_is_compared_with_the_chain_that_was_written(
             await writer.append_random(random.Random(seed), 10)
         head = writer.position
         async with desk() as client:
+            ends = await connection.fetchval("select array_agg(position order by 1) from batches")
+            around = [
+                (await client.get(f"/batches?position={at}")).json() for at in (1, 2, 3, head)
+            ]
             whole = (await client.get(f"/chain?after=3&up_to={head - 1}")).json()
             beyond = await client.get(f"/chain?after=3&up_to={head + 1}")
             # Somebody with all rights: the trigger would refuse it.
@@ -159,6 +186,13 @@ async def test_a_part_of_the_log_is_compared_with_the_chain_that_was_written(
             await connection.execute("delete from events where position = 6")
             missing = (await client.get(f"/chain?after=3&up_to={head - 1}")).json()
 
+    assert [(one["before"], one["after"], one["ends"]) for one in around] == [
+        (0, 2, 2),
+        (0, ends[1], 2),
+        (2, ends[1], ends[1]),
+        (ends[-2], None, head),
+    ]
+    assert around[1]["epoch"] == 1
     assert (whole["failure"], len(whole["chain"])) == (None, 64)
     assert whole["checked_after"] <= 3
     assert whole["checked_up_to"] >= head - 1
@@ -205,8 +239,8 @@ async def test_take_overs_are_found_wherever_epochs_begin(connection: asyncpg.Co
 def test_trends_keep_a_quarter_of_an_hour_and_know_what_was_not_known() -> None:
     kept, book = Trends(), Generation("book", 1, LIVE, live=True, created_at=datetime.now(UTC))
     for at in range(SAMPLES_MAX + 20):
-        kept.add([(book, Moment(0.0, {0: at, 1: 1}, {}, {0: at + 5, 1: 1}))])
-    kept.add([(book, Moment(0.0, {}, {}, {0: 900}, is_known=False))])
+        kept.add([(book, Moment(0.0, {0: at, 1: 1}, {}, {0: at + 5, 1: 1}))], {0: 2 * at})
+    kept.add([(book, Moment(0.0, {}, {}, {0: 900}, is_known=False))], {0: 99, 1: 3})
 
     told = kept.told()
 
@@ -214,3 +248,5 @@ def test_trends_keep_a_quarter_of_an_hour_and_know_what_was_not_known() -> None:
     assert told.head[-1] == 900
     assert told.generations["book 1"].position[-2:] == [SAMPLES_MAX + 20, None]
     assert told.generations["book 1"].lag[0] == 5
+    assert (told.offsets[0][0], told.offsets[0][-1]) == (42, 99)
+    assert told.offsets[1][-2:] == [None, 3]

@@ -142,7 +142,7 @@ def test_a_switch_says_from_where_to_where_and_that_nothing_was_compared(modules
 
     assert next(one["will"] for one in found if one["action"] == "switch") == (
         "Queries go from generation 1 (at 0:7) to generation 2 (at 0:9, 1:3),"
-        " which was NOT compared with the log. generation 1 (at 0:7) is kept."
+        " which was NOT compared with the log. The former one is kept, so that you can go back."
     )
 
 
@@ -164,12 +164,24 @@ def test_a_rebuild_is_told_as_its_flow(modules: Page) -> None:
         "later keep the former",
     ]
     silent = {**build, "step": "verifying", "silent_s": 12.4}
-    assert flow(modules, generation(2, **making, build=silent))[1:3] == [
-        "done catch up",
+    silent["seconds"] = {"reading": 3.14, "indexing": 1, "catching-up": 0.5}
+    assert flow(modules, generation(2, **making, build=silent))[:3] == [
+        "done build: 4.1 s",
+        "done catch up: 0.5 s",
         "now verify: verifying, 25 %, 1,200 events/s, 2 s left, nothing heard of it for 12 s",
     ]
     waits = {"live": False, "state": "catching-up", "verified": "0:9"}
     assert flow(modules, generation(2, **waits))[3] == "now switch: verified at 0:9; waits for you"
+
+
+def test_a_rebuild_says_who_wanted_it_and_why(modules: Page) -> None:
+    wanted = "return m.wantedBy(a[0], a[1])"
+    begun = {**operation("rebuild", "ada"), "reason": "new rules"}
+
+    assert call(modules, "flow", wanted, generation(), [begun]) == (
+        "Begun by ada at 12:00:00Z: new rules."
+    )
+    assert call(modules, "flow", wanted, generation(begun_by="bob"), []) == "Begun by bob."
 
 
 def test_a_generation_that_stands_while_the_log_grows_is_stuck(modules: Page) -> None:
@@ -201,6 +213,14 @@ def test_positions_are_read_told_and_moved_within_their_log(modules: Page) -> No
     moved = "return m.told(m.moved(m.readPlaces(a[0]), a[1], a[2], a[3]))"
     assert of(moved, "0:5,1:9", 1, 12, 10) == "0:5,1:10"
     assert of(moved, "0:5", 0, -3, 10) == "0:0"
+    shard = "return m.shardOf(a[0], a[1], new Map([[0, 5], [1, 9]]))"
+    assert [of(shard, *it) for it in (("1", ""), ("", "1:4"), ("", "1:4,0:2"), ("7", ""))] == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    assert of(shard, "", "2026-01-31T12:00") == 0
     for wrong in ("", "x", "0:", "0:1:2", "0:-1", "0:1,"):
         told = of("try { m.readPlaces(a[0]); return '' } catch (e) { return e.message }", wrong)
         assert "is no position such as 0:123" in told, wrong
@@ -225,6 +245,7 @@ def test_what_differs_between_two_books_is_told_as_text(modules: Page) -> None:
 def test_what_is_not_healthy_has_what_to_do_beside_it(modules: Page) -> None:
     shard = {"shard": 0, "matcher": "unhealthy", "undecided": 4, "publishing": "unknown"}
     seen = {
+        "status": "unhealthy",
         "checks": {"kafka": "healthy", "redis": "unhealthy"},
         "projections": [{"projection": "book", "state": "stuck"}],
         "shards": [shard, {**shard, "shard": 1, "undecided": -1, "publishing": "stopped"}],
@@ -241,3 +262,107 @@ def test_what_is_not_healthy_has_what_to_do_beside_it(modules: Page) -> None:
     ]
     assert [bool(row["todo"]) for row in rows] == [False, True, True, True, True, True]
     assert "KafkaLostCommands" in rows[4]["todo"]
+    assert [row["see"] for row in rows] == ["", "", "models", "shards", "shards", "shards"]
+    seen = {"status": "unhealthy", "projections": [{"projection": "book", "state": "failed"}]}
+    (failed,) = call(modules, "advice", "return m.healthRows(a[0])", seen)
+    assert failed["see"] == "failures"
+    (unseen,) = call(modules, "advice", "return m.healthRows(a[0])", {"generations": []})
+    assert (unseen["name"], unseen["is"]) == ("gateway", "away")
+
+
+def event(shard: int, position: int) -> dict[str, Any]:
+    return {"shard": shard, "position": position, "chain": f"after {shard}:{position}"}
+
+
+def test_a_page_of_events_is_compared_in_as_few_parts_as_may_be(modules: Page) -> None:
+    events = [event(0, 5), event(1, 9), event(0, 6), event(0, 1_004), event(0, 1_005)]
+    spans = call(modules, "chain", "return m.spansOf(a[0])", events)
+
+    assert [(one["shard"], one["after"], one["upTo"]) for one in spans] == [
+        (0, 4, 1_004),
+        (1, 8, 9),
+        (0, 1_004, 1_005),
+    ]
+    assert spans[0]["places"] == ["0:5", "0:6", "0:1004"]
+    told = call(modules, "chain", "return m.toldOf(a[0])", spans[:2])
+    assert told == "Chain verified: as the matcher wrote it, 0:5 to 0:1004, 1:9 to 1:9."
+
+
+def test_a_chain_is_broken_if_the_desk_says_so_or_has_another_one(modules: Page) -> None:
+    span = {"shard": 0, "after": 4, "upTo": 6, "chain": "ab", "places": []}
+    wrong = "return m.wrongOf(a[0], a[1])"
+
+    assert call(modules, "chain", wrong, span, {"chain": "ab", "failure": None}) == ""
+    failed = {"chain": "ab", "failure": "The batch that ends at 0:8 is not as it was written."}
+    assert call(modules, "chain", wrong, span, failed) == failed["failure"]
+    assert "up to 0:6" in call(modules, "chain", wrong, span, {"chain": "cd", "failure": None})
+
+
+def told_of(page: Page, *told: tuple[Any, str, int], at_ms: int) -> Any:
+    """Fold what came, each with why none did and when, and return what the page says then."""
+    body = (
+        "let seen = m.NOTHING; for (const [told, why, ms] of a[0])"
+        " seen = m.fold(seen, told === 'same' ? undefined : told, why, ms);"
+        " return [m.lineOf(seen, a[1]), seen.state]"
+    )
+    return call(page, "seen", body, [list(one) for one in told], at_ms)
+
+
+WHOLE = {"status": "healthy", "generations": [1], "logs": [2], "problems": []}
+
+
+def test_what_is_shown_is_live_until_nothing_comes(modules: Page) -> None:
+    first = (WHOLE, "", 1_000)
+
+    assert told_of(modules, at_ms=0)[0] == {
+        "isLive": False,
+        "text": "Nothing is known yet: it was not asked yet.",
+    }
+    assert told_of(modules, first, at_ms=2_000)[0] == {
+        "isLive": True,
+        "text": "live; the exchange is healthy",
+    }
+    assert told_of(modules, first, at_ms=9_000)[0] == {
+        "isLive": False,
+        "text": "STALE: figures are of 8 s ago. Why: nothing was heard since",
+    }
+    assert told_of(modules, first, ("same", "", 8_000), at_ms=9_000)[0]["isLive"] is True
+    away = (None, "the desk does not answer", 3_000)
+    assert told_of(modules, first, away, at_ms=3_000)[0] == {
+        "isLive": False,
+        "text": "STALE: figures are of 2 s ago. Why: the desk does not answer",
+    }
+    assert told_of(modules, first, away, ("same", "", 4_000), at_ms=4_000)[0]["isLive"] is True
+
+
+def test_figures_of_stores_that_are_away_stay_and_are_called_stale(modules: Page) -> None:
+    without = {"status": "degraded", "problems": ["PostgreSQL does not answer."]}
+    line, state = told_of(
+        modules, (WHOLE, "", 1_000), (without, "", 5_000), ("same", "", 8_000), at_ms=8_000
+    )
+
+    assert line == {
+        "isLive": False,
+        "text": "STALE: figures are of 7 s ago. Why: PostgreSQL does not answer.",
+    }
+    assert (state["generations"], state["status"]) == ([1], "degraded")
+    back = told_of(modules, (without, "", 1_000), (WHOLE, "", 2_000), at_ms=2_000)
+    assert back[0]["isLive"] is True
+
+
+def test_without_a_gateway_the_page_is_live_and_says_what_is_not_known(modules: Page) -> None:
+    alone = {"generations": [1], "problems": ["No exchange answers."]}
+    line, state = told_of(modules, (WHOLE, "", 1_000), (alone, "", 2_000), at_ms=2_000)
+
+    assert line["text"] == "live, but no gateway answers: what clients see is not known"
+    assert "status" not in state  # what a gateway said before is not the present
+
+
+def test_how_many_commands_a_matcher_decides_is_told_of_its_offsets(modules: Page) -> None:
+    trends = {"at_ms": [0, 5_000, 10_000], "offsets": {"1": [10, 20, 50]}}
+    rates = "return m.commandRates(a[0], a[1])"
+
+    assert call(modules, "trends", rates, trends, 1) == {"now": 6, "mean": 4, "each": [2, 6]}
+    assert call(modules, "trends", rates, trends, 0) == {"now": None, "mean": None, "each": []}
+    gap = {**trends, "offsets": {"1": [10, None, 50]}}
+    assert call(modules, "trends", rates, gap, 1) == {"now": None, "mean": 4, "each": [None, None]}

@@ -4,6 +4,7 @@ import { setAttribute, setText } from "../shared/dom.js";
 import { watch } from "./connection.js";
 import { ask } from "./requests.js";
 import { readPlaces, told } from "./state/places.js";
+import { fold, lineOf, NOTHING } from "./state/seen.js";
 import { confirmIn } from "./views/confirm.js";
 import * as failures from "./views/failures.js";
 import * as health from "./views/health.js";
@@ -14,18 +15,22 @@ import * as order from "./views/order.js";
 import * as shards from "./views/shards.js";
 import * as time from "./views/time.js";
 
-const STALE_MS = 6_000; // a look takes a second or two while a model is behind
+const AGAIN_MS = 5_000; // a part that could not be shown is asked for again
 
 /** @param {string} id */
 const by = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-/** @type {any} */
-let seen = null;
-let why = "it was not asked yet";
-let heardMs = 0;
+let seen = NOTHING;
 let isDue = false;
+let failedMs = 0; // when the part that is shown could not be asked for; 0 if it could
 
-const act = confirmIn(/** @type {HTMLDialogElement} */ (by("confirm")), () => seen?.operator ?? "");
+const act = confirmIn(/** @type {HTMLDialogElement} */ (by("confirm")), {
+  name: () => seen.state?.operator ?? "",
+  warning: () => {
+    const line = lineOf(seen, Date.now());
+    return line.isLive ? "" : `${line.text}. What no longer fits will be refused.`;
+  },
+});
 const views = [
   health.mount(by("health")),
   failures.mount(by("failures"), { act }),
@@ -36,29 +41,26 @@ const views = [
 
 /** Where the logs ended when they were last looked at, by shard. */
 const heads = () =>
-  new Map((seen?.logs ?? []).map((/** @type {any} */ one) => [one.shard, one.position]));
+  new Map((seen.state?.logs ?? []).map((/** @type {any} */ one) => [one.shard, one.position]));
 
 /** Ask where the logs end now: an order may be newer than the last look. */
 async function ends() {
   const found = await ask("/events", { limit: 1, after: told(heads()) });
   return readPlaces(found.sequence);
 }
-/** @type {Record<string, (query: URLSearchParams) => unknown>} */
+/** @type {Record<string, (query: URLSearchParams) => Promise<boolean>>} */
 const parts = {
-  log: log.mount(by("log")),
+  log: log.mount(by("log"), ends),
   order: order.mount(by("order"), ends),
   time: time.mount(by("time"), ends),
 };
 
 function paint() {
   isDue = false;
-  const ageMs = Date.now() - heardMs;
-  const isStale = seen === null || why !== "" || ageMs > STALE_MS;
-  setAttribute(document.documentElement, "data-stale", isStale);
-  if (seen === null) setText(by("line"), `Nothing is known yet: ${why}.`);
-  else if (isStale) setText(by("line"), `STALE: as of ${Math.round(ageMs / 1000)} s ago. ${why}`);
-  else setText(by("line"), `live; the exchange is ${seen.status ?? "not seen by a gateway"}`);
-  if (seen !== null) for (const draw of views) draw({ seen });
+  const { isLive, text } = lineOf(seen, Date.now());
+  setAttribute(document.documentElement, "data-stale", !isLive);
+  setText(by("line"), text);
+  if (seen.state !== null) for (const draw of views) draw({ seen: seen.state });
 }
 
 function due() {
@@ -68,24 +70,27 @@ function due() {
 }
 
 /** Show the part that the address names, in the words after `#`. */
-function route() {
+async function route() {
   const [name, query] = location.hash.slice(1).split("?");
   const part = name in parts ? name : "status";
-  /** @type {HTMLElement} */ for (const one of document.querySelectorAll("[data-part]"))
+  /** @type {HTMLElement} */ for (const one of document.querySelectorAll("main > [data-part]"))
     one.hidden = one.id !== part;
   for (const link of document.querySelectorAll("nav a"))
     setAttribute(link, "aria-current", link.getAttribute("href") === `#${part}` ? "page" : false);
-  if (seen !== null) parts[part]?.(new URLSearchParams(query));
+  failedMs = 0;
+  if (seen.state === null || part === "status") return;
+  const isShown = await parts[part](new URLSearchParams(query));
+  if (!isShown && location.hash.slice(1).startsWith(part)) failedMs = Date.now();
 }
 
 watch((state, reason) => {
-  const isFirst = seen === null;
-  if (state) seen = state;
-  if (state !== null) heardMs = Date.now();
-  why = reason;
+  const isFirst = seen.state === null;
+  seen = fold(seen, state, reason, Date.now());
   due();
-  if (isFirst && state) route(); // other parts ask about where the logs end
+  const isAgain = failedMs > 0 && Date.now() - failedMs > AGAIN_MS && state !== null;
+  // Other parts ask about where the logs end.
+  if ((isFirst && state) || isAgain) void route();
 });
 setInterval(due, 1_000);
-addEventListener("hashchange", route);
-route();
+addEventListener("hashchange", () => void route());
+void route();

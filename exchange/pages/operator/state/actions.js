@@ -52,7 +52,7 @@ export function actionsOn(one, all, readers = {}) {
     add(
       "Rebuild",
       "rebuild",
-      `Build a new generation of ${one.projection} beside ${name}, compare it with the log, and let queries read it. ${name} is kept, so that you can go back.`,
+      `Build a new generation of ${one.projection} beside ${name}, compare it with the log, and, if all its rows are as the log gives them, let queries read it. Meanwhile they read ${name}, which is kept afterwards, so that you can go back.`,
       {},
       { hasCost: true },
     );
@@ -67,7 +67,7 @@ export function actionsOn(one, all, readers = {}) {
     add(
       "Switch",
       "switch",
-      `Queries go from ${told(live)} to ${name}, ${verified(one)}. ${told(live)} is kept.`,
+      `Queries go from ${told(live)} to ${name}, ${verified(one)}. The former one is kept, so that you can go back.`,
       generation,
     );
   if (one.state === "kept" && live)
@@ -76,19 +76,20 @@ export function actionsOn(one, all, readers = {}) {
       "rollback",
       `Queries go back from ${told(live)} to ${name}, which was kept up all the time. Nothing is lost.`,
     );
-  if (one.state === "paused") add("Resume", "resume", `${name} is kept up again.`, generation);
+  if (one.state === "paused")
+    add("Resume", "resume", `${sentence(name)} is kept up again.`, generation);
   else if (one.state !== "failed")
     add(
       "Pause",
       "pause",
-      `${name} is not kept up any more, until somebody presses Resume. ${one.live ? (readers[one.projection] ?? "") : ""}`.trim(),
+      `${sentence(name)} is not kept up any more, until somebody presses Resume. ${one.live ? (readers[one.projection] ?? "") : ""}`.trim(),
       generation,
     );
   if (one.state === "failed") {
     add(
       "Retry",
       "retry",
-      `${name} is tried again from ${one.failed_at ?? "where it stopped"}, and goes on if it can. Mend the cause first: else it stops there again. Nothing is lost by trying.`,
+      `${sentence(name)} is tried again from ${one.failed_at ?? "where it stopped"}, and goes on if it can. Mend the cause first: else it stops there again. Nothing is lost by trying.`,
       generation,
     );
     if (one.failed_at)
@@ -104,10 +105,15 @@ export function actionsOn(one, all, readers = {}) {
     add(
       "Retire",
       "retire",
-      `${name} is given up and its rows are deleted. There is no way back to it.`,
+      `${sentence(name)} is given up and its rows are deleted. There is no way back to it.`,
       generation,
     );
   return found;
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 /** @param {any} one */

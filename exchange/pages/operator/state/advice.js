@@ -22,9 +22,20 @@ const OF_MODELS = {
 /**
  * Return a row for everything that a gateway checks: its name, its state, and what to do.
  * @param {any} state As `/state` tells it.
- * @returns {{key: string, name: string, is: string, todo: string}[]}
+ * @returns {{key: string, name: string, is: string, todo: string, see: string}[]} `see` is the
+ *   part of the page that has more.
  */
 export function healthRows(state) {
+  if (state.status === undefined)
+    return [
+      {
+        key: "gateway",
+        name: "gateway",
+        is: "away",
+        todo: "No gateway answers the desk, so clients may not be served: is `exchange gateway` running (GatewayDown)? What the stores say is below.",
+        see: "",
+      },
+    ];
   const rows = Object.entries(state.checks ?? {}).map(([name, is]) => ({
     key: `check ${name}`,
     name,
@@ -34,6 +45,7 @@ export function healthRows(state) {
         ? ""
         : (OF_CHECKS[/** @type {"kafka"} */ (name)] ??
           "docs/operations.md, When something is wrong"),
+    see: "",
   }));
   for (const one of state.projections ?? [])
     rows.push({
@@ -41,6 +53,7 @@ export function healthRows(state) {
       name: `read model ${one.projection}`,
       is: one.state,
       todo: one.state === "healthy" ? "" : (OF_MODELS[/** @type {"stuck"} */ (one.state)] ?? ""),
+      see: one.state === "healthy" ? "" : one.state === "failed" ? "failures" : "models",
     });
   for (const one of state.shards ?? []) {
     rows.push({
@@ -48,6 +61,7 @@ export function healthRows(state) {
       name: `matcher of shard ${one.shard}`,
       is: one.matcher,
       todo: ofMatcher(one),
+      see: one.matcher === "unhealthy" ? "shards" : "",
     });
     if (one.publishing !== "unknown")
       rows.push({
@@ -58,6 +72,7 @@ export function healthRows(state) {
           one.publishing === "healthy"
             ? ""
             : "Readers of the topic of events wait: is `exchange publisher` running (PublishingStopped)?",
+        see: one.publishing === "healthy" ? "" : "shards",
       });
   }
   return rows;
@@ -78,6 +93,7 @@ function ofMatcher(one) {
 export function tone(is) {
   if (["healthy", "live", "running"].includes(is)) return "well";
   if (["degraded", "lagging", "paused", "unknown"].includes(is)) return "careful";
-  if (["unhealthy", "stuck", "failed", "missing", "stopped", "none"].includes(is)) return "bad";
+  if (["unhealthy", "stuck", "failed", "missing", "stopped", "none", "away"].includes(is))
+    return "bad";
   return "quiet";
 }

@@ -24,8 +24,38 @@ export function flowOf(one) {
   return NAMES.map((name, index) => ({
     name,
     is: index < at ? "done" : index === at ? "now" : "later",
-    text: index === at ? textOf(one) : "",
+    text: index === at ? textOf(one) : tookOf(one, index),
   }));
+}
+
+/**
+ * Tell how long a step took that is over.
+ * @param {any} one
+ * @param {number} index
+ */
+function tookOf(one, index) {
+  const mine = Object.entries(one.build?.seconds ?? {}).filter(
+    ([step]) => AT[/** @type {keyof typeof AT} */ (step)] === index,
+  );
+  const seconds = mine.reduce((sum, [, took]) => sum + Number(took), 0);
+  return seconds > 0 ? `${seconds.toFixed(1)} s` : "";
+}
+
+/**
+ * Say who wanted a generation that is being made, when and why.
+ * @param {any} one
+ * @param {any[]} operations Newest first.
+ */
+export function wantedBy(one, operations) {
+  const begun = operations.find(
+    (row) =>
+      row.projection === one.projection &&
+      row.to_generation === one.generation &&
+      ["begin", "rebuild"].includes(row.action),
+  );
+  if (!begun) return one.begun_by ? `Begun by ${one.begun_by}.` : "";
+  const why = begun.reason ? `: ${begun.reason}` : "";
+  return `Begun by ${begun.operator} at ${begun.at.slice(11, 19)}Z${why}.`;
 }
 
 /** @param {any} one */

@@ -36,6 +36,19 @@ export function moved(places, shard, position, head) {
 }
 
 /**
+ * Return the shard that steps and the slider move in: the one asked for, else the first that the
+ * text names, else the first there is.
+ * @param {string} asked
+ * @param {string} at Positions or a time.
+ * @param {Map<number, number>} ends
+ */
+export function shardOf(asked, at, ends) {
+  if (/^\d+$/.test(asked) && ends.has(Number(asked))) return Number(asked);
+  const named = at && !isTime(at) ? Math.min(...readPlaces(at).keys()) : Number.NaN;
+  return ends.has(named) ? named : Math.min(...ends.keys());
+}
+
+/**
  * Tell whether a text is a time rather than positions.
  * @param {string} text
  */

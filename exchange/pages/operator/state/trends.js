@@ -25,6 +25,23 @@ export function rates(trends, name) {
 }
 
 /**
+ * Return how many commands a second a shard's matcher decides, now and on the average.
+ * @param {any} trends
+ * @param {number} shard
+ * @returns {{now: number | null, mean: number | null, each: (number | null)[]}}
+ */
+export function commandRates(trends, shard) {
+  /** @type {(number | null)[]} */
+  const line = trends.offsets[shard] ?? [];
+  /** @type {([number, number] | undefined)[]} */
+  const known = line.map((offset, index) =>
+    offset === null ? undefined : [trends.at_ms[index], offset],
+  );
+  const each = known.slice(1).map((to, index) => rate(known[index], to));
+  return { now: each.at(-1) ?? null, mean: rate(known.find(Boolean), known.at(-1)), each };
+}
+
+/**
  * Tell whether the log has grown and the generation has not moved: stuck, whatever it says itself.
  * @param {{position: (number | null)[], lag: (number | null)[]}} line
  * @param {number[]} heads

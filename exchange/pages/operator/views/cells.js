@@ -2,6 +2,8 @@
 
 import { element, keyed, setAttribute, setText } from "../../shared/dom.js";
 
+const COLUMNS_NARROW_MAX = 4; // that a narrow screen has room for
+
 /**
  * Make a table whose rows are found again by their keys.
  * @param {string} caption
@@ -9,13 +11,16 @@ import { element, keyed, setAttribute, setText } from "../../shared/dom.js";
  * @returns {{table: HTMLElement, draw: (rows: {key: string, cells: (string | Node)[]}[]) => void}}
  */
 export function tableOf(caption, headings) {
-  const body = element("tbody");
-  const head = element("tr", {}, ...headings.map((name) => element("th", { scope: "col" }, name)));
+  // The roles are said, since rows are cards on a narrow screen, and so would lose them.
+  const body = element("tbody", { role: "rowgroup" });
+  const column = { scope: "col", role: "columnheader" };
+  const named = headings.map((name) => element("th", column, name));
+  const head = element("tr", { role: "row" }, ...named);
   const table = element(
     "table",
-    {},
+    { role: "table", class: headings.length > COLUMNS_NARROW_MAX ? "cards" : "" },
     element("caption", {}, caption),
-    element("thead", {}, head),
+    element("thead", { role: "rowgroup" }, head),
     body,
   );
   return {
@@ -25,7 +30,7 @@ export function tableOf(caption, headings) {
         body,
         rows,
         (row) => row.key,
-        (row) => element("tr", {}, ...row.cells.map(() => element("td"))),
+        () => element("tr", { role: "row" }, ...headings.map(cell)),
         (made, row) => {
           row.cells.forEach((cell, index) => {
             fill(made.children[index], cell);
@@ -34,6 +39,11 @@ export function tableOf(caption, headings) {
       );
     },
   };
+}
+
+/** @param {string} name */
+function cell(name) {
+  return element("td", { role: "cell", "data-name": name });
 }
 
 /**
@@ -45,7 +55,10 @@ function fill(into, cell) {
     if (into.firstElementChild) into.replaceChildren(cell);
     else setText(into, cell);
     setAttribute(into, "class", /^-?[\d,\u202f]+(\.\d+)?( .{1,3})?$/.test(cell) ? "number" : "");
-  } else if (into.firstChild !== cell) into.replaceChildren(cell);
+  } else if (into.firstChild !== cell) {
+    into.replaceChildren(cell);
+    setAttribute(into, "class", cell instanceof HTMLDivElement ? "wide" : "");
+  }
 }
 
 /** @param {number | null | undefined} value */
@@ -71,4 +84,14 @@ export function moment(time) {
  */
 export function toned(word, tone) {
   return element("span", { class: tone }, word);
+}
+
+/**
+ * From which generation to which a change went.
+ * @param {any} one
+ */
+export function moved(one) {
+  const from = one.from_generation;
+  const to = one.to_generation;
+  return from === null || from === to ? String(to ?? "") : `${from} to ${to}`;
 }

@@ -8,15 +8,17 @@ const NAME_KEPT = "operator";
 
 /**
  * @param {HTMLDialogElement} dialog
- * @param {() => string} defaultName Who started the desk.
+ * @param {object} given
+ * @param {() => string} given.name Who started the desk.
+ * @param {() => string} given.warning Why what is shown may be old; "" if it is not.
  */
-export function confirmIn(dialog, defaultName) {
+export function confirmIn(dialog, given) {
   /** @param {import("../state/actions.js").Action} action */
   return function confirm(action) {
     const name = /** @type {HTMLInputElement} */ (
       element("input", { maxlength: "100", autocomplete: "off" })
     );
-    name.value = localStorage.getItem(NAME_KEPT) || defaultName();
+    name.value = localStorage.getItem(NAME_KEPT) || given.name();
     const reason = /** @type {HTMLInputElement} */ (
       element("input", {
         maxlength: "1000",
@@ -43,7 +45,8 @@ export function confirmIn(dialog, defaultName) {
       element("div", { class: "buttons" }, go, close),
     );
     const title = element("h2", { id: "confirm-title" }, `${action.label}: ${action.projection}`);
-    dialog.replaceChildren(title, element("p", {}, action.will), cost, form, told);
+    const warning = element("p", { class: "bad" }, given.warning());
+    dialog.replaceChildren(title, warning, element("p", {}, action.will), cost, form, told);
     if (action.hasCost)
       ask(`/projections/${action.projection}/cost`).then(
         (found) => cost.append(found.message),

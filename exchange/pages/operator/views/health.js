@@ -1,23 +1,37 @@
 // Health, row by row, each with what to do.
 
-import { element, setText } from "../../shared/dom.js";
+import { element, setAttribute, setText } from "../../shared/dom.js";
 import { healthRows, tone } from "../state/advice.js";
 import { sized, tableOf, toned } from "./cells.js";
 
+const SEEN = { failures: "What stopped", models: "Read models", shards: "Matchers" };
+
+/** @param {{todo: string, see: string}} row */
+function linked({ todo, see }) {
+  const name = SEEN[/** @type {"models"} */ (see)];
+  return element("span", {}, `${todo} `, element("a", { href: `#${see}` }, name));
+}
+
 /** @param {Element} root */
 export function mount(root) {
-  const rows = tableOf("As a gateway sees it", ["what", "state", "what to do"]);
+  const rows = tableOf("What needs somebody", ["what", "state", "what to do"]);
   const problems = element("p", { class: "bad", role: "alert" });
   const stores = element("p", { class: "quiet" });
-  root.append(problems, rows.table, stores);
+  const well = element("p");
+  root.append(problems, rows.table, well, stores);
 
   /** @param {any} state */
   return function draw({ seen }) {
     setText(problems, seen.problems.join(" "));
+    const all = healthRows(seen);
+    const wrong = all.filter((row) => row.is !== "healthy");
+    const names = all.filter((row) => row.is === "healthy").map((row) => row.name);
+    setText(well, names.length ? `Healthy: ${names.join(", ")}.` : "");
+    setAttribute(rows.table, "hidden", wrong.length === 0);
     rows.draw(
-      healthRows(seen).map((row) => ({
+      wrong.map((row) => ({
         key: row.key,
-        cells: [row.name, toned(row.is, tone(row.is)), row.todo],
+        cells: [row.name, toned(row.is, tone(row.is)), row.see ? linked(row) : row.todo],
       })),
     );
     const parts = [];

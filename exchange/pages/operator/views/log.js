@@ -1,57 +1,62 @@
-// The log, page by page: its address is the query, and the chain is verified for what is shown.
+// The log, page by page, or followed: its address is the query, and the chain is verified for what
+// is shown.
 
 import { element, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
-import { moment, tableOf } from "./cells.js";
+import { told } from "../state/places.js";
+import { tableOf } from "./cells.js";
+import { chain } from "./chain.js";
+import { HEADINGS, rowOf } from "./events.js";
 import { fieldsOf } from "./fields.js";
 
 const PAGE_EVENTS = 50;
+const FOLLOWED_EVENTS = 200; // of which the oldest go
 const FOLLOW_S = 8; // the desk waits 12 s for the analysts' process
-const SHOWN = [
-  "shard",
-  "position",
-  "chain",
-  "time",
-  "instrument",
-  "type",
-  "version",
-  "command_id",
-  "kafka_offset",
-];
+const AGAIN_MS = 2_000;
 
-/** @param {Element} root */
-export function mount(root) {
+/**
+ * @param {Element} root
+ * @param {() => Promise<Map<number, number>>} endsNow Where the logs end, by shard.
+ */
+export function mount(root, endsNow) {
   const fields = fieldsOf(
     [
       ["after", "After positions, such as 0:123"],
-      ["after_time", "After a time, such as 2026-01-31T12:00"],
+      ["after_time", "After a time, such as 2026-01-31T12:00:00Z"],
       ["type", "Type of event"],
       ["order_id", "Order"],
       ["client_id", "Client"],
       ["command_id", "Command"],
       ["instrument", "Instrument"],
     ],
-    (values) => go(values),
+    go,
     "Show",
   );
   const said = element("p", { role: "status" });
-  const chain = element("p", { class: "quiet" });
-  const table = tableOf("Events", ["where", "when", "type", "instrument", "what", "command"]);
+  const verified = chain();
+  const table = tableOf("Events", HEADINGS);
   const next = /** @type {HTMLButtonElement} */ (
     element("button", { type: "button", click: onward }, "Next page")
   );
   const follow = /** @type {HTMLInputElement} */ (
-    element("input", { type: "checkbox", change: onward })
+    element("input", { type: "checkbox", change: () => void show() })
+  );
+  const buttons = element(
+    "div",
+    { class: "buttons" },
+    element("button", { type: "button", click: newest }, "Newest events"),
+    next,
+    element("label", { class: "tick" }, follow, "Follow what comes"),
   );
   root.append(
     element(
       "section",
       { "aria-label": "The log" },
       fields.form,
+      buttons,
+      ...verified.elements,
       said,
       table.table,
-      chain,
-      element("div", { class: "buttons" }, next, element("label", {}, "Follow", follow)),
     ),
   );
   /** @type {any} */
@@ -61,94 +66,106 @@ export function mount(root) {
   /** @param {Record<string, string>} values */
   function go(values) {
     const given = Object.entries(values).filter(([, value]) => value);
-    location.hash = `log?${new URLSearchParams(given)}`;
+    const hash = `#log?${new URLSearchParams(given)}`;
+    if (location.hash === hash) void show();
+    else location.hash = hash;
   }
 
   function onward() {
     if (page) go({ ...fields.values(), after: page.next, after_time: "" });
   }
 
-  /** @param {URLSearchParams} query */
-  return async function show(query) {
-    fields.fill(query);
-    const mine = ++asked;
-    const { command_id, ...asking } = fields.values();
-    const waits = follow.checked ? { wait_s: FOLLOW_S } : {};
-    setText(said, follow.checked ? "Following …" : "Asked …");
+  async function newest() {
     try {
-      const found = await ask("/events", { limit: PAGE_EVENTS, ...asking, ...waits });
-      if (mine !== asked) return;
-      page = found;
-      const events = found.events.filter(
-        (/** @type {any} */ one) => !command_id || one.command_id === command_id,
-      );
-      if (events.length || !follow.checked) table.draw(events.map(row));
-      const isEnd = found.next === found.sequence;
-      next.disabled = isEnd && !follow.checked;
-      setText(
-        said,
-        `${events.length} events, up to ${found.next}${isEnd ? ", the end of the log" : ""}`,
-      );
-      if (found.events.length) setText(chain, await verified(found.events));
-      if (follow.checked && mine === asked && !root.hasAttribute("hidden")) onward();
+      const ends = [...(await endsNow())];
+      const back = ends.map(([shard, end]) => [shard, Math.max(0, end - PAGE_EVENTS)]);
+      go({ ...fields.values(), after: told(new Map(back)), after_time: "" });
     } catch (error) {
-      if (mine === asked) setText(said, /** @type {Error} */ (error).message);
+      setText(said, /** @type {Error} */ (error).message);
     }
-  };
-}
-
-/** @param {any} one */
-function row(one) {
-  const what = Object.entries(one).filter(
-    ([name, value]) => !SHOWN.includes(name) && !name.endsWith("_units") && value !== null,
-  );
-  const orders = [one.order_id, one.taker_order_id, one.maker_order_id].filter(Boolean);
-  const links = orders.map((id) =>
-    element("a", { href: `#order?${new URLSearchParams({ order_id: id })}` }, id),
-  );
-  const text = what
-    .filter(([name]) => !name.endsWith("order_id"))
-    .map(([name, value]) => `${name} ${value}`)
-    .join(", ");
-  const at = `${one.shard}:${one.position}`;
-  return {
-    key: at,
-    cells: [
-      element(
-        "a",
-        { href: `#time?${new URLSearchParams({ at, instrument: one.instrument ?? "" })}` },
-        at,
-      ),
-      moment(one.time),
-      one.type,
-      one.instrument ?? "",
-      element("span", {}, text, ...links.flatMap((link) => [" ", link])),
-      element(
-        "a",
-        {
-          href: `#log?${new URLSearchParams({ after: `${one.shard}:${one.position - 1}`, command_id: one.command_id })}`,
-        },
-        one.command_id,
-      ),
-    ],
-  };
-}
-
-/**
- * Compare each shard's part of a page with the chain that was written.
- * @param {any[]} events
- */
-async function verified(events) {
-  const told = [];
-  for (const shard of new Set(events.map((one) => one.shard))) {
-    const mine = events.filter((one) => one.shard === shard);
-    const last = mine[mine.length - 1];
-    const first = Math.max(mine[0].position - 1, last.position - 1_000);
-    const found = await ask("/chain", { shard, after: first, up_to: last.position });
-    if (found.failure) told.push(`NOT as it was written: ${found.failure}`);
-    else if (found.chain !== last.chain)
-      told.push(`NOT as it was written: ${shard}:${last.position} has another chain`);
-    else told.push(`shard ${shard} is as it was written from ${first + 1} to ${last.position}`);
   }
-  return `Chain verified: ${told.join("; ")}.`;
+
+  /** @param {any[]} events @param {() => boolean} isShown */
+  async function draw(events, isShown) {
+    table.draw(events.map((one) => rowOf(one, false)));
+    const broken = await verified.verify(events, isShown);
+    if (isShown() && broken.size)
+      table.draw(events.map((one) => rowOf(one, broken.has(`${one.shard}:${one.position}`))));
+  }
+
+  /** Show what the fields say, and tell whether that could be done. */
+  async function show() {
+    const mine = ++asked;
+    const isShown = () => mine === asked && !root.hasAttribute("hidden");
+    setText(said, "Asked …");
+    try {
+      page = await search(fields.values(), isShown);
+      if (!isShown()) return true;
+      const isEnd = page.next === page.sequence;
+      next.disabled = isEnd;
+      setText(said, toldOf(page.events.length, page.next, isEnd));
+      await draw(page.events, isShown);
+      if (follow.checked && isShown()) void followed(page.events, page.next, isShown);
+      return true;
+    } catch (error) {
+      if (!isShown()) return true;
+      table.draw([]);
+      await verified.verify([], isShown);
+      setText(said, /** @type {Error} */ (error).message);
+      return false;
+    }
+  }
+
+  /**
+   * Return the first page with an event: a page of the server ends where it has looked at many.
+   * @param {Record<string, string>} values
+   * @param {() => boolean} isShown
+   */
+  async function search(values, isShown) {
+    let found = await ask("/events", { limit: PAGE_EVENTS, ...values });
+    while (!found.events.length && found.next !== found.sequence && isShown()) {
+      setText(said, `Nothing up to ${found.next} of ${found.sequence}; searching on …`);
+      const after = { after: found.next, after_time: "" };
+      found = await ask("/events", { limit: PAGE_EVENTS, ...values, ...after });
+    }
+    return found;
+  }
+
+  /**
+   * Add what comes, until something else is shown.
+   * @param {any[]} events
+   * @param {string} after
+   * @param {() => boolean} isShown
+   */
+  async function followed(events, after, isShown) {
+    let shown = events;
+    let from = after;
+    while (isShown() && follow.checked) {
+      const values = { ...fields.values(), after: from, after_time: "" };
+      try {
+        const found = await ask("/events", { limit: PAGE_EVENTS, ...values, wait_s: FOLLOW_S });
+        if (!isShown() || !follow.checked) return;
+        from = found.next;
+        shown = [...shown, ...found.events].slice(-FOLLOWED_EVENTS);
+        setText(said, `Following: ${shown.length} events, up to ${from}`);
+        if (found.events.length) await draw(shown, isShown);
+      } catch (error) {
+        if (!isShown()) return;
+        const { message } = /** @type {Error} */ (error);
+        setText(said, `NOT following since ${from}, trying again: ${message}`);
+        await new Promise((done) => setTimeout(done, AGAIN_MS));
+      }
+    }
+  }
+
+  /** @param {URLSearchParams} query */
+  return (query) => {
+    fields.fill(query);
+    return show();
+  };
+}
+
+/** @param {number} events @param {string} next @param {boolean} isEnd */
+function toldOf(events, next, isEnd) {
+  return `${events} events, up to ${next}${isEnd ? ", the end of the log" : "; more on the next page"}`;
 }

@@ -1,11 +1,11 @@
 // Every generation of every read model: where it is, how fast, and what can be done to it.
 
-import { element } from "../../shared/dom.js";
+import { element, setText } from "../../shared/dom.js";
 import { actionsOn } from "../state/actions.js";
 import { tone } from "../state/advice.js";
-import { flowOf } from "../state/flow.js";
+import { flowOf, wantedBy } from "../state/flow.js";
 import { rates } from "../state/trends.js";
-import { figure, sized, tableOf, toned } from "./cells.js";
+import { figure, moment, moved, sized, tableOf, toned } from "./cells.js";
 import { spark } from "./spark.js";
 
 const HEADINGS = [
@@ -28,7 +28,8 @@ export function mount(root, actions) {
   const table = tableOf("Generations; queries read the live ones", HEADINGS);
   const note = element("p", { class: "quiet" });
   const comparison = element("p", { role: "status" });
-  root.append(note, comparison, table.table);
+  const newest = element("p", { role: "status" });
+  root.append(note, newest, comparison, table.table);
   /** @type {Map<string, {key: string, cell: Element}>} */
   const kept = new Map();
 
@@ -36,7 +37,8 @@ export function mount(root, actions) {
   function todo(one, seen) {
     const found = seen.allows_changes ? actionsOn(one, seen.generations, seen.readers) : [];
     const steps = flowOf(one);
-    const key = JSON.stringify([found, steps, one.failure, one.changed]);
+    const by = steps.length ? wantedBy(one, seen.operations ?? []) : "";
+    const key = JSON.stringify([found, steps, by, one.failure, one.changed]);
     const name = `${one.projection} ${one.generation}`;
     const former = kept.get(name);
     if (former?.key === key) return former.cell;
@@ -55,6 +57,7 @@ export function mount(root, actions) {
           ),
         ),
       );
+    if (by) cell.append(element("p", { class: "quiet" }, by));
     if (one.failure && !steps.length) cell.append(element("p", { class: "bad" }, one.failure));
     if (one.changed && one.live)
       cell.append(element("p", { class: "careful" }, "the code has changed since: rebuild"));
@@ -81,10 +84,12 @@ export function mount(root, actions) {
 
   /** @param {any} state */
   return function draw({ seen }) {
-    note.textContent = seen.allows_changes
-      ? "Each button says what it will do before it does it."
+    const may = seen.allows_changes
+      ? "A generation is one whole copy of a read model. Rebuild makes a new one from the log, beside the live one. Each button first says what it will do; nothing is done before you confirm it."
       : "This desk only shows. `exchange operator --allow-changes` starts one that may change read models.";
-    comparison.textContent = toldComparison(seen.comparison);
+    setText(note, may);
+    setText(comparison, toldComparison(seen.comparison));
+    setText(newest, newestOf(seen));
     const all = seen.generations ?? [];
     table.draw(
       all.map((/** @type {any} */ one) => {
@@ -94,21 +99,14 @@ export function mount(root, actions) {
           pace.isStill && one.state !== "paused" && one.state !== "failed" ? "stuck" : one.state;
         const word = one.live && state !== "live" ? `live, ${state}` : state;
         const lag = seen.trends.generations[name]?.lag ?? [];
-        const behind = one.lag_events
-          ? `${figure(one.lag_events)} events, ${one.lag_seconds.toFixed(1)} s`
-          : figure(one.lag_events);
+        const behind = one.state === "building" ? "" : behindOf(one);
         return {
           key: name,
           cells: [
             one.projection,
             String(one.generation),
             toned(word, tone(state)),
-            figure(
-              /** @type {number[]} */ (Object.values(one.positions)).reduce(
-                (sum, at) => sum + at,
-                0,
-              ),
-            ),
+            one.lag_events === null ? "?" : summed(one.positions),
             behind,
             told(pace),
             spark(lag, `lag of ${name}: now ${behind}`),
@@ -119,6 +117,26 @@ export function mount(root, actions) {
       }),
     );
   };
+}
+
+/** @param {any} one */
+function behindOf(one) {
+  if (!one.lag_events) return figure(one.lag_events);
+  return `${figure(one.lag_events)} events, ${one.lag_seconds.toFixed(1)} s`;
+}
+
+/** @param {any} seen */
+function newestOf(seen) {
+  const one = (seen.operations ?? [])[0];
+  if (!one) return "";
+  const why = one.reason ? `: ${one.reason}` : "";
+  const what = `${one.action} ${one.projection} ${moved(one)}`.trim();
+  return `Newest change, ${moment(one.at)}: ${what}, by ${one.operator}${why}.`;
+}
+
+/** @param {Record<string, number>} positions */
+function summed(positions) {
+  return figure(Object.values(positions).reduce((sum, at) => sum + at, 0));
 }
 
 /** @param {{now: number | null, mean: number | null}} pace */

@@ -1,6 +1,6 @@
 // Who changed what, when and why; and the events that are passed over, for ever.
 
-import { moment, tableOf } from "./cells.js";
+import { moment, moved, tableOf } from "./cells.js";
 
 /** @param {Element} root */
 export function mount(root) {
@@ -51,11 +51,4 @@ export function mount(root) {
       })),
     );
   };
-}
-
-/** @param {any} one */
-function moved(one) {
-  const from = one.from_generation;
-  const to = one.to_generation;
-  return from === null || from === to ? String(to ?? "") : `${from} to ${to}`;
 }

@@ -33,7 +33,10 @@ export function mount(root, endsNow) {
   return async function show(query) {
     fields.fill(query);
     const { order_id } = fields.values();
-    if (!order_id) return setText(said, "Name an order, or follow a link of the log.");
+    if (!order_id) {
+      setText(said, "Name an order, or follow a link of the log.");
+      return true;
+    }
     setText(said, "Asked …");
     const path = `/orders/${encodeURIComponent(order_id)}`;
     try {
@@ -50,10 +53,12 @@ export function mount(root, endsNow) {
       const events = life.events;
       drawn.replaceChildren(picture(events));
       table.draw(events.map((/** @type {any} */ one) => row(one, order.instrument)));
+      return true;
     } catch (error) {
       drawn.replaceChildren();
       table.draw([]);
       setText(said, /** @type {Error} */ (error).message);
+      return false;
     }
   };
 }

@@ -1,7 +1,9 @@
 // Who writes each shard, who stands by, and who took over when.
 
 import { tone } from "../state/advice.js";
+import { commandRates } from "../state/trends.js";
 import { figure, moment, tableOf, toned } from "./cells.js";
+import { spark } from "./spark.js";
 
 const HEADINGS = [
   "shard",
@@ -9,11 +11,18 @@ const HEADINGS = [
   "epoch",
   "standbys",
   "head",
+  "commands/s",
+  "commands/s, 15 minutes",
   "offset",
   "undecided",
   "snapshot at",
   "published",
 ];
+
+/** @param {{now: number | null, mean: number | null}} pace */
+function told({ now, mean }) {
+  return now === null ? "?" : `${now.toFixed(1)} now, ${(mean ?? 0).toFixed(1)} mean`;
+}
 
 /** @param {Element} root */
 export function mount(root) {
@@ -38,6 +47,7 @@ export function mount(root) {
           : byGateway?.matcher === "unhealthy"
             ? "unhealthy"
             : "running";
+        const pace = commandRates(seen.trends, one.shard);
         return {
           key: String(one.shard),
           cells: [
@@ -46,6 +56,8 @@ export function mount(root) {
             figure(one.epoch),
             one.standbys ? figure(one.standbys) : "none",
             figure(one.position),
+            told(pace),
+            spark(pace.each, `commands a second on shard ${one.shard}: ${told(pace)}`),
             figure(one.next_offset),
             figure(byGateway?.undecided),
             one.snapshot_failure ?? figure(one.snapshot_position),

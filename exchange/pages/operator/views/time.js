@@ -1,15 +1,14 @@
 // Time travel: the book and a client's positions at a moment that is gone, and between two of them.
 
 import { element, setAttribute, setText } from "../../shared/dom.js";
-import { ask } from "../requests.js";
-import { isTime, moved, readPlaces, told } from "../state/places.js";
-import { tableOf } from "./cells.js";
+import { moved, shardOf, told } from "../state/places.js";
+import { moment, tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { between, position as held, level } from "./moments.js";
+import { stepsIn } from "./steps.js";
+import { answersAt, batchesAround, placesAt } from "./travel.js";
 
-const LEVELS = 10;
-const SETTLE_MS = 150; // a slider tells of every step that it passes
-const STEPS = [-100, -1, 1, 100];
+const SIDES = /** @type {const} */ (["bids", "asks"]);
 
 /**
  * @param {Element} root
@@ -23,26 +22,12 @@ export function mount(root, endsNow) {
       ["client_id", "Client, for positions"],
       ["and", "Compare with (position or time)"],
     ],
-    go,
+    (values) => go(values),
     "Go",
   );
+  const steps = stepsIn({ step, batch, slid, pin, shard: move });
   const band = element("p", { class: "band", role: "status" });
-  const slider = /** @type {HTMLInputElement} */ (
-    element("input", {
-      type: "range",
-      min: "0",
-      step: "1",
-      "aria-label": "Position in the shard's log",
-      input: slid,
-    })
-  );
-  const steps = STEPS.map((by) =>
-    element(
-      "button",
-      { type: "button", click: () => step(by) },
-      `${by > 0 ? "+" : "−"}${Math.abs(by)} event${Math.abs(by) === 1 ? "" : "s"}`,
-    ),
-  );
+  const where = element("p", { class: "quiet" });
   const tables = {
     bids: tableOf("Bids", ["price", "quantity", "up to here"]),
     asks: tableOf("Asks", ["price", "quantity", "up to here"]),
@@ -55,115 +40,141 @@ export function mount(root, endsNow) {
     ]),
     different: tableOf("What differs at the second moment", ["what", "then", "later"]),
   };
+  const shown = Object.values(tables).map((one) => one.table);
   root.append(
     element(
       "section",
       { "aria-label": "Time travel" },
       band,
       fields.form,
-      element(
-        "div",
-        { class: "buttons" },
-        ...steps,
-        element("label", { class: "slider" }, "Position", slider),
-      ),
-      element(
-        "div",
-        { class: "sides" },
-        tables.bids.table,
-        tables.asks.table,
-        tables.positions.table,
-        tables.different.table,
-      ),
+      steps.element,
+      where,
+      element("div", { class: "sides" }, ...shown),
     ),
   );
   root.addEventListener("keydown", (event) => {
     if (/** @type {KeyboardEvent} */ (event).key === "Escape") location.hash = "status";
   });
-  let settling = 0;
   let asked = 0;
+  let shard = 0;
+  let chosen = "";
   /** @type {Map<number, number>} */
   let ends = new Map();
+  /** @type {Map<number, number>} */
+  let places = new Map();
+  const position = () => places.get(shard) ?? 0;
 
   /** @param {Record<string, string>} values */
   function go(values) {
-    const given = Object.entries(values).filter(([, value]) => value);
+    const all = { ...values, shard: chosen };
+    const given = Object.entries(all).filter(([, value]) => value);
     location.hash = `time?${new URLSearchParams(given)}`;
   }
 
-  function place() {
-    const { at } = fields.values();
-    const places = at && !isTime(at) ? readPlaces(at) : new Map(ends);
-    const shard = [...places.keys()][0] ?? 0;
-    return { places, shard, position: places.get(shard) ?? 0 };
+  /** @param {number} to */
+  function goTo(to) {
+    places = moved(places, shard, to, ends.get(shard) ?? 0); // the next step may come at once
+    go({ ...fields.values(), at: told(places) });
   }
 
   /** @param {number} by */
   function step(by) {
-    const { places, shard, position } = place();
-    go({
-      ...fields.values(),
-      at: told(moved(places, shard, position + by, ends.get(shard) ?? 0)),
-    });
+    goTo(position() + by);
   }
 
-  function slid() {
-    clearTimeout(settling);
-    settling = window.setTimeout(() => {
-      const { places, shard } = place();
-      go({
-        ...fields.values(),
-        at: told(moved(places, shard, Number(slider.value), Number(slider.max))),
-      });
-    }, SETTLE_MS);
+  /** @param {number} by */
+  async function batch(by) {
+    try {
+      const around = await batchesAround(shard, position());
+      goTo(by < 0 ? around.before : (around.after ?? position()));
+    } catch (error) {
+      setText(where, /** @type {Error} */ (error).message);
+    }
   }
 
-  /** @param {string} at */
-  async function answers(at) {
+  /** @param {number} to */
+  function slid(to) {
+    goTo(to);
+  }
+
+  function pin() {
+    go({ ...fields.values(), and: told(places) });
+  }
+
+  /** @param {string} to */
+  function move(to) {
+    chosen = to;
+    go(fields.values());
+  }
+
+  /** Show nothing: figures of another moment must not stand below this one's name. */
+  function clear() {
+    for (const one of Object.values(tables)) one.draw([]);
+    setText(where, "");
+  }
+
+  /** @param {string} at @param {string} and @param {() => boolean} isShown */
+  async function draw(at, and, isShown) {
     const { instrument, client_id } = fields.values();
-    const asking = isTime(at) ? { as_of_time: at } : { as_of_sequence: whole(at) };
-    // A bare number is a position of the instrument's shard, whichever that is.
-    const bookAt = isTime(at) || at.includes(":") ? asking : { as_of_sequence: at };
-    const [book, positions] = await Promise.all([
-      ask("/market/orderbook", { instrument: instrument || undefined, levels: LEVELS, ...bookAt }),
-      client_id ? ask(`/market/positions/${encodeURIComponent(client_id)}`, asking) : null,
-    ]);
-    return { book, positions: positions?.positions ?? [] };
+    const first = await answersAt(places, instrument, client_id);
+    const second = and ? await answersAt(await placesAt(and, ends), instrument, client_id) : null;
+    const around = await batchesAround(shard, position());
+    if (!isShown()) return;
+    for (const side of SIDES) tables[side].draw(first.book[side].map(level));
+    tables.positions.draw(first.positions.map(held));
+    setAttribute(tables.different.table, "hidden", second === null);
+    if (second) tables.different.draw(between(first, second));
+    setText(where, toldOf(shard, position(), around));
+    const also = and ? `, and what differs at ${and}` : "";
+    setText(
+      band,
+      `NOT LIVE: ${first.book.instrument} as of ${at}${also}. Esc returns to the present.`,
+    );
   }
 
-  /** @param {string} at Positions are asked of all shards: of those not named, up to their heads. */
-  function whole(at) {
-    return told(new Map([...ends, ...readPlaces(at)]));
-  }
-
-  /** @param {URLSearchParams} query */
+  /**
+   * Show what the address says, and tell whether that could be done.
+   * @param {URLSearchParams} query
+   */
   return async function show(query) {
     fields.fill(query);
+    chosen = query.get("shard") ?? "";
     const mine = ++asked;
+    const isShown = () => mine === asked;
+    const { at, and } = fields.values();
+    setText(
+      band,
+      `NOT LIVE: asked for ${at || "the end of the log"} … Esc returns to the present.`,
+    );
     try {
       ends = await endsNow();
-      const { places, shard, position } = place();
-      const at = fields.values().at || told(new Map([[shard, position]]));
-      fields.set("at", at);
-      slider.max = String(ends.get(shard) ?? position);
-      if (document.activeElement !== slider) slider.value = String(position);
-      setAttribute(slider, "aria-valuetext", told(places));
-      setText(band, `NOT LIVE: asked for ${at} … Esc returns to the present.`);
-      const first = await answers(at);
-      const { and } = fields.values();
-      const second = and ? await answers(and) : null;
-      if (mine !== asked) return;
-      for (const side of /** @type {const} */ (["bids", "asks"]))
-        tables[side].draw(first.book[side].map(level));
-      tables.positions.draw(first.positions.map(held));
-      setAttribute(tables.different.table, "hidden", second === null);
-      if (second) tables.different.draw(between(first, second));
-      setText(
-        band,
-        `NOT LIVE: as of ${at}${and ? `, and what differs at ${and}` : ""}. Esc returns to the present.`,
-      );
+      const found = await placesAt(at, ends);
+      if (!isShown()) return true;
+      places = found;
+      shard = shardOf(chosen, at, ends);
+      steps.draw(ends, shard, position());
+      const name = at || told(places);
+      fields.set("at", name);
+      await draw(name, and, isShown);
+      return true;
     } catch (error) {
-      if (mine === asked) setText(band, `NOT LIVE: ${/** @type {Error} */ (error).message}`);
+      if (!isShown()) return true;
+      clear();
+      setText(band, `NOT LIVE: ${/** @type {Error} */ (error).message}`);
+      return false;
     }
   };
+}
+
+/**
+ * @param {number} shard
+ * @param {number} position
+ * @param {Awaited<ReturnType<typeof batchesAround>>} around
+ */
+function toldOf(shard, position, around) {
+  if (position === 0) return `Shard ${shard} before its first event.`;
+  const batch = `batch ${around.before + 1} to ${around.ends}, of epoch ${around.epoch}`;
+  const isEnd = around.ends === position;
+  const seen = isEnd ? "its end" : "in the midst of it: nobody has seen this moment";
+  return `Shard ${shard} after event ${position}: ${batch}, written ${moment(around.recorded_at)}; ${seen}.`;
 }

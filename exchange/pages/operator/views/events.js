@@ -1,0 +1,62 @@
+// An event as a row of the log browser, with links to its order, its command and its moment.
+
+import { element } from "../../shared/dom.js";
+import { moment } from "./cells.js";
+
+export const HEADINGS = ["where", "when", "type", "instrument", "what", "command"];
+
+const SHOWN = new Set([
+  "shard",
+  "position",
+  "chain",
+  "time",
+  "instrument",
+  "type",
+  "version",
+  "command_id",
+  "kafka_offset",
+]);
+
+/**
+ * @param {any} one
+ * @param {boolean} isBroken Whether it is not as it was written.
+ */
+export function rowOf(one, isBroken) {
+  const at = `${one.shard}:${one.position}`;
+  const time = link("time", { at, instrument: one.instrument ?? "" }, at);
+  const where = isBroken ? element("span", { class: "bad" }, time, " NOT as it was written") : time;
+  const command = { after: `${one.shard}:${one.position - 1}`, command_id: one.command_id };
+  return {
+    key: `${at} ${isBroken}`,
+    cells: [
+      where,
+      moment(one.time),
+      one.type,
+      one.instrument ?? "",
+      what(one),
+      link("log", command, one.command_id),
+    ],
+  };
+}
+
+/** @param {any} one */
+function what(one) {
+  const text = Object.entries(one)
+    .filter(
+      ([name, value]) => !SHOWN.has(name) && !/_units$|order_id$/.test(name) && value !== null,
+    )
+    .map(([name, value]) => `${name} ${value}`)
+    .join(", ");
+  const orders = [one.order_id, one.taker_order_id, one.maker_order_id].filter(Boolean);
+  const links = orders.flatMap((order_id) => [" ", link("order", { order_id }, order_id)]);
+  return element("span", {}, text, ...links);
+}
+
+/**
+ * @param {string} part
+ * @param {Record<string, string>} query
+ * @param {string} text
+ */
+function link(part, query, text) {
+  return element("a", { href: `#${part}?${new URLSearchParams(query)}` }, text);
+}
