@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EVENTS_MAX: Final = 2_000  # of one transaction: some 2 MB, and a tenth of a second
-PACE_S: Final = 0.1  # the least time between two transactions that are not full
+# The least time between two transactions that are not full. However small, one asks Kafka five
+# times and PostgreSQL twice.
+PACE_S: Final = 0.5
 POLL_S: Final = 1.0  # a notification may be lost
 LOOK_AGAIN_S: Final = 30.0  # at a topic that does not go with the log
 
