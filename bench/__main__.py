@@ -22,6 +22,7 @@ SPEED: Final = (
     "engine",
     "matcher",
     "orders",
+    "hops",
     "stream_orders",
     "batches",
     "gateways",

@@ -32,6 +32,7 @@ class Span:
     begun_ns: int
     ended_ns: int
     links: tuple[str, ...]
+    moments_ns: dict[str, int] = field(default_factory=dict)  # what was noted in it
 
 
 @dataclass
@@ -70,6 +71,7 @@ def spans_of(sent: ExportTraceServiceRequest) -> list[Span]:
                 span.start_time_unix_nano,
                 span.end_time_unix_nano,
                 tuple(link.trace_id.hex() for link in span.links),
+                {event.name: event.time_unix_nano for event in span.events},
             )
             for scope in resource.scope_spans
             for span in scope.spans

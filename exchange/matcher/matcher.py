@@ -203,13 +203,14 @@ class Matcher:
         if not records:
             await self._pass_by()
             return
+        self._watch.read()
         suspect = records[0].offset if records[0].offset < self._suspects_end else None
         received = await self._receive(records[: self._readable(records)], suspect)
         async with self._blaming_rows(suspect):
             verdicts = await self._claim(received)
         if suspect is not None:
             await self._events.count_attempt(suspect)
-        self._watch.deciding()
+        self._watch.claimed()
         decided, done = self._decide(received, verdicts)
         self._under_way = self._unkeyed(received[:done], verdicts)
         watched = self._watch.decided(received[:done], decided.events)

@@ -1,8 +1,9 @@
 """What a matcher counts, and the spans of the sampled commands that it decides.
 
 Read ``MatcherWatch.decided``, then ``WatchedBatch``. Counting is done once a batch, after its
-commit, so the metrics count what is durable. A sampled command gets a span from its deciding to its
-commit. Its batch gets one span, linked to those of its commands.
+commit, so the metrics count what is durable. A sampled command gets a span from its reading to its
+commit, in which it is noted when the names were claimed and when all was decided. Its batch gets
+one span, linked to those of its commands.
 """
 
 import time
@@ -79,16 +80,21 @@ class MatcherWatch:
         self._commit_seconds = metrics.commit_seconds.labels(self._shard)
         self._position = metrics.position.labels(self._shard)
         self._queue = metrics.queue.labels(self._shard)
-        self._begun_ns = 0
+        self._read_ns = 0
+        self._claimed_ns = 0
 
     def restored(self, head: Head, queued: Callable[[], int]) -> None:
         """Note the head that the matcher begins at; ``queued`` tells how many messages wait."""
         self._position.set(head.position)
         self._queue.set_function(queued)
 
-    def deciding(self) -> None:
-        """Note that a batch is about to be decided."""
-        self._begun_ns = time.time_ns()
+    def read(self) -> None:
+        """Note that a batch has been read."""
+        self._read_ns = time.time_ns()
+
+    def claimed(self) -> None:
+        """Note that a batch has its names, and is about to be decided."""
+        self._claimed_ns = time.time_ns()
 
     def decided(
         self, commands: Sequence[ReceivedCommand], events: Sequence[StoredEvent]
@@ -132,8 +138,10 @@ class MatcherWatch:
         }
 
     def _span(self, received: ReceivedCommand, parent: str) -> Span:
-        span = tracing.begin(f"match {type(received.command).__name__}", parent, self._begun_ns)
+        span = tracing.begin(f"match {type(received.command).__name__}", parent, self._read_ns)
         span.set_attributes({"exchange.shard": self._shard, "exchange.offset": received.offset})
+        span.add_event("claimed", timestamp=self._claimed_ns)
+        span.add_event("decided")
         return span
 
 

@@ -110,6 +110,12 @@ def begin(name: str, parent: str, begun_ns: int) -> Span:
     )
 
 
+def note(name: str) -> None:
+    """Note this moment in the open span, if there is one."""
+    if _tracer is not None:
+        trace.get_current_span().add_event(name)
+
+
 def current() -> str | None:
     """Return the context of the open span as text, None if the span is not sampled."""
     return None if _tracer is None else traceparent_of(trace.get_current_span())

@@ -160,6 +160,19 @@ def assert_one_trace(spans: list[Span]) -> None:
     hops = ("POST /orders", "match PlaceOrder", "append batch", "stream")
     assert [begun_ns[name] for name in hops] == sorted(begun_ns[name] for name in hops)
     assert all(span.begun_ns <= span.ended_ns for span in spans)
+    of = {span.name: span for span in spans}
+    order, matched = of["POST /orders"], of["match PlaceOrder"]
+    moments = [
+        order.begun_ns,
+        order.moments_ns["sent"],
+        matched.begun_ns,
+        matched.moments_ns["claimed"],
+        matched.moments_ns["decided"],
+        matched.ended_ns,
+        order.moments_ns["heard"],
+        order.ended_ns,
+    ]
+    assert moments == sorted(moments)
 
 
 def parent_of(span: Span, spans: list[Span]) -> tuple[str, str] | str:

@@ -304,6 +304,7 @@ class Submitter:
                 another request.
         """
         answer = await waiter.result()
+        tracing.note("heard")
         self.forget(waiter)
         if isinstance(answer, Decision | FoundOutcome):
             self._metrics.order_seconds.observe(time.monotonic() - waiter.born_s)
@@ -380,6 +381,7 @@ class Submitter:
                 traceparent=tracing.current(),
                 version=command_version(waiter.command),
             )
+            tracing.note("sent")
         except NotProduced as error:
             self._metrics.produce_failures["none"].inc()
             raise Problem(
