@@ -75,6 +75,7 @@ def exporting(port: int) -> Iterator[None]:
 def test_a_batch_is_counted_once_it_is_durable() -> None:
     metrics = MatcherMetrics()
     watch = MatcherWatch(metrics, Shard(3))
+    watch.read()
     watch.claimed()
     watched = watch.decided([received(offset) for offset in range(7, 11)], BATCH)
 
@@ -100,6 +101,7 @@ def test_a_batch_is_counted_once_it_is_durable() -> None:
 
 async def test_sampled_commands_have_spans_and_the_batch_links_them(collector: Collector) -> None:
     watch = MatcherWatch(MatcherMetrics(), Shard(0))
+    watch.read()
     watch.claimed()
     commands = [
         sampled(7, FIRST_TRACE),
@@ -127,6 +129,7 @@ async def test_sampled_commands_have_spans_and_the_batch_links_them(collector: C
 
 def test_a_matcher_that_does_not_trace_notes_nothing() -> None:
     watch = MatcherWatch(MatcherMetrics(), Shard(0))
+    watch.read()
     watch.claimed()
 
     with watch.decided([sampled(7, FIRST_TRACE)], BATCH) as watched:
