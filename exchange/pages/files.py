@@ -43,10 +43,7 @@ class File:
     media_type: str
     body: bytes
     packed: bytes | None
-
-    @property
-    def digest(self) -> bytes:
-        return sha256(self.body).digest()
+    digest: bytes  # SHA-256 of the body
 
 
 def own(folder: str) -> dict[str, File]:
@@ -76,11 +73,13 @@ def foreign(file: Foreign) -> File:
         raise PageBroken(f"The package {file.package} is not installed. {repair}") from None
     except OSError as error:
         raise PageBroken(f"{file.path} cannot be read: {error.strerror}. {repair}") from None
-    found = sha256(body).hexdigest()
-    if found != file.sha256:
-        text = f"{file.path} has the SHA-256 {found} in place of {file.sha256}. {repair}"
+    found = as_file(file.name, body)
+    if found.digest.hex() != file.sha256:
+        text = (
+            f"{file.path} has the SHA-256 {found.digest.hex()} in place of {file.sha256}. {repair}"
+        )
         raise PageBroken(text)
-    return as_file(file.name, body)
+    return found
 
 
 def as_file(name: str, body: bytes) -> File:
@@ -89,4 +88,4 @@ def as_file(name: str, body: bytes) -> File:
     packed = gzip.compress(body, mtime=0) if Path(name).suffix in COMPRESSED else None
     if packed is not None and len(packed) >= len(body):
         packed = None
-    return File(media_type, body, packed)
+    return File(media_type, body, packed, sha256(body).digest())
