@@ -186,4 +186,4 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     result = export("--to", "x")
 
     assert isinstance(result.exception, ToolError)
-    assert "pip install 'exchange[analysis]'" in str(result.exception)
+    assert "pip install '.[analysis]'" in str(result.exception)

@@ -7,7 +7,10 @@ import typer
 
 from exchange.tools.terminal import AsJson, ToolError, place_of
 
-NEEDS_EXTRA: Final = "This needs pyarrow: install the extra, pip install 'exchange[analysis]'."
+NEEDS_EXTRA: Final = (
+    "This needs pyarrow: pip install '.[analysis]' in a checkout, or the wheel's file with"
+    " [analysis] behind its name."
+)
 
 commands = typer.Typer()
 
