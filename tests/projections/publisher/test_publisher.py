@@ -71,9 +71,12 @@ def publishing(
     async def run(shards: int = 2) -> AsyncIterator[None]:
         publisher = Publisher(engine, services.kafka_bootstrap_servers, topic, shards)
         task = asyncio.create_task(publisher.run())
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            yield
+        finally:
+            task.cancel()
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError), ended
 
     return run
 
