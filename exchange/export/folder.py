@@ -31,9 +31,9 @@ from exchange.export.manifests import (
     write_manifest,
 )
 from exchange.export.texts import FORMATS, has_text, text_path, write_text
+from exchange.log.reader import read_log_id
 
 INSTRUMENTS_PATH: Final = "instruments.parquet"
-READ_LOG_ID: Final = "select id from log"
 
 
 class Range(Struct, frozen=True):
@@ -87,7 +87,8 @@ async def export_folder(
         LogCorrupt: The log is not as it was recorded.
         Unreadable: An event was written by another version of the software.
     """
-    log_id = await connection.fetchval(READ_LOG_ID)
+    log_id = await read_log_id(connection)
+    assert log_id is not None, "whoever wrote events has given the log an id"
     before = _before(directory, log_id, ranges)
     book = _sampling(directory, book, before)
     from_first = derive is not None and not any(one.after for one in ranges)

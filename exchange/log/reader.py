@@ -79,6 +79,8 @@ where shard = $1 and position > $2 and position <= $3 and strpos(data::text, $4)
 order by position
 """
 
+READ_LOG_ID = "select id from log"
+
 READ_HEADS = """
 select shard, position, next_offset, offset_base,
     coalesce((select max(first_offset) from topic_lives where shard = head.shard), 0)
@@ -257,6 +259,12 @@ async def read_events_with_text(
 async def read_heads(connection: asyncpg.Connection) -> dict[int, int]:
     """Return each shard's head: the position of its last event."""
     return {row["shard"]: row["position"] for row in await connection.fetch(READ_HEADS)}
+
+
+async def read_log_id(connection: asyncpg.Connection) -> str | None:
+    """Return the log's id, which its first matcher gives it; None before that."""
+    log_id: str | None = await connection.fetchval(READ_LOG_ID)
+    return log_id
 
 
 async def read_placed_shards(

@@ -13,6 +13,7 @@ import asyncpg
 from redis.asyncio import Redis
 from sqlalchemy import Table
 
+from exchange.log.reader import read_log_id
 from projections.folding import Rows
 from projections.lifecycle.retiring import delete_keys
 from projections.registry import Projection
@@ -157,7 +158,7 @@ class Keys:
             mine = [row for rows in self._rows.values() for row in rows if row[0] == shard]
             await begin_filling(*place, shard)
             await kept.fill(self._redis, self._generation, shard, mine)
-            log = str(await connection.fetchval("select id from log"))
+            log = str(await read_log_id(connection))
             await end_filling(*place, shard, log, position, times_ms.get(shard, 0))
 
 

@@ -10,7 +10,6 @@ from msgspec import Struct
 
 READ: Final = "select position from publications where topic = $1 and shard = $2"
 READ_ANY: Final = "select exists (select from publications where topic = $1 and position > 0)"
-READ_LOG_ID: Final = "select id from log"
 
 BEGIN: Final = """
 insert into publications (topic, shard, position) values ($1, $2, $3)

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.log.documents.document import Documents
 from exchange.log.events import UnknownEvent
-from exchange.log.reader import read_events, read_registrations, read_traces
+from exchange.log.reader import read_events, read_log_id, read_registrations, read_traces
 from exchange.ports import LogCorrupt, StoredEvent
 from exchange.waiting import heed_cancellation, is_set_within
 from projections.projector.tail import listen
@@ -174,7 +174,7 @@ class ShardPublisher:
         """Return the log's id, which its first matcher gives it."""
         while True:
             async with driver_connection(self._engine) as driver:
-                log_id: str | None = await driver.fetchval(published.READ_LOG_ID)
+                log_id = await read_log_id(driver)
             if log_id is not None:
                 return log_id
             await self._wait_for_news()

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from exchange.domain.values import SHARDS_MAX
+from exchange.log.reader import read_log_id
 from exchange.log.writing.writer import WRITER_LOCK_CLASS
 from exchange.tools.operators.backups.dumping import LOOK_AGAIN_S, place_in
 from exchange.tools.operators.backups.manifests import Backup, Manifest
@@ -45,8 +46,6 @@ select
 """
 
 READ_HELD = "select shard, epoch, position from head order by shard"
-
-READ_LOG_ID = "select id from log"
 
 READ_STATEMENT = "select query from pg_stat_activity where application_name = $1"
 
@@ -151,7 +150,7 @@ async def read_present(database_url: str) -> Present:
         return Present(
             has_log=has_log,
             has_events=has_log and await connection.fetchval(HAS_EVENTS),
-            log_id=await connection.fetchval(READ_LOG_ID) if has_log else None,
+            log_id=await read_log_id(connection) if has_log else None,
             tables=found["tables"],
             server_major=found["server_major"],
             positions={row["shard"]: row["position"] for row in held},

@@ -22,15 +22,13 @@ from msgspec import Struct
 
 from exchange.config import Settings
 from exchange.log.identity import command_claim, retry_command_id
-from exchange.log.reader import read_claims
+from exchange.log.reader import read_claims, read_log_id
 from exchange.tools.operators.backups.dumping import READ_SHARD_HEADS
 from exchange.tools.operators.backups.kafka import Topic
 from exchange.tools.operators.backups.manifests import Backup, ShardHead
 from exchange.transport.commands import client_logger
 
 DELETE_S: Final = 30.0  # the broker only moves the partition's beginning; files go later
-
-READ_LOG_ID = "select id from log"
 
 # The index on locations bounds it to the records that would be deleted. All lives of the topic that
 # count from its present beginning are asked for.
@@ -68,7 +66,7 @@ class CannotTrim(Exception):
 
 async def read_log(connection: asyncpg.Connection) -> Log:
     """Return the log's id and heads."""
-    log_id = await connection.fetchval(READ_LOG_ID)
+    log_id = await read_log_id(connection)
     heads = [ShardHead(**row) for row in await connection.fetch(READ_SHARD_HEADS)]
     return Log(log_id, {head.shard: head for head in heads})
 
