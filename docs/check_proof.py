@@ -58,5 +58,5 @@ if __name__ == "__main__":
     try:
         told = check(Path(sys.argv[1]).read_bytes(), sys.argv[2])
         print("In the log:", told.encode("ascii", "backslashreplace").decode())
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, zlib.error) as error:
+    except Exception as error:  # whatever is wrong with it, it proves nothing
         sys.exit(f"NOT PROVED: {error}")

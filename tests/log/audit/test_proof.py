@@ -233,7 +233,8 @@ async def test_a_proof_that_is_printed_is_checked_by_the_script_alone(
         assert (accepted.returncode, refused.returncode) == (0, 1), (accepted, refused)
         assert accepted.stdout.startswith(b"In the log: event 0:300 ")
         assert refused.stderr.strip() == b"NOT PROVED: it does not lead to the published root"
-    for damaged in (b"", b"x", packed.read_bytes()[:40]):
+    nested = b'{"path":' + 10_000 * b"["
+    for damaged in (b"", b"x", nested, zlib.compress(nested), packed.read_bytes()[:40]):
         file.write_bytes(damaged)
         refused = await check(file, pinned)
         assert (refused.returncode, refused.stderr[:12]) == (1, b"NOT PROVED: "), refused
