@@ -31,7 +31,8 @@ class Analyst:
         """Return its answer to a question, whatever the status.
 
         Raises:
-            Problem: 503, it does not answer, or too many others ask here.
+            Problem: 503, it does not answer, or too many others ask here; 422, the answer is too
+                long.
         """
         if not self.url:
             raise _unavailable("no ANALYST_URL is set")
@@ -69,7 +70,8 @@ class Analyst:
             async for part in answer.aiter_bytes():
                 size += len(part)
                 if size > ANSWER_BYTES_MAX:
-                    raise _unavailable(f"an answer of more than {ANSWER_BYTES_MAX:,} bytes")
+                    detail = f"The answer has more than {ANSWER_BYTES_MAX:,} bytes: ask for less."
+                    raise Problem(Code.INVALID, detail)
                 parts.append(part)
             told = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
             return Response(b"".join(parts), answer.status_code, told)

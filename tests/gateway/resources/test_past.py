@@ -245,6 +245,19 @@ async def test_a_question_that_gets_no_turn_is_not_told_that_nobody_answers(
     assert refused.value.code == Code.BUSY
 
 
+async def test_an_answer_that_is_too_long_is_no_failure_of_the_process(
+    past: httpx.AsyncClient, instrument: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = (await place()).json()
+    asked = {"instrument": instrument, "as_of_sequence": f"0:{placed['sequence']}"}
+    monkeypatch.setattr(gateway_analyst, "ANSWER_BYTES_MAX", 100)
+
+    refused = await past.get("/market/orderbook", params=asked)
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "request.invalid")
+    assert refused.json()["detail"] == "The answer has more than 100 bytes: ask for less."
+
+
 async def test_questions_about_the_past_have_a_budget(venue: Venue) -> None:
     limits = Limits(history=Limit(1, 2))
     asked = {"as_of_sequence": "1"}
