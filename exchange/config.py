@@ -93,6 +93,10 @@ OF_OTEL: Final = {
 }
 
 
+# A link on a page: no other scheme, so that it cannot be a script.
+TRACE_URL: Final = re.compile(r"https?://[^\s{}]+\{trace_id\}[^\s{}]*")
+
+
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message is one line naming the variable."""
 
@@ -160,6 +164,7 @@ class Variables:
     traces_endpoint: str = ""
     traces_sampler: Sampler = "parentbased_traceidratio"
     traces_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    trace_url: str = ""
     log_format: Literal["human", "json"] = "human"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -414,6 +419,10 @@ def _check(read: Variables) -> None:
     if read.kafka_events_topic == read.kafka_topic:
         raise SettingsError(
             f"KAFKA_EVENTS_TOPIC={read.kafka_events_topic}: is the topic of commands, KAFKA_TOPIC."
+        )
+    if read.trace_url and not TRACE_URL.fullmatch(read.trace_url):
+        raise SettingsError(
+            f"TRACE_URL={read.trace_url}: must look like http://host/trace/{{trace_id}}."
         )
     # A standby may double them; builder and publisher have one each.
     if read.metrics_port + 2 * read.shards + 2 > PORT_MAX:

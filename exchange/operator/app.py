@@ -11,10 +11,11 @@ from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.refusals import exception_handlers
-from exchange.operator.batches import get_batches
-from exchange.operator.chain import get_chain
 from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
+from exchange.operator.log.batches import get_batches
+from exchange.operator.log.chain import get_chain
+from exchange.operator.log.traces import get_traces
 from exchange.operator.past import PAST
 from exchange.operator.watching import Watch, get_state
 from exchange.pages.routes import page_routes
@@ -26,6 +27,7 @@ ROUTES: Final = (
     Route("/projections/{projection}/{change}", make_change, methods=["POST"]),
     Route("/chain", get_chain, methods=["GET"]),
     Route("/batches", get_batches, methods=["GET"]),
+    Route("/traces", get_traces, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
     *PAST,
 )

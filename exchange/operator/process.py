@@ -34,6 +34,7 @@ async def run_operator(
             "operator": who,
             "comparison": comparisons.told,
             "readers": READERS,
+            "has_traces": bool(settings.trace_url),
         }
 
     watch = Watch(settings, base_url, extra)

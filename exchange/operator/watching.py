@@ -34,6 +34,7 @@ FRESH_S: Final = 4.0  # a look takes a second if a model is behind
 FIRST_LOOK_S: Final = 10.0  # as long as connecting to the stores may take
 AGAIN_S: Final = 1.0
 SIZED_S: Final = 60.0  # in Redis a size is asked for key by key
+SIZED_EMPTY_S: Final = 5.0  # what has no rows yet is being built
 OPERATIONS_TOLD: Final = 100
 
 Extra = Callable[[], Mapping[str, object]]
@@ -48,7 +49,7 @@ class Told(Struct, frozen=True):
 
 
 class Sizes:
-    """How many bytes each generation takes, measured once a minute."""
+    """How many bytes each generation takes, measured once a minute, sooner if it had none."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[float, int | None]] = {}
@@ -56,7 +57,11 @@ class Sizes:
     async def of(self, opened: Stores, projection: str, generation: int) -> int | None:
         """Return the size of a generation, at most ``SIZED_S`` old."""
         place, now_s = (projection, generation), time.monotonic()
-        self._known = {k: v for k, v in self._known.items() if now_s - v[0] < SIZED_S}
+        self._known = {
+            known: (at_s, size)
+            for known, (at_s, size) in self._known.items()
+            if now_s - at_s < (SIZED_S if size else SIZED_EMPTY_S)
+        }
         if place not in self._known:
             self._known[place] = now_s, await read_size(opened, projection, generation)
         return self._known[place][1]

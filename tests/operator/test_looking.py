@@ -201,6 +201,18 @@ async def test_a_part_of_the_log_is_compared_with_the_chain_that_was_written(
     assert missing["failure"] is not None
 
 
+async def test_without_a_place_to_see_traces_there_are_none(
+    connection: asyncpg.Connection, desk: Desk
+) -> None:
+    await connection.execute("insert into traces values (0, 1, '00-ab-cd-01')")
+    async with desk() as client:
+        found = await client.get("/traces?after=0&up_to=5")
+        beyond = await client.get("/traces?after=0&up_to=1001")
+
+    assert found.json() == {"shard": 0, "traces": {}}
+    assert beyond.status_code == 422
+
+
 async def test_the_past_is_asked_of_the_analysts_process(desk: Desk) -> None:
     async with desk() as client:
         answer = await client.get("/events?after=0:1")

@@ -121,7 +121,7 @@ def new_window(browser: Browser, exchange: Exchange) -> Window:
 
     def said(message: ConsoleMessage) -> None:
         if message.type == "error":  # breaches of the content policy are told of here too
-            faults.append(f"on the console: {message.text}")
+            faults.append(f"on the console: {message.text} {message.location}")
 
     context = browser.new_context(viewport=SIZE, base_url=exchange.urls[0])
     context.set_default_timeout(PAGE_TIMEOUT_MS)

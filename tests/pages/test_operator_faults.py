@@ -1,4 +1,4 @@
-"""The operators' desk while the world around it breaks: it says so, and ends live by itself."""
+"""A desk of its own: while the world around it breaks it says so, and ends live by itself."""
 
 import re
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from exchange.stack.run import exchange_processes
 from tests.conftest import Services, free_ports
 from tests.faults.proxy import Proxy
 from tests.pages.conftest import CONNECT_RETRIES
+from tests.pages.test_operator import executed
 from tests.running import Exchange
 
 LIVE = re.compile("^live; the exchange is (healthy|degraded)")
@@ -58,7 +59,10 @@ def shaken(
     del analyst_url
     url = httpx.URL(exchange.settings.database_url).copy_with(port=database.port)
     settings: Settings = replace(
-        exchange.settings, operator_port=free_ports(1)[0], database_url=str(url)
+        exchange.settings,
+        operator_port=free_ports(1)[0],
+        database_url=str(url),
+        trace_url="http://traces.example/{trace_id}",
     )
     run = RunDirectory(Path(tmp_path_factory.mktemp("desk")))
     run.prepare()
@@ -95,6 +99,21 @@ def test_a_desk_that_was_killed_is_told_and_comes_back(
 
     services.portal.call(shaken[1].start)
     expect(line).to_have_text(LIVE, timeout=AWAY_MS)
+
+
+TRACED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_sampled_command_is_linked_to_where_its_trace_is_seen(
+    status: Page, shaken: tuple[str, ManagedProcess], exchange: Exchange, services: Services
+) -> None:
+    add = f"insert into traces values (0, 1, '{TRACED}')"
+    services.portal.call(executed, exchange.settings.database_url, add)
+
+    status.goto(f"{shaken[0]}/#log?type=InstrumentRegistered")
+
+    link = status.get_by_role("link", name="trace", exact=True)
+    expect(link).to_have_attribute("href", f"http://traces.example/{TRACED.split('-')[1]}")
 
 
 @pytest.mark.long

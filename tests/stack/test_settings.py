@@ -85,6 +85,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"TRUSTED_PROXIES": "10.0.0.1/8"}, "TRUSTED_PROXIES: 10.0.0.1/8 has host bits set; name"),
         ({"TRUSTED_PROXIES": "proxy"}, "TRUSTED_PROXIES: 'proxy' does not appear to be"),
         ({"CANCELS_NAME_OWNER": "maybe"}, "CANCELS_NAME_OWNER=maybe: must be one of yes, no"),
+        ({"TRACE_URL": "http://host/trace"}, "TRACE_URL=http://host/trace: must look like"),
+        ({"TRACE_URL": "javascript:{trace_id}"}, "TRACE_URL=javascript:"),
         ({"ALLOW_UNSAFE": "fsync, all"}, "ALLOW_UNSAFE=fsync,all: all is none of fsync, full_page"),
     ],
 )

@@ -52,3 +52,22 @@ export function chain() {
     },
   };
 }
+
+/**
+ * Return where the traces of events' commands are seen, by the places of their first events.
+ * @param {any[]} events
+ * @returns {Promise<Map<string, string>>} Empty if that could not be asked: nothing depends on it.
+ */
+export async function tracesOf(events) {
+  const found = new Map();
+  try {
+    for (const { shard, after, upTo } of spansOf(events)) {
+      const told = await ask("/traces", { shard, after, up_to: upTo });
+      for (const [position, url] of Object.entries(told.traces))
+        found.set(`${shard}:${position}`, url);
+    }
+  } catch {
+    found.clear();
+  }
+  return found;
+}

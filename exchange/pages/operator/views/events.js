@@ -20,8 +20,9 @@ const SHOWN = new Set([
 /**
  * @param {any} one
  * @param {boolean} isBroken Whether it is not as it was written.
+ * @param {string} [trace] Where its command's trace is seen.
  */
-export function rowOf(one, isBroken) {
+export function rowOf(one, isBroken, trace) {
   const at = `${one.shard}:${one.position}`;
   const time = link("time", { at, instrument: one.instrument ?? "" }, at);
   const where = isBroken ? element("span", { class: "bad" }, time, " NOT as it was written") : time;
@@ -34,9 +35,20 @@ export function rowOf(one, isBroken) {
       one.type,
       one.instrument ?? "",
       what(one),
-      link("log", command, one.command_id),
+      commandOf(command, trace),
     ],
   };
+}
+
+/**
+ * @param {{after: string, command_id: string}} command
+ * @param {string | undefined} trace
+ */
+function commandOf(command, trace) {
+  const all = link("log", command, command.command_id);
+  if (!trace) return all;
+  const attributes = { href: trace, rel: "noreferrer", target: "_blank" };
+  return element("span", {}, all, " ", element("a", attributes, "trace"));
 }
 
 /** @param {any} one */

@@ -5,7 +5,7 @@ import { element, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
 import { told } from "../state/places.js";
 import { tableOf } from "./cells.js";
-import { chain } from "./chain.js";
+import { chain, tracesOf } from "./chain.js";
 import { HEADINGS, rowOf } from "./events.js";
 import { fieldsOf } from "./fields.js";
 
@@ -17,8 +17,9 @@ const AGAIN_MS = 2_000;
 /**
  * @param {Element} root
  * @param {() => Promise<Map<number, number>>} endsNow Where the logs end, by shard.
+ * @param {() => boolean} hasTraces Whether the desk knows where traces are seen.
  */
-export function mount(root, endsNow) {
+export function mount(root, endsNow, hasTraces) {
   const fields = fieldsOf(
     [
       ["after", "After positions, such as 0:123"],
@@ -89,8 +90,10 @@ export function mount(root, endsNow) {
   async function draw(events, isShown) {
     table.draw(events.map((one) => rowOf(one, false)));
     const broken = await verified.verify(events, isShown);
-    if (isShown() && broken.size)
-      table.draw(events.map((one) => rowOf(one, broken.has(`${one.shard}:${one.position}`))));
+    const traces = hasTraces() ? await tracesOf(events) : new Map();
+    if (!isShown() || !(broken.size || traces.size)) return;
+    const at = (/** @type {any} */ one) => `${one.shard}:${one.position}`;
+    table.draw(events.map((one) => rowOf(one, broken.has(at(one)), traces.get(at(one)))));
   }
 
   /** Show what the fields say, and tell whether that could be done. */

@@ -29,7 +29,7 @@ export function stepsIn({ step, batch, slid, pin, shard }) {
   const shards = /** @type {HTMLSelectElement} */ (
     element("select", { change: () => shard(shards.value) })
   );
-  const label = element("span");
+  const label = element("span", {}, "Position");
   const button = (/** @type {string} */ text, /** @type {() => void} */ click) =>
     element("button", { type: "button", click }, text);
   const buttons = STEPS.map((by) =>

@@ -19,7 +19,7 @@ from exchange.gateway.http.requests import integer, query
 from exchange.gateway.http.responses import json_response
 from exchange.log.chain import chain_links
 from exchange.log.reader import READ_EVENTS_MAX, read_every_event, read_recorded_chain
-from exchange.operator.reading import log_for
+from exchange.operator.log.reading import log_for
 from exchange.ports import LogCorrupt
 
 EVENTS_MAX: Final = 1_000  # of a page
@@ -71,10 +71,19 @@ async def get_chain(request: Request) -> Response:
     """``GET /chain``: compare a part of a shard's log with the chain that was written."""
     asked = query(request)
     shard, after, up_to = (integer(asked, one) for one in (SHARD, AFTER, UP_TO))
-    if not after < up_to <= after + EVENTS_MAX:
-        raise invalid("up_to", f"must be above after, by {EVENTS_MAX:,} at most")
+    check_part(after, up_to)
     async with log_for(request) as connection:
         return json_response(await _checked(connection, shard, after, up_to))
+
+
+def check_part(after: int, up_to: int) -> None:
+    """Refuse a part of the log that has no event, or more than a page.
+
+    Raises:
+        Problem: 422.
+    """
+    if not after < up_to <= after + EVENTS_MAX:
+        raise invalid("up_to", f"must be above after, by {EVENTS_MAX:,} at most")
 
 
 async def _checked(connection: asyncpg.Connection, shard: int, after: int, up_to: int) -> ChainView:

@@ -15,8 +15,8 @@ from exchange.gateway.http.parameters import WholeNumber
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import integer, query
 from exchange.gateway.http.responses import json_response
-from exchange.operator.chain import POSITION_MAX, SHARD
-from exchange.operator.reading import log_for
+from exchange.operator.log.chain import POSITION_MAX, SHARD
+from exchange.operator.log.reading import log_for
 
 POSITION: Final = WholeNumber(
     name="position", meaning="around where", default=0, least=0, most=POSITION_MAX
