@@ -236,6 +236,18 @@ def test_the_log_is_followed(page: Page, desk: str, http: httpx.Client) -> None:
     expect(events).to_contain_text("price 3, ")
 
 
+def test_the_newest_events_are_one_click_away(page: Page, desk: str, http: httpx.Client) -> None:
+    position = place(http, client_id="newest").json()["sequence"]
+    page.goto(f"{desk}/#log")
+
+    page.get_by_role("button", name="Newest events").click()
+
+    rows = page.get_by_role("table", name="Events").locator("tbody tr")
+    expect(rows.last).to_contain_text("newest")
+    expect(rows.last).to_contain_text(f"0:{position}")
+    expect(page.get_by_text("the end of the log")).to_be_visible()
+
+
 # Somebody with all rights: the trigger would refuse it.
 TAMPER = """
 alter table events disable trigger user;
@@ -284,6 +296,10 @@ def test_time_travel_shows_the_book_then_by_field_step_and_slider(
     expect(page.get_by_text("its end")).to_be_visible()
     page.get_by_role("button", name="+1 batch").press("Enter")
     expect(bids.get_by_role("row", name=re.compile("^8 "))).to_be_visible()
+    page.get_by_role("button", name="Compare with this moment").press("Enter")
+    page.get_by_role("button", name="−1 batch").press("Enter")
+    expect(page.get_by_text(f"and what differs at 0:{after}")).to_be_visible()
+    expect(page.get_by_role("row", name="bid 8 – 5")).to_be_visible()
     page.get_by_role("slider").press("Home")
     expect(
         page.get_by_text("There was no instrument").or_(page.get_by_text("NOT LIVE: "))
