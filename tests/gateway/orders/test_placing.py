@@ -3,9 +3,11 @@
 import asyncio
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from exchange.domain import engine
@@ -129,6 +131,23 @@ async def test_an_order_id_that_is_taken_is_a_conflict(instrument: str, place: P
     assert problem["order_id"] == f"taken-{instrument}"
     assert problem["sequence"] > 0
     assert problem["command_id"]
+
+
+async def test_the_refusal_that_the_page_for_analysts_makes_is_one(
+    instrument: str, place: Place
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/analytics.md").read_text()
+    told = re.findall(
+        r"/orders -H 'content-type: application/json' -d '(\{.*?\})'", page, re.DOTALL
+    )
+    bodies = [msgspec.json.decode(text) for text in told]
+    here = {"instrument": instrument, "order_id": f"mine-{instrument}"}
+
+    placed, refused = [await place(**body | here) for body in bodies]
+
+    assert placed.status_code == 201
+    assert (refused.status_code, refused.json()["code"]) == (409, "order.id_taken")
+    assert refused.json()["reason"] == "duplicate_order_id"
 
 
 @pytest.mark.parametrize(
