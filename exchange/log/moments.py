@@ -60,9 +60,11 @@ async def moment_at_time(connection: asyncpg.Connection, time_ms: int) -> Moment
     for shard, head in sorted((await read_heads(connection)).items()):
         positions[shard] = await position_at(connection, shard, time_ms, head)
         if positions[shard] == head > 0:
+            last_ms = await connection.fetchval(READ_TIME, shard, head)
             raise NotReached(
-                f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head},"
-                " is not after it, so another one may come. Name positions, or an earlier time."
+                f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head}, is of"
+                f" {timestamp(last_ms)}, so another one may come. Name an earlier time, or"
+                f" positions, such as {shard}:{head}."
             )
     return Moment(await _places(connection, positions), time_ms)
 

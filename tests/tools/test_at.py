@@ -174,10 +174,13 @@ async def check_skips(database_url: str, at: Places) -> None:
 
 
 async def check_times_and_mistakes(at: Places, newest: int) -> None:
+    assert (await document("now", "book", NAME))["as_of_sequence"] == f"0:{at.head}"
     before = timestamp(newest - 1)
     assert (await document(before, "book", NAME))["as_of_sequence"] == f"0:{at.traded}"
     for arguments, text in (
         ((timestamp(newest), "book", NAME), "has not passed"),
+        ((timestamp(newest), "book", NAME), f"{at.head}, is of {timestamp(newest)}, so another"),
+        ((timestamp(newest), "book", NAME), f"such as 0:{at.head}."),
         ((f"0:{at.head + 1}", "book", NAME), f"no event {at.head + 1} yet"),
         ((f"0:{at.registered - 1}", "book", NAME), f"registered later, at 0:{at.registered}"),
         ((f"0:{at.head}", "book", "NOWHERE"), "Nobody registered NOWHERE"),
@@ -190,10 +193,12 @@ async def check_times_and_mistakes(at: Places, newest: int) -> None:
         (f"0:{at.head} weather x", "none of"),
         (f"0:{at.head} book", "of what"),
         (f"yesterday book {NAME}", "no ISO 8601"),
+        (f"0:-1 book {NAME}", "nor SHARD:POSITION such as 0:1234"),
+        (f"0 book {NAME}", "nor SHARD:POSITION such as 0:1234"),
     ):
         found = await asked(*words.split())
         assert found.exit_code == 2, found.output
-        assert text in found.output
+        assert text in " ".join(found.output.replace("│", " ").split())
 
 
 async def add_claim(connection: asyncpg.Connection, name: str) -> None:

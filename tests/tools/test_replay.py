@@ -81,6 +81,9 @@ async def test_events_are_replayed_in_order_and_as_asked(log: Log) -> None:
     assert await documents("--from", begin, "--to", end) == [
         e for e in every if begin < e["time"] <= end
     ]
+    assert await documents("--from", "0:60", "--to", "now", "--shard", 0) == [
+        e for e in every if e["shard"] == 0 and e["position"] > 60
+    ]
     assert await documents("--from", "0:3", "--to", "0:60", "--shard", 0) == [
         e for e in every if e["shard"] == 0 and 3 < e["position"] <= 60
     ]

@@ -172,7 +172,7 @@ def statement(
 
 @commands.command()
 def at(
-    moment: Annotated[str, typer.Argument(help="A time (ISO 8601), or SHARD:POSITION,…")],
+    moment: Annotated[str, typer.Argument(help="A time (ISO 8601), SHARD:POSITION,… or now.")],
     what: Annotated[
         str,
         typer.Argument(

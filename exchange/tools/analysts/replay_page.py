@@ -17,9 +17,17 @@ from exchange.log.events import UnknownEvent
 from exchange.log.moments import check_place, position_at
 from exchange.log.reader import read_heads
 from exchange.ports import LogCorrupt
-from exchange.tools.moments import positions_at, positions_of, reached, time_ms_of
+from exchange.tools.moments import (
+    FORMS,
+    NOW,
+    places_of,
+    positions_at,
+    positions_of,
+    reached,
+    time_ms_of,
+)
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import PLACE, ToolError, connect, place_of, wide_console
+from exchange.tools.terminal import PLACE, ToolError, connect, wide_console
 
 TYPE_WIDE: Final = max(map(len, TYPES))
 # Told in the first columns of a line, or of no use to a person.
@@ -106,11 +114,12 @@ async def _begins(
     """
     if not begin:
         return {}
+    if begin == NOW:
+        return dict(heads)
     if PLACE.fullmatch(begin.partition(",")[0]):
         positions = await positions_of(connection, begin)
-        named = [place_of(text)[0] for text in filter(None, begin.split(","))]
-        return {one: positions[one] for one in named}
-    time_ms = time_ms_of(begin, "--from")
+        return {one: positions[one] for one in places_of(begin)}
+    time_ms = time_ms_of(begin, "--from", FORMS)
     return {one: await position_at(connection, one, time_ms, heads[one]) for one in heads}
 
 

@@ -165,7 +165,7 @@ class ReplayDesk:
         """
         try:
             async with log_connection(self._engine) as connection:
-                moment = await moment_of(connection, text, "to")
+                moment = await moment_of(connection, text, "")
         except (ToolError, typer.BadParameter) as error:
             raise invalid("to", str(error)) from error
         begins, ends = self._timeline.begins, self._timeline.ends
