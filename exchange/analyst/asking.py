@@ -5,6 +5,7 @@ second. So two are answered at a time, a few wait for their turn, and others are
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
@@ -33,6 +34,7 @@ from projections.stores.postgres import driver_connection
 UNDER_WAY_MAX: Final = 2  # there is one processor for them all; the second hides waits for the log
 WAITING_MAX: Final = 16  # the last of them has its turn before its client gives up
 ANSWER_S: Final = 10.0
+NUMBER: Final = re.compile(r"[0-9]+")
 
 ShardOf = Callable[[Listings, Parameters], Awaitable[int | None]]
 
@@ -135,6 +137,9 @@ async def _positions(
     if ":" not in sequence:
         if shard is None and shards > 1:
             raise invalid(AS_OF_SEQUENCE.name, "must say of which shard, such as 0:123,1:45")
+        if not NUMBER.fullmatch(sequence):
+            told = "must be a whole number, the sequence of the shard, or positions: 0:123,1:45"
+            raise invalid(AS_OF_SEQUENCE.name, told)
         sequence = f"{shard or 0}:{sequence}"
     return positions_of(sequence, shards, AS_OF_SEQUENCE.name)
 

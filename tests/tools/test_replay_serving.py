@@ -261,6 +261,9 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
         for message, code in refused:
             answer = await client.ask("error", **message, id="1")
             assert (answer["code"], answer["id"]) == (code, "1"), message
+        lost = await client.ask("error", type="seek", to="nonsense", id="1")
+        assert lost["detail"].startswith("to: nonsense is no ISO 8601 time, nor SHARD:POSITION")
+        assert (await client.ask("error", type="step", id=7))["id"] == "7"
         assert (await client.ask("pong", type="ping"))["type"] == "pong"
     for kind in CONTROLS:
         with pytest.raises(Problem, match="Known types are batch, cancel, cancel_all"):
@@ -299,6 +302,9 @@ async def test_what_makes_no_sense_together_is_refused() -> None:
 
     assert "--speed belongs to --serve" in (await run("--speed", "max")).output
     assert "takes no filter" in (await run("--serve", "1", "--client", "ann")).output
+    assert (
+        "--json belongs to a replay that is printed" in (await run("--serve", "1", "--json")).output
+    )
     assert "is not a whole number" in (await run("--serve", "1", "--speed", "0.5")).output
     gone = await run("--serve", "1", "--to", "2100-01-01")
     assert isinstance(gone.exception, ToolError), gone.output

@@ -34,6 +34,7 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 LAST_MINUTE: Final = (23, 59)  # of a day in UTC: only this minute may have a leap second
 _ID = re.compile(ID_PATTERN)
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_LOST_PLUS = re.compile(r"[^+]*[0-9] [0-9]{2}:?[0-9]{2}")  # in a query a + is a blank
 _SECOND_60 = re.compile(r"([Tt ][0-9]{2}:[0-9]{2}):60")
 _BODY_HASH = re.compile(f"[0-9a-f]{{{2 * BODY_HASH_BYTES}}}")
 # An unclosed string matches to the end. Otherwise each quote in it would be tried as the start of a
@@ -184,7 +185,8 @@ def moment_ms(parameters: Mapping[str, str], name: str) -> int | None:
             _check_leap_second(moment)
         return (moment - EPOCH) // MILLISECOND + 1_000 * leap_seconds
     except (ValueError, OverflowError):
-        raise invalid(name, "must be a time such as 2026-01-31T12:00:00Z") from None
+        meant = "; the + of its offset is to be sent as %2B" if _LOST_PLUS.fullmatch(text) else ""
+        raise invalid(name, f"must be a time such as 2026-01-31T12:00:00Z{meant}") from None
 
 
 def location(text: str, field: str) -> tuple[int, int]:

@@ -250,6 +250,8 @@ def replay(
             raise typer.BadParameter("--speed belongs to --serve.")
         show_replay(begin, to, shard, wanted, as_json=as_json)
         return
-    if as_json or wanted != Wanted():
+    if as_json:
+        raise typer.BadParameter("--json belongs to a replay that is printed, not to --serve.")
+    if wanted != Wanted():
         raise typer.BadParameter("--serve takes no filter: each subscriber says what it follows.")
     show_serving(begin, to, shard, serve, speed)

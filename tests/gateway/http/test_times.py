@@ -41,3 +41,15 @@ def test_a_time_may_be_written_in_any_way_of_rfc_3339(text: str, expected_ms: in
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(Problem, match="must be a time"):
         moment_ms({"start_time": text}, "start_time")
+
+
+def test_a_plus_that_was_read_as_a_blank_is_told_how_to_be_sent() -> None:
+    for text, lost in (
+        ("2017-01-01T01:00:00 01:00", True),
+        ("2017-01-01T01:00:00.5 0100", True),
+        ("yesterday", False),
+        ("2017-01-01T01:00:00+99:00", False),
+    ):
+        with pytest.raises(Problem, match="must be a time") as refused:
+            moment_ms({"as_of_time": text}, "as_of_time")
+        assert ("is to be sent as %2B" in str(refused.value.detail)) == lost, text

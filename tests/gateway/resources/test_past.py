@@ -153,6 +153,13 @@ async def test_a_time_is_each_shards_last_event_at_or_before_it(
     assert "was registered later" in unborn.json()["detail"]
 
 
+async def test_what_is_no_sequence_is_told_that_a_number_is_one(past: httpx.AsyncClient) -> None:
+    refused = await past.get("/market/orderbook", params={"as_of_sequence": "x"})
+
+    assert refused.status_code == 422
+    assert "must be a whole number" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "status", "code"),
     [

@@ -213,7 +213,7 @@ _REPLAY: Final = _LIVE | {kind: msgspec.json.Decoder(one) for kind, one in CONTR
 
 
 class _Answerable(Struct, frozen=True):
-    id: Id | None = None
+    id: Id | Annotated[int, Meta(gt=-(2**53), lt=2**53)] | None = None
     idempotency_key: Id | None = None
 
 
@@ -238,10 +238,13 @@ def decode_message(text: bytes, *, of_replay: bool = False) -> Message:
 
 
 def echo_of(text: bytes) -> dict[str, str]:
-    """Return the fields that the answer repeats, even from a message that is refused."""
+    """Return the fields that the answer repeats, even from a message that is refused.
+
+    An id that is a number, and so refused, is repeated as text.
+    """
     try:
         found = _ANSWERABLE.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     echo = {"id": found.id, "idempotency_key": found.idempotency_key}
-    return {name: value for name, value in echo.items() if value is not None}
+    return {name: str(value) for name, value in echo.items() if value is not None}
