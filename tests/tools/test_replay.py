@@ -89,6 +89,25 @@ async def test_events_are_replayed_in_order_and_as_asked(log: Log) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--from", "0:10", "--to", "0:5", "--shard", "0"), "up to --to, which is 0:5."),
+        (("--from", "2100-01-01"), "There is no event after --from"),
+        (("--instrument", "NOPE", "--shard", "1"), "No event is of --instrument NOPE; "),
+        (("--client", "nobody", "--json"), "No event is of --client nobody; "),
+    ],
+)
+async def test_where_nothing_is_shown_it_is_said_why(
+    log: Log, arguments: tuple[str, ...], why: str
+) -> None:
+    del log
+    found = await run(*arguments)
+
+    assert (found.exit_code, found.stdout) == (0, "")
+    assert why in found.stderr
+
+
 async def test_lines_fit_and_mistakes_and_closed_pipes_end_in_words(log: Log) -> None:
     table = (await run("--shard", 1)).stdout.splitlines()
     assert [line.split()[0] for line in table] == [f"1:{one.position}" for one in log.events[1]]

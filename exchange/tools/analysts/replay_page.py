@@ -54,7 +54,10 @@ async def _replay(begin: str, to: str, shard: int | None, wanted: Wanted, *, as_
     connection = await connect(Settings.load().analytics_database_url)
     try:
         spans = await spans_of(connection, begin, to, shard)
-        await _print(connection, spans, wanted, _json_line if as_json else _table_line())
+        shown = await _print(connection, spans, wanted, _json_line if as_json else _table_line())
+        if not shown:
+            told = _nothing(spans, wanted)
+            Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
     except (LogCorrupt, UnknownEvent) as error:
         raise ToolError(f"The replay ends here: {error}") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -68,10 +71,13 @@ async def _print(
     spans: Mapping[int, Span],
     wanted: Wanted,
     line: Callable[[Document], str],
-) -> None:
-    """Write a line for each event; tell how far it is, unless the lines show it themselves."""
+) -> int:
+    """Write a line for each event, and return how many that were.
+
+    Tell how far it is, unless the lines show it themselves.
+    """
     whole = sum(up_to - after for after, up_to in spans.values())
-    done = 0
+    done = shown = 0
     with telling(Console(stderr=True, quiet=sys.stdout.isatty()), EVENTS) as tell:
 
         def note(count: int) -> None:
@@ -81,7 +87,20 @@ async def _print(
 
         async for document in replayed(connection, spans, wanted, note):
             sys.stdout.write(line(document) + "\n")
+            shown += 1
     sys.stdout.flush()
+    return shown
+
+
+def _nothing(spans: Mapping[int, Span], wanted: Wanted) -> str:
+    """Return why no event is shown."""
+    whole = sum(up_to - after for after, up_to in spans.values())
+    if not whole:
+        ends = ",".join(f"{shard}:{up_to}" for shard, (_, up_to) in spans.items())
+        return f"There is no event after --from and up to --to, which is {ends or 'nowhere'}."
+    asked = msgspec.structs.asdict(wanted).items()
+    named = " ".join(f"--{name} {value}" for name, value in asked if value is not None)
+    return f"No event is of {named}; {whole:,} were looked at."
 
 
 async def spans_of(
