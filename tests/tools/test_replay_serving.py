@@ -290,6 +290,7 @@ async def test_the_command_serves_until_it_is_interrupted(events: list[StoredEve
         _, said = await asyncio.wait_for(process.communicate(), WAIT_S)
     told = said.decode()
     assert process.returncode == 0, told
+    assert told.startswith(f"Starting a replay at ws://127.0.0.1:{port}/stream")
     assert f"Replaying at ws://127.0.0.1:{port}/stream" in told
     assert "Traceback" not in told
 

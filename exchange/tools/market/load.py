@@ -275,7 +275,8 @@ async def check_reachable(base_url: str) -> None:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise Unreachable(
-            f"No exchange answers at {base_url}: {reason}. Start one with `exchange run`."
+            f"No exchange answers at {base_url}: {reason}. Start one with `exchange run`;"
+            " one that is starting, or a replay, says when it answers."
         ) from error
 
 

@@ -128,6 +128,8 @@ def show_serving(begin: str, to: str, shard: int | None, port: int, told_speed: 
     settings = Settings.load()
     database = replace(settings, database_url=settings.analytics_database_url)
 
+    starting = f"Starting a replay at ws://{LOOPBACK}:{port}/stream; it answers once it says so."
+    Console(stderr=True).print(starting, highlight=False, soft_wrap=True)
     spans = asyncio.run(_spans(database, begin, to, shard))
 
     async def work(stopping: asyncio.Event) -> None:
