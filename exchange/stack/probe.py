@@ -81,7 +81,7 @@ async def until_healthy(gateway: Gateway, say: Callable[[str], None]) -> None:
     answer = await _last_answer(
         lambda: gateway.get("/healthz"),
         lambda answer: answer.status == HTTPStatus.OK,
-        Wait(gateway.url, HEALTHY_TIMEOUT_S, HEALTHY_POLL_S),
+        Wait(f"the gateway at {gateway.url} to start", HEALTHY_TIMEOUT_S, HEALTHY_POLL_S),
         say,
     )
     if answer.status != HTTPStatus.OK:

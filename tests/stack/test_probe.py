@@ -12,7 +12,7 @@ import pytest
 
 from exchange.stack import probe
 from exchange.stack.host.errors import StackError
-from exchange.stack.probe import Gateway, register_first_instrument
+from exchange.stack.probe import Gateway, register_first_instrument, until_healthy
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +58,21 @@ async def test_it_waits_for_the_matcher_and_says_so(monkeypatch: pytest.MonkeyPa
     assert sentence.startswith("Still waiting for the matcher to register BTC-USD (")
     assert len(asked_s) == 4
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(asked_s))
+
+
+async def test_the_wait_for_a_gateway_says_what_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "HEALTHY_TIMEOUT_S", 45.0)
+    monkeypatch.setattr(probe, "HEALTHY_POLL_S", 0.01)
+    monkeypatch.setattr(probe, "PATIENCE_S", 15.0)
+    looked_s = count(step=10.0)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=lambda: next(looked_s)))
+    said: list[str] = []
+
+    with pytest.raises(StackError, match="is not healthy"):
+        await until_healthy(Gateway("127.0.0.1", 1), said.append)
+
+    assert said
+    assert said[0].startswith("Still waiting for the gateway at http://127.0.0.1:1 to start (")
 
 
 async def test_a_refusal_ends_the_wait_at_once() -> None:

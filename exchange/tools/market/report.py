@@ -87,6 +87,15 @@ def waits(measured: Measured) -> Iterator[tuple[float, int]]:
         yield item.value_iterated_to / 1000, item.count_added_in_this_iter_step
 
 
+def _verdict(plan: Plan, measured: Measured) -> str:
+    """Return how the load compares with the target; a rate below it was never to reach it."""
+    if 0 < plan.rate < TARGET_RATE:
+        return f"{plan.rate:,.0f} a second were intended."
+    met = measured.rate >= TARGET_RATE and measured.percentile_ms(50) < TARGET_P50_MS
+    told = f"{TARGET_RATE:,} a second at a median below {TARGET_P50_MS} ms"
+    return f"{told}: {'reached' if met else 'not reached'}."
+
+
 def show(console: Console, plan: Plan, measured: Measured) -> None:
     """Print the result for a person."""
     table = Table(
@@ -101,11 +110,8 @@ def show(console: Console, plan: Plan, measured: Measured) -> None:
     for outcome, count in measured.answers.most_common():
         console.print(f"  answered {outcome}: {count:,}", highlight=False)
     since = "its intended time" if plan.rate else "sending it"
-    met = measured.rate >= TARGET_RATE and measured.percentile_ms(50) < TARGET_P50_MS
     console.print(
-        f"Latency is of accepted orders, from {since}. {TARGET_RATE:,} a second at a median below"
-        f" {TARGET_P50_MS} ms: {'reached' if met else 'not reached'}.",
-        highlight=False,
+        f"Latency is of accepted orders, from {since}. {_verdict(plan, measured)}", highlight=False
     )
     if measured.accepted:
         console.print()
