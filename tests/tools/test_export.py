@@ -187,3 +187,4 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
     assert isinstance(result.exception, ToolError)
     assert "pip install '.[analysis]'" in str(result.exception)
+    assert "which make setup installs into .venv" in str(result.exception)

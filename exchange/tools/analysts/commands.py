@@ -8,8 +8,8 @@ import typer
 from exchange.tools.terminal import AsJson, ToolError, place_of
 
 NEEDS_EXTRA: Final = (
-    "This needs pyarrow: pip install '.[analysis]' in a checkout, or the wheel's file with"
-    " [analysis] behind its name."
+    "This needs pyarrow, which make setup installs into .venv: pip install '.[analysis]' in a"
+    " checkout, or the wheel's file with [analysis] behind its name."
 )
 
 commands = typer.Typer()
