@@ -47,7 +47,7 @@ def test_the_status_of_a_healthy_exchange_exits_with_0(exchange: Exchange) -> No
     assert (code, told["status"]) == (0, "healthy")
     assert [shard["shard"] for shard in told["shards"]] == list(range(exchange.settings.shards))
     assert {shard["matcher"] for shard in told["shards"]} == {"healthy"}
-    assert min(shard["head"] for shard in told["shards"]) > 0
+    assert max(shard["head"] for shard in told["shards"]) > 0  # the first instrument has one
     lags = {one["projection"]: one["lag_events"] for one in told["projections"]}
     assert lags.keys() >= {"orders", "trades", "book", "ticker", "feed", "vwap"}
     assert {len(shards) for shards in lags.values()} == {exchange.settings.shards}
