@@ -331,8 +331,8 @@ MUTANTS = [
     Mutant(
         "a writer that was overtaken claims names",
         "exchange/log/writing/claiming.py",
-        "    where exists (select from heads() as head where head.shard = $12 and epoch = $13)\n",
-        "    where exists (select from heads() as head where head.shard = $12 or epoch = $13)\n",
+        "from heads() as head where head.shard = $12 and epoch = $13\n",
+        "from heads() as head where head.shard = $12 or epoch = $13\n",
         ("tests/tools/operators/test_adoption.py",),
     ),
     Mutant(

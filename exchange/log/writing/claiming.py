@@ -24,14 +24,17 @@ from exchange.ports import Claim, StaleWriter
 # Keys and what else a command takes, in one statement. The second insert reads the first one's
 # result, so it begins when that has ended. Both insert in the order of names, so that two shards
 # that want the same names cannot deadlock. ``known`` is what the log has of commands without a key.
-# A writer that was overtaken takes nothing: the head has another epoch.
+# ``mine`` is empty for a writer that was overtaken, since the head has another epoch: it takes
+# nothing.
 TAKE_CLAIMS = f"""
-with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), taken as (
+with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), mine as materialized (
+    select from heads() as head where head.shard = $12 and epoch = $13
+), taken as (
     insert into claims (name, shard, kafka_offset, body_hash)
     select name, shard, kafka_offset, body_hash
     from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
         as wanted (name, shard, kafka_offset, body_hash)
-    where exists (select from heads() as head where head.shard = $12 and epoch = $13)
+    where exists (select from mine)
     order by name
     on conflict (name) do nothing
     returning name
@@ -43,7 +46,7 @@ with known as materialized ({LOCATIONS_OF_UNKEYED_COMMANDS}), taken as (
     where (
         key in (select name from taken)
         or unkeyed is not null and unkeyed not in (select command_id from known)
-    ) and exists (select from heads() as head where head.shard = $12 and epoch = $13)
+    ) and exists (select from mine)
     order by name, kafka_offset
     on conflict (name) do nothing
     returning name
