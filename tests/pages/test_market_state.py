@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.pages.test_shared import call
+from tests.pages.test_shared import call, module
 
 SCALES = {"priceScale": 2, "quantityScale": 3}
 PLAIN = "const plain = (it) => JSON.parse(JSON.stringify(it, (k, v) => typeof v === 'bigint' ? "
@@ -197,3 +197,34 @@ def test_connections_that_brought_nothing_share_a_line_on_the_tape(blank: Page) 
     keys = of_state(blank, "trades", body, trades((1, at, "90")), trades((2, at, "91")))
 
     assert keys == ["resumed-200-2", "2", "resumed-99-1", "1"]
+
+
+def test_a_chart_follows_its_newest_bar_unless_somebody_looks_back(blank: Page) -> None:
+    """With the real chart: a bar takes the place of an empty interval, as after a quiet minute."""
+    blank.add_script_tag(url=module("foreign/lightweight-charts.js"))
+    body = """
+    const root = document.body.appendChild(document.createElement("div"));
+    root.style.width = "300px";
+    const chart = LightweightCharts.createChart(root, {width: 300, height: 200});
+    const bars = chart.addSeries(LightweightCharts.CandlestickSeries);
+    const bar = (n) => ({time: n * 60, open: 1, high: 2, low: 1, close: 2});
+    const whole = (n) => Array.from({length: n}, (_, i) => bar(i));
+    const frame = () => new Promise(requestAnimationFrame);
+    const seen = [];
+    const drawn = async (draw) => {
+      m.followed(chart, draw);
+      await frame();
+      seen.push(Math.round(chart.timeScale().getVisibleLogicalRange().to));
+    };
+    await drawn(() => bars.setData([...whole(100), {time: 6000}, {time: 6060}]));
+    await drawn(() => bars.update(bar(101)));
+    await drawn(() => bars.setData(whole(110)));
+    chart.timeScale().scrollToPosition(-50, false);
+    await frame();
+    await drawn(() => bars.setData(whole(111)));
+    chart.remove();
+    root.remove();
+    return seen;
+    """
+
+    assert call(blank, "views/follow.js", body) == [99, 101, 109, 59]

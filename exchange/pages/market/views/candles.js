@@ -5,6 +5,7 @@ import { element, setAttribute } from "../../shared/dom.js";
 import { bucket, filled, INTERVALS, news } from "../state/candles.js";
 import { candleTable } from "./candle_table.js";
 import { coloursOf, themed } from "./charting.js";
+import { followed } from "./follow.js";
 
 const SPOKEN_EVERY_MS = 60_000;
 const LABELS = { 1: "1 m", 5: "5 m", 15: "15 m", 60: "1 h", 240: "4 h", 1440: "1 d" };
@@ -53,18 +54,19 @@ export function mount(root, actions) {
     if (state.candles === drawn && now === until) return;
     const point = pointOf(instrument);
     const fresh = now === until ? news(drawn, state.candles, until) : null;
-    for (const candle of fresh ?? []) {
-      candles.update(point.candle(candle));
-      volume.update(point.volume(candle));
-    }
-    if (!fresh) {
+    followed(chart, () => {
+      for (const candle of fresh ?? []) {
+        candles.update(point.candle(candle));
+        volume.update(point.volume(candle));
+      }
+      if (fresh) return;
       const whole = filled(state.candles, nowMs);
       candles.setData(whole.map((one) => ("open" in one ? point.candle(one) : one)));
       volume.setData(whole.map((one) => ("open" in one ? point.volume(one) : one)));
-    }
+    });
     if (minutes !== shownMinutes) {
       candles.applyOptions({ priceFormat: formatOf(instrument) });
-      chart.timeScale().scrollToRealTime();
+      chart.timeScale().scrollToPosition(0, false);
     }
     [drawn, until, shownMinutes] = [state.candles, now, minutes];
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {
