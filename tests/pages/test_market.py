@@ -123,6 +123,9 @@ def test_the_ticker_tells_last_best_and_day(market: Page, place: Place) -> None:
     ticker = market.locator("#ticker")
     expect(ticker.locator("[data-part=last]")).to_have_text("1\u202f234\u202f567.89 USD")
     expect(ticker.locator("[data-part=bid]")).to_have_text("bid 1.00")
+    # At once, though the figures of the day are read every 30 s.
+    for part, words in (("volume", "volume 0.4 "), ("high", "high 1\u202f234\u202f567.89")):
+        expect(ticker.locator(f"[data-part={part}]")).to_contain_text(words, timeout=10_000)
     expect(market).to_have_title(re.compile("567.89"))
 
 

@@ -199,6 +199,53 @@ def test_connections_that_brought_nothing_share_a_line_on_the_tape(blank: Page) 
     assert keys == ["resumed-200-2", "2", "resumed-99-1", "1"]
 
 
+def test_a_day_counts_each_trade_since_it_was_read_once(blank: Page) -> None:
+    told = {"open": 100, "high": "110.5", "low": 90, "close": 100, "quantity": "0.5"}
+    empty = dict.fromkeys(("open", "high", "low", "close")) | {"quantity": 0, "sequence": 5}
+    at = "1970-01-01T00:00:30.000Z"
+    since = trades((4, at, "500"), (5, at, "600"), (6, at, "120"), (7, at, "89.5"))
+    body = """
+    const days = a[1].map((told) => m.fold(m.begin(told, a[0]), a[2], a[0]));
+    return plain(days.map((it) => [it, m.changeText(it.prices)]));
+    """
+
+    assert of_state(blank, "day", body, [{**told, "sequence": 5}, empty], since) == [
+        [
+            {
+                "prices": {"open": 10000, "high": 12000, "low": 8950, "close": 8950},
+                "quantity": 2500,
+                "sequence": 7,
+            },
+            {"text": "24 h ▼ −10.5 %", "side": "sell"},
+        ],
+        [
+            {
+                "prices": {"open": 12000, "high": 12000, "low": 8950, "close": 8950},
+                "quantity": 2000,
+                "sequence": 7,
+            },
+            {"text": "24 h ▼ −25.4167 %", "side": "sell"},
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed", "text"),
+    [
+        (100, 100, "24 h 0 %"),
+        (70_000, 70_500, "24 h ▲ +0.7143 %"),
+        (2_000_000, 2_000_001, "24 h 0 %"),  # 0.00005 %, half to even
+        (2_000_000, 2_000_003, "24 h ▲ +0.0002 %"),
+    ],
+)
+def test_the_change_of_a_day_is_rounded_as_the_exchange_does(
+    blank: Page, opened: int, closed: int, text: str
+) -> None:
+    body = "return m.changeText({open: BigInt(a[1]), close: BigInt(a[2])}).text"
+
+    assert of_state(blank, "day", body, opened, closed) == text
+
+
 def test_a_chart_follows_its_newest_bar_unless_somebody_looks_back(blank: Page) -> None:
     """With the real chart: a bar takes the place of an empty interval, as after a quiet minute."""
     blank.add_script_tag(url=module("foreign/lightweight-charts.js"))

@@ -37,7 +37,11 @@ DAY_MINUTES: Final = 24 * 60
 
 
 class DayView(Struct, frozen=True):
-    """The trades of the last 24 hours, by whole minutes; null where there were none."""
+    """The trades of the last 24 hours, by whole minutes; null where there were none.
+
+    ``sequence`` is the last event that they include, so that a stream can go on after it: that of
+    the ticker may be older.
+    """
 
     open: Amount | None
     high: Amount | None
@@ -49,6 +53,7 @@ class DayView(Struct, frozen=True):
     volume: Amount
     vwap: Amount | None
     trade_count: int
+    sequence: int
 
 
 class DayFigures(Struct, frozen=True):
@@ -149,17 +154,17 @@ def ticker_view(
         best_bid_quantity=bid_quantity,
         best_ask=ask,
         best_ask_quantity=ask_quantity,
-        day=_day_view(listing, day.minutes),
+        day=_day_view(listing, day.minutes, day.position),
         timestamp=timestamp(time_ms),
         sequence=position,
     )
 
 
-def _day_view(listing: Listing, day: Sequence[Bucket]) -> DayView:
+def _day_view(listing: Listing, day: Sequence[Bucket], position: int) -> DayView:
     quantity, volume = sum(b.quantity for b in day), sum(b.volume for b in day)
     totals = (listing.quantity(quantity), listing.cost(volume))
     if not day:
-        return DayView(None, None, None, None, None, None, *totals, None, 0)
+        return DayView(None, None, None, None, None, None, *totals, None, 0, position)
     opened, closed = day[0].open, day[-1].close
     return DayView(
         open=listing.price(opened),
@@ -172,4 +177,5 @@ def _day_view(listing: Listing, day: Sequence[Bucket]) -> DayView:
         volume=totals[1],
         vwap=listing.average_price(volume, quantity),
         trade_count=sum(b.trade_count for b in day),
+        sequence=position,
     )

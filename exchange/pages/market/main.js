@@ -7,14 +7,15 @@ import { choose } from "./instruments.js";
 import * as settingsOf from "./settings.js";
 import * as books from "./state/book.js";
 import * as candles from "./state/candles.js";
+import * as days from "./state/day.js";
 import { at, BEGIN } from "./state/line.js";
 import * as tapes from "./state/trades.js";
 import { storeOf } from "./store.js";
 import { trading } from "./trading.js";
 import { mountAll } from "./views/all.js";
 
-const DAY_EVERY_MS = 30_000; // the figures of 24 hours, which the stream does not have
-const RECENT = 2_000; // trades kept until the candles have come: ten seconds of 200 a second
+const DAY_EVERY_MS = 30_000; // trades move the figures of 24 hours on; this takes old ones out
+const RECENT = 2_000; // trades that an answer may not have yet: ten seconds of 200 a second
 
 const settings = settingsOf.load();
 settingsOf.show(settings);
@@ -29,7 +30,7 @@ const store = storeOf(
     line: BEGIN,
     book: books.EMPTY,
     tape: /** @type {tapes.Tape} */ ([]),
-    ticker: { live: null, day: null },
+    ticker: { live: null, day: /** @type {days.Day | null} */ (null) },
     candles: /** @type {candles.Candles | null} */ (null),
   },
   (state) => {
@@ -91,7 +92,9 @@ const connection = new Connection(instrument.name, {
     else if (message.type === "ticker") store.set({ ticker: { ...state.ticker, live: message } });
     else if (message.type === "trades") {
       recent = recent.concat(message.trades).slice(-RECENT);
+      const { live, day } = state.ticker;
       store.set({
+        ticker: { live, day: day && days.fold(day, message.trades, instrument) },
         tape: tapes.fold(state.tape, message.trades, instrument),
         candles: state.candles && candles.fold(state.candles, message.trades, instrument),
       });
@@ -128,11 +131,13 @@ async function readCandles() {
 async function readDay() {
   if (document.visibilityState === "hidden") return;
   const told = await ask("./market/ticker", { instrument: instrument.name });
-  store.set({ ticker: { ...store.get().ticker, day: told.day } });
+  const day = days.fold(days.begin(told.day, instrument), recent, instrument);
+  store.set({ ticker: { ...store.get().ticker, day } });
 }
 
 const told = await ask("./market/trades", { instrument: instrument.name, limit: tapes.KEPT });
-store.set({ tape: tapes.fold([], told.trades.reverse(), instrument) });
+recent = told.trades.reverse();
+store.set({ tape: tapes.fold([], recent, instrument) });
 connection.start({ trades: told.sequence });
 await Promise.all([readCandles(), readDay()]);
 setInterval(readDay, DAY_EVERY_MS);

@@ -239,6 +239,7 @@ def test_the_ticker_is_as_of_the_model_that_is_furthest_behind(oldest: str) -> N
     )
 
     assert (view.sequence, view.timestamp) == (5, "1970-01-01T00:00:01.000Z")
+    assert view.day.sequence == at["day"][0]
 
 
 async def test_the_day_is_as_new_as_the_ticker_was_asked_to_be(

@@ -1,8 +1,9 @@
 // The ticker: the last price, what the day did, and the best of both sides.
 
-import { grouped, toUnits } from "../../shared/amounts.js";
+import { fromUnits, grouped, toUnits, trimmed } from "../../shared/amounts.js";
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { priceText } from "../instrument.js";
+import { changeText } from "../state/day.js";
 
 const TITLE_EVERY_MS = 1_000; // the browser draws a title outside of the page, which takes longer
 
@@ -27,29 +28,18 @@ export function mount(root) {
       price == null ? "–" : priceText(toUnits(price, instrument.priceScale), instrument);
     const price = live?.last_price ?? null;
     setText(last, price === null ? "no trade yet" : `${text(price)} ${instrument.quote}`);
-    setText(
-      parts.change,
-      day?.change_percent == null ? "" : `24 h ${signed(day.change_percent)} %`,
-    );
-    setAttribute(parts.change, "class", direction(day?.change_percent));
-    setText(parts.high, day?.high == null ? "" : `high ${text(day.high)}`);
-    setText(parts.low, day?.low == null ? "" : `low ${text(day.low)}`);
-    setText(parts.volume, day ? `volume ${grouped(String(day.quantity))} ${instrument.base}` : "");
+    const { prices, quantity } = day ?? { prices: null, quantity: 0n };
+    const change = prices ? changeText(prices) : { text: "", side: "" };
+    setText(parts.change, change.text);
+    setAttribute(parts.change, "class", change.side || false);
+    setText(parts.high, prices ? `high ${priceText(prices.high, instrument)}` : "");
+    setText(parts.low, prices ? `low ${priceText(prices.low, instrument)}` : "");
+    const volume = grouped(trimmed(fromUnits(quantity, instrument.quantityScale), 0));
+    setText(parts.volume, day ? `volume ${volume} ${instrument.base}` : "");
     setText(parts.bid, `bid ${text(live?.best_bid)}`);
     setText(parts.ask, `ask ${text(live?.best_ask)}`);
     const title = price === null ? instrument.name : `${text(price)} ${instrument.name}`;
     if (document.title === title || nowMs - titledMs < TITLE_EVERY_MS) return;
     [document.title, titledMs] = [title, nowMs];
   };
-}
-
-/** @param {unknown} percent */
-function signed(percent) {
-  const digits = String(percent);
-  return digits.startsWith("-") ? `▼ ${digits}` : `▲ +${digits}`;
-}
-
-/** @param {unknown} percent */
-function direction(percent) {
-  return String(percent ?? "").startsWith("-") ? "sell" : "buy";
 }
