@@ -246,6 +246,24 @@ def test_the_change_of_a_day_is_rounded_as_the_exchange_does(
     assert of_state(blank, "day", body, opened, closed) == text
 
 
+def test_the_depth_counts_the_outermost_level_and_marks_orders_where_they_count(
+    blank: Page,
+) -> None:
+    begin = snapshot([("70000", "0.3"), ("69900", "0.1")], [("70100.50", "0.4")])
+    body = """
+    const book = (await import(a[2])).fold(null, a[1], a[0]);
+    const step = m.stepOf(book, 1n);
+    const at = (price) => m.stepAt(book.bids, step, -1n, price);
+    const totals = m.totals(book.bids, step, -1n);
+    const of = (price) => totals.find(([edge]) => edge === at(price))?.[1];
+    return plain([totals.at(-1)[1], of(7000000n), of(6990000n), at(6000000n), at(7005000n),
+      m.stepAt([], step, 1n, 5n)]);
+    """
+    found = of_state(blank, "depth", body, begin, module("state/book.js"))
+
+    assert found == [400, 300, 400, None, 7_000_000, None]
+
+
 def test_a_chart_follows_its_newest_bar_unless_somebody_looks_back(blank: Page) -> None:
     """With the real chart: a bar takes the place of an empty interval, as after a quiet minute."""
     blank.add_script_tag(url=module("foreign/lightweight-charts.js"))

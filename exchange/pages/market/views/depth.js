@@ -1,12 +1,11 @@
-// The depth: how much rests up to each price, in even steps of price around the middle.
+// The depth on a canvas, and a sentence for those who cannot see it.
 
 import { fromUnits } from "../../shared/amounts.js";
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { priceText } from "../instrument.js";
+import { stepAt, stepOf, totals } from "../state/depth.js";
 import { coloursOf, themed } from "./charting.js";
 
-const STEPS = 50; // of each side
-const LEVELS = 60; // the chart reaches as far as so many levels do
 const EVERY_MS = 250; // a shape that moves faster cannot be read
 const SPOKEN_EVERY_MS = 60_000;
 
@@ -18,9 +17,15 @@ export function mount(root) {
   const charts = /** @type {any} */ (globalThis).LightweightCharts;
   const { createOptionsChart, createSeriesMarkers, AreaSeries } = charts;
   const chart = createOptionsChart(canvas, { autoSize: true, layout: { attributionLogo: false } });
-  const plain = { lastValueVisible: false, priceLineVisible: false, lineType: 1 };
+  const plain = {
+    lastValueVisible: false,
+    priceLineVisible: false,
+    lineType: 1,
+    autoscaleInfoProvider: fromZero,
+  };
   const bids = chart.addSeries(AreaSeries, plain);
   const asks = chart.addSeries(AreaSeries, plain);
+  bids.priceScale().applyOptions({ scaleMargins: { top: 0.2, bottom: 0 } });
   const marks = { buy: createSeriesMarkers(bids), sell: createSeriesMarkers(asks) };
   /** @type {any} */
   let drawn = null;
@@ -38,12 +43,12 @@ export function mount(root) {
       chart.applyOptions({ localization: { precision: instrument.priceScale } });
       drawn = null;
     });
-    const marked = marksOf(orders, instrument);
+    const step = stepOf(book, instrument.tick);
+    const marked = marksOf(orders, instrument, book, step);
     const isSame = book === drawn && marked.text === legend.textContent;
     if (isSame || !book.whole || nowMs - drawnMs < EVERY_MS) return;
     [drawn, drawnMs] = [book, nowMs];
     setText(legend, marked.text);
-    const step = stepOf(book, instrument.tick);
     const point = (/** @type {[bigint, bigint]} */ [price, total]) => ({
       time: Number(fromUnits(price, instrument.priceScale)),
       value: Number(fromUnits(total, instrument.quantityScale)),
@@ -65,22 +70,25 @@ export function mount(root) {
  * @param {{open: {side: "buy" | "sell", price: bigint}[],
  *   typed: {side: "buy" | "sell", price: bigint} | null}} orders
  * @param {import("../instrument.js").Instrument} instrument
+ * @param {import("../state/book.js").Book} book
+ * @param {bigint} step
  */
-function marksOf({ open, typed }, instrument) {
-  const colour = coloursOf().text;
+function marksOf({ open, typed }, instrument, book, step) {
+  const color = coloursOf().text;
   /** @type {{buy: object[], sell: object[], text: string}} */
   const found = { buy: [], sell: [], text: "" };
-  const mark = (/** @type {bigint} */ price, /** @type {object} */ how) => ({
-    time: Number(fromUnits(price, instrument.priceScale)),
-    color: colour,
-    ...how,
-  });
-  for (const { side, price } of open)
-    found[side].push(mark(price, { position: "inBar", shape: "square" }));
-  if (typed) {
-    const arrow = { position: "aboveBar", shape: "arrowDown" };
-    found[typed.side].push(mark(typed.price, arrow));
-  }
+  /**
+   * @param {{side: "buy" | "sell", price: bigint}} order
+   * @param {object} how
+   */
+  const mark = ({ side, price }, how) => {
+    const isBuy = side === "buy";
+    const at = stepAt(isBuy ? book.bids : book.asks, step, isBuy ? -1n : 1n, price);
+    if (at === null) return; // the words below have it all the same
+    found[side].push({ time: Number(fromUnits(at, instrument.priceScale)), color, ...how });
+  };
+  for (const order of open) mark(order, { position: "inBar", shape: "square" });
+  if (typed) mark(typed, { position: "aboveBar", shape: "arrowDown" });
   const texts = [
     open.length &&
       `■ own orders: ${open.map(({ price }) => priceText(price, instrument)).join(", ")}`,
@@ -89,50 +97,20 @@ function marksOf({ open, typed }, instrument) {
   return { ...found, text: texts.filter(Boolean).join(" · ") };
 }
 
+/**
+ * Let the axis begin at nothing: a depth that does not looks like another one.
+ * @param {() => any} usual
+ */
+function fromZero(usual) {
+  const found = usual();
+  return found && { ...found, priceRange: { ...found.priceRange, minValue: 0 } };
+}
+
 /** @param {"buy" | "sell"} side */
 function areaOf(side) {
   const colours = coloursOf();
   const fill = colours[`${side}Bar`];
   return { lineColor: colours[side], topColor: fill, bottomColor: fill };
-}
-
-/**
- * Return the step of the price axis: a whole number of ticks.
- * @param {import("../state/book.js").Book} book
- * @param {bigint} tick
- */
-function stepOf(book, tick) {
-  const reach = [book.bids, book.asks].map((side) => {
-    const [first, last] = [side[0], side[Math.min(side.length, LEVELS) - 1]];
-    if (!first) return 0n;
-    return first.price > last.price ? first.price - last.price : last.price - first.price;
-  });
-  const far = reach[0] > reach[1] ? reach[0] : reach[1];
-  return (far / BigInt(STEPS) / tick + 1n) * tick;
-}
-
-/**
- * Return price and sum from the best at each step of a side.
- * @param {import("../state/book.js").Level[]} side
- * @param {bigint} step
- * @param {bigint} away 1n where prices grow with the distance, else -1n.
- * @returns {[bigint, bigint][]}
- */
-export function totals(side, step, away) {
-  if (side.length === 0) return [];
-  /** @type {[bigint, bigint][]} */
-  const found = [];
-  let [total, number] = [0n, 0];
-  const first = side[0].price;
-  for (let place = 0; place < STEPS; place += 1) {
-    const edge = first + away * step * BigInt(place);
-    while (number < side.length && (edge - side[number].price) * away >= 0n) {
-      total += side[number].quantity;
-      number += 1;
-    }
-    found.push([edge, total]);
-  }
-  return found;
 }
 
 /**
