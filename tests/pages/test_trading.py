@@ -90,6 +90,21 @@ def test_a_client_id_outlives_the_page(trader: Page, client: str) -> None:
     expect(trader.get_by_text("Trading as")).to_contain_text(client)
 
 
+def test_what_was_said_to_one_client_is_not_said_to_the_next(trader: Page, place: Place) -> None:
+    place("sell", "1", "100")
+    fill(trader, "100", "1")
+    send(trader)
+    expect(trader.locator("#news")).to_contain_text("Bought 1 ")
+
+    trader.get_by_label("Client id").fill("somebody-else")
+    trader.get_by_role("button", name="Use").click()
+
+    expect(trader.get_by_text("Trading as")).to_contain_text("somebody-else")
+    expect(trader.locator("#news")).to_have_text("")
+    expect(trader.locator("#entry-answer")).to_have_text("")
+    expect(trader.get_by_role("button", name="Same again")).to_be_hidden()
+
+
 def test_an_order_is_placed_watched_and_cancelled(
     trader: Page, of_exchange: Told, place: Place
 ) -> None:

@@ -56,7 +56,9 @@ export function trading(market) {
     choose(chosen) {
       const former = client();
       market.choose(chosen);
-      if (client() !== former) listed.begin();
+      if (client() === former) return;
+      clicked.begin();
+      listed.begin();
     },
     send: () => clicked.send(entry),
     cancel: clicked.cancel,

@@ -3,7 +3,7 @@
 import { commands, newKey } from "../requests.js";
 import { bodyOf, judge, wordsOf } from "../state/entry.js";
 import { confirmed } from "../views/ask.js";
-import { browserStorage } from "./kept.js";
+import { browserStorage, clientOf } from "./kept.js";
 
 /** @typedef {import("./kept.js").Command} Command */
 /** @typedef {import("../state/entry.js").Entry} Entry */
@@ -15,7 +15,8 @@ import { browserStorage } from "./kept.js";
  * @param {import("./lists.js").Lists} given.listed
  */
 export function clicks({ market, headers, listed }) {
-  let answer = { text: "", isBad: false };
+  const NO_ANSWER = { text: "", isBad: false };
+  let answer = NO_ANSWER;
   /** @type {Entry | null} */
   let last = null;
   const storage = browserStorage();
@@ -36,7 +37,7 @@ export function clicks({ market, headers, listed }) {
     if (market.settings().confirm && !(await confirmed(`${words}?`, "Send"))) return;
     if (!isReady()) return; // the market went on while somebody was asked
     last = order;
-    answer = { text: "", isBad: false };
+    answer = NO_ANSWER;
     const key = newKey();
     const body = bodyOf(order, instrument.name, market.settings().client, key);
     sent.send({ key, what: "place", path: "./orders", words, body });
@@ -72,12 +73,15 @@ export function clicks({ market, headers, listed }) {
    * @param {import("../state/outcome.js").Known} outcome
    */
   function settled(command, outcome) {
+    const client = clientOf(command);
+    const whose = client === market.settings().client ? "" : `${client}: `;
+    const words = whose + command.words; // another client may have been chosen meanwhile
     if (outcome.done) {
       if (!command.inDoubt) market.answered(Date.now() - command.since);
       listed.answered(outcome.body);
-      answer = { text: `${command.words}: ${doneIn(outcome.body)}.`, isBad: false };
+      answer = { text: `${words}: ${doneIn(outcome.body)}.`, isBad: false };
     } else {
-      answer = { text: `${command.words}: not done. ${outcome.detail}`, isBad: true };
+      answer = { text: `${words}: not done. ${outcome.detail}`, isBad: true };
       listed.refused(answer.text);
     }
     market.changed();
@@ -100,6 +104,10 @@ export function clicks({ market, headers, listed }) {
     }),
     /** The order that was sent last, to be sent again. */
     last: () => last,
+    /** Another client was chosen: what was said was said to the former one. */
+    begin() {
+      [answer, last] = [NO_ANSWER, null];
+    },
   };
 }
 

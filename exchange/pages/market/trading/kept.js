@@ -66,6 +66,19 @@ export function kept(storage, most) {
 }
 
 /**
+ * Return the client whose command it is.
+ * @param {Command} command
+ * @returns {string}
+ */
+export function clientOf({ body }) {
+  try {
+    return String(JSON.parse(body).client_id);
+  } catch {
+    return ""; // somebody else kept it here
+  }
+}
+
+/**
  * @param {string} text
  * @returns {Command | null}
  */

@@ -94,6 +94,7 @@ export function lists({ market, headers, client }) {
     begin() {
       state = begin;
       isFollowed = false;
+      news = { text: "", count: news.count + 1 };
       market.follow(null, 0);
       asked.begin();
     },
