@@ -105,6 +105,18 @@ def test_what_was_said_to_one_client_is_not_said_to_the_next(trader: Page, place
     expect(trader.get_by_role("button", name="Same again")).to_be_hidden()
 
 
+def test_no_order_goes_out_while_another_client_id_is_typed(trader: Page, client: str) -> None:
+    fill(trader, "100", "1")
+    button = trader.locator("#entry-send")
+
+    trader.get_by_label("Client id").fill("somebody-else")
+    expect(button).to_have_text(re.compile("confirm the client id somebody-else first"))
+    expect(button).to_have_attribute("aria-disabled", "true")
+
+    trader.get_by_label("Client id").fill(client)
+    expect(button).to_have_attribute("aria-disabled", "false")
+
+
 def test_an_order_is_placed_watched_and_cancelled(
     trader: Page, of_exchange: Told, place: Place
 ) -> None:

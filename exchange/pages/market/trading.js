@@ -40,7 +40,8 @@ export function trading(market) {
   const client = () => market.settings().client;
   const headers = () => credentials(market.settings());
   const listed = lists({ market, headers, client });
-  const clicked = clicks({ market, headers, listed });
+  let typedClient = ""; // in its field, and perhaps not used
+  const clicked = clicks({ market, headers, listed, typedClient: () => typedClient });
 
   function sizes() {
     return market.settings().sizes[instrument.name] ?? entries.usualSizes(instrument);
@@ -55,10 +56,16 @@ export function trading(market) {
     /** @param {Partial<import("./settings.js").Settings>} chosen */
     choose(chosen) {
       const former = client();
+      if (chosen.client !== undefined) typedClient = chosen.client;
       market.choose(chosen);
       if (client() === former) return;
       clicked.begin();
       listed.begin();
+    },
+    /** @param {string} typed */
+    typeClient(typed) {
+      typedClient = typed;
+      market.changed();
     },
     send: () => clicked.send(entry),
     cancel: clicked.cancel,

@@ -13,8 +13,9 @@ import { browserStorage, clientOf } from "./kept.js";
  * @param {import("../trading.js").Market} given.market
  * @param {() => Record<string, string>} given.headers
  * @param {import("./lists.js").Lists} given.listed
+ * @param {() => string} given.typedClient What stands in the field of the client id.
  */
-export function clicks({ market, headers, listed }) {
+export function clicks({ market, headers, listed, typedClient }) {
   const NO_ANSWER = { text: "", isBad: false };
   let answer = NO_ANSWER;
   /** @type {Entry | null} */
@@ -24,7 +25,10 @@ export function clicks({ market, headers, listed }) {
 
   /** Say why no order can be sent; "" if one can. */
   function whyNot() {
-    if (!market.settings().client) return "Choose a client id first";
+    const { client } = market.settings();
+    const typed = typedClient();
+    if (typed && typed !== client) return `confirm the client id ${typed} first`;
+    if (!client) return "Choose a client id first";
     return market.why() || sent.why();
   }
 

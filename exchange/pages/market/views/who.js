@@ -5,7 +5,7 @@ import { whyNoClient } from "../settings.js";
 
 /**
  * @param {Element} root
- * @param {{choose: (chosen: {client: string}) => void}} actions
+ * @param {{choose: (chosen: {client: string}) => void, typeClient: (typed: string) => void}} actions
  */
 export function mount(root, actions) {
   const input = /** @type {HTMLInputElement} */ (
@@ -15,6 +15,7 @@ export function mount(root, actions) {
       spellcheck: "false",
       maxlength: "64",
       "aria-describedby": "client-why client-said",
+      input: () => actions.typeClient(input.value.trim()),
     })
   );
   const why = element("p", { id: "client-why", class: "problem" });
