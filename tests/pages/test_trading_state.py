@@ -54,6 +54,24 @@ def test_an_order_is_judged_exactly(
     assert judged(blank, **entry)[: len(expected)] == expected
 
 
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({}, "type a price"),
+        ({"price": "99.99", "quantity": "1"}, "correct the price"),
+        ({"price": "100"}, "type a quantity"),
+        ({"type": "market", "quantity": "x"}, "correct the quantity"),
+        ({"price": "106", "quantity": "2"}, ""),
+    ],
+)
+def test_an_order_that_is_not_ready_says_what_it_waits_for(
+    blank: Page, entry: dict[str, str], why: str
+) -> None:
+    body = f"{INSTRUMENT} return m.judge({{...m.EMPTY, ...a[0]}}, instrument, book).why"
+
+    assert call(blank, "state/entry.js", body, entry) == why
+
+
 def test_who_agreed_to_a_slippage_agreed_to_no_much_larger_one(blank: Page) -> None:
     body = f"""
       {INSTRUMENT}

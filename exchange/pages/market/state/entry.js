@@ -84,15 +84,32 @@ export function judge(entry, instrument, book) {
   const cost = limit !== null ? limit * (quantity.units ?? 0n) : (expected?.cost ?? 0n);
   const isAgreed =
     entry.accepted !== null && (expected?.slippage ?? 0n) <= entry.accepted + AGREED_MORE;
+  const mustAgree = expected !== null && isGrave(expected.slippage);
+  const why =
+    whyNot(priceProblem, entry.price, "price") ||
+    whyNot(quantity.problem, entry.quantity, "quantity") ||
+    (mustAgree && !isAgreed ? "tick the box above" : "");
   return {
     priceProblem,
     quantityProblem: quantity.problem,
     total: isReady && cost > 0n ? trimmed(fromUnits(cost, priceScale + quantityScale), 0) : "",
     expected,
-    mustAgree: expected !== null && isGrave(expected.slippage),
+    mustAgree,
     isAgreed,
-    isReady: isReady && (expected === null || !isGrave(expected.slippage) || isAgreed),
+    why,
+    isReady: why === "",
   };
+}
+
+/**
+ * Say in a few words what an order waits for; the whole problem stands below its field.
+ * @param {string} problem
+ * @param {string} text
+ * @param {string} name
+ */
+function whyNot(problem, text, name) {
+  if (problem === "") return "";
+  return text === "" ? `type a ${name}` : `correct the ${name}`;
 }
 
 /**

@@ -100,9 +100,10 @@ export function mount(root, actions) {
   /** @param {any} state */
   function drawSend({ entry, judged, instrument, why }) {
     const words = `${entry.side === "buy" ? "Buy" : "Sell"} ${instrument.base}`;
-    setText(send, why ? `${words}: ${why}` : words);
+    const reason = why || judged.why;
+    setText(send, reason ? `${words}: ${reason}` : words);
     // It can have the focus all the same, so that who cannot see it hears why.
-    setAttribute(send, "aria-disabled", String(why !== "" || !judged.isReady));
+    setAttribute(send, "aria-disabled", String(reason !== ""));
   }
 }
 
