@@ -370,7 +370,7 @@ def test_only_own_fills_and_refusals_are_read_out(trader: Page, place: Place) ->
     fill(trader, "100", "0.6")
     send(trader)
 
-    expect(live).to_have_text(re.compile(r"Bought 0\.6 T\d+-USD at 100"))
+    expect(live).to_have_text(re.compile(r"Bought 0\.6 T\d+-USD at 100\.00$"))
 
 
 def test_keys_are_off_until_somebody_switches_them_on_in_their_list(trader: Page) -> None:

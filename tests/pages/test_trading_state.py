@@ -197,6 +197,48 @@ def test_a_fill_is_listed_once_and_one_with_oneself_twice(blank: Page) -> None:
     assert call(blank, "state/fills.js", body) == [["y", "taker"], ["x", "maker"]]
 
 
+def test_what_is_said_of_fills_is_what_the_incoming_order_did(blank: Page) -> None:
+    def fill(trade: str, order: str, side: str, role: str, price: str, quantity: str) -> Any:
+        ids = {"trade_id": trade, "order_id": order}
+        return {**ids, "side": side, "role": role, "price": price, "quantity": quantity}
+
+    one = fill("1", "mine", "buy", "taker", "100.2", "0.3")
+    two = fill("2", "mine", "buy", "taker", "105", "0.02")
+    own = fill("1", "old", "sell", "maker", "100.2", "0.3")
+    rest = fill("3", "old", "sell", "maker", "100.2", "0.1")
+    body = f"{INSTRUMENT} return a.map((told) => m.wordsOf(...told, instrument))"
+
+    assert call(
+        blank,
+        "state/said.js",
+        body,
+        [[two], [two]],
+        [[two, one], [two, one]],
+        [[own], [own, two, one]],
+        [[rest], [rest, own, two, one]],
+    ) == [
+        "Bought 0.02 BTC-USD at 105.00",
+        "Bought 0.32 BTC-USD at 100.20 to 105.00",
+        "Bought 0.32 BTC-USD at 100.20 to 105.00, 0.3 of it from own orders",
+        "Sold 0.1 BTC-USD at 100.20",
+    ]
+
+
+def test_an_order_is_told_how_much_of_it_would_meet_own_orders(blank: Page) -> None:
+    body = f"""
+      {INSTRUMENT}
+      const own = [{{side: "sell", price: 10000n, remaining: 400n}},
+        {{side: "sell", price: 10600n, remaining: 900n}},
+        {{side: "buy", price: 9900n, remaining: 500n}}];
+      const of = (...how) => String(m.ownIn(book, own, ...how));
+      return [of("buy", 1000n, null), of("buy", 300n, null), of("buy", 1500n, null),
+        of("buy", 2000n, 10000n), of("sell", 200n, 9900n), of("sell", 200n, 10000n)];
+    """
+
+    # Nobody knows who is first at a price: at most so much.
+    assert call(blank, "state/slippage.js", body) == ["400", "300", "900", "400", "200", "0"]
+
+
 def test_a_position_is_marked_exactly_at_the_last_price(blank: Page) -> None:
     body = f"""
       {INSTRUMENT}

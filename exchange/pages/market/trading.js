@@ -120,14 +120,18 @@ export function trading(market) {
   clicked.resume();
   listed.begin();
 
+  /** Own working orders of the instrument. */
+  function open() {
+    const { name, priceScale, quantityScale } = instrument;
+    const own = listed.orders().filter((order) => order.instrument === name);
+    return own.map(({ order_id: id, side, price, quantity, filled_quantity: filled }) => {
+      const remaining = toUnits(quantity, quantityScale) - toUnits(filled, quantityScale);
+      return { id, side, price: toUnits(price, priceScale), remaining };
+    });
+  }
+
   return {
-    /** Own working orders of the instrument, for the ladder. */
-    open() {
-      const own = listed.orders().filter((order) => order.instrument === instrument.name);
-      return own.map(({ order_id: id, side, price }) => {
-        return { id, side, price: toUnits(price, instrument.priceScale) };
-      });
-    },
+    open, // for the ladder and the depth
     /** The price that stands in the form, for the depth chart. */
     typed: () => entries.typed(entry, instrument),
     /** @param {readonly string[]} ids */
@@ -152,7 +156,7 @@ export function trading(market) {
       actions.change({ type: "level", ...level, ...taken });
     },
     draw() {
-      const judged = entries.judge(entry, instrument, market.book());
+      const judged = entries.judge(entry, instrument, market.book(), open());
       const typed = { entry, judged, instrument, settings: market.settings(), sizes: sizes() };
       const state = { ...typed, ...clicked.shown(), ...listed.shown() };
       for (const draw of views) draw(state);

@@ -114,22 +114,23 @@ export function grouped(side, name, step, rows) {
 }
 
 /**
- * Return what an order would take from the other side now.
+ * Return the levels that an order would take from the other side now, best first, with what it takes.
  * @param {Book} book
  * @param {"buy" | "sell"} side
  * @param {bigint} quantity
  * @param {bigint | null} limit The worst price, null at the market.
- * @returns {{taken: bigint, cost: bigint, best: bigint | null}} `cost` is price times quantity.
+ * @returns {Level[]}
  */
-export function sweep(book, side, quantity, limit) {
-  const against = side === "buy" ? book.asks : book.bids;
-  let [taken, cost] = [0n, 0n];
-  for (const level of against) {
-    if (taken === quantity) break;
+export function taken(book, side, quantity, limit) {
+  /** @type {Level[]} */
+  const found = [];
+  let left = quantity;
+  for (const level of side === "buy" ? book.asks : book.bids) {
+    if (left === 0n) break;
     if (limit !== null && (side === "buy" ? level.price > limit : level.price < limit)) break;
-    const part = level.quantity < quantity - taken ? level.quantity : quantity - taken;
-    taken += part;
-    cost += part * level.price;
+    const part = level.quantity < left ? level.quantity : left;
+    left -= part;
+    found.push({ price: level.price, quantity: part });
   }
-  return { taken, cost, best: against[0]?.price ?? null };
+  return found;
 }

@@ -2,7 +2,7 @@
 // Amounts are BigInt units of the instrument's scales.
 
 import { fromUnits, toUnits, trimmed } from "../../shared/amounts.js";
-import { isGrave, slippage } from "./slippage.js";
+import { isGrave, ownIn, slippage } from "./slippage.js";
 
 /** @typedef {import("../instrument.js").Instrument} Instrument */
 /** @typedef {import("./book.js").Book} Book */
@@ -71,8 +71,9 @@ export function typed(entry, { priceScale, tick }) {
  * @param {Entry} entry
  * @param {Instrument} instrument
  * @param {Book} book
+ * @param {readonly {side: "buy" | "sell", price: bigint, remaining: bigint}[]} own Own orders in it.
  */
-export function judge(entry, instrument, book) {
+export function judge(entry, instrument, book, own = []) {
   const { priceScale, quantityScale, tick, lot } = instrument;
   const price = amount(entry.price, priceScale, tick, "price", "tick");
   const quantity = amount(entry.quantity, quantityScale, lot, "quantity", "lot");
@@ -94,6 +95,7 @@ export function judge(entry, instrument, book) {
     quantityProblem: quantity.problem,
     total: isReady && cost > 0n ? trimmed(fromUnits(cost, priceScale + quantityScale), 0) : "",
     expected,
+    own: expected && quantity.units ? ownIn(book, own, entry.side, quantity.units, limit) : 0n,
     mustAgree,
     isAgreed,
     why,

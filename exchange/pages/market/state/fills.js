@@ -97,14 +97,3 @@ function without(fills, known) {
   const keys = new Set(known.map(keyOf));
   return fills.filter((fill) => !keys.has(keyOf(fill)));
 }
-
-/**
- * @param {readonly Fill[]} fills At least one.
- * @param {string} instrument
- * @returns {string} What is said of them: "Bought 0.1 BTC-USD at 70150.5"
- */
-export function wordsOf(fills, instrument) {
-  const [{ side, quantity, price }] = fills;
-  const first = `${side === "buy" ? "Bought" : "Sold"} ${quantity} ${instrument} at ${price}`;
-  return fills.length === 1 ? first : `${first}, and ${fills.length - 1} more fills`;
-}

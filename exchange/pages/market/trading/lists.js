@@ -4,6 +4,7 @@
 import * as fills from "../state/fills.js";
 import * as orders from "../state/orders.js";
 import * as positions from "../state/positions.js";
+import { wordsOf } from "../state/said.js";
 import { questions } from "./questions.js";
 
 // The stream tells of one instrument: orders and prices of others are asked for.
@@ -68,7 +69,8 @@ export function lists({ market, headers, client }) {
     state = after;
     if (state.orders.isOverrun) asked.orders.ask();
     if (own.length > 0) asked.positions.ask();
-    if (isHere && fresh.length > 0) say(fills.wordsOf(fresh, name));
+    const known = [...state.fills.news, ...state.fills.page];
+    if (isHere && fresh.length > 0) say(wordsOf(fresh, known, market.instrument));
   }
 
   /** @param {positions.Positions} known */

@@ -87,8 +87,8 @@ export function mount(root, actions) {
       (button, place) => setText(button, state.sizes[place]),
     );
     setText(total, judged.total ? `${grouped(judged.total)} ${instrument.quote}` : "–");
-    setText(expected, wordsOf(judged.expected, entry, instrument));
-    setAttribute(expected, "class", isWarning(slippage) ? "warning" : "quiet");
+    setText(expected, wordsOf(judged.expected, judged.own, entry, instrument));
+    setAttribute(expected, "class", isWarning(slippage) || judged.own > 0n ? "warning" : "quiet");
     agree.hidden = !judged.mustAgree;
     box.checked = judged.isAgreed;
     drawSend(state);
@@ -109,11 +109,12 @@ export function mount(root, actions) {
 
 /**
  * @param {import("../state/slippage.js").Expected | null} expected
+ * @param {bigint} own At most so much of it would be with own orders.
  * @param {import("../state/entry.js").Entry} entry
  * @param {import("../state/entry.js").Instrument} instrument
  * @returns {string} What would happen at once, by the book as it is now.
  */
-function wordsOf(expected, entry, instrument) {
+function wordsOf(expected, own, entry, instrument) {
   if (expected === null) return "";
   const { filled, missing, average, slippage } = expected;
   const isLimit = entry.type === "limit";
@@ -127,5 +128,6 @@ function wordsOf(expected, entry, instrument) {
   const away = fromUnits(slippage, 2);
   const mark = isGrave(slippage) ? "Far away! " : isWarning(slippage) ? "Careful: " : "";
   const rest = missing && `; ${amount(missing)} would ${isLimit ? "rest" : "be cancelled"}`;
-  return `${mark}${amount(filled)} would trade at about ${price}, ${away} % worse than the best price${rest || ""}.`;
+  const self = own > 0n ? ` Up to ${amount(own)} of it would be with your own orders.` : "";
+  return `${mark}${amount(filled)} would trade at about ${price}, ${away} % worse than the best price${rest || ""}.${self}`;
 }
