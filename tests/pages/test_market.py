@@ -26,6 +26,22 @@ def test_an_instrument_is_chosen_and_is_in_the_address(market: Page, instrument:
     until_live(market)
 
 
+def test_own_orders_begin_on_the_first_screen_and_nothing_jumps(market: Page, place: Place) -> None:
+    def top(selector: str) -> float:
+        found: float = market.locator(selector).evaluate("it => it.getBoundingClientRect().top")
+        return found
+
+    before = top("main")
+    place("sell", "1", "1000000.00")
+    place("buy", "0.5")
+    place("buy", "1", "900000.00")
+
+    expect(market.locator("#ticker [data-part=ask]")).to_have_text("ask 1\u202f000\u202f000.00")
+    assert top("main") == before
+    assert top("#orders") + 40 < top("#line")
+    assert top("#positions") + 40 < top("#line")
+
+
 def test_an_unknown_instrument_is_told(page: Page) -> None:
     page.goto("/?instrument=NONE")
 

@@ -292,4 +292,4 @@ def test_a_chart_follows_its_newest_bar_unless_somebody_looks_back(blank: Page) 
     return seen;
     """
 
-    assert call(blank, "views/follow.js", body) == [99, 101, 109, 59]
+    assert call(blank, "views/follow.js", body) == [102, 104, 112, 59]

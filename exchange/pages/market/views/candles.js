@@ -5,7 +5,7 @@ import { element, setAttribute } from "../../shared/dom.js";
 import { bucket, filled, INTERVALS, news } from "../state/candles.js";
 import { candleTable } from "./candle_table.js";
 import { coloursOf, themed } from "./charting.js";
-import { followed } from "./follow.js";
+import { followed, toEnd } from "./follow.js";
 
 const SPOKEN_EVERY_MS = 60_000;
 const LABELS = { 1: "1 m", 5: "5 m", 15: "15 m", 60: "1 h", 240: "4 h", 1440: "1 d" };
@@ -66,7 +66,7 @@ export function mount(root, actions) {
     });
     if (minutes !== shownMinutes) {
       candles.applyOptions({ priceFormat: formatOf(instrument) });
-      chart.timeScale().scrollToPosition(0, false);
+      toEnd(chart);
     }
     [drawn, until, shownMinutes] = [state.candles, now, minutes];
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {

@@ -6,6 +6,7 @@ import { priceText } from "../instrument.js";
 import { stepAt, stepOf, totals } from "../state/depth.js";
 import { coloursOf, themed } from "./charting.js";
 
+const ROOM = 9; // steps beside the outermost prices, so that their labels are not cut
 const EVERY_MS = 250; // a shape that moves faster cannot be read
 const SPOKEN_EVERY_MS = 60_000;
 
@@ -53,11 +54,13 @@ export function mount(root) {
       time: Number(fromUnits(price, instrument.priceScale)),
       value: Number(fromUnits(total, instrument.quantityScale)),
     });
-    bids.setData(totals(book.bids, step, -1n).reverse().map(point));
-    asks.setData(totals(book.asks, step, 1n).map(point));
+    const [low, high] = [totals(book.bids, step, -1n).reverse(), totals(book.asks, step, 1n)];
+    bids.setData(low.map(point));
+    asks.setData(high.map(point));
     marks.buy.setMarkers(marked.buy);
     marks.sell.setMarkers(marked.sell);
-    chart.timeScale().fitContent();
+    const last = low.length + high.length - 1;
+    chart.timeScale().setVisibleLogicalRange({ from: -ROOM, to: last + ROOM });
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {
       spokenMs = nowMs;
       setAttribute(canvas, "aria-label", sentence(book, instrument));

@@ -1,7 +1,7 @@
 // A chart that stays at its newest bar. By itself it stops there as soon as a bar takes the place of
 // an empty interval, and goes on showing an old price as the last one.
 
-const NEAR_BARS = 1; // as far from the newest bar as a hand may leave it
+const ROOM_BARS = 3; // after the newest bar, so that the label of its time is not cut
 
 /**
  * Draw, and show the newest bar if it was shown before; who looks at older ones is left there.
@@ -10,7 +10,12 @@ const NEAR_BARS = 1; // as far from the newest bar as a hand may leave it
  */
 export function followed(chart, draw) {
   const times = chart.timeScale();
-  const isAtEnd = times.scrollPosition() >= -NEAR_BARS;
+  const isAtEnd = times.scrollPosition() >= -1;
   draw();
-  if (isAtEnd) times.scrollToPosition(0, false);
+  if (isAtEnd) toEnd(chart);
+}
+
+/** @param {any} chart */
+export function toEnd(chart) {
+  chart.timeScale().scrollToPosition(ROOM_BARS, false);
 }
