@@ -43,8 +43,20 @@ def judged(blank: Page, **entry: str) -> Any:
         ({"type": "market", "quantity": "1.5"}, ["", "", "153", "200", True]),
         ({"type": "market", "quantity": "1", "side": "sell"}, ["", "", "49.5", "0", True]),
         (
-            {"price": "90071992547409.90", "quantity": "90071992547409.91"},
-            ["", "", "8112963841460665467419124092.109"],
+            {"price": "90071992547409.90", "quantity": "9007199254740.99"},
+            ["", "", "811296384146066456669919861.801"],
+        ),
+        (
+            {"price": "90071992547409.95", "quantity": "99999999999999999"},
+            [
+                "The price must be at most 90071992547409.91.",
+                "The quantity must be at most 9007199254740.991.",
+                "",
+            ],
+        ),
+        (
+            {"price": "70,100", "quantity": "1"},
+            ["A comma may part thousands or decimals: type a point before decimals."],
         ),
     ],
 )
@@ -52,6 +64,16 @@ def test_an_order_is_judged_exactly(
     blank: Page, entry: dict[str, str], expected: list[Any]
 ) -> None:
     assert judged(blank, **entry)[: len(expected)] == expected
+
+
+def test_an_amount_is_taken_as_the_page_itself_writes_it(blank: Page) -> None:
+    body = """
+      const typed = (value) => m.fold(m.EMPTY, {type: "price", value}).price;
+      return a.map(typed);
+    """
+    found = call(blank, "state/entry.js", body, "69\u202f850.00", "1 234 567.8", "70 1", "1 2.5")
+
+    assert found == ["69850.00", "1234567.8", "70 1", "1 2.5"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 // Amounts are BigInt units of the instrument's scales.
 
 import { fromUnits, toUnits, trimmed } from "../../shared/amounts.js";
+import { amount, typedAs } from "./amount.js";
 import { isGrave, ownIn, slippage } from "./slippage.js";
 
 /** @typedef {import("../instrument.js").Instrument} Instrument */
@@ -41,7 +42,11 @@ export function fold(entry, change) {
       return { ...entry, type: change.value === "market" ? "market" : "limit", accepted: null };
     case "price":
     case "quantity":
-      return { ...entry, [change.type]: change.value.trim(), accepted: null };
+      return {
+        ...entry,
+        [change.type]: typedAs(change.value),
+        accepted: null,
+      };
     case "step":
       return { ...entry, [change.field]: stepped(entry, change), accepted: null };
     case "level": {
@@ -148,29 +153,6 @@ export function usualSizes({ quantityScale: scale, lot }) {
     const units = (toUnits(size.length - 2 > scale ? "1" : size, scale) / lot) * lot;
     return trimmed(fromUnits(units || lot, scale), 0);
   });
-}
-
-/**
- * @param {string} text
- * @param {number} scale
- * @param {bigint} step
- * @param {string} name
- * @param {string} stepName
- * @returns {{units: bigint | null, problem: string}}
- */
-function amount(text, scale, step, name, stepName) {
-  if (text === "") return { units: null, problem: `Type a ${name}.` };
-  try {
-    const units = toUnits(text, scale);
-    if (units <= 0n) return { units: null, problem: `The ${name} must be more than 0.` };
-    if (units % step !== 0n) {
-      const least = trimmed(fromUnits(step, scale), 0);
-      return { units: null, problem: `The ${name} is no multiple of the ${stepName} ${least}.` };
-    }
-    return { units, problem: "" };
-  } catch (error) {
-    return { units: null, problem: `The ${name} ${/** @type {Error} */ (error).message}.` };
-  }
 }
 
 /**
