@@ -288,6 +288,7 @@ def test_time_travel_shows_the_book_then_by_field_step_and_slider(
     page.get_by_label("Compare with").fill(f"0:{after}")
     page.get_by_role("button", name="Go").click()
     expect(page.get_by_role("row", name="bid 8 – 5")).to_be_visible()
+    expect(page.get_by_role("columnheader", name=f"at 0:{after}")).to_be_visible()
     for _ in range(after - before):
         page.get_by_role("button", name="+1 event").press("Enter")
     expect(bids.get_by_role("row", name=re.compile("^8 "))).to_be_visible()
@@ -297,8 +298,10 @@ def test_time_travel_shows_the_book_then_by_field_step_and_slider(
     page.get_by_role("button", name="+1 batch").press("Enter")
     expect(bids.get_by_role("row", name=re.compile("^8 "))).to_be_visible()
     page.get_by_role("button", name="Compare with this moment").press("Enter")
+    expect(page.get_by_role("row", name="nothing differs")).to_be_visible()
     page.get_by_role("button", name="−1 batch").press("Enter")
     expect(page.get_by_text(f"and what differs at 0:{after}")).to_be_visible()
+    expect(page.get_by_role("columnheader", name=f"at 0:{after}")).to_be_visible()
     expect(page.get_by_role("row", name="bid 8 – 5")).to_be_visible()
     page.get_by_role("slider").press("Home")
     expect(

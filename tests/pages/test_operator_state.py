@@ -242,6 +242,14 @@ def test_what_differs_between_two_books_is_told_as_text(modules: Page) -> None:
     ]
 
 
+def test_the_columns_of_a_comparison_name_its_moments_whichever_is_the_earlier(
+    modules: Page,
+) -> None:
+    columns = call(modules, "books", "return m.columnsOf(a[0], a[1])", "0:13", "0:5")
+
+    assert columns == ["what", "at 0:13", "at 0:5"]
+
+
 def test_what_is_not_healthy_has_what_to_do_beside_it(modules: Page) -> None:
     shard = {"shard": 0, "matcher": "unhealthy", "undecided": 4, "publishing": "unknown"}
     seen = {

@@ -1,6 +1,15 @@
 // Two books or two lists of positions, and what differs between them. Amounts are compared as text.
 
 /**
+ * Return how the columns of a comparison are called: either moment may be the earlier one.
+ * @param {string} first
+ * @param {string} second
+ */
+export function columnsOf(first, second) {
+  return ["what", `at ${first}`, `at ${second}`];
+}
+
+/**
  * Return the rows of both, each with what it was and what it is; only those that differ.
  * @param {any[]} before
  * @param {any[]} after

@@ -2,15 +2,20 @@
 
 import { element, keyed, setAttribute, setText } from "../../shared/dom.js";
 
+/** @typedef {{key: string, cells: (string | Node)[]}} Row */
+
 const COLUMNS_NARROW_MAX = 4; // that a narrow screen has room for
 
 /**
  * Make a table whose rows are found again by their keys.
  * @param {string} caption
  * @param {string[]} headings
- * @returns {{table: HTMLElement, draw: (rows: {key: string, cells: (string | Node)[]}[]) => void}}
+ * @param {string} [none] What a table without rows says.
+ * @returns {{table: HTMLElement, draw: (rows: Row[], named?: string[]) => void,
+ *   clear: () => void}} `draw` may name the columns anew; what is cleared is not shown: nothing
+ *   is known of it, which is not the same as a table without rows.
  */
-export function tableOf(caption, headings) {
+export function tableOf(caption, headings, none = "none") {
   // The roles are said, since rows are cards on a narrow screen, and so would lose them.
   const body = element("tbody", { role: "rowgroup" });
   const column = { scope: "col", role: "columnheader" };
@@ -23,20 +28,32 @@ export function tableOf(caption, headings) {
     element("thead", { role: "rowgroup" }, head),
     body,
   );
+  const span = { role: "cell", class: "quiet wide", colspan: String(headings.length) };
+  const empty = element("tr", { role: "row" }, element("td", span, none));
   return {
     table,
-    draw(rows) {
+    draw(rows, names = headings) {
+      table.hidden = false;
+      names.forEach((name, index) => {
+        setText(head.children[index], name);
+      });
+      empty.remove();
       keyed(
         body,
         rows,
         (row) => row.key,
-        () => element("tr", { role: "row" }, ...headings.map(cell)),
+        () => element("tr", { role: "row" }, ...names.map(cell)),
         (made, row) => {
           row.cells.forEach((cell, index) => {
+            setAttribute(made.children[index], "data-name", names[index]);
             fill(made.children[index], cell);
           });
         },
       );
+      if (!rows.length) body.append(empty);
+    },
+    clear() {
+      table.hidden = true;
     },
   };
 }

@@ -1,6 +1,6 @@
 // Health, row by row, each with what to do.
 
-import { element, setAttribute, setText } from "../../shared/dom.js";
+import { element, setText } from "../../shared/dom.js";
 import { healthRows, tone } from "../state/advice.js";
 import { sized, tableOf, toned } from "./cells.js";
 
@@ -27,13 +27,13 @@ export function mount(root) {
     const wrong = all.filter((row) => row.is !== "healthy");
     const names = all.filter((row) => row.is === "healthy").map((row) => row.name);
     setText(well, names.length ? `Healthy: ${names.join(", ")}.` : "");
-    setAttribute(rows.table, "hidden", wrong.length === 0);
     rows.draw(
       wrong.map((row) => ({
         key: row.key,
         cells: [row.name, toned(row.is, tone(row.is)), row.see ? linked(row) : row.todo],
       })),
     );
+    if (!wrong.length) rows.clear();
     const parts = [];
     if (seen.disk)
       parts.push(

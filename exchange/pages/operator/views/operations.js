@@ -24,7 +24,6 @@ export function mount(root) {
   /** @param {any} state */
   return function draw({ seen }) {
     const passed = seen.skips ?? [];
-    skips.table.hidden = passed.length === 0;
     skips.draw(
       passed.map((/** @type {any} */ one) => ({
         key: `${one.projection} ${one.fingerprint} ${one.shard}:${one.position}`,
@@ -37,6 +36,7 @@ export function mount(root) {
         ],
       })),
     );
+    if (!passed.length) skips.clear();
     rows.draw(
       (seen.operations ?? []).map((/** @type {any} */ one) => ({
         key: String(one.id),

@@ -56,7 +56,7 @@ export function mount(root, endsNow) {
       return true;
     } catch (error) {
       drawn.replaceChildren();
-      table.draw([]);
+      table.clear();
       setText(said, /** @type {Error} */ (error).message);
       return false;
     }

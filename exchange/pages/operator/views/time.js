@@ -1,6 +1,7 @@
 // Time travel: the book and a client's positions at a moment that is gone, and between two of them.
 
-import { element, setAttribute, setText } from "../../shared/dom.js";
+import { element, setText } from "../../shared/dom.js";
+import { columnsOf } from "../state/books.js";
 import { moved, shardOf, told } from "../state/places.js";
 import { moment, tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
@@ -38,9 +39,10 @@ export function mount(root, endsNow) {
       "realised",
       "unrealised",
     ]),
-    different: tableOf("What differs at the second moment", ["what", "then", "later"]),
+    different: tableOf("What differs", columnsOf("one", "another"), "nothing differs"),
   };
   const shown = Object.values(tables).map((one) => one.table);
+  clear();
   root.append(
     element(
       "section",
@@ -109,7 +111,7 @@ export function mount(root, endsNow) {
 
   /** Show nothing: figures of another moment must not stand below this one's name. */
   function clear() {
-    for (const one of Object.values(tables)) one.draw([]);
+    for (const one of Object.values(tables)) one.clear();
     setText(where, "");
   }
 
@@ -121,9 +123,10 @@ export function mount(root, endsNow) {
     const around = await batchesAround(shard, position());
     if (!isShown()) return;
     for (const side of SIDES) tables[side].draw(first.book[side].map(level));
-    tables.positions.draw(first.positions.map(held));
-    setAttribute(tables.different.table, "hidden", second === null);
-    if (second) tables.different.draw(between(first, second));
+    if (client_id) tables.positions.draw(first.positions.map(held));
+    else tables.positions.clear();
+    if (second) tables.different.draw(between(first, second), columnsOf(at, and));
+    else tables.different.clear();
     setText(where, toldOf(shard, position(), around));
     const also = and ? `, and what differs at ${and}` : "";
     setText(
