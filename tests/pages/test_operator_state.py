@@ -134,6 +134,8 @@ def test_what_can_be_done_depends_on_the_state(
 
     assert [action["action"] for action in found] == expected
     assert {action["body"]["expect_live"] for action in found} == {1}
+    long = {action["action"] for action in found if action.get("isLong")}
+    assert long == {"rebuild", "verify"} & set(expected)
 
 
 def test_a_switch_says_from_where_to_where_and_that_nothing_was_compared(modules: Page) -> None:

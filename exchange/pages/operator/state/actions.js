@@ -2,14 +2,12 @@
 
 /**
  * @typedef {{label: string, projection: string, action: string, will: string,
- *   body: Record<string, unknown>, needsReason?: boolean, hasCost?: boolean}} Action
+ *   body: Record<string, unknown>, needsReason?: boolean, hasCost?: boolean, isLong?: boolean}} Action
+ *   What is long begins when it is confirmed, and the page tells how far it is.
  */
 
 /** What happens next, and where on this page. */
 export const NEXT = {
-  rebuild:
-    "Its steps are in a row of its own. It goes live by itself when all its rows are as the log gives them; nothing more is to be done.",
-  verify: "How far it is, and what was found, is told above the table of read models.",
   switch: "If it was wrong: Roll back, in the row of the generation that is kept.",
   rollback: "To go forward again: Roll back, in the row of the other generation.",
   pause: "To go on: Resume, in its row.",
@@ -52,16 +50,17 @@ export function actionsOn(one, all, readers = {}) {
     add(
       "Rebuild",
       "rebuild",
-      `Build a new generation of ${one.projection} beside ${name}, compare it with the log, and, if all its rows are as the log gives them, let queries read it. Meanwhile they read ${name}, which is kept afterwards, so that you can go back.`,
+      `Build a new generation of ${one.projection} beside ${name}, compare it with the log, and, if all its rows are as the log gives them, let queries read it. Meanwhile they read ${name}, which is kept afterwards, so that you can go back. Its steps are told in a row of its own.`,
       {},
-      { hasCost: true },
+      { hasCost: true, isLong: true },
     );
   if (one.state !== "building" && one.state !== "failed")
     add(
       "Verify",
       "verify",
-      `Compare every row of ${name} with the log. Nothing is changed.`,
+      `Compare every row of ${name} with the log. No row is changed. How far it is, and what was found, is told above the table of read models.`,
       generation,
+      { isLong: true },
     );
   if (one.state === "catching-up" && live)
     add(

@@ -67,6 +67,10 @@ export function confirmIn(dialog, given) {
           ...action.body,
           ...who,
         });
+        if (action.isLong) {
+          dialog.close(); // it would cover what tells how far it is, and tell of its beginning alone
+          return;
+        }
         const next = NEXT[/** @type {keyof typeof NEXT} */ (action.action)] ?? "";
         told.textContent = `${made.message} ${next}`;
         form.remove();
