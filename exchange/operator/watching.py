@@ -6,7 +6,7 @@ same state already gets 304. Samples for the trends are taken all the time.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from exchange.operator.takeovers import TakeOvers
 from exchange.operator.trends import Trends, read_offsets
 from exchange.tools.market.load import Unreachable
 from exchange.tools.operators import status as gateway_status
-from exchange.tools.projections.overview import read_moments, read_size
+from exchange.tools.projections.overview import GenerationView, read_moments, read_size
 from exchange.tools.projections.status import Inside, document, look_inside
 from exchange.tools.projections.stores import Stores, stores, telling_failures
 from exchange.tools.terminal import ToolError
@@ -53,6 +53,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[float, int | None]] = {}
+        self._states: dict[tuple[str, int], tuple[str, bool]] = {}
 
     async def of(self, opened: Stores, projection: str, generation: int) -> int | None:
         """Return the size of a generation, at most ``SIZED_S`` old."""
@@ -65,6 +66,14 @@ class Sizes:
         if place not in self._known:
             self._known[place] = now_s, await read_size(opened, projection, generation)
         return self._known[place][1]
+
+    def heed(self, generations: Iterable[GenerationView]) -> None:
+        """Forget the sizes of generations in another state than before: a build has ended, say."""
+        states = {(one.projection, one.generation): (one.state, one.live) for one in generations}
+        for place, state in states.items():
+            if self._states.get(place, state) != state:
+                self._known.pop(place, None)
+        self._states = states
 
 
 class Watch:
@@ -134,6 +143,7 @@ class Watch:
 
     async def _look(self, opened: Stores) -> None:
         inside = await look_inside(opened, self._sizes.of)
+        self._sizes.heed(inside.overview.generations)
         heads = {shard.shard: shard.position for shard in inside.shards}
         more = {
             "operations": await read_operations(opened.connection, None, OPERATIONS_TOLD),

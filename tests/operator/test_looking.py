@@ -116,6 +116,33 @@ async def test_while_nobody_watches_nothing_is_looked_at(
         assert looks == seen >= 1
 
 
+async def test_a_size_is_measured_again_when_the_state_of_its_generation_changes(
+    engine: AsyncEngine,
+    redis: Redis,
+    connection: asyncpg.Connection,
+    projector: RunProjector,
+    desk: Desk,
+) -> None:
+    def size_of(found: dict[str, Any]) -> int:
+        (book,) = [one for one in found["generations"] if one["projection"] == "book"]
+        size: int = book["size_bytes"]
+        return size
+
+    async with projector():
+        await catch_up(engine, redis, connection)
+    await redis.set("{book:1:0}:first", "x")
+    async with desk(allows_changes=True) as client:
+        first = size_of(await state(client))
+        await redis.set("{book:1:0}:second", "y" * 1_000)
+        paused = await client.post("/projections/book/pause", json={"expect_live": 1})
+        async with asyncio.timeout(5):  # not after a minute
+            while size_of(await state(client)) == first:
+                await asyncio.sleep(0.1)
+
+    assert first > 0
+    assert paused.status_code == 200, paused.text
+
+
 async def test_a_desk_ends_though_a_store_drops_the_cancellation(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

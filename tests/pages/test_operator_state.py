@@ -252,6 +252,13 @@ def test_the_columns_of_a_comparison_name_its_moments_whichever_is_the_earlier(
     assert columns == ["what", "at 0:13", "at 0:5"]
 
 
+def test_a_size_that_is_not_known_is_not_told_as_nothing(modules: Page) -> None:
+    sizes = [None, 0, 300, 999_400, 1_250_000]
+
+    told = call(modules, "sizes", "return a[0].map(m.sized)", sizes)
+    assert told == ["not measured", "nothing yet", "300 B", "999 kB", "1.3 MB"]
+
+
 def test_what_is_not_healthy_has_what_to_do_beside_it(modules: Page) -> None:
     shard = {"shard": 0, "matcher": "unhealthy", "undecided": 4, "publishing": "unknown"}
     seen = {

@@ -71,7 +71,11 @@ function fill(into, cell) {
   if (typeof cell === "string") {
     if (into.firstElementChild) into.replaceChildren(cell);
     else setText(into, cell);
-    setAttribute(into, "class", /^-?[\d,\u202f]+(\.\d+)?( .{1,3})?$/.test(cell) ? "number" : "");
+    setAttribute(
+      into,
+      "class",
+      /^(–|-?[\d,\u202f]+(\.\d+)?( .{1,3})?)$/.test(cell) ? "number" : "",
+    );
   } else if (into.firstChild !== cell) {
     into.replaceChildren(cell);
     setAttribute(into, "class", cell instanceof HTMLDivElement ? "wide" : "");
@@ -81,12 +85,6 @@ function fill(into, cell) {
 /** @param {number | null | undefined} value */
 export function figure(value) {
   return value === null || value === undefined ? "?" : value.toLocaleString("en");
-}
-
-/** @param {number | null} bytes */
-export function sized(bytes) {
-  if (bytes === null) return "";
-  return bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.round(bytes / 1e3)} kB`;
 }
 
 /** @param {string | null} time ISO 8601 */

@@ -2,7 +2,8 @@
 
 import { element, setText } from "../../shared/dom.js";
 import { healthRows, tone } from "../state/advice.js";
-import { sized, tableOf, toned } from "./cells.js";
+import { sized } from "../state/sizes.js";
+import { tableOf, toned } from "./cells.js";
 
 const SEEN = { failures: "What stopped", models: "Read models", shards: "Matchers" };
 

@@ -4,8 +4,9 @@ import { element, setText } from "../../shared/dom.js";
 import { actionsOn } from "../state/actions.js";
 import { tone } from "../state/advice.js";
 import { flowOf, wantedBy } from "../state/flow.js";
+import { sized } from "../state/sizes.js";
 import { rates } from "../state/trends.js";
-import { figure, moment, moved, sized, tableOf, toned } from "./cells.js";
+import { figure, moment, moved, tableOf, toned } from "./cells.js";
 import { spark } from "./spark.js";
 
 const HEADINGS = [
