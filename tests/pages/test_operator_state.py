@@ -225,12 +225,35 @@ def test_positions_are_read_told_and_moved_within_their_log(modules: Page) -> No
     assert of(shard, "", "2026-01-31T12:00") == 0
     for wrong in ("", "x", "0:", "0:1:2", "0:-1", "0:1,"):
         told = of("try { m.readPlaces(a[0]); return '' } catch (e) { return e.message }", wrong)
-        assert "is no position such as 0:123" in told, wrong
+        assert "is no position such as 0:123, and no time such as 08:05" in told, wrong
     assert of("return a.map(m.isTime)", "2026-01-31T12:00", "0:20260131", "2026") == [
         True,
         False,
         False,
     ]
+
+
+def test_a_clock_time_is_one_of_today_unless_it_can_be_a_position(modules: Page) -> None:
+    body = "return a[0].map((text) => m.momentOf(text, new Map([[0, 5], [10, 9]]), a[1]))"
+    now_ms = 1_769_860_800_000  # 2026-01-31T12:00:00Z
+
+    typed = ["08:05", " 23:59:01Z", "10:45", "10:45:00", "11:45", "8:05", "24:00", "0:123", ""]
+    assert call(modules, "places", body, typed, now_ms) == [
+        "2026-01-31T08:05:00Z",
+        "2026-01-31T23:59:01Z",
+        "10:45",
+        "2026-01-31T10:45:00Z",
+        "2026-01-31T11:45:00Z",
+        "8:05",
+        "24:00",
+        "0:123",
+        "",
+    ]
+    body = "try { m.placesIn(a[0], new Map([[0, 5]])) } catch (e) { return e.message }"
+    assert call(modules, "places", body, "8:05") == (
+        "there is no shard 8: give a position (shard:event) such as 0:123,"
+        " or a time such as 08:05 (UTC, today) or 2026-01-31T08:05Z"
+    )
 
 
 def test_what_differs_between_two_books_is_told_as_text(modules: Page) -> None:

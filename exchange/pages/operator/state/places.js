@@ -1,5 +1,7 @@
 // Where one is in the logs: a position by shard, as "0:123,1:45".
 
+const TIMES = "time such as 08:05 (UTC, today) or 2026-01-31T08:05Z";
+
 /**
  * Read positions by shard; a bare number is of shard 0.
  * @param {string} text
@@ -10,10 +12,27 @@ export function readPlaces(text) {
   const found = new Map();
   for (const part of text.trim().split(",")) {
     const match = /^(?:(\d{1,4}):)?(\d{1,15})$/.exec(part.trim());
-    if (!match) throw new RangeError(`${part || "nothing"} is no position such as 0:123`);
+    if (!match)
+      throw new RangeError(`${part || "nothing"} is no position such as 0:123, and no ${TIMES}`);
     found.set(Number(match[1] ?? 0), Number(match[2]));
   }
   return found;
+}
+
+/**
+ * Read positions of shards that there are; those that are not named are at their ends.
+ * @param {string} text
+ * @param {Map<number, number>} ends
+ * @throws {RangeError} There is none.
+ */
+export function placesIn(text, ends) {
+  const named = readPlaces(text);
+  for (const shard of named.keys())
+    if (!ends.has(shard))
+      throw new RangeError(
+        `there is no shard ${shard}: give a position (shard:event) such as 0:123, or a ${TIMES}`,
+      );
+  return new Map([...ends, ...named]);
 }
 
 /** @param {Map<number, number>} places */
@@ -54,4 +73,19 @@ export function shardOf(asked, at, ends) {
  */
 export function isTime(text) {
   return /^\d{4}-\d{2}-\d{2}/.test(text.trim());
+}
+
+/**
+ * Return positions or a time as they were typed, but for a clock time: that is one of today, in
+ * UTC. Where there is a shard 10, "10:45" is a position.
+ * @param {string} text
+ * @param {Map<number, number>} ends
+ * @param {number} nowMs
+ */
+export function momentOf(text, ends, nowMs) {
+  const match = /^([01]\d|2[0-3]):([0-5]\d)(:[0-5]\d)?Z?$/i.exec(text.trim());
+  const isPosition = match && !match[3] && /^[1-9]\d:\d\d$/.test(text.trim());
+  if (!match || (isPosition && ends.has(Number(match[1])))) return text;
+  const today = new Date(nowMs).toISOString().slice(0, 10);
+  return `${today}T${match[1]}:${match[2]}${match[3] ?? ":00"}Z`;
 }

@@ -2,7 +2,7 @@
 
 import { element, setText } from "../../shared/dom.js";
 import { columnsOf } from "../state/books.js";
-import { moved, shardOf, told } from "../state/places.js";
+import { momentOf, moved, shardOf, told } from "../state/places.js";
 import { moment, tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { between, position as held, level } from "./moments.js";
@@ -18,7 +18,7 @@ const SIDES = /** @type {const} */ (["bids", "asks"]);
 export function mount(root, endsNow) {
   const fields = fieldsOf(
     [
-      ["at", "Position such as 0:123, or time"],
+      ["at", "Position such as 0:123, or UTC time such as 08:05"],
       ["instrument", "Instrument"],
       ["client_id", "Client, for positions"],
       ["and", "Compare with (position or time)"],
@@ -66,9 +66,12 @@ export function mount(root, endsNow) {
   let places = new Map();
   const position = () => places.get(shard) ?? 0;
 
+  /** @param {string} text */
+  const typed = (text) => momentOf(text, ends, Date.now());
+
   /** @param {Record<string, string>} values */
   function go(values) {
-    const all = { ...values, shard: chosen };
+    const all = { ...values, at: typed(values.at), and: typed(values.and), shard: chosen };
     const given = Object.entries(all).filter(([, value]) => value);
     location.hash = `time?${new URLSearchParams(given)}`;
   }
@@ -144,13 +147,14 @@ export function mount(root, endsNow) {
     chosen = query.get("shard") ?? "";
     const mine = ++asked;
     const isShown = () => mine === asked;
-    const { at, and } = fields.values();
+    let { at, and } = fields.values();
     setText(
       band,
       `NOT LIVE: asked for ${at || "the end of the log"} … Esc returns to the present.`,
     );
     try {
       ends = await endsNow();
+      [at, and] = [typed(at), typed(and)];
       const found = await placesAt(at, ends);
       if (!isShown()) return true;
       places = found;

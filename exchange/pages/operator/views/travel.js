@@ -1,7 +1,7 @@
 // What the exchange answered at a moment that is gone: its places, a book, and a client's positions.
 
 import { ask } from "../requests.js";
-import { isTime, readPlaces, told } from "../state/places.js";
+import { isTime, placesIn, readPlaces, told } from "../state/places.js";
 
 const LEVELS = 10;
 
@@ -13,7 +13,7 @@ const LEVELS = 10;
  */
 export async function placesAt(at, ends) {
   if (!at) return ends;
-  if (!isTime(at)) return new Map([...ends, ...readPlaces(at)]);
+  if (!isTime(at)) return placesIn(at, ends);
   const found = await ask("/events", { up_to_time: at, limit: 1 });
   return readPlaces(found.sequence);
 }
