@@ -222,6 +222,20 @@ def test_the_log_is_browsed_by_what_it_says_and_the_page_shown_is_verified(
     expect(page.get_by_role("img", name=re.compile("OrderAccepted, OrderRested"))).to_be_visible()
 
 
+def test_an_orders_life_names_with_whom_it_traded_and_links_there(
+    page: Page, desk: str, http: httpx.Client
+) -> None:
+    maker = place(http, client_id="anna", side="sell", price=777)
+    taker = place(http, client_id="ben", price=777).json()["order"]["order_id"]
+    page.goto(f"{desk}/#order?order_id={maker.json()['order']['order_id']}")
+
+    trade = page.get_by_role("row", name=re.compile("TradeExecuted.*taker_client_id ben"))
+    expect(trade.get_by_role("link", name=re.compile(r"^0:\d+$"))).to_be_visible()
+    trade.get_by_role("link", name=taker).click()
+    expect(page.get_by_text("buy 1 BTC-USD at 777 of ben: filled")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("maker_client_id anna"))).to_be_visible()
+
+
 def test_the_log_is_followed(page: Page, desk: str, http: httpx.Client) -> None:
     page.goto(f"{desk}/#log?client_id=follower")
     expect(page.get_by_text("the end of the log")).to_be_visible()

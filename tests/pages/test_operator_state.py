@@ -143,7 +143,8 @@ def test_a_switch_says_from_where_to_where_and_that_nothing_was_compared(modules
     found = call(modules, "actions", "return m.actionsOn(a[0], a[1])", made, [made, generation()])
 
     assert next(one["will"] for one in found if one["action"] == "switch") == (
-        "Queries go from generation 1 (at 0:7) to generation 2 (at 0:9, 1:3),"
+        "Queries go from generation 1 (at position 0:7, shard:event)"
+        " to generation 2 (at position 0:9, 1:3, shard:event),"
         " which was NOT compared with the log. The former one is kept, so that you can go back."
     )
 
@@ -273,6 +274,21 @@ def test_the_columns_of_a_comparison_name_its_moments_whichever_is_the_earlier(
     columns = call(modules, "books", "return m.columnsOf(a[0], a[1])", "0:13", "0:5")
 
     assert columns == ["what", "at 0:13", "at 0:5"]
+
+
+def test_the_other_side_of_a_trade_is_told(modules: Page) -> None:
+    trade = {"type": "TradeExecuted", "maker_order_id": "a", "taker_order_id": "b"}
+    trade |= {"maker_client_id": "anna", "taker_client_id": "ben"}
+    other = "return m.otherOf(a[0], a[1])"
+
+    assert call(modules, "life", other, trade, "a") == {
+        "role": "taker",
+        "client": "ben",
+        "order": "b",
+    }
+    assert call(modules, "life", other, trade, "b")["client"] == "anna"
+    assert call(modules, "life", other, trade, "c") is None
+    assert call(modules, "life", other, {"type": "OrderRested", "order_id": "a"}, "a") is None
 
 
 def test_a_size_that_is_not_known_is_not_told_as_nothing(modules: Page) -> None:

@@ -118,7 +118,8 @@ function sentence(text) {
 /** @param {any} one */
 function told(one) {
   const at = Object.entries(one.positions).map(([shard, position]) => `${shard}:${position}`);
-  return `generation ${one.generation} (at ${at.join(", ") || "nowhere"})`;
+  const where = at.length ? `position ${at.join(", ")}, shard:event` : "no position yet";
+  return `generation ${one.generation} (at ${where})`;
 }
 
 /** @param {any} one */

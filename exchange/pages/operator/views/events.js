@@ -2,6 +2,7 @@
 
 import { element } from "../../shared/dom.js";
 import { moment } from "./cells.js";
+import { link } from "./links.js";
 
 export const HEADINGS = ["where", "when", "type", "instrument", "what", "command"];
 
@@ -62,13 +63,4 @@ function what(one) {
   const orders = [one.order_id, one.taker_order_id, one.maker_order_id].filter(Boolean);
   const links = orders.flatMap((order_id) => [" ", link("order", { order_id }, order_id)]);
   return element("span", {}, text, ...links);
-}
-
-/**
- * @param {string} part
- * @param {Record<string, string>} query
- * @param {string} text
- */
-function link(part, query, text) {
-  return element("a", { href: `#${part}?${new URLSearchParams(query)}` }, text);
 }

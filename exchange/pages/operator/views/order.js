@@ -2,11 +2,15 @@
 
 import { element, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
+import { otherOf } from "../state/life.js";
 import { told } from "../state/places.js";
 import { moment, tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
+import { link } from "./links.js";
+import { shardOfOrder, tradesOf } from "./lives.js";
 import { shape } from "./spark.js";
 
+const NOT_TO_SCALE = "The events are in their order; gaps between them are not to scale of time.";
 const EVENTS_MAX = 200;
 const WIDTH = 1_000;
 
@@ -29,6 +33,8 @@ export function mount(root, endsNow) {
     element("section", { "aria-label": "An order's life" }, fields.form, said, drawn, table.table),
   );
 
+  let asked = 0;
+
   /** @param {URLSearchParams} query */
   return async function show(query) {
     fields.fill(query);
@@ -37,10 +43,13 @@ export function mount(root, endsNow) {
       setText(said, "Name an order, or follow a link of the log.");
       return true;
     }
+    const mine = ++asked;
+    const isShown = () => mine === asked;
     setText(said, "Asked …");
     const path = `/orders/${encodeURIComponent(order_id)}`;
     try {
-      const moments = { as_of_sequence: told(await endsNow()) };
+      const ends = await endsNow();
+      const moments = { as_of_sequence: told(ends) };
       const [found, life] = await Promise.all([
         ask(path, moments),
         ask(`${path}/events`, { ...moments, limit: EVENTS_MAX }),
@@ -51,10 +60,17 @@ export function mount(root, endsNow) {
         `${order.side} ${order.quantity} ${order.instrument} at ${order.price ?? "the market"} of ${order.client_id}: ${order.status}, ${order.filled_quantity} filled`,
       );
       const events = life.events;
-      drawn.replaceChildren(picture(events));
-      table.draw(events.map((/** @type {any} */ one) => row(one, order.instrument)));
+      drawn.replaceChildren(picture(events), element("p", { class: "quiet" }, NOT_TO_SCALE));
+      const shard = await shardOfOrder(events, order_id, ends);
+      const place = { order: order_id, instrument: order.instrument, shard };
+      if (!isShown()) return true;
+      table.draw(events.map((/** @type {any} */ one) => row(one, place)));
+      const trades = await tradesOf(events, shard);
+      if (!isShown()) return true;
+      table.draw(events.map((/** @type {any} */ one) => row(one, place, trades)));
       return true;
     } catch (error) {
+      if (!isShown()) return true;
       drawn.replaceChildren();
       table.clear();
       setText(said, /** @type {Error} */ (error).message);
@@ -63,40 +79,40 @@ export function mount(root, endsNow) {
   };
 }
 
-/** @param {any} one */
-function whenOf(one) {
-  return one.timestamp ?? one.time ?? one.created_at;
-}
-
-/** @param {any} one */
-function placeOf(one) {
-  return one.sequence ?? one.position;
-}
-
 /**
  * @param {any} one
- * @param {string} instrument
+ * @param {{order: string, instrument: string, shard: number}} place
+ * @param {Map<number, any>} [trades] With both sides, by position.
  */
-function row(one, instrument) {
-  const skipped = ["type", "timestamp", "time", "sequence", "position", "command_id"];
+function row(one, { order, instrument, shard }, trades) {
+  const at = `${shard}:${one.sequence}`;
+  const skipped = ["type", "timestamp", "sequence", "command_id"];
   const text = Object.entries(one)
-    .filter(
-      ([name, value]) => !skipped.includes(name) && value !== null && typeof value !== "object",
-    )
+    .filter(([name, value]) => !skipped.includes(name) && value !== null && value !== order)
+    .filter(([, value]) => typeof value !== "object")
     .map(([name, value]) => `${name} ${value}`)
     .join(", ");
-  const at = placeOf(one);
-  const before = new URLSearchParams({ at: String(at - 1), instrument });
+  const trade = trades?.get(one.sequence);
   return {
-    key: String(at),
+    key: at,
     cells: [
-      String(at),
-      moment(whenOf(one)),
+      link("time", { at, instrument }, at),
+      moment(one.timestamp),
       String(one.type),
-      text,
-      element("a", { href: `#time?${before}` }, "show"),
+      trade ? element("span", {}, text, ...withWhom(trade, order)) : text,
+      link("time", { at: `${shard}:${one.sequence - 1}`, instrument }, "show"),
     ],
   };
+}
+
+/** @param {any} trade @param {string} order */
+function withWhom(trade, order) {
+  const other = otherOf(trade, order);
+  if (!other) return [];
+  return [
+    `, ${other.role}_client_id ${other.client}, ${other.role}_order_id `,
+    link("order", { order_id: other.order }, other.order),
+  ];
 }
 
 /** @param {any[]} events */
@@ -114,7 +130,9 @@ function picture(events) {
     drawn.append(shape("circle", { cx: x, cy: 45, r: 6 }));
     const isAbove = index % 2 === 0;
     drawn.append(shape("text", { x: x - 20, y: isAbove ? 30 : 68 }, String(one.type)));
-    drawn.append(shape("text", { x: x - 20, y: isAbove ? 16 : 82 }, moment(whenOf(one)).slice(11)));
+    drawn.append(
+      shape("text", { x: x - 20, y: isAbove ? 16 : 82 }, moment(one.timestamp).slice(11)),
+    );
   });
   return drawn;
 }
