@@ -54,6 +54,10 @@ def test_a_pause_says_what_it_will_do_who_does_it_and_why_and_is_taken_back_by_k
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("is not kept up any more, until somebody presses Resume.")
     expect(dialog).to_contain_text("Queries read it as of now.")
+    for nobody in ("", " "):
+        dialog.get_by_label("Who").fill(nobody)
+        page.keyboard.press("Enter")
+        assert dialog.get_by_label("Who").evaluate("field => !field.validity.valid")
     dialog.get_by_label("Who").fill("grace")
     dialog.get_by_label("Why").fill("to see a pause")
     page.keyboard.press("Enter")

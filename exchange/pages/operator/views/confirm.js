@@ -16,7 +16,12 @@ export function confirmIn(dialog, given) {
   /** @param {import("../state/actions.js").Action} action */
   return function confirm(action) {
     const name = /** @type {HTMLInputElement} */ (
-      element("input", { maxlength: "100", autocomplete: "off" })
+      element("input", {
+        maxlength: "100",
+        autocomplete: "off",
+        required: true,
+        pattern: ".*\\S.*",
+      })
     );
     name.value = localStorage.getItem(NAME_KEPT) || given.name();
     const reason = /** @type {HTMLInputElement} */ (
