@@ -19,7 +19,7 @@ from exchange.config import Settings
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import decode, location
 from exchange.gateway.http.responses import json_response
-from exchange.operator.comparing import Comparisons
+from exchange.operator.comparing import VERIFY, Comparisons
 from exchange.operator.watching import Watch
 from exchange.tools.projections import changes
 from exchange.tools.projections.changes import Change
@@ -32,8 +32,6 @@ from projections.stores.failures import is_store_failure
 
 CHANGE_S: Final = 20.0  # another change of the model is waited for 10 s, and a switch takes one
 WAITING_MAX: Final = 8  # more than that many operators do not press at once
-
-VERIFY: Final = "verify"
 
 
 class ChangeBody(Struct, frozen=True, forbid_unknown_fields=True):

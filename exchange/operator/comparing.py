@@ -1,7 +1,8 @@
 """A comparison of a generation with the log: ``exchange verify-projection``, in a process below.
 
 It takes a processor for minutes, which the desk does not have, and goes last of all. One runs at a
-time. A desk that ends, ends it: nothing was changed, and it can be begun again.
+time. A desk that ends, ends it: no row was changed, and it can be begun again. Who asked for it and
+why is a row in ``operations``.
 """
 
 import asyncio
@@ -14,8 +15,10 @@ from typing import Any, Final
 from exchange.config import Settings
 from exchange.tools.projections.changes import Changed
 from exchange.tools.projections.stores import Stores
-from projections.lifecycle.changes import By, Life, Refused
+from projections.lifecycle.changes import By, Life, Refused, note_operation
 from projections.lifecycle.generations import generations_of
+
+VERIFY: Final = "verify"
 
 NICENESS: Final = "5"  # more than the desk: whoever serves or looks goes first
 LINES_MAX: Final = 5  # of what it says of its progress
@@ -40,7 +43,7 @@ class Comparisons:
     async def begin(
         self, opened: Stores, projection: str, generation: int | None, by: By
     ) -> Changed:
-        """Begin to compare a generation, by default the live one.
+        """Begin to compare a generation, by default the live one, and note who asked and why.
 
         Raises:
             Refused: Another comparison runs, or there is no such generation.
@@ -54,6 +57,8 @@ class Comparisons:
         if target is None or not target.is_built:
             raise Refused(f"{projection} has no such generation whose rows are complete.")
         number = target.generation
+        note = (opened.connection, by, VERIFY, projection, number, number)
+        await note_operation(*note)
         self._lines.clear()
         self._told = {
             "projection": projection,

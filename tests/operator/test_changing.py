@@ -164,7 +164,9 @@ async def test_a_model_is_built_compared_switched_and_taken_back(
     begun = await change(client, "trades/rebuild", operator="ada", stays=True)
     async with building_in(connect, engine, redis):
         await until(client, lambda found: state_of(found, "trades", 2) == "catching-up")
-        compared = await change(client, "trades/verify", generation=2, operator="ada")
+        compared = await change(
+            client, "trades/verify", generation=2, operator="ada", reason="same?"
+        )
         second = await change(client, "trades/verify", generation=1)
         found = await until(client, lambda found: found["comparison"]["ended"])
         switched = await change(client, "trades/switch", generation=2, reason="it is the same")
@@ -175,6 +177,10 @@ async def test_a_model_is_built_compared_switched_and_taken_back(
     assert second.status_code == 409
     assert "one at a time" in second.json()["detail"]
     assert found["comparison"]["ended"]["same"] is True, found["comparison"]
+    noted = [one for one in found["operations"] if one["action"] == "verify"]
+    assert [(one["operator"], one["reason"], one["to_generation"]) for one in noted] == [
+        ("ada", "same?", 2)
+    ]
     assert switched.status_code == 200, switched.text
     assert back.json()["generations"] == [1], back.text
 
