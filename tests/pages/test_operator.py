@@ -323,5 +323,20 @@ def test_time_travel_shows_the_book_then_by_field_step_and_slider(
     expect(
         page.get_by_text("There was no instrument").or_(page.get_by_text("NOT LIVE: "))
     ).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("table", name="Shards")).to_be_visible()
+
+
+def test_escape_returns_to_the_book_now_which_goes_on_but_not_while_one_types(
+    page: Page, desk: str, http: httpx.Client
+) -> None:
+    at = place(http, price=5).json()["sequence"]
+    page.goto(f"{desk}/#time?at=0:{at}&client_id=ada")
+    expect(page.get_by_text(f"NOT LIVE: BTC-USD as of 0:{at}")).to_be_visible()
+
+    page.get_by_label("Client, for").press("Escape")
+    assert f"at=0%3A{at}" in page.url or f"at=0:{at}" in page.url
+    page.get_by_role("slider").press("Escape")
+    expect(page.get_by_text("LIVE: BTC-USD, as the log goes on")).to_be_visible()
+    expect(page.get_by_label("Instrument")).to_have_value("BTC-USD")
+    place(http, price=6, quantity=9)
+    bids = page.get_by_role("table", name="Bids")
+    expect(bids.get_by_role("row", name=re.compile("^6 "))).to_be_visible()

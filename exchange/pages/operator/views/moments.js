@@ -1,6 +1,7 @@
 // Rows of what was answered at a moment, and of what differs between two.
 
 import { differences } from "../state/books.js";
+import { moment } from "./cells.js";
 
 /** @param {any} one */
 export function level(one) {
@@ -44,4 +45,21 @@ export function between(first, second) {
     ),
   );
   return parts.map((row) => ({ key: row.key, cells: [row.key, row.before, row.after] }));
+}
+
+/**
+ * Tell what a position is in the log of its shard.
+ * @param {number} shard
+ * @param {number} position
+ * @param {{before: number, ends: number | null, epoch: number | null, recorded_at: string | null}}
+ *   around The batch there.
+ */
+export function whereOf(shard, position, around) {
+  if (position === 0) return `Shard ${shard} before its first event.`;
+  const batch = `batch ${around.before + 1} to ${around.ends}, of epoch ${around.epoch}`;
+  const isEnd = around.ends === position;
+  const seen = isEnd
+    ? "its end"
+    : "in the midst of it: a batch is written as a whole, so nobody was ever shown this moment";
+  return `Shard ${shard} after event ${position}: ${batch}, written ${moment(around.recorded_at)}; ${seen}.`;
 }

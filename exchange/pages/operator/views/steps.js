@@ -22,7 +22,10 @@ export function stepsIn({ step, batch, slid, pin, shard }) {
       step: "1",
       input() {
         clearTimeout(settling);
-        settling = window.setTimeout(() => slid(Number(slider.value)), SETTLE_MS);
+        settling = window.setTimeout(() => {
+          settling = 0;
+          slid(Number(slider.value));
+        }, SETTLE_MS);
       },
     })
   );
@@ -69,7 +72,7 @@ export function stepsIn({ step, batch, slid, pin, shard }) {
       const end = ends.get(now) ?? position;
       setText(label, `Position in the log of shard ${now}, of ${end}`);
       slider.max = String(end);
-      if (document.activeElement !== slider) slider.value = String(position);
+      if (!settling) slider.value = String(position);
       setAttribute(slider, "aria-valuetext", `${now}:${position}`);
     },
   };

@@ -1,14 +1,16 @@
 // Time travel: the book and a client's positions at a moment that is gone, and between two of them.
 
-import { element, setText } from "../../shared/dom.js";
+import { element, setAttribute, setText } from "../../shared/dom.js";
 import { columnsOf } from "../state/books.js";
 import { momentOf, moved, shardOf, told } from "../state/places.js";
-import { moment, tableOf } from "./cells.js";
+import { tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
-import { between, position as held, level } from "./moments.js";
+import { between, position as held, level, whereOf } from "./moments.js";
+import { follow, isAway } from "./present.js";
 import { stepsIn } from "./steps.js";
 import { answersAt, batchesAround, placesAt } from "./travel.js";
 
+const BACK = "Esc returns to the present.";
 const SIDES = /** @type {const} */ (["bids", "asks"]);
 
 /**
@@ -26,7 +28,7 @@ export function mount(root, endsNow) {
     (values) => go(values),
     "Go",
   );
-  const steps = stepsIn({ step, batch, slid, pin, shard: move });
+  const steps = stepsIn({ step, batch, slid: goTo, pin, shard: move });
   const band = element("p", { class: "band", role: "status" });
   const where = element("p", { class: "quiet" });
   const tables = {
@@ -54,8 +56,8 @@ export function mount(root, endsNow) {
       element("div", { class: "sides" }, ...shown),
     ),
   );
-  root.addEventListener("keydown", (event) => {
-    if (/** @type {KeyboardEvent} */ (event).key === "Escape") location.hash = "status";
+  addEventListener("keydown", (event) => {
+    if (isAway(event) && !root.hasAttribute("hidden")) go({ ...fields.values(), at: "", and: "" });
   });
   let asked = 0;
   let shard = 0;
@@ -97,11 +99,6 @@ export function mount(root, endsNow) {
     }
   }
 
-  /** @param {number} to */
-  function slid(to) {
-    goTo(to);
-  }
-
   function pin() {
     go({ ...fields.values(), and: told(places) });
   }
@@ -118,24 +115,41 @@ export function mount(root, endsNow) {
     setText(where, "");
   }
 
-  /** @param {string} at @param {string} and @param {() => boolean} isShown */
-  async function draw(at, and, isShown) {
-    const { instrument, client_id } = fields.values();
+  /** @param {Record<string, string>} values @param {() => boolean} isShown */
+  async function draw({ at, and, instrument, client_id }, isShown) {
     const first = await answersAt(places, instrument, client_id);
     const second = and ? await answersAt(await placesAt(and, ends), instrument, client_id) : null;
     const around = await batchesAround(shard, position());
     if (!isShown()) return;
+    fields.set("instrument", first.book.instrument);
     for (const side of SIDES) tables[side].draw(first.book[side].map(level));
     if (client_id) tables.positions.draw(first.positions.map(held));
     else tables.positions.clear();
-    if (second) tables.different.draw(between(first, second), columnsOf(at, and));
+    if (second) tables.different.draw(between(first, second), columnsOf(at || told(places), and));
     else tables.different.clear();
-    setText(where, toldOf(shard, position(), around));
+    setText(where, whereOf(shard, position(), around));
     const also = and ? `, and what differs at ${and}` : "";
-    setText(
-      band,
-      `NOT LIVE: ${first.book.instrument} as of ${at}${also}. Esc returns to the present.`,
-    );
+    setAttribute(band, "class", at ? "band" : "band present");
+    const past = `NOT LIVE: ${first.book.instrument} as of ${at}${also}. ${BACK}`;
+    setText(band, at ? past : `LIVE: ${first.book.instrument}, as the log goes on${also}.`);
+  }
+
+  /** @param {Record<string, string>} values @param {() => boolean} isShown */
+  async function goOn(values, isShown) {
+    await follow({
+      ends,
+      endsNow,
+      isShown,
+      async grown(now) {
+        ends = places = now;
+        steps.draw(ends, shard, position());
+        await draw(values, isShown);
+      },
+      failed(error) {
+        setAttribute(band, "class", "band");
+        setText(band, `NOT LIVE, as of ${told(places)}; it is tried again. ${error.message}`);
+      },
+    });
   }
 
   /**
@@ -146,23 +160,22 @@ export function mount(root, endsNow) {
     fields.fill(query);
     chosen = query.get("shard") ?? "";
     const mine = ++asked;
-    const isShown = () => mine === asked;
-    let { at, and } = fields.values();
-    setText(
-      band,
-      `NOT LIVE: asked for ${at || "the end of the log"} … Esc returns to the present.`,
-    );
+    const isShown = () => mine === asked && !root.hasAttribute("hidden");
+    const values = fields.values();
+    const { at } = values;
+    setAttribute(band, "class", "band");
+    setText(band, at ? `NOT LIVE: asked for ${at} … ${BACK}` : "Asked for the present …");
     try {
       ends = await endsNow();
-      [at, and] = [typed(at), typed(and)];
-      const found = await placesAt(at, ends);
+      Object.assign(values, { at: typed(at), and: typed(values.and) });
+      const found = await placesAt(values.at, ends);
       if (!isShown()) return true;
       places = found;
-      shard = shardOf(chosen, at, ends);
+      shard = shardOf(chosen, values.at, ends);
       steps.draw(ends, shard, position());
-      const name = at || told(places);
-      fields.set("at", name);
-      await draw(name, and, isShown);
+      fields.set("at", values.at);
+      await draw(values, isShown);
+      if (!at && isShown()) void goOn(values, isShown);
       return true;
     } catch (error) {
       if (!isShown()) return true;
@@ -171,17 +184,4 @@ export function mount(root, endsNow) {
       return false;
     }
   };
-}
-
-/**
- * @param {number} shard
- * @param {number} position
- * @param {Awaited<ReturnType<typeof batchesAround>>} around
- */
-function toldOf(shard, position, around) {
-  if (position === 0) return `Shard ${shard} before its first event.`;
-  const batch = `batch ${around.before + 1} to ${around.ends}, of epoch ${around.epoch}`;
-  const isEnd = around.ends === position;
-  const seen = isEnd ? "its end" : "in the midst of it: nobody has seen this moment";
-  return `Shard ${shard} after event ${position}: ${batch}, written ${moment(around.recorded_at)}; ${seen}.`;
 }
