@@ -4,6 +4,7 @@ import asyncio
 import os
 from typing import Final
 
+from exchange.analyst.events import TYPES
 from exchange.config import Settings
 from exchange.gateway.app import serve
 from exchange.gateway.http.analyst import Analyst
@@ -35,6 +36,7 @@ async def run_operator(
             "comparison": comparisons.told,
             "readers": READERS,
             "has_traces": bool(settings.trace_url),
+            "event_types": TYPES,
         }
 
     watch = Watch(settings, base_url, extra)

@@ -214,6 +214,7 @@ def test_the_log_is_browsed_by_what_it_says_and_the_page_shown_is_verified(
     page.get_by_role("button", name="Show").click()
 
     events = page.get_by_role("table", name="Events")
+    expect(page.get_by_text(re.compile("^2 events, up to "))).to_be_visible()
     expect(events).to_contain_text("OrderAccepted")
     expect(events).to_contain_text("OrderRested")
     expect(page.get_by_text("Chain verified: as the matcher wrote it, 0:")).to_be_visible()
@@ -251,6 +252,38 @@ def test_the_log_is_followed(page: Page, desk: str, http: httpx.Client) -> None:
         place(http, client_id="follower", price=price)
         expect(events).to_contain_text(f"price {price}, ")
     expect(events).to_contain_text("price 3, ")
+
+
+def test_the_log_opens_at_its_end_and_a_refusal_names_the_field_and_keeps_the_events(
+    page: Page, desk: str, http: httpx.Client, faults: list[str]
+) -> None:
+    for price in range(101, 131):  # more events than a page has
+        place(http, price=price, side="sell", client_id="opens")
+    page.goto(f"{desk}/#log")
+    events = page.get_by_role("table", name="Events")
+    expect(events).to_contain_text("price 130, ")
+    expect(page.get_by_text("the end of the log")).to_be_visible()
+
+    kind = page.get_by_label("Type of event")
+    assert "TradeExecuted" in kind.evaluate("field => [...field.list.options].map(o => o.value)")
+    kind.fill("trade")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#log .bad")).to_contain_text("Type of event: must be one of")
+    expect(events).to_contain_text("price 130, ")
+    forgive(faults, 422)
+
+
+def test_an_instrument_that_there_is_not_is_told_with_those_there_are(
+    page: Page, desk: str, faults: list[str]
+) -> None:
+    page.goto(f"{desk}/#time?instrument=eth-usd")
+
+    expect(
+        page.get_by_text(re.compile("Nobody registered eth-usd; there are: .*BTC-USD"))
+    ).to_be_visible()
+    field = page.locator("#time").get_by_label("Instrument")
+    assert "BTC-USD" in field.evaluate("field => [...field.list.options].map(o => o.value)")
+    forgive(faults, 404)
 
 
 def test_the_newest_events_are_one_click_away(page: Page, desk: str, http: httpx.Client) -> None:
@@ -336,7 +369,7 @@ def test_escape_returns_to_the_book_now_which_goes_on_but_not_while_one_types(
     assert f"at=0%3A{at}" in page.url or f"at=0:{at}" in page.url
     page.get_by_role("slider").press("Escape")
     expect(page.get_by_text("LIVE: BTC-USD, as the log goes on")).to_be_visible()
-    expect(page.get_by_label("Instrument")).to_have_value("BTC-USD")
+    expect(page.locator("#time").get_by_label("Instrument")).to_have_value("BTC-USD")
     place(http, price=6, quantity=9)
     bids = page.get_by_role("table", name="Bids")
     expect(bids.get_by_role("row", name=re.compile("^6 "))).to_be_visible()

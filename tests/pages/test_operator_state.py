@@ -291,6 +291,25 @@ def test_the_other_side_of_a_trade_is_told(modules: Page) -> None:
     assert call(modules, "life", other, {"type": "OrderRested", "order_id": "a"}, "a") is None
 
 
+def test_a_refusal_names_the_field_as_the_page_does_and_what_there_is(modules: Page) -> None:
+    labels = {"after": "After positions, such as 0:123", "client_id": "Client (Anna is not anna)"}
+    told = "return m.inWords(a[0], a[1])"
+
+    assert call(modules, "refusals", told, "after: shard 0 ends at 7", labels) == (
+        "After positions: shard 0 ends at 7"
+    )
+    assert (
+        call(modules, "refusals", told, "client_id: is too long", labels) == "Client: is too long"
+    )
+    assert call(modules, "refusals", told, "other: no", labels) == "other: no"
+    without = "Nobody registered eth-usd; GET /instruments lists what can be traded."
+    there_are = "return m.withInstruments(a[0], a[1])"
+    assert call(modules, "refusals", there_are, without, ["BTC-USD", "ETH-USD"]) == (
+        "Nobody registered eth-usd; there are: BTC-USD, ETH-USD."
+    )
+    assert call(modules, "refusals", there_are, without, []) == without
+
+
 def test_a_size_that_is_not_known_is_not_told_as_nothing(modules: Page) -> None:
     sizes = [None, 0, 300, 999_400, 1_250_000]
 

@@ -50,7 +50,7 @@ async function ends() {
 }
 /** @type {Record<string, (query: URLSearchParams) => Promise<boolean>>} */
 const parts = {
-  log: log.mount(by("log"), ends, () => seen.state?.has_traces ?? false),
+  log: log.mount(by("log"), ends, () => seen.state),
   order: order.mount(by("order"), ends),
   time: time.mount(by("time"), ends),
 };

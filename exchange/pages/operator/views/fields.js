@@ -1,13 +1,17 @@
 // A form of named text fields, whose values are in the page's address.
 
-import { element } from "../../shared/dom.js";
+import { element, keyed } from "../../shared/dom.js";
+import { inWords } from "../state/refusals.js";
 
 /**
  * @param {[string, string][]} names Each with its label.
  * @param {(values: Record<string, string>) => void} submit
  * @param {string} button
+ * @param {Record<string, string>} [also] Further parameters that a field gives, by name.
  */
-export function fieldsOf(names, submit, button) {
+export function fieldsOf(names, submit, button, also = {}) {
+  const labelled = Object.fromEntries(names);
+  for (const [name, field] of Object.entries(also)) labelled[name] = labelled[field];
   const inputs = new Map(
     names.map(([name]) => [
       name,
@@ -43,6 +47,29 @@ export function fieldsOf(names, submit, button) {
     set(name, value) {
       const input = inputs.get(name);
       if (input && document.activeElement !== input) input.value = value;
+    },
+    /**
+     * Offer values while one types; others may be typed.
+     * @param {string} name
+     * @param {string[]} choices
+     */
+    offer(name, choices) {
+      const id = `choices-${names[0][0]}-${name}`;
+      const list = form.querySelector(`#${id}`) ?? element("datalist", { id });
+      form.append(list);
+      inputs.get(name)?.setAttribute("list", id);
+      const make = (/** @type {string} */ value) => element("option", { value });
+      keyed(
+        list,
+        choices,
+        (value) => value,
+        make,
+        () => {},
+      );
+    },
+    /** Tell why something was refused, with the labels of this form. @param {unknown} error */
+    told(error) {
+      return inWords(/** @type {Error} */ (error).message, labelled);
     },
   };
 }

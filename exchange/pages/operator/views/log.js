@@ -1,9 +1,9 @@
 // The log, page by page, or followed: its address is the query, and the chain is verified for what
 // is shown.
 
-import { element, setText } from "../../shared/dom.js";
+import { element, setAttribute, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
-import { told } from "../state/places.js";
+import { momentOf, told } from "../state/places.js";
 import { tableOf } from "./cells.js";
 import { chain, tracesOf } from "./chain.js";
 import { HEADINGS, rowOf } from "./events.js";
@@ -17,16 +17,16 @@ const AGAIN_MS = 2_000;
 /**
  * @param {Element} root
  * @param {() => Promise<Map<number, number>>} endsNow Where the logs end, by shard.
- * @param {() => boolean} hasTraces Whether the desk knows where traces are seen.
+ * @param {() => any} seen What `/state` tells.
  */
-export function mount(root, endsNow, hasTraces) {
+export function mount(root, endsNow, seen) {
   const fields = fieldsOf(
     [
       ["after", "After positions, such as 0:123"],
-      ["after_time", "After a time, such as 2026-01-31T12:00:00Z"],
+      ["after_time", "After a time, such as 2026-01-31T12:00:00Z or 08:05 (UTC)"],
       ["type", "Type of event"],
       ["order_id", "Order"],
-      ["client_id", "Client"],
+      ["client_id", "Client (Anna is not anna)"],
       ["command_id", "Command"],
       ["instrument", "Instrument"],
     ],
@@ -62,6 +62,8 @@ export function mount(root, endsNow, hasTraces) {
   );
   /** @type {any} */
   let page = null;
+  /** @type {any[]} */
+  let shown = [];
   let asked = 0;
 
   /** @param {Record<string, string>} values */
@@ -78,19 +80,38 @@ export function mount(root, endsNow, hasTraces) {
 
   async function newest() {
     try {
-      const ends = [...(await endsNow())];
-      const back = ends.map(([shard, end]) => [shard, Math.max(0, end - PAGE_EVENTS)]);
-      go({ ...fields.values(), after: told(new Map(back)), after_time: "" });
+      go({ ...fields.values(), after: await newestPage(), after_time: "" });
     } catch (error) {
-      setText(said, /** @type {Error} */ (error).message);
+      tell(fields.told(error), true);
     }
+  }
+
+  /** Return after which positions the newest page begins. */
+  async function newestPage() {
+    const ends = [...(await endsNow())];
+    const back = ends.map(([shard, end]) => [shard, Math.max(0, end - PAGE_EVENTS)]);
+    return told(new Map(back));
+  }
+
+  /** @param {string} text @param {boolean} [isBad] */
+  function tell(text, isBad = false) {
+    setText(said, text);
+    setAttribute(said, "class", isBad ? "bad" : "");
+  }
+
+  /** Return what the fields ask for: where they say nothing, the newest events. */
+  async function wanted() {
+    const values = fields.values();
+    if (!Object.values(values).some(Boolean)) return { ...values, after: await newestPage() };
+    const after = /^\d+$/.test(values.after) ? `0:${values.after}` : values.after;
+    return { ...values, after, after_time: momentOf(values.after_time, new Map(), Date.now()) };
   }
 
   /** @param {any[]} events @param {() => boolean} isShown */
   async function draw(events, isShown) {
     table.draw(events.map((one) => rowOf(one, false)));
     const broken = await verified.verify(events, isShown);
-    const traces = hasTraces() ? await tracesOf(events) : new Map();
+    const traces = seen()?.has_traces ? await tracesOf(events) : new Map();
     if (!isShown() || !(broken.size || traces.size)) return;
     const at = (/** @type {any} */ one) => `${one.shard}:${one.position}`;
     table.draw(events.map((one) => rowOf(one, broken.has(at(one)), traces.get(at(one)))));
@@ -100,21 +121,23 @@ export function mount(root, endsNow, hasTraces) {
   async function show() {
     const mine = ++asked;
     const isShown = () => mine === asked && !root.hasAttribute("hidden");
-    setText(said, "Asked …");
+    tell("Asked …");
     try {
-      page = await search(fields.values(), isShown);
+      page = await search(await wanted(), isShown);
       if (!isShown()) return true;
       const isEnd = page.next === page.sequence;
       next.disabled = isEnd;
-      setText(said, toldOf(page.events.length, page.next, isEnd));
+      shown = page.events;
+      tell(toldOf(shown.length, page.next, isEnd));
       await draw(page.events, isShown);
       if (follow.checked && isShown()) void followed(page.events, page.next, isShown);
       return true;
     } catch (error) {
       if (!isShown()) return true;
-      table.draw([]);
-      await verified.verify([], isShown);
-      setText(said, /** @type {Error} */ (error).message);
+      next.disabled = true;
+      const why = fields.told(error).replace(/\.?$/, ".");
+      tell(shown.length ? `${why} Below is what was shown before.` : why, true);
+      await verified.verify(shown, isShown);
       return false;
     }
   }
@@ -127,7 +150,7 @@ export function mount(root, endsNow, hasTraces) {
   async function search(values, isShown) {
     let found = await ask("/events", { limit: PAGE_EVENTS, ...values });
     while (!found.events.length && found.next !== found.sequence && isShown()) {
-      setText(said, `Nothing up to ${found.next} of ${found.sequence}; searching on …`);
+      tell(`Nothing up to ${found.next} of ${found.sequence}; searching on …`);
       const after = { after: found.next, after_time: "" };
       found = await ask("/events", { limit: PAGE_EVENTS, ...values, ...after });
     }
@@ -141,7 +164,7 @@ export function mount(root, endsNow, hasTraces) {
    * @param {() => boolean} isShown
    */
   async function followed(events, after, isShown) {
-    let shown = events;
+    shown = events;
     let from = after;
     while (isShown() && follow.checked) {
       const values = { ...fields.values(), after: from, after_time: "" };
@@ -150,12 +173,11 @@ export function mount(root, endsNow, hasTraces) {
         if (!isShown() || !follow.checked) return;
         from = found.next;
         shown = [...shown, ...found.events].slice(-FOLLOWED_EVENTS);
-        setText(said, `Following: ${shown.length} events, up to ${from}`);
+        tell(`Following: ${shown.length} events, up to ${from}`);
         if (found.events.length) await draw(shown, isShown);
       } catch (error) {
         if (!isShown()) return;
-        const { message } = /** @type {Error} */ (error);
-        setText(said, `NOT following since ${from}, trying again: ${message}`);
+        tell(`NOT following since ${from}, trying again: ${fields.told(error)}`, true);
         await new Promise((done) => setTimeout(done, AGAIN_MS));
       }
     }
@@ -164,6 +186,7 @@ export function mount(root, endsNow, hasTraces) {
   /** @param {URLSearchParams} query */
   return (query) => {
     fields.fill(query);
+    fields.offer("type", seen()?.event_types ?? []);
     return show();
   };
 }

@@ -3,12 +3,13 @@
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { columnsOf } from "../state/books.js";
 import { momentOf, moved, shardOf, told } from "../state/places.js";
+import { isUnknown, withInstruments } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { between, position as held, level, whereOf } from "./moments.js";
 import { follow, isAway } from "./present.js";
 import { stepsIn } from "./steps.js";
-import { answersAt, batchesAround, placesAt } from "./travel.js";
+import { answersAt, batchesAround, instrumentsKnown, placesAt } from "./travel.js";
 
 const BACK = "Esc returns to the present.";
 const SIDES = /** @type {const} */ (["bids", "asks"]);
@@ -27,8 +28,15 @@ export function mount(root, endsNow) {
     ],
     (values) => go(values),
     "Go",
+    { as_of_sequence: "at", up_to_time: "at" },
   );
-  const steps = stepsIn({ step, batch, slid: goTo, pin, shard: move });
+  const steps = stepsIn({
+    step: (by) => goTo(position() + by),
+    batch,
+    slid: goTo,
+    pin: () => go({ ...fields.values(), and: told(places) }),
+    shard: move,
+  });
   const band = element("p", { class: "band", role: "status" });
   const where = element("p", { class: "quiet" });
   const tables = {
@@ -59,6 +67,7 @@ export function mount(root, endsNow) {
   addEventListener("keydown", (event) => {
     if (isAway(event) && !root.hasAttribute("hidden")) go({ ...fields.values(), at: "", and: "" });
   });
+  let isOffered = false;
   let asked = 0;
   let shard = 0;
   let chosen = "";
@@ -85,11 +94,6 @@ export function mount(root, endsNow) {
   }
 
   /** @param {number} by */
-  function step(by) {
-    goTo(position() + by);
-  }
-
-  /** @param {number} by */
   async function batch(by) {
     try {
       const around = await batchesAround(shard, position());
@@ -97,10 +101,6 @@ export function mount(root, endsNow) {
     } catch (error) {
       setText(where, /** @type {Error} */ (error).message);
     }
-  }
-
-  function pin() {
-    go({ ...fields.values(), and: told(places) });
   }
 
   /** @param {string} to */
@@ -132,6 +132,14 @@ export function mount(root, endsNow) {
     setAttribute(band, "class", at ? "band" : "band present");
     const past = `NOT LIVE: ${first.book.instrument} as of ${at}${also}. ${BACK}`;
     setText(band, at ? past : `LIVE: ${first.book.instrument}, as the log goes on${also}.`);
+  }
+
+  /** Offer the instruments there are, and return them. */
+  async function offered() {
+    const known = await instrumentsKnown();
+    isOffered = known.length > 0;
+    fields.offer("instrument", known);
+    return known;
   }
 
   /** @param {Record<string, string>} values @param {() => boolean} isShown */
@@ -175,12 +183,16 @@ export function mount(root, endsNow) {
       steps.draw(ends, shard, position());
       fields.set("at", values.at);
       await draw(values, isShown);
+      if (!isOffered) void offered();
       if (!at && isShown()) void goOn(values, isShown);
       return true;
     } catch (error) {
       if (!isShown()) return true;
       clear();
-      setText(band, `NOT LIVE: ${/** @type {Error} */ (error).message}`);
+      const { problem } = /** @type {any} */ (error);
+      const known = isUnknown(problem) ? await offered() : [];
+      if (!isShown()) return true;
+      setText(band, `NOT LIVE: ${withInstruments(fields.told(error), known)}`);
       return false;
     }
   };

@@ -4,6 +4,7 @@ import { ask } from "../requests.js";
 import { isTime, placesIn, readPlaces, told } from "../state/places.js";
 
 const LEVELS = 10;
+const INSTRUMENTS_MAX = 50; // more is no help to who chooses
 
 /**
  * Return where each shard was at a moment; shards that a position does not name are at their ends.
@@ -31,6 +32,19 @@ export async function answersAt(places, instrument, client) {
     client ? ask(`/market/positions/${encodeURIComponent(client)}`, { as_of_sequence }) : null,
   ]);
   return { book, positions: held?.positions ?? [] };
+}
+
+/**
+ * Return instruments to choose from: the first that were registered.
+ * @returns {Promise<string[]>} Empty if that could not be asked: another one may be typed.
+ */
+export async function instrumentsKnown() {
+  try {
+    const found = await ask("/events", { type: "InstrumentRegistered", limit: INSTRUMENTS_MAX });
+    return found.events.map((/** @type {any} */ one) => one.instrument);
+  } catch {
+    return [];
+  }
 }
 
 /**
