@@ -219,6 +219,45 @@ def test_a_fill_is_listed_once_and_one_with_oneself_twice(blank: Page) -> None:
     assert call(blank, "state/fills.js", body) == [["y", "taker"], ["x", "maker"]]
 
 
+@pytest.mark.parametrize(
+    ("what", "words", "order", "said"),
+    [
+        ("place", "Buy 1", {"status": "partially_filled"}, "Buy 1: partially filled."),
+        (
+            "place",
+            "Buy 5",
+            {"status": "cancelled", "filled_quantity": 0, "reason": "market_remainder"},
+            "Buy 5: cancelled, since nothing more rests on the other side.",
+        ),
+        (
+            "place",
+            "Buy 5",
+            {"status": "cancelled", "filled_quantity": "0.05", "reason": "market_remainder"},
+            "Buy 5: 0.05 filled, the rest cancelled, since nothing more rests on the other side.",
+        ),
+        (
+            "cancel",
+            "Cancel: Sell 0.4 at 70",
+            {"status": "cancelled", "reason": "requested"},
+            "Cancelled: Sell 0.4 at 70.",
+        ),
+        (
+            "cancel_all",
+            "Cancel all open orders of a",
+            None,
+            "Cancel all open orders of a: 3 cancelled.",
+        ),
+    ],
+)
+def test_what_a_command_did_is_said_with_its_reason(
+    blank: Page, what: str, words: str, order: dict[str, Any] | None, said: str
+) -> None:
+    answer = {"cancelled_orders": 3} if order is None else {"order": order}
+    command = {"what": what, "words": words}
+
+    assert call(blank, "state/said.js", "return m.doneIn(...a)", command, answer) == said
+
+
 def test_what_is_said_of_fills_is_what_the_incoming_order_did(blank: Page) -> None:
     def fill(trade: str, order: str, side: str, role: str, price: str, quantity: str) -> Any:
         ids = {"trade_id": trade, "order_id": order}

@@ -76,7 +76,7 @@ export function trading(market) {
     newest: listed.newest,
     help: helpView.open,
     repeat() {
-      const last = clicked.last();
+      const last = clicked.takeLast();
       if (last) entry = { ...last, accepted: null };
       market.changed();
     },

@@ -1,4 +1,4 @@
-// What is said of own fills. Pure.
+// What is said of own commands and own fills. Pure.
 //
 // A trade with oneself is two fills, and the one of the resting order may be told alone, later. It is
 // no second event to the person: what is said is what the incoming order did.
@@ -10,6 +10,31 @@ import { priceText } from "../instrument.js";
  * @typedef {import("./fills.js").Fill} Fill
  * @typedef {import("../instrument.js").Instrument} Instrument
  */
+
+export const CANCEL = "Cancel: "; // how the words of a cancel begin
+
+/** @type {Record<string, string>} */
+const CANCELLED = {
+  market_remainder: "nothing more rests on the other side",
+  fills_max: "one order may have no more fills",
+};
+
+/**
+ * Say what a command did.
+ * @param {{what: string, words: string}} command
+ * @param {any} body The answer.
+ */
+export function doneIn({ what, words }, { order, cancelled_orders: cancelled }) {
+  if (!order) return `${words}: ${cancelled} cancelled.`;
+  const status = order.status.replace("_", " ");
+  if (what === "cancel" && words.startsWith(CANCEL) && status === "cancelled")
+    return `Cancelled: ${words.slice(CANCEL.length)}.`;
+  const why = CANCELLED[order.reason];
+  if (what !== "place" || status !== "cancelled" || !why) return `${words}: ${status}.`;
+  const filled = String(order.filled_quantity ?? "0");
+  const done = /[1-9]/.test(filled) ? `${filled} filled, the rest cancelled` : "cancelled";
+  return `${words}: ${done}, since ${why}.`;
+}
 
 /**
  * @param {readonly Fill[]} fresh Fills that are told now.

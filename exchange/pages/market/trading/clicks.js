@@ -2,6 +2,7 @@
 
 import { commands, newKey } from "../requests.js";
 import { bodyOf, judge, wordsOf } from "../state/entry.js";
+import { CANCEL, doneIn } from "../state/said.js";
 import { confirmed } from "../views/ask.js";
 import { browserStorage, clientOf } from "./kept.js";
 
@@ -52,7 +53,7 @@ export function clicks({ market, headers, listed, typedClient }) {
     if (cancelling().has(order.order_id)) return;
     const key = newKey();
     const path = `./orders/${encodeURIComponent(order.order_id)}/cancel`;
-    const words = `Cancel: ${wordsOf(order, order.instrument)}`;
+    const words = `${CANCEL}${wordsOf(order, order.instrument)}`;
     const body = { client_id: market.settings().client, idempotency_key: key };
     sent.send({ key, what: "cancel", path, words, body });
   }
@@ -83,7 +84,7 @@ export function clicks({ market, headers, listed, typedClient }) {
     if (outcome.done) {
       if (!command.inDoubt) market.answered(Date.now() - command.since);
       listed.answered(outcome.body);
-      answer = { text: `${words}: ${doneIn(outcome.body)}.`, isBad: false };
+      answer = { text: whose + doneIn(command, outcome.body), isBad: false };
     } else {
       answer = { text: `${words}: not done. ${outcome.detail}`, isBad: true };
       listed.refused(answer.text);
@@ -106,19 +107,14 @@ export function clicks({ market, headers, listed, typedClient }) {
       pending: sent.pending(),
       cancelling: cancelling(),
     }),
-    /** The order that was sent last, to be sent again. */
-    last: () => last,
+    /** Return the order that was sent last; what is shown of it would be taken for the next one's. */
+    takeLast() {
+      answer = NO_ANSWER;
+      return last;
+    },
     /** Another client was chosen: what was said was said to the former one. */
     begin() {
       [answer, last] = [NO_ANSWER, null];
     },
   };
-}
-
-/**
- * Say what was done.
- * @param {any} body The answer.
- */
-function doneIn({ order, cancelled_orders: cancelled }) {
-  return order ? order.status.replace("_", " ") : `${cancelled} cancelled`;
 }

@@ -36,7 +36,11 @@ export function mount(root, actions) {
   );
   const agree = element("label", { class: "loud" }, box, " I want to trade that far away");
   const send = element("button", { id: "entry-send", class: "send" });
-  const repeat = element("button", { type: "button", click: actions.repeat }, "Same again");
+  const repeat = element(
+    "button",
+    { type: "button", click: actions.repeat },
+    "Fill in the last order",
+  );
   const keys = element("button", { type: "button", click: actions.help }, "Keys (?)");
   const answer = element("p", { id: "entry-answer" });
   const form = element(
