@@ -133,5 +133,6 @@ function wordsOf(expected, own, entry, instrument) {
   const mark = isGrave(slippage) ? "Far away! " : isWarning(slippage) ? "Careful: " : "";
   const rest = missing && `; ${amount(missing)} would ${isLimit ? "rest" : "be cancelled"}`;
   const self = own > 0n ? ` Up to ${amount(own)} of it would be with your own orders.` : "";
-  return `${mark}${amount(filled)} would trade at about ${price}, ${away} % worse than the best price${rest || ""}.${self}`;
+  const worse = slippage > 0n ? `, ${away} % worse than the best price` : "";
+  return `${mark}${amount(filled)} would trade at about ${price}${worse}${rest || ""}.${self}`;
 }

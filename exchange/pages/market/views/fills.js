@@ -1,6 +1,8 @@
 // A client's fills of the instrument that is looked at.
 
+import { toUnits } from "../../shared/amounts.js";
 import { setAttribute } from "../../shared/dom.js";
+import { priceText } from "../instrument.js";
 import { keyOf, rows } from "../state/fills.js";
 import { fill, pager, row, section, shown, sideOf, timeOf } from "./tables.js";
 
@@ -29,7 +31,9 @@ export function mount(root, actions) {
       keyOf,
       make: () => row(HEADS.length),
       change(element, { timestamp, side, price, quantity, role }) {
-        fill(element, [timeOf(timestamp), sideOf(side), shown(price), shown(quantity), role]);
+        const units = toUnits(price, instrument.priceScale);
+        const at = priceText(units, instrument); // as the ladder and the tape have it
+        fill(element, [timeOf(timestamp), sideOf(side), at, shown(quantity), role]);
         setAttribute(element, "data-side", side);
       },
       empty: isKnown ? `No fills of ${instrument.name}.` : "Asking for fills…",

@@ -16,7 +16,9 @@ const GROUPINGS = [1, 10, 100]; // ticks
 export function mount(root, actions) {
   const select = element("select", { change: () => actions.group(Number(select.value)) });
   select.append(
-    ...GROUPINGS.map((ticks) => element("option", { value: String(ticks) }, `${ticks} tick`)),
+    ...GROUPINGS.map((ticks) =>
+      element("option", { value: String(ticks) }, ticks === 1 ? "1 tick" : `${ticks} ticks`),
+    ),
   );
   const spread = element("td", { colspan: "4", class: "spread" });
   const rows = {
@@ -120,11 +122,18 @@ function drawRow(row, level, most, instrument, own) {
   setText(row.size, level ? quantityText(level.quantity, instrument) : "");
   setText(row.total, level ? quantityText(level.total, instrument) : "");
   setText(row.mark, own.length ? `◆ ${own.length} ✕` : "");
-  setAttribute(row.mark, "aria-label", own.length ? `cancel ${own.length} own orders` : false);
+  setAttribute(row.mark, "aria-label", cancelText(own.length));
+  setAttribute(row.mark, "title", cancelText(own.length));
   for (const button of [row.mark, row.price, row.size])
     setAttribute(button, "hidden", button.textContent === "");
   const share = level ? Number((level.quantity * 1000n) / most) / 10 : 0;
   row.line.style.setProperty("--size", `${share}%`);
+}
+
+/** @param {number} orders */
+function cancelText(orders) {
+  if (orders === 0) return false;
+  return orders === 1 ? "cancel 1 own order" : `cancel ${orders} own orders`;
 }
 
 /**

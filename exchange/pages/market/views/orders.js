@@ -1,6 +1,8 @@
 // A client's working orders.
 
+import { toUnits } from "../../shared/amounts.js";
 import { element, setAttribute, setText } from "../../shared/dom.js";
+import { priceText } from "../instrument.js";
 import { wordsOf } from "../state/entry.js";
 import { rows } from "../state/orders.js";
 import { fill, pager, row, section, shown, sideOf, timeOf } from "./tables.js";
@@ -25,7 +27,7 @@ export function mount(root, actions) {
   let next = null;
 
   /** @param {any} state */
-  return function draw({ orders, cancelling, settings, whyOld }) {
+  return function draw({ orders, cancelling, settings, whyOld, instrument: here }) {
     const working = rows(orders);
     const isKnown = !settings.client || orders.isKnown;
     table.draw(working, {
@@ -40,11 +42,13 @@ export function mount(root, actions) {
       },
       change(element, order) {
         const { created_at, instrument, side, price, quantity, filled_quantity, status } = order;
+        // The scales of others are not known here.
+        const isHere = instrument === here.name && price !== null;
         fill(element, [
           timeOf(created_at),
           instrument,
           sideOf(side),
-          shown(price),
+          isHere ? priceText(toUnits(price, here.priceScale), here) : shown(price),
           shown(quantity),
           shown(filled_quantity),
           status.replace("_", " "),

@@ -4,6 +4,7 @@ import { trimmed } from "../../shared/amounts.js";
 import { setAttribute } from "../../shared/dom.js";
 import { fill, row, section, shown } from "./tables.js";
 
+const PLACES = 4; // of an average
 const HEADS = ["Instrument", "Net", "Average", "Mark", "Unrealised", "Realised"];
 
 /** @param {Element} root */
@@ -19,7 +20,8 @@ export function mount(root) {
       change(element, position) {
         const { instrument, net_quantity, avg_price, mark_price } = position;
         const { unrealised_pnl, realised_pnl } = position;
-        const cells = [instrument, holding(net_quantity), shown(avg_price), shown(mark_price)];
+        const cells = [instrument, holding(net_quantity), average(avg_price), shown(mark_price)];
+        setAttribute(element.children[2], "title", shown(avg_price));
         fill(element, [...cells, gain(unrealised_pnl), gain(realised_pnl)]);
         setAttribute(element.children[4], "data-side", sideOfGain(unrealised_pnl));
         setAttribute(element.children[5], "data-side", sideOfGain(realised_pnl));
@@ -30,11 +32,21 @@ export function mount(root) {
   };
 }
 
+/**
+ * An average may have endless decimals: its title has all that are known.
+ * @param {string | number | null} price
+ */
+function average(price) {
+  const [whole, fraction = ""] = shown(price).split(".");
+  if (fraction.length <= PLACES) return shown(price);
+  return `${whole}.${fraction.slice(0, PLACES)}…`;
+}
+
 /** @param {string | number} net */
 function holding(net) {
   const text = String(net);
   if (text === "0") return "0";
-  return text.startsWith("-") ? `${shown(text)} short` : `${shown(text)} long`;
+  return text.startsWith("-") ? `${shown(text.slice(1))} short` : `${shown(text)} long`;
 }
 
 /**
