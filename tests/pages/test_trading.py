@@ -125,7 +125,8 @@ def test_an_order_is_placed_watched_and_cancelled(
     send(trader)
 
     expect(orders(trader)).to_have_count(1)
-    expect(orders(trader)).to_contain_text("100.5")
+    expect(orders(trader)).to_contain_text("100.50")
+    order_id = orders(trader).locator("td.id").inner_text()
     place("sell", "0.1", "100.5")
     expect(orders(trader)).to_contain_text("partially filled")
     expect(fills(trader)).to_contain_text("maker")
@@ -134,6 +135,7 @@ def test_an_order_is_placed_watched_and_cancelled(
     expect(orders(trader)).to_have_count(0)
     (order,) = of_exchange()
     assert (order["status"], order["filled_quantity"]) == ("cancelled", 0.1)
+    assert order["order_id"] == order_id
 
 
 def test_amounts_are_sent_as_text_with_one_key(trader: Page) -> None:

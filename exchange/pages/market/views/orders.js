@@ -7,7 +7,11 @@ import { wordsOf } from "../state/entry.js";
 import { rows } from "../state/orders.js";
 import { fill, pager, row, section, shown, sideOf, timeOf } from "./tables.js";
 
-const HEADS = ["Time", "Instrument", "Side", "Price", "Quantity", "Filled", "Status", "Action"];
+const HEADS = [
+  ...["Time", "Instrument", "Side", "Price", "Quantity", "Filled", "Status"],
+  ...["Order id", "Action"],
+];
+const ID = 7; // its column
 
 /**
  * @param {Element} root
@@ -36,7 +40,7 @@ export function mount(root, actions) {
         const words = wordsOf(/** @type {any} */ (order), order.instrument);
         const click = () => actions.cancel(order);
         return row(
-          7,
+          HEADS.length - 1,
           element("button", { type: "button", "aria-label": `Cancel: ${words}`, click }),
         );
       },
@@ -52,7 +56,10 @@ export function mount(root, actions) {
           shown(quantity),
           shown(filled_quantity),
           status.replace("_", " "),
+          order.order_id,
         ]);
+        setAttribute(element.children[ID], "class", "id");
+        setAttribute(element.children[ID], "title", order.order_id);
         setAttribute(element, "data-side", side);
         const isGoing = cancelling.has(order.order_id);
         const button = /** @type {Element} */ (element.querySelector("button"));
