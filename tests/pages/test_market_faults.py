@@ -111,7 +111,7 @@ def test_a_link_that_is_cut_is_resumed(
     cut.result()
 
     live_again(distant)
-    expect(part(distant, "resumed")).to_have_text("resumed 1")
+    expect(part(distant, "resumed")).to_have_text("brought afterwards 1")
     expect(distant.locator("#tape tr.seam")).to_have_count(1)
     assert prints(distant) == ["2.000", "1.000"]
     assert all("net::ERR_" in fault for fault in faults), faults

@@ -136,6 +136,16 @@ def test_why_a_connection_ended_is_said_in_words(
     assert of_state(blank, "line", body, code, attempts, online) == found
 
 
+def test_attempts_in_a_row_are_one_lost_connection(blank: Page) -> None:
+    body = """
+    let line = m.BEGIN;
+    for (const attempts of [1, 2, 3, 1]) line = m.ended(line, 1006, "", attempts, true);
+    return line.reconnects;
+    """
+
+    assert of_state(blank, "line", body) == 2
+
+
 def test_percentiles_are_those_of_the_last_thousand(blank: Page) -> None:
     body = """
     let line = m.BEGIN;

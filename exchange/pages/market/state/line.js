@@ -13,7 +13,7 @@ const AWAY_ATTEMPTS = 4; // in a row that failed, which take some two seconds
  * @property {number | null} heardMs When the last message came, by this machine's clock.
  * @property {number | null} beatMs When the gateway last said that everything had been sent.
  * @property {number | null} pingMs
- * @property {number} reconnects
+ * @property {number} reconnects How often the connection was lost, however many attempts it took.
  * @property {number} resumed Messages that a former connection would have brought.
  * @property {number} gaps Messages that came after one that did not; it must be 0.
  * @property {number[]} latencies Milliseconds from sending an order to its answer, newest last.
@@ -70,7 +70,7 @@ export function at(line, nowMs) {
  * @returns {Line}
  */
 export function ended(line, code, reason, attempts, isOnline) {
-  const reconnects = line.reconnects + 1;
+  const reconnects = line.reconnects + (attempts === 1 ? 1 : 0); // attempts in a row are one
   if (!isOnline) return { ...line, word: "away", why: "this machine has no network", reconnects };
   const word = attempts > AWAY_ATTEMPTS ? "away" : "resuming";
   return { ...line, word, why: whyEnded(code, reason), reconnects };

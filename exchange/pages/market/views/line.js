@@ -12,11 +12,25 @@ const WORDS = {
   away: "□ away",
 };
 
+/** What each part means, in the order in which they stand. @type {Record<string, string>} */
+const TITLES = {
+  state: "Whether what is shown is the present",
+  sequence: "The place in the exchange's log of the newest event",
+  age: "How long ago the gateway said anything; it does so every second",
+  ping: "How long a message takes to the gateway and back",
+  answers: "From a click to the answer of your orders: half (p50) and 99 of 100 (p99) took at most",
+  reconnects: "How often the connection was lost and made again",
+  resumed: "Messages that came during a break and were brought afterwards",
+  gaps: "Messages that did not follow the one before; it must be 0",
+};
+
 /** @param {Element} root */
 export function mount(root) {
-  const names = ["state", "sequence", "age", "ping", "answers", "reconnects", "resumed", "gaps"];
   const parts = Object.fromEntries(
-    names.map((name) => [name, element("span", { "data-part": name })]),
+    Object.entries(TITLES).map(([name, title]) => [
+      name,
+      element("span", { "data-part": name, title }),
+    ]),
   );
   root.append(...Object.values(parts));
 
@@ -33,9 +47,9 @@ export function mount(root) {
     setText(parts.ping, `ping ${line.pingMs ?? "–"} ms`);
     const [p50, p99] = [0.5, 0.99].map((share) => percentile(line.latencies, share));
     const answers = p50 === null ? "–" : `p50 ${p50.toFixed(0)} ms, p99 ${p99?.toFixed(0)} ms`;
-    setText(parts.answers, `sent to accepted ${answers}`);
+    setText(parts.answers, `orders answered in ${answers}`);
     setText(parts.reconnects, `reconnects ${line.reconnects}`);
-    setText(parts.resumed, `resumed ${line.resumed}`);
+    setText(parts.resumed, `brought afterwards ${line.resumed}`);
     setText(parts.gaps, `gaps ${line.gaps}`);
   };
 }
