@@ -102,7 +102,7 @@ def test_what_was_said_to_one_client_is_not_said_to_the_next(trader: Page, place
     expect(trader.get_by_text("Trading as")).to_contain_text("somebody-else")
     expect(trader.locator("#news")).to_have_text("")
     expect(trader.locator("#entry-answer")).to_have_text("")
-    expect(trader.get_by_role("button", name="Fill in the last order")).to_be_hidden()
+    expect(trader.get_by_role("button", name="Fill in last order")).to_be_hidden()
 
 
 def test_no_order_goes_out_while_another_client_id_is_typed(trader: Page, client: str) -> None:
@@ -385,7 +385,9 @@ def test_keys_are_off_until_somebody_switches_them_on_in_their_list(trader: Page
     trader.keyboard.press("s")
     expect(trader.get_by_role("radio", name="Buy")).to_be_checked()
 
+    expect(trader.get_by_role("button", name="Keys (?)")).to_have_text("Keys (?): off")
     switch_keys_on(trader)
+    expect(trader.get_by_role("button", name="Keys (?)")).to_have_text("Keys (?): on")
     trader.keyboard.press("s")
 
     expect(trader.get_by_role("radio", name="Sell")).to_be_checked()
@@ -535,7 +537,7 @@ def test_sizes_and_the_last_order_are_buttons_that_work_before_a_price_is_typed(
     expect(orders(trader)).to_have_count(1)
     fill(trader, "80", "1", side="Sell")
 
-    trader.get_by_role("button", name="Fill in the last order").click()
+    trader.get_by_role("button", name="Fill in last order").click()
 
     expect(trader.locator("#entry-answer")).to_have_text("")
     expect(trader.get_by_label("Price", exact=True)).to_have_value("70")

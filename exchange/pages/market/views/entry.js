@@ -36,12 +36,8 @@ export function mount(root, actions) {
   );
   const agree = element("label", { class: "loud" }, box, " I want to trade that far away");
   const send = element("button", { id: "entry-send", class: "send" });
-  const repeat = element(
-    "button",
-    { type: "button", click: actions.repeat },
-    "Fill in the last order",
-  );
-  const keys = element("button", { type: "button", click: actions.help }, "Keys (?)");
+  const repeat = element("button", { type: "button", click: actions.repeat }, "Fill in last order");
+  const keys = element("button", { type: "button", click: actions.help });
   const answer = element("p", { id: "entry-answer" });
   const form = element(
     "form",
@@ -76,8 +72,8 @@ export function mount(root, actions) {
     const { base, quote, tick, lot, priceScale, quantityScale } = instrument;
     const tickText = trimmed(fromUnits(tick, priceScale), 0);
     const lotText = trimmed(fromUnits(lot, quantityScale), 0);
-    price.draw(entry.price, judged.priceProblem, `${quote}, tick ${tickText}`);
-    quantity.draw(entry.quantity, judged.quantityProblem, `${base}, lot ${lotText}`);
+    price.draw(entry.price, judged.priceProblem, `${quote}, step ${tickText}`);
+    quantity.draw(entry.quantity, judged.quantityProblem, `${base}, step ${lotText}`);
     keyed(
       sizes,
       [...state.sizes.keys()],
@@ -97,6 +93,7 @@ export function mount(root, actions) {
     box.checked = judged.isAgreed;
     drawSend(state);
     repeat.hidden = last === null;
+    setText(keys, `Keys (?): ${state.settings.hotkeys ? "on" : "off"}`);
     setText(answer, state.answer.text);
     setAttribute(answer, "class", state.answer.isBad ? "problem" : "quiet");
   };
