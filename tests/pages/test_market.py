@@ -151,6 +151,7 @@ def test_candles_move_with_each_trade_and_are_a_table_too(market: Page, place: P
     market.get_by_text("As a table").click()
     cells = market.locator("#candles tbody tr").first.locator("td")
     expect(cells.nth(4)).to_have_text("100.00")
+    assert market.locator(".chart").evaluate("it => it.scrollWidth <= it.clientWidth")
 
     place("sell", "1", "99.50")
     place("buy", "0.25")

@@ -1,7 +1,8 @@
 // The candles as a table, which is read only once it is open.
 
-import { fromUnits } from "../../shared/amounts.js";
 import { element, keyed, setText } from "../../shared/dom.js";
+import { priceText, quantityText } from "../instrument.js";
+import { timeOf } from "./tables.js";
 
 const TABLE_ROWS = 20;
 const HEADS = ["From", "Open", "High", "Low", "Close", "Volume"];
@@ -16,7 +17,7 @@ export function candleTable() {
       element("summary", {}, "As a table"),
       element(
         "table",
-        {},
+        { class: "candle-table" },
         element("caption", { class: "spoken" }, "Candles, newest first"),
         element("thead", {}, element("tr", {}, ...columns)),
         body,
@@ -42,19 +43,16 @@ export function candleTable() {
  * @param {any} state
  */
 function drawRows(body, { candles, instrument }) {
-  const price = (/** @type {bigint} */ units) => fromUnits(units, instrument.priceScale);
+  const price = (/** @type {bigint} */ units) => priceText(units, instrument);
   keyed(
     body,
     candles.candles.slice(-TABLE_ROWS).reverse(),
     (one) => String(one.time),
     () => element("tr", {}, ...Array.from({ length: 6 }, () => element("td"))),
     (row, one) => {
-      const texts = [new Date(one.time * 1000).toLocaleString(), price(one.open), price(one.high)];
-      texts.push(
-        price(one.low),
-        price(one.close),
-        fromUnits(one.quantity, instrument.quantityScale),
-      );
+      const from = timeOf(new Date(one.time * 1000).toISOString());
+      const prices = [one.open, one.high, one.low, one.close].map(price);
+      const texts = [from, ...prices, quantityText(one.quantity, instrument)];
       texts.forEach((text, number) => {
         setText(row.children[number], text);
       });
