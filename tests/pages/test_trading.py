@@ -357,7 +357,7 @@ def test_fills_and_positions_follow_own_trades(trader: Page, place: Place) -> No
     place("sell", "1", "90")
     place("buy", "1", "90")
 
-    expect(position).to_contain_text("−15")
+    expect(position).to_contain_text("−15 USD")
     expect(position.locator("td[data-side=sell]")).to_have_count(1)
 
 

@@ -8,9 +8,9 @@ const NAME = "instrument";
 
 /**
  * Fill the list of instruments and return the chosen one, which is the first unless the address
- * names another, and the shard of each.
+ * names another, and all of them by their names.
  * @returns {Promise<{instrument: import("./instrument.js").Instrument,
- *   shards: Map<string, number>}>}
+ *   listed: Map<string, import("./instrument.js").Instrument>}>}
  */
 export async function choose() {
   const { instruments } = await ask("./instruments");
@@ -29,8 +29,9 @@ export async function choose() {
     query.set(NAME, select.value);
     location.search = query.toString();
   });
-  const shards = instruments.map((/** @type {any} */ one) => [one.instrument, one.shard]);
-  return { instrument: chosen, shards: new Map(shards) };
+  const all = instruments.map(instrumentOf);
+  const listed = new Map(all.map((/** @type {any} */ one) => [one.name, one]));
+  return { instrument: chosen, listed };
 }
 
 /**

@@ -19,7 +19,7 @@ const RECENT = 2_000; // trades that an answer may not have yet: ten seconds of 
 
 const settings = settingsOf.load();
 settingsOf.show(settings);
-const { instrument, shards } = await choose();
+const { instrument, listed } = await choose();
 /** @type {any[]} */
 let recent = [];
 
@@ -104,7 +104,7 @@ const connection = new Connection(instrument.name, {
 
 const desk = trading({
   instrument,
-  shardOf: (name) => shards.get(name),
+  instrumentOf: (name) => listed.get(name),
   book: () => store.get().book,
   settings: () => store.get().settings,
   choose: actions.settings,

@@ -21,8 +21,8 @@ import * as whoView from "./views/who.js";
 /**
  * @typedef {object} Market What this half asks of the page.
  * @property {import("./instrument.js").Instrument} instrument The one that the page is about.
- * @property {(name: string) => number | undefined} shardOf Of an instrument, if it was there when the
- *   page was opened.
+ * @property {(name: string) => import("./instrument.js").Instrument | undefined} instrumentOf Any, if
+ *   it was there when the page was opened.
  * @property {() => import("./state/entry.js").Book} book
  * @property {() => string} why Why no order may be sent now ("nothing was heard for 4 s"), or "".
  * @property {() => import("./settings.js").Settings} settings
@@ -157,7 +157,15 @@ export function trading(market) {
     },
     draw() {
       const judged = entries.judge(entry, instrument, market.book(), open());
-      const typed = { entry, judged, instrument, settings: market.settings(), sizes: sizes() };
+      const { instrumentOf } = market;
+      const typed = {
+        entry,
+        judged,
+        instrument,
+        instrumentOf,
+        settings: market.settings(),
+        sizes: sizes(),
+      };
       const state = { ...typed, ...clicked.shown(), ...listed.shown() };
       for (const draw of views) draw(state);
     },

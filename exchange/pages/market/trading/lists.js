@@ -125,7 +125,7 @@ export function lists({ market, headers, client }) {
     answered({ order, trades = [], sequence, shards }) {
       if (shards) return cancelled(shards);
       if (!order || !isOwn(order)) return;
-      const shard = market.shardOf(order.instrument);
+      const shard = market.instrumentOf(order.instrument)?.shard;
       if (shard === undefined) return asked.orders.ask();
       asked.saw(shard, sequence);
       const traded = trades.map((/** @type {any} */ trade) => ({ event: "traded", order, trade }));

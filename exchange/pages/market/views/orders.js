@@ -31,9 +31,9 @@ export function mount(root, actions) {
   let next = null;
 
   /** @param {any} state */
-  return function draw({ orders, cancelling, settings, whyOld, instrument: here }) {
+  return function draw({ orders, cancelling, settings, whyOld, instrumentOf }) {
     const working = rows(orders);
-    const isKnown = !settings.client || orders.isKnown;
+    const areKnown = !settings.client || orders.isKnown;
     table.draw(working, {
       keyOf: ({ order_id }) => order_id,
       make(order) {
@@ -46,13 +46,13 @@ export function mount(root, actions) {
       },
       change(element, order) {
         const { created_at, instrument, side, price, quantity, filled_quantity, status } = order;
-        // The scales of others are not known here.
-        const isHere = instrument === here.name && price !== null;
+        const listed = instrumentOf(instrument);
+        const isKnown = listed && price !== null;
         fill(element, [
           timeOf(created_at),
           instrument,
           sideOf(side),
-          isHere ? priceText(toUnits(price, here.priceScale), here) : shown(price),
+          isKnown ? priceText(toUnits(price, listed.priceScale), listed) : shown(price),
           shown(quantity),
           shown(filled_quantity),
           status.replace("_", " "),
@@ -66,7 +66,7 @@ export function mount(root, actions) {
         setText(button, isGoing ? "Cancelling…" : "Cancel");
         setAttribute(button, "aria-disabled", String(isGoing));
       },
-      empty: isKnown ? "No open orders." : "Asking for open orders…",
+      empty: areKnown ? "No open orders." : "Asking for open orders…",
       old: whyOld.orders && `These may be old: ${whyOld.orders}`,
     });
     setAttribute(all, "hidden", working.length === 0);

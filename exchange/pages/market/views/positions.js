@@ -12,7 +12,7 @@ export function mount(root) {
   const table = section(root, "positions-title", HEADS);
 
   /** @param {any} state */
-  return function draw({ positions, settings, whyOld }) {
+  return function draw({ positions, settings, whyOld, instrumentOf }) {
     const isKnown = !settings.client || positions.isKnown;
     table.draw(positions.rows, {
       keyOf: (/** @type {any} */ { instrument }) => instrument,
@@ -20,9 +20,10 @@ export function mount(root) {
       change(element, position) {
         const { instrument, net_quantity, avg_price, mark_price } = position;
         const { unrealised_pnl, realised_pnl } = position;
+        const quote = instrumentOf(instrument)?.quote ?? "";
         const cells = [instrument, holding(net_quantity), average(avg_price), shown(mark_price)];
         setAttribute(element.children[2], "title", shown(avg_price));
-        fill(element, [...cells, gain(unrealised_pnl), gain(realised_pnl)]);
+        fill(element, [...cells, gain(unrealised_pnl, quote), gain(realised_pnl, quote)]);
         setAttribute(element.children[4], "data-side", sideOfGain(unrealised_pnl));
         setAttribute(element.children[5], "data-side", sideOfGain(realised_pnl));
       },
@@ -52,11 +53,13 @@ function holding(net) {
 /**
  * A sign beside the colour, for who sees no colours.
  * @param {string | number | null} money
+ * @param {string} quote What it is in.
  */
-function gain(money) {
+function gain(money, quote) {
   const text = short(money);
   if (text === "–" || text === "0") return text;
-  return text.startsWith("-") ? `−${shown(text.slice(1))}` : `+${shown(text)}`;
+  const signed = text.startsWith("-") ? `−${shown(text.slice(1))}` : `+${shown(text)}`;
+  return `${signed} ${quote}`.trim();
 }
 
 /** @param {string | number | null} money */
