@@ -84,3 +84,16 @@ def test_rows_are_found_again_by_their_keys(blank: Page) -> None:
     )
 
     assert kept == ["cbd", True, 3]
+
+
+def test_a_decimal_that_is_cut_says_so(blank: Page) -> None:
+    body = "return a.map(([text, places]) => m.cut(text, places))"
+    told = [["70154.5454545455", 2], ["+76", 2], ["0.12", 2], ["\u2212100.5", 0], ["\u2013", 2]]
+
+    assert call(blank, "shared/amounts.js", body, *told) == [
+        "70154.54\u2026",
+        "+76",
+        "0.12",
+        "\u2212100\u2026",
+        "\u2013",
+    ]

@@ -68,3 +68,15 @@ export function trimmed(decimal, places) {
   const kept = fraction.slice(0, places) + fraction.slice(places).replace(/0+$/, "");
   return kept ? `${whole}.${kept}` : whole;
 }
+
+/**
+ * Cut a decimal that has more places than anybody reads, and say so by an ellipsis.
+ * @param {string} decimal
+ * @param {number} places That stay.
+ * @returns {string}
+ */
+export function cut(decimal, places) {
+  const [whole, fraction = ""] = decimal.split(".");
+  if (fraction.length <= places) return decimal;
+  return places ? `${whole}.${fraction.slice(0, places)}…` : `${whole}…`;
+}

@@ -6,7 +6,7 @@ import { priceText } from "../instrument.js";
 import { stepAt, stepOf, totals } from "../state/depth.js";
 import { coloursOf, themed } from "./charting.js";
 
-const ROOM = 9; // steps beside the outermost prices, so that their labels are not cut
+const ROOM = 12; // steps beside the outermost prices, so that their labels are not cut
 const EVERY_MS = 250; // a shape that moves faster cannot be read
 const SPOKEN_EVERY_MS = 60_000;
 

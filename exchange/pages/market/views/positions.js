@@ -1,10 +1,10 @@
 // A client's positions, with profit and loss.
 
-import { trimmed } from "../../shared/amounts.js";
+import { cut, trimmed } from "../../shared/amounts.js";
 import { setAttribute } from "../../shared/dom.js";
 import { fill, row, section, shown } from "./tables.js";
 
-const PLACES = 4; // of an average
+const PLACES = 8; // of what is reckoned, where the scale of its price is not known
 const HEADS = ["Instrument", "Net", "Average", "Mark", "Unrealised", "Realised"];
 
 /** @param {Element} root */
@@ -20,10 +20,14 @@ export function mount(root) {
       change(element, position) {
         const { instrument, net_quantity, avg_price, mark_price } = position;
         const { unrealised_pnl, realised_pnl } = position;
-        const quote = instrumentOf(instrument)?.quote ?? "";
-        const cells = [instrument, holding(net_quantity), average(avg_price), shown(mark_price)];
+        const { quote = "", priceScale: places = PLACES } = instrumentOf(instrument) ?? {};
+        const average = cut(shown(avg_price), places); // titles have the whole of what is cut
+        const cells = [instrument, holding(net_quantity), average, shown(mark_price)];
         setAttribute(element.children[2], "title", shown(avg_price));
-        fill(element, [...cells, gain(unrealised_pnl, quote), gain(realised_pnl, quote)]);
+        setAttribute(element.children[4], "title", gain(unrealised_pnl, quote));
+        setAttribute(element.children[5], "title", gain(realised_pnl, quote));
+        const gains = [unrealised_pnl, realised_pnl].map((money) => gain(money, quote, places));
+        fill(element, [...cells, ...gains]);
         setAttribute(element.children[4], "data-side", sideOfGain(unrealised_pnl));
         setAttribute(element.children[5], "data-side", sideOfGain(realised_pnl));
       },
@@ -31,16 +35,6 @@ export function mount(root) {
       old: whyOld.positions && `These may be old: ${whyOld.positions}`,
     });
   };
-}
-
-/**
- * An average may have endless decimals: its title has all that are known.
- * @param {string | number | null} price
- */
-function average(price) {
-  const [whole, fraction = ""] = shown(price).split(".");
-  if (fraction.length <= PLACES) return shown(price);
-  return `${whole}.${fraction.slice(0, PLACES)}…`;
 }
 
 /** @param {string | number} net */
@@ -54,12 +48,13 @@ function holding(net) {
  * A sign beside the colour, for who sees no colours.
  * @param {string | number | null} money
  * @param {string} quote What it is in.
+ * @param {number} [places] That are shown, if there are more.
  */
-function gain(money, quote) {
+function gain(money, quote, places = Number.POSITIVE_INFINITY) {
   const text = short(money);
   if (text === "–" || text === "0") return text;
   const signed = text.startsWith("-") ? `−${shown(text.slice(1))}` : `+${shown(text)}`;
-  return `${signed} ${quote}`.trim();
+  return `${cut(signed, places)} ${quote}`.trim();
 }
 
 /** @param {string | number | null} money */

@@ -3,7 +3,7 @@
 import { element, keyed } from "../../shared/dom.js";
 import { priceText, quantityText } from "../instrument.js";
 
-const SHOWN = 28;
+const SHOWN = 25; // as high as the ladder
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 /** @param {Element} root */
