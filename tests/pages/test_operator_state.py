@@ -310,6 +310,16 @@ def test_a_refusal_names_the_field_as_the_page_does_and_what_there_is(modules: P
     assert call(modules, "refusals", there_are, without, []) == without
 
 
+def test_a_take_over_is_told_before_it_decided_anything(modules: Page) -> None:
+    first = {"shard": 0, "epoch": 1, "position": 2, "at": "2026-01-31T12:00:00Z"}
+    found = "return m.takeOversOf(a[0], a[1])"
+    silent = {"shard": 0, "epoch": 2, "position": None, "at": None}
+
+    assert call(modules, "takeovers", found, [{"shard": 0, "epoch": 2}], [first]) == [silent, first]
+    assert call(modules, "takeovers", found, [{"shard": 0, "epoch": 1}], [first]) == [first]
+    assert call(modules, "takeovers", found, [{"shard": 0, "epoch": 0}], []) == []
+
+
 def test_a_size_that_is_not_known_is_not_told_as_nothing(modules: Page) -> None:
     sizes = [None, 0, 300, 999_400, 1_250_000]
 

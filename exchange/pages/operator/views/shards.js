@@ -1,6 +1,7 @@
 // Who writes each shard, who stands by, and who took over when.
 
 import { tone } from "../state/advice.js";
+import { takeOversOf } from "../state/takeovers.js";
 import { commandRates } from "../state/trends.js";
 import { figure, moment, tableOf, toned } from "./cells.js";
 import { spark } from "./spark.js";
@@ -14,7 +15,7 @@ const HEADINGS = [
   "commands/s",
   "commands/s, 15 minutes",
   "offset",
-  "undecided",
+  "commands not decided yet",
   "snapshot at",
   "published",
 ];
@@ -67,9 +68,14 @@ export function mount(root) {
       }),
     );
     takeovers.draw(
-      (seen.takeovers ?? []).map((/** @type {any} */ one) => ({
+      takeOversOf(seen.logs ?? [], seen.takeovers ?? []).map((one) => ({
         key: `${one.shard} ${one.epoch}`,
-        cells: [String(one.shard), figure(one.epoch), figure(one.position), moment(one.at)],
+        cells: [
+          String(one.shard),
+          figure(one.epoch),
+          one.position === null ? "nothing decided yet" : figure(one.position),
+          moment(one.at),
+        ],
       })),
     );
   };
