@@ -15,6 +15,7 @@ from typing import Any, Final
 from exchange.config import Settings
 from exchange.tools.projections.changes import Changed
 from exchange.tools.projections.stores import Stores
+from exchange.tools.terminal import counted
 from projections.lifecycle.changes import By, Life, Refused, note_operation
 from projections.lifecycle.generations import generations_of
 
@@ -113,10 +114,12 @@ def ended(out: bytes, code: int, lines: list[str]) -> dict[str, Any]:
     except ValueError:
         why = lines[-1] if lines else f"exit code {code}"
         return {"same": None, "message": f"It could not be compared: {why}"}
+    rows = counted(found["rows"], "row")
     if found["different"]:
-        told = f"{found['different']:,} of {found['rows']:,} rows differ from the log"
+        verb = "differs" if found["different"] == 1 else "differ"
+        told = f"{found['different']:,} of {rows} {verb} from the log"
     else:
-        told = f"all {found['rows']:,} rows are as the log gives them, digest {found['digest']}"
+        told = f"{rows}, none differs from the log, digest {found['digest']}"
     at = ",".join(f"{shard}:{position}" for shard, position in sorted(found["positions"].items()))
     return {"same": not found["different"], "message": f"At {at}: {told}."}
 

@@ -211,6 +211,8 @@ def test_a_comparison_that_found_something_says_how_much() -> None:
         "same": False,
         "message": "At 0:7: 2 of 1,000 rows differ from the log.",
     }
+    alone = out.replace(b"2", b"0").replace(b"1000", b"1")
+    assert ended(alone, 0, [])["message"] == "At 0:7: 1 row, none differs from the log, digest d."
     assert ended(b"", 1, ["PostgreSQL does not answer"])["same"] is None
 
 

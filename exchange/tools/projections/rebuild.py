@@ -82,7 +82,7 @@ class Cost(Struct, frozen=True):
     @property
     def message(self) -> str:
         """The cost in words."""
-        how = "as the last time" if self.measured else "as measured elsewhere"
+        how = "as the last time" if self.measured else "as measured on another machine"
         events = f"{self.projection}: {counted(self.events, 'event')} to read"
         parts = [events, f"about {self.seconds:,.0f} s ({how})"]
         if self.disk_bytes is not None:

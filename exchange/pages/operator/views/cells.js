@@ -74,7 +74,7 @@ function fill(into, cell) {
     setAttribute(
       into,
       "class",
-      /^(–|-?[\d,\u202f]+(\.\d+)?( .{1,3})?)$/.test(cell) ? "number" : "",
+      /^(–|-?[\d,\u202f]+(\.\d+)?( .{1,3}| to \d+)?)$/.test(cell) ? "number" : "",
     );
   } else if (into.firstChild !== cell) {
     into.replaceChildren(cell);
