@@ -273,6 +273,17 @@ def test_the_log_opens_at_its_end_and_a_refusal_names_the_field_and_keeps_the_ev
     forgive(faults, 422)
 
 
+def test_what_is_typed_before_the_first_state_comes_is_kept(page: Page, desk: str) -> None:
+    page.route("**/state", lambda _: None)
+    page.goto(f"{desk}/#log")
+    client = page.locator("#log").get_by_label("Client")
+    client.fill("typed")
+    page.unroute("**/state")  # lets go what was held
+
+    expect(page.get_by_text("the end of the log")).to_be_visible()
+    expect(client).to_have_value("typed")
+
+
 def test_an_instrument_that_there_is_not_is_told_with_those_there_are(
     page: Page, desk: str, faults: list[str]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page, Request, Route
 
 from exchange.pages.site import OPERATOR, Built, built
 
@@ -35,11 +35,11 @@ def modules(browser: Browser) -> Iterator[Page]:
         yield page
 
 
-def call(page: Page, name: str, body: str, *arguments: Any) -> Any:
-    """Return what a function over a module of states (``m``) and arguments (``a``) returns."""
+def call(page: Page, name: str, body: str, *arguments: Any, part: str = "state") -> Any:
+    """Return what a function over a module (``m``) and arguments (``a``) returns."""
     whole = built(OPERATOR)
     assert isinstance(whole, Built)
-    path = next(f"/{file}" for file in whole.files if file.endswith(f"operator/state/{name}.js"))
+    path = next(f"/{file}" for file in whole.files if file.endswith(f"operator/{part}/{name}.js"))
     script = f"async ([path, a]) => {{ const m = await import(path); {body} }}"
     return page.evaluate(script, [path, list(arguments)])
 
@@ -85,6 +85,31 @@ def test_a_failure_says_where_since_when_and_what_readers_have(modules: Page) ->
     assert found["readers"] == "It is the live one and stands still. Queries read it as of now."
     assert [one["action"] for one in found["actions"]] == ["retry", "skip"]
     assert found["actions"][1]["body"] == {"expect_live": 1, "at": "0:8"}
+
+
+DRAWN = """
+    Object.defineProperty(document, "visibilityState", { value: a[1], configurable: true });
+    const root = document.createElement("div");
+    m.mount(root, { act() {} })({ seen: a[0] });
+    delete document.visibilityState;
+    return root.querySelectorAll("article").length;
+"""
+
+
+def test_the_event_that_stopped_a_model_is_not_asked_for_while_nobody_looks(modules: Page) -> None:
+    seen = {"generations": [FAILED], "operations": [], "readers": READERS}
+    asked: list[str] = []
+
+    def listen(request: Request) -> None:
+        if "/events" in request.url:
+            asked.append(request.url)
+
+    modules.on("request", listen)
+    assert call(modules, "failures", DRAWN, seen, "hidden", part="views") == 1
+    assert asked == []
+    with modules.expect_request("**/events*"):
+        call(modules, "failures", DRAWN, seen, "visible", part="views")
+    modules.remove_listener("request", listen)
 
 
 def test_a_retry_that_stopped_again_is_told(modules: Page) -> None:

@@ -87,6 +87,7 @@ function change(made, one) {
  * @param {string} at
  */
 async function tell(into, at) {
+  if (document.visibilityState === "hidden") return; // who is not seen asks nothing
   const { is, askedMs } = into.dataset;
   if (is === "known" || Date.now() - Number(askedMs ?? 0) < AGAIN_MS) return;
   into.dataset.askedMs = String(Date.now());

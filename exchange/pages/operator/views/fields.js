@@ -36,12 +36,23 @@ export function fieldsOf(names, submit, button, also = {}) {
     ...labels,
     element("button", { type: "submit" }, button),
   );
+  let filled = ""; // the query that was shown last; before the first one fields are empty
   return {
     form,
     values,
-    /** @param {URLSearchParams} query */
+    /**
+     * Show what an address asks, and return it. What was typed since stays: the same address is
+     * asked again when the first state comes, and after a failure.
+     * @param {URLSearchParams} query
+     */
     fill(query) {
-      for (const [name, input] of inputs) input.value = query.get(name) ?? "";
+      const found = Object.fromEntries(
+        names.map(([name]) => [name, query.get(name)?.trim() ?? ""]),
+      );
+      if (String(query) === filled) return found;
+      filled = String(query);
+      for (const [name, input] of inputs) input.value = found[name];
+      return found;
     },
     /** @param {string} name @param {string} value */
     set(name, value) {

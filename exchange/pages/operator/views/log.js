@@ -62,6 +62,7 @@ export function mount(root, endsNow, seen) {
   );
   /** @type {any} */
   let page = null;
+  let values = fields.values();
   /** @type {any[]} */
   let shown = [];
   let asked = 0;
@@ -75,7 +76,7 @@ export function mount(root, endsNow, seen) {
   }
 
   function onward() {
-    if (page) go({ ...fields.values(), after: page.next, after_time: "" });
+    if (page) go({ ...values, after: page.next, after_time: "" });
   }
 
   async function newest() {
@@ -99,9 +100,8 @@ export function mount(root, endsNow, seen) {
     setAttribute(said, "class", isBad ? "bad" : "");
   }
 
-  /** Return what the fields ask for: where they say nothing, the newest events. */
+  /** Return what the address asks for: where it says nothing, the newest events. */
   async function wanted() {
-    const values = fields.values();
     if (!Object.values(values).some(Boolean)) return { ...values, after: await newestPage() };
     const after = /^\d+$/.test(values.after) ? `0:${values.after}` : values.after;
     return { ...values, after, after_time: momentOf(values.after_time, new Map(), Date.now()) };
@@ -167,9 +167,9 @@ export function mount(root, endsNow, seen) {
     shown = events;
     let from = after;
     while (isShown() && follow.checked) {
-      const values = { ...fields.values(), after: from, after_time: "" };
+      const asked = { limit: PAGE_EVENTS, ...values, after: from, after_time: "" };
       try {
-        const found = await ask("/events", { limit: PAGE_EVENTS, ...values, wait_s: FOLLOW_S });
+        const found = await ask("/events", { ...asked, wait_s: FOLLOW_S });
         if (!isShown() || !follow.checked) return;
         from = found.next;
         shown = [...shown, ...found.events].slice(-FOLLOWED_EVENTS);
@@ -185,7 +185,7 @@ export function mount(root, endsNow, seen) {
 
   /** @param {URLSearchParams} query */
   return (query) => {
-    fields.fill(query);
+    values = fields.fill(query);
     fields.offer("type", seen()?.event_types ?? []);
     return show();
   };

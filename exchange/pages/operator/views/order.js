@@ -37,8 +37,7 @@ export function mount(root, endsNow) {
 
   /** @param {URLSearchParams} query */
   return async function show(query) {
-    fields.fill(query);
-    const { order_id } = fields.values();
+    const { order_id } = fields.fill(query);
     if (!order_id) {
       setText(said, "Name an order, or follow a link of the log.");
       return true;

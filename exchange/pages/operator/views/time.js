@@ -40,8 +40,8 @@ export function mount(root, endsNow) {
   const band = element("p", { class: "band", role: "status" });
   const where = element("p", { class: "quiet" });
   const tables = {
-    bids: tableOf("Bids", ["price", "quantity", "up to here"]),
-    asks: tableOf("Asks", ["price", "quantity", "up to here"]),
+    bids: tableOf("Bids", ["price", "quantity", "up to this price"]),
+    asks: tableOf("Asks", ["price", "quantity", "up to this price"]),
     positions: tableOf("Positions", [
       "instrument",
       "net quantity",
@@ -165,11 +165,10 @@ export function mount(root, endsNow) {
    * @param {URLSearchParams} query
    */
   return async function show(query) {
-    fields.fill(query);
+    const values = fields.fill(query);
     chosen = query.get("shard") ?? "";
     const mine = ++asked;
     const isShown = () => mine === asked && !root.hasAttribute("hidden");
-    const values = fields.values();
     const { at } = values;
     setAttribute(band, "class", "band");
     setText(band, at ? `NOT LIVE: asked for ${at} … ${BACK}` : "Asked for the present …");
