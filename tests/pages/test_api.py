@@ -165,6 +165,14 @@ def test_every_message_of_the_stream_is_beside_it(
     expect(viewer).to_be_hidden()
 
 
+def test_it_says_where_the_stream_is_and_leads_back_to_the_market(docs: Page) -> None:
+    docs.goto("/docs#stream")
+
+    url = docs.evaluate("location.origin").replace("http", "ws", 1) + "/stream"
+    expect(docs.locator("#over-stream code").first).to_have_text(url)
+    expect(docs.get_by_role("link", name="Market page")).to_have_attribute("href", "./")
+
+
 def test_the_streams_document_can_be_searched(docs: Page) -> None:
     docs.goto("/docs#stream")
     viewer = docs.locator("asyncapi-viewer")
@@ -195,6 +203,7 @@ def test_the_analyst_shows_its_own_document(page: Page, analyst_url: str) -> Non
     expect(page.locator(".opblock")).to_have_count(endpoints)
     expect(page.get_by_role("link", name="HTTP", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="Stream", exact=True)).to_have_count(0)
+    expect(page.get_by_role("link", name="Market page")).to_have_count(0)
 
 
 @pytest.mark.parametrize("anchor", ["#!", "#/", "#streamer", "#/trading/nothing"])

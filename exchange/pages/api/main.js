@@ -10,6 +10,8 @@ const HTTP = "#/";
 const STREAM = "#stream";
 const OPENAPI = "./openapi.json";
 const ASYNCAPI = "./asyncapi.json";
+const STREAM_PATH = "./stream";
+const MARKET = "./";
 
 /** @param {string} id */
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -30,7 +32,15 @@ function show() {
     const current = tab.getAttribute("href") === (streamed ? STREAM : HTTP);
     tab.setAttribute("aria-current", String(current));
   }
-  if (streamed && byId("over-stream").childElementCount === 0) byId("over-stream").append(viewer());
+  if (streamed && byId("over-stream").childElementCount === 0)
+    byId("over-stream").append(address(), viewer());
+}
+
+/** @returns {Element} where the stream is: on this gateway, whose name only the browser knows */
+function address() {
+  const url = new URL(STREAM_PATH, document.baseURI);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return element("p", { class: "address" }, "A WebSocket at ", element("code", {}, url.href));
 }
 
 /** @returns {Element} what draws the document of the stream */
@@ -57,6 +67,7 @@ function started() {
     element("a", { href: HTTP }, "HTTP"),
     ...(streamed ? [element("a", { href: STREAM }, "Stream")] : []),
   );
+  if (streamed) byId("away").append(element("a", { href: MARKET }, "Market page"));
   show();
 }
 
