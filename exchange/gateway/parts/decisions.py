@@ -110,7 +110,8 @@ def key_conflict() -> Problem:
     """Return the problem that a key was used for another request."""
     return Problem(
         Code.IDEMPOTENCY_CONFLICT,
-        "An earlier request with this key asked for something else; nothing was done.",
+        "An earlier request with this key asked for something else; nothing was done."
+        " Choose a new key for this one.",
     )
 
 

@@ -202,6 +202,7 @@ async def test_a_key_with_another_body_is_a_conflict(instrument: str, place: Pla
     response = await place(**keyed, price=11)
 
     assert (response.status_code, response.json()["code"]) == (409, "idempotency.conflict")
+    assert "Choose a new key" in response.json()["detail"]
 
 
 async def test_the_key_may_be_a_header(instrument: str, place: Place) -> None:
