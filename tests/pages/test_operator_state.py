@@ -345,6 +345,18 @@ def test_a_take_over_is_told_before_it_decided_anything(modules: Page) -> None:
     assert call(modules, "takeovers", found, [{"shard": 0, "epoch": 0}], []) == []
 
 
+def test_a_question_that_was_refused_for_what_it_asks_is_not_asked_again(modules: Page) -> None:
+    told = "return a[0].map((status) => m.mayComeLater(status && { problem: { status } }))"
+
+    assert call(modules, "refusals", told, ["422", 404, 429, 503, None]) == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
 def test_a_size_that_is_not_known_is_not_told_as_nothing(modules: Page) -> None:
     sizes = [None, 0, 300, 999_400, 1_250_000]
 

@@ -35,3 +35,13 @@ export function isUnknown(problem) {
 export function withInstruments(message, known) {
   return known.length ? `${message.split(";")[0]}; there are: ${known.join(", ")}.` : message;
 }
+
+/**
+ * Tell whether a question that has no answer is worth asking again as it is: it was not refused for
+ * what it asks.
+ * @param {any} error With the problem, if there was an answer.
+ */
+export function mayComeLater(error) {
+  const status = Number(error?.problem?.status ?? 503);
+  return status >= 500 || status === 429;
+}

@@ -4,6 +4,7 @@
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
 import { momentOf, told } from "../state/places.js";
+import { mayComeLater } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { chain, tracesOf } from "./chain.js";
 import { HEADINGS, rowOf } from "./events.js";
@@ -138,7 +139,7 @@ export function mount(root, endsNow, seen) {
       const why = fields.told(error).replace(/\.?$/, ".");
       tell(shown.length ? `${why} Below is what was shown before.` : why, true);
       await verified.verify(shown, isShown);
-      return false;
+      return !mayComeLater(error);
     }
   }
 

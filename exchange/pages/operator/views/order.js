@@ -4,6 +4,7 @@ import { element, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
 import { otherOf } from "../state/life.js";
 import { told } from "../state/places.js";
+import { mayComeLater } from "../state/refusals.js";
 import { moment, tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { link } from "./links.js";
@@ -73,7 +74,7 @@ export function mount(root, endsNow) {
       drawn.replaceChildren();
       table.clear();
       setText(said, /** @type {Error} */ (error).message);
-      return false;
+      return !mayComeLater(error);
     }
   };
 }

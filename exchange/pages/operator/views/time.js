@@ -3,7 +3,7 @@
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { columnsOf } from "../state/books.js";
 import { momentOf, moved, shardOf, told } from "../state/places.js";
-import { isUnknown, withInstruments } from "../state/refusals.js";
+import { isUnknown, mayComeLater, withInstruments } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { between, position as held, level, whereOf } from "./moments.js";
@@ -192,7 +192,7 @@ export function mount(root, endsNow) {
       const known = isUnknown(problem) ? await offered() : [];
       if (!isShown()) return true;
       setText(band, `NOT LIVE: ${withInstruments(fields.told(error), known)}`);
-      return false;
+      return !mayComeLater(error);
     }
   };
 }
