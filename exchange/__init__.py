@@ -8,6 +8,8 @@ In reading order:
 * ``export``: the log as files, with their proof.
 * ``transport``: the ways between gateway and matcher, Kafka and Redis.
 * ``matcher``: the single writer of a shard.
+* ``signing``: how requests are signed, for both of their sides.
+* ``door``: who asks, and what they may.
 * ``gateway``: HTTP and the stream. The read models are in ``projections``, a package next to this.
 * ``pages``: what people look at in a browser.
 * ``analysis``: the log as columns, for programs of analysts.

@@ -120,6 +120,9 @@ class Variables:
     operator_host: str = LOOPBACK
     operator_port: Port = 3950
     operator_allow_changes: bool = False
+    # The master keys of HMAC keys and tokens, or the file that has them.
+    keys_master: str = ""
+    keys_master_file: Path | None = None
     kafka_topic: str = "exchange.commands"
     kafka_events_topic: str = "exchange.events"
     kafka_bootstrap_servers: str = ""

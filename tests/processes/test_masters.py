@@ -1,0 +1,35 @@
+"""The master keys of the settings, from the environment or a file."""
+
+from pathlib import Path
+
+import pytest
+
+from exchange.config import Settings, SettingsError
+from exchange.processes.masters import master_keys_of
+
+KEY = f"7:{'A' * 43}="
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.load(environ, dotenv=None)
+
+
+def test_they_are_read_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "masters"
+    file.write_text(f"{KEY}\n")
+
+    assert master_keys_of(settings(KEYS_MASTER=KEY)).newest == 7
+    assert master_keys_of(settings(KEYS_MASTER_FILE=str(file))).newest == 7
+    child = Settings.load(settings(KEYS_MASTER=KEY).environment(), dotenv=None)
+    assert child.keys_master == KEY
+
+
+def test_what_cannot_be_used_is_named_without_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "masters"
+    with pytest.raises(SettingsError, match=r"^KEYS_MASTER_FILE=.*masters: cannot be read"):
+        master_keys_of(settings(KEYS_MASTER_FILE=str(file)))
+    with pytest.raises(SettingsError, match="set one of them, not both"):
+        master_keys_of(settings(KEYS_MASTER=KEY, KEYS_MASTER_FILE=str(file)))
+    with pytest.raises(SettingsError, match=r"^KEYS_MASTER: Master key 1") as caught:
+        master_keys_of(settings(KEYS_MASTER="hush"))
+    assert "hush" not in str(caught.value)
