@@ -120,6 +120,9 @@ class Variables:
     operator_host: str = LOOPBACK
     operator_port: Port = 3950
     operator_allow_changes: bool = False
+    # Who keeps others away: nobody on loopback, or something in front (open).
+    door: Literal["loopback", "open"] = "loopback"
+    host_names: tuple[str, ...] = ()
     # The master keys of HMAC keys and tokens, or the file that has them.
     keys_master: str = ""
     keys_master_file: Path | None = None
@@ -234,7 +237,7 @@ class Settings(Variables):
         read, addresses = _read(Variables, values), _read(Addresses, values)
         _check(read)
         if "CANCELS_NAME_OWNER" not in values:
-            read = replace(read, cancels_name_owner=not _is_loopback(read.host))
+            read = replace(read, cancels_name_owner=not is_loopback(read.host))
         kafka = read.kafka_bootstrap_servers or addresses.kafka_brokers
         given = _database("DATABASE_URL", read.database_url or addresses.database_url)
         database = given or local_database_url(read.local_postgres_port)
@@ -449,7 +452,8 @@ def _set(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name: text for name, value in values.items() if (text := (value or "").strip())}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what listens on ``host``."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,8 @@
 """Signed requests: one profile of HTTP message signatures (RFC 9421), for both of its sides.
 
 Read ``signature_base``: it is the text that is signed. A client sends what ``signed_headers``
-returns, with a signer of its key file (``load_signer``); the door reads it with ``read_input``.
+returns, with a signer of its key file (``load_signer``, ``key_file_text``). The door reads it with
+``read_input`` and ``read_signature``.
 
 The profile is one list of components in one order, so nobody can leave one out: method, authority,
 path, query, digest of the body (also of an empty one), and ``Idempotency-Key`` exactly if the

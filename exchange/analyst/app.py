@@ -19,6 +19,7 @@ from exchange.gateway.resources.settlement import get_cycle, get_cycles
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.pages.routes import page_routes
 from exchange.pages.site import API, prepare
@@ -46,10 +47,11 @@ ROUTES: Final = (*INTERFACE, *openapi_routes(INTERFACE, TITLE, ABOUT))
 SERVED: Final = (*ROUTES, *page_routes(PAGES))
 
 
-def create_app(analyst: Analyst, events: EventLog) -> Edge:
+def create_app(analyst: Analyst, events: EventLog, hosts: Hosts | None = None) -> Edge:
     """Return the application that answers by ``analyst``, and tells ``events``."""
     prepare(PAGES.values())
     app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False
     app.state.analyst, app.state.events = analyst, events
-    return Edge(app, events.metrics, {route.endpoint: route.path for route in SERVED})
+    paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}
+    return Edge(app, events.metrics, paths, hosts=hosts)

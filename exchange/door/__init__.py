@@ -1,4 +1,5 @@
 """The door: who asks, and what they may.
 
-In reading order: ``secrets`` (the master keys, and what is derived from them).
+In reading order: ``modes`` (who keeps the door), ``secrets`` (the master keys, and what is
+derived from them).
 """

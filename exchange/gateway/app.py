@@ -42,9 +42,16 @@ from exchange.gateway.resources.market import get_orderbook, get_trades
 from exchange.gateway.resources.positions import get_positions
 from exchange.gateway.resources.settlement import close_cycle, get_cycle, get_cycles
 from exchange.gateway.resources.snapshots import take_snapshot
-from exchange.gateway.resources.status import get_health, get_liveness, get_metrics, get_readiness
+from exchange.gateway.resources.status import (
+    get_health,
+    get_liveness,
+    get_metrics,
+    get_readiness,
+    get_time,
+)
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
 from exchange.gateway.stream.desk import LiveDesk
@@ -85,6 +92,7 @@ INTERFACE: Final = (
     Route("/healthz", get_health, methods=["GET"]),
     Route("/readyz", get_readiness, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
+    Route("/time", get_time, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),
 )
 PAGES: Final = {"/": MARKET, "/docs": API}
@@ -113,6 +121,7 @@ def create_app(
     own_engine: AsyncEngine | None = None,
     own_redis: Redis | None = None,
     analyst: Analyst | None = None,
+    hosts: Hosts | None = None,
 ) -> "Application":
     """Return the application; ``serve`` starts and stops its background work.
 
@@ -131,8 +140,11 @@ def create_app(
             Reads of clients cannot take its connections. By default ``engine``.
         own_redis: A Redis client for health, outcomes, limits and feeds. By default ``redis``.
         analyst: Who answers questions about the past; closed by the caller. By default nobody.
+        hosts: Who keeps the door, and the names that are answered to. By default it is open on
+            loopback, as loopback.
     """
     prepare(PAGES.values())
+    hosts = hosts or Hosts()
     # A transaction would cost two more trips to the database. Every query here only reads, and
     # those that must see the same moment use ``moment_connection``.
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -161,6 +173,7 @@ def create_app(
         analyst=analyst or Analyst(""),
         proxies=proxies,
         cancels_name_owner=cancels_name_owner,
+        door=hosts.door,
     )
 
     hub = Hub(engine, gateway.freshness, Live(engine, redis, gateway.freshness, own_redis))
@@ -180,7 +193,8 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
-    edge = Edge(app, metrics, {route.endpoint: route.path for route in SERVED}, stream_origins)
+    paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}
+    edge = Edge(app, metrics, paths, stream_origins, hosts)
     return Application(
         edge,
         background,

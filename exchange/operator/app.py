@@ -10,6 +10,7 @@ from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
@@ -41,6 +42,7 @@ def create_app(
     changes: Changes,
     *,
     allows_changes: bool,
+    hosts: Hosts | None = None,
 ) -> Edge:
     """Return the application that shows what ``watch`` sees, and makes changes if it may."""
     app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
@@ -48,4 +50,5 @@ def create_app(
     app.state.settings, app.state.watch, app.state.analyst = settings, watch, analyst
     app.state.changes = changes
     guarded = Guard(app, allows_changes=allows_changes)
-    return Edge(guarded, Metrics(), {route.endpoint: route.path for route in SERVED})
+    paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}
+    return Edge(guarded, Metrics(), paths, hosts=hosts)

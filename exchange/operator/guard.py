@@ -1,9 +1,9 @@
 """Who may ask the desk for what, before any handler is called.
 
 There is no login and there are no cookies, so whoever reaches the port may look. What is refused is
-a page of a stranger: one that reached the desk under a name of its own (the ``Host``), or that
-makes a browser send a change (``Origin``, which ``Edge`` checks, and ``Sec-Fetch-Site``). A change
-is a POST of JSON, which no form can send, and only a desk that allows changes takes it.
+a page of a stranger that makes a browser send a change (``Sec-Fetch-Site``; ``Edge`` checks
+``Host`` and ``Origin``). A change is a POST of JSON, which no form can send, and only a desk that
+allows changes takes it.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exchange.gateway.http.declaration import JSON
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.server.origins import SAFE_METHODS, is_named_directly
+from exchange.gateway.server.origins import SAFE_METHODS
 
 SITE: Final = b"sec-fetch-site"  # a browser says whose page asks; programs say nothing
 OWN_SITES: Final = (b"same-origin", b"none")
@@ -38,9 +38,6 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        if not is_named_directly(scope):
-            detail = "Name the desk by its address or as localhost. Nothing was done."
-            raise Problem(Code.HOST, detail)
         if scope["method"] in SAFE_METHODS:
             return
         if not self._allows_changes:

@@ -12,6 +12,7 @@ from exchange.operator.app import create_app
 from exchange.operator.changing import Changes
 from exchange.operator.comparing import Comparisons
 from exchange.operator.watching import Watch
+from exchange.processes.door import told_hosts_of
 from exchange.tools.projections.changes import AS_OF_NOW, STANDS
 from exchange.tools.projections.stores import operator
 from projections.registry import READ_MODELS
@@ -25,6 +26,7 @@ async def run_operator(
     settings: Settings, base_url: str, stopping: asyncio.Event, *, allows_changes: bool
 ) -> None:
     """Serve the desk until asked to stop; ``base_url`` is a gateway."""
+    hosts = told_hosts_of(settings, "OPERATOR_HOST")
     os.nice(NICENESS)
     comparisons = Comparisons(settings)
     who = operator().operator
@@ -42,7 +44,7 @@ async def run_operator(
     watch = Watch(settings, base_url, extra)
     analyst = Analyst(settings.analyst_address)
     changes = Changes(settings, watch, comparisons)
-    app = create_app(settings, watch, analyst, changes, allows_changes=allows_changes)
+    app = create_app(settings, watch, analyst, changes, allows_changes=allows_changes, hosts=hosts)
     watching = asyncio.create_task(watch.run())
     serving = asyncio.create_task(
         serve(app, settings.operator_host, settings.operator_port, stopping)

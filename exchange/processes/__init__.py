@@ -3,5 +3,5 @@
 ``gateway``, ``matcher``, ``projector``, ``builder``, ``publisher``, ``analyst``: a file for each
 process, which imports only what its process needs. A restarted matcher decides orders a second
 sooner for not importing the gateway's modules. ``running``, ``pool``, ``descriptors``,
-``budgets``, ``masters`` and ``backends`` are what they share.
+``budgets``, ``door`` and ``backends`` are what they share.
 """

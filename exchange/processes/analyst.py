@@ -11,6 +11,7 @@ from exchange.analyst.states import StateKeeper
 from exchange.config import ANALYST_CONNECTIONS, Settings
 from exchange.gateway.app import serve
 from exchange.processes.budgets import limits_of
+from exchange.processes.door import told_hosts_of
 from exchange.processes.pool import engine_of
 from projections.projector.tail import listen
 
@@ -20,6 +21,7 @@ TURN_S: Final = 10.0  # as long as an answer may take
 
 async def run_analyst(settings: Settings, stopping: asyncio.Event) -> None:
     """Answer questions about the past until asked to stop."""
+    hosts = told_hosts_of(settings, "ANALYST_HOST")
     os.nice(NICENESS)
     async with engine_of(settings, ANALYST_CONNECTIONS, TURN_S) as engine:
         analyst = Analyst(engine, settings.shards)
@@ -30,7 +32,7 @@ async def run_analyst(settings: Settings, stopping: asyncio.Event) -> None:
             limits=limits_of(settings),
             proxies=settings.trusted_proxies,
         )
-        app = create_app(analyst, events)
+        app = create_app(analyst, events, hosts)
         background = (
             asyncio.create_task(StateKeeper(engine, analyst).run()),
             asyncio.create_task(listen(engine, events.wake)),

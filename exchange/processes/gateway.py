@@ -11,6 +11,7 @@ from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
 from exchange.processes.budgets import limits_of
 from exchange.processes.descriptors import descriptors
+from exchange.processes.door import told_hosts_of
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
 from exchange.transport.commands import CommandProducer
@@ -24,6 +25,7 @@ OWN_REDIS_CONNECTIONS: Final = 8
 
 async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) -> None:
     """Serve HTTP on ``port`` until asked to stop, then finish what is in flight."""
+    hosts = told_hosts_of(settings, "HOST")
     producer = CommandProducer(
         settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
     )
@@ -52,6 +54,7 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             proxies=settings.trusted_proxies,
             cancels_name_owner=settings.cancels_name_owner,
             connections_per_address=settings.stream_connections_per_address,
+            hosts=hosts,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping, _caps(settings))

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from exchange.config import PROJECT, Settings
+from exchange.door.modes import Door
+from exchange.processes.door import OPEN, hosts_of
 from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.directory import RUN, RunDirectory
@@ -44,8 +46,11 @@ async def run(settings: Settings, directory: RunDirectory, console: Console) -> 
 
     Raises:
         StackError: It cannot be started, and why.
+        SettingsError: It would be open to everybody.
     """
     screen = Screen(console)
+    for setting in ("HOST", "ANALYST_HOST", "OPERATOR_HOST"):
+        hosts_of(settings, setting)
     directory.prepare()
     with directory.locked(RUN):
         for name in await asyncio.to_thread(directory.stop_orphans):
@@ -198,6 +203,7 @@ class Screen:
         gateways = gateways_of(settings)
         url = gateways[0].url
         rows = {
+            "Door": OPEN[Door(settings.door)],
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{url}/healthz    metrics: {url}/metrics",

@@ -28,6 +28,8 @@ EVERYWHERE: Final = (
     Code.MEDIA_TYPE,
     Code.HEADERS_TOO_LARGE,
     Code.HTTP_VERSION,
+    Code.HOST,
+    Code.FORWARDED,
     Code.FOREIGN_ORIGIN,
     Code.INVALID,
     Code.INTERNAL,

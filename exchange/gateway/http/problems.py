@@ -47,6 +47,7 @@ class Code(Enum):
     HEADERS_TOO_LARGE = "request.headers_too_large", 431, "The headers are too large"
     FOREIGN_ORIGIN = "request.origin", 403, "Pages of this origin may not act here"
     HOST = "request.host", 421, "This host name may be a stranger's"
+    FORWARDED = "door.forwarded", 403, "This door is open to its own machine only"
     HTTP_VERSION = "request.http_version", 505, "Only HTTP/1.1 is spoken here"
 
     ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"

@@ -1,5 +1,6 @@
 """For operators and supervisors: liveness, health, readiness and metrics."""
 
+import time
 from typing import Final
 
 from msgspec import Struct
@@ -31,12 +32,21 @@ class HealthView(Struct, frozen=True):
     """What ``GET /healthz`` answers."""
 
     status: str
+    door: str
     timestamp: str
     checks: dict[str, str]
     matching: dict[str, str]
     projections: dict[str, Standing]
     snapshots: dict[str, str]
     publishing: dict[str, str]
+
+
+class TimeView(Struct, frozen=True):
+    """What ``GET /time`` answers: the gateway's clock, and who keeps its door."""
+
+    timestamp: str
+    unix_ms: int
+    door: str
 
 
 class ReadinessView(Struct, frozen=True):
@@ -56,13 +66,23 @@ async def get_liveness(request: Request) -> Response:
     return json_response(LivenessView("alive"))
 
 
+@operation(Operation(tag="operating", answers={200: (TimeView,)}))
+async def get_time(request: Request) -> Response:
+    """``GET /time``: the time by which signed requests are judged, and who keeps the door."""
+    query(request)
+    now_ms = time.time_ns() // 1_000_000
+    return json_response(TimeView(timestamp(now_ms), now_ms, gateway_of(request).door))
+
+
 @operation(Operation(tag="operating", answers={200: (HealthView,), 503: (HealthView,)}))
 async def get_health(request: Request) -> Response:
     """``GET /healthz``: what works; 503 while orders cannot be taken or are not decided."""
     query(request)
-    health = gateway_of(request).health
+    gateway = gateway_of(request)
+    health = gateway.health
     view = HealthView(
         status=health.status,
+        door=gateway.door,
         timestamp=timestamp(health.probed_ms),
         checks=health.checks,
         matching=health.matching,

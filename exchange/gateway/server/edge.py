@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from exchange.gateway.http.declaration import BODY_BYTES_MAX, OPERATIONS
 from exchange.gateway.http.problems import Code, Problem, invalid
@@ -26,6 +27,7 @@ from exchange.gateway.http.responses import skips_text
 from exchange.gateway.parts.admission import BUDGET
 from exchange.gateway.parts.limits import UNLIMITED, Budget
 from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.server.hosts import Hosts, is_forwarded
 from exchange.gateway.server.origins import FOREIGN_PAGE, SAFE_METHODS, may_act
 from exchange.telemetry import tracing
 from exchange.telemetry.tracing import Spanned
@@ -67,9 +69,11 @@ class Edge:
         metrics: Metrics,
         routes: Mapping[object, str],
         origins: Sequence[str] = (),
+        hosts: Hosts | None = None,
     ) -> None:
         self._app = app
         self._origins = origins
+        self._hosts = hosts or Hosts()
         self._metrics = metrics
         self._routes = routes
         self._large = {
@@ -81,7 +85,7 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._connect(scope, receive, send)
             return
         started_s = time.perf_counter()
         with noting_skips() as skipped, _span_of(scope) as span:
@@ -98,6 +102,18 @@ class Edge:
                     span.update_name(f"{scope['method']} {self._route(scope)}")
                     span.set_attribute("http.response.status_code", answer.status)
 
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket in; the application checks the rest."""
+        try:
+            head = _Head(scope["headers"])
+            if head.twice:
+                raise _given_twice(head.twice)
+            self._hosts.check(head.host, head.forwarded)
+        except Problem as problem:
+            await WebSocket(scope, receive, send).send_denial_response(problem.response())
+            return
+        await self._app(scope, receive, send)
+
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _Head(scope["headers"])
         try:
@@ -109,6 +125,7 @@ class Edge:
             return
         try:
             _check(scope, head, body)
+            self._hosts.check(head.host, head.forwarded)
             self._check_origin(scope)
         except Problem as problem:
             await problem.response()(scope, receive, send)
@@ -191,20 +208,29 @@ class _Disconnected(Exception):
 
 
 class _Head:
-    """What the headers say about size and body; ``twice`` names a header with two values."""
+    """What the headers say about host, size and body.
 
-    __slots__ = ("chunked", "coding", "header_bytes", "length", "media_type", "twice")
+    ``twice`` names a header with two values, ``forwarded`` one that a proxy set.
+    """
+
+    __slots__ = (
+        *("chunked", "coding", "forwarded", "header_bytes", "host", "length", "media_type"),
+        "twice",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.header_bytes = 0
         self.length = self.chunked = self.coding = self.media_type = b""
-        self.twice = b""
+        self.twice = self.forwarded = b""
+        self.host: bytes | None = None
         once: dict[bytes, bytes] = {}
         for name, value in headers:
             self.header_bytes += len(name) + len(value)
             if name in COUNT_ONCE and once.setdefault(name, value) != value:
                 self.twice = name
-            if name == b"content-length":
+            if name == b"host":
+                self.host = value
+            elif name == b"content-length":
                 self.length = value
             elif name == b"transfer-encoding":
                 self.chunked = value
@@ -212,6 +238,8 @@ class _Head:
                 self.media_type = value
             elif name == b"content-encoding":
                 self.coding = value
+            elif is_forwarded(name):
+                self.forwarded = name
 
     @property
     def has_body(self) -> bool:
@@ -235,10 +263,13 @@ def _check(scope: Scope, head: _Head, body: bytes | None) -> None:
     if head.header_bytes > HEADER_BYTES_MAX:
         raise Problem(Code.HEADERS_TOO_LARGE, f"Headers may have {HEADER_BYTES_MAX} bytes.")
     if head.twice:
-        name = head.twice.decode().title()
-        raise invalid(name, "is given twice, with different values")
+        raise _given_twice(head.twice)
     if body:
         _check_media_type(head)
+
+
+def _given_twice(header: bytes) -> Problem:
+    return invalid(header.decode().title(), "is given twice, with different values")
 
 
 def _check_escapes(part: bytes) -> None:

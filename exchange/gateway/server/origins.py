@@ -46,16 +46,6 @@ def _is_own(origin: str, host: str) -> bool:
     return _leads_here(page.hostname or "")
 
 
-def is_named_directly(scope: Scope) -> bool:
-    """Tell whether a request names the host that it asks by an address or as ``localhost``.
-
-    Any other name may be a stranger's, made to lead here, so that their page reads the answers.
-    """
-    hosts = _values(scope["headers"], b"host")
-    split = _split(f"http://{next(iter(hosts))}") if len(hosts) == 1 else None
-    return split is not None and _leads_here(split.hostname or "")
-
-
 def _leads_here(name: str) -> bool:
     return name == LOCALHOST or name.endswith(f".{LOCALHOST}") or _is_address(name)
 

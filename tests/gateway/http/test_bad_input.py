@@ -263,7 +263,7 @@ async def test_other_methods_are_405_and_told_which(
 @pytest.mark.parametrize("method", ["get", "head", "post", "Options"])
 async def test_methods_are_written_in_capitals(http: httpx.AsyncClient, method: str) -> None:
     # httpx writes all methods in capitals, and h11 leaves them as they are.
-    answer = await send(http, f"{method} /orders HTTP/1.1\r\nHost: x\r\n{CLOSE}".encode())
+    answer = await send(http, f"{method} /orders HTTP/1.1\r\nHost: localhost\r\n{CLOSE}".encode())
 
     assert answer.startswith(b"HTTP/1.1 405 ")
     assert f"/orders does not take {method}: methods are written in capitals.".encode() in answer
@@ -309,7 +309,7 @@ async def test_a_slow_body_is_408_and_the_connection_ends(
 ) -> None:
     monkeypatch.setattr(edge, "BODY_WAIT_S", 0.1)
     monkeypatch.setattr(edge, "LINGER_S", 0.1)
-    head = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
     answer = await send(http, head + b"Content-Length: 10\r\n\r\n{")
 
@@ -320,12 +320,12 @@ async def test_a_slow_body_is_408_and_the_connection_ends(
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /orders HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /orders HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /livez HTTP/1.1\r\n\r\n",
         b"\x00\x01\x02\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nA" + b"b" * 70_000,
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nA" + b"b" * 70_000,
     ],
 )
 async def test_what_is_no_http_is_refused_below_the_application(
@@ -339,11 +339,13 @@ async def test_what_is_no_http_is_refused_below_the_application(
 async def test_a_body_of_two_ends_is_refused_and_the_connection_closed(
     http: httpx.AsyncClient,
 ) -> None:
-    head = b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     both = b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = 30 * b"2\r\n{}\r\n" + b"0\r\n\r\n"  # more than are queued for a reader
 
-    answer = await send(http, head + both + chunks + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await send(
+        http, head + both + chunks + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b'"code":"request.framing"' in answer
@@ -358,7 +360,9 @@ async def test_a_body_of_two_ends_is_refused_and_the_connection_closed(
 async def test_an_escape_that_is_no_text_names_no_id(
     http: httpx.AsyncClient, target: bytes, escape: bytes
 ) -> None:
-    request = b"GET " + target + escape + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    request = (
+        b"GET " + target + escape + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
 
     answer = await send(http, request)
 

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import InvalidStatus
 
+from exchange.door.modes import Door
 from exchange.gateway.parts import limits
 from exchange.gateway.parts.limits import (
     NO_LIMIT,
@@ -22,6 +23,7 @@ from exchange.gateway.parts.limits import (
     RateLimiter,
     Receipt,
 )
+from exchange.gateway.server.hosts import Hosts
 from exchange.transport.commands import CommandProducer
 from tests.gateway.conftest import Venue, gateway_at, order, register
 from tests.gateway.stream.test_stream import connected
@@ -208,7 +210,8 @@ async def limited(
     async for key in venue.redis.scan_iter("{limits}:*"):
         await venue.redis.delete(key)
     allowed = Limits(orders=SLOW, cancels=SLOW, address=Limit(1_000, 1_000), **others)
-    async with gateway_at(venue, producer, limits=allowed, proxies=proxies) as http:
+    behind = Hosts(Door.OPEN)
+    async with gateway_at(venue, producer, limits=allowed, proxies=proxies, hosts=behind) as http:
         yield http
 
 

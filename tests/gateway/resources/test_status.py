@@ -45,7 +45,16 @@ async def test_a_gateway_is_alive_and_healthy(http: httpx.AsyncClient) -> None:
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
     assert well.status_code == 200
     assert set(well.json()) == {
-        *("status", "timestamp", "checks", "matching", "projections", "snapshots", "publishing")
+        *(
+            "status",
+            "door",
+            "timestamp",
+            "checks",
+            "matching",
+            "projections",
+            "snapshots",
+            "publishing",
+        )
     }
     assert well.json()["status"] == "healthy"
     assert well.json()["checks"] == dict.fromkeys(("postgres", "redis", "kafka"), "healthy")

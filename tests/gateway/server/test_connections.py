@@ -26,13 +26,13 @@ from tests.gateway.conftest import HOST, Venue, gateway_at, order
 
 pytestmark = pytest.mark.anyio
 
-LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
-    b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
 WAIT = LIVE.replace(b"/livez", b"/wait")
-POST_HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
+POST_HALF = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
 LONG_S = 15.0  # for what takes milliseconds on an idle machine
 
 
@@ -81,7 +81,12 @@ async def served(
 
 def post(path: str, body: dict[str, Any], *headers: str, version: str = "1.1") -> bytes:
     content = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *headers]
+    lines = [
+        f"POST {path} HTTP/{version}",
+        "Host: localhost",
+        "Content-Type: application/json",
+        *headers,
+    ]
     head = "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""])
     return head.encode() + content
 
@@ -202,14 +207,14 @@ async def test_a_blank_line_may_come_in_two_pieces(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
-        ("GET http://gw.example:3000/livez HTTP/1.1", 200),
-        ("GET HTTPS://user@gw/livez HTTP/1.1", 200),
-        ("GET http://gw/instruments?limit=1&limit=2 HTTP/1.1", 422),
-        ("GET http://gw HTTP/1.1", 200),
-        ("GET http://gw?x HTTP/1.1", 200),
+        ("GET http://gw.localhost:3000/livez HTTP/1.1", 200),
+        ("GET HTTPS://user@gw.localhost/livez HTTP/1.1", 200),
+        ("GET http://gw.localhost/instruments?limit=1&limit=2 HTTP/1.1", 422),
+        ("GET http://gw.localhost HTTP/1.1", 200),
+        ("GET http://gw.localhost?x HTTP/1.1", 200),
         ("GET ftp://gw/livez HTTP/1.1", 404),
         ("OPTIONS * HTTP/1.1", 204),
-        ("OPTIONS http://gw HTTP/1.1", 204),
+        ("OPTIONS http://gw.localhost HTTP/1.1", 204),
         ("GET * HTTP/1.1", 404),
         ("CONNECT gw:80 HTTP/1.1", 404),
     ],
@@ -217,14 +222,14 @@ async def test_a_blank_line_may_come_in_two_pieces(http: httpx.AsyncClient) -> N
 async def test_a_target_may_be_a_whole_url(
     http: httpx.AsyncClient, request_line: str, status: int
 ) -> None:
-    async with connected(http, request_line.encode(), b"\r\nHost: x\r\n\r\n") as raw:
+    async with connected(http, request_line.encode(), b"\r\nHost: localhost\r\n\r\n") as raw:
         assert (await raw.answer())[0] == status
 
 
 async def test_a_whole_url_takes_orders_and_its_host_counts(
     http: httpx.AsyncClient, instrument: str
 ) -> None:
-    async with connected(http, post("http://gw/orders", order(instrument))) as raw:
+    async with connected(http, post("http://gw.localhost/orders", order(instrument))) as raw:
         assert (await raw.answer())[0] == 201
     upgrade = (
         UPGRADE.replace(b"/stream", b"ws://127.0.0.9/stream") + b"Origin: http://127.0.0.9\r\n\r\n"
@@ -292,7 +297,7 @@ async def test_a_client_that_reads_nothing_is_cut(
 ) -> None:
     monkeypatch.setattr(connection, "WRITE_S", 0.2)
     before = sockets_of(http)
-    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect((http.base_url.host, http.base_url.port))
@@ -341,7 +346,7 @@ async def test_another_protocol_than_http_1_1_is_not_changed_to(
 
 
 async def test_http_2_with_prior_knowledge_is_told_what_is_spoken(http: httpx.AsyncClient) -> None:
-    async with connected(http, b"PRI * HTTP/2.0\r\nHost: x\r\n\r\n") as raw:
+    async with connected(http, b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\n") as raw:
         status, body = await raw.answer()
 
     assert (status, json.loads(body)["code"]) == (505, "request.http_version")

@@ -53,7 +53,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def head(path: str, *lines: bytes, version: bytes = b"1.1") -> bytes:
-    request_line = b"POST " + path.encode() + b" HTTP/" + version + b"\r\nHost: x\r\n"
+    request_line = b"POST " + path.encode() + b" HTTP/" + version + b"\r\nHost: localhost\r\n"
     return request_line + b"".join(lines) + b"\r\n"
 
 

@@ -103,7 +103,7 @@ SHAPES = {
     "half a character": filled(b'"', b"\xf0\x9f\x98"),
 }
 
-HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 HEADS = {
     "blanks before a NUL": filled(HEAD + b"a:", b" ", b"\0\r\n\r\n"),
     "tabs before a NUL": filled(HEAD + b"a: x", b"\t", b"\0\r\n\r\n"),

@@ -1,11 +1,12 @@
-"""The master keys of the settings, from the environment or a file."""
+"""Who keeps the door, and the master keys, as the settings have them."""
 
 from pathlib import Path
 
 import pytest
 
 from exchange.config import Settings, SettingsError
-from exchange.processes.masters import master_keys_of
+from exchange.door.modes import Door
+from exchange.processes.door import hosts_of, master_keys_of
 
 KEY = f"7:{'A' * 43}="
 
@@ -33,3 +34,13 @@ def test_what_cannot_be_used_is_named_without_its_bytes(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^KEYS_MASTER: Master key 1") as caught:
         master_keys_of(settings(KEYS_MASTER="hush"))
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["HOST", "ANALYST_HOST", "OPERATOR_HOST"])
+def test_what_others_could_reach_does_not_start_without_somebody_at_the_door(name: str) -> None:
+    elsewhere = {name: "0.0.0.0"}
+
+    with pytest.raises(SettingsError, match=rf"^{name}=0\.0\.0\.0: other machines could reach"):
+        hosts_of(settings(**elsewhere), name)
+    assert hosts_of(settings(), name).door is Door.LOOPBACK
+    assert hosts_of(settings(**elsewhere, DOOR="open"), name).door is Door.OPEN

@@ -1,0 +1,14 @@
+"""Who keeps the door of a process: nobody on loopback, or something in front of it."""
+
+from enum import StrEnum
+
+
+class Door(StrEnum):
+    """The setting ``DOOR``. ``LOOPBACK`` is that of a process without one.
+
+    Both are open: whoever gets through is everybody. On loopback that is whoever uses this machine;
+    ``OPEN`` says that something else keeps others away.
+    """
+
+    LOOPBACK = "loopback"
+    OPEN = "open"
