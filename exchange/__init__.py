@@ -26,4 +26,4 @@ In reading order:
 
 from typing import Final
 
-BUILD: Final = "exchange 0.3.0"  # as pyproject.toml has it; commands and errors name it
+BUILD: Final = "exchange 0.4.0"  # as pyproject.toml has it; commands and errors name it

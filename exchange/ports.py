@@ -23,7 +23,7 @@ class CommandRecord(Struct, frozen=True, gc=False):
     """A Kafka record as it was read; nothing in it is trusted yet.
 
     ``time_ms`` is the broker's stamp, milliseconds since the epoch. ``command_id`` to ``version``
-    are headers.
+    and ``key_id`` are headers.
     """
 
     offset: Offset
@@ -34,6 +34,7 @@ class CommandRecord(Struct, frozen=True, gc=False):
     traceparent: bytes | None = None
     version: bytes | None = None
     leader_epoch: int | None = None
+    key_id: bytes | None = None
 
     @property
     def last(self) -> "LastRecord":

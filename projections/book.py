@@ -18,13 +18,20 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.events import (
+    AccountCreated,
+    AccountRejected,
     CancelAllAccepted,
     CancelRejected,
+    ClientResumed,
+    ClientSuspended,
     CommandQuarantined,
     CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyIssued,
+    KeyRejected,
+    KeyRevoked,
     OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
@@ -400,6 +407,13 @@ def level_change(event: Event) -> tuple[str, Side, int, int] | None:
             | SettlementCycleRejected()
             | OpenOrdersLimited()
             | ShardPlaced()
+            | AccountCreated()
+            | AccountRejected()
+            | ClientSuspended()
+            | ClientResumed()
+            | KeyIssued()
+            | KeyRevoked()
+            | KeyRejected()
             | RecordRejected()
             | CommandQuarantined()
             | CommandRetried()

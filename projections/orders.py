@@ -42,13 +42,20 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.domain.events import (
+    AccountCreated,
+    AccountRejected,
     CancelAllAccepted,
     CancelRejected,
+    ClientResumed,
+    ClientSuspended,
     CommandQuarantined,
     CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyIssued,
+    KeyRejected,
+    KeyRevoked,
     OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
@@ -338,6 +345,13 @@ def changes(event: Event) -> tuple[Change, ...]:
             | SettlementCycleRejected()
             | OpenOrdersLimited()
             | ShardPlaced()
+            | AccountCreated()
+            | AccountRejected()
+            | ClientSuspended()
+            | ClientResumed()
+            | KeyIssued()
+            | KeyRevoked()
+            | KeyRejected()
             | RecordRejected()
             | CommandQuarantined()
             | CommandRetried()

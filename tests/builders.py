@@ -15,9 +15,15 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    CreateAccount,
+    IssueKey,
     MalformedRecord,
     PlaceOrder,
     RegisterInstrument,
+    ResumeClient,
+    RevokeKey,
+    RotateKey,
+    SuspendClient,
 )
 from exchange.domain.engine import State, check_state, decide, evolve
 from exchange.domain.events import (
@@ -26,6 +32,7 @@ from exchange.domain.events import (
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyRejected,
     OrderAccepted,
     OrderCancelled,
     OrderRejected,
@@ -37,6 +44,8 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import (
     CancelReason,
+    KeyAlgorithm,
+    KeyScope,
     Offset,
     OrderType,
     Position,
@@ -52,6 +61,7 @@ from exchange.ports import CommandRecord, StoredEvent
 
 BTC_USD: Final = "BTC-USD"
 TIME_MS: Final = 1_700_000_000_000
+PUBLIC_KEY: Final = "5a" * 32
 COMMAND_ID: Final = UUID("018f0000-0000-7000-8000-000000000001")
 OFFSET: Final = Offset(41)
 
@@ -64,10 +74,15 @@ def given(*events: Event) -> State:
 
 
 def when(
-    state: State, command: Command, *, time_ms: int = TIME_MS, order_id_taken: bool = False
+    state: State,
+    command: Command,
+    *,
+    time_ms: int = TIME_MS,
+    order_id_taken: bool = False,
+    key_id: str | None = None,
 ) -> list[Event]:
     """Decide at ``TIME_MS``."""
-    return decide(state, command, time_ms=time_ms, order_id_taken=order_id_taken)
+    return decide(state, command, time_ms=time_ms, order_id_taken=order_id_taken, key_id=key_id)
 
 
 def evolve_all(state: State, events: Iterable[Event]) -> None:
@@ -175,6 +190,76 @@ def all_cancelled(
         remaining,
         time_ms=TIME_MS,
     )
+
+
+def key_name(number: int) -> str:
+    return f"{number:032x}"
+
+
+def issue(
+    key: int,
+    *,
+    client: int = 1,
+    algorithm: KeyAlgorithm = KeyAlgorithm.ED25519,
+    scopes: tuple[KeyScope, ...] = (KeyScope.READ, KeyScope.TRADE),
+    addresses: tuple[str, ...] = (),
+    expires_ms: int | None = None,
+    label: str = "",
+) -> IssueKey:
+    """Ask for a key with what its algorithm needs."""
+    signs = algorithm is KeyAlgorithm.ED25519
+    public_key, master = (PUBLIC_KEY, None) if signs else (None, 1)
+    return IssueKey(
+        key_name(key),
+        client_name(client),
+        algorithm,
+        public_key,
+        master,
+        scopes,
+        addresses,
+        expires_ms,
+        label,
+    )
+
+
+def rotate(key: int, new: int, *, overlap_ms: int = 0) -> RotateKey:
+    """Replace a key of Ed25519."""
+    return RotateKey(key_name(key), key_name(new), PUBLIC_KEY, None, overlap_ms)
+
+
+def revoke(key: int) -> RevokeKey:
+    return RevokeKey(key_name(key))
+
+
+def key_rejected(key: int, reason: RejectReason, *, client: int | None = 1) -> KeyRejected:
+    client_id = None if client is None else client_name(client)
+    return KeyRejected(key_name(key), client_id, reason, time_ms=TIME_MS)
+
+
+def account_commands() -> list[Command]:
+    """Return commands that together cause every event of accounts and keys.
+
+    They leave client 1 suspended, with key 3 in the place of key 1, which is good for a second
+    more, and key 2 revoked.
+    """
+    hmac = KeyAlgorithm.HMAC_SHA256
+    return [
+        CreateAccount(client_name(1)),
+        CreateAccount(client_name(1)),
+        issue(1, addresses=("10.0.0.0/8", "::1/128"), expires_ms=TIME_MS * 2, label="of a desk"),
+        issue(2, algorithm=hmac, scopes=(KeyScope.ADMIN,)),
+        issue(3, client=2),
+        rotate(1, 3, overlap_ms=1_000),
+        rotate(1, 4),
+        revoke(2),
+        revoke(2),
+        revoke(9),
+        SuspendClient(client_name(1)),
+        SuspendClient(client_name(1)),
+        SuspendClient(client_name(2)),
+        ResumeClient(client_name(2)),
+        ResumeClient(client_name(2)),
+    ]
 
 
 def malformed(reason: str = "no command") -> MalformedRecord:
@@ -358,10 +443,14 @@ def record_rejected(command: MalformedRecord) -> RecordRejected:
 
 
 def record(
-    value: bytes, *, command_id: bytes | None = COMMAND_ID.bytes, reply_to: bytes | None = None
+    value: bytes,
+    *,
+    command_id: bytes | None = COMMAND_ID.bytes,
+    reply_to: bytes | None = None,
+    key_id: bytes | None = None,
 ) -> CommandRecord:
     """Wrap bytes as they come from Kafka."""
-    return CommandRecord(OFFSET, TIME_MS, value, command_id, reply_to)
+    return CommandRecord(OFFSET, TIME_MS, value, command_id, reply_to, key_id=key_id)
 
 
 def stored(event: Event, position: int = 1) -> StoredEvent:

@@ -66,9 +66,12 @@ class MemoryTopic:
         command_id: bytes | None = None,
         reply_to: bytes | None = None,
         version: bytes | None = None,
+        key_id: bytes | None = None,
     ) -> Offset:
         offset = Offset(len(self.records))
-        record = CommandRecord(offset, self.time_ms, value, command_id, reply_to, version=version)
+        record = CommandRecord(
+            offset, self.time_ms, value, command_id, reply_to, version=version, key_id=key_id
+        )
         self.records.append(msgspec.structs.replace(record, leader_epoch=self.leader_epoch))
         self.appended.set()
         return offset

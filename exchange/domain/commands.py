@@ -16,13 +16,22 @@ from exchange.domain.values import (
     CycleNumber,
     Id,
     InstrumentName,
+    KeyAlgorithm,
+    KeyId,
+    Label,
     LogPosition,
+    MasterNumber,
+    Networks,
     OpenOrdersMax,
     OrderType,
+    OverlapMs,
     PriceUnits,
+    PublicKey,
     QuantityUnits,
     Scale,
+    Scopes,
     Side,
+    TimeMs,
 )
 
 
@@ -103,6 +112,65 @@ class PlaceShard(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit
     shard: AddedShard
 
 
+class CreateAccount(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Let a client have keys. Shard 0 decides this and all that concerns keys."""
+
+    client_id: Id
+
+
+class SuspendClient(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Take no more orders of a client on the shard that receives this; cancels pass.
+
+    The client needs no account, of which shard 0 alone could tell.
+    """
+
+    client_id: Id
+
+
+class ResumeClient(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Take orders of a suspended client again on the shard that receives this."""
+
+    client_id: Id
+
+
+class IssueKey(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Let requests that a key signs act for an account.
+
+    A key of Ed25519 has its ``public_key`` here. One of HMAC has the number of the ``master`` key
+    from which its secret is derived. With ``addresses``, networks as CIDR, it is good from there
+    only.
+    """
+
+    key_id: KeyId
+    client_id: Id
+    algorithm: KeyAlgorithm
+    public_key: PublicKey | None
+    master: MasterNumber | None
+    scopes: Scopes
+    addresses: Networks
+    expires_ms: TimeMs | None
+    label: Label
+
+
+class RotateKey(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Put a new key in the place of one, which stays good for ``overlap_ms``.
+
+    The new key has the old one's account, algorithm, scopes, addresses, end and label.
+    """
+
+    key_id: KeyId
+    new_key_id: KeyId
+    public_key: PublicKey | None
+    master: MasterNumber | None
+    overlap_ms: OverlapMs
+
+
+class RevokeKey(Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
+    """End a key at once."""
+
+    key_id: KeyId
+
+
 class MalformedRecord(
     Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -154,6 +222,9 @@ class RetriedRecord(Struct, frozen=True):
     command: "ClientCommand | MalformedRecord | RetriedRecord"
 
 
+# About accounts, their keys and suspensions; see ``accounts``.
+AccountCommand = CreateAccount | SuspendClient | ResumeClient | IssueKey | RotateKey | RevokeKey
+
 # What may be in Kafka: clients' commands; the last two are operators'.
 ClientCommand = (
     RegisterInstrument
@@ -163,5 +234,6 @@ ClientCommand = (
     | CloseSettlementCycle
     | LimitOpenOrders
     | PlaceShard
+    | AccountCommand
 )
 Command = ClientCommand | MalformedRecord | QuarantinedRecord | RetriedRecord

@@ -2,13 +2,17 @@
 
 Events suffice alone: a reader needs no other state than the events before them.
 ``time_ms`` is the engine's time, milliseconds since the epoch as the broker
-stamped the command, and never runs backwards within a shard.
+stamped the command, and never runs backwards within a shard. ``signed_by`` is
+the id of the key by which the command was signed. The first of a command's
+events has it; it is unset where no key signed.
 """
 
 from msgspec import UNSET, Struct, UnsetType
 
 from exchange.domain.values import (
     CancelReason,
+    KeyAlgorithm,
+    KeyScope,
     OrderType,
     Price,
     Quantity,
@@ -28,6 +32,7 @@ class InstrumentRegistered(Struct, frozen=True, tag=True, gc=False):
     tick_size: Price
     lot_size: Quantity
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class InstrumentRejected(Struct, frozen=True, tag=True, gc=False):
@@ -36,6 +41,7 @@ class InstrumentRejected(Struct, frozen=True, tag=True, gc=False):
     instrument: str
     reason: RejectReason
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class OrderAccepted(Struct, frozen=True, tag=True, gc=False):
@@ -49,6 +55,7 @@ class OrderAccepted(Struct, frozen=True, tag=True, gc=False):
     price: Price | None
     quantity: Quantity
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class OrderRejected(Struct, frozen=True, tag=True, gc=False):
@@ -63,6 +70,7 @@ class OrderRejected(Struct, frozen=True, tag=True, gc=False):
     quantity: Quantity
     reason: RejectReason
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class TradeExecuted(Struct, frozen=True, tag=True, gc=False):
@@ -129,6 +137,7 @@ class OrderCancelled(Struct, frozen=True, tag=True, gc=False):
     reason: CancelReason
     time_ms: int
     asked_by: str | UnsetType | None = UNSET
+    signed_by: str | UnsetType = UNSET
 
 
 class CancelRejected(Struct, frozen=True, tag=True, gc=False):
@@ -139,6 +148,7 @@ class CancelRejected(Struct, frozen=True, tag=True, gc=False):
     reason: RejectReason
     time_ms: int
     asked_by: str | UnsetType | None = UNSET
+    signed_by: str | UnsetType = UNSET
 
 
 class CancelAllAccepted(Struct, frozen=True, tag=True, gc=False):
@@ -155,6 +165,7 @@ class CancelAllAccepted(Struct, frozen=True, tag=True, gc=False):
     cancelled_orders: int
     remaining_orders: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class SettlementCycleClosed(Struct, frozen=True, tag=True, gc=False):
@@ -162,6 +173,7 @@ class SettlementCycleClosed(Struct, frozen=True, tag=True, gc=False):
 
     cycle: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class SettlementCycleRejected(Struct, frozen=True, tag=True, gc=False):
@@ -170,6 +182,7 @@ class SettlementCycleRejected(Struct, frozen=True, tag=True, gc=False):
     cycle: int
     reason: RejectReason
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class OpenOrdersLimited(Struct, frozen=True, tag=True, gc=False):
@@ -177,6 +190,7 @@ class OpenOrdersLimited(Struct, frozen=True, tag=True, gc=False):
 
     open_orders_max: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class ShardPlaced(Struct, frozen=True, tag=True, gc=False):
@@ -185,6 +199,83 @@ class ShardPlaced(Struct, frozen=True, tag=True, gc=False):
     shard: int
     cycle: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class AccountCreated(Struct, frozen=True, tag=True, gc=False):
+    """A client may have keys. Only shard 0 has this and the events of keys."""
+
+    client_id: str
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class AccountRejected(Struct, frozen=True, tag=True, gc=False):
+    """An account was not created, or a client not suspended or resumed."""
+
+    client_id: str
+    reason: RejectReason
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class ClientSuspended(Struct, frozen=True, tag=True, gc=False):
+    """From now on this shard accepts no order of the client; its open orders stay."""
+
+    client_id: str
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class ClientResumed(Struct, frozen=True, tag=True, gc=False):
+    """From now on this shard accepts orders of the client again."""
+
+    client_id: str
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class KeyIssued(Struct, frozen=True, tag=True, gc=False):
+    """Requests that the key signs act for the client, as far as its scopes go.
+
+    Either ``public_key`` is there, or the number of the ``master`` key from which the secret is
+    derived. ``rotated_from`` is the key that this one replaces; ``KeyRevoked`` follows, which ends
+    that one ``overlap_ms`` later.
+    """
+
+    key_id: str
+    client_id: str
+    algorithm: KeyAlgorithm
+    public_key: str | None
+    master: int | None
+    scopes: tuple[KeyScope, ...]
+    addresses: tuple[str, ...]
+    expires_ms: int | None
+    label: str
+    rotated_from: str | None
+    overlap_ms: int | None
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class KeyRevoked(Struct, frozen=True, tag=True, gc=False):
+    """From ``ends_ms`` on the key is good for nothing."""
+
+    key_id: str
+    client_id: str
+    ends_ms: int
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
+
+
+class KeyRejected(Struct, frozen=True, tag=True, gc=False):
+    """A key was not issued, rotated or revoked; ``client_id`` is None if there is no such key."""
+
+    key_id: str
+    client_id: str | None
+    reason: RejectReason
+    time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class RecordRejected(Struct, frozen=True, tag=True, gc=False):
@@ -194,6 +285,7 @@ class RecordRejected(Struct, frozen=True, tag=True, gc=False):
     sha256: str
     size_bytes: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class CommandQuarantined(Struct, frozen=True, tag=True, gc=False):
@@ -203,6 +295,7 @@ class CommandQuarantined(Struct, frozen=True, tag=True, gc=False):
     size_bytes: int
     crashes: int
     time_ms: int
+    signed_by: str | UnsetType = UNSET
 
 
 class CommandRetried(Struct, frozen=True, tag=True, gc=False):
@@ -218,6 +311,11 @@ class CommandRetried(Struct, frozen=True, tag=True, gc=False):
     time_ms: int
 
 
+# About accounts, their keys and suspensions, but for the refusal of a key.
+AccountEvent = (
+    AccountCreated | AccountRejected | ClientSuspended | ClientResumed | KeyIssued | KeyRevoked
+)
+
 Event = (
     InstrumentRegistered
     | InstrumentRejected
@@ -232,6 +330,8 @@ Event = (
     | SettlementCycleRejected
     | OpenOrdersLimited
     | ShardPlaced
+    | AccountEvent
+    | KeyRejected
     | RecordRejected
     | CommandQuarantined
     | CommandRetried

@@ -58,16 +58,31 @@ NUMBERS: Final = (
     "crashes",
 )
 # Columns that later builds added stand at the end: files of earlier builds end before them.
-LATER_NUMBERS: Final = ("up_to", "cancelled_orders", "remaining_orders")
+_LISTED: Final = pa.list_(pa.string())
+LATER: Final[dict[str, pa.DataType]] = {
+    "up_to": pa.int64(),
+    "cancelled_orders": pa.int64(),
+    "remaining_orders": pa.int64(),
+    "key_id": pa.string(),
+    "algorithm": pa.string(),
+    "public_key": pa.string(),
+    "master": pa.int64(),
+    "scopes": _LISTED,
+    "addresses": _LISTED,
+    "expires_ms": pa.int64(),
+    "label": pa.string(),
+    "rotated_from": pa.string(),
+    "overlap_ms": pa.int64(),
+    "ends_ms": pa.int64(),
+    "signed_by": pa.string(),
+}
 
 # What the JSON of an event may have; a field that is not here is of a newer build.
 _JSON: Final = pa.schema(
     [
         *((name, pa.string()) for name in ("type", "instrument", *TEXTS)),
-        *(
-            (name, pa.int64())
-            for name in ("time_ms", *PRICES, *QUANTITIES, *NUMBERS, *RENAMED, *LATER_NUMBERS)
-        ),
+        *((name, pa.int64()) for name in ("time_ms", *PRICES, *QUANTITIES, *NUMBERS, *RENAMED)),
+        *LATER.items(),
     ]
 )
 _BLOCK_BYTES: Final = 1 << 26  # more than a group of events has: Arrow ends where a line is longer
@@ -91,7 +106,7 @@ EVENTS: Final = pa.schema(
         ),
         *((name, pa.int64()) for name in (*NUMBERS, *RENAMED.values())),
         ("data", pa.string()),
-        *((name, pa.int64()) for name in LATER_NUMBERS),
+        *LATER.items(),
     ]
 )
 """``data`` is the event's text, byte for byte what the hash chain is computed over."""
@@ -174,7 +189,7 @@ def event_rows(events: Sequence[StoredEvent], scales: Scales) -> pa.Table:
         "kafka_offset": pa.array([event.kafka_offset for event in events], pa.int64()),
         "data": pa.array([event.data for event in events], pa.string()),
     }
-    columns |= {name: fields[name] for name in (*TEXTS, *NUMBERS, *LATER_NUMBERS)}
+    columns |= {name: fields[name] for name in (*TEXTS, *NUMBERS, *LATER)}
     columns |= {column: fields[name] for name, column in RENAMED.items()}
     price_factors, quantity_factors = _factors(fields, scales)
     for names, factors in ((PRICES, price_factors), (QUANTITIES, quantity_factors)):
@@ -186,7 +201,7 @@ def event_rows(events: Sequence[StoredEvent], scales: Scales) -> pa.Table:
 
 def is_of_events(schema: pa.Schema) -> bool:
     """Tell whether columns are those of ``EVENTS``, now or in an earlier build."""
-    least = len(EVENTS) - len(LATER_NUMBERS)
+    least = len(EVENTS) - len(LATER)
     return len(schema) >= least and bool(schema.equals(pa.schema([*EVENTS][: len(schema)])))
 
 

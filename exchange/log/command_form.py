@@ -16,6 +16,12 @@ LATER_COMMANDS: Final[dict[str, int]] = {
     "PlaceShard": 2,
     "RetryQuarantined": 2,
     "CancelAllOrders": 3,
+    "CreateAccount": 4,
+    "SuspendClient": 4,
+    "ResumeClient": 4,
+    "IssueKey": 4,
+    "RotateKey": 4,
+    "RevokeKey": 4,
 }
 """What commands gained (``Type``, ``Type.field`` or ``Type.field=value``), and in which version.
 
@@ -23,6 +29,9 @@ An earlier matcher would refuse a command that uses one of these as malformed. A
 lowest version whose readers understand it, so only commands that use something new wait for a newer
 matcher.
 """
+
+SIGNED_VERSION: Final = 4
+"""The version whose matchers put the key by which a command was signed into the log."""
 
 _SomeCommand = TypeVar("_SomeCommand", bound=Command | RetryQuarantined)
 
@@ -34,10 +43,18 @@ def commands_version() -> int:
     return max(LATER_COMMANDS.values(), default=1)
 
 
-def command_version(command: Struct) -> int:
-    """Return the version that a command is sent with: the lowest whose readers understand it."""
-    used = (version for what, version in LATER_COMMANDS.items() if _uses(command, what))
-    return max(used, default=1)
+def command_version(command: Struct, *, signed: bool = False) -> int:
+    """Return the version that a command is sent with: the lowest whose readers understand it.
+
+    ``signed`` says that a key signed it, which an earlier matcher would not put into the log.
+    """
+    name, first = type(command).__name__, SIGNED_VERSION if signed else 1
+    used = (
+        version
+        for what, version in LATER_COMMANDS.items()
+        if what.startswith(name) and _uses(command, what)  # the first is quick, and seldom true
+    )
+    return max((first, *used))
 
 
 def _uses(command: Struct, what: str) -> bool:

@@ -26,7 +26,7 @@ reader would misread it; an added field that the reader may ignore does not.
 
 LATER_VALUES: Final[dict[str, Mapping[StrEnum, int]]] = {
     "OrderCancelled": {CancelReason.FILLS_MAX: 2},
-    "OrderRejected": {RejectReason.TOO_MANY_OPEN_ORDERS: 2},
+    "OrderRejected": {RejectReason.TOO_MANY_OPEN_ORDERS: 2, RejectReason.CLIENT_SUSPENDED: 3},
 }
 """By type of event: values that older readers lack, and the version of an event with one of them.
 

@@ -18,13 +18,19 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    CreateAccount,
+    IssueKey,
     LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
     PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
+    ResumeClient,
     RetriedRecord,
+    RevokeKey,
+    RotateKey,
+    SuspendClient,
 )
 from exchange.domain.values import Offset, Shard, instrument_of_exchange_order_id
 from exchange.log.command_form import encoder, without_defaults
@@ -114,7 +120,9 @@ def order_claim(order_id: str) -> str:
 
 
 def body_hash(command: Command) -> bytes:
-    """Hash what the client asked; what a gateway made (an order id) is left out.
+    """Hash what the client asked; what a gateway made (the id of an order or key) is left out.
+
+    So is the number of the master key, which may be another one when a request is sent again.
 
     Claims hold these hashes for ever, so the hash of a request that an earlier build could make
     never changes: a field that was added later counts only where it differs from its default.
@@ -122,6 +130,10 @@ def body_hash(command: Command) -> bytes:
     match command:
         case PlaceOrder() if instrument_of_exchange_order_id(command.order_id) is not None:
             command = msgspec.structs.replace(command, order_id="")  # no client can choose that
+        case IssueKey():
+            command = msgspec.structs.replace(command, key_id="", master=None)
+        case RotateKey():
+            command = msgspec.structs.replace(command, new_key_id="", master=None)
         case RetriedRecord(offset, digest):
             return retry_body_hash(offset, digest)
         case (
@@ -132,6 +144,10 @@ def body_hash(command: Command) -> bytes:
             | CloseSettlementCycle()
             | LimitOpenOrders()
             | PlaceShard()
+            | CreateAccount()
+            | SuspendClient()
+            | ResumeClient()
+            | RevokeKey()
             | MalformedRecord()
             | QuarantinedRecord()
         ):

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from exchange.domain.accounts import Key
 from exchange.domain.book import Instrument, RestingOrder
 from exchange.domain.engine import OPEN_ORDERS_MAX, State, rebuild
 from exchange.domain.values import Position, Price, Quantity, Side
@@ -57,12 +58,20 @@ class _LimitedState(_State, frozen=True, array_like=True):
     open_orders_max: int = OPEN_ORDERS_MAX
 
 
+class _KeptState(_LimitedState, frozen=True, array_like=True):
+    """A state with suspended clients or accounts; the fields are written only then."""
+
+    suspended: list[str] = []
+    accounts: list[str] = []
+    keys: list[Key] = []
+
+
 class BadSnapshot(Exception):
     """A snapshot is damaged, of an unknown format, or of another state than the log has."""
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_LimitedState)
+_decoder = msgspec.msgpack.Decoder(_KeptState)
 
 
 def encode(state: State) -> bytes:
@@ -79,11 +88,24 @@ def encode(state: State) -> bytes:
         )
         for book in state.books.values()
     ]
-    plain = _State(state.position, state.time_ms, state.settlement_cycle, books)
+    plain = (state.position, state.time_ms, state.settlement_cycle, books)
+    return zlib.compress(_encoder.encode(_written(state, plain)), COMPRESSION)
+
+
+def _written(state: State, plain: tuple[int, int, int, list[_Book]]) -> _State:
+    """Return no more fields than the state needs, so that earlier builds read what they can."""
+    accounts = state.accounts
+    if state.suspended or accounts.good:
+        return _KeptState(
+            *plain,
+            state.open_orders_max,
+            sorted(state.suspended),
+            list(accounts.good),
+            list(accounts.keys.values()),
+        )
     if state.open_orders_max != OPEN_ORDERS_MAX:
-        fields = msgspec.structs.asdict(plain)
-        plain = _LimitedState(**fields, open_orders_max=state.open_orders_max)
-    return zlib.compress(_encoder.encode(plain), COMPRESSION)
+        return _LimitedState(*plain, state.open_orders_max)
+    return _State(*plain)
 
 
 async def newest_usable(
@@ -116,8 +138,11 @@ def decode(snapshot: StoredSnapshot) -> State:
             plain.settlement_cycle,
             [(_instrument(book), _orders(book.orders)) for book in plain.books],
             plain.open_orders_max,
+            plain.suspended,
+            plain.accounts,
+            plain.keys,
         )
-    except (zlib.error, msgspec.MsgspecError, AssertionError, ValueError) as error:
+    except (zlib.error, msgspec.MsgspecError, AssertionError, KeyError, ValueError) as error:
         raise BadSnapshot(f"it is damaged: {error}") from error
     claimed = (state.position, state.digest, state.time_ms)
     if claimed != (snapshot.position, snapshot.digest, snapshot.time_ms):

@@ -411,7 +411,11 @@ class Matcher:
 
     def _decide_fresh(self, received: ReceivedCommand, taken: bool, decided: Decided) -> None:
         events = decide(
-            self.state, received.command, time_ms=received.time_ms, order_id_taken=taken
+            self.state,
+            received.command,
+            time_ms=received.time_ms,
+            order_id_taken=taken,
+            key_id=received.key_id,
         )
         first = len(decided.events)
         for event in events:

@@ -82,6 +82,7 @@ LINGER_MS: Final = 0.1  # what is handed over in one go becomes one request
 COMMAND_ID_HEADER: Final = "command-id"
 REPLY_TO_HEADER: Final = "reply-to"
 TRACE_HEADER: Final = "traceparent"  # of sampled commands only
+KEY_ID_HEADER: Final = "key-id"  # of the key by which the command was signed
 VERSION_HEADER: Final = "version"  # of the command's form, and the build that sent it
 
 CLIENT_LINE_PARTS: Final = 3
@@ -385,6 +386,7 @@ class KafkaCommandLog:
             traceparent=headers.get(TRACE_HEADER),
             version=headers.get(VERSION_HEADER),
             leader_epoch=message.leader_epoch(),
+            key_id=headers.get(KEY_ID_HEADER),
         )
 
     def _describe_topic(self) -> TopicDescription:
@@ -552,6 +554,7 @@ class CommandProducer:
         version: int,
         on_delivery: Callable[[Delivery], None],
         traceparent: str | None = None,
+        key_id: str | None = None,
     ) -> None:
         """Queue one command for a shard; ``on_delivery`` is called later, on the event loop.
 
@@ -559,7 +562,8 @@ class CommandProducer:
         over after it was queued, those that were queued with it after it are not sent either.
 
         ``key`` is the record's key, for people to see: ``shard`` alone chooses the partition.
-        ``reply_to`` is empty when no gateway waits for the outcome.
+        ``reply_to`` is empty when no gateway waits for the outcome. ``key_id`` is that of the key
+        by which the command was signed; ``version`` must be one whose matchers log it.
 
         Raises:
             NotProduced: Nothing was queued.
@@ -571,6 +575,8 @@ class CommandProducer:
         ]
         if traceparent is not None:
             headers.append((TRACE_HEADER, traceparent.encode()))
+        if key_id is not None:
+            headers.append((KEY_ID_HEADER, key_id.encode()))
         if self.queued >= PRODUCER_QUEUE_MESSAGES:
             raise NotProduced("too many commands wait for Kafka")
         gathered = _Gathered(next(self._numbers), shard, key, value, headers, on_delivery)

@@ -3,6 +3,8 @@
 Read ``receive``: whatever is in Kafka becomes a command that can be decided, if only to be refused.
 """
 
+import re
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -28,6 +30,7 @@ WAITER_MAX: Final = 2**53
 VERSION_DIGITS_MAX: Final = 4
 BUILD_BYTES_MAX: Final = 100
 REASON_CHARACTERS_MAX: Final = 500  # an error may quote the whole record
+KEY_ID: Final = re.compile(rb"[0-9a-f]{32}")
 
 
 OUTCOMES_VERSION: Final = 1
@@ -43,7 +46,8 @@ _command_decoder: Final[msgspec.json.Decoder[SentCommand]] = msgspec.json.Decode
 class ReceivedCommand(Struct, frozen=True, gc=False):
     """A command that arrived; ``waiter`` of ``gateway`` waits for its outcome.
 
-    ``gateway`` is None if nobody waits. ``time_ms`` is the broker's stamp.
+    ``gateway`` is None if nobody waits. ``time_ms`` is the broker's stamp. ``key_id`` is that of
+    the key by which the command was signed.
     """
 
     command: Command
@@ -53,6 +57,7 @@ class ReceivedCommand(Struct, frozen=True, gc=False):
     gateway: str | None
     waiter: int
     traceparent: str | None = None
+    key_id: str | None = None
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
@@ -131,17 +136,20 @@ def receive(record: CommandRecord) -> ReceivedCommand:
     """Decode a record; one that cannot be decoded becomes a ``MalformedRecord``."""
     try:
         command_id = _command_id(record)
+        key_id = _key_id(record)
         sent = decode_command(record.value)
     except (ValueError, TypeError) as error:
         return refuse(record, str(error))
     command = _retried(sent) if isinstance(sent, RetryQuarantined) else sent
-    return _received(record, command, command_id)
+    return _received(record, command, command_id, key_id)
 
 
 def refuse(record: CommandRecord, reason: str) -> ReceivedCommand:
     """Return the command that stands for a malformed record; it claims nothing, whatever its id."""
     command = _malformed(record.value, reason)
-    return _received(record, command, UUID(hex=command.sha256[:32], version=4))
+    return _received(
+        record, command, UUID(hex=command.sha256[:32], version=4), readable_key_id(record)
+    )
 
 
 def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
@@ -156,7 +164,14 @@ def quarantine(record: CommandRecord, *, crashes: int) -> ReceivedCommand:
     except (ValueError, TypeError):
         command_id = UUID(hex=digest[:32], version=4)
     command = QuarantinedRecord(digest, len(record.value), crashes)
-    return _received(record, command, command_id)
+    return _received(record, command, command_id, readable_key_id(record))
+
+
+def readable_key_id(record: CommandRecord) -> str | None:
+    """Return the id of the key that signed a record, if it can be read."""
+    with suppress(ValueError):
+        return _key_id(record)
+    return None
 
 
 def reply_address(gateway: str, waiter: int) -> bytes:
@@ -189,7 +204,18 @@ def _command_id(record: CommandRecord) -> UUID:
     return command_id
 
 
-def _received(record: CommandRecord, command: Command, command_id: UUID) -> ReceivedCommand:
+def _key_id(record: CommandRecord) -> str | None:
+    """Return the id of the key that signed a record; None if none did."""
+    if record.key_id is None:
+        return None
+    if not KEY_ID.fullmatch(record.key_id):
+        raise ValueError(f"its key id {record.key_id[:REASON_CHARACTERS_MAX]!r} is none")
+    return record.key_id.decode()
+
+
+def _received(
+    record: CommandRecord, command: Command, command_id: UUID, key_id: str | None = None
+) -> ReceivedCommand:
     gateway, waiter = _reply_address(record.reply_to)
     traceparent = record.traceparent
     return ReceivedCommand(
@@ -200,6 +226,7 @@ def _received(record: CommandRecord, command: Command, command_id: UUID) -> Rece
         gateway,
         waiter,
         None if traceparent is None else traceparent.decode(errors="replace"),
+        key_id,
     )
 
 

@@ -9,15 +9,20 @@ so time priority needs no more than a strict comparison of prices.
 
 from typing import Any
 
+from tests.domain.account_oracle import ABOUT_ACCOUNTS, AccountOracle
+
 Message = dict[str, Any]
 
 
 class Oracle:
     """All instruments, and all resting orders, oldest first."""
 
-    def __init__(self, fills_max: int = 10_000, cancel_all_max: int = 1_000) -> None:
+    def __init__(
+        self, fills_max: int = 10_000, cancel_all_max: int = 1_000, keys_max: int = 100
+    ) -> None:
         self.fills_max = fills_max
         self.cancel_all_max = cancel_all_max
+        self.accounts = AccountOracle(keys_max)
         self.position = 0
         self.rested_at: dict[tuple[str, str], int] = {}  # by instrument and order
         self.open_orders_max = 100_000
@@ -26,10 +31,40 @@ class Oracle:
         self.time_ms = 0
         self.open_cycle = 1
 
-    def execute(self, command: Message, time_ms: int, order_id_taken: bool) -> list[Message]:
+    def execute(
+        self,
+        command: Message,
+        time_ms: int,
+        order_id_taken: bool,
+        key_id: str | None = None,
+    ) -> list[Message]:
         """Carry ``command`` out and tell what happened."""
         if time_ms > self.time_ms:
             self.time_ms = time_ms
+        if command["type"] in ABOUT_ACCOUNTS:
+            events = self.accounts.execute(command, self.time_ms)
+        else:
+            events = self._of_orders(command, order_id_taken)
+        self._note(events)
+        told = [{**event, "time_ms": self.time_ms} for event in events]
+        if key_id is not None:
+            told[0]["signed_by"] = key_id
+        return told
+
+    def depth(self, instrument: str, side: str) -> list[tuple[int, int]]:
+        """Return each price with the quantity that rests at it, best first."""
+        orders = [
+            order
+            for order in self.resting
+            if order["instrument"] == instrument and order["side"] == side
+        ]
+        prices = sorted({order["price"] for order in orders}, reverse=side == "buy")
+        return [
+            (price, sum(order["quantity"] for order in orders if order["price"] == price))
+            for price in prices
+        ]
+
+    def _of_orders(self, command: Message, order_id_taken: bool) -> list[Message]:
         if command["type"] == "PlaceOrder":
             events = self._place(command, order_id_taken)
         elif command["type"] == "CancelOrder":
@@ -49,21 +84,7 @@ class Oracle:
             quarantined = command["type"] == "QuarantinedRecord"
             kind = "CommandQuarantined" if quarantined else "RecordRejected"
             events = [{**command, "type": kind}]
-        self._note(events)
-        return [{**event, "time_ms": self.time_ms} for event in events]
-
-    def depth(self, instrument: str, side: str) -> list[tuple[int, int]]:
-        """Return each price with the quantity that rests at it, best first."""
-        orders = [
-            order
-            for order in self.resting
-            if order["instrument"] == instrument and order["side"] == side
-        ]
-        prices = sorted({order["price"] for order in orders}, reverse=side == "buy")
-        return [
-            (price, sum(order["quantity"] for order in orders if order["price"] == price))
-            for price in prices
-        ]
+        return events
 
     def _note(self, events: list[Message]) -> None:
         for event in events:
@@ -98,6 +119,8 @@ class Oracle:
     def _why_not(self, order: Message, order_id_taken: bool) -> str | None:
         if order_id_taken:
             return "duplicate_order_id"
+        if order["client_id"] in self.accounts.suspended:
+            return "client_suspended"
         if order["instrument"] not in self.instruments:
             return "unknown_instrument"
         if self._find(order["instrument"], order["order_id"]) is not None:

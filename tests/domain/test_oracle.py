@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from rich.progress import Progress
 
-from exchange.domain import engine
+from exchange.domain import accounts, engine
 from exchange.domain.engine import State, check_state
 from exchange.domain.events import Event
 from exchange.domain.values import CancelReason, RejectReason, Side
@@ -27,6 +27,7 @@ LONG_SWARMS = 5_000
 LONG_TIMEOUT_S = 3_600
 SMALL_FILLS_MAX = 3  # so that the swarms meet the bounds
 SMALL_CANCEL_ALL_MAX = 2
+SMALL_KEYS_MAX = 2
 STEPS_PER_CHECK = 25  # comparing whole books at each step would take most of the time
 
 
@@ -34,11 +35,16 @@ STEPS_PER_CHECK = 25  # comparing whole books at each step would take most of th
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "FILLS_MAX", SMALL_FILLS_MAX)
     monkeypatch.setattr(engine, "CANCEL_ALL_MAX", SMALL_CANCEL_ALL_MAX)
+    monkeypatch.setattr(accounts, "KEYS_MAX", SMALL_KEYS_MAX)
 
 
 def ask(oracle: Oracle, step: Step) -> list[Message]:
     command = msgspec.to_builtins(step.command)
-    return oracle.execute(command, step.time_ms, step.order_id_taken)
+    return oracle.execute(command, step.time_ms, step.order_id_taken, step.key_id)
+
+
+def small_oracle() -> Oracle:
+    return Oracle(SMALL_FILLS_MAX, SMALL_CANCEL_ALL_MAX, SMALL_KEYS_MAX)
 
 
 def assert_same_books(state: State, oracle: Oracle) -> None:
@@ -50,7 +56,7 @@ def assert_same_books(state: State, oracle: Oracle) -> None:
 
 
 def assert_agree(swarm: Swarm, steps: int) -> None:
-    state, oracle = State(), Oracle(SMALL_FILLS_MAX, SMALL_CANCEL_ALL_MAX)
+    state, oracle = State(), small_oracle()
     for number, step in enumerate(islice(swarm, steps)):
         events = msgspec.to_builtins(take(state, step))
         assert events == ask(oracle, step), f"step {number}: {step}"
@@ -64,7 +70,7 @@ def assert_agree(swarm: Swarm, steps: int) -> None:
 @PROPERTY
 @given(step_lists)
 def test_the_engine_and_the_oracle_tell_the_same(steps: list[Step]) -> None:
-    state, oracle = State(), Oracle(SMALL_FILLS_MAX, SMALL_CANCEL_ALL_MAX)
+    state, oracle = State(), small_oracle()
 
     told = [msgspec.to_builtins(take(state, step)) for step in steps]
 
@@ -80,7 +86,7 @@ def test_the_engine_and_the_oracle_agree_on_a_swarm(seed: int) -> None:
 def test_the_swarms_meet_every_event_and_every_refusal() -> None:
     """An agreement on what never happens would show nothing."""
     met: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(30):
         state = State()
         for step in islice(Swarm(seed), STEPS_PER_SWARM):
             events = take(state, step)
@@ -111,6 +117,7 @@ def failure_of(seed: int) -> str | None:
     """Return how engine and oracle differ on a swarm."""
     engine.FILLS_MAX = SMALL_FILLS_MAX  # type: ignore[misc]  # in a process of its own
     engine.CANCEL_ALL_MAX = SMALL_CANCEL_ALL_MAX  # type: ignore[misc]
+    accounts.KEYS_MAX = SMALL_KEYS_MAX  # type: ignore[misc]
     try:
         assert_agree(Swarm(seed), STEPS_PER_SWARM)
     except AssertionError as error:

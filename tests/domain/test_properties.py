@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.domain.commands import Command
-from exchange.domain.engine import State, check_state, decide, evolve
+from exchange.domain.engine import State, check_state, evolve
 from exchange.domain.events import Event, OrderAccepted, OrderCancelled, TradeExecuted
 from exchange.domain.values import Side
 from exchange.log.events import load_event
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import TIME_MS, cancel, chain_after, place, place_market, stored
-from tests.domain.worlds import OPENING, PROPERTY, Step, run, step_lists, steps, take
+from tests.domain.worlds import OPENING, PROPERTY, Step, decide_step, run, step_lists, steps, take
 
 Lots = Counter[tuple[str, str]]
 
@@ -35,7 +35,8 @@ def picture(state: State) -> object:
         )
         for name, book in state.books.items()
     }
-    return state.position, state.time_ms, state.digest, books, state.open_orders
+    accounts = state.accounts.good, state.accounts.keys, state.suspended
+    return state.position, state.time_ms, state.digest, books, state.open_orders, accounts
 
 
 def encoded(log: list[Event]) -> list[StoredEvent]:
@@ -123,8 +124,7 @@ def test_deciding_changes_nothing(given_steps: list[Step], step: Step) -> None:
     state, _ = run(given_steps)
     before = picture(state)
 
-    first = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
-    second = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
+    first, second = decide_step(state, step), decide_step(state, step)
 
     assert picture(state) == before
     assert first == second
@@ -156,6 +156,7 @@ def test_a_state_holds_nothing_but_what_rests(given_steps: list[Step]) -> None:
     assert fresh.digest  # hashes its orders, as the other has
     fresh.open_orders, fresh.open_orders_max = state.open_orders, state.open_orders_max
     fresh.digest_sum = state.digest_sum
+    fresh.accounts, fresh.suspended = state.accounts, state.suspended
 
     assert len(pickle.dumps(state)) == len(pickle.dumps(fresh))
 

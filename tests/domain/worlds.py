@@ -20,16 +20,22 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    CreateAccount,
+    IssueKey,
     LimitOpenOrders,
     MalformedRecord,
     PlaceOrder,
     PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
+    ResumeClient,
+    RevokeKey,
+    RotateKey,
+    SuspendClient,
 )
 from exchange.domain.engine import State, check_state, decide, evolve
 from exchange.domain.events import Event
-from exchange.domain.values import OrderType, Price, Quantity, Side
+from exchange.domain.values import KeyAlgorithm, KeyScope, OrderType, Price, Quantity, Side
 
 BTC_USD: Final = RegisterInstrument("BTC-USD", "BTC", "USD", 2, 8, Price(5), Quantity(10))
 ETH_JPY: Final = RegisterInstrument("ETH-JPY", "ETH", "JPY", 0, 3, Price(1), Quantity(1))
@@ -59,8 +65,21 @@ TIMES_MS: Final = list(range(8))  # in any order: time that runs backwards is th
 TAKEN: Final = [False] * 19 + [True]
 CYCLES: Final = [1, 2, 2, 3, 4, 5, 6, 8, 13, 21, 34, 55]
 ODD_SHAPES: Final = ["register", "malformed", "close", "close", "quarantine", "limit", "shard"]
-SHAPES: Final = ["place"] * 30 + ["cancel"] * 10 + ["cancel all"] * 2 + ODD_SHAPES
+ACCOUNT_SHAPES: Final = [
+    *["account", "suspend", "resume", "resume"],
+    *["issue"] * 5,
+    *["rotate"] * 2,
+    *["revoke"] * 2,
+]
+SHAPES: Final = [
+    *["place"] * 30,
+    *["cancel"] * 10,
+    *["cancel all"] * 2,
+    *ODD_SHAPES,
+    *ACCOUNT_SHAPES,
+]
 OPEN_ORDERS: Final = [4, 10, 30]
+SUSPENDED: Final = ["cleo", "dora"]  # one who trades, and one who does not
 NARROWINGS: Final[list[Narrowing]] = [
     (False, False, None),
     (True, False, None),
@@ -70,12 +89,46 @@ NARROWINGS: Final[list[Narrowing]] = [
 
 
 @dataclass(frozen=True, slots=True)
+class KeyTerms:
+    """What commands about keys name; some lack what the algorithm needs."""
+
+    key_id: str
+    new_key_id: str
+    algorithm: KeyAlgorithm
+    public_key: str | None
+    master: int | None
+    expires_ms: int | None
+    overlap_ms: int
+
+
+KEY_IDS: Final = [f"{number:032x}" for number in range(24)]
+ED25519, HMAC = KeyAlgorithm
+PUBLIC_KEY: Final = "5a" * 32
+MATERIALS: Final = [
+    *[(ED25519, PUBLIC_KEY, None)] * 4,
+    *[(HMAC, None, 7)] * 4,
+    (ED25519, None, None),
+    (HMAC, PUBLIC_KEY, 7),
+]
+ENDS: Final = [(None, 0), (None, 3), (None, 300), (5, 0), (300, 2), (10_000, 10_000)]
+KEY_TERMS: Final = [
+    KeyTerms(key_id, KEY_IDS[(number + 5 * overlap_ms + 1) % len(KEY_IDS)], *material, *ends)
+    for number, key_id in enumerate(KEY_IDS)
+    for material in MATERIALS
+    for ends in ENDS
+    for overlap_ms in ends[1:]
+]
+SIGNERS: Final = [None, None, None, "ab" * 16]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """A command, when it came, and whether its order's id had been claimed."""
+    """A command, when it came, whether its order's id had been claimed, and who signed it."""
 
     command: Command
     time_ms: int
     order_id_taken: bool = False
+    key_id: str | None = None
 
 
 OPENING: Final = [Step(BTC_USD, 0), Step(ETH_JPY, 0)]
@@ -93,6 +146,7 @@ def make_command(
     registration: RegisterInstrument,
     cycle: int,
     narrowing: Narrowing,
+    key: KeyTerms,
 ) -> Command:
     """Use of these what the shape needs: always drawing all lets Hypothesis shrink faster."""
     match shape:
@@ -114,8 +168,37 @@ def make_command(
             return PlaceShard(cycle)
         case "quarantine":
             return QuarantinedRecord("00" * 32, 7, 3)
-        case _:
+        case "malformed":
             return MalformedRecord("no command", "00" * 32, 7)
+        case _:
+            return _about_account(shape, canceller, SUSPENDED[cycle % len(SUSPENDED)], key)
+
+
+def _about_account(shape: str, client_id: str | None, suspended: str, key: KeyTerms) -> Command:
+    match shape:
+        case "account":
+            return CreateAccount(client_id or "dora")
+        case "suspend":
+            return SuspendClient(suspended)
+        case "resume":
+            return ResumeClient(suspended)
+        case "rotate":
+            return RotateKey(key.key_id, key.new_key_id, key.public_key, key.master, key.overlap_ms)
+        case "revoke":
+            return RevokeKey(key.key_id)
+        case _:
+            assert shape == "issue", shape
+    return IssueKey(
+        key.key_id,
+        client_id or "emma",  # who never has an account
+        key.algorithm,
+        key.public_key,
+        key.master,
+        (KeyScope.READ, KeyScope.TRADE),
+        ("10.0.0.0/8",) if key.master else (),
+        key.expires_ms,
+        "of a test",
+    )
 
 
 commands: Final = st.builds(
@@ -131,8 +214,15 @@ commands: Final = st.builds(
     st.sampled_from(REGISTRATIONS),
     st.sampled_from(CYCLES),
     st.sampled_from(NARROWINGS),
+    st.sampled_from(KEY_TERMS),
 )
-steps: Final = st.builds(Step, commands, st.sampled_from(TIMES_MS), st.sampled_from(TAKEN))
+steps: Final = st.builds(
+    Step,
+    commands,
+    st.sampled_from(TIMES_MS),
+    st.sampled_from(TAKEN),
+    st.sampled_from(SIGNERS),
+)
 step_lists: Final = st.lists(steps, max_size=60).map(lambda drawn: OPENING + drawn)
 
 # The machine may be busy: how long an example takes says nothing. Explaining a failure takes
@@ -165,7 +255,8 @@ class Swarm:
         while True:
             rng = self._rng
             self._time_ms += rng.choice([-1, 0, 0, 1, 2])
-            yield Step(self._command(), max(0, self._time_ms), rng.choice(TAKEN))
+            time_ms = max(0, self._time_ms)
+            yield Step(self._command(), time_ms, rng.choice(TAKEN), rng.choice(SIGNERS))
 
     def _command(self) -> Command:
         choose = self._rng.choice
@@ -181,6 +272,7 @@ class Swarm:
             choose(REGISTRATIONS),
             choose(CYCLES),
             choose(NARROWINGS),
+            choose(KEY_TERMS),
         )
 
 
@@ -196,7 +288,18 @@ def run(given: list[Step]) -> tuple[State, list[Event]]:
 
 def take(state: State, step: Step) -> list[Event]:
     """Decide and evolve one step."""
-    events = decide(state, step.command, time_ms=step.time_ms, order_id_taken=step.order_id_taken)
+    events = decide_step(state, step)
     for event in events:
         evolve(state, event)
     return events
+
+
+def decide_step(state: State, step: Step) -> list[Event]:
+    """Decide one step."""
+    return decide(
+        state,
+        step.command,
+        time_ms=step.time_ms,
+        order_id_taken=step.order_id_taken,
+        key_id=step.key_id,
+    )

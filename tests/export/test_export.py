@@ -19,7 +19,7 @@ import exchange.analysis
 from exchange.analysis.derived import derive
 from exchange.export import exporting, layout
 from exchange.export.checking import Checked, check_folder
-from exchange.export.columns import EVENTS, LATER_NUMBERS
+from exchange.export.columns import EVENTS, LATER
 from exchange.export.folder import OtherExport, Range, export_folder
 from exchange.export.layout import spans_on_disk
 from exchange.export.manifests import (
@@ -325,7 +325,7 @@ async def test_files_of_a_build_that_had_fewer_columns_are_proved_and_read(
         path = tmp_path / entry.path
         if entry.path.startswith("events/"):
             metadata = pq.read_metadata(path).metadata
-            rows = pq.read_table(path, partitioning=None).drop_columns([*LATER_NUMBERS])
+            rows = pq.read_table(path, partitioning=None).drop_columns([*LATER])
             pq.write_table(rows.replace_schema_metadata(metadata), path, row_group_size=64)
             size = path.stat().st_size
             entry = msgspec.structs.replace(entry, sha256=sha256_of(path), bytes=size)

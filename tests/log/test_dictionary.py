@@ -12,7 +12,14 @@ from msgspec.inspect import Field, Type, type_info
 
 from exchange.config import PROJECT
 from exchange.domain.events import Event
-from exchange.domain.values import CancelReason, OrderType, RejectReason, Side
+from exchange.domain.values import (
+    CancelReason,
+    KeyAlgorithm,
+    KeyScope,
+    OrderType,
+    RejectReason,
+    Side,
+)
 from exchange.log.events import LATER_VALUES, UPCASTERS
 
 TEXT = (PROJECT / "docs/events.md").read_text()
@@ -30,14 +37,26 @@ UNITS = {
     "base": "id",
     "quote": "id",
     "asked_by": "id",
+    "key_id": "key",
+    "rotated_from": "key",
+    "signed_by": "key",
+    "public_key": "hex",
+    "expires_ms": "ms",
+    "overlap_ms": "ms",
+    "ends_ms": "ms",
+    "addresses": "networks",
+    "scopes": "scopes",
     "sha256": "hex",
     "body_hash": "hex",
 }
+PLAIN = {"IntType": "integer", "StrType": "text", "VarTupleType": "list"}
 ENUMS: dict[type[Enum], str] = {
     Side: "side",
     OrderType: "type",
     RejectReason: "reason",
     CancelReason: "reason",
+    KeyAlgorithm: "algorithm",
+    KeyScope: "scopes",
 }
 
 
@@ -69,9 +88,7 @@ def unit_of(field: Field) -> str:
     enums = [
         ENUMS[one.cls] for one in kinds(field.type) if isinstance(one, msgspec.inspect.EnumType)
     ]
-    plain = (
-        enums[0] if enums else {"IntType": "integer", "StrType": "text"}[min(names - {"NoneType"})]
-    )
+    plain = enums[0] if enums else PLAIN[min(names - {"NoneType"})]
     return (known or plain) + ("?" if "NoneType" in names else "")
 
 
@@ -106,13 +123,15 @@ def test_what_came_later_is_told_so(event: type[msgspec.Struct]) -> None:
     assert told == {(value.value, str(version)) for value, version in later.items()}
 
 
-@pytest.mark.parametrize("values", [Side, OrderType], ids=lambda values: values.__name__)
+@pytest.mark.parametrize(
+    "values", [Side, OrderType, KeyAlgorithm, KeyScope], ids=lambda values: values.__name__
+)
 def test_every_value_is_told(values: type[StrEnum]) -> None:
     found = [
         line for line in section("Values").splitlines() if line.startswith(f"| {ENUMS[values]} |")
     ]
 
-    assert re.findall(r"`(\w+)`", found[0]) == [value.value for value in values]
+    assert re.findall(r"`([\w-]+)`", found[0]) == [value.value for value in values]
 
 
 def test_every_reason_is_told() -> None:

@@ -13,21 +13,36 @@ from msgspec import UNSET
 
 from exchange.domain.commands import MalformedRecord
 from exchange.domain.events import (
+    AccountCreated,
+    AccountRejected,
     CancelAllAccepted,
+    ClientResumed,
+    ClientSuspended,
     CommandQuarantined,
     CommandRetried,
     Event,
+    KeyIssued,
+    KeyRevoked,
     OpenOrdersLimited,
     OrderRested,
     ShardPlaced,
 )
-from exchange.domain.values import CancelReason, Position, RejectReason, Shard, Side
+from exchange.domain.values import (
+    CancelReason,
+    KeyAlgorithm,
+    KeyScope,
+    Position,
+    RejectReason,
+    Shard,
+    Side,
+)
 from exchange.log import events
 from exchange.log.events import DecidedEvent, UnknownEvent, decode_event_data, load_event
 from exchange.ports import EMPTY_CHAIN, StoredEvent
 from tests.builders import (
     COMMAND_ID,
     OFFSET,
+    PUBLIC_KEY,
     TIME_MS,
     accepted,
     accepted_market,
@@ -37,6 +52,8 @@ from tests.builders import (
     close_rejected,
     closed,
     instrument_rejected,
+    key_name,
+    key_rejected,
     place,
     record_rejected,
     registered,
@@ -48,6 +65,7 @@ from tests.builders import (
 )
 
 BUY, SELL = Side.BUY, Side.SELL
+SIGNER = "ab" * 16
 
 STORED_TEXTS: list[tuple[Event, str]] = [
     (
@@ -194,6 +212,96 @@ LATER_TEXTS: list[tuple[Event, str]] = [
             '"time_ms":1700000000000}'
         ),
     ),
+    (
+        msgspec.structs.replace(accepted_market(1, SELL, quantity=10), signed_by=SIGNER),
+        (
+            '{"type":"OrderAccepted","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"sell","order_type":"market","price":null,"quantity":10,'
+            '"time_ms":1700000000000,"signed_by":"abababababababababababababababab"}'
+        ),
+    ),
+    (
+        AccountCreated("client-1", time_ms=TIME_MS),
+        '{"type":"AccountCreated","client_id":"client-1","time_ms":1700000000000}',
+    ),
+    (
+        AccountRejected("client-1", RejectReason.ACCOUNT_EXISTS, time_ms=TIME_MS),
+        (
+            '{"type":"AccountRejected","client_id":"client-1","reason":"account_exists",'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        ClientSuspended("client-1", time_ms=TIME_MS, signed_by=SIGNER),
+        (
+            '{"type":"ClientSuspended","client_id":"client-1","time_ms":1700000000000,'
+            '"signed_by":"abababababababababababababababab"}'
+        ),
+    ),
+    (
+        ClientResumed("client-1", time_ms=TIME_MS),
+        '{"type":"ClientResumed","client_id":"client-1","time_ms":1700000000000}',
+    ),
+    (
+        KeyIssued(
+            key_name(10),
+            "client-1",
+            KeyAlgorithm.ED25519,
+            PUBLIC_KEY,
+            None,
+            (KeyScope.READ, KeyScope.TRADE),
+            ("10.0.0.0/8",),
+            TIME_MS + 1,
+            "desk",
+            None,
+            None,
+            time_ms=TIME_MS,
+        ),
+        (
+            '{"type":"KeyIssued","key_id":"0000000000000000000000000000000a",'
+            '"client_id":"client-1","algorithm":"ed25519","public_key":'
+            '"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","master":null,'
+            '"scopes":["read","trade"],"addresses":["10.0.0.0/8"],"expires_ms":1700000000001,'
+            '"label":"desk","rotated_from":null,"overlap_ms":null,"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        KeyIssued(
+            key_name(11),
+            "client-1",
+            KeyAlgorithm.HMAC_SHA256,
+            None,
+            7,
+            (KeyScope.CANCEL,),
+            (),
+            None,
+            "",
+            key_name(10),
+            0,
+            time_ms=TIME_MS,
+        ),
+        (
+            '{"type":"KeyIssued","key_id":"0000000000000000000000000000000b",'
+            '"client_id":"client-1","algorithm":"hmac-sha256","public_key":null,"master":7,'
+            '"scopes":["cancel"],"addresses":[],"expires_ms":null,"label":"",'
+            '"rotated_from":"0000000000000000000000000000000a","overlap_ms":0,'
+            '"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        KeyRevoked(key_name(10), "client-1", TIME_MS + 7, time_ms=TIME_MS),
+        (
+            '{"type":"KeyRevoked","key_id":"0000000000000000000000000000000a",'
+            '"client_id":"client-1","ends_ms":1700000000007,"time_ms":1700000000000}'
+        ),
+    ),
+    (
+        key_rejected(10, RejectReason.UNKNOWN_KEY, client=None),
+        (
+            '{"type":"KeyRejected","key_id":"0000000000000000000000000000000a","client_id":null,'
+            '"reason":"unknown_key","time_ms":1700000000000}'
+        ),
+    ),
 ]
 
 # What has a value that older readers lack, and so is of their version 2.
@@ -215,6 +323,17 @@ LATER_VALUE_TEXTS: list[tuple[Event, str]] = [
         ),
     ),
 ]
+# The same, of version 3.
+LATEST_VALUE_TEXTS: list[tuple[Event, str]] = [
+    (
+        rejected(place(1, BUY, price=1000, quantity=10), RejectReason.CLIENT_SUSPENDED),
+        (
+            '{"type":"OrderRejected","order_id":"order-1","client_id":"client-1",'
+            '"instrument":"BTC-USD","side":"buy","order_type":"limit","price":1000,"quantity":10,'
+            '"reason":"client_suspended","time_ms":1700000000000}'
+        ),
+    ),
+]
 EVENTS = [event for event, _ in STORED_TEXTS + LATER_TEXTS]
 
 
@@ -223,6 +342,7 @@ EVENTS = [event for event, _ in STORED_TEXTS + LATER_TEXTS]
     [
         *((event, 1, text) for event, text in STORED_TEXTS + LATER_TEXTS),
         *((event, 2, text) for event, text in LATER_VALUE_TEXTS),
+        *((event, 3, text) for event, text in LATEST_VALUE_TEXTS),
     ],
     ids=lambda value: type(value).__name__,
 )

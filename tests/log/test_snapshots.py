@@ -10,13 +10,22 @@ import pytest
 from hypothesis import given as over
 
 from exchange.domain.engine import State, check_state, evolve
-from exchange.domain.events import OpenOrdersLimited
+from exchange.domain.events import ClientSuspended, OpenOrdersLimited
 from exchange.domain.values import Position, Side
 from exchange.log import snapshot_store
 from exchange.log.events import decode_event
 from exchange.log.snapshots import FORMAT_VERSION, BadSnapshot, decode, encode, newest_usable
 from exchange.ports import StoredSnapshot
-from tests.builders import TIME_MS, cancel_all, closed, evolve_all, given, rested, when
+from tests.builders import (
+    TIME_MS,
+    account_commands,
+    cancel_all,
+    closed,
+    evolve_all,
+    given,
+    rested,
+    when,
+)
 from tests.domain.worlds import PROPERTY, Step, run, step_lists, take
 from tests.projections.logs import LogWriter, registrations
 
@@ -29,7 +38,8 @@ def facts(state: State) -> object:
         name: (book.instrument, [list(book.sides[side].orders(None)) for side in Side])
         for name, book in state.books.items()
     }
-    return state.position, state.time_ms, state.settlement_cycle, state.digest, books
+    accounts = state.suspended, state.accounts.keys
+    return state.position, state.time_ms, state.settlement_cycle, state.digest, books, accounts
 
 
 def restored(state: State) -> State:
@@ -179,6 +189,7 @@ def test_a_changed_bound_on_open_orders_is_kept_and_an_unchanged_one_not_written
     kept = restored(state)
 
     assert len(before) == 4, "an earlier build reads it"
+    assert len(msgspec.msgpack.decode(zlib.decompress(encode(state)))) == 5, "so with this"
     assert (kept.open_orders_max, kept.open_orders) == (7, {"client-1": 1})
 
 
@@ -193,3 +204,28 @@ def test_a_clients_orders_are_found_again_by_age_and_the_bytes_do_not_name_them(
     assert [len(order) for order in written[3][0][7]] == [6, 6, 6], "as an earlier build writes"
     cancels = when(kept, cancel_all(1))[1:]
     assert [event.order_id for event in cancels] == ["order-2", "order-1", "order-3"]  # type: ignore[union-attr]
+
+
+def test_accounts_keys_and_suspended_clients_are_kept() -> None:
+    state = given(OpenOrdersLimited(7, time_ms=TIME_MS))
+    for command in account_commands():
+        evolve_all(state, when(state, command))
+
+    kept = restored(state)
+
+    assert facts(kept) == facts(state)
+    assert kept.accounts.good.keys() == state.accounts.good.keys()
+    assert (kept.suspended, kept.open_orders_max) == ({"client-1"}, 7)
+    assert restored(given(ClientSuspended("client-1", time_ms=TIME_MS))).suspended == {"client-1"}
+
+
+def test_a_key_of_no_account_in_a_snapshot_is_damage() -> None:
+    state = given()
+    for command in account_commands():
+        evolve_all(state, when(state, command))
+    fields = msgspec.msgpack.decode(zlib.decompress(encode(state)))
+    fields[6] = []
+    data = zlib.compress(msgspec.msgpack.encode(fields))
+
+    with pytest.raises(BadSnapshot):
+        decode(msgspec.structs.replace(stored(state), data=data))

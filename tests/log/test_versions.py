@@ -19,7 +19,7 @@ from exchange.domain.commands import CancelOrder, CloseSettlementCycle
 from exchange.domain.values import Offset, Position, Shard, Side
 from exchange.log import command_form
 from exchange.log import events as events_module
-from exchange.log.command_form import command_version
+from exchange.log.command_form import SIGNED_VERSION, command_version
 from exchange.log.events import UnknownEvent, decode_event_data
 from exchange.log.reader import read_readable
 from exchange.log.writing.writer import PostgresEventStore
@@ -56,7 +56,7 @@ def record(version: bytes | None) -> CommandRecord:
 
 def test_a_new_version_of_commands_has_a_build_of_its_own() -> None:
     """Who meets a newer command is told the build that reads it, by its name alone."""
-    assert (command_form.commands_version(), BUILD) == (3, "exchange 0.3.0")
+    assert (command_form.commands_version(), BUILD) == (4, "exchange 0.4.0")
 
 
 def test_a_command_has_the_lowest_version_whose_readers_read_it(
@@ -79,6 +79,17 @@ def test_a_command_has_the_lowest_version_whose_readers_read_it(
 
     assert versions == [1, 2, 1, 1, 3, 4]
     assert command_form.commands_version() == 4
+
+
+def test_a_signed_command_waits_for_a_matcher_that_logs_its_key() -> None:
+    versions = [
+        command_version(command, signed=signed)
+        for command in (CancelOrder("o", "BTC-USD", None), CloseSettlementCycle(1))
+        for signed in (False, True)
+    ]
+
+    assert versions == [1, SIGNED_VERSION, 1, SIGNED_VERSION]
+    assert command_form.commands_version() >= SIGNED_VERSION > 1
 
 
 def test_whatever_commands_gained_is_there_and_may_be_left_out() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange.domain.commands import CancelOrder, PlaceOrder, RegisterInstrument
+from exchange.domain.commands import CancelOrder, PlaceOrder, RegisterInstrument, SuspendClient
 from exchange.domain.events import OrderRejected, RecordRejected
 from exchange.domain.values import Offset, OrderType, Price, Quantity, RejectReason, Shard, Side
 from exchange.log.events import load_event
@@ -69,12 +69,13 @@ class World:
         self.channel.listen("g", lambda data: self.outcomes.extend(decode_outcomes(data).outcomes))
         self.send(BTC, registration_command_id("BTC-USD"))
 
-    def send(self, command: SentCommand, command_id: UUID) -> int:
+    def send(self, command: SentCommand, command_id: UUID, key_id: bytes | None = None) -> int:
         waiter = len(self.topic.records)
         return self.topic.produce(
             encode_command(command),
             command_id=command_id.bytes,
             reply_to=reply_address("g", waiter),
+            key_id=key_id,
         )
 
     def matcher(self, log: MemoryCommandLog | None = None) -> Matcher:
@@ -334,6 +335,35 @@ async def test_an_id_that_could_not_be_found_again_is_no_command() -> None:
     refused = load_event(world.log[-1]).event
     assert isinstance(refused, RecordRejected)
     assert "neither of version 7 nor of version 8" in refused.reason
+
+
+async def test_the_log_tells_by_which_key_a_command_was_signed_and_a_resend_changes_nothing() -> (
+    None
+):
+    world = World()
+    first, other = b"ab" * 16, b"cd" * 16
+    keyed = keyed_command_id("a", "k1")
+    world.send(place("o1"), keyed, first)
+    world.send(place("o1"), keyed, other)
+    world.send(place("o2"), unkeyed(1))
+
+    await world.match_all()
+
+    told = [msgspec.json.decode(event.data).get("signed_by") for event in world.log]
+    assert told == [None, first.decode(), None, None, None]
+    assert not world.outcomes[2].conflict
+
+
+async def test_a_suspended_client_trades_no_more_whatever_kafka_had_before() -> None:
+    world = World()
+    world.send(SuspendClient("a"), unkeyed(1))
+    for number in range(2, 5):
+        world.send(place(f"o{number}"), unkeyed(number))
+
+    await world.match_all([2, 1])
+
+    assert [event.type for event in world.log[1:]] == ["ClientSuspended", *["OrderRejected"] * 3]
+    assert {event.version for event in world.log[2:]} == {3}
 
 
 async def test_an_order_id_is_taken_for_ever() -> None:

@@ -18,17 +18,21 @@ from exchange.domain.commands import (
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    CreateAccount,
     LimitOpenOrders,
     PlaceOrder,
     PlaceShard,
     QuarantinedRecord,
     RegisterInstrument,
+    ResumeClient,
     RetriedRecord,
+    SuspendClient,
 )
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.values import (
     SHARDS_MAX,
     UNITS_LIMIT,
+    KeyAlgorithm,
     Offset,
     OrderType,
     Position,
@@ -44,6 +48,7 @@ from exchange.log.identity import body_hash, command_claim, keyed_command_id, or
 from exchange.log.writing.writer import PostgresEventStore
 from exchange.ports import Claim, Head, StoredEvent
 from exchange.tools.operators.adoption import Adoption, Known, Life, Partition, next_life
+from tests.builders import client_name, issue, revoke, rotate
 
 OFFSET_MS = 250  # between two commands, so that a log spans minutes
 DAY_OFFSETS = 24 * 3600 * 1_000 // OFFSET_MS
@@ -142,7 +147,12 @@ class LogWriter:
 
 
 def execute(
-    state: State, shard: Shard, command: Command, offset: int, taken: set[str]
+    state: State,
+    shard: Shard,
+    command: Command,
+    offset: int,
+    taken: set[str],
+    key_id: str | None = None,
 ) -> list[StoredEvent]:
     """Decide a command, change the state and the ids that are taken, and return the events."""
     order_id_taken = isinstance(command, PlaceOrder) and command.order_id in taken
@@ -150,7 +160,9 @@ def execute(
         taken.add(command.order_id)
     stored: list[StoredEvent] = []
     time_ms = START_MS + OFFSET_MS * offset
-    for event in decide(state, command, time_ms=time_ms, order_id_taken=order_id_taken):
+    for event in decide(
+        state, command, time_ms=time_ms, order_id_taken=order_id_taken, key_id=key_id
+    ):
         evolve(state, event)
         stored.append(
             store_event(
@@ -169,6 +181,29 @@ def random_commands(state: State, shard: int, chance: random.Random, count: int)
     open_ids = [order_id for book in state.books.values() for order_id in book.orders]
     cycle = state.settlement_cycle
     return [_random_command(chance, shard, open_ids, cycle) for _ in range(count)]
+
+
+def random_account_commands(chance: random.Random, count: int) -> list[Command]:
+    """Return commands about few accounts and keys; suspended clients are no others' here."""
+    return [_random_account_command(chance) for _ in range(count)]
+
+
+def _random_account_command(chance: random.Random) -> Command:
+    client, key = chance.randrange(3), chance.randrange(20)
+    kind = chance.random()
+    if kind < 0.5:
+        return chance.choice(
+            (
+                issue(key, client=client, label="a b", addresses=("10.0.0.0/8", "::1/128")),
+                issue(key, client=client, algorithm=KeyAlgorithm.HMAC_SHA256, expires_ms=7),
+            )
+        )
+    if kind < 0.7:
+        return rotate(key, chance.randrange(20), overlap_ms=chance.choice((0, 10_000)))
+    if kind < 0.8:
+        return revoke(key)
+    kinds = (CreateAccount, SuspendClient, ResumeClient)
+    return chance.choice(kinds)(client_name(client))
 
 
 def instruments_of(shard: int) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from exchange.domain.commands import (
 from exchange.domain.engine import State
 from exchange.domain.values import Shard
 from exchange.ports import StoredEvent
+from tests.builders import account_commands
 from tests.projections.logs import doubled, execute, random_commands, registrations, retried
 
 FILE: Final = Path(__file__).with_name("sample.jsonl")
@@ -61,6 +62,7 @@ def _commands(state: State, shard: int, chance: random.Random) -> Iterator[Comma
     yield LimitOpenOrders(1)
     yield from random_commands(state, shard, chance, 10)
     yield CancelAllOrders("nobody")  # has no order, so the digests of all tables stay
+    yield from account_commands()  # nor is an order of who is suspended here
 
 
 if __name__ == "__main__":

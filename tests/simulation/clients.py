@@ -29,6 +29,7 @@ GATEWAY = "g"
 PRICES = [98, 99, 100, 101]
 KEYS = 6
 CHOSEN_ORDER_IDS = 8
+SIGNER = b"ab" * 16  # of a third of the commands
 HEAR_S = 0.5  # then the log is asked
 ASK_AGAIN_S = 0.3
 
@@ -93,6 +94,7 @@ class Gateway:
             encode_command(request.command),
             command_id=request.command_id.bytes,
             reply_to=reply_address(GATEWAY, waiter),
+            key_id=SIGNER if request.command_id.int % 3 == 0 else None,
         )
         try:
             request.offset = await self._link.call("produce", put)

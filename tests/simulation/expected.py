@@ -48,12 +48,13 @@ def _expect(
     passed_over: bool,
 ) -> Expected:
     command = _read(record.value)
+    key_id = None if record.key_id is None else record.key_id.decode()
     if command is None or record.command_id is None:
         command = {"type": "Unreadable", **_fingerprint(record.value)}
     if passed_over:
         command = {"type": "QuarantinedRecord", **_fingerprint(record.value)}
     if record.command_id is None or command["type"] == "Unreadable":
-        return Expected(record.offset, None, oracle.execute(command, record.time_ms, False))
+        return Expected(record.offset, None, oracle.execute(command, record.time_ms, False, key_id))
     command_id = UUID(bytes=record.command_id)
     body = _body(command)
     first, first_body = keys.setdefault(command_id, (record.offset, body))
@@ -64,7 +65,8 @@ def _expect(
     taken = chosen and command["order_id"] in order_ids
     if chosen:
         order_ids.add(command["order_id"])
-    return Expected(record.offset, command_id, oracle.execute(command, record.time_ms, taken))
+    events = oracle.execute(command, record.time_ms, taken, key_id)
+    return Expected(record.offset, command_id, events)
 
 
 def _fingerprint(value: bytes) -> Message:

@@ -16,12 +16,15 @@ from msgspec import Raw
 from exchange.domain.commands import (
     ClientCommand,
     Command,
+    CreateAccount,
     MalformedRecord,
     PlaceOrder,
     QuarantinedRecord,
+    ResumeClient,
+    SuspendClient,
 )
 from exchange.domain.engine import State, decide
-from exchange.domain.values import Side
+from exchange.domain.values import OVERLAP_MS_MAX, KeyAlgorithm, KeyScope, Side
 from exchange.log.events import load_event
 from exchange.log.identity import (
     BODY_HASH_BYTES,
@@ -44,22 +47,28 @@ from exchange.transport.messages import (
     decode_outcomes,
     encode_command,
     encode_outcomes,
+    quarantine,
     receive,
     reply_address,
 )
 from tests.builders import (
     COMMAND_ID,
     OFFSET,
+    PUBLIC_KEY,
     TIME_MS,
     cancel,
     cancel_all,
     close,
+    issue,
+    key_name,
     malformed,
     place,
     place_market,
     record,
     register,
     rested,
+    revoke,
+    rotate,
     stored,
 )
 from tests.domain import worlds
@@ -77,6 +86,12 @@ COMMANDS: list[ClientCommand] = [
     cancel(1, client=1),
     cancel_all(1),
     cancel_all(1, instrument="BTC-USD", side=SELL, up_to=2**63 - 1),
+    issue(
+        1, addresses=("10.0.0.0/8", "::/0"), expires_ms=2**53 - 1, label="of a desk / \N{SNOWMAN}"
+    ),
+    issue(1, algorithm=KeyAlgorithm.HMAC_SHA256, scopes=tuple(KeyScope)),
+    rotate(1, 2),
+    revoke(1),
 ]
 
 
@@ -165,6 +180,25 @@ def test_what_is_no_json_of_a_command_is_refused(value: bytes, problem: str) -> 
         (cancel_all(1), "client_id", None),
         (cancel_all(1), "instrument", "btc"),
         (cancel_all(1), "up_to", 0),
+        (issue(1), "key_id", "AB" * 16),
+        (issue(1), "key_id", "ab" * 15),
+        (issue(1), "algorithm", "rot13"),
+        (issue(1), "public_key", "5a" * 31),
+        (issue(1), "master", 0),
+        (issue(1), "scopes", []),
+        (issue(1), "scopes", ["root"]),
+        (issue(1), "scopes", ["read"] * 6),
+        (issue(1), "addresses", ["10.0.0.0"]),
+        (issue(1), "addresses", ["10.0.0.0/8\n"]),
+        (issue(1), "addresses", ["10.0.0.0/8"] * 21),
+        (issue(1), "expires_ms", 0),
+        (issue(1), "label", "x" * 65),
+        (issue(1), "label", "a\nb"),
+        (issue(1), "label", "\u202e"),
+        (rotate(1, 2), "overlap_ms", -1),
+        (rotate(1, 2), "overlap_ms", OVERLAP_MS_MAX + 1),
+        (rotate(1, 2), "new_key_id", None),
+        (revoke(1), "key_id", ""),
     ],
 )
 def test_a_field_that_breaks_a_bound_is_refused_and_named(
@@ -223,6 +257,26 @@ def test_what_is_no_command_becomes_a_malformed_record_that_still_has_its_waiter
         "gw1",
         77,
     )
+
+
+def test_a_record_tells_the_key_that_signed_it() -> None:
+    value, key_id = encode_command(ORDER), b"ab" * 16
+
+    assert receive(record(value, key_id=key_id)).key_id == "ab" * 16
+    assert receive(record(b"{", key_id=key_id)).key_id == "ab" * 16
+    assert receive(record(value)).key_id is None
+    assert record(value, key_id=key_id).last == record(value).last
+
+
+@pytest.mark.parametrize("key_id", [b"", b"ab" * 15, b"AB" * 16, b"ab" * 16 + b"\n", b"\xff" * 32])
+def test_a_record_whose_key_cannot_be_read_is_malformed(key_id: bytes) -> None:
+    sent = record(encode_command(ORDER), key_id=key_id)
+
+    received, crashed = receive(sent), quarantine(sent, crashes=3)
+
+    assert isinstance(received.command, MalformedRecord)
+    assert "its key id" in received.command.reason
+    assert (received.key_id, crashed.key_id) == (None, None)
 
 
 @pytest.mark.parametrize("command_id", [None, b"", b"short", b"x" * 17, str(COMMAND_ID).encode()])
@@ -346,6 +400,25 @@ def test_the_body_hash_covers_an_id_that_a_client_chose(chosen: str) -> None:
     assert len({body_hash(made), body_hash(named), body_hash(renamed)}) == 3
 
 
+def test_the_body_hash_leaves_out_what_a_gateway_made_of_a_key() -> None:
+    hmac = issue(1, algorithm=KeyAlgorithm.HMAC_SHA256)
+    replace = msgspec.structs.replace
+
+    assert body_hash(replace(hmac, key_id=key_name(2), master=9)) == body_hash(hmac)
+    assert body_hash(rotate(1, 2)) == body_hash(rotate(1, 3))
+    changes: list[dict[str, object]] = [
+        {"client_id": "other"},
+        {"algorithm": KeyAlgorithm.ED25519},
+        {"public_key": PUBLIC_KEY},
+        {"scopes": (KeyScope.READ,)},
+        {"addresses": ("10.0.0.0/8",)},
+        {"expires_ms": 7},
+        {"label": "x"},
+    ]
+    hashes = {body_hash(replace(hmac, **change)) for change in changes}
+    assert len(hashes | {body_hash(hmac)}) == len(changes) + 1
+
+
 def test_the_body_hash_of_a_cancel_covers_a_made_id() -> None:
     first = msgspec.structs.replace(cancel(1), order_id=MADE_ID)
     second = msgspec.structs.replace(cancel(1), order_id=OTHER_MADE_ID)
@@ -397,6 +470,12 @@ def test_the_body_hash_covers_every_field_and_the_kind() -> None:
         (close(7), "97b2fee8a12e4b7255004d8c8356b730"),
         (malformed(), "6bf2192898667346cfb9650bef07c2d0"),
         (QuarantinedRecord("ab", 7, 3), "9b3b835579bdd110da1eabac0db35308"),
+        (CreateAccount("a"), "566976051a791863cf0b101523348292"),
+        (SuspendClient("a"), "18fc2e5e6482eb32172941415cbe65c8"),
+        (ResumeClient("a"), "af919d8246422aea5ae806ebc7794391"),
+        (issue(1), "2ed6015813cbeb9a65d07db20912a28a"),
+        (rotate(1, 2), "6e1f07ac16f9a433fa793033ccd7aadb"),
+        (revoke(1), "4860b93d6ea23118bc357702709a6c42"),
     ],
     ids=lambda value: type(value).__name__,
 )

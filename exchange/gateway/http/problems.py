@@ -63,6 +63,18 @@ class Code(Enum):
     INSTRUMENT_NOT_FOUND = "instrument.not_found", 404, "There is no such instrument"
     INSTRUMENT_EXISTS = "instrument.exists", 409, "The instrument exists with another definition"
 
+    CLIENT_SUSPENDED = "client.suspended", 403, "The client is suspended"
+    ALREADY_SUSPENDED = "client.already_suspended", 409, "The client is suspended already"
+    NOT_SUSPENDED = "client.not_suspended", 409, "The client is not suspended"
+    ACCOUNT_NOT_FOUND = "account.not_found", 404, "There is no such account"
+    ACCOUNT_EXISTS = "account.exists", 409, "The client has an account"
+    KEY_NOT_FOUND = "key.not_found", 404, "There is no such key"
+    KEY_EXISTS = "key.exists", 409, "Another key has this id"
+    KEY_MATERIAL = "key.material", 422, "The key lacks what its algorithm needs"
+    TOO_MANY_KEYS = "key.too_many", 409, "The account has too many keys"
+    KEY_NOT_GOOD = "key.not_good", 409, "The key is not good any more"
+    KEY_ENDED = "key.ended", 409, "The key has ended"
+
     CYCLE_NOT_FOUND = "settlement.cycle_not_found", 404, "There is no such settlement cycle"
     CYCLE_NOT_OPEN = "settlement.cycle_not_open", 409, "The settlement cycle has not begun"
     CYCLE_CLOSED = "settlement.cycle_closed", 409, "The settlement cycle is closed"
@@ -111,6 +123,17 @@ REFUSALS: Final = {
     RejectReason.ORDER_NOT_OPEN: Code.ORDER_NOT_OPEN,
     RejectReason.CYCLE_CLOSED: Code.CYCLE_CLOSED,
     RejectReason.TOO_MANY_OPEN_ORDERS: Code.TOO_MANY_OPEN_ORDERS,
+    RejectReason.CLIENT_SUSPENDED: Code.CLIENT_SUSPENDED,
+    RejectReason.ALREADY_SUSPENDED: Code.ALREADY_SUSPENDED,
+    RejectReason.NOT_SUSPENDED: Code.NOT_SUSPENDED,
+    RejectReason.UNKNOWN_ACCOUNT: Code.ACCOUNT_NOT_FOUND,
+    RejectReason.ACCOUNT_EXISTS: Code.ACCOUNT_EXISTS,
+    RejectReason.UNKNOWN_KEY: Code.KEY_NOT_FOUND,
+    RejectReason.KEY_EXISTS: Code.KEY_EXISTS,
+    RejectReason.KEY_MATERIAL: Code.KEY_MATERIAL,
+    RejectReason.TOO_MANY_KEYS: Code.TOO_MANY_KEYS,
+    RejectReason.KEY_NOT_GOOD: Code.KEY_NOT_GOOD,
+    RejectReason.KEY_ENDED: Code.KEY_ENDED,
     RejectReason.NOT_OWNER: Code.ORDER_NOT_FOUND,  # must not tell that another's order exists
 }
 
@@ -127,6 +150,8 @@ class ProblemMembers(Struct, frozen=True, kw_only=True):
     order_id: str | UnsetType = UNSET
     order_status: str | UnsetType = UNSET
     instrument: str | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    key_id: str | UnsetType = UNSET
     cycle_id: int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     sequence: int | UnsetType = UNSET

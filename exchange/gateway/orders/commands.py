@@ -76,6 +76,7 @@ from exchange.gateway.parts.decisions import Pending, pending_response, resent_h
             Code.OFF_TICK,
             Code.OFF_LOT,
             Code.TOO_MANY_OPEN_ORDERS,
+            Code.CLIENT_SUSPENDED,
             Code.RATE_LIMITED,
         ),
     )

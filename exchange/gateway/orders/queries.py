@@ -79,7 +79,7 @@ ORDERS_LIMIT: Final = limit_of(50, 1_000, "orders")
 EVENTS_LIMIT: Final = limit_of(50, 1_000, "events")
 
 
-UNSHOWN: Final = {"time_ms", "asked_by"}  # shown as ``timestamp``, and not shown
+UNSHOWN: Final = {"time_ms", "asked_by", "signed_by"}  # the first is shown as ``timestamp``
 
 
 # The fields of a trade about each of its two orders. Only those of the queried order are shown: the

@@ -9,11 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.events import (
+    AccountRejected,
     CancelRejected,
     CommandQuarantined,
     CommandRetried,
     Event,
     InstrumentRejected,
+    KeyRejected,
     OrderRejected,
     RecordRejected,
     SettlementCycleRejected,
@@ -31,13 +33,25 @@ from exchange.waiting import turns
 
 RESENT_HEADER: Final = "Idempotent-Replayed"
 
-Refusal = OrderRejected | CancelRejected | InstrumentRejected | SettlementCycleRejected
+Refusal = (
+    OrderRejected
+    | CancelRejected
+    | InstrumentRejected
+    | SettlementCycleRejected
+    | AccountRejected
+    | KeyRejected
+)
 
 ADVICE: Final = {
     RejectReason.UNKNOWN_INSTRUMENT: "GET /instruments lists what can be traded.",
     RejectReason.OFF_TICK: "Make the price a multiple of the tick_size in GET /instruments.",
     RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size in GET /instruments.",
     RejectReason.TOO_MANY_OPEN_ORDERS: "Cancel some, or wait until some are filled.",
+    RejectReason.CLIENT_SUSPENDED: "It may cancel its orders; an operator can resume it.",
+    RejectReason.UNKNOWN_ACCOUNT: "Create the account first: POST /accounts.",
+    RejectReason.KEY_MATERIAL: "Ed25519 needs a public_key; hmac-sha256 takes none.",
+    RejectReason.TOO_MANY_KEYS: "Revoke one that is not used.",
+    RejectReason.KEY_NOT_GOOD: "It is revoked, rotated or expired: issue a new one.",
     RejectReason.DUPLICATE_ORDER_ID: "An order id is taken for ever: choose another, or none.",
 }
 
@@ -194,4 +208,8 @@ def _subject(event: Refusal) -> dict[str, Any]:
         return {"cycle_id": event.cycle}
     if isinstance(event, InstrumentRejected):
         return {"instrument": event.instrument}
+    if isinstance(event, AccountRejected):
+        return {"client_id": event.client_id}
+    if isinstance(event, KeyRejected):
+        return {"key_id": event.key_id}
     return {"order_id": event.order_id}

@@ -45,10 +45,16 @@ from exchange.domain.commands import (
     CancelOrder,
     ClientCommand,
     CloseSettlementCycle,
+    CreateAccount,
+    IssueKey,
     LimitOpenOrders,
     PlaceOrder,
     PlaceShard,
     RegisterInstrument,
+    ResumeClient,
+    RevokeKey,
+    RotateKey,
+    SuspendClient,
 )
 from exchange.domain.events import CommandQuarantined
 from exchange.domain.values import Offset, Position, Shard
@@ -117,6 +123,7 @@ class Waiter:
         "command",
         "command_id",
         "every_s",
+        "key_id",
         "location",
         "next_s",
         "number",
@@ -124,12 +131,20 @@ class Waiter:
         "way",
     )
 
-    def __init__(self, number: int, command: ClientCommand, command_id: UUID, wait: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        command: ClientCommand,
+        command_id: UUID,
+        wait: bool,
+        key_id: str | None,
+    ) -> None:
         now_s = time.monotonic()
         self.number = number
         self.command = command
         self.command_id = command_id
         self.wait = wait
+        self.key_id = key_id
         self.born_s = now_s
         self.next_s = now_s + LOOKUP_AFTER_S
         self.every_s = LOOKUP_AFTER_S
@@ -218,15 +233,18 @@ class Submitter:
         *,
         wait: bool = True,
         on_handed_over: Callable[[], None] | None = None,
+        key_id: str | None = None,
     ) -> Decision | Pending:
         """Send ``command`` and return its outcome, or its location if it is not decided in time.
+
+        ``key_id`` is that of the key by which the command was signed.
 
         Raises:
             Problem: The command was not sent, it may or may not have been sent, Kafka has lost it,
                 or its key belongs to another request.
         """
         async with self.places_for(1):
-            waiter = self.send(shard, command, command_id, wait=wait)
+            waiter = self.send(shard, command, command_id, wait=wait, key_id=key_id)
         if on_handed_over is not None:
             on_handed_over()
         try:
@@ -261,7 +279,13 @@ class Submitter:
             self._places_kept -= commands
 
     def send(
-        self, shard: int, command: ClientCommand, command_id: UUID, *, wait: bool = True
+        self,
+        shard: int,
+        command: ClientCommand,
+        command_id: UUID,
+        *,
+        wait: bool = True,
+        key_id: str | None = None,
     ) -> Waiter:
         """Hand a command to Kafka's client, in a place that was kept; ``forget`` it in the end.
 
@@ -269,12 +293,13 @@ class Submitter:
             Problem: The command was not sent.
         """
         self._backlog.check_whole(shard)
-        self._backlog.check_readable(shard, command_version(command))
+        version = command_version(command, signed=key_id is not None)
+        self._backlog.check_readable(shard, version)
         self._backlog.check_room(shard, command)
         self._check_pace(shard, command)
         self._last_number += 1
-        waiter = Waiter(self._last_number, command, command_id, wait)
-        self._produce(shard, waiter)
+        waiter = Waiter(self._last_number, command, command_id, wait, key_id)
+        self._produce(shard, waiter, version)
         self._waiters[waiter.number] = waiter
         self._arm()
         return waiter
@@ -369,7 +394,7 @@ class Submitter:
         for lookup in self._lookups.values():
             lookup.cancel()
 
-    def _produce(self, shard: int, waiter: Waiter) -> None:
+    def _produce(self, shard: int, waiter: Waiter, version: int) -> None:
         try:
             self._producer.produce(
                 shard,
@@ -379,7 +404,8 @@ class Submitter:
                 reply_to=reply_address(self.gateway_id, waiter.number),
                 on_delivery=partial(self._delivered, waiter),
                 traceparent=tracing.current(),
-                version=command_version(waiter.command),
+                version=version,
+                key_id=waiter.key_id,
             )
             tracing.note("sent")
         except NotProduced as error:
@@ -575,8 +601,10 @@ def _key_of(command: ClientCommand) -> str:
     match command:
         case PlaceOrder() | CancelOrder() | RegisterInstrument():
             return command.instrument
-        case CancelAllOrders():
+        case CancelAllOrders() | CreateAccount() | SuspendClient() | ResumeClient() | IssueKey():
             return command.client_id
+        case RotateKey() | RevokeKey():
+            return command.key_id
         case CloseSettlementCycle() | LimitOpenOrders() | PlaceShard():
             return "settlement"
         case _:

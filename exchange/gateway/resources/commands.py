@@ -19,12 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.events import (
+    AccountCreated,
+    AccountRejected,
     CancelAllAccepted,
     CancelRejected,
+    ClientResumed,
+    ClientSuspended,
     CommandQuarantined,
     CommandRetried,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyIssued,
+    KeyRejected,
+    KeyRevoked,
     OpenOrdersLimited,
     OrderCancelled,
     RecordRejected,
@@ -241,7 +248,17 @@ async def _outcome(
             return cut(decision, command_id)
         case CancelAllAccepted():
             return part_view(decision, command_id)
-        case OpenOrdersLimited() | ShardPlaced():
+        case (
+            OpenOrdersLimited()
+            | ShardPlaced()
+            | AccountCreated()
+            | AccountRejected()
+            | ClientSuspended()
+            | ClientResumed()
+            | KeyIssued()
+            | KeyRevoked()
+            | KeyRejected()
+        ):
             detail = "It was an operator's and has no answer here."
             raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():

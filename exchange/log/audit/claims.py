@@ -6,30 +6,45 @@ any further claim in the table belongs to no command. ``exchange rebuild-claims`
 function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, assert_never
 
 import asyncpg
 from msgspec import UNSET, Struct, structs
 
 from exchange.domain.commands import (
+    AccountCommand,
     CancelAllOrders,
     CancelOrder,
     CloseSettlementCycle,
     Command,
+    CreateAccount,
+    IssueKey,
     LimitOpenOrders,
     PlaceOrder,
     PlaceShard,
     RegisterInstrument,
+    ResumeClient,
+    RevokeKey,
+    RotateKey,
+    SuspendClient,
 )
 from exchange.domain.events import (
+    AccountCreated,
+    AccountEvent,
+    AccountRejected,
     CancelAllAccepted,
     CancelRejected,
+    ClientResumed,
+    ClientSuspended,
     CommandQuarantined,
     CommandRetried,
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyIssued,
+    KeyRejected,
+    KeyRevoked,
     OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
@@ -50,6 +65,13 @@ from exchange.domain.values import (
 from exchange.log.identity import body_hash, command_claim, is_keyed, order_claim, retry_body_hash
 from exchange.log.reader import read_claims
 from exchange.ports import UNKNOWN_BODY, Claim, StoredEvent
+
+# Which command an ``AccountRejected`` refused, by its reason.
+REFUSED: Final[dict[RejectReason, Callable[[str], AccountCommand]]] = {
+    RejectReason.ACCOUNT_EXISTS: CreateAccount,
+    RejectReason.ALREADY_SUSPENDED: SuspendClient,
+    RejectReason.NOT_SUSPENDED: ResumeClient,
+}
 
 LOOK_UP_MAX: Final = 2_000  # names in one query; larger ones are no faster
 
@@ -206,7 +228,8 @@ def plain_command(
     | SettlementCycleClosed
     | SettlementCycleRejected
     | OpenOrdersLimited
-    | ShardPlaced,
+    | ShardPlaced
+    | AccountEvent,
 ) -> Command:
     """Return the command of an event that tells all of it."""
     match event:
@@ -219,7 +242,47 @@ def plain_command(
         case ShardPlaced():
             return PlaceShard(event.shard)
         case _:
+            return _account_command(event)
+
+
+def _account_command(event: AccountEvent) -> AccountCommand:
+    match event:
+        case AccountCreated():
+            return CreateAccount(event.client_id)
+        case ClientSuspended():
+            return SuspendClient(event.client_id)
+        case ClientResumed():
+            return ResumeClient(event.client_id)
+        case AccountRejected():
+            return REFUSED[event.reason](event.client_id)
+        case KeyIssued():
+            return _issue(event) if event.rotated_from is None else _rotation(event)
+        case KeyRevoked():
+            return RevokeKey(event.key_id)
+        case _:
             assert_never(event)
+
+
+def _issue(event: KeyIssued) -> IssueKey:
+    return IssueKey(
+        event.key_id,
+        event.client_id,
+        event.algorithm,
+        event.public_key,
+        event.master,
+        event.scopes,
+        event.addresses,
+        event.expires_ms,
+        event.label,
+    )
+
+
+def _rotation(event: KeyIssued) -> RotateKey:
+    assert event.rotated_from is not None
+    assert event.overlap_ms is not None
+    return RotateKey(
+        event.rotated_from, event.key_id, event.public_key, event.master, event.overlap_ms
+    )
 
 
 def _located(row: asyncpg.Record, shard: int) -> str:
@@ -285,10 +348,17 @@ def _possible_commands(event: Event) -> list[Command]:
             | SettlementCycleRejected()
             | OpenOrdersLimited()
             | ShardPlaced()
+            | AccountCreated()
+            | AccountRejected()
+            | ClientSuspended()
+            | ClientResumed()
+            | KeyIssued()
+            | KeyRevoked()
         ):
             return [plain_command(event)]
         case (
             InstrumentRejected()
+            | KeyRejected()
             | RecordRejected()
             | CommandQuarantined()
             | CommandRetried()

@@ -19,14 +19,18 @@ from msgspec.structs import replace
 from exchange.domain.commands import (
     CancelOrder,
     Command,
+    IssueKey,
     MalformedRecord,
     PlaceOrder,
     QuarantinedRecord,
     RegisterInstrument,
     RetriedRecord,
+    RevokeKey,
+    RotateKey,
 )
 from exchange.domain.engine import State, decide, evolve
 from exchange.domain.events import (
+    AccountEvent,
     CancelAllAccepted,
     CancelRejected,
     CommandQuarantined,
@@ -34,6 +38,8 @@ from exchange.domain.events import (
     Event,
     InstrumentRegistered,
     InstrumentRejected,
+    KeyIssued,
+    KeyRejected,
     OpenOrdersLimited,
     OrderAccepted,
     OrderCancelled,
@@ -47,6 +53,8 @@ from exchange.domain.events import (
 )
 from exchange.domain.values import (
     CancelReason,
+    KeyAlgorithm,
+    KeyScope,
     OrderType,
     Price,
     Quantity,
@@ -65,6 +73,8 @@ where shard = $1 and kafka_offset = (
 STRANGER: Final = ""  # owns no order: no client may have this name
 # What the refusal of a registration does not tell, and no rule for it asks.
 ANYTHING: Final = ("X", "X", 0, 0, Price(1), Quantity(1))
+NO_KEY_ID: Final = "0" * 32
+SOME_PUBLIC_KEY: Final = "0" * 64
 
 # The bounds as they were when they came; logs from before may exceed them.
 FIRST_FILLS_MAX: Final = 10_000
@@ -206,8 +216,15 @@ class Comparison:
         """Return what is decided otherwise, None if nothing is."""
         time_ms, error = self._asked_ms(recorded[0]), None
         decided: Sequence[Event] = ()
+        signed_by = getattr(recorded[0], "signed_by", UNSET)
         try:
-            decided = decide(self._state, command, time_ms=time_ms, order_id_taken=taken)
+            decided = decide(
+                self._state,
+                command,
+                time_ms=time_ms,
+                order_id_taken=taken,
+                key_id=None if signed_by is UNSET else signed_by,
+            )
         except Exception as failure:  # whatever the rules of a build do
             error = repr(failure)
         if decided == recorded:
@@ -262,6 +279,8 @@ def command_of(events: Sequence[Event]) -> tuple[Command, bool]:
             return _cancel(first), False
         case InstrumentRegistered() | InstrumentRejected():
             return _registration(first), False
+        case KeyRejected():
+            return _key_command(first), False
         case TradeExecuted() | OrderRested() | CommandRetried():
             raise ValueError(f"{type(first).__name__} begins no command")
         case _:
@@ -280,6 +299,8 @@ def commands_in(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
         begin, following = index, index + 1
         if isinstance(event, CancelAllAccepted):
             following += event.cancelled_orders
+        elif isinstance(event, KeyIssued) and event.rotated_from is not None:
+            following += 1
     yield events[begin:]
 
 
@@ -338,12 +359,38 @@ def _registration(event: InstrumentRegistered | InstrumentRejected) -> RegisterI
     )
 
 
+def _key_command(event: KeyRejected) -> IssueKey | RotateKey | RevokeKey:
+    """Return a command that is refused as the one was, of which the event does not tell all.
+
+    A rotation that is refused because of its new key is refused as the issuing of that would be.
+    """
+    match event.reason:
+        case RejectReason.UNKNOWN_KEY | RejectReason.KEY_ENDED:
+            return RevokeKey(event.key_id)
+        case RejectReason.KEY_NOT_GOOD:
+            return RotateKey(event.key_id, NO_KEY_ID, SOME_PUBLIC_KEY, None, 0)
+        case _:
+            lacks = event.reason is RejectReason.KEY_MATERIAL
+            return IssueKey(
+                event.key_id,
+                event.client_id or STRANGER,
+                KeyAlgorithm.ED25519,
+                None if lacks else SOME_PUBLIC_KEY,
+                None,
+                (KeyScope.READ,),
+                (),
+                None,
+                "",
+            )
+
+
 def _plain(
     event: CancelAllAccepted
     | SettlementCycleClosed
     | SettlementCycleRejected
     | OpenOrdersLimited
     | ShardPlaced
+    | AccountEvent
     | RecordRejected
     | CommandQuarantined,
 ) -> Command:

@@ -10,7 +10,15 @@ from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
-from msgspec.inspect import EnumType, Field, NoneType, StructType, UnionType, type_info
+from msgspec.inspect import (
+    EnumType,
+    Field,
+    NoneType,
+    StructType,
+    UnionType,
+    VarTupleType,
+    type_info,
+)
 
 from exchange.domain.events import Event
 from exchange.domain.values import RejectReason
@@ -113,6 +121,8 @@ def _forms(field: Field, *, decimals_may_miss: bool) -> dict[str, dict[str, Any]
     if isinstance(kind, EnumType):
         values: list[Enum] = list(kind.cls)
         return {name: {"type": "string", "examples": [value.value for value in values]}}
+    if isinstance(kind, VarTupleType):
+        return {name: {"type": "array", "items": {"type": "string"}}}
     plain = "integer" if isinstance(kind, msgspec.inspect.IntType) else "string"
     return {name: _or_null({"type": plain}, may_be_null)}
 

@@ -32,6 +32,7 @@ async def send(
     *,
     key: str,
     version: int,
+    key_id: str | None = None,
 ) -> Offsets:
     """Send a command to shards, if the matchers of all of them read it.
 
@@ -42,6 +43,7 @@ async def send(
         ids: The command's id on each shard.
         key: The record's key, for people to see; it does not choose the partition.
         version: The version of commands that the matchers must read.
+        key_id: Of the key by which the command was once signed.
 
     Raises:
         ToolError: A matcher does not read it, or Kafka does not take it.
@@ -60,6 +62,7 @@ async def send(
                 reply_to=b"",  # no gateway waits: the log is asked
                 on_delivery=delivery.set_result,
                 version=version,
+                key_id=key_id,
             )
         sent: list[Delivery] = await asyncio.gather(*deliveries)
     except NotProduced as error:

@@ -31,7 +31,7 @@ from exchange.ports import CommandLogLost, CommandRecord, StoredEvent
 from exchange.tools.operators.commands import send, until_decided
 from exchange.tools.terminal import ToolError, connect
 from exchange.transport.commands import KafkaCommandLog
-from exchange.transport.messages import decode_command, version_of
+from exchange.transport.messages import decode_command, readable_key_id, version_of
 
 LOCATION: Final = re.compile(r"([0-9]{1,5}):([0-9]{1,18})", re.ASCII)
 RECORD_WAIT_S: Final = 10.0
@@ -78,7 +78,10 @@ async def _retry(settings: Settings, shard: int, offset: int, *, yes: bool) -> N
         command = RetryQuarantined(offset, record.value)
         version = max(version_of(record), command_version(command))
         ids = {shard: retry_command_id(shard, offset)}
-        sent = await send(settings, connection, command, ids, key=KEY, version=version)
+        key_id = readable_key_id(record)
+        sent = await send(
+            settings, connection, command, ids, key=KEY, version=version, key_id=key_id
+        )
         await until_decided(connection, sent)
         # An earlier retry may have been decided first. A refused retry claims nothing.
         found = await find_command(connection, ids[shard])

@@ -63,6 +63,7 @@ class Unanswered(CommandProducer):
         version: int,
         on_delivery: Callable[[Delivery], None],
         traceparent: str | None = None,
+        key_id: str | None = None,
     ) -> None:
         del reply_to
         super().produce(
@@ -73,6 +74,7 @@ class Unanswered(CommandProducer):
             reply_to=NOBODY,
             on_delivery=on_delivery,
             traceparent=traceparent,
+            key_id=key_id,
             version=version,
         )
 

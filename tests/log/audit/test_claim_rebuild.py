@@ -14,15 +14,16 @@ from exchange.log.audit.claim_rebuild import ClaimRebuild, Comparison
 from exchange.log.audit.verify import verify
 from exchange.log.identity import body_hash
 from exchange.tools.operators.claims import rebuild_claims
+from tests.builders import account_commands
 from tests.projections.logs import LogWriter, registrations, retried
 
 pytestmark = pytest.mark.anyio
 
 READ = "select name, shard, kafka_offset, body_hash from claims order by name"
-# But for the registrations that were refused, whose events do not tell what was asked.
+# But for the registrations and keys that were refused, whose events do not tell what was asked.
 READ_TOLD = """
 select name, shard, kafka_offset, body_hash from claims where not exists (
-    select from events where type = 'InstrumentRejected'
+    select from events where type in ('InstrumentRejected', 'KeyRejected')
         and (events.shard, events.kafka_offset) = (claims.shard, claims.kafka_offset)
 ) order by name
 """
@@ -48,6 +49,7 @@ async def connection(
         async with LogWriter.open(database_url, shard, taken=taken) as writer:
             await writer.append(registrations(shard))
             await writer.append(retried(shard))
+            await writer.append(account_commands())
             for _ in range(BATCHES):
                 await writer.append_random(chance, 30)
     connection = await asyncpg.connect(database_url)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from exchange.config import PROJECT
 from exchange.domain import engine
+from exchange.domain.accounts import KEYS_MAX
 from exchange.domain.commands import (
     CancelAllOrders,
     CloseSettlementCycle,
@@ -21,6 +22,7 @@ from exchange.domain.commands import (
     LimitOpenOrders,
     PlaceOrder,
     PlaceShard,
+    ResumeClient,
 )
 from exchange.domain.engine import CANCEL_ALL_MAX, FILLS_MAX, State
 from exchange.domain.events import (
@@ -44,6 +46,7 @@ from exchange.log.audit.deciding import (
 )
 from exchange.log.events import decode_event
 from exchange.ports import StoredEvent
+from tests.builders import account_commands, client_name, issue, rotate
 from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.projections.logs import (
     LogWriter,
@@ -71,12 +74,14 @@ def again(events: Sequence[Event]) -> Again:
     return comparison.result()
 
 
-def decided(state: State, commands: Sequence[Command], first: int = 0) -> list[Event]:
+def decided(
+    state: State, commands: Sequence[Command], first: int = 0, key_id: str | None = None
+) -> list[Event]:
     """Return the events of commands, of which the engine has also the state."""
     taken: set[str] = set()
     stored: list[StoredEvent] = []
     for offset, command in enumerate(commands, first):
-        stored += execute(state, SHARD, command, offset, taken)
+        stored += execute(state, SHARD, command, offset, taken, key_id)
     return [decode_event(one) for one in stored]
 
 
@@ -96,7 +101,28 @@ def log() -> list[Event]:
     younger = _order("younger", "maker", Side.SELL, 10)
     cancels = [CancelAllOrders("maker", up_to=at) for at in (None, up_to, None)]
     events += decided(state, [younger, *cancels], 80_000)
+    events += decided(state, _about_accounts(), 90_000, key_id="ab" * 16)
     return events
+
+
+def _about_accounts() -> list[Command]:
+    """Return commands that meet every rule for accounts, keys and who is suspended."""
+    full = [issue(number) for number in range(10, 10 + KEYS_MAX)]
+    worse = replace(issue(5), public_key=None)
+    expired = issue(6, expires_ms=1)
+    refused = _order("refused", client_name(1), Side.SELL, 10)
+    return [
+        *account_commands(),
+        refused,
+        ResumeClient(client_name(1)),
+        worse,
+        expired,
+        rotate(6, 7),
+        rotate(3, 1),
+        *full,
+        rotate(3, 8, overlap_ms=2**31),
+        rotate(8, 9),
+    ]
 
 
 def _sweep(count: int) -> Iterator[Command]:
@@ -163,8 +189,9 @@ def _named(log: Sequence[Event]) -> int | None:
 
 
 def plant(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the engine with a planted bug, in itself or in its book."""
+    """Return the engine with a planted bug, in itself, in its book or in its accounts."""
     book = _module("planted_book", "exchange/domain/book.py", mutant, monkeypatch)
+    _module("planted_accounts", "exchange/domain/accounts.py", mutant, monkeypatch)
     planted = _module("planted_engine", "exchange/domain/engine.py", mutant, monkeypatch)
     assert planted.Book is book.Book
     return planted
@@ -172,6 +199,7 @@ def plant(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def _module(name: str, path: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     text = (PROJECT / path).read_text().replace("exchange.domain.book", "planted_book")
+    text = text.replace("exchange.domain.accounts", "planted_accounts")
     if mutant.path == path:
         text = text.replace(mutant.old, mutant.new)
     module = ModuleType(name)

@@ -31,7 +31,12 @@ from tests.builders import (
     stored,
     trade,
 )
-from tests.log.test_events import LATER_TEXTS, LATER_VALUE_TEXTS, STORED_TEXTS
+from tests.log.test_events import (
+    LATER_TEXTS,
+    LATER_VALUE_TEXTS,
+    LATEST_VALUE_TEXTS,
+    STORED_TEXTS,
+)
 
 EXAMPLES = [
     json.loads(line) for line in Path(__file__).with_name("examples.jsonl").read_text().splitlines()
@@ -108,7 +113,7 @@ def test_an_event_of_a_newer_build_is_named() -> None:
 
 def test_every_stored_event_makes_a_document_of_its_schema() -> None:
     making, made = Documents([stored(registered())]), set()
-    for event, _ in STORED_TEXTS + LATER_TEXTS + LATER_VALUE_TEXTS:
+    for event, _ in STORED_TEXTS + LATER_TEXTS + LATER_VALUE_TEXTS + LATEST_VALUE_TEXTS:
         document = making.of(stored(event), CHAIN)
         strictly(SCHEMAS[document["type"]]).validate(json.loads(json.dumps(document)))
         made.add(document["type"])

@@ -24,6 +24,8 @@ from tests.matcher.test_matcher import place
 pytestmark = pytest.mark.anyio
 
 READ_TYPES = "select type from events order by position"
+READ_SIGNERS = "select data->>'signed_by' as signer from events order by position"
+SIGNER = "ab" * 16
 
 
 @pytest.fixture
@@ -80,6 +82,7 @@ async def quarantine(settings: Settings, monkeypatch: pytest.MonkeyPatch, base: 
         command_id=keyed_command_id("a", "key"),
         reply_to=b"",
         on_delivery=lambda _delivery: None,
+        key_id=SIGNER,
     )
     await producer.stop()
     async with PostgresEventStore(settings.database_url, Shard(0)) as store:
@@ -108,6 +111,10 @@ async def test_a_quarantined_command_is_shown_and_decided_once(
         await asyncio.to_thread(retry_quarantined, f"0:{base}", yes=True)
         second = capsys.readouterr().out
 
+    connection = await asyncpg.connect(one_shard.database_url)
+    signers = [row["signer"] for row in await connection.fetch(READ_SIGNERS)]
+    await connection.close()
+    assert signers == [SIGNER, SIGNER, None], "the retry has the key of what it retries"
     outcome = ["OrderRejected", "CommandRetried"]  # nobody has registered the instrument
     assert await events(one_shard) == ["CommandQuarantined", *outcome]
     assert "PlaceOrder(order_id='o1'" in first

@@ -65,7 +65,7 @@ async def test_what_is_proved_of_the_log_is_what_generations_were_verified_with(
     for one in found["models"]:
         assert (one["generation"], one["verified"]) == (1, one["digest"]), one
         assert one["digest"] in shown.out
-    assert f"All of it holds, by exchange 0.3.0, at {at}." in shown.out
+    assert f"All of it holds, by exchange 0.4.0, at {at}." in shown.out
 
     (before,) = half.lines
     pins = before["log"][0]["pins"][str(heads[0] // 2)]
@@ -117,7 +117,7 @@ async def test_the_first_command_that_would_be_decided_otherwise_is_named(
     assert recorded == decided | {"quantity": decided["quantity"] + 1}
     assert f"shard 0, event {first['position']}: the first command" in shown.out
     assert json.dumps(recorded) in shown.out
-    assert f"Not all of it holds, by exchange 0.3.0, at 0:{heads[0]}" in shown.out
+    assert f"Not all of it holds, by exchange 0.4.0, at 0:{heads[0]}" in shown.out
 
 
 async def test_the_first_command_is_named_though_later_events_cannot_be_applied(
