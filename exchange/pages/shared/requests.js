@@ -1,6 +1,10 @@
-// One request over HTTP: with a bound on its time, and amounts as they were sent.
+// One request over HTTP: signed if somebody is logged in, with a bound on its time, and amounts as
+// they were sent.
 
 import { parseExact } from "./amounts.js";
+import { proofOf, setClock } from "./door.js";
+
+const WRONG_CLOCK = "signature.clock";
 
 /** What was refused, in the server's words. */
 export class Refused extends Error {
@@ -25,11 +29,29 @@ export class Refused extends Error {
  * @throws {Error} There was none: no connection, no end within the time, or JSON that is cut off.
  */
 export async function request(url, options, timeoutMs) {
-  const response = await fetch(url, { ...options, signal: AbortSignal.timeout(timeoutMs) });
+  const answer = await once(url, options, timeoutMs);
+  if (answer.status !== 401 || answer.body?.code !== WRONG_CLOCK) return answer;
+  setClock(Date.parse(answer.body.time)); // this machine's clock is wrong: it is told the right time
+  return once(url, options, timeoutMs);
+}
+
+/**
+ * @param {string} url
+ * @param {RequestInit} options
+ * @param {number} timeoutMs
+ * @returns {Promise<Answer>}
+ */
+async function once(url, options, timeoutMs) {
+  const whole = new URL(url, document.baseURI);
+  const headers = new Headers(options.headers);
+  for (const [name, value] of Object.entries(await proofOf(whole, options)))
+    headers.set(name, value);
+  const signal = AbortSignal.timeout(timeoutMs);
+  const response = await fetch(whole, { ...options, headers, signal });
   const text = await response.text();
   const isJson = /[/+]json\b/.test(response.headers.get("content-type") ?? "");
-  const { status, ok, headers } = response;
-  return { status, ok, headers, body: isJson ? parseExact(text) : null };
+  const { status, ok } = response;
+  return { status, ok, headers: response.headers, body: isJson ? parseExact(text) : null };
 }
 
 /**
