@@ -4,6 +4,7 @@
 // begin anew. A message that does not follow the one before is a gap: counted, mended by resuming.
 
 import { parseExact } from "../shared/amounts.js";
+import { streamProof } from "../shared/door.js";
 import { Following } from "./following.js";
 import { answered, BEGIN, ended, STALE_MS } from "./state/line.js";
 import { after, beaten, isResumed, kept, verdict } from "./state/sequences.js";
@@ -60,6 +61,12 @@ export class Connection {
     this.following.follow(this.#isGreeted ? this.#socket : null, client, this.#seen);
   }
 
+  /** Begin anew, since somebody has logged in or out. */
+  identify() {
+    this.#lost("the login changed", 0);
+    this.#open();
+  }
+
   /** @param {number} latencyMs From sending an order to its answer. */
   answered(latencyMs) {
     this.#tell(answered(this.#line, latencyMs));
@@ -88,7 +95,8 @@ export class Connection {
   #hear(message) {
     const nowMs = Date.now();
     this.#line = { ...this.#line, heardMs: nowMs };
-    if (message.type === "connected") this.#greeted();
+    if (message.type === "connected") void this.#greeted();
+    else if (message.type === "authenticated") this.#begin();
     else if (message.type === "subscribed") this.following.confirmed(message.id);
     else if (message.type === "pong") this.#tell({ pingMs: nowMs - this.#pingedMs });
     else if (message.type === "heartbeat") this.#beat(message.sequences[this.instrument], nowMs);
@@ -96,7 +104,16 @@ export class Connection {
     else if (CHANNELS.has(message.type)) this.#take(message);
   }
 
-  #greeted() {
+  /** Say who has logged in, if anybody has; the gateway says whether it believes that. */
+  async #greeted() {
+    const socket = this.#socket;
+    const proof = await streamProof(new URL("./stream", document.baseURI));
+    if (socket !== this.#socket) return;
+    if (proof) socket?.send(JSON.stringify({ type: "authenticate", ...proof }));
+    else this.#begin();
+  }
+
+  #begin() {
     if (!this.#socket) return;
     this.#isGreeted = true;
     if (this.#line.reconnects) {

@@ -1,6 +1,7 @@
 // The market page begins here: what is read once, what the stream then changes, what is drawn.
 
 import { setAttribute } from "../shared/dom.js";
+import { setClock } from "../shared/door.js";
 import { ask } from "./ask.js";
 import { Connection } from "./connection.js";
 import { choose } from "./instruments.js";
@@ -19,6 +20,9 @@ const RECENT = 2_000; // trades that an answer may not have yet: ten seconds of 
 
 const settings = settingsOf.load();
 settingsOf.show(settings);
+const { door, unix_ms: timeMs } = await ask("./time");
+setClock(timeMs);
+if (door === "keys") settings.client = ""; // until somebody logs in
 const { instrument, listed } = await choose();
 /** @type {any[]} */
 let recent = [];
@@ -104,6 +108,8 @@ const connection = new Connection(instrument.name, {
 
 const desk = trading({
   instrument,
+  door,
+  identify: () => connection.identify(),
   instrumentOf: (name) => listed.get(name),
   book: () => store.get().book,
   settings: () => store.get().settings,

@@ -31,11 +31,10 @@ export function newKey() {
 /**
  * @param {object} given
  * @param {Storage} given.storage
- * @param {() => Record<string, string>} given.headers Those that prove who acts.
  * @param {(command: Command, outcome: Known) => void} given.settled
  * @param {() => void} given.changed
  */
-export function commands({ storage, headers, settled, changed }) {
+export function commands({ storage, settled, changed }) {
   /** @type {Map<string, Command>} */
   const waiting = new Map();
   /** @type {Map<string, () => void>} */
@@ -85,8 +84,7 @@ export function commands({ storage, headers, settled, changed }) {
    */
   async function tell(command, path, options) {
     try {
-      const all = { ...options.headers, ...headers() };
-      const asked = { ...options, headers: all, cache: /** @type {const} */ ("no-store") };
+      const asked = { ...options, cache: /** @type {const} */ ("no-store") };
       const answer = await request(path, asked, ANSWER_MS_MAX);
       const seconds = Number(answer.headers.get("retry-after") ?? 0);
       const location = answer.status === 202 ? (answer.headers.get("location") ?? "") : "";
@@ -161,9 +159,22 @@ export function commands({ storage, headers, settled, changed }) {
     /** Wait no longer for it. */
     forget,
 
-    /** Go on with what an earlier page did not come to know. */
-    resume() {
-      for (const command of kept(storage, KEPT_MAX)) if (!waiting.has(command.key)) begin(command);
+    /**
+     * Go on with what an earlier page did not come to know.
+     * @param {(command: Command) => boolean} isMine
+     */
+    resume(isMine) {
+      for (const command of kept(storage, KEPT_MAX))
+        if (!waiting.has(command.key) && isMine(command)) begin(command);
+      changed();
+    },
+
+    /** Leave all of them to a later login; they stay kept. */
+    rest() {
+      const keys = [...waiting.keys()];
+      waiting.clear();
+      for (const key of keys) wake.get(key)?.();
+      wake.clear();
       changed();
     },
   };

@@ -8,7 +8,8 @@ const INSTRUMENTS_MAX = 200; // with sizes of their own: a few kB
 
 /**
  * @typedef {object} Settings
- * @property {string} client The client id to trade as, empty if none was chosen. It is no login.
+ * @property {string} client The client id to trade as, empty if none was chosen. It is no login: where
+ *   the exchange asks for keys, it is that of the key.
  * @property {"auto" | "dark" | "light"} theme
  * @property {"green-red" | "blue-orange"} colours
  * @property {boolean} hotkeys Keys act by themselves.
@@ -80,16 +81,6 @@ export function whyNoClient(text) {
   if (/[/\p{Cc}\p{Bidi_Control}]/u.test(text))
     return "A client id has no / and no control character.";
   return "";
-}
-
-/**
- * Return the headers that prove who acts, of every request. The exchange asks for none and believes
- * the client id. This is the one place where a key would be used.
- * @param {Settings} _settings
- * @returns {Record<string, string>}
- */
-export function credentials(_settings) {
-  return {};
 }
 
 /** @returns {any} */

@@ -5,7 +5,6 @@
 
 import { fromUnits, toUnits, trimmed } from "../shared/amounts.js";
 import { listen } from "./keys.js";
-import { credentials } from "./settings.js";
 import * as entries from "./state/entry.js";
 import { clicks } from "./trading/clicks.js";
 import { lists } from "./trading/lists.js";
@@ -28,6 +27,8 @@ import * as whoView from "./views/who.js";
  * @property {() => import("./settings.js").Settings} settings
  * @property {(changes: Partial<import("./settings.js").Settings>) => void} choose
  * @property {() => void} changed Asks for a frame.
+ * @property {string} door Who keeps it: "keys" if one has to log in.
+ * @property {() => void} identify Lets the stream know who has logged in.
  * @property {(client: string | null, sequence: number) => void} follow Lets the stream tell the
  *   client's orders after a sequence.
  * @property {(ms: number) => void} answered How long it took from a click to its outcome.
@@ -38,10 +39,9 @@ export function trading(market) {
   const { instrument } = market;
   let entry = entries.EMPTY;
   const client = () => market.settings().client;
-  const headers = () => credentials(market.settings());
-  const listed = lists({ market, headers, client });
+  const listed = lists({ market, client });
   let typedClient = ""; // in its field, and perhaps not used
-  const clicked = clicks({ market, headers, listed, typedClient: () => typedClient });
+  const clicked = clicks({ market, listed, typedClient: () => typedClient });
 
   function sizes() {
     return market.settings().sizes[instrument.name] ?? entries.usualSizes(instrument);
@@ -61,6 +61,13 @@ export function trading(market) {
       if (client() === former) return;
       clicked.begin();
       listed.begin();
+    },
+    /** @param {import("../shared/login.js").Who | null} who */
+    enter(who) {
+      if (!who) clicked.rest();
+      market.identify();
+      actions.choose({ client: who?.client_id ?? "" });
+      if (who) clicked.resume();
     },
     /** @param {string} typed */
     typeClient(typed) {
@@ -93,7 +100,7 @@ export function trading(market) {
 
   const place = (/** @type {string} */ id) => /** @type {Element} */ (document.getElementById(id));
   const views = [
-    whoView.mount(place("entry"), actions),
+    whoView.mount(place("entry"), actions, market.door),
     entryView.mount(place("entry"), actions),
     newsView.mount(place("entry")),
     pendingView.mount(place("orders"), actions),
@@ -117,7 +124,7 @@ export function trading(market) {
     },
   );
 
-  clicked.resume();
+  if (market.door !== "keys") clicked.resume(); // else with the login
   listed.begin();
 
   /** Own working orders of the instrument. */

@@ -68,6 +68,16 @@ export async function proofOf(url, options) {
 }
 
 /**
+ * Return the fields of the stream's message that prove who asks; null while nobody is logged in.
+ * @param {URL} url Of the stream, as one of HTTP.
+ */
+export async function streamProof(url) {
+  if (!signer) return null;
+  const proof = await proofOf(url, {});
+  return { signature_input: proof["Signature-Input"], signature: proof.Signature };
+}
+
+/**
  * Return the digest of the body, the parameters of the signature, and the text that is signed.
  * @param {Asked} asked
  * @param {string} key

@@ -28,6 +28,8 @@ export function outcomeOf(status, body, command, location, pauseMs) {
   if (body.order?.status === "rejected") return rejected(body.order);
   if (status === 200 || status === 201) return { known: true, done: true, body, detail: "" };
   const detail = detailOf(body);
+  // Whoever logs in again is told what became of it.
+  if (status === 401) return unknown(detail, asked, pauseMs);
   // A question about a command or an order that is not there: the key tells more.
   if (status === 404 && body.code === "command.not_found") return unknown(detail, "", pauseMs);
   if (status === 404 && body.code === "order.not_found" && command.what === "place")

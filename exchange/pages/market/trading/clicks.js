@@ -12,24 +12,23 @@ import { browserStorage, clientOf } from "./kept.js";
 /**
  * @param {object} given
  * @param {import("../trading.js").Market} given.market
- * @param {() => Record<string, string>} given.headers
  * @param {import("./lists.js").Lists} given.listed
  * @param {() => string} given.typedClient What stands in the field of the client id.
  */
-export function clicks({ market, headers, listed, typedClient }) {
+export function clicks({ market, listed, typedClient }) {
   const NO_ANSWER = { text: "", isBad: false };
   let answer = NO_ANSWER;
   /** @type {Entry | null} */
   let last = null;
   const storage = browserStorage();
-  const sent = commands({ storage, headers, settled, changed: market.changed });
+  const sent = commands({ storage, settled, changed: market.changed });
 
   /** Say why no order can be sent; "" if one can. */
   function whyNot() {
     const { client } = market.settings();
     const typed = typedClient();
     if (typed && typed !== client) return `confirm the client id ${typed} first`;
-    if (!client) return "Choose a client id first";
+    if (!client) return market.door === "keys" ? "Log in first" : "Choose a client id first";
     return market.why() || sent.why();
   }
 
@@ -99,7 +98,12 @@ export function clicks({ market, headers, listed, typedClient }) {
     cancelLast: () => listed.orders().slice(0, 1).forEach(cancel),
     again: sent.again,
     forget: sent.forget,
-    resume: sent.resume,
+    /** Go on with what was kept; where keys are asked for, with what is of the key's client. */
+    resume() {
+      const { client } = market.settings();
+      sent.resume((command) => market.door !== "keys" || clientOf(command) === client);
+    },
+    rest: sent.rest,
     shown: () => ({
       answer,
       last,

@@ -16,10 +16,9 @@ const POSITIONS_AGAIN_MS = 10_000;
 /**
  * @param {object} given
  * @param {import("../trading.js").Market} given.market
- * @param {() => Record<string, string>} given.headers
  * @param {() => string} given.client
  */
-export function lists({ market, headers, client }) {
+export function lists({ market, client }) {
   const begin = { orders: orders.NONE, fills: fills.NONE, positions: positions.NONE };
   let state = begin;
   let news = { text: "", count: 0 };
@@ -30,7 +29,6 @@ export function lists({ market, headers, client }) {
   const asked = questions({
     client,
     instrument: market.instrument,
-    headers,
     changed: market.changed,
     orders(body, isFirst) {
       const page = orders.fold(state.orders, { ...body, type: "page", isFirst });

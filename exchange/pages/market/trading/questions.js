@@ -9,13 +9,12 @@ const POSITIONS_MAX = 1_000; // the most that one answer has; nobody trades more
  * @param {object} given
  * @param {() => string} given.client
  * @param {import("../instrument.js").Instrument} given.instrument
- * @param {() => Record<string, string>} given.headers
  * @param {() => void} given.changed
  * @param {(body: any, isFirst: boolean) => void} given.orders
  * @param {(body: any, isFirst: boolean) => void} given.fills
  * @param {(body: any) => void} given.positions
  */
-export function questions({ client, instrument, headers, changed, orders, fills, positions }) {
+export function questions({ client, instrument, changed, orders, fills, positions }) {
   const cursors = { orders: "", fills: "" };
   /** @type {Map<number, number>} By shard, how far own commands and trades have come. */
   const seen = new Map();
@@ -23,7 +22,7 @@ export function questions({ client, instrument, headers, changed, orders, fills,
     shards.map(([shard, sequence]) => `${shard}:${sequence}`).join(",");
   const everywhere = () => seenOf([...seen]);
   const here = () => seenOf([...seen].filter(([shard]) => shard === instrument.shard));
-  const shared = { headers, changed };
+  const shared = { changed };
 
   const asked = {
     orders: reader({

@@ -12,10 +12,9 @@ const ANSWER_MS_MAX = 10_000;
  * @param {() => string} given.question What to ask now; "" if there is nothing to ask.
  * @param {() => string} given.after The positions that the answer must have seen; "" for any.
  * @param {(body: any) => void} given.take
- * @param {() => Record<string, string>} given.headers
  * @param {() => void} given.changed
  */
-export function reader({ question, after, take, headers, changed }) {
+export function reader({ question, after, take, changed }) {
   let isAsking = false;
   let isWanted = false;
   let why = "";
@@ -39,7 +38,7 @@ export function reader({ question, after, take, headers, changed }) {
     const least = after();
     const path = least ? `${asked}&min_sequence=${encodeURIComponent(least)}` : asked;
     try {
-      const answer = await request(path, { headers: headers(), cache: "no-store" }, ANSWER_MS_MAX);
+      const answer = await request(path, { cache: "no-store" }, ANSWER_MS_MAX);
       const { body } = answer;
       if (asked !== question()) {
         isWanted = true; // somebody looks at something else by now
