@@ -2,6 +2,9 @@
 // Both are shown by programs of others; what is ours is which of them is seen, and the search.
 
 import { element, setText } from "../shared/dom.js";
+import { proofOf, setClock } from "../shared/door.js";
+import { loginForm } from "../shared/login.js";
+import { request } from "../shared/requests.js";
 import { links } from "./links.js";
 import { found } from "./search.js";
 
@@ -11,6 +14,8 @@ const STREAM = "#stream";
 const OPENAPI = "./openapi.json";
 const ASYNCAPI = "./asyncapi.json";
 const STREAM_PATH = "./stream";
+const TIME = "/time";
+const TIMEOUT_MS = 10_000;
 const MARKET = "./";
 
 /** @param {string} id */
@@ -54,6 +59,23 @@ function viewer() {
   });
 }
 
+/**
+ * Sign what is tried here, if somebody is logged in.
+ * @param {any} asked As Swagger UI has it.
+ */
+async function signed(asked) {
+  const url = new URL(asked.url, document.baseURI);
+  if (url.origin === location.origin) Object.assign(asked.headers, await proofOf(url, asked));
+  return asked;
+}
+
+/** Offer a login where one is needed to try anything. */
+async function meetDoor() {
+  const { body } = await request(`.${TIME}`, {}, TIMEOUT_MS);
+  setClock(body.unix_ms);
+  if (body.door === "keys") byId("login").append(loginForm(() => {}));
+}
+
 function started() {
   const described = ui.specSelectors.specJson().toJS();
   if (!described.info) return; // it could not be had, which its place tells
@@ -67,6 +89,7 @@ function started() {
     element("a", { href: HTTP }, "HTTP"),
     ...(streamed ? [element("a", { href: STREAM }, "Stream")] : []),
   );
+  if (TIME in described.paths) void meetDoor();
   if (streamed) byId("away").append(element("a", { href: MARKET }, "Market page"));
   show();
 }
@@ -85,6 +108,7 @@ const ui = globalThis.SwaggerUIBundle({
   deepLinking: true,
   displayOperationId: true,
   displayRequestDuration: true,
+  requestInterceptor: signed,
   defaultModelsExpandDepth: 0,
   filter: true,
   plugins: [{ fn: { opsFilter: found } }, links],
