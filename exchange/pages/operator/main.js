@@ -1,6 +1,7 @@
 // The operators' desk begins here: what is watched, what is drawn, and which part is shown.
 
 import { setAttribute, setText } from "../shared/dom.js";
+import { loginForm } from "../shared/login.js";
 import { watch } from "./connection.js";
 import { ask } from "./requests.js";
 import { readPlaces, told } from "./state/places.js";
@@ -83,14 +84,19 @@ async function route() {
   if (!isShown && location.hash.slice(1).startsWith(part)) failedMs = Date.now();
 }
 
-watch((state, reason) => {
-  const isFirst = seen.state === null;
-  seen = fold(seen, state, reason, Date.now());
-  due();
-  const isAgain = failedMs > 0 && Date.now() - failedMs > AGAIN_MS && state !== null;
-  // Other parts ask about where the logs end.
-  if ((isFirst && state) || isAgain) void route();
-});
+const look = watch(
+  (state, reason) => {
+    const isFirst = seen.state === null;
+    seen = fold(seen, state, reason, Date.now());
+    due();
+    const isAgain = failedMs > 0 && Date.now() - failedMs > AGAIN_MS && state !== null;
+    // Other parts ask about where the logs end.
+    if ((isFirst && state) || isAgain) void route();
+  },
+  () => {
+    if (by("login").childElementCount === 0) by("login").append(loginForm(() => look()));
+  },
+);
 setInterval(due, 1_000);
 addEventListener("hashchange", () => void route());
 void route();
