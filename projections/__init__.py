@@ -2,7 +2,7 @@
 
 Each read model is one file: what it keeps, how events change it, and its queries. In PostgreSQL:
 ``trades`` (the shortest, read it first), ``instruments``, ``orders``, ``positions``, ``vwap``,
-``settlement``. In Redis: ``ticker``, ``book``, ``feed``.
+``settlement``, ``accounts``. In Redis: ``ticker``, ``book``, ``feed``.
 
 ``folding`` says how a model is folded in memory, by the rules of its file. ``registry`` lists all
 models. ``stores`` keeps a model in its store, and ``projector`` keeps it up to date. ``lifecycle``

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections import (
+    accounts,
     book,
     feed,
     instruments,
@@ -30,6 +31,7 @@ IN_POSTGRES: Final = {
     positions.NAME: positions.positions_projection,
     vwap.NAME: vwap.vwap_projection,
     settlement.NAME: settlement.settlement_projection,
+    accounts.NAME: accounts.accounts_projection,
 }
 IN_REDIS: Final = {
     book.NAME: book.book_projection,

@@ -181,6 +181,40 @@ def fold_settlement_positions(
     return cycles, owed
 
 
+def fold_accounts(events: Iterable[StoredEvent]) -> dict[tuple[str, int], Row]:
+    """Return the row of each client that has an account or was suspended, by client and shard."""
+    rows: dict[tuple[str, int], Row] = {}
+    for stored, event in _decoded(events):
+        shard, now_ms = stored.shard, event["time_ms"]
+        change: Row = {
+            "AccountCreated": {"created_ms": now_ms} if shard == 0 else {},
+            "ClientSuspended": {"suspended_ms": now_ms},
+            "ClientResumed": {"suspended_ms": None},
+        }.get(stored.type, {})
+        if change:
+            key = {"client_id": event["client_id"], "shard": shard}
+            empty = {**key, "created_ms": None, "suspended_ms": None}
+            row = rows.setdefault((event["client_id"], shard), empty)
+            row |= {**change, "position": stored.position}
+    return rows
+
+
+def fold_keys(events: Iterable[StoredEvent]) -> dict[str, Row]:
+    """Return each key's row by its id."""
+    names = ("key_id", "client_id", "algorithm", "public_key", "master", "scopes", "addresses")
+    rows: dict[str, Row] = {}
+    for stored, event in _decoded(events):
+        if stored.shard == 0 and stored.type == "KeyIssued":
+            row = {name: event[name] for name in (*names, "expires_ms", "label")}
+            row["scopes"], row["addresses"] = " ".join(row["scopes"]), " ".join(row["addresses"])
+            row |= {"issued_ms": event["time_ms"], "ends_ms": None}
+            row |= {"rotated_from": event["rotated_from"], "position": stored.position}
+            rows[event["key_id"]] = row
+        if stored.shard == 0 and stored.type == "KeyRevoked":
+            rows[event["key_id"]] |= {"ends_ms": event["ends_ms"], "position": stored.position}
+    return rows
+
+
 def fold_last_trades(events: Iterable[StoredEvent]) -> dict[str, Row]:
     """Return each instrument's newest trade."""
     names = ("price", "quantity", "taker_side", "position", "time_ms")

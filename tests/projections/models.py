@@ -15,10 +15,12 @@ from exchange.ports import StoredEvent
 from projections.registry import IN_POSTGRES
 from tests.projections.folds import (
     Row,
+    fold_accounts,
     fold_book,
     fold_cycles,
     fold_histories,
     fold_instruments,
+    fold_keys,
     fold_last_trades,
     fold_minutes,
     fold_obligations,
@@ -71,6 +73,8 @@ async def stored_models(connection: asyncpg.Connection, redis: Redis, shards: li
         "minutes": await stored_minutes(connection),
         "obligations": await stored_obligations(connection),
         "cycles": await stored_cycles(connection),
+        "accounts": await stored_accounts(connection),
+        "keys": await stored_keys(connection),
         "last trades": await stored_last_trades(connection, redis, shards),
         "book": await stored_book(connection, redis, shards),
     }
@@ -87,6 +91,8 @@ def fold_models(log: list[StoredEvent]) -> Models:
         "minutes": fold_minutes(log),
         "obligations": fold_obligations(log),
         "cycles": fold_cycles(log),
+        "accounts": fold_accounts(log),
+        "keys": fold_keys(log),
         "last trades": fold_last_trades(log),
         "book": fold_book(log),
     }
@@ -129,6 +135,15 @@ async def stored_obligations(connection: asyncpg.Connection) -> dict[tuple[int, 
 async def stored_cycles(connection: asyncpg.Connection) -> dict[tuple[int, int], Row]:
     rows = await _rows(connection, "settlement_cycles", projection="settlement")
     return {(row["shard"], row["cycle"]): row for row in rows}
+
+
+async def stored_accounts(connection: asyncpg.Connection) -> dict[tuple[str, int], Row]:
+    return {(row["client_id"], row["shard"]): row for row in await _rows(connection, "accounts")}
+
+
+async def stored_keys(connection: asyncpg.Connection) -> dict[str, Row]:
+    rows = await _rows(connection, "keys", projection="accounts")
+    return {row["key_id"]: row for row in rows}
 
 
 async def stored_checkpoints(connection: asyncpg.Connection) -> dict[tuple[str, int], int]:

@@ -25,10 +25,12 @@ from projections.folding import Fold, LogPart, Row, Rows, parts_of
 from projections.registry import IN_POSTGRES, all_projections
 from projections.ticker import TickerFold, ticker_projection
 from tests.projections.folds import (
+    fold_accounts,
     fold_book,
     fold_cycles,
     fold_histories,
     fold_instruments,
+    fold_keys,
     fold_last_trades,
     fold_minutes,
     fold_obligations,
@@ -59,6 +61,8 @@ def expected_rows(log: Sequence[StoredEvent]) -> Rows:
         "minutes": fold_minutes(log),
         "settlement_cycles": fold_cycles(log),
         "obligations": fold_obligations(log),
+        "accounts": fold_accounts(log),
+        "keys": fold_keys(log),
     }
     rows: Rows = {
         table: [tuple(row[name] for name in columns_of(table)) for row in named.values()]

@@ -44,6 +44,8 @@ select pg_relation_filenode('claims') as file, xmin::text, name, body_hash from 
 
 ADD_CLAIM = "insert into claims values ('order:old', 0, 7, '\\x01')"
 
+OF_THEN = {*READ_MODELS} - {"accounts"}  # whose tables are as old as lifecycles
+
 # A former one, the live one, and one that stopped before it was live.
 ADD_OF_BEFORE = """
 with added as (
@@ -111,8 +113,8 @@ async def test_read_models_are_partitioned_by_generation(engine: AsyncEngine) ->
     async with engine.connect() as connection:
         rows = (await connection.execute(text(READ_PARTITIONED))).all()
 
-    names = ["instruments", "minutes", "obligations", "order_events", "orders", "positions"]
-    names += ["settlement_cycles", "trades"]
+    names = ["accounts", "instruments", "keys", "minutes", "obligations", "order_events", "orders"]
+    names += ["positions", "settlement_cycles", "trades"]
     assert [tuple(row) for row in rows] == [(name, "LIST (generation)") for name in names]
 
 
@@ -128,8 +130,9 @@ async def test_generations_of_before_lifecycles_are_kept_up_and_dropped_as_all_o
     url = database_url.replace("postgresql://", "postgresql+asyncpg://")
     await asyncio.to_thread(command.downgrade, configuration(url), "0010")
     for projection in all_projections(engine, redis):
-        await create_partitions(connection, [table.name for table in projection.tables], 2)
-    await connection.executemany(ADD_OF_BEFORE, [(name,) for name in READ_MODELS])
+        if projection.name in OF_THEN:
+            await create_partitions(connection, [table.name for table in projection.tables], 2)
+    await connection.executemany(ADD_OF_BEFORE, [(name,) for name in OF_THEN])
 
     await migrate(url)
     async with LogWriter.open(database_url) as writer, projector():
@@ -140,7 +143,7 @@ async def test_generations_of_before_lifecycles_are_kept_up_and_dropped_as_all_o
 
     await assert_models_equal_folds(connection, redis)
     assert failed_before.state == "catching-up"
-    assert {name for name, *_ in await droppable(connection)} == set(READ_MODELS)
+    assert {name for name, *_ in await droppable(connection)} == OF_THEN
 
 
 def configuration(url: str) -> Config:

@@ -15,7 +15,12 @@ from projections.projector.follower import Projection
 from projections.registry import all_projections
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import batch_of, begin_generation, go_live
-from tests.projections.logs import LogWriter, doubled, registrations
+from tests.projections.logs import (
+    LogWriter,
+    doubled,
+    random_account_commands,
+    registrations,
+)
 from tests.projections.models import assert_models_equal_folds, read_log, stored_orders
 
 pytestmark = pytest.mark.anyio
@@ -30,8 +35,11 @@ async def write_two_shards(database_url: str, chance: random.Random, batches: in
     ):
         for writer in (first, second):
             await writer.append(registrations(writer.shard) + doubled(writer.shard))
+        about_accounts = random.Random(batches)
         for _ in range(batches):
-            await chance.choice((first, second)).append_random(chance, chance.randint(1, 40))
+            writer = chance.choice((first, second))
+            await writer.append_random(chance, chance.randint(1, 40))
+            await writer.append(random_account_commands(about_accounts, 4))
 
 
 async def fill(

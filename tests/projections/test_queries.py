@@ -12,6 +12,14 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from exchange.ports import StoredEvent
+from projections.accounts import (
+    Account,
+    Key,
+    keys_changed_after,
+    list_accounts,
+    list_keys,
+    read_key,
+)
 from projections.instruments import list_instruments
 from projections.orders import (
     ALL_STATUSES,
@@ -29,13 +37,15 @@ from tests.conftest import Services, drop_database, new_database, new_redis_data
 from tests.projections.conftest import catch_up, make_engine, projecting
 from tests.projections.folds import (
     Row,
+    fold_accounts,
     fold_histories,
     fold_instruments,
+    fold_keys,
     fold_orders,
     fold_positions,
     fold_trades,
 )
-from tests.projections.logs import CLIENTS, LogWriter, registrations
+from tests.projections.logs import CLIENTS, LogWriter, random_account_commands, registrations
 from tests.projections.models import read_log
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +78,7 @@ async def make_log(database_url: str, redis_url: str) -> list[StoredEvent]:
         for writer in (first, second):
             await writer.append(registrations(writer.shard))
             await writer.append_random(chance, 200)
+            await writer.append(random_account_commands(random.Random(writer.shard), 100))
         await catch_up(engine, redis, connection)
     log = await read_log(connection)
     await engine.dispose()
@@ -223,6 +234,64 @@ async def test_instruments(log: list[StoredEvent], reader: AsyncConnection) -> N
 
     assert [plain(row) for row in first + rest] == [expected[name] for name in sorted(expected)]
     assert (len(first), live.reached) == (1, heads(log))
+
+
+async def test_keys_by_client_and_by_what_changed(
+    log: list[StoredEvent], reader: AsyncConnection
+) -> None:
+    expected = fold_keys(log)
+    live = await read_live(reader, "accounts")
+
+    found = await list_keys(reader, live, limit=100)
+    assert {key.key_id: stored_form(key) for key in found} == expected
+    assert [key.key_id for key in found] == sorted(expected)
+    assert {key.ends_ms is None for key in found} == {True, False}
+    pages = [await list_keys(reader, live, after=key.key_id, limit=1) for key in found]
+    assert [*found[:1], *(key for page in pages for key in page)] == found
+    for client_id in {key.client_id for key in found}:
+        mine = await list_keys(reader, live, client_id, limit=100)
+        assert mine == [key for key in found if key.client_id == client_id]
+    changed = await keys_changed_after(reader, live, 0, limit=100)
+    assert changed == sorted(found, key=lambda key: key.position)
+    assert await keys_changed_after(reader, live, changed[1].position, limit=2) == changed[2:4]
+    assert await read_key(reader, live, found[3].key_id) == found[3]
+    assert await read_key(reader, live, "f" * 32) is None
+
+
+def stored_form(key: Key) -> Row:
+    texts = {name: " ".join(getattr(key, name)) for name in ("scopes", "addresses")}
+    return {**plain(key), **texts}
+
+
+async def test_accounts_with_the_shards_that_take_no_orders_of_them(
+    log: list[StoredEvent], reader: AsyncConnection
+) -> None:
+    rows = fold_accounts(log).values()
+    live = await read_live(reader, "accounts")
+
+    found = await list_accounts(reader, live, limit=100)
+
+    names = sorted({row["client_id"] for row in rows})
+    assert found == [
+        Account(
+            name,
+            max(
+                (r["created_ms"] for r in rows if r["client_id"] == name and r["created_ms"]),
+                default=None,
+            ),
+            {
+                r["shard"]: r["suspended_ms"]
+                for r in rows
+                if r["client_id"] == name and r["suspended_ms"]
+            },
+        )
+        for name in names
+    ]
+    assert len(found) == 3
+    assert any(account.suspended for account in found)
+    assert await list_accounts(reader, live, after=names[0], limit=1) == found[1:2]
+    assert await list_accounts(reader, live, names[2], limit=5) == found[2:]
+    assert await list_accounts(reader, live, "nobody", limit=5) == []
 
 
 def plain(row: Any) -> Row:
