@@ -16,6 +16,7 @@ In reading order:
 * ``analyst``: the process that answers what the gateway answered at a moment.
 * ``processes``: what each process is made of.
 * ``stack``: the services and processes of ``exchange run`` on one machine.
+* ``client``: what programs in Python send to an exchange, and how they hear of it.
 * ``tools``: what people run against an exchange.
 * ``operator``: the operators' desk, a page in a process of its own.
 * ``cli``: the command line, which ``__main__`` calls.
