@@ -180,6 +180,61 @@ def test_a_canvas_is_told_in_a_sentence(market: Page, place: Place, instrument: 
     expect(market.get_by_role("img", name=re.compile("Depth"))).to_be_visible()
 
 
+# Keeps the charts that the page makes where a test finds them.
+KEEP_CHARTS = """
+window.charts = {};
+let given;
+const kept = (name, make) => (...how) => (window.charts[name] = make(...how));
+Object.defineProperty(window, "LightweightCharts", {
+  get: () => given,
+  set(all) {
+    given = {...all, createChart: kept("candles", all.createChart),
+      createOptionsChart: kept("depth", all.createOptionsChart)};
+  },
+});
+"""
+
+
+def until(page: Page, is_so: str, arg: Any = None) -> None:
+    """Wait until an expression is true; Playwright's own way would need more than the policy."""
+    frame = f"const look = () => {is_so} ? done() : requestAnimationFrame(look); look();"
+    page.evaluate(f"arg => new Promise((done) => {{ {frame} }})", arg)
+
+
+def test_bars_of_volume_stay_below_the_candles(page: Page, place: Place, instrument: str) -> None:
+    for price in ("100.00", "90.00"):
+        place("sell", "1", price)
+        place("buy", "1")
+    page.add_init_script(KEEP_CHARTS)
+    page.goto(f"/?instrument={instrument}")
+    until(page, "charts.candles?.panes()[0].getSeries().every((it) => it.data().length)")
+
+    low, top = page.evaluate("""() => {
+      const [volume, candles] = charts.candles.panes()[0].getSeries();
+      return [candles.priceToCoordinate(90), volume.priceToCoordinate(volume.data()[0].value)];
+    }""")
+
+    assert 0 < low < top  # pixels from above
+
+
+def test_a_depth_of_another_width_shows_the_same_prices(
+    page: Page, place: Place, instrument: str
+) -> None:
+    place("sell", "1", "101.00")
+    place("buy", "1", "99.00")
+    page.add_init_script(KEEP_CHARTS)
+    page.goto(f"/?instrument={instrument}")
+    shown = "charts.depth.timeScale().getVisibleLogicalRange()"
+    until(page, f"(charts.depth && {shown}?.from < 0)")
+    before = page.evaluate(f"[{shown}, charts.depth.timeScale().width()]")
+
+    page.set_viewport_size({"width": 1800, "height": 800})
+
+    until(page, "charts.depth.timeScale().width() > arg", before[1])
+    near = " && ".join(f"Math.abs({shown}.{end} - arg.{end}) < 1" for end in ("from", "to"))
+    until(page, f"({near})", before[0])
+
+
 def test_the_line_tells_sequence_age_and_gaps(market: Page, place: Place) -> None:
     sequence = place("buy", "1", "99.00")["sequence"]
 

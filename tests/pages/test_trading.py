@@ -518,7 +518,7 @@ def test_who_wants_to_be_asked_is_asked(trader: Page) -> None:
     fill(trader, "100", "1")
 
     send(trader)
-    question = trader.get_by_role("dialog", name="at 100?")
+    question = trader.get_by_role("dialog", name="at 100.00?")
     question.get_by_role("button", name="Back").click()
     expect(orders(trader)).to_have_count(0)
     send(trader)

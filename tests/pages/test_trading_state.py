@@ -232,7 +232,7 @@ def test_a_fill_is_listed_once_and_one_with_oneself_twice(blank: Page) -> None:
         (
             "place",
             "Buy 5",
-            {"status": "cancelled", "filled_quantity": "0.05", "reason": "market_remainder"},
+            {"status": "cancelled", "filled_quantity": "0.050", "reason": "market_remainder"},
             "Buy 5: 0.05 filled, the rest cancelled, since nothing more rests on the other side.",
         ),
         (
@@ -256,6 +256,22 @@ def test_what_a_command_did_is_said_with_its_reason(
     command = {"what": what, "words": words}
 
     assert call(blank, "state/said.js", "return m.doneIn(...a)", command, answer) == said
+
+
+def test_a_command_is_said_in_the_amounts_that_people_read(blank: Page) -> None:
+    body = f"""
+      {INSTRUMENT}
+      const sale = {{side: "sell", type: "limit", price: "1234567.5", quantity: "1500.250"}};
+      const market = {{...sale, side: "buy", type: "market", price: null}};
+      return [m.wordsOf(sale, "BTC-USD", instrument), m.wordsOf(market, "BTC-USD", instrument),
+        m.wordsOf(sale, "NEW-USD")];
+    """
+
+    assert call(blank, "state/entry.js", body) == [
+        "Sell 1\u202f500.25 BTC-USD at 1\u202f234\u202f567.50",
+        "Buy 1\u202f500.25 BTC-USD at the market",
+        "Sell 1\u202f500.250 NEW-USD at 1\u202f234\u202f567.5",  # its scales are not known
+    ]
 
 
 def test_what_is_said_of_fills_is_what_the_incoming_order_did(blank: Page) -> None:

@@ -50,3 +50,12 @@ export function priceText(units, instrument) {
 export function quantityText(units, instrument) {
   return grouped(trimmed(fromUnits(units, instrument.quantityScale), PLACES));
 }
+
+/**
+ * Write a quantity within a sentence: exactly, without the zeros at its end.
+ * @param {bigint} units
+ * @param {Instrument} instrument
+ */
+export function amountText(units, instrument) {
+  return grouped(trimmed(fromUnits(units, instrument.quantityScale), 0));
+}

@@ -1,7 +1,8 @@
 // What a person is about to order, and what can be said of it before it is sent. Pure.
 // Amounts are BigInt units of the instrument's scales.
 
-import { fromUnits, toUnits, trimmed } from "../../shared/amounts.js";
+import { fromUnits, grouped, toUnits, trimmed } from "../../shared/amounts.js";
+import { amountText, priceText } from "../instrument.js";
 import { amount, typedAs } from "./amount.js";
 import { isGrave, ownIn, slippage } from "./slippage.js";
 
@@ -135,12 +136,18 @@ export function bodyOf(entry, instrument, client, key) {
 
 /**
  * @param {Entry | {side: string, type: string, price: string, quantity: string}} entry
- * @param {string} instrument
- * @returns {string} "Buy 0.25 BTC-USD at 70150.5"
+ * @param {string} name Of its instrument.
+ * @param {Instrument} [instrument] Undefined if it was not there when the page was opened.
+ * @returns {string} "Buy 0.25 BTC-USD at 70 150.50"
  */
-export function wordsOf({ side, type, price, quantity }, instrument) {
-  const what = `${side === "buy" ? "Buy" : "Sell"} ${quantity} ${instrument}`;
-  return type === "limit" ? `${what} at ${price}` : `${what} at the market`;
+export function wordsOf({ side, type, price, quantity }, name, instrument) {
+  const size = instrument
+    ? amountText(toUnits(quantity, instrument.quantityScale), instrument)
+    : grouped(String(quantity));
+  const what = `${side === "buy" ? "Buy" : "Sell"} ${size} ${name}`;
+  if (type !== "limit") return `${what} at the market`;
+  if (!instrument) return `${what} at ${grouped(String(price))}`;
+  return `${what} at ${priceText(toUnits(price, instrument.priceScale), instrument)}`;
 }
 
 /**

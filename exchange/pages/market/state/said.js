@@ -3,8 +3,8 @@
 // A trade with oneself is two fills, and the one of the resting order may be told alone, later. It is
 // no second event to the person: what is said is what the incoming order did.
 
-import { fromUnits, grouped, toUnits, trimmed } from "../../shared/amounts.js";
-import { priceText } from "../instrument.js";
+import { grouped, toUnits, trimmed } from "../../shared/amounts.js";
+import { amountText, priceText } from "../instrument.js";
 
 /**
  * @typedef {import("./fills.js").Fill} Fill
@@ -32,7 +32,8 @@ export function doneIn({ what, words }, { order, cancelled_orders: cancelled }) 
   const why = CANCELLED[order.reason];
   if (what !== "place" || status !== "cancelled" || !why) return `${words}: ${status}.`;
   const filled = String(order.filled_quantity ?? "0");
-  const done = /[1-9]/.test(filled) ? `${filled} filled, the rest cancelled` : "cancelled";
+  const part = grouped(trimmed(filled, 0));
+  const done = /[1-9]/.test(filled) ? `${part} filled, the rest cancelled` : "cancelled";
   return `${words}: ${done}, since ${why}.`;
 }
 
@@ -83,7 +84,7 @@ function sentence(fills, known, instrument) {
   const at = span.map((price) => priceText(price, instrument)).join(" to ");
   const amount = (/** @type {Fill[]} */ some) => {
     const sum = some.reduce((total, { quantity }) => total + toUnits(quantity, quantityScale), 0n);
-    return grouped(trimmed(fromUnits(sum, quantityScale), 0));
+    return amountText(sum, instrument);
   };
   const makers = new Set(known.filter(({ role }) => role === "maker").map((one) => one.trade_id));
   const own = fills.filter(({ role, trade_id }) => role === "taker" && makers.has(trade_id));

@@ -37,7 +37,7 @@ export function clicks({ market, listed, typedClient }) {
     const { instrument } = market;
     const isReady = () => !whyNot() && judge(order, instrument, market.book()).isReady;
     if (!isReady()) return;
-    const words = wordsOf(order, instrument.name);
+    const words = wordsOf(order, instrument.name, instrument);
     if (market.settings().confirm && !(await confirmed(`${words}?`, "Send"))) return;
     if (!isReady()) return; // the market went on while somebody was asked
     last = order;
@@ -52,7 +52,8 @@ export function clicks({ market, listed, typedClient }) {
     if (cancelling().has(order.order_id)) return;
     const key = newKey();
     const path = `./orders/${encodeURIComponent(order.order_id)}/cancel`;
-    const words = `${CANCEL}${wordsOf(order, order.instrument)}`;
+    const { instrument: name } = order;
+    const words = `${CANCEL}${wordsOf(order, name, market.instrumentOf(name))}`;
     const body = { client_id: market.settings().client, idempotency_key: key };
     sent.send({ key, what: "cancel", path, words, body });
   }

@@ -85,12 +85,14 @@ function chartIn(canvas) {
     layout: { attributionLogo: false },
     timeScale: { timeVisible: true, secondsVisible: false },
   });
-  const candles = chart.addSeries(CandlestickSeries, candleColours());
+  // What is added first is behind: where somebody drags the scales, bars stay below candles.
   const volume = chart.addSeries(HistogramSeries, {
     priceScaleId: "volume",
     lastValueVisible: false,
     priceLineVisible: false,
   });
+  const candles = chart.addSeries(CandlestickSeries, candleColours());
+  chart.priceScale("right").applyOptions({ scaleMargins: { top: 0.08, bottom: 0.24 } });
   chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.8, bottom: 0 } });
   return { chart, candles, volume };
 }

@@ -6,6 +6,7 @@ import { priceText } from "../instrument.js";
 import { stepAt, stepOf, totals } from "../state/depth.js";
 import { coloursOf, themed } from "./charting.js";
 
+const BELOW = 0.16; // part of the height below the axis, where own orders are marked
 const ROOM = 12; // steps beside the outermost prices, so that their labels are not cut
 const EVERY_MS = 250; // a shape that moves faster cannot be read
 const SPOKEN_EVERY_MS = 60_000;
@@ -19,6 +20,7 @@ export function mount(root) {
   const { createOptionsChart, createSeriesMarkers, AreaSeries } = charts;
   const chart = createOptionsChart(canvas, { autoSize: true, layout: { attributionLogo: false } });
   const plain = {
+    priceFormat: { type: "custom", formatter: sizeText, minMove: 1e-8 },
     lastValueVisible: false,
     priceLineVisible: false,
     lineType: 1,
@@ -26,12 +28,16 @@ export function mount(root) {
   };
   const bids = chart.addSeries(AreaSeries, plain);
   const asks = chart.addSeries(AreaSeries, plain);
-  bids.priceScale().applyOptions({ scaleMargins: { top: 0.2, bottom: 0 } });
+  bids.priceScale().applyOptions({ scaleMargins: { top: 0.2, bottom: BELOW } });
   const marks = { buy: createSeriesMarkers(bids), sell: createSeriesMarkers(asks) };
   /** @type {any} */
   let drawn = null;
   let drawnMs = 0;
   let spokenMs = 0;
+  /** @type {{from: number, to: number} | null} */
+  let range = null;
+  const ranged = () => range && chart.timeScale().setVisibleLogicalRange(range);
+  chart.timeScale().subscribeSizeChange(ranged); // else a resized chart shows another part
 
   /**
    * @param {any} state
@@ -60,7 +66,8 @@ export function mount(root) {
     marks.buy.setMarkers(marked.buy);
     marks.sell.setMarkers(marked.sell);
     const last = low.length + high.length - 1;
-    chart.timeScale().setVisibleLogicalRange({ from: -ROOM, to: last + ROOM });
+    range = { from: -ROOM, to: last + ROOM };
+    ranged();
     if (nowMs - spokenMs > SPOKEN_EVERY_MS) {
       spokenMs = nowMs;
       setAttribute(canvas, "aria-label", sentence(book, instrument));
@@ -90,7 +97,8 @@ function marksOf({ open, typed }, instrument, book, step) {
     if (at === null) return; // the words below have it all the same
     found[side].push({ time: Number(fromUnits(at, instrument.priceScale)), color, ...how });
   };
-  for (const order of open) mark(order, { position: "inBar", shape: "square" });
+  // Below the axis and above the shape: marks of the same price do not cover each other.
+  for (const order of open) mark(order, { position: "atPriceBottom", price: 0, shape: "square" });
   if (typed) mark(typed, { position: "aboveBar", shape: "arrowDown" });
   const texts = [
     open.length &&
@@ -107,6 +115,11 @@ function marksOf({ open, typed }, instrument, book, step) {
 function fromZero(usual) {
   const found = usual();
   return found && { ...found, priceRange: { ...found.priceRange, minValue: 0 } };
+}
+
+/** @param {number} size On the axis, which ends below 0 where own orders are marked. */
+function sizeText(size) {
+  return size < 0 ? "" : size.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
 /** @param {"buy" | "sell"} side */

@@ -2,6 +2,7 @@
 
 import { fromUnits, grouped, trimmed } from "../../shared/amounts.js";
 import { element, keyed, setAttribute, setText } from "../../shared/dom.js";
+import { amountText } from "../instrument.js";
 import { isGrave, isWarning } from "../state/slippage.js";
 import { choices, stepField } from "./fields.js";
 
@@ -123,8 +124,7 @@ function wordsOf(expected, own, entry, instrument) {
     if (isLimit) return "It would rest in the book.";
     return "Nothing rests on the other side: all of it would be cancelled.";
   }
-  const amount = (/** @type {bigint} */ units) =>
-    grouped(trimmed(fromUnits(units, instrument.quantityScale), 0));
+  const amount = (/** @type {bigint} */ units) => amountText(units, instrument);
   const price = grouped(trimmed(fromUnits(average, instrument.priceScale + 2), 0));
   const away = fromUnits(slippage, 2);
   const mark = isGrave(slippage) ? "Far away! " : isWarning(slippage) ? "Careful: " : "";

@@ -37,7 +37,8 @@ export function mount(root, actions) {
     table.draw(working, {
       keyOf: ({ order_id }) => order_id,
       make(order) {
-        const words = wordsOf(/** @type {any} */ (order), order.instrument);
+        const { instrument } = order;
+        const words = wordsOf(/** @type {any} */ (order), instrument, instrumentOf(instrument));
         const click = () => actions.cancel(order);
         return row(
           HEADS.length - 1,
