@@ -4,6 +4,7 @@ Swagger UI takes seconds to draw it, so all tests but one look at a page that is
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from playwright.sync_api import Locator, Page, Response, expect
 from exchange.analyst import app as analyst
 from exchange.gateway.app import ROUTES
 from exchange.gateway.description import asyncapi, openapi
+from exchange.pages.site import API, Built, built
 from tests.pages.conftest import Window
 
 OPENAPI = openapi.document(ROUTES)
@@ -53,8 +55,15 @@ def opened(docs: Page, operation: str) -> Locator:
     }
     docs.goto(f"/docs#/{tag}/{operation}")
     place = docs.locator(f"#operations-{tag}-{operation}")
-    expect(place.get_by_role("button", name="Try it out")).to_be_visible()
+    expect(place.locator(".try-out button").first).to_be_visible()
     return place
+
+
+def trying(place: Locator) -> None:
+    """Have the endpoint's fields open: a test before may have opened them."""
+    button = place.get_by_role("button", name="Try it out")
+    if button.is_visible():
+        button.click()
 
 
 def tried(docs: Page, place: Locator, path: str) -> Any:
@@ -68,6 +77,77 @@ def tried(docs: Page, place: Locator, path: str) -> Any:
     shown = place.locator(".live-responses-table tbody .response-col_status").first
     expect(shown).to_contain_text(str(answer.value.status))
     return answer.value.json()
+
+
+def call(blank: Page, name: str, body: str, *arguments: Any) -> Any:
+    """Return what a function over a module of this page (``m``) and arguments (``a``) returns."""
+    whole = built(API)
+    assert isinstance(whole, Built)
+    path = next(f"/{file}" for file in whole.files if file.endswith(f"/api/{name}.js"))
+    script = f"async ([path, a]) => {{ const m = await import(path); {body} }}"
+    return blank.evaluate(script, [path, list(arguments)])
+
+
+def test_examples_have_keys_of_this_page_alone(blank: Page) -> None:
+    document = {
+        "parameters": [{"name": "order_id", "example": "order-1"}, {"name": "x", "example": "y"}],
+        "value": {"entries": [{"idempotency_key": "abc", "order_id": "order-1", "price": 1.5}]},
+        "schema": {"properties": {"order_id": {"type": "string"}}, "required": ["order_id"]},
+    }
+
+    assert call(blank, "keys", "return m.marked(a[0], 'ff')", document) == {
+        "parameters": [
+            {"name": "order_id", "example": "order-1-ff"},
+            {"name": "x", "example": "y"},
+        ],
+        "value": {
+            "entries": [{"idempotency_key": "abc-ff", "order_id": "order-1-ff", "price": 1.5}]
+        },
+        "schema": document["schema"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("sent", "last"),
+    [
+        # The same again is the same request, whatever stands around it.
+        (['{"idempotency_key":"a-ff","q":1}'], '{ "idempotency_key":"a-ff", "q":1 }'),
+        # Not of this page, or no request at all.
+        (['{"idempotency_key":"mine","q":1}'], '{"idempotency_key":"mine","q":2}'),
+        (["no JSON", "null", "[]"], '{"q":1}'),
+    ],
+)
+def test_a_body_goes_as_it_was_typed(blank: Page, sent: list[str], last: str) -> None:
+    assert renewed(blank, *sent, last) == last
+
+
+def test_another_body_gets_another_key_and_another_id(blank: Page) -> None:
+    first = '{"idempotency_key":"a-ff","order_id":"o-ff","q":%s}'
+    second = '{"idempotency_key":"a-ff-2","order_id":"o-ff-2","q":%s}'
+    third = '{"idempotency_key":"a-ff-3","order_id":"o-ff-3","q":%s}'
+    exact = "12345678901234567890.10"
+
+    assert renewed(blank, first % 1, first % 2) == second % 2
+    assert renewed(blank, first % 1, first % 2, second % exact) == third % exact
+    assert renewed(blank, first % 1, first % 2, first % 3) == third % 3
+
+
+def test_what_a_batch_cancels_keeps_its_id(blank: Page) -> None:
+    batch = (
+        '{"entries":[{"action":"cancel","order_id":"o-ff"},'
+        '{"action":"place","idempotency_key":"%s","order_id":"%s","q":%s}]}'
+    )
+
+    assert renewed(blank, batch % ("a-ff", "p-ff", 1), batch % ("a-ff", "p-ff", 2)) == batch % (
+        "a-ff-2",
+        "p-ff-2",
+        2,
+    )
+
+
+def renewed(blank: Page, *sent: str) -> Any:
+    """Return what is sent last in place of these bodies, one after the other."""
+    return call(blank, "keys", "const it = m.renewing('ff'); return a.map(it).at(-1)", *sent)
 
 
 def test_every_endpoint_is_shown_with_what_it_is_for(docs: Page) -> None:
@@ -102,11 +182,34 @@ def test_a_search_finds_endpoints_by_all_of_its_words(
     assert [place.get_attribute("data-path") for place in shown] == paths
 
 
+def test_the_example_is_another_order_when_it_was_changed_and_the_same_one_if_not(
+    docs: Page,
+) -> None:
+    place = opened(docs, "place_order")
+    trying(place)
+    box = place.locator("textarea.body-param__text")
+    first = json.loads(box.input_value())
+    assert first["order_id"] != "order-1"  # somebody else has placed that
+
+    def placed(price: str) -> Any:
+        body = json.loads(box.input_value()) | {"instrument": "ETH-EUR", "price": price}
+        box.fill(json.dumps(body))
+        return tried(docs, place, "/orders")
+
+    one, other, again = placed("2.00"), placed("3.00"), placed("3.00")
+
+    assert one["order"]["order_id"] == first["order_id"]
+    assert other["order"]["order_id"] != one["order"]["order_id"]
+    assert other["command_id"] != one["command_id"]
+    assert again["command_id"] == other["command_id"]
+    assert other["order"]["order_id"] in box.input_value()
+
+
 def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
     docs: Page, picture: Callable[[Page, str], None]
 ) -> None:
     place = opened(docs, "place_order")
-    place.get_by_role("button", name="Try it out").click()
+    trying(place)
     body = {
         "client_id": "reader",
         "instrument": "ETH-EUR",
@@ -120,7 +223,7 @@ def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
     assert placed["order"]["status"] == "open"
 
     place = opened(docs, "get_orderbook")
-    place.get_by_role("button", name="Try it out").click()
+    trying(place)
     place.locator("tr[data-param-name=instrument] input").fill("ETH-EUR")
     place.locator("tr[data-param-name=min_sequence] input").fill(str(placed["sequence"]))
     book = tried(docs, place, "/market/orderbook")
@@ -133,9 +236,27 @@ def test_an_order_can_be_placed_from_the_page_and_is_in_the_book(
     picture(docs, "api")
 
 
+def test_an_endpoints_refusals_are_a_line_each_and_open_on_demand(docs: Page) -> None:
+    place = opened(docs, "place_order")
+    refusals = [
+        int(it) for it in OPENAPI["paths"]["/orders"]["post"]["responses"] if int(it) >= 400
+    ]
+    expect(place.locator("tr.response.folded")).to_have_count(len(refusals))
+    line = place.locator("tr.response.folded[data-code='409']")
+    expect(line).to_contain_text("idempotency.conflict: The key was used for another request")
+    expect(place.get_by_text("Headers it may have: Location")).to_have_count(2)
+
+    fields = place.locator("tr.response[data-code='409'] .response-controls")
+    expect(fields).to_have_count(0)
+    line.get_by_role("button", name="Fields of 409").press("Enter")
+    expect(fields).to_have_count(1)
+    line.get_by_role("button", name="Fields of 409").press("Enter")
+    expect(fields).to_have_count(0)
+
+
 def test_a_refusal_is_shown_with_its_reason(docs: Page, faults: list[str]) -> None:
     place = opened(docs, "get_ticker")
-    place.get_by_role("button", name="Try it out").click()
+    trying(place)
     place.locator("tr[data-param-name=instrument] input").fill("NONE-SUCH")
 
     assert tried(docs, place, "/market/ticker")["code"] == "instrument.not_found"
@@ -158,6 +279,7 @@ def test_every_message_of_the_stream_is_beside_it(
         tab = viewer.get_by_role("tab", name=name, exact=True)
         tab.click()
         expect(tab).to_have_attribute("aria-selected", "true")
+    expect(viewer.get_by_text(re.compile("^Variant"))).to_have_count(0)
     viewer.get_by_role("tab", name="client.limit", exact=True).click()
     picture(docs, "api-stream")
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from exchange.gateway.description.schemas import portable, schemas_of, told
+from exchange.gateway.description.schemas import portable, schemas_of, titled, told
 from exchange.gateway.http.responses import BookView
 from exchange.gateway.orders import batches
 from exchange.gateway.stream.protocol import frames
@@ -49,7 +49,7 @@ def document() -> dict[str, Any]:
                 "ask": _operation("receive", "What clients send", received),
                 "tell": _operation("send", "What clients get", sent),
             },
-            "components": {"schemas": components},
+            "components": {"schemas": titled(components)},
         }
     )
 

@@ -159,8 +159,10 @@ def _problem(codes: Sequence[Code]) -> dict[str, Any]:
 
 
 def _meaning(status: int, codes: Sequence[Code]) -> str:
-    meanings = [f"{code.code}: {code.title}" for code in codes]
-    return "; ".join(meanings) if meanings else _MEANINGS[status]
+    if not codes:
+        return _MEANINGS[status]
+    meanings = [f"`{code.code}`: {code.title}" for code in codes]
+    return meanings[0] if len(meanings) == 1 else "\n".join(f"- {one}" for one in meanings)
 
 
 _HEADER_OBJECTS: Final = {

@@ -58,6 +58,28 @@ def told(docstring: str) -> dict[str, str]:
     return {"summary": summary, "description": rest} if rest else {"summary": summary}
 
 
+def titled(part: Any) -> Any:
+    """Return a part of a document in which each alternative has a title.
+
+    Viewers call one that has none "Variant 1".
+    """
+    if isinstance(part, list):
+        return [titled(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: titled(value) for name, value in part.items()}
+    if isinstance(found.get("anyOf"), list):
+        found["anyOf"] = [_with_title(one) for one in found["anyOf"]]
+    return found
+
+
+def _with_title(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema or "title" in schema:
+        return schema
+    values = " or ".join(map(str, schema.get("enum", ())))
+    return {"title": schema.get("type") or values or "anything else", **schema}
+
+
 def portable(document: dict[str, Any]) -> dict[str, Any]:
     """Return a document as readers other than Python understand it."""
     return {name: _portable(value, name) for name, value in document.items()}

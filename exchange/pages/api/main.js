@@ -5,13 +5,15 @@ import { element, setText } from "../shared/dom.js";
 import { proofOf, setClock } from "../shared/door.js";
 import { loginForm } from "../shared/login.js";
 import { request } from "../shared/requests.js";
+import { folding } from "./folding.js";
+import { keys, marked, renewing } from "./keys.js";
 import { links } from "./links.js";
 import { found } from "./search.js";
 
 // No element has the id of an address: Swagger UI would scroll there in place of the browser.
 const HTTP = "#/";
 const STREAM = "#stream";
-const OPENAPI = "./openapi.json";
+const OPENAPI = new URL("./openapi.json", document.baseURI).href;
 const ASYNCAPI = "./asyncapi.json";
 const STREAM_PATH = "./stream";
 const TIME = "/time";
@@ -21,6 +23,9 @@ const MARKET = "./";
 /** @param {string} id */
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
+const MARK = crypto.getRandomValues(new Uint32Array(1))[0].toString(16).padStart(8, "0");
+
+let isLoaded = false;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function colour() {
@@ -76,7 +81,15 @@ async function meetDoor() {
   if (body.door === "keys") byId("login").append(loginForm(() => {}));
 }
 
+/** @param {any} answer The document; those of "Execute" stay as they are. */
+function withOwnKeys(answer) {
+  if (!isLoaded && answer.url === OPENAPI && answer.ok)
+    answer.text = JSON.stringify(marked(JSON.parse(answer.text), MARK));
+  return answer;
+}
+
 function started() {
+  isLoaded = true;
   const described = ui.specSelectors.specJson().toJS();
   if (!described.info) return; // it could not be had, which its place tells
   setText(byId("title"), described.info.title);
@@ -104,14 +117,15 @@ addEventListener("hashchange", () => {
 // @ts-expect-error: a script before this one defines it.
 const ui = globalThis.SwaggerUIBundle({
   domNode: byId("over-http"),
-  url: new URL(OPENAPI, document.baseURI).href,
+  url: OPENAPI,
+  responseInterceptor: withOwnKeys,
   deepLinking: true,
   displayOperationId: true,
   displayRequestDuration: true,
   requestInterceptor: signed,
   defaultModelsExpandDepth: 0,
   filter: true,
-  plugins: [{ fn: { opsFilter: found } }, links],
+  plugins: [{ fn: { opsFilter: found } }, links, folding, keys(renewing(MARK))],
   validatorUrl: null, // it would be another host
   onComplete: started,
 });
