@@ -51,8 +51,8 @@ HEAD: Final = """# Benchmarks
 `make bench` (needs `wrk`, for example from `apt-get install wrk`) asks the questions of speed,
 `make bench-all` those of long work too: {names}. For each it starts an exchange of its own on free
 ports, measures and deletes it. `.venv/bin/python -m bench.orders` asks one of them; `--help` lists
-its options, `--json` prints everything measured. `orders` ends with a picture of how long they
-waited. Figures are medians over the rounds, with the least and the most in brackets where there are
+its options, `--json` prints everything measured. What measures many waits ends with a picture of
+them. Figures are medians over the rounds, with the least and the most in brackets where there are
 several. A run that began on a busy machine gives no
 verdict. `make bench-growth` asks about a log that has grown; it makes its claims once and keeps
 them below `.run/growth`. `make bench-compare BASE=main` runs two commits in turns and compares the

@@ -18,10 +18,11 @@ from statistics import median
 from typing import Any, Final
 
 from bench.lag import Lag, sampler
-from bench.load import CONNECTIONS, Found, begin_load, each, load, report_of
+from bench.load import CONNECTIONS, Found, begin_load, each, load, report_of, waits_of
 from bench.runner import Findings, Goal, ask, p99, parser_of, spread, table_of
 from bench.spent import Spent
 from bench.venue import Bench, running
+from exchange.tools.market.waits import picture
 
 BATCH: Final = 100
 BATCH_CONNECTIONS: Final = 8  # enough that the matcher always has work
@@ -125,6 +126,10 @@ def findings(measured: Measured) -> Findings:
                 for name, way in (("HTTP", measured.batch), ("the stream", measured.stream))
             ),
             Goal("p99 of the slowest projection's lag, s", slowest, 1, at_most=True),
+        ],
+        [
+            picture(waits_of(way.rounds), f"How long orders waited: {name}")
+            for name, way in (("single", measured.single), ("in batches", measured.batch))
         ],
     )
 

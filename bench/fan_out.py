@@ -32,6 +32,7 @@ from bench.runner import Findings, Goal, ask, parser_of, table_of
 from bench.spent import cpu_s
 from bench.venue import running
 from exchange.tools.market.following import stream_url
+from exchange.tools.market.waits import buckets, picture
 
 LATENCY_US_MAX: Final = 60_000_000
 SETTLE_S: Final = 2.0  # for the last trades to arrive
@@ -144,6 +145,10 @@ def of_deliveries(delivered: Delivered, loaded: Found) -> dict[str, Any]:
         "trades_of_each": sorted(set(delivered.trades.values())),
         "deliveries_per_second": deliveries / loaded["seconds"],
         "latency_ms": {**percentiles, "max": delivered.latencies.get_max_value() / 1_000},
+        "histogram_ms": buckets(
+            (one.value_iterated_to / 1_000, one.count_at_value_iterated_to)
+            for one in delivered.latencies.get_recorded_iterator()
+        ),
         "cut": delivered.cut,
     }
 
@@ -171,6 +176,7 @@ def findings(found: dict[str, Any]) -> Findings:
                 at_most=True,
             ),
         ],
+        [picture(found["histogram_ms"], "How long deliveries took")],
     )
 
 

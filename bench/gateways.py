@@ -23,9 +23,12 @@ import psutil
 from bench.runner import Findings, Goal, ask, parser_of, spread, table_of
 from bench.venue import running, tell
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
+from exchange.tools.market.waits import Wait, buckets, picture
 
 PLACED: Final = 100_000
 WARM_UP_S: Final = 5
+BOTH: Final = "How long orders to two gateways waited"
+AGAIN: Final = "How long retries waited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,28 @@ class Measured:
     two: list[Turn] = field(default_factory=list)
     fresh: list[Turn] = field(default_factory=list)
     retries: list[Turn] = field(default_factory=list)
+    waits: dict[str, list[Wait]] = field(default_factory=dict)  # of two gateways, and of retries
 
 
-async def turn(urls: list[str], run: str, seconds: int, drawn_from: int = 0) -> Turn:
+async def turn(
+    urls: list[str],
+    run: str,
+    seconds: int,
+    drawn_from: int = 0,
+    waits: list[Wait] | None = None,
+) -> Turn:
     """Load some gateways at once."""
     cores = psutil.cpu_count() or 1
     psutil.cpu_percent()
     rounds = await asyncio.gather(
         *(
-            wrk(url, f"{run}-{number}" if not drawn_from else run, seconds, drawn_from=drawn_from)
+            wrk(
+                url,
+                f"{run}-{number}" if not drawn_from else run,
+                seconds,
+                drawn_from=drawn_from,
+                waits=waits,
+            )
             for number, url in enumerate(urls)
         )
     )
@@ -86,11 +102,13 @@ async def measure(rounds: int, seconds: int, placed: int) -> Measured:
         loaded = await wrk(first, "placed", math.ceil(placed / warm.rate))
         # The last of each connection may not have been sent.
         measured = Measured(loaded.requests - CONNECTIONS)
+        both, again = (measured.waits.setdefault(name, []) for name in (BOTH, AGAIN))
         for number in range(rounds):
             measured.one.append(await turn([first], f"one-{number}", seconds))
-            measured.two.append(await turn([first, second], f"two-{number}", seconds))
+            measured.two.append(await turn([first, second], f"two-{number}", seconds, 0, both))
             measured.fresh.append(await turn([second], f"fresh-{number}", seconds))
-            measured.retries.append(await turn([second], "placed", seconds, measured.placed))
+            retried = await turn([second], "placed", seconds, measured.placed, again)
+            measured.retries.append(retried)
     return measured
 
 
@@ -130,6 +148,7 @@ def findings(measured: Measured) -> Findings:
             Goal("retries, of the rate of fresh orders", retries / fresh, 1),
             Goal("p50 of retries, of that of fresh orders", retries_ms / fresh_ms, 1, at_most=True),
         ],
+        [picture(buckets(waits), title) for title, waits in measured.waits.items()],
     )
 
 

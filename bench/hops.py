@@ -21,7 +21,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from bench.load import load
-from bench.runner import Findings, Goal, ask, parser_of, table_of
+from bench.runner import Findings, Goal, ask, histogram, parser_of, table_of
 from bench.venue import free_ports, running, tell
 from exchange.config import LOOPBACK
 from tests.collector import Span, collecting
@@ -123,7 +123,11 @@ def findings(found: dict[str, Any]) -> Findings:
         for name, budget in (("alone", "alone_ms"), ("under load", "loaded_ms"))
     ]
     rates = (f"{name}: {found[name]['load']['orders_per_second']:,.0f}/s" for name in found)
-    return Findings(f"orders {', '.join(rates)}", tables, goals)
+    pictures = [
+        histogram(found[name]["hops_ms"][ANSWER], f"How long an order {name} took")
+        for name in found
+    ]
+    return Findings(f"orders {', '.join(rates)}", tables, goals, pictures)
 
 
 def hops_table(name: str, found: dict[str, Any], budgets_ms: Sequence[float]) -> Table:

@@ -21,7 +21,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
-from bench.runner import Findings, Goal, ask, p99, parser_of, table_of
+from bench.runner import Findings, Goal, ask, histogram, p99, parser_of, table_of
 from bench.venue import running
 from bench.wrk import CONNECTIONS, Round, require_wrk, wrk
 from exchange.config import Settings
@@ -129,11 +129,12 @@ def findings(measured: tuple[Round, Lag]) -> Findings:
         events = lag.events[name]
         times = [f"{value:.2f}" for value in usual_and_worst(seconds).values()]
         table.add_row(name, *times, f"{statistics.median(events):,.0f}", f"{max(events):,}")
-    slowest = max(p99(seconds) for seconds in lag.seconds.values())
+    slowest, name = max((p99(seconds), name) for name, seconds in lag.seconds.items())
     return Findings(
         f"{loaded.rate:,.0f} orders/s, {CONNECTIONS} connections",
         [table],
         [Goal("p99 of the slowest projection's lag, s", slowest, 1, at_most=True)],
+        [histogram((1_000 * s for s in lag.seconds[name]), f"How far {name} was behind")],
     )
 
 

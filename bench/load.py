@@ -4,12 +4,14 @@ import asyncio
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import msgspec
 
 from exchange.config import PROJECT
 from exchange.domain.values import INSTRUMENT_DEFAULT
+from exchange.tools.market.waits import Wait
 
 CONNECTIONS = 100
 
@@ -63,6 +65,14 @@ def each(rounds: list[Found], *keys: str) -> list[float]:
     for key in keys:
         values = [value[key] for value in values]
     return [float(value) for value in values]
+
+
+def waits_of(rounds: list[Found]) -> list[Wait]:
+    """Return how long the orders of all rounds waited, by the bounds that a load reports."""
+    orders: Counter[float] = Counter()
+    for found in rounds:
+        orders.update({bucket["up_to"]: bucket["orders"] for bucket in found["histogram_ms"]})
+    return sorted(orders.items())
 
 
 def median(rounds: list[Found], *keys: str) -> float:

@@ -19,7 +19,6 @@ the highest latency but weighs less in the percentiles than an open loop would g
 import argparse
 import asyncio
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.load import Found, each, load
+from bench.load import Found, each, load, waits_of
 from bench.runner import Findings, Goal, ask, parser_of, spread, table_of
 from bench.spent import Spent
 from bench.venue import Bench, free_ports, running
@@ -171,17 +170,9 @@ def findings(measured: Measured) -> Findings:
             picture(
                 buckets(measured.waits), f"How long orders over {CONNECTIONS} connections waited"
             ),
-            picture(alone_rows(measured.alone), f"How long orders at {ALONE_RATE} a second waited"),
+            picture(waits_of(measured.alone), f"How long orders at {ALONE_RATE} a second waited"),
         ],
     )
-
-
-def alone_rows(rounds: list[Found]) -> list[Wait]:
-    """Return how long the orders waited that were alone, by the bounds that a load reports."""
-    orders: Counter[float] = Counter()
-    for found in rounds:
-        orders.update({bucket["up_to"]: bucket["orders"] for bucket in found["histogram_ms"]})
-    return sorted(orders.items())
 
 
 def latencies_table(measured: Measured) -> Table:

@@ -29,7 +29,7 @@ import psutil
 from bench.batches import BATCH, BATCH_CONNECTIONS, UNLIMITED
 from bench.lag import Lag, sampler
 from bench.load import begin_load, report_of
-from bench.runner import Findings, Goal, ask, p99, parser_of, table_of
+from bench.runner import Findings, Goal, ask, histogram, p99, parser_of, table_of
 from bench.venue import Bench, running, tell
 
 WARM_UP_S: Final = 5
@@ -272,6 +272,10 @@ def findings(measured: Measured) -> Findings:
         [
             *(Goal(what, reached, wanted, at_most=True) for what, reached, wanted in limits),
             Goal("cancels taken at twice, less orders taken", cancels_more, 0),
+        ],
+        [
+            histogram((1_000 * s for s in phase.orders.accepted_s), f"The probe's orders: {name}")
+            for name, phase in phases.items()
         ],
     )
 

@@ -26,7 +26,7 @@ import httpx
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
 from bench.batches import UNLIMITED
-from bench.runner import Findings, Goal, ask, parser_of, spread, table_of
+from bench.runner import Findings, Goal, ask, histogram, parser_of, spread, table_of
 from bench.traced import CATEGORIES, Traced, traced
 from bench.venue import running
 from exchange.domain.values import INSTRUMENT_DEFAULT
@@ -247,6 +247,7 @@ def findings(measured: Measured) -> Findings:
             Goal("heap at the end, of that before", end / begin, 1.1, at_most=True),
             Goal("the heavier page, kB", max(page_kb, desk_kb), 150, at_most=True),
         ],
+        [histogram(frames_ms, "The work of a frame")],
     )
 
 

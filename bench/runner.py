@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exchange.config import PROJECT
+from exchange.tools.market.waits import buckets, picture
 
 T = TypeVar("T")
 
@@ -109,9 +110,9 @@ def ask(
         console.print(goal.told(where), highlight=False)
     if found.goals and not where.is_quiet:
         console.print("No verdict: the machine was busy when this began.", highlight=False)
-    for picture in found.pictures:
+    for shown in found.pictures:
         console.print()
-        console.print(picture)
+        console.print(shown)
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
@@ -179,6 +180,11 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 def p99(values: Sequence[float]) -> float:
     """Return the 99th percentile of two values or more."""
     return float(statistics.quantiles(values, n=100, method="inclusive")[98])
+
+
+def histogram(values_ms: Iterable[float], title: str) -> Table:
+    """Return the picture of some times, each of which counts once."""
+    return picture(buckets((value_ms, 1) for value_ms in values_ms), title)
 
 
 def rates_table(

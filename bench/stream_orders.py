@@ -15,9 +15,10 @@ The loop is closed: a stall shows in the rate and the highest latency, less in t
 import asyncio
 from statistics import median
 
-from bench.load import CONNECTIONS, Found, each, load
+from bench.load import CONNECTIONS, Found, each, load, waits_of
 from bench.runner import Findings, ask, parser_of, spread, table_of
 from bench.venue import running
+from exchange.tools.market.waits import picture
 
 WARM_UP_S = 3
 WAYS = ("http", "stream")
@@ -45,7 +46,11 @@ def findings(found: dict[str, list[Found]]) -> Findings:
         times = [f"{median(each(found[way], 'latency_ms', p)):.0f}" for p in ("p50", "p95", "p99")]
         lost = sum(one["orders"] * (1 - one["success_rate"]) for one in found[way])
         table.add_row(way, spread(rates), f"{median(rates) / base:.2f}", *times, f"{lost:.0f}")
-    return Findings(f"{len(found['http'])} rounds in turns, {CONNECTIONS} connections", [table])
+    return Findings(
+        f"{len(found['http'])} rounds in turns, {CONNECTIONS} connections",
+        [table],
+        pictures=[picture(waits_of(found[way]), f"How long orders waited: {way}") for way in WAYS],
+    )
 
 
 def main() -> None:

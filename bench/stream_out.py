@@ -33,6 +33,7 @@ from bench.venue import running
 from exchange.config import Settings
 from exchange.log.reader import EVENTS_CHANNEL
 from exchange.tools.market.following import connected, stream_url
+from exchange.tools.market.waits import buckets, picture
 from projections.feed import NAME, stream_key
 
 RATES: Final = (10, 200, 2_000)  # orders a second
@@ -158,6 +159,7 @@ def of_trades(seen: Seen, commits: Mapping[int, float], before: int) -> dict[str
         "trades": len(rows),
         "ms": {name: times(values) for name, values in since_commit.items()},
         "hop_ms": {name: median(values) for name, values in since_last.items()},
+        "histogram_ms": buckets((value_ms, 1) for value_ms in since_commit["read"]),
     }
 
 
@@ -179,6 +181,10 @@ def findings(found: list[dict[str, Any]]) -> Findings:
         [table],
         [
             Goal(f"p50 at {one['rate']:,} orders/s, ms", one["ms"]["read"]["p50"], 25, at_most=True)
+            for one in found
+        ],
+        [
+            picture(one["histogram_ms"], f"From commit to subscriber at {one['rate']:,} orders/s")
             for one in found
         ],
     )
