@@ -136,6 +136,10 @@ class Session:
         """Queue a message that belongs to no channel."""
         self._put(text_of(message))
 
+    def caught_up(self) -> None:
+        """Tell how far all was sent: who begins need not wait for the next second to know."""
+        self.beat(Heartbeats())
+
     def failed(self, problem: Problem) -> None:
         self.close(TRY_AGAIN, self._sequences(problem.code.code))
 
@@ -243,6 +247,7 @@ class Session:
             from_sequence=message.from_sequence,
             announce=announce,
         )
+        self.caught_up()
 
     async def begin_again(self) -> None:
         """Follow everything anew from where the hub is now; each subscription is announced.

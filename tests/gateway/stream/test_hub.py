@@ -79,6 +79,9 @@ class Follower:
             case Channel.TICKER:
                 self.ticker = message
 
+    def caught_up(self) -> None:
+        """What was offered tells it too."""
+
     def failed(self, problem: Problem) -> None:
         self.failure = problem
 

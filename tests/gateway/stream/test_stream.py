@@ -362,6 +362,18 @@ async def test_heartbeats_tell_how_far_everything_was_sent(
     assert beat["type"] == "heartbeat"
 
 
+@pytest.mark.parametrize("options", [{}, {"from_sequence": 0}], ids=["now", "resumed"])
+async def test_who_begins_is_told_at_once_how_far_everything_was_sent(
+    venue: Venue, instrument: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+) -> None:
+    monkeypatch.setattr("exchange.gateway.stream.endpoint.HEARTBEAT_MS", 3_600_000)
+    async with gateway_at(venue) as http, connected(http) as client:
+        wanted = {"channels": ["trades"], "instrument": instrument, **options}
+        assert (await client.ask(type="subscribe", **wanted))["type"] == "subscribed"
+
+        assert instrument in (await client.next_heartbeat())["sequences"]
+
+
 async def test_connections_get_their_heartbeats_one_part_after_the_other(
     http: httpx.AsyncClient, instrument: str
 ) -> None:
@@ -369,6 +381,7 @@ async def test_connections_get_their_heartbeats_one_part_after_the_other(
         clients = [await stack.enter_async_context(connected(http)) for _ in range(10)]
         for client in clients:
             await client.ask(type="subscribe", channels=["trades"], instrument=instrument)
+            await client.next_heartbeat()  # at once
         beats = await asyncio.gather(*(client.next_heartbeat() for client in clients))
 
     assert len({beat["timestamp"] for beat in beats}) == len(clients) < BEAT_PARTS

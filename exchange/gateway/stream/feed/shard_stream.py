@@ -314,6 +314,7 @@ class ShardStream:
             if channel is Channel.ORDERS:
                 subscription.orders_after = after
             del subscription.catching_up[channel]
+            outlet.caught_up()
         except Problem as problem:
             outlet.failed(problem)
         except Exception:

@@ -25,6 +25,10 @@ class Outlet(Protocol):
         """Queue a message; never waits, never raises."""
         ...
 
+    def caught_up(self) -> None:
+        """Note that a subscription has joined the others: all up to now was offered."""
+        ...
+
     def failed(self, problem: Problem) -> None:
         """End the connection: a subscription cannot go on."""
         ...
