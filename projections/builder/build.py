@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from exchange.log.reader import read_heads
 from projections.builder.giving_way import GivingWay
+from projections.builder.lines import note
 from projections.builder.reading import CannotFold, blamed, read_parts
 from projections.builder.rows import Keys, Tables, store_of
 from projections.builder.steps import INDEXING, READING
@@ -40,6 +41,9 @@ FOLD_ROWS_MAX: Final = 1_000_000
 # Followers do the rest. More than this is read again in bulk, as long as it gets less.
 BULK_EVENTS_MIN: Final = 20_000
 TELL_S: Final = 0.5
+
+FASTER: Final = "The log grows faster than a build reads it: followers do the rest"
+OUTGROWN: Final = "A build outgrew its memory: followers do the rest, more slowly"
 
 READ_BUILD: Final = """
 select step, done, wanted, seconds, positions, fold is not null as has_fold from builds
@@ -157,8 +161,12 @@ class Build:
         await self._begin(reading, writing)
         self._has_begun = True
         if self.step == READING:
+            await self._say(writing, f"Reading {self.wanted:,} events, from {self.done:,} on")
             await self._read_all(reading, writing)
+            read_s = self.seconds.get(READING, 0.0)
+            await self._say(writing, f"Read {self.done:,} events in {read_s:.1f} s")
             self._begin_step(INDEXING)
+        await self._say(writing, "Making its indexes")
         await self._store.index(*(writing,) if self._giving_way.is_trading else (writing, reading))
         self._is_handing_over = True
         async with writing.transaction():
@@ -167,6 +175,7 @@ class Build:
                 raise Stopped(f"generation {self._place[1]} of {self._place[0]} was stopped")
         self.seconds[INDEXING] = self._step_s
         await self._tell(writing, CATCHING_UP)
+        await self._say(writing, "Built: followers do the rest")
 
     async def _begin(self, reading: asyncpg.Connection, writing: asyncpg.Connection) -> None:
         heads = await read_heads(reading)
@@ -214,10 +223,7 @@ class Build:
             if left is not None and behind <= BULK_EVENTS_MIN:
                 break
             if left is not None and behind >= left:  # followers take over, as they may be able
-                logger.warning(
-                    "The log grows faster than a build reads it: followers do the rest",
-                    extra={**self._fields, "left": behind},
-                )
+                await self._warn(reading, FASTER, left=behind)
                 break
             left = behind
             self.wanted = max(self.wanted, sum(heads.values()))
@@ -252,15 +258,20 @@ class Build:
                 self._round_at = self.done
                 await self._end_round(writing, fold, is_last=False)
             if fold.size > FOLD_ROWS_MAX:
-                logger.warning(
-                    "A build outgrew its memory: followers do the rest, more slowly",
-                    extra={**self._fields, "rows": fold.size, "done": self.done},
-                )
                 await self._end_round(writing, fold, is_last=True)
+                await self._warn(writing, OUTGROWN, rows=fold.size, done=self.done)
                 return True
         self._positions[shard] = head
         self.done = sum(self._positions.values())
         return False
+
+    async def _say(self, connection: asyncpg.Connection, text: str) -> None:
+        await note(connection, *self._place, text)
+
+    async def _warn(self, connection: asyncpg.Connection, text: str, **fields: int) -> None:
+        logger.warning(text, extra={**self._fields, **fields})
+        told = ", ".join(f"{name} {value:,}" for name, value in fields.items())
+        await self._say(connection, f"{text} ({told})")
 
     async def _blame(self, part: LogPart, error: Exception) -> CannotFold:
         """Find the event of a part that cannot be applied, by folding the shard once more."""

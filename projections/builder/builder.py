@@ -26,6 +26,7 @@ from projections.builder.comparing.differences import Comparison
 from projections.builder.comparing.shadow import TooManyRows
 from projections.builder.estimate import Pace, events_read, read_pace, seconds_left
 from projections.builder.giving_way import GivingWay
+from projections.builder.lines import note
 from projections.builder.metrics import DIFFERS, SWITCHED, BuilderMetrics
 from projections.builder.metrics import FAILED as BUILD_FAILED
 from projections.builder.reading import CannotFold
@@ -60,6 +61,11 @@ NEAR_EVENTS: Final = 2_000  # one batch of a follower; the switch waits for the 
 # Followers apply a batch in milliseconds. So a generation that they bring nearer does get nearer
 # within this, even when they give way to live ones for a second at a time.
 NEARER_WITHIN_S: Final = 30.0
+
+FARTHER: Final = (
+    "A generation does not get nearer to the head: the log grows faster than projectors apply it,"
+    " or none of them runs"
+)
 
 READ_SECONDS: Final = "select seconds from builds where projection = $1 and generation = $2"
 
@@ -178,10 +184,12 @@ class Builder:
                 return await self._switch(connection, generation)
         except ReadModelUnavailable as error:  # Redis lost it meanwhile: followers fill it again
             logger.info("A build waits for its model", extra={**fields, "error": str(error)})
+            await self._say(connection, generation, f"Waits for its model: {error}")
         except TooManyRows as error:
             await self._give_up(connection, generation, error)
         except Stopped as stopped:
             logger.info("A build was stopped", extra={**fields, "reason": str(stopped)})
+            await self._say(connection, generation, f"Stopped: {stopped}")
         except Exception as error:
             if is_store_failure(error):
                 raise
@@ -219,6 +227,7 @@ class Builder:
     ) -> None:
         fields = {**_fields(generation), "error": str(error)}
         logger.error("A built generation was not switched", extra=fields)
+        await self._say(connection, generation, f"Not switched: {error}")
         place = (generation.projection, generation.generation)
         await give_up_switch(connection, *place, str(error))
 
@@ -233,6 +242,7 @@ class Builder:
         place = (generation.projection, generation.generation)
         if not await mark_failed(connection, *place, why, at, found_by="builder"):
             return False
+        await self._say(connection, generation, f"Failed: {why}")
         self._metrics.builds.labels(generation.projection, BUILD_FAILED).inc()
         return True
 
@@ -268,6 +278,8 @@ class Builder:
             self._approaches.pop((generation.projection, generation.generation), None)
             return True
         step = CATCHING_UP if self._gets_nearer(generation, left) else FALLING_BEHIND
+        if step == FALLING_BEHIND:
+            await self._say(connection, generation, FARTHER)
         wanted = events_read(definition, heads)
         await self._tell(connection, generation, step, max(0, wanted - left), wanted)
         return False
@@ -284,11 +296,7 @@ class Builder:
             return True
         if not nearest.is_told:
             nearest.is_told = True
-            logger.warning(
-                "A generation does not get nearer to the head: the log grows faster than"
-                " projectors apply it, or none of them runs",
-                extra={**_fields(generation), "left": left},
-            )
+            logger.warning(FARTHER, extra={**_fields(generation), "left": left})
         return False
 
     async def _is_verified(
@@ -303,9 +311,11 @@ class Builder:
                 told += f", first {first.table} {first.key}"
             logger.critical("A generation differs from the log", extra={"differs": told})
             await mark_failed(connection, *place, told, found_by="builder")
+            await self._say(connection, generation, f"Failed: {told}")
             self._metrics.builds.labels(place[0], DIFFERS).inc()
             return False
         await mark_verified(connection, *place, found.at, found.digest)
+        await self._say(connection, generation, f"Verified at {found.at}: no row differs")
         return True
 
     async def _compared(
@@ -316,6 +326,7 @@ class Builder:
         Raises:
             Stopped: It was paused or retired meanwhile, or has failed.
         """
+        await self._say(connection, generation, "Caught up; comparing all rows with the log")
         now_s = asyncio.get_running_loop().time
         begun_s = now_s()
         progress = {"done": 0, "of": 0}
@@ -371,6 +382,7 @@ class Builder:
             )
         except Behind as error:
             logger.info("A switch waits", extra={**fields, "error": str(error)})
+            await self._say(connection, generation, f"The switch waits: {error}")
             done = sum((await read_heads(connection)).values())
             await self._tell(connection, generation, SWITCHING, done, done)
             await asyncio.sleep(SWITCH_PAUSE_S)
@@ -381,10 +393,14 @@ class Builder:
             await self._give_up(connection, generation, error)
             return True
         logger.info("A rebuilt generation went live", extra=fields)
+        await self._say(connection, generation, "Live")
         done = sum((await read_heads(connection)).values())
         await self._tell(connection, generation, DONE, done, done)
         self._metrics.builds.labels(place[0], SWITCHED).inc()
         return True
+
+    async def _say(self, connection: asyncpg.Connection, generation: Generation, text: str) -> None:
+        await note(connection, generation.projection, generation.generation, text)
 
     async def _tell(
         self,

@@ -5,6 +5,7 @@ A read model is a table partitioned by generation: each generation is a table of
 """
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Column,
@@ -76,6 +77,8 @@ BUILDS = Table(
     Column("positions", JSON, nullable=False),
     Column("fold", LargeBinary),
     Column("told_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What the builder said of it, the newest last.
+    Column("lines", ARRAY(Text), nullable=False, server_default="{}"),
 )
 
 # Events that a definition cannot apply, and that an operator lets it pass over.

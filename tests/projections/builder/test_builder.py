@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from projections.builder.build import TELL
 from projections.builder.builder import Builder
 from projections.builder.comparing.compare import compare
 from projections.builder.comparing.differences import Comparison
+from projections.builder.lines import LINES_MAX, note, read_lines
 from projections.builder.metrics import BuilderMetrics
 from projections.builder.steps import READING
 from projections.builder.working import Connect
@@ -41,6 +43,17 @@ from tests.projections.test_models import write_two_shards
 pytestmark = pytest.mark.anyio
 
 END_S = 60.0  # on busy cores nine rebuilds take half of it
+# On busy cores followers would never come near a log that grows at a pace of its own.
+AHEAD_EVENTS_MAX = 200
+READ_AHEAD = """
+with reached as (
+    select projection, generation, max(position) as position from checkpoints
+    where shard = $1 group by projection, generation
+)
+select coalesce(max(heads.position - reached.position), 0)
+from reached join generations using (projection, generation), heads() heads
+where heads.shard = $1 and state in ('live', 'catching-up')
+"""
 
 
 @asynccontextmanager
@@ -92,16 +105,21 @@ async def until(
 
 @asynccontextmanager
 async def appending(database_url: str, chance: random.Random) -> AsyncIterator[None]:
-    """Append random events to both shards, a few at a time, until the end of the context."""
+    """Append random events to both shards, a few at a time, until the end of the context.
+
+    None are appended while the log is far ahead of those that follow it.
+    """
     taken: set[str] = set()
 
     async def append(shard: int) -> None:
         async with LogWriter.open(database_url, shard, taken=taken) as writer:
             await writer.append(registrations(shard))
             while True:
-                await writer.append_random(chance, 5)
+                if await looking.fetchval(READ_AHEAD, shard) <= AHEAD_EVENTS_MAX:
+                    await writer.append_random(chance, 5)
                 await asyncio.sleep(0.05)
 
+    looking = await asyncpg.create_pool(database_url, min_size=2, max_size=2)
     tasks = [asyncio.create_task(append(shard)) for shard in (0, 1)]
     try:
         yield
@@ -110,6 +128,7 @@ async def appending(database_url: str, chance: random.Random) -> AsyncIterator[N
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        looking.terminate()
 
 
 async def compared(
@@ -146,11 +165,38 @@ async def test_each_read_model_is_rebuilt_under_load_and_equals_the_log(
         await catch_up(engine, redis, connection)
 
         await assert_models_equal_folds(connection, redis)
+        said = await read_lines(connection)
         for name, number in numbers.items():
+            texts = [line.partition(" ")[2] for line in said[f"{name} {number}"]]
+            assert re.match("Reading .* events, from 0 on", texts[0]), texts
+            assert "Built: followers do the rest" in texts
+            assert any(text.startswith("Verified at ") for text in texts), texts
+            assert texts[-1] == "Live", texts
             for generation in (1, number):
                 found = await compared(connect, engine, redis, name, generation)
                 assert (found.different, found.examples) == (0, []), name
                 assert found.rows, name
+
+
+async def test_what_is_said_of_a_build_is_kept_once_and_the_oldest_goes(
+    connection: asyncpg.Connection,
+) -> None:
+    await note(connection, "book", 7, "nobody has begun it")
+    await connection.execute(
+        "insert into builds (projection, generation, step, done, wanted, seconds, positions)"
+        " values ('book', 7, $1, 0, 0, '{}', '{}')",
+        READING,
+    )
+    for number in range(LINES_MAX + 3):
+        for _ in range(2):
+            await note(connection, "book", 7, f"line {number}")
+
+    lines = (await read_lines(connection))["book 7"]
+
+    assert [line.partition(" ")[2] for line in lines] == [
+        f"line {number}" for number in range(3, LINES_MAX + 3)
+    ]
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ line ", line) for line in lines)
 
 
 async def test_a_log_that_grows_is_followed_to_its_end(
