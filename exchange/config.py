@@ -166,6 +166,7 @@ class Variables:
     # A year at most; 0 lets the former generation go at once.
     keep_former_hours: Annotated[int, Meta(ge=0, le=8_760)] = 24
     metrics_port: Annotated[int, Meta(ge=0, le=PORT_MAX)] = 9464
+    matcher_metrics_urls: tuple[str, ...] = ()
     traces_exporter: Literal["none", "otlp"] = "none"
     traces_endpoint: str = ""
     traces_sampler: Sampler = "parentbased_traceidratio"

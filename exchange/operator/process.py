@@ -37,7 +37,6 @@ async def run_operator(
             "operator": who,
             "comparison": comparisons.told,
             "readers": READERS,
-            "has_traces": bool(settings.trace_url),
             "event_types": TYPES,
         }
 

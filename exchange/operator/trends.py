@@ -17,6 +17,7 @@ SAMPLES_MAX: Final = 180  # fifteen minutes; with twenty generations a page gets
 READ_OFFSETS: Final = "select shard, next_offset from heads()"
 
 Line = list[int | None]
+Times = list[float | None]
 
 
 class Lines(Struct, frozen=True):
@@ -29,7 +30,8 @@ class Lines(Struct, frozen=True):
 class Told(Struct, frozen=True):
     """All samples, oldest first: their times in ms, the sum of heads, and lines by generation.
 
-    ``offsets`` is by shard: the next command that its matcher decides.
+    By shard are ``offsets``, the next command that its matcher decides, and ``commit_ms``, how long
+    it took to append a batch on the average since the sample before.
     """
 
     every_s: float
@@ -37,6 +39,7 @@ class Told(Struct, frozen=True):
     head: list[int]
     generations: dict[str, Lines]
     offsets: dict[int, Line]
+    commit_ms: dict[int, Times]
 
 
 class _Sample(Struct, frozen=True):
@@ -44,6 +47,7 @@ class _Sample(Struct, frozen=True):
     head: int
     generations: dict[str, tuple[int, int] | None]
     offsets: Mapping[int, int]
+    commit_ms: Mapping[int, float]
 
 
 class Trends:
@@ -58,15 +62,20 @@ class Trends:
         """How long it is until the next sample is due."""
         return max(0.0, self._taken_s + EVERY_S - time.monotonic())
 
-    def add(self, seen: Iterable[tuple[Generation, Moment]], offsets: Mapping[int, int]) -> None:
-        """Keep what was seen now; ``offsets`` by shard."""
+    def add(
+        self,
+        seen: Iterable[tuple[Generation, Moment]],
+        offsets: Mapping[int, int],
+        commit_ms: Mapping[int, float],
+    ) -> None:
+        """Keep what was seen now; ``offsets`` and ``commit_ms`` by shard."""
         self._taken_s = time.monotonic()
         places, head = {}, 0
         for generation, now in seen:
             name = f"{generation.projection} {generation.generation}"
             places[name] = (sum(now.positions.values()), now.lag) if now.is_known else None
             head = sum(now.heads.values())
-        self._samples.append(_Sample(time.time_ns() // 1_000_000, head, places, offsets))
+        self._samples.append(_Sample(time.time_ns() // 1_000_000, head, places, offsets, commit_ms))
 
     def told(self) -> Told:
         """Return all samples of the generations that are there now."""
@@ -79,6 +88,7 @@ class Trends:
             [one.head for one in samples],
             {name: _lines(samples, name) for name in names},
             {shard: [one.offsets.get(shard) for one in samples] for shard in shards},
+            {shard: [one.commit_ms.get(shard) for one in samples] for shard in shards},
         )
 
 

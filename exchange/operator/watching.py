@@ -17,6 +17,7 @@ from starlette.responses import Response
 from exchange.config import Settings
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.responses import JSONBytes, encoder
+from exchange.operator.commits import Commits, addresses
 from exchange.operator.takeovers import TakeOvers
 from exchange.operator.trends import Trends, read_offsets
 from exchange.tools.market.load import Unreachable
@@ -26,6 +27,7 @@ from exchange.tools.projections.status import Inside, document, look_inside
 from exchange.tools.projections.stores import Stores, stores, telling_failures
 from exchange.tools.terminal import ToolError
 from exchange.waiting import heed_cancellation, is_set_within
+from projections.builder.lines import read_lines
 from projections.lifecycle.operations import read_operations
 
 LOOK_S: Final = 1.0  # between two looks
@@ -88,6 +90,7 @@ class Watch:
     def __init__(self, settings: Settings, base_url: str, extra: Extra) -> None:
         self._settings, self._base_url, self._extra = settings, base_url, extra
         self._trends, self._takeovers, self._sizes = Trends(), TakeOvers(), Sizes()
+        self._commits = Commits(addresses(settings))
         self._wanted, self._changed = asyncio.Event(), asyncio.Event()
         self._news = asyncio.Event()
         self._asked_s = float("-inf")
@@ -134,12 +137,17 @@ class Watch:
             self._wanted.clear()
             self._changed.clear()
             if not self._trends.left_s:
-                self._trends.add(await read_moments(opened), await read_offsets(opened.connection))
+                await self._sample(opened)
             if time.monotonic() - self._asked_s < WATCHED_S:
                 await self._look(opened)
                 await is_set_within(self._changed, LOOK_S)
             else:
                 await is_set_within(self._wanted, self._trends.left_s)
+
+    async def _sample(self, opened: Stores) -> None:
+        commit_ms = await self._commits.read_ms()
+        offsets = await read_offsets(opened.connection)
+        self._trends.add(await read_moments(opened), offsets, commit_ms)
 
     async def _look(self, opened: Stores) -> None:
         inside = await look_inside(opened, self._sizes.of)
@@ -148,6 +156,7 @@ class Watch:
         more = {
             "operations": await read_operations(opened.connection, None, OPERATIONS_TOLD),
             "takeovers": await self._takeovers.read(opened.connection, heads),
+            "build_lines": await read_lines(opened.connection),
         }
         await self._tell(more, inside, [])
 

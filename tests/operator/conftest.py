@@ -63,6 +63,7 @@ def desk(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> 
         redis_url=redis_url,
         operator_port=free_ports(1)[0],
         analyst_url=NOBODY,
+        metrics_port=0,
     )
 
     def run(*, allows_changes: bool = False) -> AbstractAsyncContextManager[httpx.AsyncClient]:

@@ -228,7 +228,7 @@ async def test_a_part_of_the_log_is_compared_with_the_chain_that_was_written(
     assert missing["failure"] is not None
 
 
-async def test_without_a_place_to_see_traces_there_are_none(
+async def test_without_a_place_to_see_traces_there_are_their_ids(
     connection: asyncpg.Connection, desk: Desk
 ) -> None:
     await connection.execute("insert into traces values (0, 1, '00-ab-cd-01')")
@@ -236,7 +236,7 @@ async def test_without_a_place_to_see_traces_there_are_none(
         found = await client.get("/traces?after=0&up_to=5")
         beyond = await client.get("/traces?after=0&up_to=1001")
 
-    assert found.json() == {"shard": 0, "traces": {}}
+    assert found.json() == {"shard": 0, "traces": {"1": {"trace_id": "ab", "url": None}}}
     assert beyond.status_code == 422
 
 
@@ -278,8 +278,8 @@ async def test_take_overs_are_found_wherever_epochs_begin(connection: asyncpg.Co
 def test_trends_keep_a_quarter_of_an_hour_and_know_what_was_not_known() -> None:
     kept, book = Trends(), Generation("book", 1, LIVE, live=True, created_at=datetime.now(UTC))
     for at in range(SAMPLES_MAX + 20):
-        kept.add([(book, Moment(0.0, {0: at, 1: 1}, {}, {0: at + 5, 1: 1}))], {0: 2 * at})
-    kept.add([(book, Moment(0.0, {}, {}, {0: 900}, is_known=False))], {0: 99, 1: 3})
+        kept.add([(book, Moment(0.0, {0: at, 1: 1}, {}, {0: at + 5, 1: 1}))], {0: 2 * at}, {})
+    kept.add([(book, Moment(0.0, {}, {}, {0: 900}, is_known=False))], {0: 99, 1: 3}, {1: 2.5})
 
     told = kept.told()
 
@@ -289,3 +289,4 @@ def test_trends_keep_a_quarter_of_an_hour_and_know_what_was_not_known() -> None:
     assert told.generations["book 1"].lag[0] == 5
     assert (told.offsets[0][0], told.offsets[0][-1]) == (42, 99)
     assert told.offsets[1][-2:] == [None, 3]
+    assert told.commit_ms[1][-2:] == [None, 2.5]

@@ -16,7 +16,7 @@ from exchange.stack.host.directory import RunDirectory
 from exchange.stack.run import exchange_processes
 from tests.conftest import Services, free_ports
 from tests.faults.proxy import Proxy
-from tests.pages.conftest import CONNECT_RETRIES
+from tests.pages.conftest import until_answers
 from tests.pages.test_operator import executed
 from tests.running import Exchange
 
@@ -68,9 +68,7 @@ def shaken(
     run.prepare()
     desk = exchange_processes(settings, run)[-1][-1]
     services.portal.call(desk.start)
-    transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
-    with httpx.Client(base_url=settings.operator_address, transport=transport) as http:
-        assert http.get("/state", timeout=60).status_code == 200
+    until_answers(f"{settings.operator_address}/state")
     yield settings.operator_address, desk
     services.portal.call(desk.stop)
 

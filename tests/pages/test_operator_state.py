@@ -241,6 +241,8 @@ def test_positions_are_read_told_and_moved_within_their_log(modules: Page) -> No
     moved = "return m.told(m.moved(m.readPlaces(a[0]), a[1], a[2], a[3]))"
     assert of(moved, "0:5,1:9", 1, 12, 10) == "0:5,1:10"
     assert of(moved, "0:5", 0, -3, 10) == "0:0"
+    newest = "return m.told(m.newestOf(m.readPlaces(a[0]), a[1]))"
+    assert of(newest, "0:90,1:4", 50) == "0:65,1:0"
     shard = "return m.shardOf(a[0], a[1], new Map([[0, 5], [1, 9]]))"
     assert [of(shard, *it) for it in (("1", ""), ("", "1:4"), ("", "1:4,0:2"), ("7", ""))] == [
         1,
@@ -488,3 +490,16 @@ def test_how_many_commands_a_matcher_decides_is_told_of_its_offsets(modules: Pag
     assert call(modules, "trends", rates, trends, 0) == {"now": None, "mean": None, "each": []}
     gap = {**trends, "offsets": {"1": [10, None, 50]}}
     assert call(modules, "trends", rates, gap, 1) == {"now": None, "mean": 4, "each": [None, None]}
+
+
+def test_how_long_commits_take_is_what_was_known_last_and_the_mean(modules: Page) -> None:
+    times = "return m.commitTimes(a[0], a[1])"
+    trends = {"commit_ms": {"0": [2.0, None, 4.0, None], "1": [None]}}
+
+    assert call(modules, "trends", times, trends, 0) == {
+        "now": 4,
+        "mean": 3,
+        "each": [2, None, 4, None],
+    }
+    assert call(modules, "trends", times, trends, 1) == {"now": None, "mean": None, "each": [None]}
+    assert call(modules, "trends", times, {}, 0) == {"now": None, "mean": None, "each": []}

@@ -20,11 +20,18 @@ from exchange.operator.log.reading import log_for
 PLACE: Final = "{trace_id}"  # in TRACE_URL
 
 
+class TraceView(Struct, frozen=True):
+    """A trace: its id, and where it is seen, null without TRACE_URL."""
+
+    trace_id: str
+    url: str | None
+
+
 class TracesView(Struct, frozen=True):
-    """What ``GET /traces`` answers: addresses by the positions of the commands' first events."""
+    """What ``GET /traces`` answers: traces by the positions of the commands' first events."""
 
     shard: int
-    traces: dict[int, str]
+    traces: dict[int, TraceView]
 
 
 @operation(
@@ -36,16 +43,15 @@ class TracesView(Struct, frozen=True):
     )
 )
 async def get_traces(request: Request) -> Response:
-    """``GET /traces``: where the traces of a shard's commands are seen; none without TRACE_URL."""
+    """``GET /traces``: the traces of a shard's commands."""
     asked = query(request)
     shard, after, up_to = (integer(asked, one) for one in (SHARD, AFTER, UP_TO))
     check_part(after, up_to)
-    url: str = request.app.state.settings.trace_url
-    if not url:
-        return json_response(TracesView(shard, {}))
     async with log_for(request) as connection:
         found = await read_traces(connection, shard, after=after, up_to=up_to)
-    seen = {position: url.replace(PLACE, _id_of(parent)) for position, parent in found.items()}
+    url: str = request.app.state.settings.trace_url
+    ids = {position: _id_of(parent) for position, parent in found.items()}
+    seen = {at: TraceView(name, url.replace(PLACE, name) or None) for at, name in ids.items()}
     return json_response(TracesView(shard, seen))
 
 

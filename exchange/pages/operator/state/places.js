@@ -44,6 +44,16 @@ export function told(places) {
 }
 
 /**
+ * Return after which places the newest events begin: so many of all shards together.
+ * @param {Map<number, number>} ends
+ * @param {number} events
+ */
+export function newestOf(ends, events) {
+  const share = Math.floor(events / ends.size);
+  return new Map([...ends].map(([shard, end]) => [shard, Math.max(0, end - share)]));
+}
+
+/**
  * Return the places with that of one shard moved, within its log.
  * @param {Map<number, number>} places
  * @param {number} shard

@@ -42,6 +42,20 @@ export function commandRates(trends, shard) {
 }
 
 /**
+ * Return how many milliseconds a shard's matcher took to append a batch, lately and on the average.
+ * @param {any} trends
+ * @param {number} shard
+ * @returns {{now: number | null, mean: number | null, each: (number | null)[]}}
+ */
+export function commitTimes(trends, shard) {
+  /** @type {(number | null)[]} */
+  const each = trends.commit_ms?.[shard] ?? [];
+  const known = each.filter((one) => one !== null);
+  const sum = known.reduce((total, one) => total + one, 0);
+  return { now: known.at(-1) ?? null, mean: known.length ? sum / known.length : null, each };
+}
+
+/**
  * Tell whether the log has grown and the generation has not moved: stuck, whatever it says itself.
  * @param {{position: (number | null)[], lag: (number | null)[]}} line
  * @param {number[]} heads

@@ -54,17 +54,17 @@ export function chain() {
 }
 
 /**
- * Return where the traces of events' commands are seen, by the places of their first events.
+ * Return the traces of events' commands, by the places of their first events.
  * @param {any[]} events
- * @returns {Promise<Map<string, string>>} Empty if that could not be asked: nothing depends on it.
+ * @returns {Promise<Map<string, {trace_id: string, url: string | null}>>} Empty if that could not be asked: nothing depends on it.
  */
 export async function tracesOf(events) {
   const found = new Map();
   try {
     for (const { shard, after, upTo } of spansOf(events)) {
       const told = await ask("/traces", { shard, after, up_to: upTo });
-      for (const [position, url] of Object.entries(told.traces))
-        found.set(`${shard}:${position}`, url);
+      for (const [position, trace] of Object.entries(told.traces))
+        found.set(`${shard}:${position}`, trace);
     }
   } catch {
     found.clear();

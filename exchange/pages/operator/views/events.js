@@ -21,7 +21,7 @@ const SHOWN = new Set([
 /**
  * @param {any} one
  * @param {boolean} isBroken Whether it is not as it was written.
- * @param {string} [trace] Where its command's trace is seen.
+ * @param {{trace_id: string, url: string | null}} [trace] Of its command.
  */
 export function rowOf(one, isBroken, trace) {
   const at = `${one.shard}:${one.position}`;
@@ -43,13 +43,16 @@ export function rowOf(one, isBroken, trace) {
 
 /**
  * @param {{after: string, command_id: string}} command
- * @param {string | undefined} trace
+ * @param {{trace_id: string, url: string | null} | undefined} trace
  */
 function commandOf(command, trace) {
   const all = link("log", command, command.command_id);
   if (!trace) return all;
-  const attributes = { href: trace, rel: "noreferrer", target: "_blank" };
-  return element("span", {}, all, " ", element("a", attributes, "trace"));
+  const { trace_id, url } = trace;
+  const seen = url
+    ? element("a", { href: url, rel: "noreferrer", target: "_blank" }, "trace")
+    : element("span", {}, "trace ", element("code", {}, trace_id));
+  return element("span", {}, all, " ", seen);
 }
 
 /** @param {any} one */

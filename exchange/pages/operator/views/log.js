@@ -3,14 +3,15 @@
 
 import { element, setAttribute, setText } from "../../shared/dom.js";
 import { ask } from "../requests.js";
-import { momentOf, told } from "../state/places.js";
+import { momentOf, newestOf, told } from "../state/places.js";
 import { mayComeLater } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { chain, tracesOf } from "./chain.js";
 import { HEADINGS, rowOf } from "./events.js";
 import { fieldsOf } from "./fields.js";
+import { instrumentsFor } from "./offers.js";
 
-const PAGE_EVENTS = 50;
+const PAGE_EVENTS = 64; // there are at most so many shards, and the newest page has some of each
 const FOLLOWED_EVENTS = 200; // of which the oldest go
 const FOLLOW_S = 8; // the desk waits 12 s for the analysts' process
 const AGAIN_MS = 2_000;
@@ -34,6 +35,7 @@ export function mount(root, endsNow, seen) {
     go,
     "Show",
   );
+  const instruments = instrumentsFor(fields);
   const said = element("p", { role: "status" });
   const verified = chain();
   const table = tableOf("Events", HEADINGS);
@@ -90,9 +92,7 @@ export function mount(root, endsNow, seen) {
 
   /** Return after which positions the newest page begins. */
   async function newestPage() {
-    const ends = [...(await endsNow())];
-    const back = ends.map(([shard, end]) => [shard, Math.max(0, end - PAGE_EVENTS)]);
-    return told(new Map(back));
+    return told(newestOf(await endsNow(), PAGE_EVENTS));
   }
 
   /** @param {string} text @param {boolean} [isBad] */
@@ -112,7 +112,7 @@ export function mount(root, endsNow, seen) {
   async function draw(events, isShown) {
     table.draw(events.map((one) => rowOf(one, false)));
     const broken = await verified.verify(events, isShown);
-    const traces = seen()?.has_traces ? await tracesOf(events) : new Map();
+    const traces = await tracesOf(events);
     if (!isShown() || !(broken.size || traces.size)) return;
     const at = (/** @type {any} */ one) => `${one.shard}:${one.position}`;
     table.draw(events.map((one) => rowOf(one, broken.has(at(one)), traces.get(at(one)))));
@@ -188,6 +188,7 @@ export function mount(root, endsNow, seen) {
   return (query) => {
     values = fields.fill(query);
     fields.offer("type", seen()?.event_types ?? []);
+    instruments.once();
     return show();
   };
 }

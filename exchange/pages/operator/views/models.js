@@ -7,6 +7,7 @@ import { flowOf, wantedBy } from "../state/flow.js";
 import { sized } from "../state/sizes.js";
 import { rates } from "../state/trends.js";
 import { figure, moment, moved, tableOf, toned } from "./cells.js";
+import { builderLines } from "./lines.js";
 import { spark } from "./spark.js";
 
 const HEADINGS = [
@@ -33,6 +34,7 @@ export function mount(root, actions) {
   root.append(note, newest, comparison, table.table);
   /** @type {Map<string, {key: string, cell: Element}>} */
   const kept = new Map();
+  const lines = builderLines();
 
   /** @param {any} one @param {any} seen */
   function todo(one, seen) {
@@ -41,6 +43,7 @@ export function mount(root, actions) {
     const by = steps.length ? wantedBy(one, seen.operations ?? []) : "";
     const key = JSON.stringify([found, steps, by, one.failure, one.changed]);
     const name = `${one.projection} ${one.generation}`;
+    const said = lines(name, seen.build_lines?.[name] ?? [], steps.length > 0);
     const former = kept.get(name);
     if (former?.key === key) return former.cell;
     const cell = element("div", {});
@@ -59,6 +62,7 @@ export function mount(root, actions) {
         ),
       );
     if (by) cell.append(element("p", { class: "quiet" }, by));
+    cell.append(said);
     if (one.failure && !steps.length) cell.append(element("p", { class: "bad" }, one.failure));
     if (one.changed && one.live)
       cell.append(element("p", { class: "careful" }, "the code has changed since: rebuild"));

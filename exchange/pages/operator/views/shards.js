@@ -1,9 +1,11 @@
 // Who writes each shard, who stands by, and who took over when.
 
+import { element } from "../../shared/dom.js";
 import { tone } from "../state/advice.js";
 import { takeOversOf } from "../state/takeovers.js";
-import { commandRates } from "../state/trends.js";
+import { commandRates, commitTimes } from "../state/trends.js";
 import { figure, moment, tableOf, toned } from "./cells.js";
+import { link } from "./links.js";
 import { spark } from "./spark.js";
 
 const HEADINGS = [
@@ -14,13 +16,15 @@ const HEADINGS = [
   "head",
   "commands/s",
   "commands/s, 15 minutes",
+  "commit ms",
+  "commit ms, 15 minutes",
   "offset",
   "commands not decided yet",
   "snapshot at",
   "published",
 ];
 
-/** @param {{now: number | null, mean: number | null}} pace */
+/** @param {{now: number | null, mean: number | null}} pace Now: when it was known last. */
 function told({ now, mean }) {
   return now === null ? "?" : `${now.toFixed(1)} now, ${(mean ?? 0).toFixed(1)} mean`;
 }
@@ -34,7 +38,14 @@ export function mount(root) {
     "first batch ends at",
     "when",
   ]);
-  root.append(shards.table, takeovers.table);
+  const crashed = element(
+    "p",
+    { class: "quiet" },
+    "A command that crashed a matcher again and again is put aside: ",
+    link("log", { type: "CommandQuarantined" }, "those that were"),
+    ". `exchange retry-quarantined SHARD:OFFSET` has it decided once the cause is mended.",
+  );
+  root.append(shards.table, takeovers.table, crashed);
 
   /** @param {any} state */
   return function draw({ seen }) {
@@ -49,6 +60,7 @@ export function mount(root) {
             ? "unhealthy"
             : "running";
         const pace = commandRates(seen.trends, one.shard);
+        const commits = commitTimes(seen.trends, one.shard);
         return {
           key: String(one.shard),
           cells: [
@@ -59,6 +71,8 @@ export function mount(root) {
             figure(one.position),
             told(pace),
             spark(pace.each, `commands a second on shard ${one.shard}: ${told(pace)}`),
+            told(commits),
+            spark(commits.each, `milliseconds of a commit on shard ${one.shard}: ${told(commits)}`),
             figure(one.next_offset),
             figure(byGateway?.undecided),
             one.snapshot_failure ?? figure(one.snapshot_position),

@@ -7,9 +7,10 @@ import { isUnknown, mayComeLater, withInstruments } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
 import { between, position as held, level, whereOf } from "./moments.js";
+import { instrumentsFor } from "./offers.js";
 import { follow, isAway } from "./present.js";
 import { stepsIn } from "./steps.js";
-import { answersAt, batchesAround, instrumentsKnown, placesAt } from "./travel.js";
+import { answersAt, batchesAround, placesAt } from "./travel.js";
 
 const BACK = "Esc returns to the present.";
 const SIDES = /** @type {const} */ (["bids", "asks"]);
@@ -30,6 +31,7 @@ export function mount(root, endsNow) {
     "Go",
     { as_of_sequence: "at", up_to_time: "at" },
   );
+  const instruments = instrumentsFor(fields);
   const steps = stepsIn({
     step: (by) => goTo(position() + by),
     batch,
@@ -67,7 +69,6 @@ export function mount(root, endsNow) {
   addEventListener("keydown", (event) => {
     if (isAway(event) && !root.hasAttribute("hidden")) go({ ...fields.values(), at: "", and: "" });
   });
-  let isOffered = false;
   let asked = 0;
   let shard = 0;
   let chosen = "";
@@ -134,14 +135,6 @@ export function mount(root, endsNow) {
     setText(band, at ? past : `LIVE: ${first.book.instrument}, as the log goes on${also}.`);
   }
 
-  /** Offer the instruments there are, and return them. */
-  async function offered() {
-    const known = await instrumentsKnown();
-    isOffered = known.length > 0;
-    fields.offer("instrument", known);
-    return known;
-  }
-
   /** @param {Record<string, string>} values @param {() => boolean} isShown */
   async function goOn(values, isShown) {
     await follow({
@@ -182,14 +175,14 @@ export function mount(root, endsNow) {
       steps.draw(ends, shard, position());
       fields.set("at", values.at);
       await draw(values, isShown);
-      if (!isOffered) void offered();
+      instruments.once();
       if (!at && isShown()) void goOn(values, isShown);
       return true;
     } catch (error) {
       if (!isShown()) return true;
       clear();
       const { problem } = /** @type {any} */ (error);
-      const known = isUnknown(problem) ? await offered() : [];
+      const known = isUnknown(problem) ? await instruments.now() : [];
       if (!isShown()) return true;
       setText(band, `NOT LIVE: ${withInstruments(fields.told(error), known)}`);
       return !mayComeLater(error);

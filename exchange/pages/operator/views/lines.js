@@ -1,0 +1,35 @@
+// What the builder said of a generation: open while it is made, and there to be opened afterwards.
+
+import { element, setText } from "../../shared/dom.js";
+import { moment } from "./cells.js";
+
+const TIME = /^\S+/;
+
+export function builderLines() {
+  /** @type {Map<string, {details: HTMLDetailsElement, text: Element}>} */
+  const known = new Map();
+
+  /** @param {string} name */
+  function made(name) {
+    const text = element("pre");
+    const title = element("summary", { "aria-label": `Log of ${name}` }, "log");
+    const details = /** @type {HTMLDetailsElement} */ (element("details", {}, title, text));
+    known.set(name, { details, text });
+    return { details, text };
+  }
+
+  /**
+   * Return the element that shows what was said of a generation; it stays open or closed.
+   * @param {string} name
+   * @param {string[]} lines With their times, oldest first.
+   * @param {boolean} isMade Whether it is being made.
+   */
+  return function shown(name, lines, isMade) {
+    const isNew = !known.has(name);
+    const { details, text } = known.get(name) ?? made(name);
+    if (isNew) details.open = isMade;
+    details.hidden = lines.length === 0;
+    setText(text, lines.map((line) => line.replace(TIME, moment)).join("\n"));
+    return details;
+  };
+}
