@@ -160,11 +160,13 @@ def test_a_machine_that_slept_ten_minutes_resumes_at_once(
     trade(place, "1")
     expect(sleeper.locator("#tape tbody tr")).to_have_count(1)
 
-    sleeper.clock.fast_forward(SLEPT_MS)
+    with sleeper.expect_websocket():  # at once: before anything else is waited for
+        sleeper.clock.fast_forward(SLEPT_MS)
     trade(place, "2")
 
     live_again(sleeper)
-    expect(part(sleeper, "reconnects")).to_have_text("reconnects 1")
+    # On a busy machine a connection may take so long that another one is tried.
+    expect(part(sleeper, "reconnects")).to_have_text(re.compile(r"^reconnects [1-9]"))
     expect(sleeper.locator("#tape tbody tr:not(.seam)")).to_have_count(2)
 
 
