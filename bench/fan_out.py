@@ -31,7 +31,7 @@ from bench.load import Found, load
 from bench.runner import Findings, Goal, ask, parser_of, table_of
 from bench.spent import cpu_s
 from bench.venue import running
-from exchange.tools.market.following import stream_url
+from exchange.client import stream_url
 from exchange.tools.market.waits import buckets, picture
 
 LATENCY_US_MAX: Final = 60_000_000

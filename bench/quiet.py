@@ -20,8 +20,9 @@ from websockets.exceptions import ConnectionClosed
 from bench.runner import Findings, Goal, ask, figure, parser_of, table_of
 from bench.spent import cpu_s
 from bench.venue import Bench, running
+from exchange.client import stream_url
+from exchange.client.following import SILENT_S
 from exchange.processes.descriptors import descriptors
-from exchange.tools.market.following import SILENT_S, stream_url
 
 OWN_DESCRIPTORS: Final = 100  # of this process, besides its connections
 WARM_UP_CONNECTIONS: Final = 20  # what the first connections load is not theirs

@@ -26,9 +26,9 @@ from typing import Final
 from bench.made_log import SHARD, read_and_decode_s, written_log
 from bench.runner import Findings, ask, rates_table, rounds_parser
 from bench.venue import free_ports, on_services
+from exchange.client import AsyncClient, Following, Interrupted, Replayed, TradesTold
 from exchange.config import Settings
 from exchange.log.reader import read_registrations
-from exchange.tools.market.following import Message, follow
 
 CHANNELS: Final = ("trades", "orderbook", "ticker")
 END_S: Final = 10.0
@@ -42,26 +42,6 @@ class Measured:
     messages: list[int] = field(default_factory=list)
     read_s: list[float] = field(default_factory=list)
     replay_s: list[float] = field(default_factory=list)
-
-
-class Subscriber:
-    """Counts the messages from the first trades to ``replayed``."""
-
-    def __init__(self, instrument: str) -> None:
-        self._instrument = instrument
-        self.messages = 0
-        self.begun_s = self.ended_s = 0.0
-
-    def subscription(self) -> Message:
-        assert not self.messages, "the connection was lost"
-        return {"type": "subscribe", "channels": CHANNELS, "instrument": self._instrument}
-
-    def take(self, message: Message) -> bool:
-        if message["type"] == "trades" and not self.messages:
-            self.begun_s = time.perf_counter()
-        self.messages += bool(self.begun_s)
-        self.ended_s = time.perf_counter()
-        return bool(message["type"] == "replayed")
 
 
 @contextmanager
@@ -82,12 +62,19 @@ def serving(settings: Settings, port: int) -> Iterator[None]:
 async def replay(settings: Settings, instrument: str, measured: Measured) -> None:
     """Replay the whole log to one subscriber."""
     (port,) = free_ports(1)
-    subscriber = Subscriber(instrument)
-    with serving(settings, port):
-        url = f"http://127.0.0.1:{port}"
-        await follow(url, subscriber.subscription, subscriber.take, lambda _: None)
-    measured.messages.append(subscriber.messages)
-    measured.replay_s.append(subscriber.ended_s - subscriber.begun_s)
+    messages, begun_s = 0, 0.0
+    async with AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with serving(settings, port):
+            async with client.follow(Following(instrument, *CHANNELS)) as updates:
+                async for update in updates:
+                    assert not (messages and isinstance(update, Interrupted)), update
+                    if not messages and isinstance(update, TradesTold):
+                        begun_s = time.perf_counter()
+                    messages += bool(begun_s)
+                    if isinstance(update, Replayed):
+                        break
+            measured.replay_s.append(time.perf_counter() - begun_s)
+    measured.messages.append(messages)
 
 
 def measure(events: int, rounds: int) -> Measured:

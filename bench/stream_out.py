@@ -30,9 +30,9 @@ from websockets.exceptions import ConnectionClosed
 from bench.load import load
 from bench.runner import Findings, Goal, ask, p99, parser_of, table_of
 from bench.venue import running
+from exchange.client import connected, stream_url
 from exchange.config import Settings
 from exchange.log.reader import EVENTS_CHANNEL
-from exchange.tools.market.following import connected, stream_url
 from exchange.tools.market.waits import buckets, picture
 from projections.feed import NAME, stream_key
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
-from exchange.tools.market.following import connected
+from exchange.client import connected
 
 DROP_AFTER_S = (0.2, 2.0)
 RECEIVE_S = 5.0  # a gateway that lives sends a heartbeat each second

@@ -13,6 +13,7 @@ from exchange.client.answers import (
     Cancelled,
     Order,
     Placed,
+    Snapshot,
     Trade,
 )
 from exchange.client.async_client import AsyncClient, connected
@@ -73,6 +74,7 @@ __all__ = [
     "Refused",
     "Replayed",
     "Request",
+    "Snapshot",
     "TickerTold",
     "Trade",
     "TradesTold",

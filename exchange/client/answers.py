@@ -313,9 +313,9 @@ class Snapshot(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """The answer to a wish for a snapshot."""
+    """A snapshot that was taken, at or after the position ``wanted``."""
 
-    snapshot: Snapshot | None
+    snapshot: Snapshot
     wanted: int
     sequence: int
 

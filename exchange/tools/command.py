@@ -12,13 +12,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from exchange.client import ExchangeError, Following
 from exchange.domain.values import INSTRUMENT_DEFAULT
 from exchange.tools.market import ladder, report, tape
-from exchange.tools.market.following import Refused
 from exchange.tools.market.ladder import Ladder
 from exchange.tools.market.load import Measured, Plan, Unreachable, check_reachable, run_load
 from exchange.tools.market.mix import Mix, MixError, read_fixtures, write_fixtures
-from exchange.tools.market.tape import Tape
 from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
 LINE_EVERY_S = 2.0
@@ -121,12 +120,13 @@ def trades(
     show = tape.show_json if as_json else tape.Printer(Console(highlight=False))
     url = address(base_url)
     with suppress(KeyboardInterrupt):
+        _answered(check_reachable(url))
         past, sequence = _answered(tape.newest(url, instrument, limit))
         for trade in past:
             show(trade)
         if follow:
-            following = Tape(instrument, sequence, show)
-            _answered(tape.show_following(url, following, Notices()))
+            following = Following(instrument, "trades", after=sequence)
+            _answered(tape.show_following(url, following, show, Notices()))
 
 
 def planned_total(told: int | None, fixed: Sized | None, *, timed: bool = False) -> int:
@@ -160,7 +160,7 @@ def _answered(work: Coroutine[Any, Any, Answer]) -> Answer:
     """Run ``work``; a refusal, or no answer, becomes an error of one line."""
     try:
         return asyncio.run(work)
-    except (Unreachable, Refused) as error:
+    except (Unreachable, ExchangeError) as error:
         raise ToolError(str(error)) from error
 
 

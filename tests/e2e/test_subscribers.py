@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from exchange.client import connected
 from exchange.log.reader import read_heads
-from exchange.tools.market.following import connected
 from tests.e2e.conftest import client_of
 from tests.load import Load
 from tests.projections.folds import fold_trades

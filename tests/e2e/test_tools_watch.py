@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import Any
 
 import httpx
 import pytest
@@ -10,11 +9,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from exchange.cli import app
-from exchange.tools.market.following import Message, Refused, follow
+from exchange.client import Following, Refused, Trade
 from exchange.tools.market.ladder import Ladder, show_live
-from exchange.tools.market.tape import Tape, newest
+from exchange.tools.market.tape import newest, show_following
 from exchange.tools.terminal import ToolError
 from tests.e2e.test_trading import new_instrument, order
+from tests.faults.proxy import Proxy
 from tests.running import Exchange
 
 pytestmark = pytest.mark.anyio
@@ -119,7 +119,7 @@ async def test_a_live_book_follows_the_exchange(
     for price in (9, 8):
         await http.post("/orders", json=order(name, "buy", price, 1))
     async with asyncio.timeout(WAIT_S):
-        while [level[0] for level in ladder.levels("bids", 5)] != [9, 8]:
+        while [level.price for level in ladder.book.levels("bids", 5)] != [9, 8]:
             assert not showing.done(), showing.result()
             await asyncio.sleep(0.02)
     showing.cancel()
@@ -137,33 +137,28 @@ async def test_a_tape_resumes_after_each_lost_connection_without_gap_or_double(
     notices: list[str] = []
     done = asyncio.Event()
 
-    def show(told: dict[str, Any]) -> None:
-        shown.append(int(told["price"]))
+    def show(told: Trade) -> None:
+        shown.append(int(told.price))
         if len(shown) == 4:
             done.set()
 
-    tape = Tape(name, sequence, show)
-
-    def take(message: Message) -> bool:
-        tape.take(message)
-        if message["type"] == "trades":
-            raise ConnectionResetError("cut")
-        return False
-
-    following = asyncio.create_task(
-        follow(exchange.urls[0], tape.subscription, take, notices.append)
-    )
+    proxy = Proxy(int(exchange.urls[0].rpartition(":")[2]))
+    await proxy.start()
+    tape = Following(name, "trades", after=sequence)
+    url = f"http://127.0.0.1:{proxy.port}"
+    following = asyncio.create_task(show_following(url, tape, show, notices.append))
     for price in (2, 3, 4, 5):
         await trade(http, name, price)
-        await asyncio.sleep(0.1)
+        await proxy.cut(0.1)
     async with asyncio.timeout(WAIT_S):
         await done.wait()
     following.cancel()
     await asyncio.wait({following})
+    await proxy.stop()
 
-    assert [told["price"] for told in past] == [1]
+    assert [told.price for told in past] == [1]
     assert shown == [2, 3, 4, 5]
-    assert any("cut" in notice for notice in notices)
+    assert any(notice.startswith(f"connecting to {url} again") for notice in notices)
 
 
 async def test_trades_are_lines_of_json(http: httpx.AsyncClient, exchange: Exchange) -> None:
@@ -180,5 +175,6 @@ async def test_trades_are_lines_of_json(http: httpx.AsyncClient, exchange: Excha
 
 
 async def test_a_subscription_that_is_refused_is_not_tried_again(exchange: Exchange) -> None:
+    following = Following("NOPE", "trades")
     with pytest.raises(Refused, match=r"instrument\.not_found"):
-        await follow(exchange.urls[0], Ladder("NOPE").subscription, lambda _: False, say)
+        await show_following(exchange.urls[0], following, lambda _: None, say)

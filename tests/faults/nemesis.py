@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 from websockets.exceptions import WebSocketException
 
+from exchange.client import connected
 from exchange.stack.host.child import ManagedProcess
-from exchange.tools.market.following import connected
 from projections.builder.steps import INDEXING, READING, SWITCHING, VERIFYING
 from projections.lifecycle.generations import CATCHING_UP
 from tests.faults.history import HistoryFile

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 from typer.testing import CliRunner
@@ -20,6 +21,8 @@ from websockets.asyncio.client import ClientConnection
 
 from exchange.analyst.events import Span
 from exchange.cli import app
+from exchange.client import AsyncClient, Book, Following, Replayed, connected
+from exchange.client.messages import BookTold
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.stream import outbox
 from exchange.gateway.stream.protocol.messages import CONTROLS, decode_message
@@ -28,9 +31,7 @@ from exchange.ports import StoredEvent
 from exchange.tools.analysts.serving import timeline
 from exchange.tools.analysts.serving.server import Replay
 from exchange.tools.analysts.serving.timeline import MaxSpeed
-from exchange.tools.market.following import connected, follow, read
-from exchange.tools.market.ladder import Ladder
-from exchange.tools.market.tape import Tape
+from exchange.tools.market.tape import show_following
 from exchange.tools.terminal import ToolError
 from tests.conftest import free_ports
 from tests.projections.folds import fold_book
@@ -54,7 +55,7 @@ class Client:
 
     async def next(self) -> Message:
         async with asyncio.timeout(WAIT_S):
-            return read(await self.socket.recv())
+            return read(await self.socket.recv(decode=False))
 
     async def until(self, kind: str) -> Message:
         """Return the next message of a type; keep those before it."""
@@ -79,7 +80,34 @@ class Client:
 @asynccontextmanager
 async def client_of(url: str) -> AsyncIterator[Client]:
     async with connected(url.replace("http", "ws") + "/stream", compression=None) as socket:
-        yield Client(socket, read(await socket.recv()))
+        yield Client(socket, read(await socket.recv(decode=False)))
+
+
+def read(text: bytes) -> Message:
+    """Read a message without rounding its numbers."""
+    message: Message = json.loads(text, parse_float=Decimal)
+    return message
+
+
+def book_told(
+    messages: Sequence[Message], book: Book | None = None, *, instrument: str = INSTRUMENT
+) -> Book:
+    """Return the book that some messages tell, after those that it was told already."""
+    book = book or Book(instrument)
+    for message in messages:
+        if (message["type"], message.get("instrument")) == ("orderbook", instrument):
+            book.take(msgspec.convert(message, BookTold))
+    return book
+
+
+async def follow_to_the_end(url: str) -> Book:
+    """Return the book when all of a replay was told."""
+    following = Following(INSTRUMENT, "orderbook")
+    async with AsyncClient(url) as client, client.follow(following) as updates:
+        async for update in updates:
+            if isinstance(update, Replayed):
+                break
+    return following.book
 
 
 @asynccontextmanager
@@ -130,23 +158,21 @@ async def test_clients_of_the_live_stream_follow_history_at_ten_times_its_pace(
 ) -> None:
     end = len(events)
     begin = next(e.position for e in events if time_of(e) > time_of(events[-1]) - 10_000)
-    ladder, shown = Ladder(INSTRUMENT), []
-    tape = Tape(INSTRUMENT, begin, lambda trade: shown.append(trade["sequence"]))
+    shown: list[int] = []
+    tape = Following(INSTRUMENT, "trades", after=begin)
     async with served(database_url, {0: (begin, end)}, 10) as url, client_of(url) as client:
         replay = client.hello["replay"]
         assert (replay["state"], replay["speed"]) == ("waiting", 10)
         assert (replay["from"], replay["to"]) == ({"0": begin}, {"0": end})
 
-        def take(message: Message) -> bool:
-            ladder.take(message)
-            return bool(message["type"] == "replayed")
-
-        following = asyncio.create_task(follow(url, ladder.subscription, take, lambda _: None))
-        printing = asyncio.create_task(follow(url, tape.subscription, tape.take, lambda _: None))
+        following = asyncio.create_task(follow_to_the_end(url))
+        printing = asyncio.create_task(
+            show_following(url, tape, lambda one: shown.append(one.sequence), lambda _: None)
+        )
         began_s = time.monotonic()
         await client.subscribe("orderbook", "trades", "ticker")
         ended = await client.until("replayed")
-        await asyncio.wait_for(following, WAIT_S)
+        book = await asyncio.wait_for(following, WAIT_S)
         printing.cancel()
 
     history_s = (time_of(events[-1]) - time_of(events[begin])) / 1000
@@ -154,10 +180,7 @@ async def test_clients_of_the_live_stream_follow_history_at_ten_times_its_pace(
     assert ended["replay"]["state"] == "ended"
     assert ended["replay"]["positions"] == {"0": end}
     assert ended["replay"]["time"] == timestamp(time_of(events[-1]))
-    mirror = Ladder(INSTRUMENT)
-    for message in client.passed:
-        mirror.take(message)
-    assert mirror.sides == ladder.sides == recorded_book(events)
+    assert book_told(client.passed).sides == book.sides == recorded_book(events)
     assert shown == recorded_trades(events[begin:])
     told = [t["sequence"] for m in client.passed if m["type"] == "trades" for t in m["trades"]]
     assert told == shown
@@ -211,10 +234,7 @@ async def test_a_replay_steps_and_seeks_and_begins_again_with_a_snapshot(
         stepped = await client.ask("replay", type="step", events=50, id="s")
         assert stepped["id"] == "s"
         assert stepped["replay"]["positions"] == {"0": 50}
-        ladder = Ladder(INSTRUMENT)
-        for message in client.passed:
-            ladder.take(message)
-        assert ladder.sides == recorded_book(events[:50])
+        assert book_told(client.passed).sides == recorded_book(events[:50])
 
         for to, position in (
             ("0:20", 20),
@@ -229,16 +249,13 @@ async def test_a_replay_steps_and_seeks_and_begins_again_with_a_snapshot(
             kinds = [m["type"] for m in client.passed if m["type"] != "heartbeat"]
             assert kinds == ["subscribed", "orderbook", "ticker"]
             assert [m["sequence"] for m in client.passed if "sequence" in m] == [at, at, at]
-            ladder = Ladder(INSTRUMENT)
-            for message in client.passed:
-                ladder.take(message)
-            assert ladder.sides == recorded_book(events[:at])
+            book = book_told(client.passed)
+            assert book.sides == recorded_book(events[:at])
 
         await client.send(type="step", events=10_000)
+        client.passed.clear()
         await client.until("replayed")
-        for message in client.passed:
-            ladder.take(message)
-        assert ladder.sides == recorded_book(events)
+        assert book_told(client.passed, book).sides == recorded_book(events)
 
 
 async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
@@ -275,16 +292,9 @@ async def test_the_command_serves_until_it_is_interrupted(events: list[StoredEve
     command = [sys.executable, "-m", "exchange", "replay", "--serve", str(port), "--speed", "max"]
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
     try:
-        ladder = Ladder(INSTRUMENT)
-
-        def take(message: Message) -> bool:
-            ladder.take(message)
-            return bool(message["type"] == "replayed")
-
-        url = f"http://127.0.0.1:{port}"
         async with asyncio.timeout(WAIT_S):
-            await follow(url, ladder.subscription, take, lambda _: None)
-        assert ladder.sides == recorded_book(events)
+            book = await follow_to_the_end(f"http://127.0.0.1:{port}")
+        assert book.sides == recorded_book(events)
     finally:
         process.send_signal(signal.SIGINT)
         _, said = await asyncio.wait_for(process.communicate(), WAIT_S)

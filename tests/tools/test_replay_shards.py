@@ -10,19 +10,17 @@ import asyncpg
 import httpx
 import pytest
 
+from exchange.client import Following, Refused
 from exchange.ports import StoredEvent
 from exchange.tools.analysts.serving import past
 from exchange.tools.market import tape
-from exchange.tools.market.following import Refused
-from exchange.tools.market.ladder import Ladder
-from exchange.tools.market.tape import Tape
 from projections.past.folded import fold_up_to
 from tests.projections.conftest import make_engine
 from tests.projections.folds import fold_book, fold_orders
 from tests.projections.models import read_log
 from tests.projections.past.test_past import follow as bring_models_to
 from tests.projections.test_models import write_two_shards
-from tests.tools.test_replay_serving import WAIT_S, Message, client_of, served, time_of
+from tests.tools.test_replay_serving import WAIT_S, Message, book_told, client_of, served, time_of
 
 pytestmark = pytest.mark.anyio
 
@@ -93,11 +91,7 @@ async def test_two_shards_are_told_by_time_with_orders_that_were_placed_before(
     for shard, instrument in enumerate(INSTRUMENTS):
         begin, _ = spans[shard]
         mine = [one for one in log if one.shard == shard]
-        ladder = Ladder(instrument)
-        for message in told:
-            if message.get("instrument") == instrument:
-                ladder.take(message)
-        assert ladder.sides == book_of(mine, instrument)
+        assert book_told(told, instrument=instrument).sides == book_of(mine, instrument)
         trades = [t["sequence"] for t in of_kind(told, "trades", instrument)]
         assert trades == trades_of(mine[begin:], instrument)
         check_orders(of_kind(told, "orders", instrument), mine, begin)
@@ -154,13 +148,10 @@ async def test_books_at_one_place_are_folded_once_whoever_asks(
         places = [(shard, begin + 9) for shard, begin in begins]
         to = ",".join(f"{shard}:{position}" for shard, position in places)
         await client.ask("replay", type="seek", to=to)
-        ladder = Ladder(INSTRUMENTS[0])
-        for message in client.passed:
-            if message.get("instrument") == INSTRUMENTS[0]:
-                ladder.take(message)
+        book = book_told(client.passed, instrument=INSTRUMENTS[0])
     assert sorted(folded) == sorted(begins + places)
     mine = [one for one in log if one.shard == 0 and one.position <= places[0][1]]
-    assert ladder.sides == book_of(mine, INSTRUMENTS[0])
+    assert book.sides == book_of(mine, INSTRUMENTS[0])
 
 
 async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
@@ -175,11 +166,15 @@ async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
     ):
         before, sequence = await tape.newest(url, instrument, 5)
         assert sequence == begin
-        assert [one["sequence"] for one in before] == trades_of(mine[:begin], instrument)[-5:]
+        assert [one.sequence for one in before] == trades_of(mine[:begin], instrument)[-5:]
 
         shown: list[int] = []
-        following = Tape(instrument, sequence, lambda trade: shown.append(trade["sequence"]))
-        printing = asyncio.create_task(tape.show_following(url, following, lambda _: None))
+        following = Following(instrument, "trades", after=sequence)
+        printing = asyncio.create_task(
+            tape.show_following(
+                url, following, lambda trade: shown.append(trade.sequence), lambda _: None
+            )
+        )
         await client.send(type="resume")
         await client.until("replayed")
         wanted = trades_of(mine[begin:], instrument)
@@ -191,7 +186,7 @@ async def test_the_tool_that_shows_trades_shows_those_before_and_follows(
 
         every, sequence = await tape.newest(url, instrument, 1_000)
         assert sequence == end
-        assert [one["sequence"] for one in every] == trades_of(mine, instrument)
+        assert [one.sequence for one in every] == trades_of(mine, instrument)
         await client.ask("replay", type="seek", to=f"1:{begin}")
         again, sequence = await tape.newest(url, instrument, 5)
         assert (again, sequence) == (before, begin)

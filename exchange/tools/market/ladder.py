@@ -1,7 +1,7 @@
 """An order book in the terminal: a snapshot, then the levels that change.
 
-``Ladder.take`` keeps the book as any subscriber can. ``picture`` draws it for a terminal,
-``lines`` writes it for anything else.
+The client keeps the book. ``picture`` draws it for a terminal, ``lines`` writes it for anything
+else.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from exchange.tools.market.following import Gap, Message, follow
+from exchange.client import Book, Following
+from exchange.tools.market.following import watching
 
 BAR_WIDTH: Final = 24
 AMOUNT_WIDTH: Final = 15  # holds the spread, and figures that grow do not move the rest
@@ -23,71 +24,27 @@ OTHER_LINES: Final = 4  # of a picture: the title, the heading, the spread, and 
 PAINT_EVERY_S: Final = 0.1  # faster than anybody reads
 LINES_EVERY_S: Final = 1.0
 
-Level = tuple[Decimal, Decimal, Decimal]  # price, quantity, and the sum from the best level on
+Amounts = tuple[Decimal, Decimal, Decimal]  # price, quantity, and the sum from the best level on
 
 
 class Ladder:
-    """The book of one instrument, as its messages tell it."""
+    """The book of one instrument, and what is said beside it."""
 
     def __init__(self, instrument: str) -> None:
-        self.instrument = instrument
-        self.sequence = 0
-        self.timestamp = ""
+        self.following = Following(instrument, "orderbook")
+        self.book = self.following.book
         self.notice = ""
-        self._part = 0
-        self.sides: dict[str, dict[Decimal, Decimal]] = {"asks": {}, "bids": {}}
-
-    def subscription(self) -> Message:
-        return {"type": "subscribe", "channels": ["orderbook"], "instrument": self.instrument}
-
-    def take(self, message: Message) -> None:
-        """Apply a message of the channel ``orderbook``; pass over any other.
-
-        A large snapshot comes in parts; the book is complete when the last part is there.
-
-        Raises:
-            Gap: The message does not follow the last one.
-        """
-        if message["type"] != "orderbook":
-            return
-        part, parts = message.get("part", 1), message.get("parts", 1)
-        if message["kind"] == "snapshot":
-            self._begin_part(part)
-        elif message["prev_sequence"] > self.sequence:
-            raise Gap(f"what follows sequence {self.sequence} is missing")
-        for name, side in self.sides.items():
-            for level in message[name]:
-                _set(side, Decimal(level["price"]), Decimal(level["quantity"]))
-        self._part = part
-        if part == parts:
-            self.sequence, self.timestamp = message["sequence"], message["timestamp"]
-
-    def _begin_part(self, part: int) -> None:
-        if part == 1:
-            self.sides = {"asks": {}, "bids": {}}
-        elif part != self._part + 1:
-            raise Gap(f"part {self._part + 1} of the book is missing")
 
     def tell(self, notice: str) -> None:
         """Show a notice in the title; an empty one removes it."""
         self.notice = notice
 
-    def levels(self, side: str, count: int) -> list[Level]:
-        """Return the best levels of ``bids`` or ``asks``, best first."""
-        found: list[Level] = []
-        cumulative = Decimal(0)
-        for price in sorted(self.sides[side], reverse=side == "bids")[:count]:
-            quantity = self.sides[side][price]
-            cumulative += quantity
-            found.append((price, quantity, cumulative))
-        return found
-
     @property
     def spread(self) -> str:
         """How far the best prices are apart, in words."""
-        bids, asks = self.levels("bids", 1), self.levels("asks", 1)
+        bids, asks = self.book.levels("bids", 1), self.book.levels("asks", 1)
         if bids and asks:
-            return f"spread {asks[0][0] - bids[0][0]:f}"
+            return f"spread {asks[0].price - bids[0].price:f}"
         return "no bids" if asks else "no asks" if bids else "nothing rests"
 
 
@@ -99,12 +56,10 @@ async def show_once(
     Raises:
         Refused: The exchange does not show it.
     """
-
-    def take(message: Message) -> bool:
-        ladder.take(message)
-        return bool(ladder.timestamp)
-
-    await follow(base_url, ladder.subscription, take, tell)
+    async with watching(base_url, ladder.following, tell) as updates:
+        async for update in updates:
+            if isinstance(update, Book):
+                break
     if console.is_terminal:
         console.print(picture(ladder, count))
     else:
@@ -122,13 +77,8 @@ async def show_live(
     Raises:
         Refused: The exchange does not show it.
     """
-
-    def take(message: Message) -> bool:
-        ladder.take(message)
-        return False
-
     told = ladder.tell if console.is_terminal else tell
-    following = follow(base_url, ladder.subscription, take, told)
+    following = _follow(base_url, ladder, told)
     if not console.is_terminal:
         await _beside(following, lambda: _write(console, ladder, count), ladder, LINES_EVERY_S)
         return
@@ -139,6 +89,12 @@ async def show_live(
             live.update(picture(ladder, shown), refresh=True)
 
         await _beside(following, paint, ladder, PAINT_EVERY_S)
+
+
+async def _follow(base_url: str, ladder: Ladder, tell: Callable[[str], None]) -> None:
+    async with watching(base_url, ladder.following, tell) as updates:
+        async for _ in updates:
+            pass  # the book is kept
 
 
 async def _beside(
@@ -152,8 +108,8 @@ async def _beside(
     shown: tuple[int, str] | None = None
     try:
         while not task.done():
-            if (ladder.sequence, ladder.notice) != shown and ladder.timestamp:
-                shown = (ladder.sequence, ladder.notice)
+            if (ladder.book.sequence, ladder.notice) != shown and ladder.book.timestamp:
+                shown = (ladder.book.sequence, ladder.notice)
                 show()
             await asyncio.wait({task}, timeout=every_s)
         task.result()
@@ -163,7 +119,8 @@ async def _beside(
 
 def lines(ladder: Ladder, count: int) -> Iterator[str]:
     """Yield the book as plain lines, the highest price first."""
-    yield f"{ladder.instrument}  {ladder.timestamp}  sequence {ladder.sequence}  {ladder.spread}"
+    book = ladder.book
+    yield f"{book.instrument}  {book.timestamp}  sequence {book.sequence}  {ladder.spread}"
     for side, rows in _downwards(ladder, count):
         for row in rows:
             yield f"{side[:-1]:<4}" + "".join(f"{cell:>18}" for cell in row)
@@ -187,8 +144,8 @@ def picture(ladder: Ladder, count: int) -> RenderableType:
 
 
 def _title(ladder: Ladder) -> Text:
-    at = f"  {ladder.timestamp[11:23]}  sequence {ladder.sequence:,}  "
-    title = Text.assemble((ladder.instrument, "bold"), at, (ladder.notice, "yellow"))
+    at = f"  {ladder.book.timestamp[11:23]}  sequence {ladder.book.sequence:,}  "
+    title = Text.assemble((ladder.book.instrument, "bold"), at, (ladder.notice, "yellow"))
     title.no_wrap, title.overflow = True, "ellipsis"
     return title
 
@@ -200,7 +157,7 @@ def _write(console: Console, ladder: Ladder, count: int) -> None:
 
 def _downwards(ladder: Ladder, count: int) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Return asks and bids from the highest price to the lowest, their decimal points aligned."""
-    asks, bids = ladder.levels("asks", count)[::-1], ladder.levels("bids", count)
+    asks, bids = _amounts(ladder.book, "asks", count)[::-1], _amounts(ladder.book, "bids", count)
     places = [_places(column) for column in zip(*asks, *bids, strict=True)]
     return [
         (side, [_cells(row, places) for row in rows])
@@ -208,16 +165,13 @@ def _downwards(ladder: Ladder, count: int) -> list[tuple[str, list[tuple[str, ..
     ]
 
 
-def _cells(level: Level, places: list[int]) -> tuple[str, ...]:
+def _amounts(book: Book, side: str, count: int) -> list[Amounts]:
+    return [(o.price, o.quantity, o.cumulative or Decimal()) for o in book.levels(side, count)]
+
+
+def _cells(level: Amounts, places: list[int]) -> tuple[str, ...]:
     return tuple(f"{amount:.{decimals}f}" for amount, decimals in zip(level, places, strict=True))
 
 
 def _places(amounts: Iterable[Decimal]) -> int:
     return max(-int(amount.as_tuple().exponent) for amount in amounts)
-
-
-def _set(side: dict[Decimal, Decimal], price: Decimal, quantity: Decimal) -> None:
-    if quantity:
-        side[price] = quantity
-    else:
-        side.pop(price, None)

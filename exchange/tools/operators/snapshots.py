@@ -1,60 +1,42 @@
 """``exchange snapshot``: asks a gateway for an engine snapshot of each shard."""
 
 import json
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import typer
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
+from exchange.client import Client, ExchangeError, Patience, Snapshot, instruments
+from exchange.client import snapshot as wish
 from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
 
-REQUEST_S: Final = 10.0  # the gateway waits 5 s for the snapshotter
+PATIENCE: Final = Patience(total_s=20.0)  # an answer takes 5 s if the snapshot is not taken by then
 
 
 def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
     """Take an engine snapshot of each shard, from which a matcher restores."""
     taken = _take_all(address(base_url))
     if as_json:
-        typer.echo(json.dumps(taken))
+        typer.echo(json.dumps([structs.asdict(one) for one in taken]))
         return
     table = Table("shard", "position", "digest", "resting orders", "bytes", box=None)
     for one in taken:
         table.add_row(
-            str(one["shard"]),
-            f"{one['position']:,}",
-            one["digest"][:16],
-            f"{one['resting_orders']:,}",
-            f"{one['size_bytes']:,}",
+            str(one.shard),
+            f"{one.position:,}",
+            one.digest[:16],
+            f"{one.resting_orders:,}",
+            f"{one.size_bytes:,}",
         )
     Console(highlight=False).print(table)
 
 
-def _take_all(url: str) -> list[dict[str, Any]]:
+def _take_all(url: str) -> list[Snapshot]:
     try:
-        with httpx.Client(base_url=url, timeout=REQUEST_S, trust_env=False) as http:
-            instruments = {one["shard"]: one["instrument"] for one in instruments_of(http)}
-            return [_take(http, instruments[shard]) for shard in sorted(instruments)]
-    except httpx.HTTPError as error:
+        with Client(url, patience=PATIENCE) as client:
+            shards = {one.shard: one.instrument for one in client.each(instruments())}
+            return [client.send(wish(shards[shard])).snapshot for shard in sorted(shards)]
+    except ExchangeError as error:
         raise ToolError(f"{url}: {error}") from error
-
-
-def instruments_of(http: httpx.Client) -> Iterator[dict[str, Any]]:
-    """Yield every instrument that a gateway has, page by page."""
-    parameters: dict[str, str] = {}
-    while True:
-        page = http.get("/instruments", params=parameters).raise_for_status().json()
-        yield from page["instruments"]
-        if page["next_cursor"] is None:
-            return
-        parameters = {"cursor": page["next_cursor"]}
-
-
-def _take(http: httpx.Client, instrument: str) -> dict[str, Any]:
-    response = http.post("/market/orderbook/snapshot", params={"instrument": instrument})
-    found: dict[str, Any] | None = response.raise_for_status().json()["snapshot"]
-    if found is None:
-        raise ToolError(f"The snapshot of {instrument}'s shard takes longer; try again.")
-    return found
