@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from exchange.door.secrets import MasterKeys
 from exchange.gateway.background import Background
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.http.addresses import Network
@@ -34,10 +35,17 @@ from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import Freshness
 from exchange.gateway.parts.submission import Submitter
+from exchange.gateway.resources.accounts import (
+    create_account,
+    get_accounts,
+    resume_client,
+    suspend_client,
+)
 from exchange.gateway.resources.analytics import get_analytics
 from exchange.gateway.resources.commands import get_command
 from exchange.gateway.resources.fills import get_fills
 from exchange.gateway.resources.instruments import get_instruments, register_instrument
+from exchange.gateway.resources.keys import get_keys, issue_key, revoke_key, rotate_key
 from exchange.gateway.resources.market import get_orderbook, get_trades
 from exchange.gateway.resources.positions import get_positions
 from exchange.gateway.resources.settlement import close_cycle, get_cycle, get_cycles
@@ -89,6 +97,14 @@ INTERFACE: Final = (
     Route("/commands/{command_id}", get_command, methods=["GET"]),
     Route("/instruments", get_instruments, methods=["GET"]),
     Route("/instruments", register_instrument, methods=["POST"]),
+    Route("/accounts", get_accounts, methods=["GET"]),
+    Route("/accounts", create_account, methods=["POST"]),
+    Route("/accounts/{client_id}/suspend", suspend_client, methods=["POST"]),
+    Route("/accounts/{client_id}/resume", resume_client, methods=["POST"]),
+    Route("/keys", get_keys, methods=["GET"]),
+    Route("/keys", issue_key, methods=["POST"]),
+    Route("/keys/{key_id}/rotate", rotate_key, methods=["POST"]),
+    Route("/keys/{key_id}/revoke", revoke_key, methods=["POST"]),
     Route("/healthz", get_health, methods=["GET"]),
     Route("/readyz", get_readiness, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
@@ -122,6 +138,7 @@ def create_app(
     own_redis: Redis | None = None,
     analyst: Analyst | None = None,
     hosts: Hosts | None = None,
+    masters: MasterKeys | None = None,
 ) -> "Application":
     """Return the application; ``serve`` starts and stops its background work.
 
@@ -142,6 +159,7 @@ def create_app(
         analyst: Who answers questions about the past; closed by the caller. By default nobody.
         hosts: Who keeps the door, and the names that are answered to. By default it is open on
             loopback, as loopback.
+        masters: The master keys, of which the secrets of HMAC keys are made. By default none.
     """
     prepare(PAGES.values())
     hosts = hosts or Hosts()
@@ -174,6 +192,7 @@ def create_app(
         proxies=proxies,
         cancels_name_owner=cancels_name_owner,
         door=hosts.door,
+        masters=masters or MasterKeys({}),
     )
 
     hub = Hub(engine, gateway.freshness, Live(engine, redis, gateway.freshness, own_redis))

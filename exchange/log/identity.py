@@ -94,6 +94,26 @@ def placing_command_id(shard: int) -> UUID:
     return _hash_uuid("shard", str(shard))
 
 
+def account_command_id(client_id: str) -> UUID:
+    """Return the id of an account's creation: its name is the idempotency key."""
+    return _hash_uuid("account", client_id)
+
+
+def issuing_command_id(client_id: str, key: str | None) -> UUID:
+    """Return the id of what issues a key to an account."""
+    return uuid7() if key is None else _hash_uuid("issue key", client_id, key)
+
+
+def key_command_id(action: str, key_id: str, key: str | None) -> UUID:
+    """Return the id of what rotates or revokes a key."""
+    return uuid7() if key is None else _hash_uuid(f"{action} key", key_id, key)
+
+
+def suspension_command_id(action: str, client_id: str, key: str | None, shard: int) -> UUID:
+    """Return the id of what suspends or resumes a client on a shard."""
+    return uuid7() if key is None else _hash_uuid(f"{action} client", client_id, key, str(shard))
+
+
 def is_keyed(command_id: UUID) -> bool:
     """Tell whether a resend of this command must give the first one's outcome."""
     return command_id.int & _FORM == _KEYED

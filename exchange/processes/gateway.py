@@ -11,7 +11,7 @@ from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
 from exchange.processes.budgets import limits_of
 from exchange.processes.descriptors import descriptors
-from exchange.processes.door import told_hosts_of
+from exchange.processes.door import master_keys_of, told_hosts_of
 from exchange.processes.pool import engine_of
 from exchange.processes.running import redis_client, tracing_as
 from exchange.transport.commands import CommandProducer
@@ -26,6 +26,7 @@ OWN_REDIS_CONNECTIONS: Final = 8
 async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) -> None:
     """Serve HTTP on ``port`` until asked to stop, then finish what is in flight."""
     hosts = told_hosts_of(settings, "HOST")
+    masters = master_keys_of(settings)
     producer = CommandProducer(
         settings.kafka_bootstrap_servers, settings.kafka_topic, loop=asyncio.get_running_loop()
     )
@@ -55,6 +56,7 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             cancels_name_owner=settings.cancels_name_owner,
             connections_per_address=settings.stream_connections_per_address,
             hosts=hosts,
+            masters=masters,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
         await serve(app, settings.host, port, stopping, _caps(settings))

@@ -28,13 +28,18 @@ from exchange.domain.values import OVERLAP_MS_MAX, KeyAlgorithm, KeyScope, Side
 from exchange.log.events import load_event
 from exchange.log.identity import (
     BODY_HASH_BYTES,
+    account_command_id,
     body_hash,
     cancel_all_command_id,
     command_claim,
     is_keyed,
+    is_unkeyed,
+    issuing_command_id,
+    key_command_id,
     keyed_command_id,
     order_claim,
     registration_command_id,
+    suspension_command_id,
 )
 from exchange.transport.messages import (
     REASON_CHARACTERS_MAX,
@@ -353,6 +358,13 @@ def test_ids_differ_with_client_key_and_where_one_ends_and_the_other_begins() ->
         cancel_all_command_id("anna", "key", 0, 0),
         cancel_all_command_id("anna", "key", 1, 0),
         cancel_all_command_id("anna", "key", 0, 1),
+        account_command_id("anna"),
+        issuing_command_id("anna", "key"),
+        key_command_id("rotate", "anna", "key"),
+        key_command_id("revoke", "anna", "key"),
+        suspension_command_id("suspend", "anna", "key", 0),
+        suspension_command_id("suspend", "anna", "key", 1),
+        suspension_command_id("resume", "anna", "key", 0),
     ]
 
     assert len(set(ids)) == len(ids)
@@ -380,6 +392,16 @@ def test_ids_and_claims_are_what_the_store_already_holds() -> None:
     assert cancel_all_command_id("anna", "key", 1, 2) == UUID(
         "16e60b62-f0dd-812f-be38-d5e4848d663a"
     )
+    assert account_command_id("anna") == UUID("2f9ec38d-aca8-8660-bc7a-1e44dfdb5973")
+    assert issuing_command_id("anna", "key") == UUID("12f50b0c-2929-8c6f-b809-fdfa7ae61b84")
+    assert [key_command_id(action, "ab" * 16, "key") for action in ("rotate", "revoke")] == [
+        UUID("707c667d-7f11-87dd-a409-887ae59c0a43"),
+        UUID("05a20ed3-fec6-8fb1-9d42-a68b4f9a9703"),
+    ]
+    assert suspension_command_id("suspend", "anna", "key", 1) == UUID(
+        "22da4fb3-b8c4-8156-98b5-8bff0ee0cbf8"
+    )
+    assert is_unkeyed(issuing_command_id("anna", None))
     assert command_claim(COMMAND_ID) == "command:018f0000000070008000000000000001"
     assert order_claim("order-1") == "order:order-1"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from exchange.domain.values import INSTRUMENT_DEFAULT, Id
+from exchange.domain.values import INSTRUMENT_DEFAULT, Id, KeyId
 from projections.orders import OrderStatus
 
 LOCATION: Final = "[0-9]{1,4}:[0-9]{1,18}"
@@ -101,6 +101,7 @@ NAMES: Final = Several("name[]", list[str], "only these samples, by their names"
 
 ORDER_ID: Final = Parameter("order_id", Id, "which order", required=True, example="order-1")
 CLIENT_ID: Final = Parameter("client_id", Id, "which client", required=True, example="client-A")
+KEY_ID: Final = Parameter("key_id", KeyId, "which key", required=True, example="0" * 32)
 COMMAND_ID: Final = Parameter(
     "command_id",
     Uuid,

@@ -81,6 +81,8 @@ class PendingView(Struct, frozen=True):
     status: Literal["pending"]
     order_id: str | UnsetType = UNSET
     instrument: str | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    key_id: str | UnsetType = UNSET
 
 
 class JSONBytes(Response):

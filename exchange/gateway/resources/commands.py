@@ -10,7 +10,7 @@ The location is checked before the last search, which so covers all that the ado
 """
 
 import asyncio
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from exchange.domain.events import (
     AccountCreated,
+    AccountEvent,
     AccountRejected,
     CancelAllAccepted,
     CancelRejected,
@@ -39,6 +40,7 @@ from exchange.domain.events import (
     SettlementCycleRejected,
     ShardPlaced,
 )
+from exchange.domain.values import RejectReason
 from exchange.gateway.http.declaration import READING, Operation, operation
 from exchange.gateway.http.parameters import AT, BODY, COMMAND_ID
 from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
@@ -52,7 +54,14 @@ from exchange.gateway.parts.decisions import Decision, decision_of, key_conflict
 from exchange.gateway.parts.limits import Kind
 from exchange.gateway.parts.reading import log_connection
 from exchange.gateway.parts.submission import lost
+from exchange.gateway.resources.accounts import (
+    CreatedView,
+    ShardSuspensionView,
+    created,
+    suspension,
+)
 from exchange.gateway.resources.instruments import RegisteredView, other_definition, registered
+from exchange.gateway.resources.keys import IssuedView, RevokedView, issued, revoked
 from exchange.gateway.resources.settlement import CutView, cut
 from exchange.log.identity import command_claim
 from exchange.log.reader import find_command, read_claims
@@ -97,6 +106,30 @@ class AcceptedCut(CutView, frozen=True):
     status: Literal["accepted"]
 
 
+class AcceptedAccount(CreatedView, frozen=True):
+    """The outcome of an account's creation, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedSuspension(ShardSuspensionView, frozen=True):
+    """A shard's part in suspending or resuming a client."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedKey(IssuedView, frozen=True):
+    """What issued or rotated a key; its secret is never told here."""
+
+    status: Literal["accepted"]
+
+
+class AcceptedRevocation(RevokedView, frozen=True):
+    """What revoked a key, as its own request would have got it."""
+
+    status: Literal["accepted"]
+
+
 class RefusedView(Struct, frozen=True):
     """The outcome of a refused command, with the problem that its own request would have got."""
 
@@ -120,6 +153,10 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
     PartCancelledView: AcceptedPart,
     RegisteredView: AcceptedInstrument,
     CutView: AcceptedCut,
+    CreatedView: AcceptedAccount,
+    ShardSuspensionView: AcceptedSuspension,
+    IssuedView: AcceptedKey,
+    RevokedView: AcceptedRevocation,
 }
 
 
@@ -235,10 +272,10 @@ async def _check_same(gateway: Gateway, decision: Decision, command_id: UUID, as
     raise key_conflict()
 
 
-async def _outcome(
-    gateway: Gateway, decision: Decision, command_id: UUID
-) -> PlacedView | CancelledView | PartCancelledView | RegisteredView | CutView:
+async def _outcome(gateway: Gateway, decision: Decision, command_id: UUID) -> Struct:
     event = decision.first
+    if isinstance(event, AccountEvent | KeyRejected):
+        return _of_account(event, decision, command_id)
     match event:
         case (
             InstrumentRegistered() | InstrumentRejected() | RecordRejected() | CommandQuarantined()
@@ -248,17 +285,7 @@ async def _outcome(
             return cut(decision, command_id)
         case CancelAllAccepted():
             return part_view(decision, command_id)
-        case (
-            OpenOrdersLimited()
-            | ShardPlaced()
-            | AccountCreated()
-            | AccountRejected()
-            | ClientSuspended()
-            | ClientResumed()
-            | KeyIssued()
-            | KeyRevoked()
-            | KeyRejected()
-        ):
+        case OpenOrdersLimited() | ShardPlaced():
             detail = "It was an operator's and has no answer here."
             raise Problem(Code.COMMAND_NOT_FOUND, detail)
         case OrderCancelled() | CancelRejected():
@@ -269,3 +296,17 @@ async def _outcome(
         case _:
             listing = await gateway.listings.get(event.instrument)
             return await placed_view(gateway, listing, decision, command_id)
+
+
+def _of_account(event: AccountEvent | KeyRejected, decision: Decision, command_id: UUID) -> Struct:
+    match event:
+        case AccountCreated() | AccountRejected(reason=RejectReason.ACCOUNT_EXISTS):
+            return created(decision, command_id)
+        case ClientSuspended() | ClientResumed() | AccountRejected():
+            return suspension(decision, command_id)
+        case KeyIssued() | KeyRejected():
+            return issued(decision, command_id)
+        case KeyRevoked():
+            return revoked(decision, command_id)
+        case _:
+            assert_never(event)
