@@ -65,6 +65,7 @@ KEYS = Table(
     metadata,
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("key_id", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),  # that of keys, as every table tells it
     Column("client_id", Text, nullable=False),
     Column("algorithm", Text, nullable=False),
     Column("public_key", Text),
@@ -90,8 +91,8 @@ where generation = $1 and shard = $2 and client_id = any($3::text[])
 """
 
 READ_AFFECTED_KEYS = """
-select key_id, client_id, algorithm, public_key, master, scopes, addresses, expires_ms, label,
-    issued_ms, ends_ms, rotated_from, position
+select key_id, shard, client_id, algorithm, public_key, master, scopes, addresses, expires_ms,
+    label, issued_ms, ends_ms, rotated_from, position
 from keys
 where generation = $1 and key_id = any($2::text[])
 """
@@ -109,20 +110,21 @@ on conflict (generation, client_id, shard) do update set
 
 UPSERT_KEYS = """
 insert into keys
-    (generation, key_id, client_id, algorithm, public_key, master, scopes, addresses, expires_ms,
-    label, issued_ms, ends_ms, rotated_from, position)
-select $1, key_id, client_id, algorithm, public_key, master, scopes, addresses, expires_ms,
-    label, issued_ms, ends_ms, rotated_from, position
-from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[], $8::text[],
-    $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[])
-    as new (key_id, client_id, algorithm, public_key, master, scopes, addresses, expires_ms,
-        label, issued_ms, ends_ms, rotated_from, position)
+    (generation, key_id, shard, client_id, algorithm, public_key, master, scopes, addresses,
+    expires_ms, label, issued_ms, ends_ms, rotated_from, position)
+select $1, key_id, shard, client_id, algorithm, public_key, master, scopes, addresses,
+    expires_ms, label, issued_ms, ends_ms, rotated_from, position
+from unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::integer[],
+    $8::text[], $9::text[], $10::bigint[], $11::text[], $12::bigint[], $13::bigint[], $14::text[],
+    $15::bigint[])
+    as new (key_id, shard, client_id, algorithm, public_key, master, scopes, addresses,
+        expires_ms, label, issued_ms, ends_ms, rotated_from, position)
 on conflict (generation, key_id) do update set
     ends_ms = excluded.ends_ms,
     position = excluded.position
 """
 
-READ_KEYS = select(*[column for column in KEYS.c if column.name != "generation"])
+READ_KEYS = select(*[column for column in KEYS.c if column.name not in ("generation", "shard")])
 
 READ_ACCOUNTS = text("""
 select client_id, max(created_ms),
@@ -377,6 +379,7 @@ async def _read(
 def _row(event: KeyIssued, position: int) -> list[Any]:
     return [
         event.key_id,
+        KEYS_SHARD,
         event.client_id,
         event.algorithm.value,
         event.public_key,

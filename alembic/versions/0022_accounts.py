@@ -29,6 +29,7 @@ ACCOUNTS = [
 
 KEYS = [
     ("key_id", "k.key_id", "The key."),
+    ("shard", "k.shard", "The shard whose log has keys."),
     ("client_id", "k.client_id", "The client for whom requests act that it signs."),
     ("algorithm", "k.algorithm", "ed25519 or hmac-sha256."),
     ("public_key", "k.public_key", "The public key of Ed25519, as hex."),
@@ -76,6 +77,7 @@ def upgrade() -> None:
         "keys",
         _key("generation", sa.Integer),
         _key("key_id", sa.Text),
+        sa.Column("shard", sa.SmallInteger, nullable=False),
         sa.Column("client_id", sa.Text, nullable=False),
         sa.Column("algorithm", sa.Text, nullable=False),
         sa.Column("public_key", sa.Text),

@@ -207,7 +207,7 @@ def fold_keys(events: Iterable[StoredEvent]) -> dict[str, Row]:
         if stored.shard == 0 and stored.type == "KeyIssued":
             row = {name: event[name] for name in (*names, "expires_ms", "label")}
             row["scopes"], row["addresses"] = " ".join(row["scopes"]), " ".join(row["addresses"])
-            row |= {"issued_ms": event["time_ms"], "ends_ms": None}
+            row |= {"shard": 0, "issued_ms": event["time_ms"], "ends_ms": None}
             row |= {"rotated_from": event["rotated_from"], "position": stored.position}
             rows[event["key_id"]] = row
         if stored.shard == 0 and stored.type == "KeyRevoked":

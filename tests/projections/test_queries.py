@@ -260,7 +260,7 @@ async def test_keys_by_client_and_by_what_changed(
 
 def stored_form(key: Key) -> Row:
     texts = {name: " ".join(getattr(key, name)) for name in ("scopes", "addresses")}
-    return {**plain(key), **texts}
+    return {**plain(key), **texts, "shard": 0}
 
 
 async def test_accounts_with_the_shards_that_take_no_orders_of_them(
