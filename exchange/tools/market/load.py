@@ -9,24 +9,29 @@ much less. On one machine the exchange lacks that time.
 """
 
 import asyncio
-import json
 import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final, Protocol, Self
 
-import httpx
+import msgspec
 from hdrh.histogram import HdrHistogram
 from msgspec import Struct
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
+from exchange.client import AsyncClient, Command, Patience, Request
+from exchange.client.answers import BatchAnswer, EntryAnswer
+from exchange.client.attempts import Broken, Reply
+from exchange.client.problems import problem_of
+
 REQUEST_S: Final = 10.0  # an answer that takes longer counts as lost
-CLOSE_S: Final = 0.5  # a server that did not answer may not close its connections either
+ATTEMPT: Final = Patience(total_s=0, attempt_s=REQUEST_S)
 LATENCY_US_MAX: Final = 3_600_000_000  # an order may be sent that late after its intended time
 DIGITS: Final = 3
 REPORT_EVERY_S: Final = 0.5
@@ -167,50 +172,52 @@ def _sender_of(plan: Plan) -> Sender:
 
 
 class HttpSender:
-    """Orders over HTTP, one at a time."""
+    """Orders over HTTP, one at a time; a load sends nothing a second time."""
 
     def __init__(self, base_url: str) -> None:
-        # Loading the certificates for each of a hundred clients would take seconds.
-        verify = _tls() if base_url.startswith("https") else False
-        self._http = httpx.AsyncClient(
-            base_url=base_url, timeout=REQUEST_S, trust_env=False, verify=verify
-        )
+        self._client = _client_of(base_url)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._http.aclose()
+        await self._client.close()
 
     async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
-        return [await self._send(order) for order in orders]
+        return [_ended(await self._attempt("/orders", order)) for order in orders]
 
-    async def _send(self, order: Order) -> tuple[str, bool]:
-        try:
-            response = await self._http.post("/orders", json=order)
-        except httpx.HTTPError as error:
-            return type(error).__name__, False
-        return _ended(response.status_code, _code(response))
+    async def _attempt(self, path: str, body: dict[str, Any]) -> Reply | Broken:
+        return await self._client.attempt(Command("POST", path, BatchAnswer, body))
 
 
 class BatchSender(HttpSender):
     """Orders over HTTP, many in a request."""
 
     async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
-        try:
-            response = await self._http.post("/orders/batch", json={"entries": _entries(orders)})
-        except httpx.HTTPError as error:
-            return [(type(error).__name__, False)] * len(orders)
-        if not response.is_success:
-            return [_ended(response.status_code, _code(response))] * len(orders)
-        return _ended_each(response.json()["entries"])
+        said = await self._attempt("/orders/batch", {"entries": _entries(orders)})
+        if isinstance(said, Broken) or said.status != HTTPStatus.OK:
+            return [_ended(said)] * len(orders)
+        entries = _batch.decode(said.body).entries
+        return [_ended(Reply(entry.status, bytes(entry.body))) for entry in entries]
+
+
+class Answered(Struct, frozen=True):
+    """What a load reads of an answer on the stream."""
+
+    type: str
+    id: str = ""
+    status: int = 0
+    code: str = ""
+    entries: Sequence[EntryAnswer] = ()
+    part: int = 1
+    parts: int = 1
 
 
 class StreamSender:
     """Orders over the stream, one message at a time; connects again after it was cut."""
 
     def __init__(self, base_url: str) -> None:
-        self._url = f"{base_url.replace('http', 'ws', 1).rstrip('/')}/stream"
+        self._client = _client_of(base_url)
         self._socket: ClientConnection | None = None
         self._sent = 0
 
@@ -219,6 +226,7 @@ class StreamSender:
 
     async def __aexit__(self, *error: object) -> None:
         await self._close()
+        await self._client.close()
 
     async def send(self, orders: Sequence[Order]) -> list[tuple[str, bool]]:
         is_batch = len(orders) > 1
@@ -226,27 +234,31 @@ class StreamSender:
         try:
             async with asyncio.timeout(REQUEST_S):
                 answer = await self._ask({**message, "id": self._next_id()})
-                told = answer.get("entries", [])
-                while answer.get("part", 1) < answer.get("parts", 1):  # nothing comes in between
-                    assert self._socket is not None
-                    answer = json.loads(await self._socket.recv())
-                    told += answer["entries"]
+                told = list(answer.entries)
+                while answer.part < answer.parts:  # nothing comes in between
+                    answer = await self._read()
+                    told += answer.entries
         except (OSError, TimeoutError, WebSocketException) as error:
             await self._close()
             return [(type(error).__name__, False)] * len(orders)
-        kind = str(answer["type"])
-        if kind == "error":
-            return [_ended(answer["status"], answer["code"])] * len(orders)
-        return _ended_each(told) if is_batch else [(kind, True)]
+        if answer.type == "error":
+            return [(f"{answer.status} {answer.code}", False)] * len(orders)
+        if not is_batch:
+            return [(answer.type, True)]
+        return [_ended(Reply(entry.status, bytes(entry.body))) for entry in told]
 
-    async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, message: dict[str, Any]) -> Answered:
         if self._socket is None:
-            self._socket = await connect(self._url, compression=None, close_timeout=CLOSE_S)
-        await self._socket.send(json.dumps(message))
+            self._socket = await self._client.connect()
+        await self._socket.send(msgspec.json.encode(message), text=True)
         while True:
-            answer: dict[str, Any] = json.loads(await self._socket.recv())
-            if answer.get("id") == message["id"]:
+            answer = await self._read()
+            if answer.id == message["id"]:
                 return answer
+
+    async def _read(self) -> Answered:
+        assert self._socket is not None
+        return _answered.decode(await self._socket.recv(decode=False))
 
     def _next_id(self) -> str:
         self._sent += 1
@@ -258,8 +270,18 @@ class StreamSender:
             await socket.close()
 
 
+_batch: Final = msgspec.json.Decoder(BatchAnswer)
+_answered: Final = msgspec.json.Decoder(Answered)
+
+
+def _client_of(base_url: str) -> AsyncClient:
+    tls = _tls() if base_url.startswith("https") else None
+    return AsyncClient(base_url, patience=ATTEMPT, tls=tls)
+
+
 @cache
 def _tls() -> ssl.SSLContext:
+    """Load the certificates once: for each of a hundred clients it would take seconds."""
     return ssl.create_default_context()
 
 
@@ -269,15 +291,13 @@ async def check_reachable(base_url: str) -> None:
     Raises:
         Unreachable: Nobody answers.
     """
-    try:
-        async with httpx.AsyncClient(timeout=REQUEST_S, trust_env=False) as http:
-            await http.get(f"{base_url}/livez")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error).rstrip(".") or type(error).__name__
+    async with AsyncClient(base_url, patience=ATTEMPT) as client:
+        said = await client.attempt(Request("GET", "/livez", object))
+    if isinstance(said, Broken):
         raise Unreachable(
-            f"No exchange answers at {base_url}: {reason}. Start one with `exchange run`;"
-            " one that is starting, or a replay, says when it answers."
-        ) from error
+            f"No exchange answers at {base_url}: {said.reason.rstrip('.')}. Start one with"
+            " `exchange run`; one that is starting, or a replay, says when it answers."
+        )
 
 
 async def _tell(measured: Measured, started_s: float, tell: Callable[[], None]) -> None:
@@ -291,18 +311,10 @@ def _entries(orders: Sequence[Order]) -> list[Order]:
     return [{"action": "place", **order} for order in orders]
 
 
-def _ended_each(entries: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
-    return [_ended(one["status"], one["body"].get("code", "")) for one in entries]
-
-
-def _ended(status: int, code: str) -> tuple[str, bool]:
-    return f"{status} {code}".strip(), 200 <= status < 300
-
-
-def _code(response: httpx.Response) -> str:
-    if response.is_success:
-        return ""
-    try:
-        return str(response.json().get("code", ""))
-    except ValueError:
-        return ""
+def _ended(said: Reply | Broken) -> tuple[str, bool]:
+    """Return how an order ended, and whether it was accepted."""
+    if isinstance(said, Broken):
+        return said.reason, False
+    if 200 <= said.status < 300:
+        return str(said.status), True
+    return f"{said.status} {problem_of(said.status, said.body).code}", False
