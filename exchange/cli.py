@@ -45,8 +45,13 @@ LATER: dict[str, tuple[str, str]] = {
     "trim": (f"{OPERATORS}.backups.trim", "trim"),
     "republish": (f"{OPERATORS}.republish", "republish"),
     "open-orders-max": (f"{OPERATORS}.open_orders", "open_orders_max"),
+    "accounts": (f"{OPERATORS}.accounts", "commands"),
+    "keys": (f"{OPERATORS}.keys", "commands"),
 }
-"""Commands whose modules have their options: each is imported when it is asked for."""
+"""Commands, and groups of them, whose modules have their options.
+
+Each is imported when it is asked for.
+"""
 
 
 class Commands(TyperGroup):
@@ -61,8 +66,13 @@ class Commands(TyperGroup):
         if cmd_name not in LATER:
             return super().get_command(ctx, cmd_name)
         module, function = LATER[cmd_name]
+        found = getattr(import_module(module), function)
+        if isinstance(found, typer.Typer):
+            group = get_command(found)
+            group.name = cmd_name
+            return group
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name)(telling_of_postgres(getattr(import_module(module), function)))
+        alone.command(cmd_name)(telling_of_postgres(found))
         return get_command(alone)
 
 

@@ -12,7 +12,20 @@ from uuid import UUID
 import asyncpg
 
 from exchange.config import Settings
-from exchange.log.reader import Progress, read_next_offsets, read_progress, read_readable
+from exchange.domain.commands import ClientCommand
+from exchange.log.command_form import command_version
+from exchange.log.identity import body_hash
+from exchange.log.reader import (
+    FoundOutcome,
+    LocatedCommand,
+    Progress,
+    find_outcomes,
+    read_events_at,
+    read_next_offsets,
+    read_progress,
+    read_readable,
+)
+from exchange.ports import StoredEvent
 from exchange.tools.terminal import ToolError
 from exchange.transport.commands import CommandProducer, Delivery, NotProduced
 from exchange.transport.messages import SentCommand, encode_command
@@ -74,6 +87,38 @@ async def send(
         raise ToolError(f"Kafka did not confirm the command ({failed}). It is safe to try again.")
     progress = await read_progress(connection)
     return {one.shard: progress.get(one.shard, Progress()).offset_base + one.offset for one in sent}
+
+
+async def outcomes_of(
+    settings: Settings,
+    connection: asyncpg.Connection,
+    command: ClientCommand,
+    ids: Mapping[int, UUID],
+    *,
+    key: str,
+) -> dict[int, list[StoredEvent]]:
+    """Send a command to shards, and return the events that it, or the first with its id, caused.
+
+    Raises:
+        ToolError: A matcher does not read it or does not decide it in time, Kafka does not take it,
+            or the outcome cannot be told.
+    """
+    version = command_version(command)
+    offsets = await send(settings, connection, command, ids, key=key, version=version)
+    await until_decided(connection, offsets)
+    hashed = body_hash(command)
+    asked = [LocatedCommand(*at, ids[at[0]], hashed) for at in offsets.items()]
+    found = await find_outcomes(connection, asked)
+    outcomes: dict[int, list[StoredEvent]] = {}
+    for shard, offset in offsets.items():
+        outcome = found.get((shard, offset), FoundOutcome([]))
+        events = outcome.events
+        if outcome.first is not None and not outcome.conflict:
+            events = await read_events_at(connection, *outcome.first)
+        if not events:  # the topic was adopted meanwhile, or has the command twice
+            raise ToolError(f"What shard {shard} did cannot be told. Give the command again.")
+        outcomes[shard] = events
+    return outcomes
 
 
 async def until_decided(connection: asyncpg.Connection, offsets: Offsets) -> None:

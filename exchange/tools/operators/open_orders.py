@@ -6,6 +6,7 @@ the same number does no harm, so an attempt whose outcome is unknown is simply m
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import asyncpg
@@ -15,10 +16,9 @@ from exchange.config import Settings
 from exchange.domain.commands import LimitOpenOrders
 from exchange.domain.events import OpenOrdersLimited
 from exchange.domain.values import OPEN_ORDERS_LIMIT
-from exchange.log.command_form import command_version
-from exchange.log.identity import body_hash, uuid7
-from exchange.log.reader import FoundOutcome, LocatedCommand, find_outcomes
-from exchange.tools.operators.commands import send, until_decided
+from exchange.log.identity import uuid7
+from exchange.ports import StoredEvent
+from exchange.tools.operators.commands import outcomes_of
 from exchange.tools.terminal import ToolError, connect
 
 KEY: Final = "open orders"
@@ -36,25 +36,17 @@ async def _limit(settings: Settings, number: int) -> None:
     command = LimitOpenOrders(number)
     ids = {shard: uuid7() for shard in range(settings.shards)}
     try:
-        version = command_version(command)
-        offsets = await send(settings, connection, command, ids, key=KEY, version=version)
-        await until_decided(connection, offsets)
-        hashed = body_hash(command)
-        asked = [LocatedCommand(*at, ids[at[0]], hashed) for at in offsets.items()]
-        found = await find_outcomes(connection, asked)
-        for shard, offset in offsets.items():
-            outcome = found.get((shard, offset), FoundOutcome([]))
-            typer.echo(f"Shard {shard}: {_told(shard, outcome, number)}")
+        outcomes = await outcomes_of(settings, connection, command, ids, key=KEY)
+        for shard, events in outcomes.items():
+            typer.echo(f"Shard {shard}: {_told(shard, events, number)}")
     except asyncpg.PostgresError as error:
         raise ToolError(f"The log cannot be read: {error}. Give the number again.") from error
     finally:
         await connection.close()
 
 
-def _told(shard: int, found: FoundOutcome, number: int) -> str:
-    if not found.events:  # the topic was adopted meanwhile, or has the command twice
-        raise ToolError(f"What shard {shard} did cannot be told. Give the number again.")
-    first = found.events[0]
+def _told(shard: int, events: Sequence[StoredEvent], number: int) -> str:
+    first = events[0]
     if first.type != OpenOrdersLimited.__name__:
         raise ToolError(
             f"Shard {shard} did not do it: {first.type} is at position {first.position} of its log."

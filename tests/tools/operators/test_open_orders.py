@@ -13,7 +13,7 @@ from exchange.log.command_form import commands_version
 from exchange.log.reader import FoundOutcome, read_readable
 from exchange.log.writing.writer import PostgresEventStore
 from exchange.processes.matcher import run_matcher
-from exchange.tools.operators import commands, open_orders
+from exchange.tools.operators import commands
 from exchange.tools.operators.open_orders import open_orders_max
 from exchange.tools.terminal import ToolError
 
@@ -77,6 +77,21 @@ async def test_an_older_matcher_is_sent_nothing(two_shards: Settings) -> None:
         await asyncio.to_thread(open_orders_max, 7)
 
 
-def test_an_outcome_without_events_is_no_success() -> None:
-    with pytest.raises(ToolError, match=r"What shard 1 did cannot be told\. Give the number again"):
-        open_orders._told(1, FoundOutcome([], displaced=True), 7)
+async def test_an_outcome_without_events_is_no_success(
+    two_shards: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def displaced(*_: object, **__: object) -> dict[tuple[int, int], FoundOutcome]:
+        return {}
+
+    monkeypatch.setattr(commands, "find_outcomes", displaced)
+    matching = asyncio.create_task(run_matcher(two_shards, range(SHARDS), standby=False))
+    connection = await asyncpg.connect(two_shards.database_url)
+    async with asyncio.timeout(30):
+        while len(await read_readable(connection)) < SHARDS:
+            await asyncio.sleep(0.05)
+    await connection.close()
+
+    with pytest.raises(ToolError, match=r"What shard 0 did cannot be told\. Give the command ag"):
+        await asyncio.to_thread(open_orders_max, 7)
+    matching.cancel()
+    await asyncio.wait({matching})
