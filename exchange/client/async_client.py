@@ -32,7 +32,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import TIME, WRONG_CLOCK, Wire, broken_of, stream_url
+from exchange.client.wire import Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -119,7 +119,7 @@ class AsyncClient:
 
     async def _ask(self, request: Request[Any]) -> Reply | Broken:
         said = await self.attempt(request)
-        if self._wire.has_wrong_clock(said) and self._wire.set_clock(await self.attempt(TIME)):
+        if self._wire.corrects_clock(said):
             said = await self.attempt(request)
         return said
 
@@ -138,8 +138,7 @@ class AsyncClient:
                         if update is not None:
                             yield update
             except Refused as refused:
-                told = await self.attempt(TIME) if refused.code == WRONG_CLOCK else None
-                if told is None or not self._wire.set_clock(told):
+                if not self._wire.takes_time_of(refused.problem):
                     raise
                 error = refused
             except (OSError, TimeoutError, WebSocketException, Gap, Passing) as lost:

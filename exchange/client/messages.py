@@ -106,6 +106,7 @@ class ErrorTold(Struct, frozen=True, tag="error"):
     status: int
     detail: str
     retry_after: int = 0
+    unix_ms: int = 0
 
 
 Message = (

@@ -148,7 +148,7 @@ def order(
 
 
 def orders(
-    client_id: str,
+    client_id: str | None = None,
     *,
     status: str | None = None,
     instrument: str | None = None,
@@ -157,7 +157,10 @@ def orders(
     as_of_sequence: Sequences | None = None,
     as_of_time: str | None = None,
 ) -> Listing[answers.Orders, answers.Order]:
-    """Ask for a client's orders, newest first; ``status="working"``: those that are open."""
+    """Ask for a client's orders, newest first; ``status="working"``: those that are open.
+
+    Signed requests are about the key's client if they name none.
+    """
     query = _query(client_id=client_id, status=status, instrument=instrument, limit=limit)
     query |= _query(min_sequence=min_sequence, as_of_sequence=as_of_sequence, as_of_time=as_of_time)
     return _listing("/orders", answers.Orders, lambda page: page.orders, query)
@@ -195,8 +198,8 @@ def trades(
 
 
 def fills(
-    client_id: str,
     instrument: str,
+    client_id: str | None = None,
     *,
     limit: int | None = None,
     min_sequence: Sequences | None = None,

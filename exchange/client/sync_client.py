@@ -33,7 +33,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import TIME, WRONG_CLOCK, Wire, broken_of, stream_url
+from exchange.client.wire import Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -138,7 +138,7 @@ class Client:
 
     def _ask(self, request: Request[Any]) -> Reply | Broken:
         said = self.attempt(request)
-        if self._wire.has_wrong_clock(said) and self._wire.set_clock(self.attempt(TIME)):
+        if self._wire.corrects_clock(said):
             said = self.attempt(request)
         return said
 
@@ -155,7 +155,7 @@ class Client:
                         if update is not None:
                             yield update
             except Refused as refused:
-                if refused.code != WRONG_CLOCK or not self._wire.set_clock(self.attempt(TIME)):
+                if not self._wire.takes_time_of(refused.problem):
                     raise
                 error = refused
             except (OSError, TimeoutError, WebSocketException, Gap, Passing) as lost:

@@ -5,6 +5,7 @@ Of several gateways one is asked until it does not answer; then the next is.
 
 import time
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Final
 
 import httpx
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from exchange.client.attempts import Broken, Reply
-from exchange.client.problems import problem_of
+from exchange.client.problems import Problem, problem_of
 from exchange.client.requests import Request
 from exchange.signing import Signer, signed_headers
 
@@ -24,17 +25,6 @@ NOT_SENT: Final = (
     httpx.PoolTimeout,
     httpx.UnsupportedProtocol,
 )
-
-
-class ServerTime(Struct, frozen=True):
-    """What ``GET /time`` answers."""
-
-    unix_ms: int
-
-
-TIME: Final = Request("GET", "/time", ServerTime)
-
-_time: Final = msgspec.json.Decoder(ServerTime)
 
 
 class Outgoing(Struct, frozen=True):
@@ -104,20 +94,18 @@ class Wire:
         if base_url == self.base_url:
             self._at = (self._at + 1) % len(self._base_urls)
 
-    def has_wrong_clock(self, said: Reply | Broken) -> bool:
-        """Whether a signature was refused because of this machine's clock."""
-        return (
-            isinstance(said, Reply)
-            and said.status == 401
-            and problem_of(said.status, said.body).code == WRONG_CLOCK
-        )
-
-    def set_clock(self, said: Reply | Broken) -> bool:
-        """Sign by the time that the exchange tells; return whether that is another one now."""
-        if not isinstance(said, Reply) or said.status != 200:
+    def corrects_clock(self, said: Reply | Broken) -> bool:
+        """Sign by the exchange's time if it refuses a signature for it; return whether it did."""
+        if isinstance(said, Broken) or said.status != HTTPStatus.UNAUTHORIZED:
             return False
-        before_s = self._clock_s
-        self._clock_s = _time.decode(said.body).unix_ms / 1000 - time.time()
+        return self.takes_time_of(problem_of(said.status, said.body))
+
+    def takes_time_of(self, problem: Problem) -> bool:
+        """Sign by the time that a refusal tells; return whether that is another one."""
+        unix_ms = problem.members.get("unix_ms")
+        if problem.code != WRONG_CLOCK or not isinstance(unix_ms, int):
+            return False
+        before_s, self._clock_s = self._clock_s, unix_ms / 1000 - time.time()
         return abs(self._clock_s - before_s) >= CLOCK_S
 
     def _sign(self, method: str, url: str, content: bytes) -> dict[str, str]:

@@ -14,11 +14,18 @@ from rich.console import Console
 
 from exchange.client import ExchangeError, Following
 from exchange.domain.values import INSTRUMENT_DEFAULT
+from exchange.signing import Signer
 from exchange.tools.market import ladder, report, tape
 from exchange.tools.market.ladder import Ladder
 from exchange.tools.market.load import Measured, Plan, Unreachable, check_reachable, run_load
-from exchange.tools.market.mix import Mix, MixError, read_fixtures, write_fixtures
-from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
+from exchange.tools.market.mix import (
+    Mix,
+    MixError,
+    of_one_client,
+    read_fixtures,
+    write_fixtures,
+)
+from exchange.tools.terminal import AsJson, BaseUrl, KeyFile, ToolError, address, signer_of
 
 LINE_EVERY_S = 2.0
 TOTAL = 2_000
@@ -57,6 +64,7 @@ def load(
     ] = None,
     websocket: Annotated[bool, typer.Option("--websocket", help="Over the stream.")] = False,
     batch: Annotated[int, typer.Option(min=1, max=500, help="Orders in a request or message.")] = 1,
+    key: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Send orders and measure how many are taken and how long each waits."""
@@ -66,8 +74,11 @@ def load(
         planned = planned_total(total, fixed, timed=duration is not None)
         duration_s = DURATION_S if duration is None else duration
         plan = Plan(address(base_url), connections, planned, duration_s, rate, websocket, batch)
-        measured = Measured()
-        _run(plan, mix.orders() if fixed is None else iter(fixed), measured, quiet=as_json)
+        measured, signer = Measured(), signer_of(key)
+        orders = mix.orders() if fixed is None else iter(fixed)
+        if signer is not None:
+            orders = of_one_client(orders)
+        _run(plan, orders, measured, signer, quiet=as_json)
     except (Unreachable, MixError) as error:
         raise ToolError(str(error)) from error
     if as_json:
@@ -164,7 +175,9 @@ def _answered(work: Coroutine[Any, Any, Answer]) -> Answer:
         raise ToolError(str(error)) from error
 
 
-def _run(plan: Plan, orders: Any, measured: Measured, *, quiet: bool) -> None:
+def _run(
+    plan: Plan, orders: Any, measured: Measured, signer: Signer | None, *, quiet: bool
+) -> None:
     console = Console(stderr=True, quiet=quiet)
     told = cycle([False]) if console.is_terminal else _every(LINE_EVERY_S)
     with report.progress(console) as bar:
@@ -178,7 +191,7 @@ def _run(plan: Plan, orders: Any, measured: Measured, *, quiet: bool) -> None:
                 console.print(f"{report.line(measured)}  {left_s:.0f} s left", highlight=False)
 
         try:
-            asyncio.run(run_load(plan, orders, measured, tell))
+            asyncio.run(run_load(plan, orders, measured, tell, signer))
         except KeyboardInterrupt:
             console.print("Stopped early.")
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     import asyncpg
     from rich.table import Table
 
+    from exchange.signing import Signer
+
 BaseUrl = Annotated[str, typer.Option(envvar="BASE_URL", help="Where it is.")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key", envvar="KEY_FILE", help="Sign by the key in this file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
@@ -155,6 +161,22 @@ def place_of(text: str) -> tuple[int, int]:
     if matched is None:
         raise typer.BadParameter(f"{text} is not SHARD:POSITION, such as 0:1234")
     return int(matched[1]), int(matched[2])
+
+
+def signer_of(path: Path | None) -> "Signer | None":
+    """Return the signer of a key file, None without one.
+
+    Raises:
+        ToolError: It cannot be used.
+    """
+    if path is None:
+        return None
+    from exchange.signing import KeyFileError, load_signer  # what signs takes a while to load
+
+    try:
+        return load_signer(path)
+    except KeyFileError as error:
+        raise ToolError(str(error)) from error
 
 
 class ToolError(Exception):

@@ -54,7 +54,7 @@ from tests.running import Exchange
 pytestmark = pytest.mark.anyio
 
 PATIENT = Patience(total_s=60.0, attempt_s=30.0)
-WAIT_S = 60.0
+WAIT_S = 100.0  # a busy machine may take long
 LOCAL = "http://127.0.0.1:3000"
 EXAMPLES = re.findall(
     r"^```python\n(.*?)^```",
@@ -140,12 +140,12 @@ async def test_no_order_is_lost_or_doubled_while_the_gateway_is_killed(
 
     async with AsyncClient(exchange.urls[0], patience=PATIENT) as client:
         traders = [asyncio.create_task(trade(client, number)) for number in range(8)]
-        async with killed(exchange, services, 2):
-            pass
+        async with killed(exchange, services, 2), asyncio.timeout(WAIT_S):
+            while len(placed) <= 16:
+                await asyncio.sleep(0.05)
         done.set()
         await asyncio.gather(*traders)
 
-    assert len(placed) > 16
     assert sorted(placed) == sorted(await accepted(exchange, name))
 
 
@@ -170,10 +170,14 @@ class Follower:
                         self.orders += [one.sequence for one in update.orders]
                     case Interrupted():
                         self.reasons.append(update.reason)
-                    case Heartbeat() if self.following.sequence is not None:
+                    case Heartbeat() if self.following.is_begun:  # of the book too
                         self.begun.set()
-                        if self.until is not None and self.following.sequence >= self.until:
+                        if self.until is not None and self._sequence >= self.until:
                             return
+
+    @property
+    def _sequence(self) -> int:
+        return self.following.sequence or 0
 
 
 async def test_a_follower_misses_and_repeats_nothing_while_the_gateway_is_killed(
@@ -190,11 +194,11 @@ async def test_a_follower_misses_and_repeats_nothing_while_the_gateway_is_killed
         task = asyncio.create_task(follower.follow(one))
         await follower.begun.wait()
         async with killed(exchange, services, 2):
-            for number in range(60):
+            for number in range(40):
                 side: Side = "buy" if number % 2 else "sell"
                 bid = limit_order(name, side, "0.3", 10, client_id=f"c{number % 3}")
                 last = (await client.send(bid)).sequence
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
         follower.until = last
         await task
         book = await client.send(orderbook(name, levels=100, min_sequence=last))
@@ -301,7 +305,7 @@ async def test_what_was_traded_is_read(http: httpx.AsyncClient, client: AsyncCli
     events = [one async for one in client.each(order_events(read.order.order_id, limit=1))]
     assert [one.type for one in events] == ["OrderAccepted", *["TradeExecuted"] * 3]
     assert events[1].taker_remaining == Decimal("0.2")
-    sold = [one async for one in client.each(fills(ann, name, limit=2, min_sequence=seen))]
+    sold = [one async for one in client.each(fills(name, ann, limit=2, min_sequence=seen))]
     assert [(one.side, one.role, one.price) for one in sold] == [
         ("sell", "maker", Decimal(price)) for price in (12, 11, 10)
     ]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from websockets.asyncio.server import ServerConnection, serve
 
 from exchange.cli import app
+from exchange.client import AsyncClient
 from exchange.tools.command import planned_total
 from exchange.tools.market import report
 from exchange.tools.market.load import Measured, Plan, StreamSender, Unreachable, run_load
@@ -90,8 +91,8 @@ async def test_a_stream_that_does_not_answer_is_closed(monkeypatch: pytest.Monke
 
     async with serve(say_nothing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        sender = StreamSender(f"http://127.0.0.1:{port}")
-        assert await sender.send([{"type": "limit"}]) == [("TimeoutError", False)]
+        async with StreamSender(AsyncClient(f"http://127.0.0.1:{port}")) as sender:
+            assert await sender.send([{"type": "limit"}]) == [("TimeoutError", False)]
         async with asyncio.timeout(30):
             await closed.wait()
 
@@ -156,6 +157,9 @@ def test_the_command_line_reads_the_environment(tmp_path: Path) -> None:
     environment = {"BASE_URL": NOWHERE, "CONCURRENT_REQUESTS": "3", "TOTAL_REQUESTS": "5"}
     result = CliRunner().invoke(app, ["load", "--json"], env=environment)
     assert NOWHERE in str(result.exception)
+
+    keyed = CliRunner().invoke(app, ["load", "--json", "--key", str(tmp_path / "no.key")])
+    assert "no.key: No such file" in str(keyed.exception)
 
     output = tmp_path / "orders.jsonl"
     written = CliRunner().invoke(app, ["fixtures", "--orders", "3", "--output", str(output)])

@@ -29,6 +29,7 @@ from exchange.client import AsyncClient, Command, Patience, Request
 from exchange.client.answers import BatchAnswer, EntryAnswer
 from exchange.client.attempts import Broken, Reply
 from exchange.client.problems import problem_of
+from exchange.signing import Signer
 
 REQUEST_S: Final = 10.0  # an answer that takes longer counts as lost
 ATTEMPT: Final = Patience(total_s=0, attempt_s=REQUEST_S)
@@ -107,9 +108,15 @@ class Sender(Protocol):
 
 
 async def run_load(
-    plan: Plan, orders: Iterator[Order], measured: Measured, tell: Callable[[], None]
+    plan: Plan,
+    orders: Iterator[Order],
+    measured: Measured,
+    tell: Callable[[], None],
+    signer: Signer | None = None,
 ) -> None:
     """Send orders as planned, filling ``measured``; call ``tell`` from time to time.
+
+    A ``signer`` signs each request, over the stream each connection.
 
     Raises:
         Unreachable: Nobody answers.
@@ -117,7 +124,10 @@ async def run_load(
     await check_reachable(plan.base_url)
     started_s = time.perf_counter()
     pace = _Pace(plan, orders, measured, started_s)
-    workers = [asyncio.create_task(_work(plan, pace, measured)) for _ in range(plan.connections)]
+    workers = [
+        asyncio.create_task(_work(_sender_of(plan, signer), pace, measured))
+        for _ in range(plan.connections)
+    ]
     telling = asyncio.create_task(_tell(measured, started_s, tell))
     try:
         await asyncio.gather(*workers)
@@ -155,8 +165,8 @@ class _Pace:
         return orders, due_s
 
 
-async def _work(plan: Plan, pace: _Pace, measured: Measured) -> None:
-    async with _sender_of(plan) as sender:
+async def _work(connection: Sender, pace: _Pace, measured: Measured) -> None:
+    async with connection as sender:
         while (due := await pace.next()) is not None:
             orders, intended_s = due
             answers = await sender.send(orders)
@@ -165,17 +175,19 @@ async def _work(plan: Plan, pace: _Pace, measured: Measured) -> None:
                 measured.note(outcome, waited_s, accepted=accepted)
 
 
-def _sender_of(plan: Plan) -> Sender:
+def _sender_of(plan: Plan, signer: Signer | None) -> Sender:
+    tls = _tls() if plan.base_url.startswith("https") else None
+    client = AsyncClient(plan.base_url, signer=signer, patience=ATTEMPT, tls=tls)
     if plan.websocket:
-        return StreamSender(plan.base_url)
-    return BatchSender(plan.base_url) if plan.batch > 1 else HttpSender(plan.base_url)
+        return StreamSender(client)
+    return BatchSender(client) if plan.batch > 1 else HttpSender(client)
 
 
 class HttpSender:
     """Orders over HTTP, one at a time; a load sends nothing a second time."""
 
-    def __init__(self, base_url: str) -> None:
-        self._client = _client_of(base_url)
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
 
     async def __aenter__(self) -> Self:
         return self
@@ -216,8 +228,8 @@ class Answered(Struct, frozen=True):
 class StreamSender:
     """Orders over the stream, one message at a time; connects again after it was cut."""
 
-    def __init__(self, base_url: str) -> None:
-        self._client = _client_of(base_url)
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
         self._socket: ClientConnection | None = None
         self._sent = 0
 
@@ -253,7 +265,7 @@ class StreamSender:
         await self._socket.send(msgspec.json.encode(message), text=True)
         while True:
             answer = await self._read()
-            if answer.id == message["id"]:
+            if answer.id == message["id"] or answer.type == "error":
                 return answer
 
     async def _read(self) -> Answered:
@@ -272,11 +284,6 @@ class StreamSender:
 
 _batch: Final = msgspec.json.Decoder(BatchAnswer)
 _answered: Final = msgspec.json.Decoder(Answered)
-
-
-def _client_of(base_url: str) -> AsyncClient:
-    tls = _tls() if base_url.startswith("https") else None
-    return AsyncClient(base_url, patience=ATTEMPT, tls=tls)
 
 
 @cache

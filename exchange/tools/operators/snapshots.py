@@ -10,14 +10,15 @@ from rich.table import Table
 
 from exchange.client import Client, ExchangeError, Patience, Snapshot, instruments
 from exchange.client import snapshot as wish
-from exchange.tools.terminal import AsJson, BaseUrl, ToolError, address
+from exchange.signing import Signer
+from exchange.tools.terminal import AsJson, BaseUrl, KeyFile, ToolError, address, signer_of
 
 PATIENCE: Final = Patience(total_s=20.0)  # an answer takes 5 s if the snapshot is not taken by then
 
 
-def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
+def snapshot(base_url: BaseUrl = "", key: KeyFile = None, as_json: AsJson = False) -> None:
     """Take an engine snapshot of each shard, from which a matcher restores."""
-    taken = _take_all(address(base_url))
+    taken = _take_all(address(base_url), signer_of(key))
     if as_json:
         typer.echo(json.dumps([structs.asdict(one) for one in taken]))
         return
@@ -33,9 +34,9 @@ def snapshot(base_url: BaseUrl = "", as_json: AsJson = False) -> None:
     Console(highlight=False).print(table)
 
 
-def _take_all(url: str) -> list[Snapshot]:
+def _take_all(url: str, signer: Signer | None) -> list[Snapshot]:
     try:
-        with Client(url, patience=PATIENCE) as client:
+        with Client(url, signer=signer, patience=PATIENCE) as client:
             shards = {one.shard: one.instrument for one in client.each(instruments())}
             return [client.send(wish(shards[shard])).snapshot for shard in sorted(shards)]
     except ExchangeError as error:
