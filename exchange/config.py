@@ -44,8 +44,8 @@ NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)  # 1e1 is so
 SHARDS_MAX: Final = 64  # each takes thousands of orders a second: no machine here fills more
 # A gateway's connections for itself: one each for health and the matcher's progress, two each for
 # outcomes and for scans of the log's end, three for what a command looks up (its instrument, its
-# order, its key).
-OWN_CONNECTIONS: Final = 9
+# order, its key), two for the keys of callers: one follows them, one looks one up.
+OWN_CONNECTIONS: Final = 11
 # A matcher's for each shard: one holds the shard and restores, one shows that it lives, two append,
 # one tells of new events, one takes the count of a crash back if the first was lost; one to spare.
 SHARD_CONNECTIONS: Final = 7
@@ -60,11 +60,11 @@ GENERATIONS_MAX: Final = 2
 PROJECTOR_CONNECTIONS_MAX: Final = 64  # more than any machine here has cores for
 BUILDER_CONNECTIONS: Final = 9  # a pool of 2, 4 at most over which it builds, 1 for the tree
 # The analysts': each of two questions folds over one and reads rows over another, two send lines
-# of events, one keeps states, one listens.
-ANALYST_CONNECTIONS: Final = 8
+# of events, one keeps states, one listens, two are for the keys of callers.
+ANALYST_CONNECTIONS: Final = 10
 # The operators' desk: one looks, over a pool of 2; one change at a time and one comparison have as
-# many and two more; one checks the chain, two read of take-overs.
-OPERATOR_CONNECTIONS: Final = 14
+# many and two more; one checks the chain, two read of take-overs, two are for the keys of callers.
+OPERATOR_CONNECTIONS: Final = 16
 PUBLISHER_CONNECTIONS: Final = 4  # one listens; over the others shards read and tell, in turns
 OTHER_CONNECTIONS: Final = 100  # people, migrations, and sessions that a killed process has left
 
@@ -120,8 +120,8 @@ class Variables:
     operator_host: str = LOOPBACK
     operator_port: Port = 3950
     operator_allow_changes: bool = False
-    # Who keeps others away: nobody on loopback, or something in front (open).
-    door: Literal["loopback", "open"] = "loopback"
+    # Who keeps others away: nobody on loopback, something in front (open), signed requests (keys).
+    door: Literal["loopback", "open", "keys"] = "loopback"
     host_names: tuple[str, ...] = ()
     # The master keys of HMAC keys and tokens, or the file that has them.
     keys_master: str = ""
@@ -152,6 +152,10 @@ class Variables:
     rate_limit_operations_burst: Burst = 100
     rate_limit_history_per_second: PerSecond = 50
     rate_limit_history_burst: Burst = 500
+    rate_limit_key_per_second: PerSecond = 100
+    rate_limit_key_burst: Burst = 500
+    rate_limit_signatures_per_second: PerSecond = 10
+    rate_limit_signatures_burst: Burst = 100
     trusted_proxies: tuple[Network, ...] = ()
     allow_unsafe: tuple[str, ...] = ()
     cancels_name_owner: bool = False
@@ -165,6 +169,8 @@ class Variables:
     snapshot_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 60  # a day at most
     # A year at most; 0 lets the former generation go at once.
     keep_former_hours: Annotated[int, Meta(ge=0, le=8_760)] = 24
+    # Where a gateway's metrics are when the door asks for keys; the next gateway's are one above.
+    gateway_metrics_port: Port = 3800
     metrics_port: Annotated[int, Meta(ge=0, le=PORT_MAX)] = 9464
     matcher_metrics_urls: tuple[str, ...] = ()
     traces_exporter: Literal["none", "otlp"] = "none"
@@ -271,6 +277,10 @@ class Settings(Variables):
     def operator_address(self) -> str:
         """Where the operators' desk is."""
         return reachable_url(self.operator_host, self.operator_port)
+
+    def inside_port(self, port: int) -> int:
+        """Return where the gateway at ``port`` has its metrics when the door asks for keys."""
+        return self.gateway_metrics_port + port - self.port
 
     @property
     def projector_metrics_port(self) -> int:

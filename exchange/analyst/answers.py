@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.values import INSTRUMENT_DEFAULT
+from exchange.door.caller import Caller
+from exchange.gateway.http.callers import may_see, owner_of
 from exchange.gateway.http.parameters import INTERVAL, LEVELS, WholeNumber
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, cursor, id_cursor, integer
@@ -21,7 +23,6 @@ from exchange.gateway.orders.queries import (
     OrderAnswerView,
     order_events_view,
     orders_view,
-    owner_of,
     statuses_of,
 )
 from exchange.gateway.orders.states import order_view
@@ -36,6 +37,7 @@ from exchange.gateway.resources.settlement import (
     cycle_number,
     cycles_view,
     obligations_view,
+    shown_client,
 )
 from exchange.gateway.resources.ticker import DayFigures, ticker_view
 from exchange.log.identity import registration_command_id
@@ -55,6 +57,7 @@ class Asking(Struct):
     """
 
     past: Past
+    caller: Caller
     engine: AsyncEngine
     listings: Listings
     rows: int | None = None
@@ -90,7 +93,7 @@ class Asking(Struct):
         """
         order_id = check_id(asked["order_id"], "order_id")
         found = await self.past.order(order_id)
-        if found is None:
+        if found is None or not may_see(self.caller, found.client_id):
             detail = f"There was no order {order_id} at {self.sequence}."
             raise Problem(Code.ORDER_NOT_FOUND, detail, order_id=order_id)
         return found
@@ -117,7 +120,7 @@ async def ticker(asking: Asking, asked: Parameters) -> bytes:
 
 async def positions(asking: Asking, asked: Parameters) -> bytes:
     """``GET /market/positions/{client_id}``."""
-    client_id = check_id(asked["client_id"], "client_id")
+    client_id = owner_of(asking.caller, asked)
     limit, after = asking.limit(asked, POSITIONS_LIMIT), id_cursor(asked) or ""
     every, marks = await asking.past.positions(client_id)
     held = [one for one in every if one.instrument > after]
@@ -129,7 +132,7 @@ async def positions(asking: Asking, asked: Parameters) -> bytes:
 
 async def orders(asking: Asking, asked: Parameters) -> bytes:
     """``GET /orders?client_id=…``."""
-    client_id = owner_of(asked)
+    client_id = owner_of(asking.caller, asked)
     limit, before = asking.limit(asked, ORDERS_LIMIT), cursor(asked, 3, shard_at=1)
     instrument = asked.get("instrument")
     if instrument is not None:
@@ -178,9 +181,7 @@ async def cycles(asking: Asking, asked: Parameters) -> bytes:
 async def cycle(asking: Asking, asked: Parameters) -> bytes:
     """``GET /settlement/cycles/{cycle_id}``."""
     limit, after = asking.limit(asked, CLIENTS_LIMIT), id_cursor(asked) or ""
-    client_id = asked.get("client_id")
-    if client_id is not None:
-        check_id(client_id, "client_id")
+    client_id = shown_client(asking.caller, asked)
     number, current = cycle_number(asked["cycle_id"]), await asking.past.open_cycle()
     if number > current:
         detail = f"There was no cycle {number} at {asking.sequence}: {current} was open."

@@ -10,7 +10,9 @@ from exchange.analyst.asking import Analyst, as_of, of_instrument, of_order
 from exchange.analyst.event_log import EventLog
 from exchange.analyst.event_pages import get_events
 from exchange.analyst.status import get_health, get_metrics
+from exchange.door.keeper import Keeper
 from exchange.gateway.description.endpoints import openapi_routes
+from exchange.gateway.http.declaration import Access
 from exchange.gateway.orders.queries import get_order, get_order_events, get_orders
 from exchange.gateway.resources.analytics import get_analytics
 from exchange.gateway.resources.market import get_orderbook
@@ -19,6 +21,7 @@ from exchange.gateway.resources.settlement import get_cycle, get_cycles
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.pages.routes import page_routes
@@ -27,7 +30,7 @@ from exchange.pages.site import API, prepare
 TITLE: Final = "Exchange: the analysts' process"
 ABOUT: Final = "What the API answered at a moment (name one), and the events of the log."
 
-INTERFACE: Final = (
+ASKED: Final = (
     Route("/market/orderbook", as_of(get_orderbook, answers.orderbook, of_instrument)),
     Route("/market/ticker", as_of(get_ticker, answers.ticker, of_instrument)),
     Route("/market/analytics", as_of(get_analytics, answers.analytics, of_instrument)),
@@ -39,18 +42,33 @@ INTERFACE: Final = (
     Route("/settlement/cycles/{cycle_id}", as_of(get_cycle, answers.cycle)),
     Route("/events", get_events),
     Route("/healthz", get_health),
-    Route("/livez", get_liveness),
     Route("/metrics", get_metrics),
 )
+INTERFACE: Final = (*ASKED, Route("/livez", get_liveness))
 PAGES: Final = {"/docs": API}
 ROUTES: Final = (*INTERFACE, *openapi_routes(INTERFACE, TITLE, ABOUT))
-SERVED: Final = (*ROUTES, *page_routes(PAGES))
+FREE: Final = (*ROUTES[len(ASKED) :], *page_routes(PAGES))
+SERVED: Final = (*ASKED, *FREE)
 
 
-def create_app(analyst: Analyst, events: EventLog, hosts: Hosts | None = None) -> Edge:
-    """Return the application that answers by ``analyst``, and tells ``events``."""
+def create_app(
+    analyst: Analyst,
+    events: EventLog,
+    hosts: Hosts | None = None,
+    keeper: Keeper | None = None,
+) -> Edge:
+    """Return the application that answers by ``analyst``, and tells ``events``.
+
+    Where the door asks for keys, whoever asks directly must have the scope ``audit``; a gateway
+    passes on what it would answer itself.
+    """
     prepare(PAGES.values())
-    app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
+    entrance = Entrance(keeper, events.limiter, events.metrics, events.proxies)
+    routes = [
+        *entrance.guard(ASKED, of_direct=Access.AUDIT),
+        *entrance.guard(FREE, access_to_all),
+    ]
+    app = Starlette(routes=routes, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False
     app.state.analyst, app.state.events = analyst, events
     paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}

@@ -17,6 +17,8 @@ from starlette.requests import Request
 
 from exchange.analyst.answers import Answer, Asking, Parameters
 from exchange.domain.values import INSTRUMENT_DEFAULT
+from exchange.door.caller import Caller
+from exchange.gateway.http.callers import caller_of
 from exchange.gateway.http.declaration import OPERATIONS, Handler
 from exchange.gateway.http.parameters import AS_OF_SEQUENCE, AS_OF_TIME, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code, Problem, invalid
@@ -72,7 +74,9 @@ class Analyst:
         self.nobody_asks.set()
 
     @asynccontextmanager
-    async def asking(self, asked: Parameters, shard_of: ShardOf) -> AsyncIterator[Asking]:
+    async def asking(
+        self, asked: Parameters, shard_of: ShardOf, caller: Caller
+    ) -> AsyncIterator[Asking]:
         """Lend what an answer is made of, once it is the question's turn.
 
         Raises:
@@ -82,7 +86,8 @@ class Analyst:
         async with self.turn():
             with answering_all():
                 moment = await self._moment(asked, shard_of)
-                yield Asking(Past(self._engine, moment, self._shards), self._engine, self._listings)
+                past = Past(self._engine, moment, self._shards)
+                yield Asking(past, caller, self._engine, self._listings)
 
     @asynccontextmanager
     async def turn(self, *, has_waited: bool = False) -> AsyncIterator[None]:
@@ -168,7 +173,7 @@ def as_of(live: Handler, answer: Answer, shard_of: ShardOf = of_all) -> Handler:
     async def handler(request: Request) -> JSONBytes:
         asked = {**query(request), **request.path_params}
         analyst: Analyst = request.app.state.analyst
-        async with analyst.asking(asked, shard_of) as asking:
+        async with analyst.asking(asked, shard_of, caller_of(request)) as asking:
             return JSONBytes(await answer(asking, asked))
 
     OPERATIONS[handler] = OPERATIONS[live]

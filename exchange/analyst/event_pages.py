@@ -17,7 +17,7 @@ from starlette.responses import Response
 from exchange.analyst.event_lines import LINES, Lines
 from exchange.analyst.event_log import AFTER, CHOOSING, EventLog, ranges_of, wanted_of
 from exchange.analyst.events import Document, Span, Wanted, replayed
-from exchange.gateway.http.declaration import PAGING, Operation, operation
+from exchange.gateway.http.declaration import PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import WholeNumber
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.requests import header_lines, integer, query
@@ -71,6 +71,7 @@ class Page(Struct, frozen=True):
 @operation(
     Operation(
         tag="analysts",
+        scope=Access.AUDIT,
         query=(LIMIT, WAIT, *CHOOSING),
         answers={200: (EventsView,)},
         problems=PAGING,

@@ -6,6 +6,7 @@ The routes are the whole interface; ``docs/protocol.md`` describes each.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from exchange.door.keeper import Keeper
+from exchange.door.keys import Keys
+from exchange.door.modes import Door
 from exchange.door.secrets import MasterKeys
+from exchange.door.tokens import Tokens
 from exchange.gateway.background import Background
 from exchange.gateway.description.endpoints import description_routes
 from exchange.gateway.http.addresses import Network
@@ -59,9 +64,11 @@ from exchange.gateway.resources.status import (
 )
 from exchange.gateway.resources.ticker import get_ticker
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
+from exchange.gateway.server.tokens import make_token
 from exchange.gateway.stream.desk import LiveDesk
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
@@ -109,17 +116,18 @@ INTERFACE: Final = (
     Route("/readyz", get_readiness, methods=["GET"]),
     Route("/livez", get_liveness, methods=["GET"]),
     Route("/time", get_time, methods=["GET"]),
+    Route("/tokens", make_token, methods=["POST"]),
     Route("/metrics", get_metrics, methods=["GET"]),
+)
+INSIDE: Final = tuple(
+    route for route in INTERFACE if route.path in {"/healthz", "/readyz", "/livez", "/metrics"}
 )
 PAGES: Final = {"/": MARKET, "/docs": API}
 ROUTES: Final = (*INTERFACE, *description_routes(INTERFACE))
 # These are in no description: pages are for people, and the route of the stream only tells a plain
 # GET that it is a WebSocket.
-SERVED: Final = (
-    *ROUTES,
-    *page_routes(PAGES),
-    Route("/stream", refuse_plain_request, methods=["GET"]),
-)
+FREE: Final = (*page_routes(PAGES), Route("/stream", refuse_plain_request, methods=["GET"]))
+SERVED: Final = (*ROUTES, *FREE)
 
 
 def create_app(
@@ -159,7 +167,8 @@ def create_app(
         analyst: Who answers questions about the past; closed by the caller. By default nobody.
         hosts: Who keeps the door, and the names that are answered to. By default it is open on
             loopback, as loopback.
-        masters: The master keys, of which the secrets of HMAC keys are made. By default none.
+        masters: The master keys, of which the secrets of HMAC keys and tokens are made. By default
+            none, which is not enough for a door that asks for keys.
     """
     prepare(PAGES.values())
     hosts = hosts or Hosts()
@@ -172,6 +181,9 @@ def create_app(
     backlog = Backlog(own_engine, producer, shards, metrics)
     submitter = Submitter(producer, own_engine, metrics, backlog, wait_s=order_wait_ms / 1000)
     own_listings = Listings(own_engine)
+    keys = Keys(own_engine, masters) if masters and hosts.door is Door.KEYS else None
+    keeper = Keeper(keys, Tokens(masters)) if keys and masters else None
+    assert (keeper is not None) == (hosts.door is Door.KEYS), "keys need master keys"
     gateway = Gateway(
         shards=shards,
         engine=engine,
@@ -193,29 +205,22 @@ def create_app(
         cancels_name_owner=cancels_name_owner,
         door=hosts.door,
         masters=masters or MasterKeys({}),
+        keeper=keeper,
     )
+    entrance = Entrance(keeper, gateway.limiter, metrics, proxies)
 
     hub = Hub(engine, gateway.freshness, Live(engine, redis, gateway.freshness, own_redis))
-    stream = Stream(gateway, hub, LiveDesk(gateway), stream_origins, connections_per_address)
-    background = Background(gateway, producer, stream)
-    # Computed when the metrics are read: keeping these gauges up to date would cost each order.
-    metrics.waiters.set_function(lambda: submitter.waiters)
-    metrics.producer_queue.set_function(lambda: producer.queued)
-    metrics.stream_queue.set_function(lambda: sum(s.queued for s in stream.sessions))
-    metrics.stream_queue_longest.set_function(
-        lambda: max((s.queued for s in stream.sessions), default=0)
-    )
-
-    app = Starlette(
-        routes=[*SERVED, WebSocketRoute("/stream", stream.connect)],
-        exception_handlers=exception_handlers(SERVED),
-    )
-    app.router.redirect_slashes = False
-    app.state.gateway = gateway
+    desk = LiveDesk(gateway)
+    stream = Stream(gateway, hub, desk, stream_origins, connections_per_address, entrance)
+    background = Background(gateway, producer, stream, keys)
+    _watch(metrics, submitter, producer, stream)
+    routes = [*entrance.guard(ROUTES), *entrance.guard(FREE, access_to_all)]
+    app = _routed([*routes, WebSocketRoute("/stream", stream.connect)], gateway)
+    inside = _routed(Entrance().guard(INSIDE), gateway)
     paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}
-    edge = Edge(app, metrics, paths, stream_origins, hosts)
     return Application(
-        edge,
+        Edge(app, metrics, paths, stream_origins, hosts),
+        Edge(inside, metrics, paths, hosts=hosts),
         background,
         stream,
         gateway.stopping,
@@ -223,11 +228,31 @@ def create_app(
     )
 
 
+def _watch(
+    metrics: Metrics, submitter: Submitter, producer: CommandProducer, stream: Stream
+) -> None:
+    """Let gauges be computed when they are read: to keep them up to date would cost each order."""
+    metrics.waiters.set_function(lambda: submitter.waiters)
+    metrics.producer_queue.set_function(lambda: producer.queued)
+    metrics.stream_queue.set_function(lambda: sum(s.queued for s in stream.sessions))
+    metrics.stream_queue_longest.set_function(
+        lambda: max((s.queued for s in stream.sessions), default=0)
+    )
+
+
+def _routed(routes: Sequence[Route | WebSocketRoute], gateway: Gateway) -> Starlette:
+    app = Starlette(routes=routes, exception_handlers=exception_handlers(SERVED))
+    app.router.redirect_slashes = False
+    app.state.gateway = gateway
+    return app
+
+
 @dataclass(frozen=True, slots=True)
 class Application:
     """The ASGI application, and what ``serve`` must know of it."""
 
     edge: Edge
+    inside: Edge  # what operators' programs ask, who have no key: on a port for them alone
     background: Background
     stream: Stream
     stopping: asyncio.Event
@@ -243,8 +268,11 @@ async def serve(
     port: int,
     shutdown: asyncio.Event,
     caps: Caps = CAPS,
+    inside_port: int | None = None,
 ) -> None:
     """Serve until ``shutdown`` is set; then take no more requests, finish those under way, return.
+
+    At ``inside_port``, if there is one, health and metrics are told to whoever asks.
 
     Raises:
         Exception: Work in the background failed with it, which ends the serving too.
@@ -255,7 +283,12 @@ async def serve(
         return
     background = app.background
     server = Server(app.edge, host, port, app.grace_s, caps)
-    async with background.running(), server.serving():
+    async with AsyncExitStack() as opened:
+        await opened.enter_async_context(background.running())
+        await opened.enter_async_context(server.serving())
+        if inside_port is not None:
+            inside = Server(app.inside, host, inside_port, ANSWER_S, CAPS)
+            await opened.enter_async_context(inside.serving())
         await any_set(shutdown, background.failed)
         # First: an order that is taken from now on might never be answered.
         app.stopping.set()

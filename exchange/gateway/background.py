@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from exchange.door.keys import Keys
 from exchange.gateway.parts.context import Gateway
 from exchange.gateway.stream.endpoint import Stream
 from exchange.transport.commands import CommandProducer
@@ -22,7 +23,14 @@ logger = logging.getLogger(__name__)
 class Background:
     """The tasks of one gateway; ``failure`` is the error of the first task that failed."""
 
-    def __init__(self, gateway: Gateway, producer: CommandProducer, stream: Stream) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        producer: CommandProducer,
+        stream: Stream,
+        keys: Keys | None = None,
+    ) -> None:
+        self._keys = keys
         self._gateway = gateway
         self._stream = stream
         self._producer = producer
@@ -45,6 +53,7 @@ class Background:
                 subscriber.run(),
                 health.run(),
                 self._stream.beat(),
+                *([] if self._keys is None else [self._keys.run()]),
             )
         ]
         for task in tasks:

@@ -6,10 +6,13 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from exchange.config import Settings
+from exchange.door.keeper import Keeper
 from exchange.gateway.http.analyst import Analyst
+from exchange.gateway.http.declaration import Access
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
+from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.operator.changing import Changes, get_cost, make_change
@@ -29,10 +32,16 @@ ROUTES: Final = (
     Route("/chain", get_chain, methods=["GET"]),
     Route("/batches", get_batches, methods=["GET"]),
     Route("/traces", get_traces, methods=["GET"]),
-    Route("/livez", get_liveness, methods=["GET"]),
     *PAST,
 )
-SERVED: Final = (*ROUTES, *page_routes({"/": OPERATOR}))
+LIVEZ: Final = Route("/livez", get_liveness, methods=["GET"])
+FREE: Final = (LIVEZ, *page_routes({"/": OPERATOR}))
+SERVED: Final = (*ROUTES, *FREE)
+
+
+def asked_access(route: Route) -> Access:
+    """Return what a route of the desk asks of its caller."""
+    return Access.ADMIN if "POST" in (route.methods or ()) else Access.AUDIT
 
 
 def create_app(
@@ -43,12 +52,18 @@ def create_app(
     *,
     allows_changes: bool,
     hosts: Hosts | None = None,
+    keeper: Keeper | None = None,
 ) -> Edge:
-    """Return the application that shows what ``watch`` sees, and makes changes if it may."""
-    app = Starlette(routes=SERVED, exception_handlers=exception_handlers(SERVED))
+    """Return the application that shows what ``watch`` sees, and makes changes if it may.
+
+    Where the door asks for keys, looking needs the scope ``audit``, and a change ``admin``.
+    """
+    entrance = Entrance(keeper)
+    routes = [*entrance.guard(ROUTES, asked_access), *entrance.guard(FREE, access_to_all)]
+    app = Starlette(routes=routes, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False
     app.state.settings, app.state.watch, app.state.analyst = settings, watch, analyst
-    app.state.changes = changes
+    app.state.changes, app.state.keeper = changes, keeper
     guarded = Guard(app, allows_changes=allows_changes)
     paths: dict[object, str] = {route.endpoint: route.path for route in SERVED}
     return Edge(guarded, Metrics(), paths, hosts=hosts)

@@ -25,7 +25,7 @@ PATHS: Final = (
 async def ask_analyst(request: Request) -> Response:
     """Hand a question on."""
     analyst: Analyst = request.app.state.analyst
-    return await analyst.pass_on(request)
+    return await analyst.pass_on(request, request.app.state.keeper)
 
 
 PAST: Final = tuple(Route(path, ask_analyst, methods=["GET"]) for path in PATHS)

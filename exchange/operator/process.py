@@ -12,12 +12,14 @@ from exchange.operator.app import create_app
 from exchange.operator.changing import Changes
 from exchange.operator.comparing import Comparisons
 from exchange.operator.watching import Watch
-from exchange.processes.door import told_hosts_of
+from exchange.processes.door import keeper_of, keys_of, told_hosts_of
+from exchange.processes.pool import engine_of
 from exchange.tools.projections.changes import AS_OF_NOW, STANDS
 from exchange.tools.projections.stores import operator
 from projections.registry import READ_MODELS
 
 NICENESS: Final = 10
+KEYS_CONNECTIONS: Final = 2  # one follows the keys of callers, one looks one up
 # What readers have of a live generation that stands still.
 READERS: Final = {name: STANDS.get(name, AS_OF_NOW) for name in READ_MODELS}
 
@@ -40,22 +42,35 @@ async def run_operator(
             "event_types": TYPES,
         }
 
-    watch = Watch(settings, base_url, extra)
-    analyst = Analyst(settings.analyst_address)
-    changes = Changes(settings, watch, comparisons)
-    app = create_app(settings, watch, analyst, changes, allows_changes=allows_changes, hosts=hosts)
-    watching = asyncio.create_task(watch.run())
-    serving = asyncio.create_task(
-        serve(app, settings.operator_host, settings.operator_port, stopping)
-    )
-    try:
-        await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            watching.result()
-        await serving
-    finally:
-        for task in (watching, serving):
-            task.cancel()
-        await asyncio.gather(watching, serving, return_exceptions=True)
-        await comparisons.close()
-        await analyst.close()
+    async with engine_of(settings, KEYS_CONNECTIONS) as engine:
+        keys = keys_of(settings, engine)
+        keeper = keeper_of(settings, keys)
+        watch = Watch(settings, base_url, extra, keeper)
+        analyst = Analyst(settings.analyst_address)
+        changes = Changes(settings, watch, comparisons)
+        app = create_app(
+            settings,
+            watch,
+            analyst,
+            changes,
+            allows_changes=allows_changes,
+            hosts=hosts,
+            keeper=keeper,
+        )
+        serving = asyncio.create_task(
+            serve(app, settings.operator_host, settings.operator_port, stopping)
+        )
+        following = [] if keys is None else [asyncio.create_task(keys.run())]
+        background = [asyncio.create_task(watch.run()), *following]
+        try:
+            await asyncio.wait({*background, serving}, return_when=asyncio.FIRST_COMPLETED)
+            for task in background:
+                if task.done():
+                    task.result()
+            await serving
+        finally:
+            for task in (*background, serving):
+                task.cancel()
+            await asyncio.gather(*background, serving, return_exceptions=True)
+            await comparisons.close()
+            await analyst.close()

@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.config import Settings
+from exchange.door.caller import WATCHER
+from exchange.door.keeper import Keeper
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.responses import JSONBytes, encoder
 from exchange.operator.commits import Commits, addresses
@@ -85,9 +87,13 @@ class Watch:
         settings: Where the stores are.
         base_url: A gateway, which says what it sees.
         extra: What else a state tells.
+        keeper: Makes what shows the gateway that the desk asks, where the door asks for keys.
     """
 
-    def __init__(self, settings: Settings, base_url: str, extra: Extra) -> None:
+    def __init__(
+        self, settings: Settings, base_url: str, extra: Extra, keeper: Keeper | None = None
+    ) -> None:
+        self._keeper = keeper
         self._settings, self._base_url, self._extra = settings, base_url, extra
         self._trends, self._takeovers, self._sizes = Trends(), TakeOvers(), Sizes()
         self._commits = Commits(addresses(settings))
@@ -165,7 +171,8 @@ class Watch:
     ) -> None:
         seen = None
         try:
-            seen = await gateway_status.ask(self._base_url)
+            pass_ = None if self._keeper is None else self._keeper.pass_for(WATCHER)
+            seen = await gateway_status.ask(self._base_url, pass_)
         except Unreachable as error:
             problems.append(str(error))
         state: dict[str, Any] = {

@@ -11,7 +11,7 @@ from exchange.analyst.states import StateKeeper
 from exchange.config import ANALYST_CONNECTIONS, Settings
 from exchange.gateway.app import serve
 from exchange.processes.budgets import limits_of
-from exchange.processes.door import told_hosts_of
+from exchange.processes.door import keeper_of, keys_of, told_hosts_of
 from exchange.processes.pool import engine_of
 from projections.projector.tail import listen
 
@@ -32,11 +32,13 @@ async def run_analyst(settings: Settings, stopping: asyncio.Event) -> None:
             limits=limits_of(settings),
             proxies=settings.trusted_proxies,
         )
-        app = create_app(analyst, events, hosts)
-        background = (
+        keys = keys_of(settings, engine)
+        app = create_app(analyst, events, hosts, keeper_of(settings, keys))
+        background = [
             asyncio.create_task(StateKeeper(engine, analyst).run()),
             asyncio.create_task(listen(engine, events.wake)),
-        )
+            *([] if keys is None else [asyncio.create_task(keys.run())]),
+        ]
         serving = asyncio.create_task(
             serve(app, settings.analyst_host, settings.analyst_port, stopping)
         )

@@ -14,5 +14,9 @@ def limits_of(settings: Settings) -> Limits:
         operations=Limit(
             settings.rate_limit_operations_per_second, settings.rate_limit_operations_burst
         ),
+        key=Limit(settings.rate_limit_key_per_second, settings.rate_limit_key_burst),
+        signatures=Limit(
+            settings.rate_limit_signatures_per_second, settings.rate_limit_signatures_burst
+        ),
         history=Limit(settings.rate_limit_history_per_second, settings.rate_limit_history_burst),
     )

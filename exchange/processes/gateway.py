@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from exchange.config import OWN_CONNECTIONS, Settings
+from exchange.door.modes import Door
 from exchange.gateway.app import create_app, serve
 from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.server.server import OWN_DESCRIPTORS, Caps
@@ -59,7 +60,8 @@ async def run_gateway(settings: Settings, port: int, stopping: asyncio.Event) ->
             masters=masters,
         )
         failing = asyncio.create_task(_stop_when_failed(producer, stopping))
-        await serve(app, settings.host, port, stopping, _caps(settings))
+        inside = settings.inside_port(port) if hosts.door is Door.KEYS else None
+        await serve(app, settings.host, port, stopping, _caps(settings), inside)
         failing.cancel()
     if producer.failed.is_set():
         raise SystemExit("The Kafka client failed for good: see the log above.")

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from exchange.config import PROJECT, Settings
 from exchange.door.modes import Door
-from exchange.processes.door import OPEN, hosts_of
+from exchange.processes.door import TOLD, hosts_of
 from exchange.stack.growing import add_shards
 from exchange.stack.host.child import ManagedProcess
 from exchange.stack.host.directory import RUN, RunDirectory
@@ -203,7 +203,7 @@ class Screen:
         gateways = gateways_of(settings)
         url = gateways[0].url
         rows = {
-            "Door": OPEN[Door(settings.door)],
+            "Door": TOLD[Door(settings.door)],
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{url}/healthz    metrics: {url}/metrics",

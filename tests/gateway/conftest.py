@@ -202,12 +202,14 @@ async def _listening(port: int, server: asyncio.Task[None]) -> None:
 
 
 @asynccontextmanager
-async def new_venue(services: Services, template: str) -> AsyncIterator[Venue]:
+async def new_venue(
+    services: Services, template: str, redis_database: int = VENUE_REDIS_DATABASE
+) -> AsyncIterator[Venue]:
     """A database and a topic, and nobody who decides."""
     database_url = new_database(services, template)
     url = database_url.replace("postgresql://", "postgresql+asyncpg://")
     engine = create_async_engine(url, pool_size=10, max_overflow=10)
-    redis = Redis.from_url(services.redis_database(VENUE_REDIS_DATABASE))
+    redis = Redis.from_url(services.redis_database(redis_database))
     try:
         yield Venue(services, database_url, new_topic(services, 1), engine, redis)
     finally:

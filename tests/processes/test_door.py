@@ -44,3 +44,9 @@ def test_what_others_could_reach_does_not_start_without_somebody_at_the_door(nam
         hosts_of(settings(**elsewhere), name)
     assert hosts_of(settings(), name).door is Door.LOOPBACK
     assert hosts_of(settings(**elsewhere, DOOR="open"), name).door is Door.OPEN
+    assert hosts_of(settings(**elsewhere, DOOR="keys", KEYS_MASTER=KEY), name).door is Door.KEYS
+
+
+def test_keys_need_a_master_key() -> None:
+    with pytest.raises(SettingsError, match=r"^DOOR=keys: No master key is set"):
+        hosts_of(settings(DOOR="keys"), "HOST")

@@ -150,7 +150,7 @@ def test_every_process_of_a_machine_has_a_port_for_its_metrics() -> None:
 def test_the_database_has_room_for_every_process() -> None:
     settings = load(SHARDS="64", GATEWAYS="4", DATABASE_POOL_MAX="20")
 
-    assert settings.database_connections == 64 * 7 + 4 * (20 + 64 + 9) + 64 + 9 + 4 + 8 + 14 + 100
+    assert settings.database_connections == 64 * 7 + 4 * (20 + 64 + 11) + 64 + 9 + 4 + 10 + 16 + 100
 
 
 @pytest.mark.parametrize(

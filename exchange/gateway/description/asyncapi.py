@@ -5,11 +5,13 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from exchange.domain.values import KeyScope
 from exchange.gateway.description.schemas import portable, schemas_of, titled, told
+from exchange.gateway.http.declaration import Access
 from exchange.gateway.http.responses import BookView
 from exchange.gateway.orders import batches
 from exchange.gateway.stream.protocol import frames
-from exchange.gateway.stream.protocol.messages import CONTROLS, MESSAGES
+from exchange.gateway.stream.protocol.messages import CONTROLS, MESSAGES, Subscribe, scope_of
 
 CHANNEL: Final = "stream"
 REF: Final = "#/channels/stream/messages/"
@@ -41,7 +43,11 @@ def document() -> dict[str, Any]:
             "info": {
                 "title": "Exchange stream",
                 "version": "1",
-                "description": "What happens, as it happens, and order entry over a WebSocket.",
+                "description": (
+                    "What happens, as it happens, and order entry over a WebSocket. Where the door"
+                    " asks for keys, `authenticate` comes first; x-scopes are those of which a"
+                    " message asks for one."
+                ),
             },
             "defaultContentType": "application/json",
             "channels": {CHANNEL: {"address": "/stream", "messages": {**received, **sent}}},
@@ -52,6 +58,12 @@ def document() -> dict[str, Any]:
             "components": {"schemas": titled(components)},
         }
     )
+
+
+def asked_scopes(kind: str) -> frozenset[KeyScope]:
+    """Return one of which scopes a message asks for, at the most."""
+    message = RECEIVED[kind]
+    return (Access.READ if message is Subscribe else scope_of(message)).scopes
 
 
 def _operation(action: str, title: str, messages: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +77,9 @@ def _operation(action: str, title: str, messages: dict[str, Any]) -> dict[str, A
 
 def _received(kind: str, message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:
     payload = {"allOf": [schema, {"properties": {"type": {"const": kind}}}]}
-    return {"name": kind, **told(getdoc(message) or ""), "payload": payload}
+    scopes = sorted(scope.value for scope in asked_scopes(kind))
+    needed = {"x-scopes": scopes} if scopes else {}  # a message has no security of its own
+    return {"name": kind, **told(getdoc(message) or ""), **needed, "payload": payload}
 
 
 def _sent(message: type[Struct], schema: dict[str, Any]) -> dict[str, Any]:

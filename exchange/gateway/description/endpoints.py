@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from exchange.gateway.description import asyncapi, openapi
 from exchange.gateway.description.requests_file import requests_file
-from exchange.gateway.http.declaration import JSON, Handler, Operation, operation
+from exchange.gateway.http.declaration import JSON, Access, Handler, Operation, operation
 from exchange.gateway.http.requests import query
 
 PLAIN = "text/plain"
@@ -72,6 +72,6 @@ def _route(
     answer.__name__ = name
     answer.__doc__ = f"``GET {path}``: {meaning}."
     handler: Handler = operation(
-        Operation(tag="documents", answers={200: ()}, media_type=media_type)
+        Operation(tag="documents", scope=Access.PUBLIC, answers={200: ()}, media_type=media_type)
     )(answer)
     return Route(path, handler, methods=["GET"])

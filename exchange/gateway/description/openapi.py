@@ -13,7 +13,14 @@ from msgspec import Struct
 from starlette.routing import Route
 
 from exchange.gateway.description.schemas import portable, reached, schema_of, schemas_of, told
-from exchange.gateway.http.declaration import EVERYWHERE, JSON, OPERATIONS, Operation
+from exchange.gateway.http.declaration import (
+    EVERYWHERE,
+    GUARDED,
+    JSON,
+    OPERATIONS,
+    Access,
+    Operation,
+)
 from exchange.gateway.http.parameters import Parameter, WholeNumber
 from exchange.gateway.http.problems import PROBLEM_MEDIA_TYPE, Code, ProblemView
 from exchange.gateway.http.responses import BookView, TradeView
@@ -47,6 +54,25 @@ _HEADERS: Final = {
 }
 
 
+# Asked for where the door asks for keys.
+SECURITY_SCHEMES: Final = {
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Signature",
+        "description": (
+            "HTTP message signatures (RFC 9421) in one form, with Signature-Input and"
+            " Content-Digest: see Signed requests in docs/protocol.md."
+        ),
+    },
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "For a quarter of an hour, from POST /tokens; never for admin.",
+    },
+}
+
+
 def document(routes: Sequence[Route], *, title: str = TITLE, about: str = ABOUT) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
     types = [NAMED, *(_types(OPERATIONS[route.endpoint]) for route in routes)]
@@ -61,7 +87,10 @@ def document(routes: Sequence[Route], *, title: str = TITLE, about: str = ABOUT)
             "info": {"title": title, "version": VERSION, "description": about},
             "servers": [{"url": "/"}],
             "paths": paths,
-            "components": {"schemas": reached(paths, components)},
+            "components": {
+                "schemas": reached(paths, components),
+                "securitySchemes": SECURITY_SCHEMES,
+            },
         }
     )
 
@@ -85,6 +114,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.endpoint.__name__,
         **_told(route),
         "tags": [declared.tag],
+        **_security(declared.scope),
         "parameters": [
             *(_parameter(p, "path") for p in declared.path),
             *(_parameter(p, "query") for p in declared.query),
@@ -103,6 +133,16 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         }
     return operation
+
+
+def _security(access: Access) -> dict[str, Any]:
+    """Return who may ask: by a signature, or by a token where none of its scopes is ``admin``."""
+    if access is Access.PUBLIC:
+        return {"security": []}
+    scopes = sorted(scope.value for scope in access.scopes)
+    ways = ["signature"] if access is Access.ADMIN else ["signature", "token"]
+    free: list[dict[str, Any]] = [{}] if access is Access.PARTLY else []
+    return {"security": [*free, *({way: scopes} for way in ways)]}
 
 
 def _told(route: Route) -> dict[str, str]:
@@ -132,7 +172,8 @@ def _responses(declared: Operation) -> dict[str, Any]:
     for status, kinds in declared.answers.items():
         contents[status][declared.media_type] = {"schema": _answer(declared, kinds)}
     codes: defaultdict[int, list[Code]] = defaultdict(list)
-    for code in dict.fromkeys((*declared.problems, *EVERYWHERE)):
+    guarded = () if declared.scope is Access.PUBLIC else GUARDED
+    for code in dict.fromkeys((*declared.problems, *guarded, *EVERYWHERE)):
         codes[code.status].append(code)
     for status, some in codes.items():
         contents[status][PROBLEM_MEDIA_TYPE] = {"schema": _problem(some)}

@@ -25,16 +25,21 @@ SITE_BITS: Final = 64
 
 def address_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
     """Return the address that a request or a connection counts for; a Unix socket has none."""
+    return counted(sender_of(scope, trusted))
+
+
+def sender_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
+    """Return the address that a request or a connection comes from, as far as proxies tell."""
     peer = scope["client"][0] if scope["client"] else ""
     if not trusted:
-        return counted(peer)
+        return peer
     for hop in _forwarded(scope):
         if not is_trusted(peer, trusted):
             break
         if len(hop) > ADDRESS_CHARS_MAX or _parsed(hop) is None:
             break
         peer = hop
-    return counted(peer)
+    return peer
 
 
 def _forwarded(scope: Scope) -> list[str]:

@@ -9,6 +9,8 @@ import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exchange.door.keeper import Keeper
+from exchange.gateway.http.callers import caller_of
 from exchange.gateway.http.problems import Code, Problem
 
 ANSWER_S: Final = 12.0  # the analysts' process gives up after 10 s, and says so
@@ -27,8 +29,12 @@ class Analyst:
         # Without what the environment says of proxies: the process is one of ours.
         self._client = httpx.AsyncClient(timeout=ANSWER_S, trust_env=False)
 
-    async def ask(self, path: str, parameters: Sequence[tuple[str, str]]) -> Response:
+    async def ask(
+        self, path: str, parameters: Sequence[tuple[str, str]], pass_: str | None = None
+    ) -> Response:
         """Return its answer to a question, whatever the status.
+
+        A ``pass_`` says for whom it is asked, where the door asks for keys.
 
         Raises:
             Problem: 503, it does not answer, or too many others ask here; 422, the answer is too
@@ -44,28 +50,33 @@ class Analyst:
             raise Problem(Code.BUSY, detail) from error
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await self._asked(path, parameters)
+                return await self._asked(path, parameters, pass_)
         except (httpx.HTTPError, TimeoutError) as error:
             raise _unavailable(f"{type(error).__name__} from {self.url}") from error
         finally:
             self._turns.release()
 
-    async def pass_on(self, request: Request) -> Response:
-        """Return its answer to the question that a request is.
+    async def pass_on(self, request: Request, keeper: Keeper | None) -> Response:
+        """Return its answer to the question that a request is, for whoever asks it.
 
         Raises:
             Problem: As ``ask``.
         """
         # A dot stays within its segment: a client of HTTP takes a segment of two for a step up.
         path = quote(request.scope["path"], safe="/").replace(".", "%2E")
-        return await self.ask(path, request.query_params.multi_items())
+        pass_ = None if keeper is None else keeper.pass_for(caller_of(request))
+        return await self.ask(path, request.query_params.multi_items(), pass_)
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _asked(self, path: str, parameters: Sequence[tuple[str, str]]) -> Response:
+    async def _asked(
+        self, path: str, parameters: Sequence[tuple[str, str]], pass_: str | None
+    ) -> Response:
         url = self.url + path
-        async with self._client.stream("GET", url, params=list(parameters)) as answer:
+        headers = {} if pass_ is None else {"Authorization": f"Bearer {pass_}"}
+        asking = self._client.stream("GET", url, params=list(parameters), headers=headers)
+        async with asking as answer:
             parts, size = [], 0
             async for part in answer.aiter_bytes():
                 size += len(part)

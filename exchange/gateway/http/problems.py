@@ -50,6 +50,19 @@ class Code(Enum):
     FORWARDED = "door.forwarded", 403, "This door is open to its own machine only"
     HTTP_VERSION = "request.http_version", 505, "Only HTTP/1.1 is spoken here"
 
+    SIGNATURE_MISSING = "signature.missing", 401, "Nothing says who asks"
+    SIGNATURE_MALFORMED = "signature.malformed", 401, "The signature is not of the form used here"
+    UNKNOWN_KEY = "signature.unknown_key", 401, "There is no such key"
+    SIGNATURE_BAD = "signature.bad", 401, "The signature is not that of this request"
+    SIGNATURE_CLOCK = "signature.clock", 401, "The clocks are too far apart"
+    EXPIRED_KEY = "signature.expired_key", 401, "The key, or the token, has ended"
+    REVOKED_KEY = "signature.revoked_key", 401, "The key was revoked"
+    KEY_ADDRESS = "signature.address", 401, "The key is not good at this address"
+    SCOPE_MISSING = "scope.missing", 403, "The key has not the scope for this"
+    NOT_YOURS = "client.not_yours", 403, "The key is of another client"
+    CLIENT_NOT_FOUND = "client.not_found", 404, "There is no such client"
+    DOOR_UNAVAILABLE = "door.unavailable", 503, "It is not known which keys are good"
+
     ORDER_NOT_FOUND = "order.not_found", 404, "There is no such order"
     ORDER_NOT_OPEN = "order.not_open", 409, "The order is no longer open"
     ORDER_ID_TAKEN = "order.id_taken", 409, "Another order has this id"
@@ -158,6 +171,7 @@ class ProblemMembers(Struct, frozen=True, kw_only=True):
     command_id: str | UnsetType = UNSET
     retry_after: int | UnsetType = UNSET
     remaining: int | UnsetType = UNSET
+    unix_ms: int | UnsetType = UNSET
 
 
 class ProblemView(ProblemMembers, frozen=True, kw_only=True):

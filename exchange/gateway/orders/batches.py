@@ -8,6 +8,7 @@ in their order.
 
 import asyncio
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -16,6 +17,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from exchange.domain.commands import CancelOrder, PlaceOrder
 from exchange.domain.values import Id
+from exchange.door.caller import Caller
+from exchange.gateway.http.callers import acting_client, check_access, of_client
+from exchange.gateway.http.declaration import Access
 from exchange.gateway.http.problems import Problem, ProblemView, telling
 from exchange.gateway.http.requests import read_checked
 from exchange.gateway.http.responses import OrderView, PendingView, encoder
@@ -151,9 +155,12 @@ NAMED: Final = (
 class _Entry:
     """One entry on its way; ``answer`` is what became of it."""
 
-    __slots__ = ("admitted", "answer", "body", "command", "command_id", "listing", "waiter")
+    __slots__ = (
+        *("admitted", "answer", "body", "client_id", "command", "command_id", "listing"),
+        "waiter",
+    )
 
-    def __init__(self, text: Raw) -> None:
+    def __init__(self, text: Raw, caller: Caller, number: int) -> None:
         self.answer: Answer | None = None
         self.waiter: Waiter | None = None
         self.admitted: Receipt | Claim
@@ -163,17 +170,31 @@ class _Entry:
         self.command_id: UUID
         try:
             self.body = read_checked(bytes(text), ENTRY)
-            self.command_id = command_id_for(self.body.client_id, self.body.idempotency_key)
             if isinstance(self.body, PlaceEntry):
+                check_access(caller, Access.TRADE)
+                self.body = of_client(caller, self.body)
                 check_reachable("client_id", self.body.client_id)
                 check_reachable("order_id", self.body.order_id)
+                self.client_id: str | None = self.body.client_id
+            else:
+                check_access(caller, Access.CANCEL)
+                self.client_id = acting_client(caller, self.body.client_id)
+            key = self.body.idempotency_key or _own_key(caller, number)
+            self.command_id = command_id_for(self.client_id, key)
         except Problem as problem:
             self.answer = problem
 
     @property
     def kind(self) -> tuple[Kind, str | None]:
         kind = Kind.ORDERS if isinstance(self.body, PlaceEntry) else Kind.CANCELS
-        return kind, self.body.client_id
+        return kind, self.client_id
+
+
+def _own_key(caller: Caller, number: int) -> str | None:
+    """Return the idempotency key of an entry that names none, if its batch is signed."""
+    if caller.idempotency_key is None:
+        return None
+    return sha256(f"{caller.idempotency_key}:{number}".encode()).hexdigest()
 
 
 async def enter(gateway: Gateway, texts: Sequence[Raw], origin: Origin) -> BatchView:
@@ -183,7 +204,7 @@ async def enter(gateway: Gateway, texts: Sequence[Raw], origin: Origin) -> Batch
         Problem: 503, nothing was sent: the gateway is stopping, or has no places for all of them.
     """
     check_running(gateway)
-    entries = [_Entry(text) for text in texts]
+    entries = [_Entry(text, origin.caller, number) for number, text in enumerate(texts)]
     try:
         async with gateway.submitter.places_for(len(entries)):
             await _admit(gateway, entries, origin)
@@ -202,7 +223,9 @@ def _open(entries: Sequence[_Entry]) -> list[_Entry]:
 async def _admit(gateway: Gateway, entries: Sequence[_Entry], origin: Origin) -> None:
     """Spend what the entries cost; those without budget are refused, or known by their keys."""
     admitted = _open(entries)
-    receipts = await gateway.limiter.spend_all([e.kind for e in admitted], origin.address)
+    receipts = await gateway.limiter.spend_all(
+        [e.kind for e in admitted], origin.address, origin.caller.key_id
+    )
     for entry, receipt in zip(admitted, receipts, strict=True):
         entry.admitted = receipt
         origin.told(receipt.budget)
@@ -211,7 +234,7 @@ async def _admit(gateway: Gateway, entries: Sequence[_Entry], origin: Origin) ->
         assert isinstance(entry.admitted, Receipt)
         try:
             entry.admitted = await receipt_or_claim(
-                gateway, entry.admitted, entry.body.client_id, entry.command_id, origin
+                gateway, entry.admitted, entry.client_id, entry.command_id, origin
             )
         except Problem as problem:
             entry.answer = problem
@@ -230,7 +253,7 @@ async def _prepare(gateway: Gateway, entries: Sequence[_Entry]) -> None:
                 entry.command = place_command(body, entry.listing)
                 placed[entry.command.order_id] = entry.listing
                 continue
-            check_cancel(gateway, body.client_id, body.idempotency_key)
+            check_cancel(gateway, entry.client_id, body.idempotency_key)
         except Problem as problem:
             entry.answer = problem
             continue
@@ -253,7 +276,7 @@ async def _find_order(gateway: Gateway, entry: _Entry) -> None:
 def _cancel_at(entry: _Entry, listing: Listing) -> None:
     assert isinstance(entry.body, CancelEntry)
     entry.listing = listing
-    entry.command = CancelOrder(entry.body.order_id, listing.instrument, entry.body.client_id)
+    entry.command = CancelOrder(entry.body.order_id, listing.instrument, entry.client_id)
 
 
 def _send(gateway: Gateway, entries: Sequence[_Entry], origin: Origin) -> None:
@@ -267,7 +290,11 @@ def _send(gateway: Gateway, entries: Sequence[_Entry], origin: Origin) -> None:
             if shard in refused:
                 raise refused[shard]
             entry.waiter = gateway.submitter.send(
-                shard, entry.command, entry.command_id, wait=origin.wait
+                shard,
+                entry.command,
+                entry.command_id,
+                wait=origin.wait,
+                key_id=origin.caller.key_id,
             )
         except Problem as problem:
             entry.answer = refused.setdefault(shard, problem)
@@ -297,8 +324,7 @@ async def _find_outcome(gateway: Gateway, entry: _Entry, origin: Origin) -> None
             return
         assert entry.waiter is not None
         entry.answer = await gateway.submitter.outcome_of(entry.waiter)
-        client_id = entry.body.client_id
-        await settle_account(gateway, entry.admitted, entry.answer, client_id, origin)
+        await settle_account(gateway, entry.admitted, entry.answer, entry.client_id, origin)
     except Problem as problem:
         entry.answer = problem
 

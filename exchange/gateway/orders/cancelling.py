@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from exchange.domain.commands import CancelAllOrders
 from exchange.domain.events import CancelAllAccepted
 from exchange.domain.values import Id, InstrumentName, Side
+from exchange.gateway.http.callers import UNNAMED, of_client
 from exchange.gateway.http.problems import Code, Problem, telling
 from exchange.gateway.orders.entry import receipt_or_claim, settle_account
 from exchange.gateway.parts.admission import Origin, admit
@@ -46,10 +47,10 @@ GO_ON_S: Final = 30.0  # a matcher that is killed is replaced within some second
 AGAIN_S: Final = 0.2  # before a part is sent again that found no matcher, or no Kafka
 
 
-class CancelAllBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /orders/cancel-all``."""
+class CancelAllBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of ``POST /orders/cancel-all``; as in an order's, the client may be left out."""
 
-    client_id: Id
+    client_id: Id = UNNAMED
     instrument: InstrumentName | None = None
     side: Side | None = None
     idempotency_key: Id | None = None
@@ -105,6 +106,7 @@ class _OnShard:
     shard: int
     command: CancelAllOrders
     key: str
+    key_id: str | None
     parts: int = 0
     cancelled: int = 0
     first: Decision | None = None
@@ -160,6 +162,7 @@ async def cancel_all(
     Raises:
         Problem: Nothing was sent; or a part cannot be decided, or its key has another request.
     """
+    body, key = of_client(origin.caller, body), key or origin.caller.idempotency_key
     receipt = await admit(gateway, Kind.CANCELS, body.client_id, origin)
     with telling(outcome="none"):
         only = None if body.instrument is None else await gateway.own_listings.get(body.instrument)
@@ -172,7 +175,7 @@ async def cancel_all(
         if key is not None:
             await _check_key(gateway, command, key)
     key = key or uuid7().hex
-    shards = [_OnShard(shard, command, key) for shard in numbers]
+    shards = [_OnShard(shard, command, key, origin.caller.key_id) for shard in numbers]
     await _start(gateway, shards, origin)
     if isinstance(admitted, Receipt) and shards and shards[0].first is not None:
         await settle_account(gateway, admitted, shards[0].first, body.client_id, origin)
@@ -267,7 +270,11 @@ async def _cancel_on(gateway: Gateway, one: _OnShard, on_sent: Callable[[int], N
     while not (one.is_done or gateway.stopping.is_set()):
         try:
             answer = await gateway.submitter.submit(
-                one.shard, one.command, one.command_id, on_handed_over=lambda: on_sent(one.shard)
+                one.shard,
+                one.command,
+                one.command_id,
+                on_handed_over=lambda: on_sent(one.shard),
+                key_id=one.key_id,
             )
             if isinstance(answer, Decision):
                 one.take(answer)

@@ -5,7 +5,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.declaration import COMMANDING, Operation, operation
+from exchange.gateway.http.declaration import COMMANDING, Access, Operation, operation
 from exchange.gateway.http.parameters import IDEMPOTENCY_KEY, ORDER_ID, PREFER
 from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import (
@@ -43,6 +43,7 @@ from exchange.gateway.parts.decisions import Pending, pending_response, resent_h
 @operation(
     Operation(
         tag="trading",
+        scope=Access.TRADE,
         headers=(IDEMPOTENCY_KEY, PREFER),
         body=OrderBody,
         body_required=True,
@@ -95,6 +96,7 @@ async def place_order(request: Request) -> Response:
 @operation(
     Operation(
         tag="trading",
+        scope=Access.CANCEL,
         path=(ORDER_ID,),
         headers=(IDEMPOTENCY_KEY, PREFER),
         body=CancelBody,
@@ -124,6 +126,7 @@ async def cancel_order(request: Request) -> Response:
 @operation(
     Operation(
         tag="trading",
+        scope=Access.ENTER,
         headers=(PREFER,),
         body=BatchBody,
         body_required=True,
@@ -164,6 +167,7 @@ async def enter_batch(request: Request) -> Response:
 @operation(
     Operation(
         tag="trading",
+        scope=Access.CANCEL,
         headers=(IDEMPOTENCY_KEY, PREFER),
         body=CancelAllBody,
         body_required=True,

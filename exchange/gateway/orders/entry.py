@@ -24,6 +24,7 @@ from exchange.domain.values import (
     instrument_of_exchange_order_id,
 )
 from exchange.gateway.http.amounts import Amount, AmountIn, PriceIn, is_null, null, to_units
+from exchange.gateway.http.callers import UNNAMED, acting_client, of_client
 from exchange.gateway.http.problems import Code, Problem, invalid, order_not_found, telling
 from exchange.gateway.http.responses import OrderView, encoder, in_turns
 from exchange.gateway.orders.states import fold, order_after, order_view, settled_listing
@@ -51,10 +52,10 @@ Book = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Book
 Trade = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/TradeView"})]
 
 
-class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``POST /orders``."""
+class OrderBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of ``POST /orders``; the client may be left out by whoever signs by a key of it."""
 
-    client_id: Id
+    client_id: Id = UNNAMED
     instrument: InstrumentName
     side: Side
     type: OrderType
@@ -125,9 +126,10 @@ async def place(gateway: Gateway, body: OrderBody, key: str | None, origin: Orig
     Raises:
         Problem: It was refused, or its outcome is not known; the field ``outcome`` says which.
     """
+    body = of_client(origin.caller, body)
     check_reachable("client_id", body.client_id)
     check_reachable("order_id", body.order_id)
-    command_id = command_id_for(body.client_id, key)
+    command_id = command_id_for(body.client_id, key or origin.caller.idempotency_key)
     admitted = await _admit(gateway, Kind.ORDERS, body.client_id, command_id, origin)
     with telling(outcome="none"):
         listing = await gateway.own_listings.get(body.instrument)
@@ -144,13 +146,15 @@ async def cancel(
 ) -> Entered:
     """Cancel an order.
 
-    A ``client_id`` must be the owner's. It may be left out unless ``cancels_name_owner`` is set.
+    A ``client_id`` must be the owner's. It may be left out by a key of the client, and at an open
+    door unless ``cancels_name_owner`` is set.
 
     Raises:
         Problem: It was refused, or its outcome is not known; the field ``outcome`` says which.
     """
+    client_id = acting_client(origin.caller, client_id)
     check_cancel(gateway, client_id, key)
-    command_id = command_id_for(client_id, key)
+    command_id = command_id_for(client_id, key or origin.caller.idempotency_key)
     admitted = await _admit(gateway, Kind.CANCELS, client_id, command_id, origin)
     with telling(outcome="none"):
         listing = await settled_listing(gateway, order_id)
@@ -271,7 +275,9 @@ async def _earlier(
     """Return the claim of a command's key; None without one, or without budget for retries."""
     if not is_keyed(command_id):
         return None
-    retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
+    retry = await gateway.limiter.spend(
+        Kind.RETRIES, client_id, origin.address, origin.caller.key_id
+    )
     if retry.budget.wait_us:
         return None
     with telling(outcome="none"):
@@ -326,6 +332,7 @@ async def _submit(
         command_id,
         wait=origin.wait,
         on_handed_over=origin.on_handed_over,
+        key_id=origin.caller.key_id,
     )
     await settle_account(gateway, receipt, answer, command.client_id, origin)
     return answer
@@ -344,7 +351,9 @@ async def settle_account(
     if answer.resent:
         # A retry is charged as one, and its order is given back. If the budget for retries is
         # spent, the charge for an order stays.
-        retry = await gateway.limiter.spend(Kind.RETRIES, client_id, origin.address)
+        retry = await gateway.limiter.spend(
+            Kind.RETRIES, client_id, origin.address, origin.caller.key_id
+        )
         if not retry.budget.wait_us:
             gateway.limiter.give_back(receipt)
     else:

@@ -20,8 +20,10 @@ from exchange.domain.events import (
     TradeExecuted,
 )
 from exchange.domain.values import Price, Quantity
+from exchange.door.caller import Caller
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.callers import caller_of, may_see, owner_of
+from exchange.gateway.http.declaration import OF_THE_PAST, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     AS_OF,
     CURSOR,
@@ -153,6 +155,7 @@ class OrderEventsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="trading",
+        scope=Access.READ,
         path=(ORDER_ID,),
         query=(MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderAnswerView,)},
@@ -164,26 +167,16 @@ async def get_order(request: Request) -> Response:
     """``GET /orders/{order_id}``: an order, and what is left of it."""
     gateway = gateway_of(request)
     order_id = check_id(request.path_params["order_id"], "order_id")
-    order, reached = await _find(gateway, order_id, query(request))
+    order, reached = await _find(gateway, order_id, query(request), caller_of(request))
     listing = await gateway.listings.get(order.instrument)
     view = OrderAnswerView(order_view(order, listing), reached.get(order.shard, 0))
     return json_response(view)
 
 
-def owner_of(parameters: Mapping[str, str]) -> str:
-    """Return the client whose orders are asked for.
-
-    Raises:
-        Problem: 422, none is named, or it can be no client.
-    """
-    if "client_id" not in parameters:
-        raise invalid("client_id", "is required")
-    return check_id(parameters["client_id"], "client_id")
-
-
 @operation(
     Operation(
         tag="trading",
+        scope=Access.READ,
         query=(OWNER, STATUS, ONLY_INSTRUMENT, ORDERS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrdersView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
@@ -194,7 +187,7 @@ async def get_orders(request: Request) -> Response:
     """``GET /orders?client_id=…``: a client's orders, newest first."""
     gateway = gateway_of(request)
     parameters = query(request)
-    client_id = owner_of(parameters)
+    client_id = owner_of(caller_of(request), parameters)
     instrument, limit = parameters.get("instrument"), integer(parameters, ORDERS_LIMIT)
     if instrument is not None:
         check_id(instrument, "instrument")
@@ -236,6 +229,7 @@ async def orders_view(
 @operation(
     Operation(
         tag="trading",
+        scope=Access.READ,
         path=(ORDER_ID,),
         query=(EVENTS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderEventsView,)},
@@ -251,7 +245,7 @@ async def get_order_events(request: Request) -> Response:
     limit = integer(parameters, EVENTS_LIMIT)
     (after,) = cursor(parameters, 1) or (0,)
     await charge_history(request)
-    order, _ = await _find(gateway, order_id, parameters)
+    order, _ = await _find(gateway, order_id, parameters, caller_of(request))
     listing = await gateway.listings.get(order.instrument)
     async with heavy_connection(gateway.engine, gateway.heavy_reads) as connection:
         live = await read_live(connection, NAME)
@@ -277,23 +271,30 @@ async def order_events_view(
 
 
 async def _find(
-    gateway: Gateway, order_id: str, parameters: Mapping[str, str]
+    gateway: Gateway, order_id: str, parameters: Mapping[str, str], caller: Caller
 ) -> tuple[Order, dict[int, int]]:
-    """Return an order, waiting for the model before it is "not found"; and how far the model is."""
+    """Return an order, waiting for the model before it is "not found"; and how far the model is.
+
+    Another client's is not there, and takes as long not to be found.
+    """
     await gateway.freshness.reach(NAME, await _wanted_of(gateway, parameters, order_id))
-    order, reached = await _read(gateway, order_id)
+    order, reached = await _read(gateway, order_id, caller)
     if order is None:
         await gateway.freshness.catch_up(NAME)
-        order, reached = await _read(gateway, order_id)
+        order, reached = await _read(gateway, order_id, caller)
     if order is None:
         raise order_not_found(order_id)
     return order, reached
 
 
-async def _read(gateway: Gateway, order_id: str) -> tuple[Order | None, dict[int, int]]:
+async def _read(
+    gateway: Gateway, order_id: str, caller: Caller
+) -> tuple[Order | None, dict[int, int]]:
     async with moment_connection(gateway.engine) as connection:
         live = await read_live(connection, NAME)
-        return await find_order(connection, live, order_id), live.reached
+        order = await find_order(connection, live, order_id)
+    is_there = order is not None and may_see(caller, order.client_id)
+    return (order if is_there else None), live.reached
 
 
 def _event_view(decided: DecidedEvent, listing: Listing, order_id: str) -> Struct:

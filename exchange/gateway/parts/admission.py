@@ -10,7 +10,9 @@ from typing import Final, Protocol
 from msgspec import Struct
 from starlette.requests import Request
 
+from exchange.door.caller import Caller
 from exchange.gateway.http.addresses import Network, address_of
+from exchange.gateway.http.callers import caller_of
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.context import Gateway, gateway_of
 from exchange.gateway.parts.limits import Budget, Kind, RateLimiter, Receipt
@@ -21,7 +23,7 @@ BUDGET: Final = "exchange.budget"
 
 
 class Origin(Struct, frozen=True):
-    """Where a command came from.
+    """Where a command came from, and who sent it.
 
     ``told`` is called with the remaining budget. ``wait`` says whether the sender waits for the
     outcome. ``on_handed_over`` is called once Kafka's client has the command, so that the sender's
@@ -29,6 +31,7 @@ class Origin(Struct, frozen=True):
     """
 
     address: str
+    caller: Caller
     told: Callable[[Budget], None]
     wait: bool = True
     on_handed_over: Callable[[], None] | None = None
@@ -55,7 +58,7 @@ def origin_of(
         request.scope[BUDGET] = budget
 
     trusted = gateway_of(request).proxies if proxies is None else proxies
-    return Origin(address_of(request.scope, trusted), tell, wait)
+    return Origin(address_of(request.scope, trusted), caller_of(request), tell, wait)
 
 
 async def admit(gateway: Gateway, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
@@ -128,6 +131,6 @@ def over_limit(budgets: Budgets, budget: Budget, **fields: str) -> Problem:
 
 
 async def _spend(budgets: Budgets, kind: Kind, client_id: str | None, origin: Origin) -> Receipt:
-    receipt = await budgets.limiter.spend(kind, client_id, origin.address)
+    receipt = await budgets.limiter.spend(kind, client_id, origin.address, origin.caller.key_id)
     origin.told(receipt.budget)
     return receipt

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 from starlette.requests import Request
 
+from exchange.door.keeper import Keeper
 from exchange.door.modes import Door
 from exchange.door.secrets import MasterKeys
 from exchange.gateway.http.addresses import Network
@@ -32,10 +33,11 @@ HEAVY_READS_PART: Final = 2  # long reads get half of the pool, reads of a milli
 class Gateway:
     """The parts of one gateway process; ``shards`` is the number of Kafka partitions.
 
-    ``door`` says who keeps strangers away, and ``masters`` are the master keys. ``proxies`` are
-    trusted: their ``X-Forwarded-For`` is believed. ``cancels_name_owner`` makes every cancel name
-    the owner of its order. Once ``stopping`` is set, no command is taken any more. ``analyst``
-    answers questions about the past. ``going_on`` has what goes on after its request was answered.
+    ``door`` says who keeps strangers away; ``keeper`` does where it asks for keys, and ``masters``
+    are the master keys. ``proxies`` are trusted: their ``X-Forwarded-For`` is believed.
+    ``cancels_name_owner`` makes every cancel name the owner of its order. Once ``stopping`` is set,
+    no command is taken any more. ``analyst`` answers questions about the past. ``going_on`` has
+    what goes on after its request was answered.
 
     ``engine``, ``redis`` and ``listings`` serve what clients read. ``own_engine``, ``own_redis``
     and ``own_listings`` serve commands and the gateway itself: however much is read, commands and
@@ -60,6 +62,7 @@ class Gateway:
     analyst: Analyst
     door: Door = Door.LOOPBACK
     masters: MasterKeys = field(default_factory=lambda: MasterKeys({}))
+    keeper: Keeper | None = None
     proxies: Sequence[Network] = ()
     cancels_name_owner: bool = False
     books: dict[str, Shared[BookNow]] = field(default_factory=dict)  # one for each instrument

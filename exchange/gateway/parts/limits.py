@@ -1,4 +1,4 @@
-"""Rate limits: how much a client, and an address, may ask for.
+"""Rate limits: how much a client, a key, and an address may ask for.
 
 Read ``RateLimiter.spend``. A bucket is one number in Redis: the time at which it will be full
 again. Taking a token moves that time on by the interval between two tokens. There is no token while
@@ -38,18 +38,18 @@ LOCAL_S: Final = 1.0  # how long the gateway counts for itself after Redis faile
 # full.
 LOCAL_BUCKETS_MAX: Final = 20_000
 
-# KEYS: two buckets for each request, then the buckets to give a token back to. ARGV: how many
+# KEYS: three buckets for each request, then the buckets to give a token back to. ARGV: how many
 # requests, then for each bucket the interval between two tokens in microseconds (0: no limit) and
 # the burst. The answer has for each bucket of a request the microseconds until it is full again if
-# a token is taken. A request takes a token from both its buckets, or from neither.
+# a token is taken. A request takes a token from all its buckets, or from none.
 SPEND = """#!lua
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local answers = {}
-local spent = 2 * tonumber(ARGV[1])
-for first = 1, spent, 2 do
+local spent = 3 * tonumber(ARGV[1])
+for first = 1, spent, 3 do
     local taken, moved = true, {}
-    for at = first, first + 1 do
+    for at = first, first + 2 do
         local interval, burst = tonumber(ARGV[2 * at]), tonumber(ARGV[2 * at + 1])
         answers[at] = 0
         if interval > 0 then
@@ -80,7 +80,8 @@ class Kind(StrEnum):
 
     ``RETRIES`` are commands whose key was used before. ``OPERATIONS`` are the rare commands:
     instruments, settlement, snapshots. ``HISTORY`` is every read back from a position in the past.
-    ``OUTCOMES`` are questions for the outcome of a command.
+    ``OUTCOMES`` are questions for the outcome of a command. ``SIGNATURES`` are those that were
+    wrong.
     """
 
     ORDERS = "orders"
@@ -89,6 +90,7 @@ class Kind(StrEnum):
     OPERATIONS = "operations"
     HISTORY = "history"
     OUTCOMES = "outcomes"
+    SIGNATURES = "signatures"
 
 
 class Limit(Struct, frozen=True):
@@ -107,10 +109,11 @@ NO_LIMIT: Final = Limit(0, 0)
 
 
 class Limits(Struct, frozen=True):
-    """The limits of each client, by kind, and of each address.
+    """The limits of each client, by kind, of each key and of each address.
 
     ``address`` bounds the orders, the cancels and the questions for outcomes of one address, each
-    counted apart. For the other kinds an address has the same limit as a client.
+    counted apart. For the other kinds an address has the same limit as a client. ``key`` bounds
+    each kind of a key, counted apart. Wrong ``signatures`` count for their address alone.
     """
 
     orders: Limit = NO_LIMIT
@@ -119,6 +122,8 @@ class Limits(Struct, frozen=True):
     retries: Limit = NO_LIMIT
     operations: Limit = NO_LIMIT
     history: Limit = NO_LIMIT
+    key: Limit = NO_LIMIT
+    signatures: Limit = NO_LIMIT
 
     def of(self, kind: Kind) -> tuple[Limit, Limit]:
         """Return the limit of a client and that of an address."""
@@ -135,13 +140,15 @@ class Limits(Struct, frozen=True):
                 return self.history, self.history
             case Kind.OUTCOMES:
                 return NO_LIMIT, self.address
+            case Kind.SIGNATURES:
+                return NO_LIMIT, self.signatures
 
 
 NO_LIMITS: Final = Limits()
 
 
 class Budget(Struct, frozen=True):
-    """What a request left of the tighter of its two limits.
+    """What a request left of the tightest of its limits.
 
     ``wait_us`` is how long until there is a token, 0 if the request got one. ``remaining`` counts
     tokens and is negative without a limit. ``full_us`` is how long until all are back, ``limit``
@@ -183,13 +190,13 @@ UNLIMITED: Final = Budget(0, -1, 0, 0)
 
 
 class Buckets(Struct, frozen=True):
-    """The two buckets of a request, its client's and its address's.
+    """The buckets of a request: its client's, its key's and its address's.
 
-    Without a client its bucket has no limit.
+    Without a client, or a key, that bucket has no limit.
     """
 
-    keys: tuple[str, str]
-    limits: tuple[Limit, Limit]
+    keys: tuple[str, str, str]
+    limits: tuple[Limit, Limit, Limit]
 
 
 class Receipt(Struct, frozen=True):
@@ -216,22 +223,24 @@ class RateLimiter:
         self._local = _LocalBuckets()
         self._local_until_s = 0.0 if redis else math.inf
 
-    async def spend(self, kind: Kind, client_id: str | None, address: str) -> Receipt:
-        """Take a token from both buckets of a request, or from neither if one is empty."""
-        spent = self._begin_to_spend(kind, client_id, address)
+    async def spend(
+        self, kind: Kind, client_id: str | None, address: str, key_id: str | None = None
+    ) -> Receipt:
+        """Take a token from each bucket of a request, or from none if one is empty."""
+        spent = self._begin_to_spend(kind, client_id, address, key_id)
         return spent if isinstance(spent, Receipt) else await spent
 
     async def spend_all(
-        self, kinds: Sequence[tuple[Kind, str | None]], address: str
+        self, kinds: Sequence[tuple[Kind, str | None]], address: str, key_id: str | None = None
     ) -> list[Receipt]:
         """Spend for requests of an address, each of a kind and a client, in one question."""
-        all_spent = [self._begin_to_spend(*kind, address) for kind in kinds]
+        all_spent = [self._begin_to_spend(*kind, address, key_id) for kind in kinds]
         return [spent if isinstance(spent, Receipt) else await spent for spent in all_spent]
 
     def _begin_to_spend(
-        self, kind: Kind, client_id: str | None, address: str
+        self, kind: Kind, client_id: str | None, address: str, key_id: str | None
     ) -> "Receipt | asyncio.Future[Receipt]":
-        buckets = self._buckets(kind, client_id, address)
+        buckets = self._buckets(kind, client_id, address, key_id)
         if not any(limit.per_second for limit in buckets.limits):
             return Receipt(UNLIMITED)
         if time.monotonic() < self._local_until_s:
@@ -251,14 +260,19 @@ class RateLimiter:
         else:
             self._given_back = [*self._given_back[-REQUESTS_MAX:], receipt.taken_from]
 
-    def _buckets(self, kind: Kind, client_id: str | None, address: str) -> Buckets:
+    def _buckets(
+        self, kind: Kind, client_id: str | None, address: str, key_id: str | None
+    ) -> Buckets:
         # All keys have one hash tag, so that a script may use all of them on a Redis cluster too.
         keys = (
             f"{{limits}}:{kind}:client:{client_id or ''}",
+            f"{{limits}}:{kind}:key:{key_id or ''}",
             f"{{limits}}:{kind}:address:{address}",
         )
         own, of_address = self._limits.of(kind)
-        return Buckets(keys, (NO_LIMIT if client_id is None else own, of_address))
+        of_client = NO_LIMIT if client_id is None else own
+        of_key = NO_LIMIT if key_id is None else self._limits.key
+        return Buckets(keys, (of_client, of_key, of_address))
 
     async def _ask_all(self) -> None:
         while self._waiting:
@@ -278,7 +292,7 @@ class RateLimiter:
                 logger.warning("Redis is away; this gateway counts for itself", extra=fields)
             self._local_until_s = time.monotonic() + LOCAL_S
             return [self._local.spend(buckets) for buckets in batch]
-        return [_receipt(buckets, full_us[2 * n : 2 * n + 2]) for n, buckets in enumerate(batch)]
+        return [_receipt(buckets, full_us[3 * n : 3 * n + 3]) for n, buckets in enumerate(batch)]
 
     async def _run(self, batch: Sequence[Buckets], back: Sequence[Buckets]) -> list[int]:
         pairs = [pair for b in (*batch, *back) for pair in zip(b.keys, b.limits, strict=True)]

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from exchange.domain.commands import AccountCommand, CreateAccount, ResumeClient, SuspendClient
 from exchange.domain.events import AccountCreated, AccountRejected, ClientResumed, ClientSuspended
 from exchange.domain.values import Id, RejectReason
-from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.http.callers import caller_of
+from exchange.gateway.http.declaration import COMMANDING, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     CLIENT_ID,
     CURSOR,
@@ -128,6 +129,7 @@ class SuspendedView(Struct, frozen=True):
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ADMIN,
         headers=(PREFER,),
         body=AccountBody,
         body_required=True,
@@ -153,6 +155,7 @@ async def create_account(request: Request) -> Response:
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ACCOUNTS,
         query=(ONLY_CLIENT, ACCOUNTS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (AccountsView,)},
         problems=PAGING,
@@ -184,6 +187,7 @@ async def get_accounts(request: Request) -> Response:
 
 _SUSPENDING: Final = Operation(
     tag="accounts",
+    scope=Access.ADMIN,
     path=(CLIENT_ID,),
     headers=(IDEMPOTENCY_KEY,),
     answers={200: (SuspendedView,), 202: (SuspendedView,)},
@@ -247,7 +251,13 @@ async def submit(
         Problem: As ``Submitter.submit`` does.
     """
     submitter = gateway_of(request).submitter
-    return await submitter.submit(shard, command, command_id, wait=not wants_async(request))
+    return await submitter.submit(
+        shard,
+        command,
+        command_id,
+        wait=not wants_async(request),
+        key_id=caller_of(request).key_id,
+    )
 
 
 async def be_seen(request: Request, shard: int, sequence: int) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.declaration import OF_THE_PAST, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     AS_OF,
     END_TIME,
@@ -66,6 +66,7 @@ class AnalyticsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.PUBLIC,
         query=(INSTRUMENT, START_TIME, END_TIME, INTERVAL, MIN_SEQUENCE, *AS_OF),
         answers={200: (AnalyticsView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),

@@ -40,8 +40,10 @@ from exchange.domain.events import (
     SettlementCycleRejected,
     ShardPlaced,
 )
-from exchange.domain.values import RejectReason
-from exchange.gateway.http.declaration import READING, Operation, operation
+from exchange.domain.values import KeyScope, RejectReason
+from exchange.door.caller import Caller
+from exchange.gateway.http.callers import caller_of, may_see
+from exchange.gateway.http.declaration import READING, Access, Operation, operation
 from exchange.gateway.http.parameters import AT, BODY, COMMAND_ID
 from exchange.gateway.http.problems import RETRY_AFTER_S, Code, Problem, ProblemView, invalid
 from exchange.gateway.http.requests import body_hash, location, query
@@ -163,6 +165,7 @@ ACCEPTED: Final[dict[type[Struct], type[Struct]]] = {
 @operation(
     Operation(
         tag="trading",
+        scope=Access.OUTCOME,
         path=(COMMAND_ID,),
         query=(AT, BODY),
         answers={200: (PendingView, *ACCEPTED.values(), RefusedView, LostView)},
@@ -200,10 +203,26 @@ async def get_command(request: Request) -> Response:
         async with log_connection(gateway.engine) as connection:
             stored = await find_command(connection, command_id)
     if stored:
-        return json_response(await _decided(gateway, await decision_of(stored), command_id, asked))
+        decision = await decision_of(stored)
+        if not _may_hear(caller_of(request), decision):
+            raise await _not_found(gateway, command_id, at)
+        return json_response(await _decided(gateway, decision, command_id, asked))
     if is_displaced:
         return json_response(LostView(str(command_id), "lost", "none", lost(command_id).view()))
     raise await _not_found(gateway, command_id, at)
+
+
+def _may_hear(caller: Caller, decision: Decision) -> bool:
+    """Tell whether the outcome of a command is there for a caller: it is its client's, or all are.
+
+    What no client sent is there for those who may send the like.
+    """
+    told = msgspec.structs.asdict(decision.first)
+    is_admins = isinstance(decision.first, AccountEvent)  # it names a client, and an admin sent it
+    owner = None if is_admins else told.get("asked_by") or told.get("client_id")
+    if owner is None and KeyScope.ADMIN in caller.scopes:
+        return True
+    return may_see(caller, owner)
 
 
 def _command_id(text: str) -> UUID:

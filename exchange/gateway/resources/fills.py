@@ -14,13 +14,13 @@ from starlette.responses import Response
 
 from exchange.domain.values import Side
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import PAGING, Operation, operation
+from exchange.gateway.http.callers import caller_of, owner_of
+from exchange.gateway.http.declaration import PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, INSTRUMENT, MIN_SEQUENCE, OWNER
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import cursor, integer, query
 from exchange.gateway.http.responses import cursor_text, in_turns, json_response
-from exchange.gateway.orders.queries import owner_of
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.listings import Listing
@@ -69,6 +69,7 @@ class FillsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.READ,
         query=(OWNER, INSTRUMENT, FILLS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (FillsView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),
@@ -78,7 +79,8 @@ async def get_fills(request: Request) -> Response:
     """``GET /market/fills?client_id=…``: a client's side of each trade, newest first."""
     gateway = gateway_of(request)
     parameters = query(request)
-    client_id, limit = owner_of(parameters), integer(parameters, FILLS_LIMIT)
+    client_id = owner_of(caller_of(request), parameters)
+    limit = integer(parameters, FILLS_LIMIT)
     before = cursor(parameters, 1)
     if before:
         await charge_history(request, client_id)

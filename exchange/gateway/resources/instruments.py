@@ -14,7 +14,8 @@ from exchange.domain.commands import RegisterInstrument
 from exchange.domain.events import InstrumentRegistered
 from exchange.domain.values import Id, InstrumentName, Price, Quantity, Scale
 from exchange.gateway.http.amounts import Amount, AmountIn, amount, to_units
-from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.http.callers import caller_of
+from exchange.gateway.http.declaration import COMMANDING, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, MIN_SEQUENCE, PREFER
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
@@ -95,6 +96,7 @@ class InstrumentsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="instruments",
+        scope=Access.ADMIN,
         headers=(PREFER,),
         body=InstrumentBody,
         body_required=True,
@@ -136,6 +138,7 @@ async def register_instrument(request: Request) -> Response:
 @operation(
     Operation(
         tag="instruments",
+        scope=Access.PUBLIC,
         query=(INSTRUMENTS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (InstrumentsView,)},
         problems=PAGING,
@@ -207,7 +210,11 @@ async def _submit(
     command_id = registration_command_id(command.instrument)
     try:
         return await gateway.submitter.submit(
-            shard, command, command_id, wait=not wants_async(request)
+            shard,
+            command,
+            command_id,
+            wait=not wants_async(request),
+            key_id=caller_of(request).key_id,
         )
     except Problem as problem:
         if problem.code is Code.IDEMPOTENCY_CONFLICT:

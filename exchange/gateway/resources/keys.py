@@ -29,7 +29,7 @@ from exchange.domain.values import (
     PublicKey,
 )
 from exchange.door.secrets import MasterKeyError, MasterKeys
-from exchange.gateway.http.declaration import COMMANDING, PAGING, Operation, operation
+from exchange.gateway.http.declaration import COMMANDING, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     CURSOR,
     IDEMPOTENCY_KEY,
@@ -158,6 +158,7 @@ class RevokedView(Struct, frozen=True):
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ADMIN,
         headers=(IDEMPOTENCY_KEY, PREFER),
         body=KeyBody,
         body_required=True,
@@ -207,6 +208,7 @@ async def issue_key(request: Request) -> Response:
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ACCOUNTS,
         query=(ONLY_CLIENT, KEYS_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (KeysView,)},
         problems=PAGING,
@@ -239,6 +241,7 @@ async def get_keys(request: Request) -> Response:
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ADMIN,
         path=(KEY_ID,),
         headers=(IDEMPOTENCY_KEY, PREFER),
         body=RotateBody,
@@ -274,6 +277,7 @@ async def rotate_key(request: Request) -> Response:
 @operation(
     Operation(
         tag="accounts",
+        scope=Access.ADMIN,
         path=(KEY_ID,),
         headers=(IDEMPOTENCY_KEY, PREFER),
         answers={200: (RevokedView,), 202: (PendingView,)},

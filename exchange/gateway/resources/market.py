@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.values import Side
-from exchange.gateway.http.declaration import OF_THE_PAST, PAGING, Operation, operation
+from exchange.gateway.http.declaration import OF_THE_PAST, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import AS_OF, CURSOR, INSTRUMENT, LEVELS, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code
@@ -58,6 +58,7 @@ class TradesView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.PUBLIC,
         query=(INSTRUMENT, LEVELS, MIN_SEQUENCE, *AS_OF),
         answers={200: (OrderbookView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),
@@ -86,6 +87,7 @@ def orderbook_text(listing: Listing, view: StoredBook) -> str:
 @operation(
     Operation(
         tag="market",
+        scope=Access.PUBLIC,
         query=(INSTRUMENT, TRADES_LIMIT, CURSOR, MIN_SEQUENCE),
         answers={200: (TradesView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *PAGING),

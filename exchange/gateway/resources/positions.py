@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount
-from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.callers import caller_of, owner_of
+from exchange.gateway.http.declaration import OF_THE_PAST, Access, Operation, operation
 from exchange.gateway.http.parameters import AS_OF, CLIENT_ID, CURSOR, MIN_SEQUENCE
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem
-from exchange.gateway.http.requests import check_id, id_cursor, integer, query
+from exchange.gateway.http.requests import id_cursor, integer, query
 from exchange.gateway.http.responses import cursor_text, in_turns, json_response, sequence_text
 from exchange.gateway.parts.admission import charge_history
 from exchange.gateway.parts.context import Gateway, gateway_of
@@ -64,6 +65,7 @@ class PositionsView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.READ,
         path=(CLIENT_ID,),
         query=(POSITIONS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (PositionsView,)},
@@ -74,7 +76,7 @@ class PositionsView(Struct, frozen=True):
 async def get_positions(request: Request) -> Response:
     """``GET /market/positions/{client_id}``: what a client holds, by instrument."""
     gateway = gateway_of(request)
-    client_id = check_id(request.path_params["client_id"], "client_id")
+    client_id = owner_of(caller_of(request), request.path_params)
     parameters = query(request)
     limit, after = integer(parameters, POSITIONS_LIMIT), id_cursor(parameters)
     if after is not None:

@@ -7,7 +7,7 @@ left.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final
 from uuid import UUID
@@ -21,13 +21,14 @@ from exchange.domain.commands import CloseSettlementCycle
 from exchange.domain.engine import FIRST_CYCLE
 from exchange.domain.events import SettlementCycleClosed
 from exchange.domain.values import CycleNumber
+from exchange.door.caller import Caller
 from exchange.gateway.http.amounts import Amount, amount
-from exchange.gateway.http.declaration import COMMANDING, OF_THE_PAST, Operation, operation
+from exchange.gateway.http.callers import caller_of, owner_of
+from exchange.gateway.http.declaration import COMMANDING, OF_THE_PAST, Access, Operation, operation
 from exchange.gateway.http.parameters import AS_OF, CURSOR, CYCLE_ID, MIN_SEQUENCE, ONLY_CLIENT
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid, telling
 from exchange.gateway.http.requests import (
-    check_id,
     cursor,
     decode,
     header_lines,
@@ -141,6 +142,7 @@ class ClosedView(Struct, frozen=True):
 @operation(
     Operation(
         tag="settlement",
+        scope=Access.ADMIN,
         body=CloseBody,
         examples={"close": {"cycle": 1}},
         answers={201: (ClosedView,), 200: (ClosedView,), 202: (ClosedView,)},
@@ -158,7 +160,8 @@ async def close_cycle(request: Request) -> Response:
     await admit_operation(request)
     with telling(outcome="none"):
         cycle, shards = await _cycle_to_close(gateway, body.cycle)
-    answers = await asyncio.gather(*(_close(gateway, shard, cycle) for shard in shards))
+    key_id = caller_of(request).key_id
+    answers = await asyncio.gather(*(_close(gateway, shard, cycle, key_id) for shard in shards))
     decisions = [answer for answer in answers if isinstance(answer, Decision)]
     cuts = [cut(d, cycle_command_id(d.events[0].shard, cycle)) for d in decisions]
     closed = await _closed(gateway, cycle, cuts)
@@ -173,6 +176,7 @@ async def close_cycle(request: Request) -> Response:
 @operation(
     Operation(
         tag="settlement",
+        scope=Access.READ,
         query=(CYCLES_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (CyclesView,)},
         problems=OF_THE_PAST,
@@ -197,6 +201,17 @@ async def get_cycles(request: Request) -> Response:
     return json_response(cycles_view(cycles, first, sequence_text(live.reached)))
 
 
+def shown_client(caller: Caller, parameters: Mapping[str, str]) -> str | None:
+    """Return whose part of a cycle is asked for; None for everybody's.
+
+    Raises:
+        Problem: 404, it is that of another client.
+    """
+    if "client_id" not in parameters and caller.sees_all:
+        return None
+    return owner_of(caller, parameters)
+
+
 def cycles_view(cycles: Sequence[Cycle], first: int, sequence: str) -> CyclesView:
     """Return a page of cycles that reaches back to the one of the number ``first``."""
     more = cursor_text(first) if first > FIRST_CYCLE and cycles else None
@@ -207,6 +222,7 @@ def cycles_view(cycles: Sequence[Cycle], first: int, sequence: str) -> CyclesVie
 @operation(
     Operation(
         tag="settlement",
+        scope=Access.READ,
         path=(CYCLE_ID,),
         query=(ONLY_CLIENT, CLIENTS_LIMIT, CURSOR, MIN_SEQUENCE, *AS_OF),
         answers={200: (CycleObligationsView,)},
@@ -219,9 +235,7 @@ async def get_cycle(request: Request) -> Response:
     gateway = gateway_of(request)
     parameters = query(request)
     limit = integer(parameters, CLIENTS_LIMIT)
-    client_id, after = parameters.get("client_id"), id_cursor(parameters)
-    if client_id is not None:
-        check_id(client_id, "client_id")
+    client_id, after = shown_client(caller_of(request), parameters), id_cursor(parameters)
     await charge_history(request, client_id)
     await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
     number = cycle_number(request.path_params["cycle_id"])
@@ -276,10 +290,14 @@ async def _cycle_to_close(gateway: Gateway, asked: int | None) -> tuple[int, lis
     return number, sorted(cycle.cuts)
 
 
-async def _close(gateway: Gateway, shard: int, cycle: int) -> Decision | Pending | None:
+async def _close(
+    gateway: Gateway, shard: int, cycle: int, key_id: str | None
+) -> Decision | Pending | None:
     command_id = cycle_command_id(shard, cycle)
     try:
-        return await gateway.submitter.submit(shard, CloseSettlementCycle(cycle), command_id)
+        return await gateway.submitter.submit(
+            shard, CloseSettlementCycle(cycle), command_id, key_id=key_id
+        )
     except Problem as problem:
         if not problem.code.is_temporary:
             raise

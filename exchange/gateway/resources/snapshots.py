@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.values import InstrumentName
-from exchange.gateway.http.declaration import READING, Operation, operation
+from exchange.gateway.http.declaration import READING, Access, Operation, operation
 from exchange.gateway.http.parameters import INSTRUMENT
 from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import decode, query
@@ -68,6 +68,7 @@ class TakenView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.ADMIN,
         query=(INSTRUMENT,),
         body=SnapshotBody,
         examples={"snapshot": {"instrument": "BTC-USD"}},

@@ -7,7 +7,8 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.declaration import Operation, operation
+from exchange.gateway.http.callers import caller_of, is_stranger
+from exchange.gateway.http.declaration import Access, Operation, operation
 from exchange.gateway.http.parameters import NAMES
 from exchange.gateway.http.requests import query
 from exchange.gateway.http.responses import json_response
@@ -49,6 +50,9 @@ class TimeView(Struct, frozen=True):
     door: str
 
 
+HEALTH: Final = (HealthView, LivenessView)
+
+
 class ReadinessView(Struct, frozen=True):
     """What ``GET /readyz`` answers; ``timestamp`` and ``age_ms`` are of the last probe."""
 
@@ -59,14 +63,14 @@ class ReadinessView(Struct, frozen=True):
     age_ms: int
 
 
-@operation(Operation(tag="operating", answers={200: (LivenessView,)}))
+@operation(Operation(tag="operating", scope=Access.PUBLIC, answers={200: (LivenessView,)}))
 async def get_liveness(request: Request) -> Response:
     """``GET /livez``: the process runs and its event loop turns."""
     query(request)
     return json_response(LivenessView("alive"))
 
 
-@operation(Operation(tag="operating", answers={200: (TimeView,)}))
+@operation(Operation(tag="operating", scope=Access.PUBLIC, answers={200: (TimeView,)}))
 async def get_time(request: Request) -> Response:
     """``GET /time``: the time by which signed requests are judged, and who keeps the door."""
     query(request)
@@ -74,12 +78,14 @@ async def get_time(request: Request) -> Response:
     return json_response(TimeView(timestamp(now_ms), now_ms, gateway_of(request).door))
 
 
-@operation(Operation(tag="operating", answers={200: (HealthView,), 503: (HealthView,)}))
+@operation(Operation(tag="operating", scope=Access.PARTLY, answers={200: HEALTH, 503: HEALTH}))
 async def get_health(request: Request) -> Response:
     """``GET /healthz``: what works; 503 while orders cannot be taken or are not decided."""
     query(request)
     gateway = gateway_of(request)
     health = gateway.health
+    if is_stranger(caller_of(request)):
+        return _told(LivenessView(health.status), is_well=health.status != UNHEALTHY)
     view = HealthView(
         status=health.status,
         door=gateway.door,
@@ -93,7 +99,11 @@ async def get_health(request: Request) -> Response:
     return _told(view, is_well=health.status != UNHEALTHY)
 
 
-@operation(Operation(tag="operating", answers={200: (ReadinessView,), 503: (ReadinessView,)}))
+@operation(
+    Operation(
+        tag="operating", scope=Access.PUBLIC, answers={200: (ReadinessView,), 503: (ReadinessView,)}
+    )
+)
 async def get_readiness(request: Request) -> Response:
     """``GET /readyz``: for load balancers; 503 while this gateway takes no order of any shard.
 
@@ -116,14 +126,22 @@ async def get_readiness(request: Request) -> Response:
     return _told(view, is_well=is_ready)
 
 
-def _told(view: HealthView | ReadinessView, *, is_well: bool) -> Response:
+def _told(view: HealthView | LivenessView | ReadinessView, *, is_well: bool) -> Response:
     answer = json_response(view, 200 if is_well else 503)
     if not is_well:
         answer.headers["Retry-After"] = RETRY_AFTER_S
     return answer
 
 
-@operation(Operation(tag="operating", answers={200: ()}, query=(NAMES,), media_type="text/plain"))
+@operation(
+    Operation(
+        tag="operating",
+        scope=Access.AUDIT,
+        answers={200: ()},
+        query=(NAMES,),
+        media_type="text/plain",
+    )
+)
 async def get_metrics(request: Request) -> Response:
     """``GET /metrics``: all metrics, or the named ones, in the format of Prometheus."""
     return metrics_response(request, gateway_of(request).metrics)

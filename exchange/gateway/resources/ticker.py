@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.gateway.http.amounts import Amount, ratio
-from exchange.gateway.http.declaration import OF_THE_PAST, Operation, operation
+from exchange.gateway.http.declaration import OF_THE_PAST, Access, Operation, operation
 from exchange.gateway.http.parameters import AS_OF, INSTRUMENT, MIN_SEQUENCE
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import query
@@ -84,6 +84,7 @@ class TickerView(Struct, frozen=True):
 @operation(
     Operation(
         tag="market",
+        scope=Access.PUBLIC,
         query=(INSTRUMENT, MIN_SEQUENCE, *AS_OF),
         answers={200: (TickerView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *OF_THE_PAST),

@@ -27,6 +27,7 @@ from exchange.gateway.http.responses import skips_text
 from exchange.gateway.parts.admission import BUDGET
 from exchange.gateway.parts.limits import UNLIMITED, Budget
 from exchange.gateway.parts.metrics import Metrics
+from exchange.gateway.server.entrance import BODY
 from exchange.gateway.server.hosts import Hosts, is_forwarded
 from exchange.gateway.server.origins import FOREIGN_PAGE, SAFE_METHODS, may_act
 from exchange.telemetry import tracing
@@ -131,6 +132,7 @@ class Edge:
             await problem.response()(scope, receive, send)
             return
         if body is not None:
+            scope[BODY] = body
             receive = _whole(body, receive)
         await self._app(scope, receive, send)
 

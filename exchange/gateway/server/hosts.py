@@ -28,8 +28,8 @@ _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/?#\s]+))(?::[0-9]{0,5
 
 WHAT_TO_DO: Final = (
     "DOOR is not set, so this process serves this machine alone: ask it as localhost or by a"
-    " loopback address, without a proxy. DOOR=open serves others, if something else keeps"
-    " strangers away. Nothing was done."
+    " loopback address, without a proxy. For others set DOOR=keys, or DOOR=open if something else"
+    " keeps them away. Nothing was done."
 )
 
 

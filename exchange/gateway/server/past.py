@@ -34,4 +34,5 @@ def or_as_of(handler: Handler) -> Handler:
 async def _as_of(request: Request) -> Response:
     query(request)
     await charge_history(request)
-    return await gateway_of(request).analyst.pass_on(request)
+    gateway = gateway_of(request)
+    return await gateway.analyst.pass_on(request, gateway.keeper)

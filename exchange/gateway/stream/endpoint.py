@@ -14,7 +14,9 @@ from starlette.websockets import WebSocket
 
 from exchange.gateway.http.addresses import address_of
 from exchange.gateway.http.problems import Code, Problem
+from exchange.gateway.server.entrance import Entrance
 from exchange.gateway.server.origins import FOREIGN_PAGE, may_act
+from exchange.gateway.stream.caps import KeyCaps
 from exchange.gateway.stream.desk import Desk, Host
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.heartbeats import Heartbeats
@@ -41,7 +43,8 @@ def _parts() -> list[set[Session]]:
 class Stream:
     """The connections of one gateway, or of a replay.
 
-    Web pages may connect if they come from ``origins`` or from the gateway's own host.
+    Web pages may connect if they come from ``origins`` or from the gateway's own host. ``entrance``
+    finds out who asks.
     """
 
     host: Host
@@ -49,6 +52,8 @@ class Stream:
     desk: Desk
     origins: Sequence[str] = ()
     connections_per_address: int = CONNECTIONS_MAX
+    entrance: Entrance = field(default_factory=Entrance)
+    caps: KeyCaps = field(default_factory=KeyCaps)
     by_address: Counter[str] = field(default_factory=Counter)
     parts: list[set[Session]] = field(default_factory=_parts)
     stopping: bool = False
@@ -64,7 +69,7 @@ class Stream:
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
-        session = Session(websocket, self.host, self.hub, self.desk)
+        session = Session(websocket, self.host, self.hub, self.desk, self.entrance, self.caps)
         part = min(self.parts, key=len)
         part.add(session)
         self.by_address[address] += 1

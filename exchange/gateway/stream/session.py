@@ -18,18 +18,25 @@ import msgspec
 from opentelemetry.trace import SpanKind
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from exchange.gateway.http.addresses import address_of
-from exchange.gateway.http.problems import Code, Problem
+from exchange.door.caller import ANYBODY, STRANGER, Caller
+from exchange.door.keeper import Keeper
+from exchange.gateway.http.addresses import address_of, sender_of
+from exchange.gateway.http.callers import check_access, is_stranger, seen_client
+from exchange.gateway.http.declaration import Access
+from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.parts.admission import Origin
 from exchange.gateway.parts.limits import Budget
+from exchange.gateway.server.entrance import CODES, Entrance, door_unavailable, shown_of
 from exchange.gateway.server.streams import wire_of
 from exchange.gateway.server.token_bucket import TokenBucket
+from exchange.gateway.stream.caps import KeyCaps
 from exchange.gateway.stream.desk import Desk, EnteredAnswer, Host
 from exchange.gateway.stream.feed.hub import Hub
 from exchange.gateway.stream.heartbeats import Heartbeats
 from exchange.gateway.stream.outbox import Answer, Beginning, Outbox, Overflow
 from exchange.gateway.stream.outbox import Message as Queued
 from exchange.gateway.stream.protocol.frames import (
+    Authenticated,
     Error,
     Frame,
     Pong,
@@ -40,6 +47,7 @@ from exchange.gateway.stream.protocol.frames import (
     texts_of,
 )
 from exchange.gateway.stream.protocol.messages import (
+    Authenticate,
     BatchMessage,
     CancelAllMessage,
     CancelMessage,
@@ -54,6 +62,7 @@ from exchange.gateway.stream.protocol.messages import (
     Step,
     Subscribe,
     Unsubscribe,
+    access_of,
     echo_of,
 )
 from exchange.log.documents.text import timestamp
@@ -75,6 +84,7 @@ POLICY: Final = 1008
 INTERNAL: Final = 1011
 RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
+KEY_ENDED: Final = 4403
 
 _Echo = dict[
     str, Any
@@ -86,8 +96,19 @@ UNREADABLE: Final = frozenset((Code.MALFORMED, Code.STREAM_TYPE))
 class Session:
     """One connection of the stream; for the hub it is an ``Outlet``."""
 
-    def __init__(self, websocket: WebSocket, host: Host, hub: Hub, desk: Desk) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        host: Host,
+        hub: Hub,
+        desk: Desk,
+        entrance: Entrance,
+        caps: KeyCaps,
+    ) -> None:
         self._websocket = websocket
+        self._entrance = entrance
+        self._caps = caps
+        self._caller = ANYBODY if entrance.keeper is None else STRANGER
         self._host = host
         self._desk = desk
         self._hub = hub
@@ -117,6 +138,7 @@ class Session:
             if self._closing.done() and self._closing.result()[0] == POLICY:
                 await self._drained()  # so that the error that says why is sent
             await _cancelled([*tasks, *self._orders])
+            self._caps.leave(self._caller.key_id, len(self._subscriptions))
             self._outbox.release()
             self._hub.leave(self)  # a subscription may have been under way
         if self._closing.done():
@@ -165,7 +187,14 @@ class Session:
         self.close(RESTART, self._sequences("restart"))
 
     def beat(self, heartbeats: Heartbeats) -> None:
-        """Send a heartbeat if the client follows something; end the connection if it is unused."""
+        """Send a heartbeat if the client follows something; end the connection if it is unused.
+
+        End it too if its key, or its token, is not good any more.
+        """
+        keeper = self._entrance.keeper
+        over = None if keeper is None else keeper.is_over(self._caller)
+        if over is not None:
+            self.close(KEY_ENDED, CODES[over].code)
         reached = self._hub.reached(self, {name for name, _ in self._subscriptions})
         for instrument in self._outbox.stale_books:
             reached.pop(instrument, None)
@@ -203,7 +232,10 @@ class Session:
             self._strikes = 0
 
     async def _act(self, message: Message, echo: _Echo) -> None:
+        self._check_caller(access_of(message))
         match message:
+            case Authenticate():
+                await self._authenticate(message)
             case Subscribe():
                 await self._subscribe(message, echo)
             case Unsubscribe():
@@ -222,28 +254,79 @@ class Session:
                 answer = await self._desk.steer(message)
                 self.tell(msgspec.structs.replace(answer, **_id(message.id)))
 
+    def _check_caller(self, access: Access) -> None:
+        """Refuse what the caller may not ask.
+
+        Raises:
+            Problem: 401, nobody has said who asks; 403, the key has not the scope; 503, it is not
+                known whether the key is still good.
+        """
+        keeper = self._entrance.keeper
+        if keeper is None or not access.scopes:
+            return
+        if is_stranger(self._caller):
+            detail = "Send `authenticate` first. Nothing was done."
+            raise Problem(Code.SIGNATURE_MISSING, detail, outcome="none")
+        if not keeper.is_fresh:
+            raise door_unavailable()
+        check_access(self._caller, access)
+
+    async def _authenticate(self, message: Authenticate) -> None:
+        keeper = self._entrance.keeper
+        if keeper is not None:
+            caller = await self._shown_by(message, keeper)
+            if self._caller.client_id not in (None, caller.client_id):
+                detail = "The connection is another client's. Open one for each client."
+                raise Problem(Code.NOT_YOURS, detail)
+            if caller.key_id != self._caller.key_id:
+                self._caps.join(caller.key_id, len(self._subscriptions))
+                self._caps.leave(self._caller.key_id, len(self._subscriptions))
+            # A message has no signature of its own, so none makes it the same command again.
+            self._caller = msgspec.structs.replace(caller, created=None, idempotency_key=None)
+        told = self._caller
+        ends = {} if told.ends_s is None else {"ends_at": timestamp(told.ends_s * 1_000)}
+        scopes = sorted(scope.value for scope in told.scopes)
+        self._put(text_of(Authenticated(told.client_id, scopes, **ends, **_id(message.id))))
+
+    async def _shown_by(self, message: Authenticate, keeper: Keeper) -> Caller:
+        scope = self._websocket.scope
+        address = sender_of(scope, self._host.proxies)
+        if message.token is not None:
+            return await self._entrance.admit(keeper.admit_token(message.token, address), address)
+        if message.signature_input is None or message.signature is None:
+            raise invalid("signature", "is required with signature_input, or else a token")
+        shown = shown_of(
+            scope, signature_input=message.signature_input, signature=message.signature
+        )
+        return await self._entrance.admit(keeper.admit(shown, b"", address), address)
+
     async def _subscribe(self, message: Subscribe, echo: _Echo) -> None:
         channels = frozenset(message.channels)
+        client_id = message.client_id
+        if Channel.ORDERS in channels and not self._caller.sees_all:
+            client_id = seen_client(self._caller, client_id)
         if message.from_sequence is not None:
             origin = self._origin(echo)
-            await self._desk.charge(message.client_id, origin)
+            await self._desk.charge(client_id, origin)
         listing = await self._host.listings.get(message.instrument)
         wanted = self._subscriptions | {(listing.instrument, channel) for channel in channels}
         if len(wanted) > SUBSCRIPTIONS_MAX:
             detail = f"A connection has at most {SUBSCRIPTIONS_MAX} subscriptions."
             raise Problem(Code.STREAM_TOO_MANY, detail)
+        self._caps.check(self._caller.key_id, len(wanted) - len(self._subscriptions))
 
         def announce(sequence: int) -> None:
+            self._caps.add(self._caller.key_id, len(wanted) - len(self._subscriptions))
             self._subscriptions = wanted
             if Channel.ORDERS in channels:
-                self._clients[listing.instrument] = message.client_id
+                self._clients[listing.instrument] = client_id
             self._announce(listing.instrument, channels, sequence, message.id)
 
         await self._hub.subscribe(
             self,
             listing,
             channels,
-            client_id=message.client_id,
+            client_id=client_id,
             from_sequence=message.from_sequence,
             announce=announce,
         )
@@ -276,7 +359,9 @@ class Session:
         channels = frozenset(message.channels)
         listing = await self._host.listings.get(message.instrument)
         self._hub.unsubscribe(self, listing, channels)
+        before = len(self._subscriptions)
         self._subscriptions -= {(listing.instrument, channel) for channel in channels}
+        self._caps.add(self._caller.key_id, len(self._subscriptions) - before)
         listed = sorted(channels)
         self._put(text_of(Unsubscribed(listed, listing.instrument, **_id(message.id))))
 
@@ -309,7 +394,7 @@ class Session:
         def tell(budget: Budget) -> None:
             echo.update(rate_limit(budget))
 
-        return Origin(self._address, tell, on_handed_over=on_handed_over)
+        return Origin(self._address, self._caller, tell, on_handed_over=on_handed_over)
 
     def _pour(self) -> None:
         """Write what is queued for as long as there is room; ``_write`` goes on from there."""

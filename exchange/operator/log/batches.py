@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.declaration import Operation, operation
+from exchange.gateway.http.declaration import Access, Operation, operation
 from exchange.gateway.http.parameters import WholeNumber
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import integer, query
@@ -55,6 +55,7 @@ class BatchesView(Struct, frozen=True):
 @operation(
     Operation(
         tag="operating",
+        scope=Access.AUDIT,
         query=(SHARD, POSITION),
         answers={200: (BatchesView,)},
         problems=(Code.READ_UNAVAILABLE,),

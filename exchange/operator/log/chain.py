@@ -12,7 +12,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.declaration import Operation, operation
+from exchange.gateway.http.declaration import Access, Operation, operation
 from exchange.gateway.http.parameters import WholeNumber
 from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import integer, query
@@ -62,6 +62,7 @@ class ChainView(Struct, frozen=True):
 @operation(
     Operation(
         tag="operating",
+        scope=Access.AUDIT,
         query=(SHARD, AFTER, UP_TO),
         answers={200: (ChainView,)},
         problems=(Code.READ_UNAVAILABLE,),

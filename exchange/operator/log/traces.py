@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exchange.gateway.http.declaration import Operation, operation
+from exchange.gateway.http.declaration import Access, Operation, operation
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import integer, query
 from exchange.gateway.http.responses import json_response
@@ -37,6 +37,7 @@ class TracesView(Struct, frozen=True):
 @operation(
     Operation(
         tag="operating",
+        scope=Access.AUDIT,
         query=(SHARD, AFTER, UP_TO),
         answers={200: (TracesView,)},
         problems=(Code.READ_UNAVAILABLE,),

@@ -26,6 +26,11 @@ def listeners(settings: Settings) -> list[Listener]:
         Listener(settings.host, settings.port + index, "PORT", "HOST")
         for index in range(settings.gateways)
     ]
+    if settings.door == "keys":
+        found += [
+            Listener(settings.host, settings.inside_port(one.port), "GATEWAY_METRICS_PORT", "HOST")
+            for one in found
+        ]
     found.append(
         Listener(settings.analyst_host, settings.analyst_port, "ANALYST_PORT", "ANALYST_HOST")
     )

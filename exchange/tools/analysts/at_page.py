@@ -20,6 +20,7 @@ from exchange.analyst import answers
 from exchange.analyst.answers import Asking
 from exchange.config import Settings
 from exchange.domain.values import Id
+from exchange.door.caller import ANYBODY
 from exchange.gateway.http.parameters import INTERVAL
 from exchange.gateway.http.problems import Problem
 from exchange.gateway.http.responses import skips_text
@@ -132,7 +133,7 @@ async def _ask(
                         settings.shards,
                         tell=lambda done, of: tell("Folding the log", done, of),
                     )
-                    asking = Asking(past, engine, Listings(engine), limit)
+                    asking = Asking(past, ANYBODY, engine, Listings(engine), limit)
                     text = (await _answer(asking, what, name)).decode()
                     told = f'{{"as_of_sequence":"{asking.sequence}",{text[1:]}'
                     found.append((moment, asking.sequence, told))

@@ -62,14 +62,17 @@ class Status(Struct, frozen=True):
         return self.status == "healthy"
 
 
-async def ask(base_url: str) -> Status:
-    """Ask a gateway.
+async def ask(base_url: str, pass_: str | None = None) -> Status:
+    """Ask a gateway, with what shows it who asks where its door asks for keys.
 
     Raises:
         Unreachable: No gateway answers there.
     """
     try:
-        async with httpx.AsyncClient(base_url=base_url, timeout=REQUEST_S, trust_env=False) as http:
+        headers = {} if pass_ is None else {"Authorization": f"Bearer {pass_}"}
+        async with httpx.AsyncClient(
+            base_url=base_url, timeout=REQUEST_S, trust_env=False, headers=headers
+        ) as http:
             health: dict[str, Any] = (await http.get("/healthz")).json()
             metrics = await http.get("/metrics")
             return status_of(base_url, health, metrics.text)

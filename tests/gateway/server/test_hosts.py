@@ -42,13 +42,13 @@ def is_refused(hosts: Hosts, host: bytes | None, forwarded: bytes = b"") -> str 
 
 @pytest.mark.parametrize("host", [*OF_LOOPBACK, *MORE, None])
 def test_names_of_loopback_are_answered_to_by_every_door(host: bytes | None) -> None:
-    assert [is_refused(Hosts(door), host) for door in Door] == [None] * 2
+    assert [is_refused(Hosts(door), host) for door in Door] == [None] * 3
 
 
 @pytest.mark.parametrize("host", OTHERS)
 def test_other_addresses_only_by_a_door_for_others(host: bytes) -> None:
     refused = {door: is_refused(Hosts(door), host) for door in Door}
-    assert refused == {Door.LOOPBACK: "request.host", Door.OPEN: None}
+    assert refused == {Door.LOOPBACK: "request.host", Door.OPEN: None, Door.KEYS: None}
 
 
 @pytest.mark.parametrize("host", STRANGERS)
@@ -57,7 +57,7 @@ def test_names_of_strangers_by_none(host: bytes) -> None:
 
 
 def test_a_name_that_an_operator_gave_is_answered_to() -> None:
-    hosts = Hosts(Door.OPEN, ("Exchange.example",))
+    hosts = Hosts(Door.KEYS, ("Exchange.example",))
     assert is_refused(hosts, b"exchange.EXAMPLE:3000") is None
     assert is_refused(hosts, b"www.exchange.example") == "request.host"
 
@@ -66,7 +66,7 @@ def test_a_name_that_an_operator_gave_is_answered_to() -> None:
 def test_what_a_proxy_passed_on_is_not_of_this_machine(header: bytes) -> None:
     assert is_forwarded(header)
     refused = {door: is_refused(Hosts(door), b"localhost", header) for door in Door}
-    assert refused == {Door.LOOPBACK: "door.forwarded", Door.OPEN: None}
+    assert refused == {Door.LOOPBACK: "door.forwarded", Door.OPEN: None, Door.KEYS: None}
 
 
 HEADERS = [
@@ -89,7 +89,7 @@ async def test_a_door_that_is_not_set_says_what_to_do(
     ]
 
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(status, code)}
-    assert "DOOR=open serves others" in answers[0].json()["detail"]
+    assert "set DOOR=keys" in answers[0].json()["detail"]
 
 
 @pytest.mark.parametrize(("headers", "status", "code"), HEADERS)

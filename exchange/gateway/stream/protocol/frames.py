@@ -101,6 +101,15 @@ class Replayed(Struct, frozen=True, tag="replayed"):
     replay: ReplayView
 
 
+class Authenticated(Struct, frozen=True, tag="authenticated"):
+    """Whose connection it is now; null where the door is open. A token has its end."""
+
+    client_id: str | None
+    scopes: list[str]
+    ends_at: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+
+
 class Subscribed(Struct, frozen=True, tag="subscribed"):
     """Everything after ``sequence`` on these channels follows."""
 

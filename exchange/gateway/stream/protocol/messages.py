@@ -13,6 +13,8 @@ from msgspec import Meta, Struct, field
 
 from exchange.domain.values import INSTRUMENT_DEFAULT, Id, InstrumentName, OrderType, Side
 from exchange.gateway.http.amounts import AmountIn, PriceIn, null
+from exchange.gateway.http.callers import UNNAMED
+from exchange.gateway.http.declaration import Access
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import check_json, read_checked
 from exchange.gateway.orders.batches import Entries
@@ -22,6 +24,7 @@ from exchange.gateway.orders.entry import OrderBody
 REPEATABLE: Final = frozenset(("type",))
 STEP_EVENTS_MAX: Final = 10_000  # told at once, within a second: nothing else steers meanwhile
 SPEED_MAX: Final = 1_000_000  # a day in a tenth of a second: no machine goes faster
+SHOWN_CHARS_MAX: Final = 1_024  # a Signature-Input has some 200, a token 82
 MOMENT_CHARS_MAX: Final = 4_096  # a position of each of 256 shards has 3,000
 
 
@@ -36,6 +39,22 @@ class Channel(StrEnum):
 
 Channels = Annotated[list[Channel], Meta(min_length=1, max_length=len(Channel))]
 Sequence = Annotated[int, Meta(ge=0, lt=2**53)]
+Shown = Annotated[str, Meta(min_length=1, max_length=SHOWN_CHARS_MAX)]
+
+
+class Authenticate(Struct, frozen=True, forbid_unknown_fields=True):
+    """Say who asks: by a signature of the request that opened the connection, or by a token.
+
+    The signature is that of ``GET`` with the digest of an empty body; the members are what the
+    headers of the same names would be. Needed first where the door asks for keys, and again before
+    a token ends.
+    """
+
+    type: str
+    signature_input: Shown | None = None
+    signature: Shown | None = None
+    token: Shown | None = None
+    id: Id | None = None
 
 
 class Subscribe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,11 +77,11 @@ class Unsubscribe(Struct, frozen=True, forbid_unknown_fields=True):
     id: Id | None = None
 
 
-class PlaceOrderMessage(Struct, frozen=True, forbid_unknown_fields=True):
+class PlaceOrderMessage(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Place an order; the fields are those of ``POST /orders``."""
 
     type: str
-    client_id: Id
+    client_id: Id = UNNAMED
     instrument: InstrumentName
     side: Side
     quantity: AmountIn
@@ -174,7 +193,8 @@ class Seek(Struct, frozen=True, forbid_unknown_fields=True):
 
 Control = Pause | Resume | Step | Speed | Seek
 Message = (
-    Subscribe
+    Authenticate
+    | Subscribe
     | Unsubscribe
     | PlaceOrderMessage
     | CancelMessage
@@ -191,6 +211,7 @@ class _Kind(Struct, frozen=True):
 
 _KIND: Final = msgspec.json.Decoder(_Kind)
 MESSAGES: Final[dict[str, type[Message]]] = {
+    "authenticate": Authenticate,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
     "order": PlaceOrderMessage,
@@ -207,6 +228,16 @@ CONTROLS: Final[dict[str, type[Message]]] = {
     "step": Step,
     "speed": Speed,
     "seek": Seek,
+}
+SCOPES: Final[dict[type[Message], Access]] = {
+    Authenticate: Access.PUBLIC,
+    Unsubscribe: Access.PUBLIC,
+    PlaceOrderMessage: Access.TRADE,
+    CancelMessage: Access.CANCEL,
+    CancelAllMessage: Access.CANCEL,
+    BatchMessage: Access.ENTER,
+    Ping: Access.PUBLIC,
+    **dict.fromkeys((Pause, Resume, Step, Speed, Seek), Access.PUBLIC),
 }
 _LIVE: Final = {kind: msgspec.json.Decoder(message) for kind, message in MESSAGES.items()}
 _REPLAY: Final = _LIVE | {kind: msgspec.json.Decoder(one) for kind, one in CONTROLS.items()}
@@ -235,6 +266,21 @@ def decode_message(text: bytes, *, of_replay: bool = False) -> Message:
             Code.STREAM_TYPE, f"Known types are {', '.join(sorted(decoders))}.", field="type"
         )
     return read_checked(text, decoder)
+
+
+def access_of(message: Message) -> Access:
+    """Return what a message asks of its sender."""
+    if isinstance(message, Subscribe):
+        return Access.READ if Channel.ORDERS in message.channels else Access.PUBLIC
+    return scope_of(type(message))
+
+
+def scope_of(kind: type[Message]) -> Access:
+    """Return what messages of a kind ask of their sender, but for subscriptions.
+
+    Those that steer a replay ask nothing: it is served to its own machine alone.
+    """
+    return SCOPES[kind]
 
 
 def echo_of(text: bytes) -> dict[str, str]:

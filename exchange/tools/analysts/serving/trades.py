@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exchange.domain.values import INSTRUMENT_DEFAULT
-from exchange.gateway.http.declaration import READING, Operation, operation
+from exchange.gateway.http.declaration import READING, Access, Operation, operation
 from exchange.gateway.http.parameters import CURSOR, INSTRUMENT
 from exchange.gateway.http.problems import Code
 from exchange.gateway.http.requests import check_id, cursor, integer, query
@@ -24,6 +24,7 @@ from projections.stores.checkpoints import read_live
 @operation(
     Operation(
         tag="market",
+        scope=Access.PUBLIC,
         query=(INSTRUMENT, TRADES_LIMIT, CURSOR),
         answers={200: (TradesView,)},
         problems=(Code.INSTRUMENT_NOT_FOUND, *READING),
