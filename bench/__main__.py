@@ -20,6 +20,7 @@ from exchange.config import PROJECT
 
 SPEED: Final = (
     "engine",
+    "signed",
     "matcher",
     "orders",
     "hops",

@@ -113,7 +113,8 @@ _KEY_FILE: Final = msgspec.json.Decoder(KeyFile)
 
 def content_digest(body: bytes) -> str:
     """Return the value of ``Content-Digest`` (RFC 9530)."""
-    return f"sha-256=:{base64.b64encode(sha256(body).digest()).decode()}:"
+    text = binascii.b2a_base64(sha256(body).digest(), newline=False)
+    return f"sha-256=:{text.decode()}:"
 
 
 def signature_base(parts: Signed) -> bytes:
@@ -190,7 +191,7 @@ def read_signature(text: str) -> bytes | None:
     if found is None:
         return None
     try:
-        return base64.b64decode(found[1], validate=True)
+        return binascii.a2b_base64(found[1], strict_mode=True)
     except binascii.Error:
         return None
 

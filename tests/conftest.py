@@ -43,6 +43,7 @@ PORTS = range(20_000, 32_000)
 # Valkey has 16. What outlives a test has one of its own: the end-to-end exchange, that of the
 # pages, and the gateways' venue; two projectors of different logs would fight over one.
 E2E_REDIS_DATABASE = 0
+DOOR_REDIS_DATABASE = 13
 PAGES_REDIS_DATABASE = 14
 VENUE_REDIS_DATABASE = 15
 DIRECTORY_PREFIX = "exchange-test-"
@@ -277,7 +278,7 @@ def database_url(make_database: Callable[[], str]) -> str:
     return make_database()
 
 
-_redis_databases = itertools.cycle(range(1, PAGES_REDIS_DATABASE))
+_redis_databases = itertools.cycle(range(1, DOOR_REDIS_DATABASE))
 
 
 def new_redis_database(services: Services) -> str:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from exchange.config import PROJECT
-from exchange.healthy import PARTS, is_healthy
+from exchange.healthy import PARTS, is_healthy, port_of
 
 HOST = "127.0.0.1"
 DEAR = {"asyncio", "http.client", "ssl", "typer", "msgspec", "exchange.cli"}
@@ -93,3 +93,9 @@ def test_the_answer_is_the_exit_code(arguments: list[str], code: int) -> None:
 
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
     assert ran.returncode == code
+
+
+def test_where_keys_are_asked_for_health_is_at_the_port_for_operators() -> None:
+    assert port_of({}) == port_of({"DOOR": "open"}) == 3000
+    assert port_of({"DOOR": "Keys"}) == 3800
+    assert port_of({"DOOR": "keys", "GATEWAY_METRICS_PORT": "4000"}) == 4000

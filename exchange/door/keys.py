@@ -12,7 +12,8 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -36,30 +37,28 @@ LOOK_S: Final = 2.0  # a look takes a millisecond; beyond this PostgreSQL counts
 CHANGES_MAX: Final = 500  # in one look; the next one goes on
 # Some 2 kB each. The least recently used are dropped, and looked up again.
 KEYS_KEPT: Final = 20_000
+ADDRESSES_KEPT: Final = 4_096  # parsing one takes 2 µs, and most come again
 Checker = Callable[[bytes, bytes], bool]
 
 
 class KnownKey:
     """A key, and what its requests are checked with."""
 
-    __slots__ = ("_networks", "check", "key", "scopes")
+    __slots__ = ("_is_bound", "_networks", "check", "key", "scopes")
 
     def __init__(self, key: Key, check: Checker) -> None:
         self.key = key
         self.check = check
         self.scopes = frozenset(key.scopes)
-        self._networks = [_network(text) for text in key.addresses]
+        self._is_bound = bool(key.addresses)
+        self._networks = [network for text in key.addresses if (network := _network(text))]
 
     def may_come_from(self, address: str) -> bool:
         """Tell whether the key is good at an address."""
-        if not self._networks:
+        if not self._is_bound:
             return True
-        try:
-            parsed = ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(network is not None and parsed in network for network in self._networks)
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
 
 
 class Keys:
@@ -133,7 +132,7 @@ class Keys:
         for key in changed:
             self._position = key.position
             if key.key_id in self._known:
-                self._learn(key)
+                self.learn(key)
         if len(changed) == CHANGES_MAX:
             return True
         self._heads.append((asked_s, head))
@@ -156,9 +155,14 @@ class Keys:
             if key is None:
                 return None
             if position == self._position:
-                return self._learn(key)
+                return self.learn(key)
 
-    def _learn(self, key: Key) -> KnownKey:
+    def learn(self, key: Key) -> KnownKey:
+        """Keep a key as it is now, and return it.
+
+        Raises:
+            Unavailable: Its master key is missing.
+        """
         earlier = self._known.get(key.key_id)
         if earlier is not None and earlier.key.position > key.position:
             return earlier  # a look that took longer than the next one
@@ -203,6 +207,16 @@ def _hmac(secret: bytes) -> Checker:
         return hmac.compare_digest(hmac.digest(secret, text, "sha256"), signature)
 
     return check
+
+
+@lru_cache(ADDRESSES_KEPT)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Read an address, an IPv4 address mapped into IPv6 as IPv4; None if it is none."""
+    try:
+        parsed = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def _network(text: str) -> IPv4Network | IPv6Network | None:

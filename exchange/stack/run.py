@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rich.console import Console
 from rich.markup import escape
 
-from exchange.config import PROJECT, Settings
+from exchange.config import PROJECT, Settings, reachable_url
 from exchange.door.modes import Door
 from exchange.processes.door import TOLD, hosts_of
 from exchange.stack.growing import add_shards
@@ -90,7 +90,8 @@ async def _start(settings: Settings, supervisor: Supervisor, screen: "Screen") -
         await supervisor.start_processes()
         gateways = gateways_of(settings)
         await together(*(until_healthy(gateway, screen.say) for gateway in gateways))
-        await register_first_instrument(gateways[0], screen.say)
+        if Door(settings.door) is not Door.KEYS:  # an admin registers it, by a key
+            await register_first_instrument(gateways[0], screen.say)
 
 
 def fetch_jars(settings: Settings, directory: RunDirectory, screen: "Screen") -> Path:
@@ -201,12 +202,14 @@ class Screen:
 
     def welcome(self, settings: Settings, directory: RunDirectory) -> None:
         gateways = gateways_of(settings)
-        url = gateways[0].url
+        url = inside = gateways[0].url
+        if Door(settings.door) is Door.KEYS:
+            inside = reachable_url(settings.host, settings.inside_port(settings.port))
         rows = {
             "Door": TOLD[Door(settings.door)],
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
-            "Health": f"{url}/healthz    metrics: {url}/metrics",
+            "Health": f"{inside}/healthz    metrics: {inside}/metrics",
             "Analysts": f"{settings.analyst_address}    as_of_sequence, as_of_time",
             "Operators": f"{settings.operator_address}    {_told_changes(settings)}",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
@@ -217,11 +220,15 @@ class Screen:
             "Logs": f"{_short(directory.logs)}/",
         }
         lines = "\n".join(f"  {name:<11} {value}" for name, value in rows.items())
-        order = f"curl -s {url}/orders -H 'content-type: application/json' -d '{first_order()}'"
-        self.say(
-            f"\nThe exchange is running.\n\n{lines}\n\nPlace a first order:\n\n  {order}\n\n"
-            "Ctrl-C stops everything.\n"
-        )
+        self.say(f"\nThe exchange is running.\n\n{lines}\n\n{_first_step(settings, url)}\n")
+        self.say("Ctrl-C stops everything.\n")
+
+
+def _first_step(settings: Settings, url: str) -> str:
+    if Door(settings.door) is Door.KEYS:
+        return "How requests are signed is in docs/protocol.md (Signed requests).\n"
+    order = f"curl -s {url}/orders -H 'content-type: application/json' -d '{first_order()}'"
+    return f"Place a first order:\n\n  {order}\n"
 
 
 def _metrics_urls(settings: Settings) -> list[str]:

@@ -199,3 +199,15 @@ def address(base_url: str) -> str:
         return base_url.rstrip("/")
     settings = Settings.load()
     return reachable_url(settings.host, settings.port)
+
+
+def inside_address(base_url: str) -> str:
+    """Return where health and metrics are told to operators, who have no key.
+
+    Raises:
+        ToolError: ``base_url`` is no address.
+    """
+    settings = Settings.load()
+    if base_url or settings.door != "keys":
+        return address(base_url)
+    return reachable_url(settings.host, settings.inside_port(settings.port))

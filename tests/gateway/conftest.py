@@ -161,6 +161,7 @@ async def gateway_at(
     stream_origins: tuple[str, ...] = (),
     limits: Limits = NO_LIMITS,
     caps: Caps = CAPS,
+    inside_port: int | None = None,
     **who: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a gateway on a port of its own and lend a client of it."""
@@ -176,7 +177,7 @@ async def gateway_at(
     )
     (port,) = free_ports(1)
     shutdown = asyncio.Event()
-    server = asyncio.create_task(serve(app, HOST, port, shutdown, caps))
+    server = asyncio.create_task(serve(app, HOST, port, shutdown, caps, inside_port))
     try:
         await _listening(port, server)
         # Nothing is encrypted here, and to load the certificates takes 40 ms.

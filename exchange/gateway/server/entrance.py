@@ -125,7 +125,7 @@ class Entrance:
         address = sender_of(scope, self._proxies)
         caller = await self.admit(self.keeper.admit(shown, scope.get(BODY, b""), address), address)
         check_access(caller, access)
-        if not caller.is_passed_on:
+        if of_direct.scopes and not caller.is_passed_on:
             check_access(caller, of_direct)
         return caller
 
@@ -135,18 +135,18 @@ class Entrance:
         Raises:
             Problem: As ``caller``.
         """
-        counted_as = counted(address)
-        left_s = self._shut_until_s.get(counted_as, 0.0) - time.monotonic()
-        if left_s > 0:
-            admitting.close()
-            raise self._too_many(math.ceil(left_s))
+        if self._shut_until_s:
+            left_s = self._shut_until_s.get(counted(address), 0.0) - time.monotonic()
+            if left_s > 0:
+                admitting.close()
+                raise self._too_many(math.ceil(left_s))
         try:
             return await admitting
         except Unavailable as error:
             raise door_unavailable() from error
         except Refused as error:
             if error.reason is not Reason.MISSING:
-                await self._count(counted_as)
+                await self._count(counted(address))
             raise _problem(error) from error
 
     async def _count(self, address: str) -> None:

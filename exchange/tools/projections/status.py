@@ -22,7 +22,7 @@ from exchange.tools.projections.shards import (
     shards_table,
 )
 from exchange.tools.projections.stores import Stores, answered
-from exchange.tools.terminal import ToolError, address, sized, wide_console
+from exchange.tools.terminal import ToolError, inside_address, sized, wide_console
 
 
 class Inside(Struct, frozen=True):
@@ -36,7 +36,7 @@ class Inside(Struct, frozen=True):
 
 def tell_status(base_url: str, *, as_json: bool) -> None:
     """Tell how far each part is; exit with 0 if all are healthy, else with 1."""
-    seen, unseen = _asked(address(base_url))
+    seen, unseen = _asked(inside_address(base_url))
     inside, outside = None, ""
     try:
         inside = answered(look_inside)

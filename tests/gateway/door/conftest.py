@@ -27,7 +27,7 @@ from exchange.transport.commands import Delivery
 from exchange.transport.messages import encode_command
 from projections.projector.projector import run_projector
 from projections.projector.snapshotter import SnapshotPace
-from tests.conftest import Services
+from tests.conftest import DOOR_REDIS_DATABASE, Services
 from tests.gateway.conftest import (
     PATIENCE_S,
     Venue,
@@ -143,7 +143,7 @@ class Kept:
 @pytest.fixture(scope="package")
 async def venue(services: Services, template_database: str) -> AsyncIterator[Venue]:
     """A venue of this folder's own: admins close its cycles."""
-    async with new_venue(services, template_database) as venue:
+    async with new_venue(services, template_database, DOOR_REDIS_DATABASE) as venue:
         pace = SnapshotPace(events=1_000_000, seconds=3_600)
         projector = run_projector(venue.engine, venue.redis, pace_ms=5, snapshots=pace)
         async with matching(venue), running(projector):

@@ -26,13 +26,15 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def analyst_at(venue: Venue, limits: Limits = NO_LIMITS) -> AsyncIterator[Analyst]:
+async def analyst_at(
+    venue: Venue, limits: Limits = NO_LIMITS, **door: Any
+) -> AsyncIterator[Analyst]:
     """Run an analysts' process, and lend how a gateway asks it."""
     (port,) = free_ports(1)
     shutdown = asyncio.Event()
     answering = Answering(venue.engine, 1)
     events = EventLog(venue.engine, answering, 1, limits=limits)
-    app = create_app(answering, events)
+    app = create_app(answering, events, **door)
     serving = asyncio.create_task(serve(app, HOST, port, shutdown))
     analyst = Analyst(f"http://{HOST}:{port}")
     try:
