@@ -171,7 +171,8 @@ def decide(
         ``OrderCancelled`` of the oldest orders, at most ``CANCEL_ALL_MAX``. Apply all events with
         ``evolve`` before deciding the next command.
     """
-    now_ms = max(time_ms, state.time_ms)
+    # Calling ``max`` would take as long as a tenth of the check of an order.
+    now_ms = time_ms if time_ms > state.time_ms else state.time_ms  # noqa: FURB136
     # Not by ``match``: a case that does not match costs as much as the check of an order.
     if type(command) is PlaceOrder:
         events = _place(state, command, now_ms, order_id_taken)

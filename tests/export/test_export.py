@@ -19,7 +19,7 @@ import exchange.analysis
 from exchange.analysis.derived import derive
 from exchange.export import exporting, layout
 from exchange.export.checking import Checked, check_folder
-from exchange.export.columns import EVENTS, LATER
+from exchange.export.columns import EVENTS, LATER, event_rows, is_of_events, stored_events
 from exchange.export.folder import OtherExport, Range, export_folder
 from exchange.export.layout import spans_on_disk
 from exchange.export.manifests import (
@@ -36,6 +36,7 @@ from exchange.log.chain import event_text
 from exchange.log.reader import read_every_event
 from exchange.ports import LogCorrupt, StoredEvent
 from tests.projections.logs import write_days
+from tests.projections.sample import read_sample
 
 pytestmark = pytest.mark.anyio
 
@@ -314,6 +315,20 @@ async def test_a_file_that_was_made_to_fit_its_manifest_is_named(
 
     assert re.search(told, problem)
     assert data_set in problem
+
+
+def test_every_type_of_event_comes_out_of_a_file_as_it_went_in(tmp_path: Path) -> None:
+    events = [stored for stored in read_sample() if stored.shard == 0]
+    path = tmp_path / "events.parquet"
+
+    pq.write_table(event_rows(events, {}), path)
+    rows = pq.read_table(path, partitioning=None)
+
+    assert is_of_events(rows.schema)
+    assert stored_events(rows) == events
+    issued = [row for row in rows.to_pylist() if row["type"] == "KeyIssued"]
+    assert issued[0]["scopes"] == ["read", "trade"]
+    assert issued[0]["addresses"] == ["10.0.0.0/8", "::1/128"]
 
 
 async def test_files_of_a_build_that_had_fewer_columns_are_proved_and_read(

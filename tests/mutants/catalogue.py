@@ -197,7 +197,7 @@ MUTANTS = [
     Mutant(
         "time goes backwards",
         "exchange/domain/engine.py",
-        "now_ms = max(time_ms, state.time_ms)",
+        "now_ms = time_ms if time_ms > state.time_ms else state.time_ms",
         "now_ms = time_ms",
         SIMULATION,
     ),

@@ -34,6 +34,7 @@ from projections.lifecycle.generations import Generation, generations_of
 from projections.lifecycle.operations import read_operations
 from projections.registry import READ_MODELS, all_projections
 from projections.stores.redis import end_filling
+from tests.builders import account_commands
 from tests.projections.conftest import RunProjector, catch_up
 from tests.projections.generations import OPERATOR, projection_of
 from tests.projections.logs import LogWriter, registrations
@@ -113,7 +114,7 @@ async def appending(database_url: str, chance: random.Random) -> AsyncIterator[N
 
     async def append(shard: int) -> None:
         async with LogWriter.open(database_url, shard, taken=taken) as writer:
-            await writer.append(registrations(shard))
+            await writer.append(registrations(shard) + account_commands())
             while True:
                 if await looking.fetchval(READ_AHEAD, shard) <= AHEAD_EVENTS_MAX:
                     await writer.append_random(chance, 5)
