@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Self
@@ -86,12 +87,12 @@ class AsyncClient:
     @asynccontextmanager
     async def follow(self, *followings: Following) -> AsyncIterator[AsyncIterator[Update]]:
         """Follow instruments on the stream, through every disconnection, for ever."""
-        feed = Feed(followings)
+        feed, ends_s = Feed(followings), time.monotonic() + self._patience.total_s
         async with aclosing(self._updates(feed)) as updates:
             first: list[Update] = []
             async for update in updates:
                 first.append(update)
-                if feed.is_begun or isinstance(update, Interrupted):
+                if feed.has_begun(update, ends_s):
                     break
             async with aclosing(_chained(first, updates)) as chained:
                 yield chained

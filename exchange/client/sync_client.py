@@ -104,17 +104,18 @@ class Client:
     def follow(self, *followings: Following) -> Iterator[Iterator[Update]]:
         """Follow instruments on the stream, through every disconnection, for ever.
 
-        What happens after the beginning of the context is told, unless the exchange is away then.
+        The context begins when everything that happens from then on is told.
 
         Raises:
             Refused: The exchange does not take what is asked.
+            Unavailable: At the beginning, nobody answers for as long as patience lasts.
         """
-        feed = Feed(followings)
+        feed, ends_s = Feed(followings), time.monotonic() + self._patience.total_s
         with closing(self._updates(feed)) as updates:
             first: list[Update] = []
             for update in updates:
                 first.append(update)
-                if feed.is_begun or isinstance(update, Interrupted):
+                if feed.has_begun(update, ends_s):
                     break
             yield chain(first, updates)
 
