@@ -33,7 +33,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import Wire, broken_of, stream_url
+from exchange.client.wire import LIMITS, Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -51,7 +51,9 @@ class AsyncClient:
         self._patience = patience
         self._tls = tls or (ssl.create_default_context() if self._wire.has_tls else None)
         verify = self._tls or False
-        self._http = httpx.AsyncClient(timeout=patience.attempt_s, verify=verify, trust_env=False)
+        self._http = httpx.AsyncClient(
+            timeout=patience.attempt_s, verify=verify, limits=LIMITS, trust_env=False
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -33,7 +33,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import Wire, broken_of, stream_url
+from exchange.client.wire import LIMITS, Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -58,7 +58,9 @@ class Client:
         self._patience = patience
         self._tls = tls or (ssl.create_default_context() if self._wire.has_tls else None)
         verify = self._tls or False
-        self._http = httpx.Client(timeout=patience.attempt_s, verify=verify, trust_env=False)
+        self._http = httpx.Client(
+            timeout=patience.attempt_s, verify=verify, limits=LIMITS, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
