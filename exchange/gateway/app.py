@@ -68,7 +68,7 @@ from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.server import Caps, Server
-from exchange.gateway.server.tokens import make_token
+from exchange.gateway.server.tokens import get_caller, make_token
 from exchange.gateway.stream.desk import LiveDesk
 from exchange.gateway.stream.endpoint import CONNECTIONS_MAX, Stream, refuse_plain_request
 from exchange.gateway.stream.feed.hub import Hub
@@ -117,6 +117,7 @@ INTERFACE: Final = (
     Route("/livez", get_liveness, methods=["GET"]),
     Route("/time", get_time, methods=["GET"]),
     Route("/tokens", make_token, methods=["POST"]),
+    Route("/whoami", get_caller, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),
 )
 INSIDE: Final = tuple(

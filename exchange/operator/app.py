@@ -15,6 +15,7 @@ from exchange.gateway.server.edge import Edge
 from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
+from exchange.gateway.server.tokens import get_caller
 from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
 from exchange.operator.log.batches import get_batches
@@ -32,6 +33,7 @@ ROUTES: Final = (
     Route("/chain", get_chain, methods=["GET"]),
     Route("/batches", get_batches, methods=["GET"]),
     Route("/traces", get_traces, methods=["GET"]),
+    Route("/whoami", get_caller, methods=["GET"]),
     *PAST,
 )
 LIVEZ: Final = Route("/livez", get_liveness, methods=["GET"])

@@ -1,4 +1,7 @@
-"""Tokens, for pages and quick scripts: got by a signed request, good for a quarter of an hour."""
+"""Who asks, as the door knows them, and tokens for pages and quick scripts.
+
+A token is got by a signed request, and is good for a quarter of an hour.
+"""
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -22,6 +25,23 @@ class TokenView(Struct, frozen=True):
     client_id: str
     scopes: list[str]
     ends_at: str
+
+
+class CallerView(Struct, frozen=True):
+    """Who asks; without client and key where the door is open, and then they may everything."""
+
+    client_id: str | None
+    key_id: str | None
+    scopes: list[str]
+
+
+@operation(Operation(tag="trading", scope=Access.ANY_KEY, answers={200: (CallerView,)}))
+async def get_caller(request: Request) -> Response:
+    """``GET /whoami``: whose key signed this, and what it is good for."""
+    query(request)
+    caller = caller_of(request)
+    scopes = sorted(scope.value for scope in caller.scopes)
+    return json_response(CallerView(caller.client_id, caller.key_id, scopes))
 
 
 @operation(

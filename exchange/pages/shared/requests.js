@@ -31,7 +31,7 @@ export class Refused extends Error {
 export async function request(url, options, timeoutMs) {
   const answer = await once(url, options, timeoutMs);
   if (answer.status !== 401 || answer.body?.code !== WRONG_CLOCK) return answer;
-  setClock(Date.parse(answer.body.time)); // this machine's clock is wrong: it is told the right time
+  setClock(answer.body.unix_ms); // this machine's clock is wrong: it is told the right time
   return once(url, options, timeoutMs);
 }
 

@@ -6,7 +6,7 @@ import { moment } from "./cells.js";
 const TIME = /^\S+/;
 
 export function builderLines() {
-  /** @type {Map<string, {details: HTMLDetailsElement, text: Element, wasMade: boolean}>} */
+  /** @type {Map<string, {details: HTMLDetailsElement, text: Element}>} */
   const known = new Map();
 
   /** @param {string} name */
@@ -14,23 +14,20 @@ export function builderLines() {
     const text = element("pre");
     const title = element("summary", { "aria-label": `Log of ${name}` }, "log");
     const details = /** @type {HTMLDetailsElement} */ (element("details", {}, title, text));
-    const one = { details, text, wasMade: false };
-    known.set(name, one);
-    return one;
+    known.set(name, { details, text });
+    return { details, text };
   }
 
   /**
-   * Return the element that shows what was said of a generation; between the beginning and the end
-   * of a build it stays open or closed as people leave it.
+   * Return the element that shows what was said of a generation; it stays open or closed.
    * @param {string} name
    * @param {string[]} lines With their times, oldest first.
    * @param {boolean} isMade Whether it is being made.
    */
   return function shown(name, lines, isMade) {
-    const one = known.get(name) ?? made(name);
-    const { details, text } = one;
-    if (one.wasMade !== isMade) details.open = isMade;
-    one.wasMade = isMade;
+    const isNew = !known.has(name);
+    const { details, text } = known.get(name) ?? made(name);
+    if (isNew) details.open = isMade;
     details.hidden = lines.length === 0;
     setText(text, lines.map((line) => line.replace(TIME, moment)).join("\n"));
     return details;
