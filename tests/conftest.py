@@ -24,6 +24,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
 from xdist.remote import Producer
@@ -70,8 +71,10 @@ LONGEST = (
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# The machine may be busy: how long an example takes says nothing.
-hypothesis_settings.register_profile("exchange", deadline=None)
+# The machine may be busy: how long an example takes, and how long it takes to make, says nothing.
+hypothesis_settings.register_profile(
+    "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 hypothesis_settings.load_profile("exchange")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Self
@@ -32,7 +33,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import Wire, broken_of, stream_url
+from exchange.client.wire import LIMITS, Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -50,7 +51,9 @@ class AsyncClient:
         self._patience = patience
         self._tls = tls or (ssl.create_default_context() if self._wire.has_tls else None)
         verify = self._tls or False
-        self._http = httpx.AsyncClient(timeout=patience.attempt_s, verify=verify, trust_env=False)
+        self._http = httpx.AsyncClient(
+            timeout=patience.attempt_s, verify=verify, limits=LIMITS, trust_env=False
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,12 +89,12 @@ class AsyncClient:
     @asynccontextmanager
     async def follow(self, *followings: Following) -> AsyncIterator[AsyncIterator[Update]]:
         """Follow instruments on the stream, through every disconnection, for ever."""
-        feed = Feed(followings)
+        feed, ends_s = Feed(followings), time.monotonic() + self._patience.total_s
         async with aclosing(self._updates(feed)) as updates:
             first: list[Update] = []
             async for update in updates:
                 first.append(update)
-                if feed.is_begun or isinstance(update, Interrupted):
+                if feed.has_begun(update, ends_s):
                     break
             async with aclosing(_chained(first, updates)) as chained:
                 yield chained

@@ -7,6 +7,7 @@ twice is passed over, and what would come after a gap is not told: the connectio
 ``Feed`` is what one connection at a time tells several of these. No I/O.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from exchange.client.messages import (
     TradesTold,
     read_message,
 )
-from exchange.client.problems import Problem, Refused
+from exchange.client.problems import Problem, Refused, Unavailable
 
 RESUMED: Final = ("trades", "orders")  # the others begin with the present
 CHANNELS: Final = (*RESUMED, "orderbook", "ticker")
@@ -166,9 +167,14 @@ class Feed:
             raise ValueError("follow at least one instrument, and each once, with all its channels")
         self._pause_s = PAUSE_S[0]
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether all that happens from now on is told, on this connection."""
+    def has_begun(self, update: Update, ends_s: float) -> bool:
+        """Whether all that happens from now on is told, after an update; for the first time.
+
+        Raises:
+            Unavailable: It is not, and no connection is to be tried after ``ends_s`` any more.
+        """
+        if isinstance(update, Interrupted) and time.monotonic() >= ends_s:
+            raise Unavailable("the stream cannot be followed", update.reason)
         return all(one.is_begun for one in self._followings.values())
 
     def begin(self) -> list[bytes]:

@@ -33,7 +33,7 @@ from exchange.client.following import (
 )
 from exchange.client.problems import Refused
 from exchange.client.requests import Answer, Command, Listing, Page, Request, Row
-from exchange.client.wire import Wire, broken_of, stream_url
+from exchange.client.wire import LIMITS, Wire, broken_of, stream_url
 from exchange.signing import Signer
 
 
@@ -58,7 +58,9 @@ class Client:
         self._patience = patience
         self._tls = tls or (ssl.create_default_context() if self._wire.has_tls else None)
         verify = self._tls or False
-        self._http = httpx.Client(timeout=patience.attempt_s, verify=verify, trust_env=False)
+        self._http = httpx.Client(
+            timeout=patience.attempt_s, verify=verify, limits=LIMITS, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -104,17 +106,18 @@ class Client:
     def follow(self, *followings: Following) -> Iterator[Iterator[Update]]:
         """Follow instruments on the stream, through every disconnection, for ever.
 
-        What happens after the beginning of the context is told, unless the exchange is away then.
+        The context begins when everything that happens from then on is told.
 
         Raises:
             Refused: The exchange does not take what is asked.
+            Unavailable: At the beginning, nobody answers for as long as patience lasts.
         """
-        feed = Feed(followings)
+        feed, ends_s = Feed(followings), time.monotonic() + self._patience.total_s
         with closing(self._updates(feed)) as updates:
             first: list[Update] = []
             for update in updates:
                 first.append(update)
-                if feed.is_begun or isinstance(update, Interrupted):
+                if feed.has_begun(update, ends_s):
                     break
             yield chain(first, updates)
 

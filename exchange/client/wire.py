@@ -19,6 +19,10 @@ from exchange.signing import Signer, signed_headers
 
 WRONG_CLOCK: Final = "signature.clock"
 CLOCK_S: Final = 1.0  # signatures tell whole seconds: with less, it is the same signature
+CONNECTIONS_MAX: Final = 100  # of a client; more requests at once wait for one of these
+LIMITS: Final = httpx.Limits(
+    max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+)
 NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,

@@ -1,5 +1,6 @@
 """What is followed goes on without a gap, and a book is whole or not there."""
 
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 
 from exchange.client.answers import Level
 from exchange.client.book import Book, Gap
-from exchange.client.following import Feed, Following, Passing
+from exchange.client.following import Feed, Following, Interrupted, Passing
 from exchange.client.messages import BookTold, OrdersTold, TradesTold
-from exchange.client.problems import ExchangeError, Refused
+from exchange.client.problems import ExchangeError, Refused, Unavailable
 
 SNAPSHOT: dict[str, Any] = {
     "kind": "snapshot",
@@ -191,6 +192,24 @@ def test_a_later_exchange_may_tell_more_but_not_otherwise() -> None:
     for text in (message("trades", trades="none"), b"no JSON", b"{}", b'{"type": 1}', b"\xff"):
         with pytest.raises(ExchangeError):
             feed.take(text)
+
+
+def test_it_has_begun_when_every_channel_has_and_is_not_waited_for_without_end() -> None:
+    following = Following("BTC-USD", "trades", "ticker")
+    feed, lost = Feed([following]), Interrupted("cut")
+    begun = subscribed("trades", 5), subscribed("ticker", 5)
+
+    first = feed.take(begun[0])
+    assert first is not None
+    assert [feed.has_begun(update, time.monotonic() + 60) for update in (first, lost)] == [
+        False,
+        False,
+    ]
+    with pytest.raises(Unavailable, match="cut"):
+        feed.has_begun(lost, 0.0)
+    last = feed.take(begun[1])
+    assert last is not None
+    assert feed.has_begun(last, 0.0)
 
 
 def test_what_cannot_be_followed_is_told_at_once() -> None:

@@ -77,13 +77,16 @@ async def client(exchange: Exchange) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def test_the_page_runs_as_it_is_written(exchange: Exchange) -> None:
+async def test_the_page_runs_as_it_is_written_while_the_gateway_is_killed(
+    exchange: Exchange, services: Services
+) -> None:
     code = "\n".join(EXAMPLES).replace(LOCAL, exchange.urls[0])
 
-    page = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", code, cwd=PROJECT, stdout=PIPE, stderr=PIPE
-    )
-    said, complained = await asyncio.wait_for(page.communicate(), WAIT_S)
+    async with killed(exchange, services, 2):
+        page = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", code, cwd=PROJECT, stdout=PIPE, stderr=PIPE
+        )
+        said, complained = await asyncio.wait_for(page.communicate(), WAIT_S)
 
     assert (page.returncode, complained.decode()) == (0, "")
     assert "request.invalid" in said.decode()

@@ -1,5 +1,6 @@
 """How pages and their files are served, without a browser."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -82,6 +83,14 @@ def test_every_file_of_a_page_is_kept_for_ever(get: Get) -> None:
             "text/javascript",
             "text/css",
         )
+
+
+def test_the_index_names_all_modules_so_that_they_are_asked_for_at_once(get: Get) -> None:
+    named = re.findall(r'<link rel="modulepreload" href="\./([^"]+)">', get("/").text)
+
+    modules = {path for path in whole().files if path.endswith(".js") and "/foreign/" not in path}
+    assert set(named) == modules
+    assert len(named) == len(modules) > 50
 
 
 def test_only_who_takes_gzip_gets_it(get: Get) -> None:

@@ -12,23 +12,30 @@ from functools import partial
 from random import Random
 from uuid import UUID
 
+import msgspec
+
 from exchange.domain.commands import (
     CancelAllOrders,
     CancelOrder,
     ClientCommand,
     CloseSettlementCycle,
+    CreateAccount,
     LimitOpenOrders,
     PlaceOrder,
+    ResumeClient,
+    SuspendClient,
 )
 from exchange.domain.values import Offset, OrderType, Price, Quantity, Side
 from exchange.log.identity import body_hash, command_claim, is_keyed, keyed_command_id
 from exchange.transport.messages import Outcome, decode_outcomes, encode_command, reply_address
+from tests.builders import issue, revoke, rotate
 from tests.fakes import Link, MemoryDatabase, MemoryOutcomes, MemoryTopic
 
 GATEWAY = "g"
 PRICES = [98, 99, 100, 101]
 KEYS = 6
 CHOSEN_ORDER_IDS = 8
+KEY_IDS = 8
 SIGNER = b"ab" * 16  # of a third of the commands
 HEAR_S = 0.5  # then the log is asked
 ASK_AGAIN_S = 0.3
@@ -173,8 +180,10 @@ def _command(client: str, chance: Random) -> ClientCommand:
         _close_cycle,
         _limit,
         _cancel_all,
+        _suspend_or_resume,
+        _about_key,
     ]
-    return chance.choices(makers, [20, 5, 2, 1, 1])[0](client, chance)
+    return chance.choices(makers, [20, 5, 2, 1, 1, 1, 1])[0](client, chance)
 
 
 def _place(client: str, chance: Random) -> PlaceOrder:
@@ -209,3 +218,18 @@ def _limit(_client: str, chance: Random) -> LimitOpenOrders:
 def _cancel_all(client: str, chance: Random) -> CancelAllOrders:
     side = chance.choice([None, Side.BUY, Side.SELL])
     return CancelAllOrders(client, chance.choice([None, "BTC-USD"]), side, chance.choice([None, 9]))
+
+
+def _suspend_or_resume(client: str, chance: Random) -> SuspendClient | ResumeClient:
+    return SuspendClient(client) if chance.random() < 0.4 else ResumeClient(client)
+
+
+def _about_key(client: str, chance: Random) -> ClientCommand:
+    key, new = chance.randrange(KEY_IDS), chance.randrange(KEY_IDS)
+    some = (
+        CreateAccount(client),
+        msgspec.structs.replace(issue(key), client_id=client),
+        rotate(key, new, overlap_ms=chance.choice([0, 500])),
+        revoke(key),
+    )
+    return chance.choice(some)

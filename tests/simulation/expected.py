@@ -84,5 +84,8 @@ def _read(value: bytes) -> Any:
 
 def _body(command: Message) -> Message:
     """Leave out what a gateway made."""
+    if command["type"] in ("IssueKey", "RotateKey"):
+        made_id = "key_id" if command["type"] == "IssueKey" else "new_key_id"
+        return {**command, made_id: "", "master": None}
     made = MADE_ORDER_ID.fullmatch(command.get("order_id", ""))
     return {**command, "order_id": ""} if made and command["type"] == "PlaceOrder" else command

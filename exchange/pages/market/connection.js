@@ -4,8 +4,8 @@
 // begin anew. A message that does not follow the one before is a gap: counted, mended by resuming.
 
 import { parseExact } from "../shared/amounts.js";
-import { streamProof } from "../shared/door.js";
 import { Following } from "./following.js";
+import { introduced, isOpen, opened, retryMs } from "./socket.js";
 import { answered, BEGIN, ended, STALE_MS } from "./state/line.js";
 import { after, beaten, isResumed, kept, verdict } from "./state/sequences.js";
 
@@ -14,8 +14,6 @@ const TICK_MS = 250;
 const PING_EVERY_MS = 5_000;
 const SILENT_MS = 2 * STALE_MS; // a connection that says nothing for so long is given up
 const CONNECT_MS = 5_000;
-const RETRY_FIRST_MS = 250;
-const RETRY_MAX_MS = 5_000;
 
 export class Connection {
   /** @type {WebSocket | null} */
@@ -72,23 +70,14 @@ export class Connection {
     this.#tell(answered(this.#line, latencyMs));
   }
 
-  #isOpen() {
-    return this.#socket?.readyState === WebSocket.OPEN;
-  }
-
   #open() {
     this.#retryAtMs = 0;
     this.#openedMs = Date.now();
-    const url = new URL("./stream", document.baseURI);
-    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(url);
-    this.#socket = socket;
-    socket.addEventListener("message", (event) => {
-      if (socket === this.#socket) this.#hear(parseExact(event.data));
-    });
-    socket.addEventListener("close", (event) => {
-      if (socket === this.#socket) this.#lost(event.reason, event.code);
-    });
+    const isMine = (/** @type {WebSocket} */ socket) => socket === this.#socket;
+    this.#socket = opened(
+      (text, of) => isMine(of) && this.#hear(parseExact(text)),
+      ({ reason, code }, of) => isMine(of) && this.#lost(reason, code),
+    );
   }
 
   /** @param {any} message */
@@ -104,13 +93,9 @@ export class Connection {
     else if (CHANNELS.has(message.type)) this.#take(message);
   }
 
-  /** Say who has logged in, if anybody has; the gateway says whether it believes that. */
   async #greeted() {
     const socket = this.#socket;
-    const proof = await streamProof(new URL("./stream", document.baseURI));
-    if (socket !== this.#socket) return;
-    if (proof) socket?.send(JSON.stringify({ type: "authenticate", ...proof }));
-    else this.#begin();
+    if (socket && !(await introduced(socket)) && socket === this.#socket) this.#begin();
   }
 
   #begin() {
@@ -168,9 +153,8 @@ export class Connection {
     this.#socket = null;
     this.#isGreeted = false;
     socket?.close();
-    const waitMs = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** this.#attempts);
+    this.#retryAtMs = Date.now() + retryMs(this.#attempts);
     this.#attempts += 1;
-    this.#retryAtMs = Date.now() + waitMs * (0.5 + Math.random() / 2);
     this.#seen = kept(this.#seen);
     this.#tell(ended(this.#line, code, reason, this.#attempts, navigator.onLine));
   }
@@ -182,7 +166,7 @@ export class Connection {
     if (slept) this.#wake();
     else if (this.#socket === null) {
       if (nowMs >= this.#retryAtMs) this.#open();
-    } else if (!this.#isOpen()) {
+    } else if (!isOpen(this.#socket)) {
       if (nowMs - this.#openedMs > CONNECT_MS) this.#lost("the gateway does not answer", 0);
     } else if (nowMs - (this.#line.heardMs ?? this.#openedMs) > SILENT_MS)
       this.#lost("the gateway says nothing", 0);
@@ -201,7 +185,7 @@ export class Connection {
     if (document.visibilityState === "hidden") return;
     const silentMs = Date.now() - (this.#line.heardMs ?? 0);
     if (this.#socket === null) this.#open();
-    else if (this.#isOpen() && silentMs > STALE_MS) {
+    else if (isOpen(this.#socket) && silentMs > STALE_MS) {
       this.#lost("this page was asleep", 0);
       this.#open();
     }

@@ -6,7 +6,7 @@ import { moment } from "./cells.js";
 const TIME = /^\S+/;
 
 export function builderLines() {
-  /** @type {Map<string, {details: HTMLDetailsElement, text: Element}>} */
+  /** @type {Map<string, {details: HTMLDetailsElement, text: Element, wasMade: boolean}>} */
   const known = new Map();
 
   /** @param {string} name */
@@ -14,20 +14,23 @@ export function builderLines() {
     const text = element("pre");
     const title = element("summary", { "aria-label": `Log of ${name}` }, "log");
     const details = /** @type {HTMLDetailsElement} */ (element("details", {}, title, text));
-    known.set(name, { details, text });
-    return { details, text };
+    const one = { details, text, wasMade: false };
+    known.set(name, one);
+    return one;
   }
 
   /**
-   * Return the element that shows what was said of a generation; it stays open or closed.
+   * Return the element that shows what was said of a generation; between the beginning and the end
+   * of a build it stays open or closed as people leave it.
    * @param {string} name
    * @param {string[]} lines With their times, oldest first.
    * @param {boolean} isMade Whether it is being made.
    */
   return function shown(name, lines, isMade) {
-    const isNew = !known.has(name);
-    const { details, text } = known.get(name) ?? made(name);
-    if (isNew) details.open = isMade;
+    const one = known.get(name) ?? made(name);
+    const { details, text } = one;
+    if (one.wasMade !== isMade) details.open = isMade;
+    one.wasMade = isMade;
     details.hidden = lines.length === 0;
     setText(text, lines.map((line) => line.replace(TIME, moment)).join("\n"));
     return details;
