@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from exchange.analyst import app as analyst
 from exchange.gateway.app import ROUTES
@@ -285,6 +285,26 @@ def test_every_message_of_the_stream_is_beside_it(
 
     docs.get_by_role("link", name="HTTP", exact=True).click()
     expect(viewer).to_be_hidden()
+
+
+def test_a_gateway_that_does_not_tell_its_time_is_asked_again(
+    page: Page, faults: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def lost(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route("**/time", lost)
+    with page.expect_response("**/time"):
+        page.goto("/docs#stream")
+
+    assert len(asked) == 2
+    faults[:] = [one for one in faults if "net::ERR_" not in one]  # the browser tells of it
 
 
 def test_it_says_where_the_stream_is_and_leads_back_to_the_market(docs: Page) -> None:

@@ -18,6 +18,7 @@ const ASYNCAPI = "./asyncapi.json";
 const STREAM_PATH = "./stream";
 const TIME = "/time";
 const TIMEOUT_MS = 10_000;
+const AGAIN_MS = 2_000;
 const MARKET = "./";
 
 /** @param {string} id */
@@ -74,11 +75,15 @@ async function signed(asked) {
   return asked;
 }
 
-/** Offer a login where one is needed to try anything. */
+/** Offer a login where one is needed to try anything; a gateway that is busy is asked again. */
 async function meetDoor() {
-  const { body } = await request(`.${TIME}`, {}, TIMEOUT_MS);
-  setClock(body.unix_ms);
-  if (body.door === "keys") byId("login").append(loginForm(() => {}));
+  try {
+    const { body } = await request(`.${TIME}`, {}, TIMEOUT_MS);
+    setClock(body.unix_ms);
+    if (body.door === "keys") byId("login").append(loginForm(() => {}));
+  } catch {
+    setTimeout(meetDoor, AGAIN_MS);
+  }
 }
 
 /** @param {any} answer The document; those of "Execute" stay as they are. */
