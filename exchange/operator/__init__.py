@@ -1,6 +1,6 @@
 """The operators' desk: a page that shows the whole exchange, and changes read models if allowed.
 
-A process and port of its own, never a route of the public gateway: it has no login. In reading
+A process and port of its own, never a route of the public gateway: it shows everything. In reading
 order: ``app`` (the routes), ``guard`` (who may ask for what), ``watching`` (the state, looked at
 once for all pages), ``trends`` and ``takeovers`` (what was before), ``commits`` (what matchers
 count), ``changing`` (changes of read models, and what they cost) and ``comparing`` (a comparison

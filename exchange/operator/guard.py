@@ -1,9 +1,9 @@
 """Who may ask the desk for what, before any handler is called.
 
-There is no login and there are no cookies, so whoever reaches the port may look. What is refused is
-a page of a stranger that makes a browser send a change (``Sec-Fetch-Site``; ``Edge`` checks
-``Host`` and ``Origin``). A change is a POST of JSON, which no form can send, and only a desk that
-allows changes takes it.
+There are no cookies. Where the door asks for keys, ``Entrance`` finds out who asks; at an open one
+whoever reaches the port may look. What is refused here is a page of a stranger that makes a browser
+send a change (``Sec-Fetch-Site``; ``Edge`` checks ``Host`` and ``Origin``). A change is a POST of
+JSON, which no form can send, and only a desk that allows changes takes it.
 """
 
 from typing import Final
