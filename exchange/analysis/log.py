@@ -5,7 +5,8 @@ read models themselves. Answers of both sources are the same, row for row.
 
 A moment is a time with its zone (or ISO 8601 text with one), or positions of shards; None is now. A
 shard that no position is named of begins with its first event and ends with its last. The events of
-a time are those at or before it.
+a time are those at or before it. What is folded up to a time needs a later event of each shard that
+it reads: before that, one of this time may still come.
 """
 
 import re
@@ -118,6 +119,7 @@ class Log:
         def make() -> Iterator[pa.Table]:
             shard = self._shard_of(instrument)
             span = self._whole(at)[shard]
+            self._check_passed(shard, at, span)
             book = _Book(instrument, shard, levels, scales_in(self._source.instruments()))
             for part in self._parts_of(shard, span):
                 book.add(part)
@@ -139,6 +141,8 @@ class Log:
         Times after the last event that the source has of the shard have no book: others may
         still come.
         """
+        if not isinstance(every, timedelta):
+            raise TypeError(f"every is {every!r}: say datetime.timedelta(seconds=60), for example")
         first_ms, last_ms, every_ms = _ms(start), _ms(end), every // timedelta(milliseconds=1)
         if every_ms < 1:
             raise ValueError(f"every is {every}: it has to be a millisecond at least")
@@ -253,8 +257,27 @@ class Log:
             )
         return position
 
+    def _check_passed(self, shard: int, at: Moment, span: Span) -> None:
+        """Check that a span up to a time is all that the shard will ever have of it.
+
+        Raises:
+            Unavailable: An event of the time may still come.
+        """
+        if at is None or isinstance(at, Mapping):
+            return
+        last = self._whole(None)[shard].up_to
+        if span.up_to >= last > 0:
+            raise Unavailable(
+                f"Shard {shard} has no event after {at}, so another one may come before it. Its"
+                f" last one is {last}: name an earlier time, or positions, such as"
+                f" {{{shard}: {last}}}."
+            )
+
     def _parts(self, at: Moment) -> Iterator[LogPart]:
-        for shard, span in self._whole(at).items():
+        spans = self._whole(at)
+        for shard, span in spans.items():
+            self._check_passed(shard, at, span)
+        for shard, span in spans.items():
             yield from self._parts_of(shard, span)
 
     def _parts_of(self, shard: int, span: Span) -> Iterator[LogPart]:

@@ -24,7 +24,7 @@ from exchange.gateway.http.requests import check_id, moment_ms
 from exchange.gateway.parts.limits import NO_LIMITS, Limits, RateLimiter
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import positions_of
-from exchange.log.moments import position_at
+from exchange.log.moments import NotReached, check_passed, position_at
 from exchange.log.reader import read_heads
 from exchange.waiting import Shared
 from projections.stores.postgres import driver_connection
@@ -181,7 +181,8 @@ async def ranges_of(
     """Return which events of each shard a query asks for.
 
     Raises:
-        Problem: 422, a shard or a position is not there.
+        Problem: 422, a shard or a position is not there; 409, a shard has not passed a time up to
+            which events are asked for.
     """
     heads = dict.fromkeys(range(shards), 0) | await read_heads(connection)
     check_one(asked, SHARD.name, list(map(str, sorted(heads))))
@@ -198,7 +199,11 @@ async def ranges_of(
             begin = max(begin, await position_at(connection, shard, since_ms, head))
         if until_ms is not None:
             end = await position_at(connection, shard, until_ms, head)
-        if end == head:
+            try:
+                await check_passed(connection, shard, until_ms, end, head)
+            except NotReached as error:
+                raise Problem(Code.NOT_REACHED, str(error)) from error
+        else:
             growing.add(shard)
         spans[shard] = (min(begin, end), end)
     return Ranges(spans, growing)

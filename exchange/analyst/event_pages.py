@@ -20,6 +20,7 @@ from exchange.analyst.events import Document, Span, Wanted, replayed
 from exchange.gateway.http.declaration import PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import WholeNumber
 from exchange.gateway.http.parameters import limit as limit_of
+from exchange.gateway.http.problems import Code, invalid
 from exchange.gateway.http.requests import header_lines, integer, query
 from exchange.gateway.http.responses import json_response, sequence_text
 from exchange.gateway.parts.admission import charge, origin_of
@@ -74,7 +75,7 @@ class Page(Struct, frozen=True):
         scope=Access.AUDIT,
         query=(LIMIT, WAIT, *CHOOSING),
         answers={200: (EventsView,)},
-        problems=PAGING,
+        problems=(*PAGING, Code.NOT_REACHED),
     )
 )
 async def get_events(request: Request) -> Response:
@@ -82,13 +83,27 @@ async def get_events(request: Request) -> Response:
     log: EventLog = request.app.state.events
     asked = query(request)
     limit, wait_s, wanted = integer(asked, LIMIT), integer(asked, WAIT), wanted_of(asked)
+    takes_lines = LINES in ",".join(header_lines(request, b"accept"))
+    if takes_lines:
+        _check_of_lines(asked)
     await charge(log, Kind.HISTORY, None, origin_of(request, log.proxies))
-    if LINES in ",".join(header_lines(request, b"accept")):
+    if takes_lines:
         return Lines(log, asked, wanted)
     page = await _page(log, asked, wanted, limit)
     if wait_s and page.is_awaited:
         page = await _awaited(log, asked, wanted, limit, wait_s, page)
     return json_response(page.view())
+
+
+def _check_of_lines(asked: Mapping[str, str]) -> None:
+    """Refuse what only pages have.
+
+    Raises:
+        Problem: 422, lines have no limit, or do not wait.
+    """
+    for one in (LIMIT, WAIT):
+        if one.name in asked:
+            raise invalid(one.name, f"is of pages: {LINES} has all events that there are")
 
 
 async def _awaited(

@@ -59,14 +59,25 @@ async def moment_at_time(connection: asyncpg.Connection, time_ms: int) -> Moment
     positions = {}
     for shard, head in sorted((await read_heads(connection)).items()):
         positions[shard] = await position_at(connection, shard, time_ms, head)
-        if positions[shard] == head > 0:
-            last_ms = await connection.fetchval(READ_TIME, shard, head)
-            raise NotReached(
-                f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head}, is of"
-                f" {timestamp(last_ms)}, so another one may come. Name an earlier time, or"
-                f" positions, such as {shard}:{head}."
-            )
+        await check_passed(connection, shard, time_ms, positions[shard], head)
     return Moment(await _places(connection, positions), time_ms)
+
+
+async def check_passed(
+    connection: asyncpg.Connection, shard: int, time_ms: int, position: int, head: int
+) -> None:
+    """Check that a shard, whose last event at or before a time is at ``position``, has a later one.
+
+    Raises:
+        NotReached: It has none.
+    """
+    if position == head > 0:
+        last_ms = await connection.fetchval(READ_TIME, shard, head)
+        raise NotReached(
+            f"Shard {shard} has not passed {timestamp(time_ms)}: its last event, {head}, is of"
+            f" {timestamp(last_ms)}, so another one may come. Name an earlier time, or"
+            f" positions, such as {shard}:{head}."
+        )
 
 
 async def moment_at(connection: asyncpg.Connection, asked: Mapping[int, int]) -> Moment:

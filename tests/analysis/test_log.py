@@ -104,6 +104,7 @@ async def test_database_and_export_answer_alike_and_as_the_read_models(
                 assert_totals(log, traded)
                 assert_models(log, orders, held)
                 assert_books_between_events(log)
+                assert_moments_to_come_are_refused(log)
         run_example(tmp_path)
 
     await anyio.to_thread.run_sync(study)
@@ -160,6 +161,17 @@ def assert_books_between_events(log: Log) -> None:
         assert {row["time"] for row in rows} == {
             begin + n * millisecond for n in range((end - begin) // millisecond + 1)
         }
+
+
+def assert_moments_to_come_are_refused(log: Log) -> None:
+    """Where no later event is, another one of the time may still come."""
+    [(last,)] = log.events().sql("select max(time) from rows where shard = 0").fetchall()
+    for at in ("2100-01-01T00:00:00Z", last):
+        for rows in (log.book(INSTRUMENT, at), log.orders(at=at), log.positions(at=at)):
+            with pytest.raises(Unavailable, match=r"Shard [01] has no event after .*\{[01]: \d+\}"):
+                rows.to_arrow()
+    with pytest.raises(TypeError, match=r"every is 60: say datetime.timedelta\(seconds=60\)"):
+        log.books(INSTRUMENT, last, last, every=60)  # type: ignore[arg-type]
 
 
 def answer(rows: Rows) -> Any:

@@ -15,7 +15,7 @@ from exchange.domain.values import OrderType, Price, Quantity, Side
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import command_claim, registration_command_id
 from exchange.tools.analysts import at_page
-from exchange.tools.analysts.differences import Change, Difference, pictures_of
+from exchange.tools.analysts.differences import Change, Difference, Rows, differences, pictures_of
 from projections.past.folded import FOLDED
 from tests.projections.conftest import make_engine
 from tests.projections.logs import SMALL_TICK, LogWriter, registrations
@@ -133,6 +133,8 @@ async def check_book(at: Places) -> None:
     page = await told(f"0:{at.resting}", "book", NAME, "--diff", f"0:{at.head}")
     words = ("~", "quantity 0.04", "quantity 0.01", "█ stayed", "██████░")
     assert [word for word in words if word not in page] == []
+    limited = await asked(f"0:{at.head}", "book", NAME, "--diff", "now", "--limit", 5)
+    assert "--diff compares all rows" in " ".join(limited.output.replace("│", " ").split())
     same = await told(f"0:{at.head}", "ticker", NAME, "--diff", f"0:{at.head}")
     assert "Nothing differs." in same
 
@@ -226,6 +228,30 @@ def test_a_difference_names_its_rows_whole_where_a_table_has_no_room() -> None:
         "    " + "▒" * 24,
         "█ stayed ▒ came ░ went",
     ]
+
+
+def test_a_difference_has_whole_amounts_as_strings_and_rows_in_the_order_of_the_book() -> None:
+    def book(bids: str, asks: str) -> list[Rows]:
+        text = f'{{"instrument": "X", "bids": [{bids}], "asks": [{asks}]}}'
+        return at_page.tables_of("book", at_page._document(text))
+
+    def level(price: str) -> str:
+        return f'{{"price": {price}, "quantity": 2, "cumulative": 2}}'
+
+    before = book(level("9"), ",".join(map(level, ("10.5", "12"))))
+    after = book(",".join(map(level, ("9.5", "8"))), ",".join(map(level, ("11", "12", "100"))))
+
+    changes = list(differences(before, after))
+
+    assert [tuple(change.key.values()) for change in changes] == [
+        ("sell", "100"),
+        ("sell", "11"),
+        ("sell", "10.5"),
+        ("buy", "9.5"),
+        ("buy", "9"),
+        ("buy", "8"),
+    ]
+    assert changes[0].after == {"side": "sell", "price": "100", "quantity": "2"}
 
 
 def test_a_difference_is_drawn_to_one_scale() -> None:

@@ -5,7 +5,9 @@ of them has, and in the values of those that both have.
 """
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import asyncpg
@@ -58,41 +60,40 @@ INTERVAL_MINUTES: Final = 60  # the hours of a day fit a terminal
 POOL_MAX: Final = 2  # a fold of the log and the rows of a live table are asked one after the other
 COMPARED_MAX: Final = 10_000  # rows; a difference of parts would name rows that did not change
 
-Document = dict[str, Any]
-"""An answer as JSON has it, with decimals as their text."""
+ROWS_MAX: Final = 20  # without --limit
 
-_decoder: Final = msgspec.json.Decoder(Document, float_hook=str)
+Document = dict[str, Any]
+"""An answer as JSON has it, with every number as its text, so that keys have one type."""
+
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_json: bool) -> None:
+def show_at(
+    text: str, what: str, name: str, other: str | None, limit: int | None, as_json: bool
+) -> None:
     """Print what a read model said at a moment, or how that differs from another moment.
 
     Raises:
         ToolError: A moment is not in the log yet, or there was no such thing then.
     """
-    if not name and what != "settlement":
-        raise typer.BadParameter(f"{what} of what? Name it: exchange at MOMENT {what} NAME.")
-    if name:
-        try:
-            msgspec.convert(name, Id)
-        except msgspec.ValidationError as error:
-            raise typer.BadParameter(f"{name!r} can be no name: {error}") from error
+    _check_name(what, name)
+    if other is not None and limit is not None:
+        raise typer.BadParameter("--limit is of one moment: --diff compares all rows.")
     moments = [text] if other is None else [text, other]
-    bound = limit if other is None else COMPARED_MAX
+    bound = (limit or ROWS_MAX) if other is None else COMPARED_MAX
     console = Console(stderr=True, quiet=as_json)
     (_, sequence, first), *others = _asked(moments, what, name, bound, console)
     if not others:
         if as_json:
             typer.echo(first)
         else:
-            answer, out = _decoder.decode(first), wide_console()
+            answer, out = _document(first), wide_console()
             _print_answer(out, sequence, tables_of(what, answer))
             if _has_more(answer, bound):
                 out.print("There may be more: --limit says how many.", soft_wrap=True)
         return
     ((_, other_sequence, second),) = others
-    before, after = _decoder.decode(first), _decoder.decode(second)
+    before, after = _document(first), _document(second)
     if _has_more(before, bound) or _has_more(after, bound):
         raise ToolError(f"More than {COMPARED_MAX:,} rows would have to be compared.")
     changes = list(differences(tables_of(what, before), tables_of(what, after)))
@@ -101,6 +102,21 @@ def show_at(text: str, what: str, name: str, other: str | None, limit: int, as_j
         typer.echo(msgspec.json.encode(difference).decode())
     else:
         _print_difference(wide_console(), difference)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name and what != "settlement":
+        raise typer.BadParameter(f"{what} of what? Name it: exchange at MOMENT {what} NAME.")
+    if name:
+        try:
+            msgspec.convert(name, Id)
+        except msgspec.ValidationError as error:
+            raise typer.BadParameter(f"{name!r} can be no name: {error}") from error
+
+
+def _document(text: str) -> Document:
+    document: Document = json.loads(text, parse_float=str, parse_int=str)
+    return document
 
 
 def _asked(
@@ -181,7 +197,7 @@ def tables_of(what: str, answer: Document) -> list[Rows]:
         case "book":
             asks = [{"side": "sell", **level} for level in reversed(answer["asks"])]
             bids = [{"side": "buy", **level} for level in answer["bids"]]
-            return [Rows(answer["instrument"], ("side", "price"), asks + bids)]
+            return [Rows(answer["instrument"], ("side", "price"), asks + bids, _of_book)]
         case "positions" | "orders":
             key = "instrument" if what == "positions" else "order_id"
             rows = [without(row, "client_id") for row in answer[what]]
@@ -203,6 +219,12 @@ def tables_of(what: str, answer: Document) -> list[Rows]:
             return [Rows(answer["instrument"], ("time_bucket",), answer["aggregates"])]
         case _:
             return [_figures(answer["instrument"], without(answer, "as_of_sequence"))]
+
+
+def _of_book(key: tuple[str, ...]) -> tuple[bool, Decimal]:
+    """Return where a level stands in a book: the highest price of each side first, sells first."""
+    side, price = key
+    return side == "buy", -Decimal(price)
 
 
 def _has_more(answer: Document, limit: int) -> bool:

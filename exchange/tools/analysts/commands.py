@@ -188,8 +188,13 @@ def at(
         str | None, typer.Option(metavar="MOMENT", help="Tell what differs at this moment.")
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=1_000, help="At most so many rows; of a book on each side.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000,
+            help="At most so many rows, of a book on each side; by default 20. Not with --diff.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a read model said at a moment, or what changed between two."""

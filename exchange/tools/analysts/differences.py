@@ -1,7 +1,7 @@
 """How two answers differ, as rows that are known by a key, and pictures of it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -16,11 +16,15 @@ Row = dict[str, Any]
 
 
 class Rows(Struct, frozen=True):
-    """A table of an answer; a row is known by the values of the columns ``key``."""
+    """A table of an answer; a row is known by the values of the columns ``key``.
+
+    ``order`` tells where a key stands among those of two answers.
+    """
 
     title: str
     key: tuple[str, ...]
     rows: list[Row]
+    order: Callable[[tuple[Any, ...]], Any] | None = None
 
 
 class Change(Struct, frozen=True):
@@ -41,10 +45,14 @@ class Difference(Struct, frozen=True):
 
 
 def differences(before: Sequence[Rows], after: Sequence[Rows]) -> Iterator[Change]:
-    """Yield the rows that differ, in the order of the tables, those of the first moment first."""
+    """Yield the rows that differ, in the order of the tables.
+
+    Where a table has no order, those of the first moment come first.
+    """
     for earlier, later in zip(before, after, strict=True):
         first, second = _by_key(earlier), _by_key(later)
-        for key in {**first, **second}:
+        keys = list({**first, **second})
+        for key in keys if earlier.order is None else sorted(keys, key=earlier.order):
             if first.get(key) != second.get(key):
                 named = dict(zip(earlier.key, key, strict=True))
                 yield Change(earlier.title, named, first.get(key), second.get(key))

@@ -86,6 +86,8 @@ async def test_pages_have_every_event_once_and_filters_choose_of_them(
     assert places(one)[-2:] == places(trades)
     assert caused == [event for event in whole if event["command_id"] == one[0]["command_id"]]
     since, until = mine[0]["time"], mine[-1]["time"]
+    await asyncio.sleep(0.01)
+    await place()  # so that the log has passed the last of them
     between = await every(events, after_time=since, up_to_time=until, instrument=instrument)
     assert between == [event for event in mine if event["time"] > since]
     early = await every(events, up_to_time=since)
@@ -154,6 +156,34 @@ async def test_all_who_wait_get_the_next_event_and_look_at_nothing_twice(
     )
     came = max(up_to for _, up_to in looked) - int(head.partition(":")[2])
     assert sum(up_to - after for after, up_to in looked) <= len(waiting) * came
+
+
+async def test_a_time_that_the_log_has_not_passed_is_refused(
+    events: httpx.AsyncClient, instrument: str, place: Place
+) -> None:
+    """An answer up to it would say that all was told, and events of it may still come."""
+    await place()
+    last = (await every(events, instrument=instrument))[-1]
+    times = ("2100-01-01T00:00:00Z", last["time"])
+
+    answers = [
+        await events.get("/events", params={"up_to_time": time}, headers=headers)
+        for time in times
+        for headers in ({}, LINES_ALONE)
+    ]
+
+    assert [(one.status_code, one.json()["code"]) for one in answers] == [
+        (409, "past.not_reached")
+    ] * len(answers)
+    assert "has not passed 2100-01-01" in answers[0].json()["detail"]
+
+
+async def test_lines_take_nothing_that_only_pages_have(events: httpx.AsyncClient) -> None:
+    for name in ("limit", "wait_s"):
+        told = await events.get("/events", params={name: 5}, headers=LINES_ALONE)
+
+        assert told.status_code == 422, told.text
+        assert told.json()["detail"].startswith(f"{name}: is of pages"), told.text
 
 
 async def test_nobody_waits_for_what_cannot_come(
