@@ -29,8 +29,15 @@ from exchange.export.columns import (
 )
 from exchange.export.exporting import by_instrument
 from exchange.export.folder import INSTRUMENTS_PATH, Derive
-from exchange.export.layout import DATA_SETS, EVENTS_SET, SUFFIX, TRADES_SET, Span
-from exchange.export.manifests import FileEntry, Manifest, ShardRange, read_manifest, sha256_of
+from exchange.export.layout import DATA_SETS, DERIVED_SETS, EVENTS_SET, SUFFIX, TRADES_SET, Span
+from exchange.export.manifests import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    ShardRange,
+    read_manifest,
+    sha256_of,
+)
 from exchange.export.texts import FORMATS, text_path, text_sha256
 from exchange.log.audit.kept import KeptCheck, NotKept
 from exchange.log.chain import event_text, links_over
@@ -49,7 +56,8 @@ class Checked(Struct, frozen=True):
 
     ``events`` counts those whose chain was computed again, 0 if the folder has no events: then only
     SHA-256 was compared. ``compared`` counts what was kept elsewhere and is here.
-    ``derived`` counts the files that were made again from the events and are the same.
+    ``derived`` counts the files that were made again from the events and are the same. ``others``
+    are files that no export wrote; they were not looked at.
     """
 
     files: int
@@ -57,6 +65,7 @@ class Checked(Struct, frozen=True):
     compared: int
     problems: list[str]
     derived: int = 0
+    others: list[str] = []
 
 
 class _Wrong(Exception):
@@ -82,7 +91,8 @@ def check_folder(
         NoManifest: The folder has none that can be read.
     """
     manifest = read_manifest(directory)
-    problems = [*_changed_files(directory, manifest)][:PROBLEMS_MAX]
+    strange, others = _not_listed(directory, manifest)
+    problems = [*_changed_files(directory, manifest), *strange][:PROBLEMS_MAX]
     events = compared = derived = 0
     if EVENTS_SET in manifest.data_sets and not problems:
         try:
@@ -100,7 +110,7 @@ def check_folder(
     wanted = sum(len(kept) for positions in expected.values() for kept in positions.values())
     if compared < wanted and not problems:
         problems.append(f"{wanted - compared} of {wanted} expected are of no event that is here")
-    return Checked(len(manifest.files), events, compared, problems, derived)
+    return Checked(len(manifest.files), events, compared, problems, derived, others[:PROBLEMS_MAX])
 
 
 def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
@@ -114,11 +124,29 @@ def _changed_files(directory: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{entry.path} is not what was written: its SHA-256 differs"
         elif entry.path.endswith(SUFFIX) and (rows := _rows_in(path)) != entry.rows:
             yield f"{entry.path} has {rows} rows, and the manifest says {entry.rows}"
-    told = {entry.path for entry in manifest.files}
-    for path in sorted(directory.rglob("*")):
-        known = path.suffix == SUFFIX or path.suffix.removeprefix(".") in FORMATS
-        if known and str(path.relative_to(directory)) not in told:
-            yield f"{path.relative_to(directory)} is in no manifest"
+
+
+def _not_listed(directory: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Return what is wrong with files that are not of the export, and the other ones of them.
+
+    Who reads a data set takes all files of its folder for it, so nobody else may have some there.
+    """
+    told = {MANIFEST, *(entry.path for entry in manifest.files)}
+    strange, others = [], []
+    for found in sorted(directory.rglob("*")):
+        path = str(found.relative_to(directory))
+        if found.is_dir() or path in told:
+            continue
+        of_set = path.removeprefix(f"{found.suffix.removeprefix('.')}/")
+        is_read = found.suffix == SUFFIX or found.suffix.removeprefix(".") in FORMATS
+        if is_read and of_set.partition("/")[0] in (*DATA_SETS, *DERIVED_SETS):
+            strange.append(
+                f"{path} is in no manifest, and who reads its folder takes it for a part of the"
+                " export: move it elsewhere"
+            )
+        else:
+            others.append(path)
+    return strange, others
 
 
 def _rows_in(path: Path) -> int | None:
@@ -234,9 +262,9 @@ class _Walk:
             self._walk()
         except NotKept as error:
             raise _Wrong(
-                f"an event at or before {self._name(error.position)} is not what it was:"
-                f" {error.kept.hex()} was kept of it, and its chain is {error.chain.hex()};"
-                " or what was kept is not what was printed of it"
+                f"the events up to {self._name(error.position)} give another value than the one"
+                f" that was kept: {error.chain.hex()} instead of {error.kept.hex()}. So one of"
+                " these events was changed, or --expect is not as it was printed"
             ) from error
         registered = pa.concat_tables(self._registered)
         if self._instruments.filter(pc.field("position") > self._shard.after) != registered:

@@ -89,7 +89,7 @@ def print_rows(
         console.print(_line(row[:lead], widths), markup=False, soft_wrap=True)
         rest = zip(columns[lead:], row[lead:], strict=True)
         told = [f"{name} {cell}" for name, cell in rest if cell != NOTHING]
-        for line in _wrapped(told, console.width):
+        for line in wrapped(told, console.width):
             console.print(line, markup=False, soft_wrap=True)
 
 
@@ -110,14 +110,14 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return (" " * GAP).join(padded).rstrip()
 
 
-def _wrapped(told: Sequence[str], width: int) -> Iterator[str]:
+def wrapped(told: Sequence[str], width: int, between: str = ", ") -> Iterator[str]:
     """Yield indented lines of what is told, which are broken between two of it only."""
     line = ""
     for one in told:
-        if line and len(line) + 2 + len(one) > width:
+        if line and len(line) + len(between) + len(one) > width:
             yield line
             line = ""
-        line += f", {one}" if line else f"    {one}"
+        line += f"{between}{one}" if line else f"    {one}"
     if line:
         yield line
 

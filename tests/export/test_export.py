@@ -224,7 +224,7 @@ async def test_kept_chains_and_roots_prove_an_export(
     beyond = checked(tmp_path, {0: {ends[0] + 1: [root]}})
 
     assert (proved.problems, proved.compared) == ([], 2)
-    assert f"event {at} of shard 0 is not what it was" in other.problems[0]
+    assert f"up to event {at} of shard 0 give another value" in other.problems[0]
     assert "are of no event that is here" in beyond.problems[0]
 
 
@@ -251,7 +251,8 @@ async def test_what_is_missing_or_changed_is_named(
         for copy in (missing, flipped):
             shutil.rmtree(copy)
     shutil.copy(whole / "instruments.parquet", whole / "events" / "more.parquet")
-    assert checked(whole).problems == ["events/more.parquet is in no manifest"]
+    [problem] = checked(whole).problems
+    assert problem.startswith("events/more.parquet is in no manifest, and who reads its folder")
 
 
 def swapped(rows: pa.Table) -> pa.Table:
@@ -418,6 +419,11 @@ async def test_files_of_others_stay_in_the_folder(
     await exported(connection, tmp_path, ends, formats={"csv"})
 
     assert [(tmp_path / name).read_text() for name in others] == ["mine"] * len(others)
+    for name in ("csv/events/mine.csv", "orders/mine.parquet"):  # who reads a data set reads these
+        assert checked(tmp_path).problems[0].startswith(f"{name} is in no manifest")
+        (tmp_path / name).unlink()
+        others.remove(name)
+    assert (checked(tmp_path).problems, checked(tmp_path).others) == ([], sorted(others))
 
 
 async def test_a_file_that_was_changed_since_is_written_again(

@@ -130,7 +130,7 @@ async def test_lines_fit_and_mistakes_and_closed_pipes_end_in_words(log: Log) ->
 async def test_a_terminal_has_each_line_and_a_file_beside_it_too(
     log: Log, tmp_path: pathlib.Path
 ) -> None:
-    """The display of progress takes no line, wherever lines and display go."""
+    """The display of progress takes no line; fields without room stand below, whole."""
     arguments = ["replay", "--from", "0:0", "--to", "0:9", "--shard", "0"]
     places = [f"0:{one.position}" for one in log.events[0][:9]]
     file = tmp_path / "lines"
@@ -138,7 +138,12 @@ async def test_a_terminal_has_each_line_and_a_file_beside_it_too(
     shown = await anyio.to_thread.run_sync(_in_a_terminal, arguments, None)
     await anyio.to_thread.run_sync(_in_a_terminal, arguments, file)
 
-    assert [line.split()[0] for line in shown.splitlines()] == places
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == places
+    assert max(map(len, lines)) <= 100
+    assert "…" not in shown
+    written = [line.split() for line in file.read_text().splitlines()]
+    assert shown.split() == [word for line in written for word in line]
     assert [line.split()[0] for line in file.read_text().splitlines()] == places
 
 

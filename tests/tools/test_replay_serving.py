@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import anyio
+import httpx
 import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -282,8 +283,14 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
         assert lost["detail"].startswith("to: nonsense is no ISO 8601 time, nor SHARD:POSITION")
         assert (await client.ask("error", type="step", id=7))["id"] == "7"
         assert (await client.ask("pong", type="ping"))["type"] == "pong"
+        async with httpx.AsyncClient(base_url=url) as http:
+            placed = await http.post("/orders", json=order)
+            cancelled = await http.delete("/orders/x")
+            assert (await http.get("/orders")).json()["code"] == "request.path_not_found"
+        for refusal in (placed, cancelled):
+            assert (refusal.status_code, refusal.json()["code"]) == (409, "replay.read_only")
     for kind in CONTROLS:
-        with pytest.raises(Problem, match="Known types are batch, cancel, cancel_all"):
+        with pytest.raises(Problem, match="Known types are authenticate, batch, cancel"):
             decode_message(json.dumps({"type": kind}).encode())
 
 

@@ -17,7 +17,7 @@ from exchange.config import Settings
 from exchange.export.checking import Checked, check_folder
 from exchange.export.columns import Unreadable
 from exchange.export.folder import Derive, OtherExport, Range, export_folder
-from exchange.export.layout import BOOK_SET, DATA_SETS, DERIVED_SETS, EVENTS_SET
+from exchange.export.layout import BOOK_SET, DATA_SETS, DERIVED_SETS, EVENTS_SET, SUFFIX
 from exchange.export.manifests import BookSampling, Manifest, NoManifest, read_manifest
 from exchange.export.texts import FORMATS
 from exchange.log.moments import check_place, position_at
@@ -183,7 +183,10 @@ async def _ranges(
         if until_ms is not None:
             up_to = await position_at(connection, one, until_ms, heads[one])
             if up_to == heads[one]:
-                told = f"Shard {one} has no event after --until: more may come of before it."
+                told = (
+                    f"Shard {one} has no event after --until yet. Events up to that time may still"
+                    " come, and are not in this export."
+                )
                 console.print(told, soft_wrap=True)
         ranges.append(Range(one, after, max(after, up_to)))
     if all(one.after == one.up_to for one in ranges):
@@ -224,13 +227,17 @@ def _show(console: Console, directory: Path, manifest: Manifest) -> None:
         span = f"{shard.after + 1:,} to {shard.up_to:,}"
         console.print(f"shard {shard.shard}: events {span}", soft_wrap=True)
         console.print(f"  --expect {shard.shard}:{shard.up_to}:{shard.chain}", soft_wrap=True)
-    rows = sum(entry.rows for entry in manifest.files)
+    rows = sum(entry.rows for entry in manifest.files if entry.path.endswith(SUFFIX))
     size = sized(sum(entry.bytes for entry in manifest.files))
     told = f"{len(manifest.files)} files, {rows:,} rows, {size} in {directory}"
     console.print(told, markup=False, soft_wrap=True)
 
 
 def _show_check(console: Console, directory: Path, found: Checked) -> None:
+    if found.others:
+        named = ", ".join(found.others)
+        told = f"Not of the export, and not checked: {named}."
+        console.print(told, markup=False, soft_wrap=True)
     for problem in found.problems:
         console.print(problem, style="red", markup=False, soft_wrap=True)
     if found.problems:

@@ -27,7 +27,7 @@ from exchange.tools.moments import (
     time_ms_of,
 )
 from exchange.tools.telling import EVENTS, telling
-from exchange.tools.terminal import PLACE, ToolError, connect, wide_console
+from exchange.tools.terminal import PLACE, ToolError, connect, wide_console, wrapped
 
 TYPE_WIDE: Final = max(map(len, TYPES))
 # Told in the first columns of a line, or of no use to a person.
@@ -147,19 +147,22 @@ def _json_line(document: Document) -> str:
 
 
 def _table_line() -> Callable[[Document], str]:
-    """Return what makes an event one line, which is cut at the terminal's width."""
+    """Return what makes an event one line; where it has no room, its fields stand below it."""
     width = wide_console().width
 
     def line(document: Document) -> str:
         place = f"{document['shard']}:{document['position']}"
-        # A reason is what one looks for in a line that has it, so it is not the part that is cut.
+        # A reason is what one looks for in an event that has it.
         fields = sorted(document.items(), key=lambda field: field[0] != "reason")
-        told = " ".join(f"{name}={_word(value)}" for name, value in fields if _is_told(name))
-        whole = (
+        told = [f"{name}={_word(value)}" for name, value in fields if _is_told(name)]
+        begin = (
             f"{place:<12} {document['time']} {document['type']:<{TYPE_WIDE}}"
-            f" {document['instrument'] or '-':<12} {told}"
-        ).rstrip()
-        return whole if len(whole) <= width else f"{whole[: width - 1]}…"
+            f" {document['instrument'] or '-':<12}"
+        )
+        whole = " ".join((begin, *told)).rstrip()
+        if len(whole) <= width:
+            return whole
+        return "\n".join((begin.rstrip(), *wrapped(told, width, " ")))
 
     return line
 

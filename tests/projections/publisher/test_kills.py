@@ -15,6 +15,7 @@ from decimal import Context, Decimal
 from pathlib import Path
 from typing import Final
 
+import anyio
 import asyncpg
 import pytest
 from confluent_kafka import Message
@@ -70,6 +71,19 @@ async def test_publisher_and_reader_are_killed_and_every_position_is_there_once(
         await asyncio.gather(publisher.stop(), reader.stop())
     assert sums_of(tmp_path / "vwap.db") == sums_in(records[0])
     await connection.close()
+
+
+async def test_the_reader_says_that_there_is_no_such_topic(
+    settings: Settings, tmp_path: Path
+) -> None:
+    processes(settings, tmp_path)
+    arguments = (settings.kafka_bootstrap_servers, "nosuch", str(tmp_path / "vwap.db"))
+
+    ended = await anyio.run_process(
+        [sys.executable, str(tmp_path / "vwap.py"), *arguments], check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (1, b"there is no topic nosuch\n")
 
 
 def processes(settings: Settings, directory: Path) -> tuple[ManagedProcess, ManagedProcess]:

@@ -110,19 +110,19 @@ class ReplayDesk:
 
     async def place(self, message: PlaceOrderMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
-        raise _read_only()
+        raise read_only()
 
     async def cancel(self, message: CancelMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
-        raise _read_only()
+        raise read_only()
 
     async def cancel_all(self, message: CancelAllMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
-        raise _read_only()
+        raise read_only()
 
     async def batch(self, message: BatchMessage, origin: Origin) -> EnteredAnswer:
         del message, origin
-        raise _read_only()
+        raise read_only()
 
     async def steer(self, message: Control) -> Struct:
         """Steer the time line of all who are connected, and return where it is."""
@@ -191,7 +191,8 @@ class ReplayDesk:
                 session.failed(problem)
 
 
-def _read_only() -> Problem:
+def read_only() -> Problem:
+    """Return the answer to whatever would change something."""
     return Problem(
         Code.REPLAY_READ_ONLY,
         "This is a replay of the log: nothing was done. Orders go to the exchange.",

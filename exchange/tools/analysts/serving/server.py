@@ -14,12 +14,15 @@ from msgspec import Struct
 from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from exchange.analyst.events import Span
 from exchange.config import LOOPBACK, Settings
 from exchange.gateway.http.addresses import Network
-from exchange.gateway.http.problems import Problem
+from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.parts.listings import Listings
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.parts.reading import Freshness, loaded, log_connection
@@ -33,7 +36,7 @@ from exchange.ports import LogCorrupt
 from exchange.processes.pool import engine_of
 from exchange.processes.running import serve_until_stopped
 from exchange.tools.analysts.replay_page import spans_of
-from exchange.tools.analysts.serving.desk import ReplayDesk, ReplayHub
+from exchange.tools.analysts.serving.desk import ReplayDesk, ReplayHub, read_only
 from exchange.tools.analysts.serving.past import Past
 from exchange.tools.analysts.serving.timeline import MaxSpeed, Timeline
 from exchange.tools.analysts.serving.trades import get_trades
@@ -49,6 +52,8 @@ PLAIN: Final = (
     Route("/market/trades", get_trades, methods=["GET"]),
     Route("/stream", refuse_plain_request, methods=["GET"]),
 )
+HANDLERS: Final = exception_handlers(PLAIN)
+READS: Final = ("GET", "HEAD", "OPTIONS")
 NUMBER: Final = re.compile(r"[1-9][0-9]{0,6}")
 
 
@@ -84,7 +89,7 @@ class Replay:
         self.stream = Stream(host, hub, desk, origins)
         app = Starlette(
             routes=[*PLAIN, WebSocketRoute("/stream", self.stream.connect)],
-            exception_handlers=exception_handlers(PLAIN),
+            exception_handlers={**HANDLERS, HTTPException: _nothing_there},
         )
         app.router.redirect_slashes = False
         app.state.listings, app.state.past, app.state.freshness = self._listings, past, freshness
@@ -116,6 +121,14 @@ class Replay:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+
+async def _nothing_there(request: Request, error: Exception) -> Response:
+    """Answer orders, whatever their path is, as the stream does."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == Code.ROUTE_NOT_FOUND.status and request.method not in READS:
+        return read_only().response()
+    return await HANDLERS[HTTPException](request, error)
 
 
 def show_serving(begin: str, to: str, shard: int | None, port: int, told_speed: str) -> None:
