@@ -47,4 +47,4 @@ if __name__ == "__main__":
         told = check(Path(sys.argv[1]).read_bytes(), sys.argv[2])
         print("In the log:", told.encode("ascii", "backslashreplace").decode())
     except Exception as error:  # whatever is wrong with it, it proves nothing
-        sys.exit(f"NOT PROVED: {error}")
+        sys.exit(f"NOT PROVED: {error}" if len(sys.argv) == 3 else __doc__)

@@ -1,6 +1,6 @@
 """What a log answers: rows, read as they are asked for, in the form that the asker likes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -51,7 +51,7 @@ class Rows:
         """Return what DuckDB answers of ``rows``: these, held by DuckDB, which may use the disk."""
         connection = connected()
         hold(connection, "rows", self)
-        return connection.sql(query)
+        return answered(connection, query, ("rows",))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.reader().__arrow_c_stream__(requested_schema)
@@ -60,6 +60,23 @@ class Rows:
 def connected() -> duckdb.DuckDBPyConnection:
     """Return a DuckDB that has what it is given, and takes no variable of ours for a table."""
     return duckdb.connect(config={"python_enable_replacements": False})
+
+
+def answered(
+    connection: duckdb.DuckDBPyConnection, query: str, names: Sequence[str]
+) -> duckdb.DuckDBPyRelation:
+    """Return what DuckDB answers of the tables ``names``.
+
+    Raises:
+        duckdb.CatalogException: There is no such table, and the message names those that there are.
+    """
+    try:
+        return connection.sql(query)
+    except duckdb.CatalogException as error:
+        told = str(error).partition("\n")[0]
+        if "Table with name" not in told:
+            raise
+        raise duckdb.CatalogException(f"{told} There are: {', '.join(names)}.") from None
 
 
 def hold(connection: duckdb.DuckDBPyConnection, name: str, rows: Rows) -> None:

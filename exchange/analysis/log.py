@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from exchange.analysis.answers import Rows, connected, hold
+from exchange.analysis.answers import Rows, answered, connected, hold
 from exchange.analysis.database import Database
 from exchange.analysis.folder import Folder
 from exchange.analysis.models import (
@@ -202,7 +202,7 @@ class Log:
             else:
                 make: Callable[[], Rows] = getattr(self, name)
                 hold(connection, name, make())
-        return connection.sql(query)
+        return answered(connection, query, NAMES)
 
     def close(self) -> None:
         """Give back the connection."""

@@ -210,7 +210,7 @@ class Screen:
             "HTTP": "  ".join(gateway.url for gateway in gateways),
             "Docs": f"{url}/docs    stream: {url.replace('http', 'ws', 1)}/stream",
             "Health": f"{inside}/healthz    metrics: {inside}/metrics",
-            "Analysts": f"{settings.analyst_address}    as_of_sequence, as_of_time",
+            "Analysts": f"{settings.analyst_address}    as_of_sequence, as_of_time, /events",
             "Operators": f"{settings.operator_address}    {_told_changes(settings)}",
             "Metrics": "  ".join(_metrics_urls(settings)) or "METRICS_PORT is 0",
             "PostgreSQL": f"{_psql()} {without_password(settings.database_url)}",

@@ -31,7 +31,8 @@ def time_ms_of(text: str, option: str, forms: str = "") -> int:
     except ValueError as error:
         told = f", {forms}" if forms else ""
         named = f"{option} {text}".strip()
-        raise typer.BadParameter(f"{named} is no ISO 8601 time{told}: {error}") from error
+        asked = f"{named} is no ISO 8601 time with a date, such as 2026-11-27T02:11Z{told}."
+        raise typer.BadParameter(asked) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (moment - EPOCH) // timedelta(milliseconds=1)

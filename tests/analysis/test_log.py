@@ -196,8 +196,9 @@ def assert_totals(log: Log, traded: list[tuple[Any, ...]]) -> None:
         (int(row[2]), int(row[3])) for row in traded
     ]
     assert log.sql("SELECT count(*) FROM TRADES").fetchall() == [(sum(row[1] for row in traded),)]
-    for ask in (log.sql, log.trades().sql):
-        with pytest.raises(duckdb.CatalogException, match="connection does not exist"):
+    for ask, there in ((log.sql, "events, trades, orders"), (log.trades().sql, r"rows\.")):
+        missing = f"connection does not exist! There are: {there}"
+        with pytest.raises(duckdb.CatalogException, match=missing):
             ask("select * from connection")
     twice = log.sql("select count(*) from trades a join trades b using (trade_id)").fetchall()
     assert twice == [(sum(row[1] for row in traded),)], "a stream that is read twice"

@@ -280,7 +280,12 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
             answer = await client.ask("error", **message, id="1")
             assert (answer["code"], answer["id"]) == (code, "1"), message
         lost = await client.ask("error", type="seek", to="nonsense", id="1")
-        assert lost["detail"].startswith("to: nonsense is no ISO 8601 time, nor SHARD:POSITION")
+        assert lost["detail"].startswith("to: nonsense is no ISO 8601 time with a date, such")
+        for asked, told in (
+            ({"type": "speed", "speed": 0}, "speed: must be a whole number, at least 1"),
+            ({"type": "step", "events": 10_001}, "events: must be a whole number, at most 10,000"),
+        ):
+            assert (await client.ask("error", **asked, id="1"))["detail"] == told
         assert (await client.ask("error", type="step", id=7))["id"] == "7"
         assert (await client.ask("pong", type="ping"))["type"] == "pong"
         async with httpx.AsyncClient(base_url=url) as http:

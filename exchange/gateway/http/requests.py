@@ -296,8 +296,10 @@ _EXPLANATIONS: Final = (
     ("of length", f"must be 1 to {ID_CHARACTERS_MAX} characters"),
     ("Expected `object`", "must be a JSON object"),
     ("Expected `str`, got", "must be a string"),
-    ("Expected `int", "must be a whole number within its bounds"),
+    ("Expected `int", "must be a whole number"),
 )
+_BOUND: Final = re.compile(r"Expected `int` ([<>]=) (-?[0-9]{1,19})")
+_SIDES: Final = {">=": "least", "<=": "most"}
 _LENGTHS: Final = {
     "instrument": "must be 1 to 31 characters",
     "channels": "must name at least one channel, and each once",
@@ -334,5 +336,7 @@ def _explained(field: str, message: str) -> str:
         return _LENGTHS[field]
     if "Invalid enum value" in message and field in _CHOICES:
         return _CHOICES[field]
+    if bound := _BOUND.search(message):
+        return f"must be a whole number, at {_SIDES[bound[1]]} {int(bound[2]):,}"
     found = (plain for words, plain in _EXPLANATIONS if words in message)
     return next(found, (message.rpartition(_PATH)[0] or message)[:EXPLANATION_CHARACTERS_MAX])

@@ -92,7 +92,7 @@ def _verdict(plan: Plan, measured: Measured) -> str:
     if 0 < plan.rate < TARGET_RATE:
         return f"{plan.rate:,.0f} a second were intended."
     met = measured.rate >= TARGET_RATE and measured.percentile_ms(50) < TARGET_P50_MS
-    told = f"{TARGET_RATE:,} a second at a median below {TARGET_P50_MS} ms"
+    told = f"The target, {TARGET_RATE:,} a second at a median below {TARGET_P50_MS} ms"
     return f"{told}: {'reached' if met else 'not reached'}."
 
 

@@ -207,6 +207,13 @@ def test_a_name_of_any_script_is_proved_whatever_the_terminal_can_show(tmp_path:
     assert told.stdout.startswith(b"In the log: event 0:1 OrderCancelled ")
 
 
+def test_the_script_says_how_it_is_used() -> None:
+    told = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, check=False)
+
+    assert told.returncode == 1
+    assert b"Run `python check_proof.py PROOF SHARD:POSITION:ROOT`" in told.stderr
+
+
 async def test_a_proof_that_is_printed_is_checked_by_the_script_alone(
     log_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
