@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -45,6 +45,15 @@ Record = Mapping[str, Any]  # a row as asyncpg gives it
 async def read_log(connection: asyncpg.Connection) -> list[StoredEvent]:
     """Return every event of every shard, in order."""
     return [StoredEvent(*row) for row in await connection.fetch(READ_LOG)]
+
+
+# What is in a log of a load beside what its clients sent.
+OF_ADMINS: Final = frozenset(
+    {
+        *("InstrumentRegistered", "SettlementCycleClosed", "AccountCreated", "AccountRejected"),
+        *("ClientSuspended", "ClientResumed", "KeyIssued", "KeyRejected", "KeyRevoked"),
+    }
+)
 
 
 async def check_log(connection: asyncpg.Connection) -> list[StoredEvent]:
@@ -182,7 +191,7 @@ def check_history(history: History, log: Sequence[StoredEvent]) -> None:
     known = {command_id_of(c) for c in history.commands}
     assert len(known) == len(history.commands), "two commands were given one id"
     strangers = {e.type for e in log if e.command_id not in known}
-    assert strangers <= {"InstrumentRegistered", "SettlementCycleClosed"}, strangers
+    assert strangers <= OF_ADMINS, strangers
     assert not lost(history, by_command), "acknowledged, but not in the log"
     assert not doubled(history, by_command), "in the log twice"
     for command in history.commands:

@@ -69,8 +69,8 @@ class History:
 
 
 def is_outcome(answer: Answer) -> bool:
-    """Tell an outcome from "unknown" (503, 500) and "not yet" (202)."""
-    return answer.status in (200, 201) or 400 <= answer.status < 500
+    """Tell an outcome from "unknown" (503, 500), "not yet" (202) and "not by this key" (401)."""
+    return answer.status in (200, 201) or (400 <= answer.status < 500 and answer.status != 401)
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,11 @@ class Trader:
             self._open.append(order["order_id"])
 
 
+def clients_of(name: str, traders: int) -> list[str]:
+    """Return the clients of a load."""
+    return [f"{name}-{number}" for number in range(traders)]
+
+
 class Load:
     """Traders at work in the background, between ``async with`` and its end.
 
@@ -183,14 +188,15 @@ class Load:
         name: str = "client",
         pace: Pace = Pace(),
         history: History | None = None,
+        auth: httpx.Auth | None = None,
     ) -> None:
         self.history = history or History()
         self._traders = [
-            Trader(f"{name}-{number}", instruments, urls, self.history, pace)
-            for number in range(traders)
+            Trader(client_id, instruments, urls, self.history, pace)
+            for client_id in clients_of(name, traders)
         ]
         self._stop = asyncio.Event()
-        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, verify=False)
+        self._http = httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, verify=False, auth=auth)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Load":

@@ -89,6 +89,7 @@ class Reader:
         *,
         pause_s: float,
         tolerant: bool = False,
+        auth: httpx.Auth | None = None,
     ) -> None:
         self.answers: Counter[str] = Counter()  # by path
         self.late: list[Late] = []
@@ -96,11 +97,12 @@ class Reader:
         self._questions = questions
         self._tolerant = tolerant
         self._pause_s = pause_s
+        self._auth = auth
 
     async def read(self, until: asyncio.Event) -> None:
         """Ask until told to stop."""
         async with httpx.AsyncClient(
-            base_url=self._url, timeout=REQUEST_TIMEOUT_S, verify=False
+            base_url=self._url, timeout=REQUEST_TIMEOUT_S, verify=False, auth=self._auth
         ) as http:
             while not until.is_set():
                 for question in self._questions:

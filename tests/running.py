@@ -81,9 +81,9 @@ class Exchange:
                     assert time.monotonic() < deadline_s, self.last_words()
                     await asyncio.sleep(POLL_S)
 
-    async def register_instruments(self) -> None:
+    async def register_instruments(self, auth: httpx.Auth | None = None) -> None:
         """Register the instruments, one on each shard in turn."""
-        async with httpx.AsyncClient(timeout=READY_TIMEOUT_S, verify=False) as http:
+        async with httpx.AsyncClient(timeout=READY_TIMEOUT_S, verify=False, auth=auth) as http:
             for number, instrument in enumerate(INSTRUMENTS):
                 body = {**instrument, "shard": number % self.settings.shards}
                 response = await http.post(f"{self.urls[0]}/instruments", json=body)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import msgspec
+
 from exchange.ports import StoredEvent
 from tests.checks import (
     Record,
@@ -219,6 +221,19 @@ def _check_growth(samples: Sequence[Line]) -> None:
         assert late <= early + allowed, f"{what} of {samples[0]['name']}: {early} to {late}"
 
 
+def check_s(evidence: Evidence) -> None:
+    """While a client is suspended on a shard, none of its orders is accepted there."""
+    suspended: set[tuple[int, str]] = set()
+    for event in evidence.log:
+        who = event.shard, str(msgspec.json.decode(event.data).get("client_id"))
+        if event.type == "ClientSuspended":
+            suspended.add(who)
+        elif event.type == "ClientResumed":
+            suspended.discard(who)
+        else:
+            assert event.type != "OrderAccepted" or who not in suspended, event
+
+
 def check_x(evidence: Evidence) -> None:
     """The run went to its end: nothing that it waited for stayed away."""
     errors = [line["error"] for line in evidence.recorded.of("failed")]
@@ -238,6 +253,7 @@ CHECKERS: dict[str, Callable[[Evidence], None]] = {
     "P": check_p,
     "Q": check_q,
     "R": check_r,
+    "S": check_s,
     "X": check_x,
 }
 

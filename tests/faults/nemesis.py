@@ -23,7 +23,9 @@ from projections.builder.steps import INDEXING, READING, SWITCHING, VERIFYING
 from projections.lifecycle.generations import CATCHING_UP
 from tests.faults.history import HistoryFile
 from tests.faults.schedule import EVERYTHING, Burst, Fault
-from tests.faults.stage import SHARDS, Stage, kill
+from tests.faults.stage import SHARDS, TRADERS, Stage, kill
+from tests.keys import asked
+from tests.load import clients_of
 from tests.running import INSTRUMENTS
 
 TAKE_OVER_TIMEOUT_S = 90.0  # on a busy machine; the report knows what is promised
@@ -50,6 +52,7 @@ select coalesce(
 )
 """
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
+TRADING = clients_of("client", TRADERS)
 
 Found = dict[str, Any]
 
@@ -65,6 +68,8 @@ class Nemesis:
             "flush": self._flush,
             "read": self._read_history,
             "lose": self._lose_tail,
+            "suspend": self._suspend_client,
+            "revoke": self._revoke_key,
         }
 
     async def run(
@@ -207,6 +212,22 @@ class Nemesis:
         await kafka.start()
         told = await self._stage.adopt_topic()
         return {"target": f"shard {shard} at {end}", "told": told}
+
+    async def _suspend_client(self, fault: Fault) -> Found:
+        """Suspend a client on every shard while its orders are under way, and resume it."""
+        client_id = TRADING[fault.target % len(TRADING)]
+        async with self._stage.admin() as http:
+            await asked(http, f"/accounts/{client_id}/suspend")
+            await asyncio.sleep(fault.lasts_s)
+            await asked(http, f"/accounts/{client_id}/resume")
+        return {"target": client_id}
+
+    async def _revoke_key(self, fault: Fault) -> Found:
+        """Revoke the key that a client signs with, once it has another one."""
+        client_id = TRADING[fault.target % len(TRADING)]
+        async with self._stage.admin() as http:
+            await self._stage.keys.give(http, client_id)
+        return {"target": client_id}
 
     async def _flush(self, _: Fault) -> Found:
         async with self._stage.redis() as redis:

@@ -23,7 +23,7 @@ from tests.faults.monitor import Monitor
 from tests.faults.nemesis import Nemesis
 from tests.faults.rebuilds import Rebuilding
 from tests.faults.schedule import KINDS, Burst, plan
-from tests.faults.stage import SHARDS, Stage, staged
+from tests.faults.stage import SHARDS, TRADERS, Stage, staged
 from tests.load import Load, Pace
 from tests.projections.models import stored_models
 from tests.projections.publisher.topics import document_of, read_partition, until_published
@@ -31,7 +31,6 @@ from tests.readers import Question, Reader, furnish, questions_of
 from tests.running import INSTRUMENTS
 from tests.subscribers import Subscriber
 
-TRADERS = 8
 # Some 100 commands a second: enough that every fault hits some, few enough to keep and to check.
 PACE = Pace(pause_s=0.05, resolve_timeout_s=120.0, echoes=0.02)
 SUBSCRIBERS = 4
@@ -39,7 +38,6 @@ DROP_AFTER_S = (3.0, 15.0)
 COMMANDS_IN_ORDER = 2 * TRADERS
 QUIET_TIMEOUT_S = 2 * HEAL_MAX_S  # beyond what may be: the judges then say by how much
 POLL_S = 0.1
-FURNISH_TIMEOUT_S = 30.0
 READ_PAUSE_S = 0.1  # every query of a gateway comes within two seconds
 NAMES = [str(instrument["instrument"]) for instrument in INSTRUMENTS]
 
@@ -98,8 +96,10 @@ class RecordingSubscriber(Subscriber):
 class RecordingReader(Reader):
     """A reader that tells the history what it saw fall, instead of failing."""
 
-    def __init__(self, url: str, questions: Sequence[Question], history: HistoryFile) -> None:
-        super().__init__(url, questions, tolerant=True, pause_s=READ_PAUSE_S)
+    def __init__(
+        self, url: str, questions: Sequence[Question], history: HistoryFile, auth: httpx.Auth
+    ) -> None:
+        super().__init__(url, questions, tolerant=True, pause_s=READ_PAUSE_S, auth=auth)
         self._history = history
         self._answered_at: dict[str, float] = {}  # the last time, by path and instrument
 
@@ -147,16 +147,16 @@ async def _play(options: Options, stage: Stage, nemesis: Nemesis, history: Histo
         RecordingSubscriber(n, sockets, NAMES[n % len(NAMES)], history) for n in range(SUBSCRIBERS)
     ]
     loaded = asyncio.Event()
-    async with httpx.AsyncClient(base_url=urls[0], timeout=FURNISH_TIMEOUT_S) as http:
+    async with stage.admin() as http:
         await furnish(http, NAMES, history)
     shards = {name: number % SHARDS for number, name in enumerate(NAMES)}
-    readers = [RecordingReader(url, questions_of(shards), history) for url in urls]
+    readers = [RecordingReader(url, questions_of(shards), history, stage.keys) for url in urls]
     reading = [asyncio.create_task(reader.read(loaded)) for reader in readers]
     rebuilding = asyncio.create_task(Rebuilding(stage, history, options.seed).run(loaded))
     following = [asyncio.create_task(s.follow(loaded)) for s in subscribers]
     try:
         async with Monitor(stage, history) as monitor:
-            load = Load(urls, NAMES, traders=TRADERS, pace=PACE, history=history)
+            load = Load(urls, NAMES, traders=TRADERS, pace=PACE, history=history, auth=stage.keys)
             async with load:
                 await load.until_resolved(COMMANDS_IN_ORDER)
                 bursts = options.bursts()

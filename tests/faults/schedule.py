@@ -41,6 +41,8 @@ COUNTS: dict[str, tuple[str, int]] = {
     "slow Redis": ("services", 6),
     "hold PostgreSQL": ("services", 4),
     "hold Redis": ("services", 4),
+    "suspend client": ("admin", 12),
+    "revoke key": ("admin", 12),
 }
 EVERYTHING = "kill everything"
 EVERYTHING_COUNT = 11

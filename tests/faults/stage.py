@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 from redis.asyncio import Redis
 
 from exchange.config import LOOPBACK, PROJECT, Settings, local_database_url, local_redis_url
 from exchange.log.writing.writer import WRITER_LOCK_CLASS
+from exchange.signing import load_signer
 from exchange.stack.host.child import Backoff, Ending, ManagedProcess
 from exchange.stack.host.directory import RunDirectory
 from exchange.stack.migrations import migrate
@@ -37,10 +39,16 @@ from exchange.stack.services.services import (
 from tests.conftest import free_ports
 from tests.cutting import cut_partition
 from tests.faults.proxy import Proxy
+from tests.keys import MASTER, KeyRing
+from tests.load import clients_of
+from tests.readers import MAKER, TAKER
 from tests.running import Exchange
 
 SHARDS = 2
 GATEWAYS = 2
+TRADERS = 8
+CLIENTS = [MAKER, TAKER, *clients_of("client", TRADERS)]
+ADMIN_TIMEOUT_S = 30.0
 # As `exchange run`, but for the longest wait: there a process that dies every few seconds has a
 # cause that lasts, here it has a nemesis.
 BACKOFF = Backoff(first_s=0.2, longest_s=2.0)
@@ -81,6 +89,7 @@ class Stage:
         self.proxies: dict[tuple[str, str], Proxy] = {}  # by process and service
         self.services: dict[str, Service] = {}
         self.exchange: Exchange
+        self.keys: KeyRing
         self.settings: Settings
 
     @property
@@ -130,7 +139,36 @@ class Stage:
         for process in self.exchange.processes:
             watch = process.keep_running(lambda p, ending, _: self._on_exit(p.name, ending))
             self._watches.append(asyncio.create_task(watch))
-        await self.exchange.register_instruments()
+        await self._bootstrap()
+        await self.exchange.register_instruments(self.keys)
+
+    async def _bootstrap(self) -> None:
+        """Make the admin's key as an operator does, and a key for each client."""
+        file = self.run.path / "admin.key"
+        code, told = await self._command("keys", "bootstrap", "--to", str(file))
+        assert code == 0, told
+        self.keys = KeyRing(load_signer(file))
+        async with self.admin() as http:
+            for client_id in CLIENTS:
+                await self.keys.give(http, client_id)
+
+    def admin(self) -> httpx.AsyncClient:
+        """Return what an admin asks the first gateway with."""
+        return httpx.AsyncClient(
+            base_url=self.exchange.urls[0], timeout=ADMIN_TIMEOUT_S, auth=self.keys
+        )
+
+    async def _command(self, *words: str) -> tuple[int, str]:
+        """Run one of the exchange's commands; return its exit code, and what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "exchange", *words),
+            cwd=PROJECT,
+            env={**os.environ, **self.settings.environment()},
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        told, _ = await process.communicate()
+        return process.returncode or 0, told.decode()
 
     async def stop(self) -> None:
         if hasattr(self, "exchange"):
@@ -156,19 +194,11 @@ class Stage:
     async def adopt_topic(self) -> str:
         """Do what an operator does about a topic that lost its tail; PostgreSQL may be away."""
         deadline_s = time.monotonic() + ADOPT_TIMEOUT_S
-        argv = (sys.executable, "-m", "exchange", "adopt-topic", "--yes")
         while True:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                cwd=PROJECT,
-                env={**os.environ, **self.settings.environment()},
-                stdout=PIPE,
-                stderr=STDOUT,
-            )
-            told, _ = await process.communicate()
-            if not process.returncode:
-                return told.decode()
-            assert time.monotonic() < deadline_s, f"the topic cannot be adopted: {told.decode()}"
+            code, told = await self._command("adopt-topic", "--yes")
+            if code == 0:
+                return told
+            assert time.monotonic() < deadline_s, f"the topic cannot be adopted: {told}"
             await asyncio.sleep(ASK_PAUSE_S)
 
     async def working(self, shard: int) -> tuple[ManagedProcess, int]:
@@ -264,6 +294,9 @@ def _settings(kafka: str, database_url: str, redis_url: str, port: int) -> Setti
         standbys=1,
         gateways=GATEWAYS,
         port=port,
+        door="keys",
+        keys_master=MASTER,
+        gateway_metrics_port=free_ports(1)[0],
         kafka_bootstrap_servers=kafka,
         database_url=database_url,
         redis_url=redis_url,

@@ -13,9 +13,10 @@ import pytest
 
 from exchange.domain.commands import CancelOrder, Command, PlaceOrder, RegisterInstrument
 from exchange.domain.engine import State, decide, evolve
+from exchange.domain.events import ClientSuspended
 from exchange.domain.values import Offset, OrderType, Position, Price, Quantity, Shard, Side
 from exchange.log.chain import abridge_links, chain_links
-from exchange.log.events import store_event
+from exchange.log.events import encode_event_data, store_event
 from exchange.log.identity import keyed_command_id
 from exchange.ports import StoredEvent
 from tests.faults.checkers import Evidence, judge
@@ -264,6 +265,14 @@ def trade_beyond_the_best_price(evidence: Evidence) -> None:
     rewrite(evidence, "TradeExecuted", price=102)
 
 
+def accept_an_order_of_a_suspended_client(evidence: Evidence) -> None:
+    event = ClientSuspended("ann", time_ms=START_MS)
+    text = encode_event_data(event).decode()
+    first = evidence.log[0]
+    evidence.log[0] = msgspec.structs.replace(first, type="ClientSuspended", data=text)
+    follow_up(evidence)
+
+
 def skip_a_position(evidence: Evidence) -> None:
     last = evidence.log[-1]
     skipped = Position(last.position + 1)
@@ -421,6 +430,7 @@ DEFECTS: dict[Defect, str] = {
     cross_the_book: "BDG",
     trade_with_a_younger_order: "BCDF",
     trade_beyond_the_best_price: "D",
+    accept_an_order_of_a_suspended_client: "BS",
     skip_a_position: "AEG",
     change_an_event_from_outside: "E",
     lose_what_a_batch_recorded: "E",
