@@ -13,7 +13,6 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -50,6 +49,11 @@ def exporting(role: str, *, endpoint: str, sampler: str, share: float) -> Iterat
         sampler: A standard name: always_on, always_off, traceidratio, or parentbased_ and one.
         share: The share of traces beginning here that ``traceidratio`` keeps, from 0 to 1.
     """
+    # Most processes export nothing, and what sends takes a twentieth of a second to load.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+
     global _tracer  # noqa: PLW0603  a process has one, as the SDK means it
     resource = Resource.create({"service.name": role, "service.namespace": "exchange"})
     provider = TracerProvider(_sampler(sampler, share), resource, shutdown_on_exit=False)

@@ -195,6 +195,7 @@ async def check_times_and_mistakes(at: Places, newest: int) -> None:
         (f"0:{at.head} weather x", "none of"),
         (f"0:{at.head} book", "of what"),
         (f"yesterday book {NAME}", "no ISO 8601"),
+        (f"10:06 book {NAME}", "10:06 is no ISO 8601 time with a date, such as 2026-11-27T02:11Z"),
         (f"0:-1 book {NAME}", "nor SHARD:POSITION such as 0:1234"),
         (f"0 book {NAME}", "nor SHARD:POSITION such as 0:1234"),
     ):

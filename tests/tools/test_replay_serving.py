@@ -29,10 +29,11 @@ from exchange.gateway.stream import outbox
 from exchange.gateway.stream.protocol.messages import CONTROLS, decode_message
 from exchange.log.documents.text import timestamp
 from exchange.ports import StoredEvent
-from exchange.tools.analysts.serving import timeline
+from exchange.tools.analysts.serving import server, timeline
 from exchange.tools.analysts.serving.server import Replay
 from exchange.tools.analysts.serving.timeline import MaxSpeed
 from exchange.tools.market.tape import show_following
+from exchange.tools.telling import told
 from exchange.tools.terminal import ToolError
 from tests.conftest import free_ports
 from tests.projections.folds import fold_book
@@ -297,6 +298,16 @@ async def test_a_replay_takes_no_orders_and_says_what_is_wrong_with_a_message(
     for kind in CONTROLS:
         with pytest.raises(Problem, match="Known types are authenticate, batch, cancel"):
             decode_message(json.dumps({"type": kind}).encode())
+
+
+async def test_no_rate_is_told_of_a_replay_that_does_not_play(database_url: str) -> None:
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+    engine = create_async_engine(url)
+    line = timeline.Timeline(engine, {0: 0}, {0: 100}, speed=1, paused=True)
+
+    assert told(server._far(line, 1.0)) == "Paused: 0%, 0 of 100 events"
+
+    await engine.dispose()
 
 
 async def test_the_command_serves_until_it_is_interrupted(events: list[StoredEvent]) -> None:

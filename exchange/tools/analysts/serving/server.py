@@ -205,10 +205,15 @@ async def _show(timeline: Timeline, display: Display) -> None:
         now_s = time.monotonic()
         rate = max(0, timeline.told - told) / (now_s - at_s)
         told, at_s = timeline.told, now_s
-        if timeline.state != "playing":  # nobody knows how fast one steps, or when it goes on
-            rate = 0
-        left_s = (timeline.whole - told) / rate if rate else None
-        display.show(Far(_state(timeline), told, timeline.whole, rate or None, left_s))
+        display.show(_far(timeline, rate))
+
+
+def _far(timeline: Timeline, rate: float) -> Far:
+    """Return how far a replay is; of one that does not play nobody knows when it ends."""
+    told, whole = timeline.told, timeline.whole
+    if timeline.state != "playing" or not rate:
+        return Far(_state(timeline), told, whole)
+    return Far(_state(timeline), told, whole, rate, (whole - told) / rate)
 
 
 def _state(timeline: Timeline) -> str:
