@@ -1,4 +1,4 @@
-"""The desk's application: its page, the state, changes of read models, and the past."""
+"""The desk's application: its page, the state, changes of read models, accounts, and the past."""
 
 from typing import Final
 
@@ -16,6 +16,7 @@ from exchange.gateway.server.entrance import Entrance, access_to_all
 from exchange.gateway.server.hosts import Hosts
 from exchange.gateway.server.refusals import exception_handlers
 from exchange.gateway.server.tokens import get_caller
+from exchange.operator.accounts import ACCOUNTS
 from exchange.operator.changing import Changes, get_cost, make_change
 from exchange.operator.guard import Guard
 from exchange.operator.log.batches import get_batches
@@ -34,6 +35,7 @@ ROUTES: Final = (
     Route("/batches", get_batches, methods=["GET"]),
     Route("/traces", get_traces, methods=["GET"]),
     Route("/whoami", get_caller, methods=["GET"]),
+    *ACCOUNTS,
     *PAST,
 )
 LIVEZ: Final = Route("/livez", get_liveness, methods=["GET"])

@@ -1,5 +1,6 @@
 """Logging in on the pages where the door asks for keys."""
 
+import json
 import os
 import re
 import subprocess
@@ -169,6 +170,67 @@ def test_the_desk_asks_an_auditor_to_look_and_an_admin_to_change(
 
     assert all(re.search(r"\b40[13]\b", fault) for fault in faults)
     faults.clear()
+
+
+@pytest.fixture
+def admins(page: Page, kept: Kept, faults: list[str]) -> Iterator[Page]:
+    """The desk's keys, looked at by an admin; what was refused is told on the console."""
+    desk = page.context.new_page()
+    desk.goto(f"{kept.desk}/#keys")
+    log_in(desk, kept.files / "admin")
+    expect(desk.get_by_text(re.compile("Logged in as admin"))).to_be_visible()
+    yield desk
+    desk.close()
+    assert all(re.search(r"\b4\d\d\b", fault) for fault in faults), faults
+    faults.clear()
+
+
+def press_twice(desk: Page, name: str | re.Pattern[str]) -> None:
+    button = desk.get_by_role("button", name=name)
+    button.click()
+    expect(desk.get_by_text("Press again.")).to_be_visible()
+    button.click()
+
+
+def order(page: Page, price: str) -> None:
+    fill(page, price, "1")
+    send(page)
+
+
+def test_a_key_is_made_at_the_desk_used_at_the_market_suspended_and_revoked(
+    page: Page, admins: Page, kept: Kept, instrument: str
+) -> None:
+    client = f"desk-{instrument}"
+    admins.get_by_label("A new client's id").fill(client)
+    admins.get_by_role("button", name="Make an account").click()
+    expect(admins.get_by_text(f"{client} has an account.")).to_be_visible()
+    admins.get_by_role("link", name=client).click()
+    admins.get_by_label("Label").fill("made here")
+    admins.get_by_role("button", name="Issue a key").click()
+    text = admins.get_by_role("textbox", name="Key file").input_value()
+    row = admins.get_by_role("row", name=re.compile(json.loads(text)["key_id"]))
+    expect(row).to_contain_text(re.compile("read trade cancel.*made here"))
+
+    page.goto(f"{kept.url}/?instrument={instrument}")
+    page.get_by_label("or its text").fill(text)
+    page.get_by_role("button", name="Log in", exact=True).click()
+    expect(page.get_by_text(re.compile(f"Logged in as {client}"))).to_be_visible()
+    until_live(page)
+    order(page, "10")
+    expect(orders(page)).to_have_count(1)
+
+    press_twice(admins, f"Suspend {client}")
+    expect(admins.get_by_text(re.compile(f"{client} places no more orders"))).to_be_visible()
+    order(page, "9")
+    expect(page.get_by_text(re.compile("suspended")).first).to_be_visible()
+    press_twice(admins, f"Resume {client}")
+    expect(admins.get_by_text(re.compile(f"{client} may place orders again"))).to_be_visible()
+    order(page, "8")
+    expect(orders(page)).to_have_count(2)
+
+    press_twice(admins, re.compile("^Revoke"))
+    expect(row).to_contain_text("ended")
+    expect(page.locator("#line [data-part=state]")).not_to_have_text("● live")
 
 
 def test_what_is_tried_on_the_interfaces_page_is_signed(page: Page, kept: Kept) -> None:

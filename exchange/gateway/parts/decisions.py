@@ -47,7 +47,7 @@ ADVICE: Final = {
     RejectReason.OFF_TICK: "Make the price a multiple of the tick_size in GET /instruments.",
     RejectReason.OFF_LOT: "Make the quantity a multiple of the lot_size in GET /instruments.",
     RejectReason.TOO_MANY_OPEN_ORDERS: "Cancel some, or wait until some are filled.",
-    RejectReason.CLIENT_SUSPENDED: "It may cancel its orders; an operator can resume it.",
+    RejectReason.CLIENT_SUSPENDED: "The client is suspended: it may cancel its orders.",
     RejectReason.UNKNOWN_ACCOUNT: "Create the account first: POST /accounts.",
     RejectReason.KEY_MATERIAL: "Ed25519 needs a public_key; hmac-sha256 takes none.",
     RejectReason.TOO_MANY_KEYS: "Revoke one that is not used.",

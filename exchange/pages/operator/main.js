@@ -9,6 +9,7 @@ import { fold, lineOf, NOTHING } from "./state/seen.js";
 import { confirmIn } from "./views/confirm.js";
 import * as failures from "./views/failures.js";
 import * as health from "./views/health.js";
+import * as keys from "./views/keys.js";
 import * as log from "./views/log.js";
 import * as models from "./views/models.js";
 import * as operations from "./views/operations.js";
@@ -54,6 +55,7 @@ const parts = {
   log: log.mount(by("log"), ends, () => seen.state),
   order: order.mount(by("order"), ends),
   time: time.mount(by("time"), ends),
+  keys: keys.mount(by("keys")),
 };
 
 function paint() {

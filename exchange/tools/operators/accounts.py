@@ -77,7 +77,7 @@ def resume(client: Client) -> None:
 
 
 async def create_account(
-    settings: Settings, connection: asyncpg.Connection, client_id: str
+    settings: Settings, connection: asyncpg.Connection, client_id: str, key_id: str | None = None
 ) -> Event:
     """Create an account, unless it is there; return what the log says of it.
 
@@ -86,8 +86,28 @@ async def create_account(
     """
     ids = {KEYS_SHARD: account_command_id(client_id)}
     command = CreateAccount(client_id)
-    outcome = await outcomes_of(settings, connection, command, ids, key=KEY)
+    outcome = await outcomes_of(settings, connection, command, ids, key=KEY, key_id=key_id)
     return accepted(load_event(outcome[KEYS_SHARD][0]).event)
+
+
+async def tell_shards(
+    settings: Settings,
+    connection: asyncpg.Connection,
+    command: SuspendClient | ResumeClient,
+    key_id: str | None = None,
+) -> dict[int, int]:
+    """Suspend or resume a client on every shard; return the position of each at which it is so.
+
+    Raises:
+        ToolError: It was refused, or its outcome is not known.
+    """
+    ids = {shard: uuid7() for shard in range(settings.shards)}
+    outcomes = await outcomes_of(settings, connection, command, ids, key=KEY, key_id=key_id)
+    for events in outcomes.values():
+        event = load_event(events[0]).event
+        if not (isinstance(event, AccountRejected) and event.reason in DONE):
+            accepted(event)
+    return {shard: events[0].position for shard, events in outcomes.items()}
 
 
 def accepted(event: Event) -> Event:
@@ -173,13 +193,8 @@ async def _list(settings: Settings, console: Console) -> None:
 
 
 async def _tell_shards(settings: Settings, command: SuspendClient | ResumeClient) -> None:
-    ids = {shard: uuid7() for shard in range(settings.shards)}
     async with telling(settings) as connection:
-        outcomes = await outcomes_of(settings, connection, command, ids, key=KEY)
+        places = await tell_shards(settings, connection, command)
     what = "suspended" if isinstance(command, SuspendClient) else "not suspended"
-    for shard, events in outcomes.items():
-        event = load_event(events[0]).event
-        if not (isinstance(event, AccountRejected) and event.reason in DONE):
-            accepted(event)
-        position = events[0].position
+    for shard, position in places.items():
         typer.echo(f"Shard {shard}: {command.client_id} is {what}, as of position {position:,}.")

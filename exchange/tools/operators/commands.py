@@ -96,15 +96,20 @@ async def outcomes_of(
     ids: Mapping[int, UUID],
     *,
     key: str,
+    key_id: str | None = None,
 ) -> dict[int, list[StoredEvent]]:
     """Send a command to shards, and return the events that it, or the first with its id, caused.
+
+    ``key_id`` is that of the key by which it was signed.
 
     Raises:
         ToolError: A matcher does not read it or does not decide it in time, Kafka does not take it,
             or the outcome cannot be told.
     """
     version = command_version(command)
-    offsets = await send(settings, connection, command, ids, key=key, version=version)
+    offsets = await send(
+        settings, connection, command, ids, key=key, version=version, key_id=key_id
+    )
     await until_decided(connection, offsets)
     hashed = body_hash(command)
     asked = [LocatedCommand(*at, ids[at[0]], hashed) for at in offsets.items()]

@@ -205,7 +205,8 @@ async def _change(
     to: Path | None,
 ) -> None:
     with _kept(secret, to):
-        event = await _decided(settings, command)
+        async with telling(settings) as connection:
+            event = await decided(settings, connection, command)
     assert isinstance(event, KeyIssued), event
     ends = "" if event.expires_ms is None else f" until {timestamp(event.expires_ms)}"
     scopes = " ".join(scope.value for scope in event.scopes)
@@ -220,14 +221,22 @@ async def _change(
         typer.echo(f"Its secret is in {to}.")
 
 
-async def _decided(settings: Settings, command: IssueKey | RotateKey | RevokeKey) -> Event:
-    """Return the first event of a command, unless it was refused."""
+async def decided(
+    settings: Settings,
+    connection: asyncpg.Connection,
+    command: IssueKey | RotateKey | RevokeKey,
+    key_id: str | None = None,
+) -> Event:
+    """Return the first event of a command; ``key_id`` is of the key by which it was signed.
+
+    Raises:
+        ToolError: It was refused, or its outcome is not known.
+    """
     new_id = command.new_key_id if isinstance(command, RotateKey) else command.key_id
     # The id of a new key is that of its command.
     command_id = uuid7() if isinstance(command, RevokeKey) else UUID(hex=new_id)
-    async with telling(settings) as connection:
-        ids = {KEYS_SHARD: command_id}
-        outcome = await outcomes_of(settings, connection, command, ids, key=KEY)
+    ids = {KEYS_SHARD: command_id}
+    outcome = await outcomes_of(settings, connection, command, ids, key=KEY, key_id=key_id)
     return accepted(load_event(outcome[KEYS_SHARD][0]).event)
 
 
@@ -239,7 +248,7 @@ async def _list(settings: Settings, client_id: str | None, console: Console) -> 
             key.key_id,
             key.client_id,
             " ".join(key.scopes),
-            _state(key),
+            state_of(key),
             key.algorithm.value,
             timestamp(key.issued_ms),
             " ".join(key.addresses) or None,
@@ -252,7 +261,8 @@ async def _list(settings: Settings, client_id: str | None, console: Console) -> 
 
 
 async def _revoke(settings: Settings, key_id: str) -> None:
-    event = await _decided(settings, RevokeKey(key_id))
+    async with telling(settings) as connection:
+        event = await decided(settings, connection, RevokeKey(key_id))
     assert isinstance(event, KeyRevoked), event
     typer.echo(f"Key {key_id} of {event.client_id} has ended.")
 
@@ -271,7 +281,8 @@ async def _keys(
             after = found[-1].key_id
 
 
-def _state(key: Key) -> str:
+def state_of(key: Key) -> str:
+    """Tell whether a key is good, and when it ends or has ended."""
     ends = [end for end in (key.expires_ms, key.ends_ms) if end is not None]
     if not ends:
         return "good"

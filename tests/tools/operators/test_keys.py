@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 SHARDS = 2
 MASTER = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+IS_READ = "select exists(select from live where projection = 'accounts')"
 READ = "select data from events where shard = 0 order by position"
 
 
@@ -48,6 +49,8 @@ async def exchange(
     connection = await asyncpg.connect(chosen.database_url)
     async with asyncio.timeout(30):
         while await read_readable(connection) != dict.fromkeys(range(SHARDS), commands_version()):
+            await asyncio.sleep(0.05)
+        while not await connection.fetchval(IS_READ):
             await asyncio.sleep(0.05)
     await connection.close()
     yield chosen
