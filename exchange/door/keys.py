@@ -24,6 +24,7 @@ from exchange.domain.values import KeyAlgorithm
 from exchange.door.refusals import Unavailable
 from exchange.door.secrets import MasterKeyError, MasterKeys
 from exchange.log.reader import read_heads
+from exchange.waiting import heed_cancellation
 from projections.accounts import NAME, Key, keys_changed_after, read_key
 from projections.stores.checkpoints import ReadModelUnavailable, read_live
 from projections.stores.failures import is_store_failure
@@ -108,6 +109,7 @@ class Keys:
     async def run(self) -> None:
         """Follow the log for ever."""
         while True:
+            heed_cancellation()
             try:
                 async with asyncio.timeout(LOOK_S):
                     is_behind = await self._follow()

@@ -25,7 +25,7 @@ from exchange.gateway.http.problems import Code, Problem
 from exchange.gateway.http.requests import check_id, decode
 from exchange.gateway.http.responses import json_response
 from exchange.log.documents.text import timestamp
-from exchange.log.identity import uuid7
+from exchange.log.identity import issuing_command_id
 from exchange.tools.operators.accounts import (
     Refused,
     create_account,
@@ -114,9 +114,15 @@ async def post_suspension(request: Request) -> Response:
     if not is_ending and request.path_params["change"] != "suspend":
         raise Problem(Code.ROUTE_NOT_FOUND, "There is suspend, and resume.")
     command = ResumeClient(client_id) if is_ending else SuspendClient(client_id)
-    key_id = caller_of(request).key_id
+    caller = caller_of(request)
     async with _opened(_settings(request)) as connection:
-        places = await tell_shards(_settings(request), connection, command, key_id)
+        places = await tell_shards(
+            _settings(request),
+            connection,
+            command,
+            key=caller.idempotency_key,
+            key_id=caller.key_id,
+        )
     at = ", ".join(f"{shard}:{position}" for shard, position in places.items())
     what = "may place orders again" if is_ending else "places no more orders"
     return json_response({"message": f"{client_id} {what}, from {at} on (shard:position)."})
@@ -125,7 +131,8 @@ async def post_suspension(request: Request) -> Response:
 async def post_key(request: Request) -> Response:
     """``POST /keys``: issue a key of Ed25519 to an account."""
     body = decode(await request.body(), _KEY)
-    key_id = uuid7().hex
+    caller = caller_of(request)
+    key_id = issuing_command_id(body.client_id, caller.idempotency_key).hex
     scopes = tuple(scope for scope in KeyScope if scope in body.scopes)
     command = IssueKey(
         key_id,
@@ -139,7 +146,7 @@ async def post_key(request: Request) -> Response:
         body.label,
     )
     async with _opened(_settings(request)) as connection:
-        await decided(_settings(request), connection, command, caller_of(request).key_id)
+        await decided(_settings(request), connection, command, caller.key_id)
     return json_response({"key_id": key_id, "message": f"{body.client_id} has a new key."}, 201)
 
 

@@ -9,6 +9,7 @@ from exchange.config import Settings
 from exchange.door.keeper import Keeper
 from exchange.gateway.http.analyst import Analyst
 from exchange.gateway.http.declaration import Access
+from exchange.gateway.parts.limits import RateLimiter
 from exchange.gateway.parts.metrics import Metrics
 from exchange.gateway.resources.status import get_liveness
 from exchange.gateway.server.edge import Edge
@@ -26,6 +27,7 @@ from exchange.operator.past import PAST
 from exchange.operator.watching import Watch, get_state
 from exchange.pages.routes import page_routes
 from exchange.pages.site import OPERATOR
+from exchange.processes.budgets import limits_of
 
 ROUTES: Final = (
     Route("/state", get_state, methods=["GET"]),
@@ -62,7 +64,8 @@ def create_app(
 
     Where the door asks for keys, looking needs the scope ``audit``, and a change ``admin``.
     """
-    entrance = Entrance(keeper)
+    limiter = RateLimiter(None, limits_of(settings))  # of wrong signatures
+    entrance = Entrance(keeper, limiter, Metrics(), settings.trusted_proxies)
     routes = [*entrance.guard(ROUTES, asked_access), *entrance.guard(FREE, access_to_all)]
     app = Starlette(routes=routes, exception_handlers=exception_handlers(SERVED))
     app.router.redirect_slashes = False

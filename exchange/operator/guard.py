@@ -19,7 +19,7 @@ OWN_SITES: Final = (b"same-origin", b"none")
 CONTENT_TYPE: Final = b"content-type"
 READ_ONLY: Final = (
     "This desk was started to look: `exchange operator --allow-changes`, or"
-    " OPERATOR_ALLOW_CHANGES=yes, starts one that may change read models."
+    " OPERATOR_ALLOW_CHANGES=yes, starts one that may change read models, accounts and keys."
 )
 
 

@@ -78,9 +78,10 @@ async def client(exchange: Exchange) -> AsyncIterator[AsyncClient]:
 
 
 async def test_the_page_runs_as_it_is_written_while_the_gateway_is_killed(
-    exchange: Exchange, services: Services
+    http: httpx.AsyncClient, exchange: Exchange, services: Services
 ) -> None:
-    code = "\n".join(EXAMPLES).replace(LOCAL, exchange.urls[0])
+    name = await new_instrument(http)  # other tests trade BTC-USD
+    code = "\n".join(EXAMPLES).replace(LOCAL, exchange.urls[0]).replace("BTC-USD", name)
 
     async with killed(exchange, services, 2):
         page = await asyncio.create_subprocess_exec(

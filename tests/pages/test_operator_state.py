@@ -139,6 +139,11 @@ ACTIONS = [
     (
         generation(2, live=False, state="catching-up"),
         [generation()],
+        ["verify", "pause", "retire"],
+    ),
+    (
+        generation(2, live=False, state="catching-up", verified="0:9"),
+        [generation()],
         ["verify", "switch", "pause", "retire"],
     ),
     (
@@ -163,14 +168,15 @@ def test_what_can_be_done_depends_on_the_state(
     assert long == {"rebuild", "verify"} & set(expected)
 
 
-def test_a_switch_says_from_where_to_where_and_that_nothing_was_compared(modules: Page) -> None:
-    made = generation(2, live=False, state="catching-up", positions={"0": 9, "1": 3})
+def test_a_switch_says_from_where_to_where_and_what_was_compared(modules: Page) -> None:
+    places = {"0": 9, "1": 3}
+    made = generation(2, live=False, state="catching-up", positions=places, verified="0:9, 1:3")
     found = call(modules, "actions", "return m.actionsOn(a[0], a[1])", made, [made, generation()])
 
     assert next(one["will"] for one in found if one["action"] == "switch") == (
         "Queries go from generation 1 (at position 0:7, shard:event)"
         " to generation 2 (at position 0:9, 1:3, shard:event),"
-        " which was NOT compared with the log. The former one is kept, so that you can go back."
+        " verified at 0:9, 1:3. The former one is kept, so that you can go back."
     )
 
 
@@ -282,6 +288,23 @@ def test_a_clock_time_is_one_of_today_unless_it_can_be_a_position(modules: Page)
         "there is no shard 8: give a position (shard:event) such as 0:123,"
         " or a time such as 08:05 (UTC, today) or 2026-01-31T08:05Z"
     )
+
+
+def test_levels_that_one_answer_is_too_short_to_have_do_not_differ(modules: Page) -> None:
+    first = [{"price": price} for price in range(200, 100, -1)]
+    better = [{"price": 201}, *first[:-1]]
+    body = "return m.comparable(a[0], a[1], a[2]).map((all) => all.map((one) => one.price))"
+
+    assert call(modules, "books", body, "bids", first, better) == [
+        list(range(200, 101, -1)),
+        list(range(201, 101, -1)),
+    ]
+    assert call(modules, "books", body, "bids", first[:5], better[:5]) == [
+        list(range(200, 195, -1)),
+        list(range(201, 196, -1)),
+    ]
+    asks = [{"price": price} for price in range(100)]
+    assert call(modules, "books", body, "asks", asks, asks[1:])[0] == list(range(100))
 
 
 def test_what_differs_between_two_books_is_told_as_text(modules: Page) -> None:

@@ -36,9 +36,10 @@ def sender_of(scope: Scope, trusted: Sequence[Network] = ()) -> str:
     for hop in _forwarded(scope):
         if not is_trusted(peer, trusted):
             break
-        if len(hop) > ADDRESS_CHARS_MAX or _parsed(hop) is None:
+        parsed = None if len(hop) > ADDRESS_CHARS_MAX else _parsed(hop)
+        if parsed is None:
             break
-        peer = hop
+        peer = str(parsed)  # without the port that some proxies add
     return peer
 
 

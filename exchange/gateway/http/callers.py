@@ -15,7 +15,7 @@ from starlette.requests import Request
 from exchange.door.caller import STRANGER, Caller
 from exchange.gateway.http.declaration import Access
 from exchange.gateway.http.problems import Code, Problem, invalid
-from exchange.gateway.http.requests import check_id
+from exchange.gateway.http.requests import check_id, idempotency_key
 
 # The key of a request's scope under which the entrance leaves who asks.
 CALLER: Final = "exchange.caller"
@@ -29,6 +29,17 @@ def caller_of(request: Request) -> Caller:
     """Return who asks."""
     caller: Caller = request.scope[CALLER]
     return caller
+
+
+def command_key(request: Request, in_body: str | None = None) -> str | None:
+    """Return the idempotency key of a command: its own, or that of the signed text.
+
+    So the same bytes, sent again by whoever overheard them, are the same command.
+
+    Raises:
+        Problem: 422, the request has two different keys, or one that can be none.
+    """
+    return idempotency_key(request, in_body) or caller_of(request).idempotency_key
 
 
 def is_stranger(caller: Caller) -> bool:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 from starlette.requests import Request
 
-from exchange.door.caller import Caller
+from exchange.door.caller import ANYBODY, Caller
 from exchange.gateway.http.addresses import Network, address_of
 from exchange.gateway.http.callers import caller_of
 from exchange.gateway.http.problems import Code, Problem
@@ -107,11 +107,13 @@ async def charge_history(request: Request, client_id: str | None = None) -> None
 
 
 async def charge(budgets: Budgets, kind: Kind, client_id: str | None, origin: Origin) -> None:
-    """Spend what a question costs.
+    """Spend what a question costs; by a key it costs the key's client, whoever is asked about.
 
     Raises:
         Problem: 429, no budget is left.
     """
+    if origin.caller is not ANYBODY:
+        client_id = origin.caller.client_id
     receipt = await _spend(budgets, kind, client_id, origin)
     if receipt.budget.wait_us:
         raise over_limit(budgets, receipt.budget)

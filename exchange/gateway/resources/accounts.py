@@ -18,7 +18,7 @@ from starlette.responses import Response
 from exchange.domain.commands import AccountCommand, CreateAccount, ResumeClient, SuspendClient
 from exchange.domain.events import AccountCreated, AccountRejected, ClientResumed, ClientSuspended
 from exchange.domain.values import Id, RejectReason
-from exchange.gateway.http.callers import caller_of
+from exchange.gateway.http.callers import caller_of, command_key
 from exchange.gateway.http.declaration import COMMANDING, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     CLIENT_ID,
@@ -34,7 +34,6 @@ from exchange.gateway.http.requests import (
     check_id,
     decode,
     id_cursor,
-    idempotency_key,
     integer,
     query,
     wants_async,
@@ -271,7 +270,7 @@ async def _tell_shards(
     request: Request, action: str, command: SuspendClient | ResumeClient
 ) -> Response:
     query(request)
-    key = idempotency_key(request, None)
+    key = command_key(request)
     await admit_operation(request)
     shards = range(gateway_of(request).known_shards)
     ids = [suspension_command_id(action, command.client_id, key, shard) for shard in shards]

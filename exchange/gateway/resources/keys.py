@@ -29,6 +29,7 @@ from exchange.domain.values import (
     PublicKey,
 )
 from exchange.door.secrets import MasterKeyError, MasterKeys
+from exchange.gateway.http.callers import command_key
 from exchange.gateway.http.declaration import COMMANDING, PAGING, Access, Operation, operation
 from exchange.gateway.http.parameters import (
     CURSOR,
@@ -44,7 +45,6 @@ from exchange.gateway.http.requests import (
     check_id,
     decode,
     id_cursor,
-    idempotency_key,
     integer,
     moment_ms,
     query,
@@ -187,7 +187,7 @@ async def issue_key(request: Request) -> Response:
     query(request)
     body = decode(await request.body(), KEY_BODY)
     addresses, expires_ms = networks(body.addresses), _end_of(body.expires_at)
-    key = idempotency_key(request, body.idempotency_key)
+    key = command_key(request, body.idempotency_key)
     await admit_operation(request)
     command_id = issuing_command_id(body.client_id, key)
     signs = body.algorithm is KeyAlgorithm.ED25519
@@ -264,7 +264,7 @@ async def rotate_key(request: Request) -> Response:
     key_id = check_key_id(request.path_params["key_id"])
     text = await request.body()
     body = decode(text, ROTATE_BODY) if text else RotateBody()
-    key = idempotency_key(request, body.idempotency_key)
+    key = command_key(request, body.idempotency_key)
     await admit_operation(request)
     command_id = key_command_id("rotate", key_id, key)
     # One with a public key is of Ed25519, or the exchange refuses it.
@@ -288,7 +288,7 @@ async def revoke_key(request: Request) -> Response:
     """``POST /keys/{key_id}/revoke``: end a key at once."""
     query(request)
     key_id = check_key_id(request.path_params["key_id"])
-    key = idempotency_key(request, None)
+    key = command_key(request)
     await admit_operation(request)
     command_id = key_command_id("revoke", key_id, key)
     answer = await submit(request, KEYS_SHARD, RevokeKey(key_id), command_id)

@@ -157,6 +157,8 @@ async def close_cycle(request: Request) -> Response:
         raise invalid("Idempotency-Key", "is not used here: name the cycle, which is the key")
     text = await request.body()
     body = decode(text, CLOSE_BODY) if text else CloseBody()
+    if body.cycle is None and caller_of(request).key_id is not None:
+        raise invalid("cycle", "is required in a signed request: sent again, it closes no other")
     await admit_operation(request)
     with telling(outcome="none"):
         cycle, shards = await _cycle_to_close(gateway, body.cycle)

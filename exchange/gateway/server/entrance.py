@@ -153,6 +153,7 @@ class Entrance:
         receipt = await self._limiter.spend(Kind.SIGNATURES, None, address)
         if receipt.budget.wait_us:
             self._shut_until_s[address] = time.monotonic() + receipt.budget.wait_us / 1e6
+            self._shut_until_s.move_to_end(address)
             while len(self._shut_until_s) > SHUT_MAX:
                 self._shut_until_s.popitem(last=False)
 

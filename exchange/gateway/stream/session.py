@@ -189,12 +189,14 @@ class Session:
     def beat(self, heartbeats: Heartbeats) -> None:
         """Send a heartbeat if the client follows something; end the connection if it is unused.
 
-        End it too if its key, or its token, is not good any more.
+        End it too if its key, or its token, is not good any more, or if that cannot be told.
         """
         keeper = self._entrance.keeper
         over = None if keeper is None else keeper.is_over(self._caller)
         if over is not None:
             self.close(KEY_ENDED, CODES[over].code)
+        elif keeper is not None and self._caller.key_id is not None and not keeper.is_fresh:
+            self.close(TRY_AGAIN, self._sequences(Code.DOOR_UNAVAILABLE.code))
         reached = self._hub.reached(self, {name for name, _ in self._subscriptions})
         for instrument in self._outbox.stale_books:
             reached.pop(instrument, None)
@@ -275,8 +277,8 @@ class Session:
         keeper = self._entrance.keeper
         if keeper is not None:
             caller = await self._shown_by(message, keeper)
-            if self._caller.client_id not in (None, caller.client_id):
-                detail = "The connection is another client's. Open one for each client."
+            if self._caller.key_id not in (None, caller.key_id):
+                detail = "The connection is another key's. Open one for each key."
                 raise Problem(Code.NOT_YOURS, detail)
             if caller.key_id != self._caller.key_id:
                 self._caps.join(caller.key_id, len(self._subscriptions))
@@ -292,7 +294,12 @@ class Session:
         scope = self._websocket.scope
         address = sender_of(scope, self._host.proxies)
         if message.token is not None:
-            return await self._entrance.admit(keeper.admit_token(message.token, address), address)
+            admitting = keeper.admit_token(message.token, address)
+            caller = await self._entrance.admit(admitting, address)
+            if caller.is_passed_on:  # it has no end that a connection could be held to
+                detail = "This is no token of a client."
+                raise Problem(Code.SIGNATURE_MALFORMED, detail, outcome="none")
+            return caller
         if message.signature_input is None or message.signature is None:
             raise invalid("signature", "is required with signature_input, or else a token")
         shown = shown_of(

@@ -101,7 +101,7 @@ function started() {
   document.title = described.info.title;
   document
     .querySelector(".operation-filter-input")
-    ?.setAttribute("placeholder", "Search: words of path, method, name or summary");
+    ?.setAttribute("placeholder", "Search: words of path, method, name, tag or summary");
   const streamed = "/asyncapi.json" in described.paths;
   byId("documents").append(
     element("a", { href: HTTP }, "HTTP"),

@@ -44,8 +44,8 @@ export function load() {
     hotkeys: kept.hotkeys === true,
     confirm: kept.confirm === true,
     sizes: sizesOf(kept.sizes),
-    minutes: Number.isSafeInteger(kept.minutes) ? kept.minutes : DEFAULTS.minutes,
-    grouping: Number.isSafeInteger(kept.grouping) ? kept.grouping : DEFAULTS.grouping,
+    minutes: isCount(kept.minutes) ? kept.minutes : DEFAULTS.minutes,
+    grouping: isCount(kept.grouping) ? kept.grouping : DEFAULTS.grouping,
   };
 }
 
@@ -81,6 +81,11 @@ export function whyNoClient(text) {
   if (/[/\p{Cc}\p{Bidi_Control}]/u.test(text))
     return "A client id has no / and no control character.";
   return "";
+}
+
+/** @param {unknown} value */
+function isCount(value) {
+  return Number.isSafeInteger(value) && Number(value) > 0;
 }
 
 /** @returns {any} */

@@ -55,7 +55,7 @@ const parts = {
   log: log.mount(by("log"), ends, () => seen.state),
   order: order.mount(by("order"), ends),
   time: time.mount(by("time"), ends),
-  keys: keys.mount(by("keys")),
+  keys: keys.mount(by("keys"), () => seen.state),
 };
 
 function paint() {

@@ -21,7 +21,7 @@ from exchange.domain.events import AccountRejected, Event, KeyRejected
 from exchange.domain.values import Id, RejectReason
 from exchange.log.documents.text import timestamp
 from exchange.log.events import load_event
-from exchange.log.identity import account_command_id, uuid7
+from exchange.log.identity import account_command_id, suspension_command_id
 from exchange.log.reader import read_heads
 from exchange.processes.pool import engine_of
 from exchange.tools.operators.commands import outcomes_of
@@ -94,14 +94,22 @@ async def tell_shards(
     settings: Settings,
     connection: asyncpg.Connection,
     command: SuspendClient | ResumeClient,
+    *,
+    key: str | None = None,
     key_id: str | None = None,
 ) -> dict[int, int]:
     """Suspend or resume a client on every shard; return the position of each at which it is so.
 
+    ``key`` is an idempotency key, ``key_id`` of the key by which the command was signed.
+
     Raises:
         ToolError: It was refused, or its outcome is not known.
     """
-    ids = {shard: uuid7() for shard in range(settings.shards)}
+    action = "suspend" if isinstance(command, SuspendClient) else "resume"
+    ids = {
+        shard: suspension_command_id(action, command.client_id, key, shard)
+        for shard in range(settings.shards)
+    }
     outcomes = await outcomes_of(settings, connection, command, ids, key=KEY, key_id=key_id)
     for events in outcomes.values():
         event = load_event(events[0]).event

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import AsyncIterator
+from itertools import count
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from exchange.client import (
@@ -24,9 +26,22 @@ from exchange.client import (
 from exchange.client.messages import OrderUpdate, Subscribed
 from exchange.tools.market.load import Measured, Plan, run_load
 from exchange.tools.market.mix import Mix, of_one_client
+from tests.gateway.conftest import register
 from tests.gateway.door.conftest import ALICE, Kept
 
 pytestmark = pytest.mark.anyio
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+async def traded(http: httpx.AsyncClient) -> str:
+    """An instrument of the test's own: what rests on another one would trade first."""
+    name = f"CLIENT{next(_numbers)}-USD"
+    response = await register(http, name)
+    assert response.status_code == 201, response.text
+    return name
 
 
 def client_of(kept: Kept, signer: str) -> AsyncClient:

@@ -82,7 +82,7 @@ export function clicks({ market, listed, typedClient }) {
     const whose = client === market.settings().client ? "" : `${client}: `;
     const words = whose + command.words; // another client may have been chosen meanwhile
     if (outcome.done) {
-      if (!command.inDoubt) market.answered(Date.now() - command.since);
+      if (command.what === "place" && !command.inDoubt) market.answered(Date.now() - command.since);
       listed.answered(outcome.body);
       answer = { text: whose + doneIn(command, outcome.body), isBad: false };
     } else {
@@ -96,7 +96,10 @@ export function clicks({ market, listed, typedClient }) {
     send: (/** @type {Entry} */ order) => void send(order),
     cancel,
     cancelAll: () => void cancelAll(),
-    cancelLast: () => listed.orders().slice(0, 1).forEach(cancel),
+    /** Cancel the newest order; on an older page of the list it is not shown, so none is. */
+    cancelLast() {
+      if (listed.isFirst()) listed.orders().slice(0, 1).forEach(cancel);
+    },
     again: sent.again,
     forget: sent.forget,
     /** Go on with what was kept; where keys are asked for, with what is of the key's client. */

@@ -87,6 +87,8 @@ export function lists({ market, client }) {
 
   return {
     orders: () => orders.rows(state.orders),
+    /** Whether the newest orders are shown. */
+    isFirst: () => state.orders.isFirst,
     more: asked.more,
     newest: asked.newest,
 

@@ -17,17 +17,18 @@ export function mount(root) {
   const legend = element("p", { class: "quiet", "data-part": "marks" });
   root.append(canvas, legend);
   const charts = /** @type {any} */ (globalThis).LightweightCharts;
-  const { createOptionsChart, createSeriesMarkers, AreaSeries } = charts;
+  const { createOptionsChart, createSeriesMarkers, BaselineSeries } = charts;
   const chart = createOptionsChart(canvas, { autoSize: true, layout: { attributionLogo: false } });
   const plain = {
     priceFormat: { type: "custom", formatter: sizeText, minMove: 1e-8 },
     lastValueVisible: false,
     priceLineVisible: false,
     lineType: 1,
+    baseValue: { type: "price", price: 0 }, // an area would be filled below 0 too
     autoscaleInfoProvider: fromZero,
   };
-  const bids = chart.addSeries(AreaSeries, plain);
-  const asks = chart.addSeries(AreaSeries, plain);
+  const bids = chart.addSeries(BaselineSeries, plain);
+  const asks = chart.addSeries(BaselineSeries, plain);
   bids.priceScale().applyOptions({ scaleMargins: { top: 0.2, bottom: BELOW } });
   const marks = { buy: createSeriesMarkers(bids), sell: createSeriesMarkers(asks) };
   /** @type {any} */
@@ -126,7 +127,11 @@ function sizeText(size) {
 function areaOf(side) {
   const colours = coloursOf();
   const fill = colours[`${side}Bar`];
-  return { lineColor: colours[side], topColor: fill, bottomColor: fill };
+  const line = colours[side];
+  return {
+    ...{ topLineColor: line, topFillColor1: fill, topFillColor2: fill },
+    ...{ bottomLineColor: line, bottomFillColor1: fill, bottomFillColor2: fill },
+  };
 }
 
 /**

@@ -58,15 +58,15 @@ export function actionsOn(one, all, readers = {}) {
     add(
       "Verify",
       "verify",
-      `Compare every row of ${name} with the log. No row is changed. How far it is, and what was found, is told above the table of read models.`,
+      `Compare every row of ${name} with the log. No row is changed.${one.state === "catching-up" ? " Then queries may be switched to it." : ""} How far it is, and what was found, is told above the table of read models.`,
       generation,
       { isLong: true },
     );
-  if (one.state === "catching-up" && live)
+  if (one.state === "catching-up" && live && one.verified)
     add(
       "Switch",
       "switch",
-      `Queries go from ${told(live)} to ${name}, ${verified(one)}. The former one is kept, so that you can go back.`,
+      `Queries go from ${told(live)} to ${name}, verified at ${one.verified}. The former one is kept, so that you can go back.`,
       generation,
     );
   if (one.state === "kept" && live)
@@ -120,9 +120,4 @@ function told(one) {
   const at = Object.entries(one.positions).map(([shard, position]) => `${shard}:${position}`);
   const where = at.length ? `position ${at.join(", ")}, shard:event` : "no position yet";
   return `generation ${one.generation} (at ${where})`;
-}
-
-/** @param {any} one */
-function verified(one) {
-  return one.verified ? `verified at ${one.verified}` : "which was NOT compared with the log";
 }

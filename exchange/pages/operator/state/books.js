@@ -9,6 +9,25 @@ export function columnsOf(first, second) {
   return ["what", `at ${first}`, `at ${second}`];
 }
 
+const LEVELS_MAX = 100; // of a side of an answer
+
+/**
+ * Leave out of two lists of levels, best first, what one of them is too short to have.
+ * @param {string} side
+ * @param {any[]} first
+ * @param {any[]} second
+ * @returns {[any[], any[]]}
+ */
+export function comparable(side, first, second) {
+  const ends = [first, second]
+    .filter((levels) => levels.length >= LEVELS_MAX)
+    .map((levels) => Number(levels[levels.length - 1].price));
+  const [low, high] = [Math.max(...ends), Math.min(...ends)]; // without an end, all are in
+  const isIn = (/** @type {any} */ { price }) =>
+    side === "bids" ? Number(price) >= low : Number(price) <= high;
+  return [first.filter(isIn), second.filter(isIn)];
+}
+
 /**
  * Return the rows of both, each with what it was and what it is; only those that differ.
  * @param {any[]} before

@@ -10,9 +10,10 @@ const USUAL = SCOPES.slice(0, 3);
 
 /**
  * @param {Element} root
+ * @param {() => any} state As `/state` tells it.
  * @returns {(query: URLSearchParams) => Promise<boolean>} Shows it; whether it could.
  */
-export function mount(root) {
+export function mount(root, state) {
   const said = element("p", { role: "status" });
   const clients = tableOf("Clients", ["client", "account since", "suspended on shards", ""]);
   const keys = tableOf("Keys", ["key", "scopes", "state", "issued", "from", "label", ""]);
@@ -86,7 +87,7 @@ export function mount(root) {
     );
     return {
       key: `${one.client_id} ${at}`,
-      cells: [link, moment(one.created_at) || "none", at, act],
+      cells: [link, moment(one.created_at) || "none", at, mayChange() ? act : ""],
     };
   }
 
@@ -100,10 +101,15 @@ export function mount(root) {
     const from = one.addresses.join(" ") || "anywhere";
     const { key_id: id, state, label: called } = one;
     const cells = [id, one.scopes.join(" "), state, moment(one.issued_at), from, called];
-    return { key: `${id} ${state}`, cells: [...cells, hasEnded ? "" : act] };
+    return { key: `${id} ${state}`, cells: [...cells, hasEnded || !mayChange() ? "" : act] };
+  }
+
+  function mayChange() {
+    return state()?.allows_changes === true;
   }
 
   async function show() {
+    create.hidden = issue.hidden = !mayChange();
     const found = await ask("/accounts");
     clients.draw(found.accounts.map(clientRow));
     chosen.hidden = client === "";

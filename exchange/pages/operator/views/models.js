@@ -91,7 +91,7 @@ export function mount(root, actions) {
   return function draw({ seen }) {
     const may = seen.allows_changes
       ? "A generation is one whole copy of a read model. Rebuild makes a new one from the log, beside the live one. Each button first says what it will do; nothing is done before you confirm it."
-      : "This desk only shows. `exchange operator --allow-changes` starts one that may change read models.";
+      : "This desk only shows: OPERATOR_ALLOW_CHANGES=yes, or exchange operator --allow-changes, starts one that may change read models, accounts and keys.";
     setText(note, may);
     setText(comparison, toldComparison(seen.comparison));
     setText(newest, newestOf(seen));

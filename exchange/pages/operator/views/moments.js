@@ -1,10 +1,20 @@
 // Rows of what was answered at a moment, and of what differs between two.
 
-import { differences } from "../state/books.js";
+import { comparable, differences } from "../state/books.js";
 import { moment } from "./cells.js";
 
+const SHOWN = 10; // levels that people read
+
+/**
+ * Return the rows of a side of a book.
+ * @param {any[]} levels
+ */
+export function levels(levels) {
+  return levels.slice(0, SHOWN).map(level);
+}
+
 /** @param {any} one */
-export function level(one) {
+function level(one) {
   return {
     key: String(one.price),
     cells: [String(one.price), String(one.quantity), String(one.cumulative)],
@@ -30,8 +40,7 @@ export function position(one) {
 export function between(first, second) {
   const parts = ["bids", "asks"].flatMap((side) =>
     differences(
-      first.book[side],
-      second.book[side],
+      ...comparable(side, first.book[side], second.book[side]),
       (row) => `${side.slice(0, -1)} ${row.price}`,
       (row) => String(row.quantity),
     ),

@@ -6,7 +6,7 @@ import { momentOf, moved, shardOf, told } from "../state/places.js";
 import { isUnknown, mayComeLater, withInstruments } from "../state/refusals.js";
 import { tableOf } from "./cells.js";
 import { fieldsOf } from "./fields.js";
-import { between, position as held, level, whereOf } from "./moments.js";
+import { between, position as held, levels, whereOf } from "./moments.js";
 import { instrumentsFor } from "./offers.js";
 import { follow, isAway } from "./present.js";
 import { stepsIn } from "./steps.js";
@@ -123,7 +123,7 @@ export function mount(root, endsNow) {
     const around = await batchesAround(shard, position());
     if (!isShown()) return;
     fields.set("instrument", first.book.instrument);
-    for (const side of SIDES) tables[side].draw(first.book[side].map(level));
+    for (const side of SIDES) tables[side].draw(levels(first.book[side]));
     if (client_id) tables.positions.draw(first.positions.map(held));
     else tables.positions.clear();
     if (second) tables.different.draw(between(first, second), columnsOf(at || told(places), and));

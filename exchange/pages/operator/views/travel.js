@@ -3,7 +3,7 @@
 import { ask } from "../requests.js";
 import { isTime, placesIn, readPlaces, told } from "../state/places.js";
 
-const LEVELS = 10;
+const LEVELS = 100; // the most that one answer has: a comparison needs all of them
 const INSTRUMENTS_MAX = 50; // more is no help to who chooses
 
 /**
