@@ -15,11 +15,11 @@ from playwright.sync_api import Page, expect
 
 from exchange.config import PROJECT, Settings
 from tests.conftest import Services, free_ports
+from tests.keys import MASTER
 from tests.pages.conftest import Place, until_answers, until_live
 from tests.pages.test_trading import fill, fills, orders, send
 from tests.running import Exchange
 
-MASTER: Final = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 TRADER: Final = "login-trader"
 
 

@@ -6,8 +6,9 @@ tells the shards that are left, since one that has done it counts as done.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,7 @@ from exchange.gateway.http.parameters import (
     MIN_SEQUENCE,
     ONLY_CLIENT,
     PREFER,
+    WholeNumber,
 )
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem
@@ -162,24 +164,12 @@ async def create_account(request: Request) -> Response:
 )
 async def get_accounts(request: Request) -> Response:
     """``GET /accounts``: clients with an account, and those that were ever suspended."""
-    gateway = gateway_of(request)
-    parameters = query(request)
-    limit, after = integer(parameters, ACCOUNTS_LIMIT), id_cursor(parameters)
-    client_id = parameters.get("client_id")
-    if client_id is not None:
-        check_id(client_id, "client_id")
-    if after is not None:
-        await charge_history(request)
-    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    async with moment_connection(gateway.engine) as connection:
-        live = await read_live(connection, NAME)
-        found = await list_accounts(connection, live, client_id, after=after or "", limit=limit + 1)
-    more, found = len(found) > limit, found[:limit]
+    page = await read_page(request, ACCOUNTS_LIMIT, list_accounts)
     view = AccountsView(
-        accounts=await in_turns(_account_view, found),
-        count=len(found),
-        next_cursor=cursor_text(found[-1].client_id) if more else None,
-        sequence=sequence_text(live.reached),
+        accounts=await in_turns(_account_view, page.rows),
+        count=len(page.rows),
+        next_cursor=cursor_text(page.rows[-1].client_id) if page.has_more else None,
+        sequence=page.sequence,
     )
     return json_response(view)
 
@@ -239,6 +229,42 @@ def suspension(decision: Decision, command_id: UUID) -> ShardSuspensionView:
     return ShardSuspensionView(
         event.client_id, suspended, shard, decision.sequence, str(command_id)
     )
+
+
+Row = TypeVar("Row")
+
+
+class RowsPage(Struct, Generic[Row], frozen=True):
+    """Rows of the read model, by id; ``has_more`` says whether others follow."""
+
+    rows: list[Row]
+    has_more: bool
+    sequence: str
+
+
+async def read_page(
+    request: Request, declared: WholeNumber, read: Callable[..., Awaitable[list[Row]]]
+) -> RowsPage[Row]:
+    """Read a page of accounts or keys, all or one client's, as a request asks for it.
+
+    Args:
+        request: Its query has the client, the limit and the cursor.
+        declared: The parameter that bounds the page.
+        read: The query of the read model.
+    """
+    gateway = gateway_of(request)
+    parameters = query(request)
+    limit, after = integer(parameters, declared), id_cursor(parameters)
+    client_id = parameters.get("client_id")
+    if client_id is not None:
+        check_id(client_id, "client_id")
+    if after is not None:
+        await charge_history(request)
+    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
+    async with moment_connection(gateway.engine) as connection:
+        live = await read_live(connection, NAME)
+        found = await read(connection, live, client_id, after=after or "", limit=limit + 1)
+    return RowsPage(found[:limit], len(found) > limit, sequence_text(live.reached))
 
 
 async def submit(

@@ -42,10 +42,7 @@ from exchange.gateway.http.parameters import (
 from exchange.gateway.http.parameters import limit as limit_of
 from exchange.gateway.http.problems import Code, Problem, invalid
 from exchange.gateway.http.requests import (
-    check_id,
     decode,
-    id_cursor,
-    integer,
     moment_ms,
     query,
 )
@@ -54,9 +51,8 @@ from exchange.gateway.http.responses import (
     cursor_text,
     in_turns,
     json_response,
-    sequence_text,
 )
-from exchange.gateway.parts.admission import admit_operation, charge_history
+from exchange.gateway.parts.admission import admit_operation
 from exchange.gateway.parts.context import gateway_of
 from exchange.gateway.parts.decisions import (
     Decision,
@@ -65,12 +61,10 @@ from exchange.gateway.parts.decisions import (
     pending_response,
     resent_headers,
 )
-from exchange.gateway.parts.reading import min_sequences, moment_connection
-from exchange.gateway.resources.accounts import be_seen, submit
+from exchange.gateway.resources.accounts import be_seen, read_page, submit
 from exchange.log.documents.text import timestamp
 from exchange.log.identity import issuing_command_id, key_command_id
-from projections.accounts import KEYS_SHARD, NAME, Key, list_keys
-from projections.stores.checkpoints import read_live
+from projections.accounts import KEYS_SHARD, Key, list_keys
 
 KEYS_LIMIT: Final = limit_of(100, 1_000, "keys")
 OVERLAP_S_MAX: Final = OVERLAP_MS_MAX // 1_000
@@ -216,24 +210,12 @@ async def issue_key(request: Request) -> Response:
 )
 async def get_keys(request: Request) -> Response:
     """``GET /keys``: every key that was issued, those that have ended too."""
-    gateway = gateway_of(request)
-    parameters = query(request)
-    limit, after = integer(parameters, KEYS_LIMIT), id_cursor(parameters)
-    client_id = parameters.get("client_id")
-    if client_id is not None:
-        check_id(client_id, "client_id")
-    if after is not None:
-        await charge_history(request)
-    await gateway.freshness.reach(NAME, min_sequences(parameters, gateway.known_shards))
-    async with moment_connection(gateway.engine) as connection:
-        live = await read_live(connection, NAME)
-        found = await list_keys(connection, live, client_id, after=after or "", limit=limit + 1)
-    more, found = len(found) > limit, found[:limit]
+    page = await read_page(request, KEYS_LIMIT, list_keys)
     view = KeysView(
-        keys=await in_turns(_key_view, found),
-        count=len(found),
-        next_cursor=cursor_text(found[-1].key_id) if more else None,
-        sequence=sequence_text(live.reached),
+        keys=await in_turns(_key_view, page.rows),
+        count=len(page.rows),
+        next_cursor=cursor_text(page.rows[-1].key_id) if page.has_more else None,
+        sequence=page.sequence,
     )
     return json_response(view)
 

@@ -55,9 +55,7 @@ export async function proofOf(url, options) {
   const { method = "GET", body } = options;
   const idempotencyKey = new Headers(options.headers).get(KEY);
   const asked = { method, url, body: typeof body === "string" ? body : "", idempotencyKey };
-  const nonce = base64(crypto.getRandomValues(new Uint8Array(NONCE_BYTES)))
-    .replaceAll("+", "-")
-    .replaceAll("/", "_");
+  const nonce = base64url(crypto.getRandomValues(new Uint8Array(NONCE_BYTES)));
   const createdS = Math.floor((Date.now() + clockMs) / 1000);
   const { digest, input, base } = await signedText(asked, signer.keyId, createdS, nonce);
   return {
@@ -161,6 +159,14 @@ function bytesOf(text) {
   } catch {
     return null;
   }
+}
+
+/**
+ * Return bytes as text that may stand anywhere (RFC 4648, 5), without padding.
+ * @param {Uint8Array} bytes
+ */
+export function base64url(bytes) {
+  return base64(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
 /** @param {Uint8Array} bytes */

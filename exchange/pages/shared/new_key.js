@@ -1,5 +1,7 @@
 // A new key of Ed25519, whose secret is made in this browser and goes to nobody.
 
+import { base64url } from "./door.js";
+
 const SEED_BYTES = 32; // the end of PKCS #8 (RFC 8410)
 
 /**
@@ -16,10 +18,7 @@ export async function newKey() {
   );
   const open = new Uint8Array(await subtle.exportKey("raw", pair.publicKey));
   const closed = new Uint8Array(await subtle.exportKey("pkcs8", pair.privateKey));
-  const secret = btoa(String.fromCharCode(...closed.slice(-SEED_BYTES)))
-    .replaceAll("+", "-")
-    .replaceAll("/", "_")
-    .replaceAll("=", "");
+  const secret = base64url(closed.slice(-SEED_BYTES));
   return {
     publicKey: Array.from(open, (byte) => byte.toString(16).padStart(2, "0")).join(""),
     fileOf: (keyId) => JSON.stringify({ key_id: keyId, algorithm: "ed25519", secret }),
